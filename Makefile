@@ -1,0 +1,45 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help demo demo-serve test lint type format bench soak clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip >= 25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[otlp,cli]' --group test --group lint
+	@touch $@
+
+demo: $(STAMP)  ## A real server, two workers, real clients: see sessions, spans and metrics in two minutes
+	$(BIN)/python -m examples.demo
+
+demo-serve: $(STAMP)  ## The same server stays up for a client of your own
+	$(BIN)/python -m examples.demo serve
+
+test: $(STAMP)  ## Unit, integration and process tests
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)  ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)  ## Types
+	$(BIN)/pyright
+
+format: $(STAMP)  ## Bring the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## What a tool call costs with and without, side by side
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.flush
+
+clean:  ## Remove the virtual environment
+	rm -rf $(VENV)
