@@ -1,0 +1,44 @@
+"""OpenTelemetry-native observability for MCP servers over HTTP.
+
+Importing this package loads nothing but this file: names are loaded on first
+use, since it is imported by every process under ``opentelemetry-instrument``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from otel_mcp.version import __version__
+
+if TYPE_CHECKING:
+    from otel_mcp.api import current_session
+    from otel_mcp.instrumentor import MCPInstrumentor
+    from otel_mcp.middleware import MCPMiddleware
+    from otel_mcp.observers import Observer
+    from otel_mcp.sessions.state import SessionState, ToolCall
+
+__all__ = [
+    "MCPInstrumentor",
+    "MCPMiddleware",
+    "Observer",
+    "SessionState",
+    "ToolCall",
+    "__version__",
+    "current_session",
+]
+
+_HOMES: Final = {
+    "MCPInstrumentor": "otel_mcp.instrumentor",
+    "MCPMiddleware": "otel_mcp.middleware",
+    "Observer": "otel_mcp.observers",
+    "SessionState": "otel_mcp.sessions.state",
+    "ToolCall": "otel_mcp.sessions.state",
+    "current_session": "otel_mcp.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,117 @@
+"""Reads the answer of an exchange as it streams by, and tells how each call ended.
+
+Bounded: a JSON body or an event beyond the limit is measured, not held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from otel_mcp.request import Call, Exchange
+from otel_mcp.wire.jsonrpc import Outcome, json_id, outcome_of, parse_reply
+from otel_mcp.wire.sse import Decoder, Event
+
+LIMIT: Final = 256 * 1024
+"""Bytes held of one answer."""
+
+Finish = Callable[[Call, Outcome | None, int | None], None]
+"""Called with a call, its outcome and the size of the answer in bytes."""
+
+
+class Answer:
+    """The response of one exchange."""
+
+    __slots__ = ("_body", "_decoder", "_exchange", "_finish", "_kind", "_size", "on_reply")
+
+    def __init__(self, exchange: Exchange, finish: Finish) -> None:
+        self._exchange = exchange
+        self._finish = finish
+        self._kind = ""
+        self._body: bytearray | bytes = b""
+        self._size = 0
+        self._decoder: Decoder | None = None
+        self.on_reply: Callable[[Call | None, Mapping[str, Any]], None] | None = None
+        """Gets every answer that could be read, with its call if it is of this exchange."""
+
+    def start(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        """Decide how to read the body. A body under a content encoding passes unread."""
+        self._exchange.status = status
+        content_type = headers.get(b"content-type", b"")
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            self._kind = ""
+        elif content_type.startswith(b"text/event-stream"):
+            self._kind = "sse"
+            self._decoder = Decoder(LIMIT)
+        elif content_type.startswith(b"application/json"):
+            self._kind = "json"
+
+    def feed(self, chunk: bytes, *, more: bool) -> None:
+        """Read one body message that has already been forwarded."""
+        if self._kind == "sse" and self._decoder is not None:
+            for event in self._decoder.feed(chunk):
+                self._event(event)
+        elif self._kind == "json":
+            self._size += len(chunk)
+            if self._size <= LIMIT:
+                self._body = chunk if not self._body else self._body + chunk
+            if not more:
+                self._json()
+
+    def _json(self) -> None:
+        if self._size > LIMIT:
+            self._too_large(self._size)
+            return
+        if self._body and (reply := parse_reply(self._body)) is not None:
+            self._read(reply, self._size)
+        self._body = b""
+
+    def _event(self, event: Event) -> None:
+        if event.data is None:
+            self._too_large(event.size)
+        elif (
+            event.name in {b"", b"message"} and b'"id"' in event.data and (reply := parse_reply(event.data)) is not None
+        ):
+            self._read(reply, event.size)
+
+    def _read(self, reply: Mapping[str, Any], size: int) -> None:
+        if "method" in reply:
+            return  # A request of the server's; ids of the two directions collide.
+        outcome = outcome_of(reply)
+        if outcome is None:
+            return
+        request_id = json_id(reply.get("id"))
+        call = self._exchange.find(request_id) if request_id is not None else None
+        if call is None and self._exchange.status is not None and self._exchange.status >= 400:
+            # Refusals carry no id, or one of the server's own making.
+            call = self._only_call()
+        if self.on_reply is not None:
+            self.on_reply(call, reply)
+        if call is not None and not call.finished:
+            self._finish(call, outcome, size)
+
+    def _only_call(self) -> Call | None:
+        pending = [call for call in self._exchange.calls if not call.finished]
+        return pending[0] if len(pending) == 1 else None
+
+    def _too_large(self, size: int) -> None:
+        # Which call it answers, and how, cannot be read; with one call there is no doubt about the first.
+        call = self._only_call()
+        if call is not None:
+            self._finish(call, call.told or Outcome(unclassified=True), size)
+
+
+def tool_names(reply: Mapping[str, Any]) -> list[str]:
+    """Names in the answer to ``tools/list``."""
+    return listed_names(reply.get("result"))
+
+
+def listed_names(result: object) -> list[str]:
+    """Names in a result of ``tools/list``."""
+    tools = cast(Mapping[str, object], result).get("tools") if isinstance(result, Mapping) else None
+    if not isinstance(tools, list):
+        return []
+    entries = (
+        cast(Mapping[str, object], tool).get("name") for tool in cast(list[object], tools) if isinstance(tool, Mapping)
+    )
+    return [name for name in entries if isinstance(name, str)]

@@ -1,0 +1,157 @@
+"""The ordered list of sources: which session a request claims to belong to.
+
+Pure: looks at one request, asks nobody, creates nothing. `tracker` turns the
+claim into a session.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Final, cast
+
+from opentelemetry import baggage
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+
+from otel_mcp.identity.address import Network, client_address
+from otel_mcp.identity.hosts import HostKey, conversation, from_baggage
+from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.principal import Principal, principal
+from otel_mcp.request import Call, Exchange
+from otel_mcp.settings import Settings
+from otel_mcp.wire import headers as wire_headers
+
+CLIENT_INFO_META: Final = "io.modelcontextprotocol/clientInfo"
+_OUR_HEADER: Final = b"x-session-id"
+_HEADERS: Final = (b"x-claude-code-session-id", b"x-hermes-session-id", b"mcp-client-session-id")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A claim, before anybody has checked it."""
+
+    source: str
+    key: str
+    """The id for explicit sources, a fingerprint for inferred ones."""
+    transport: bool = False
+    """The id is one of the transport's own: the protocol gave it out."""
+    conversation_id: str | None = None
+    principal: Principal | None = None
+
+    @property
+    def inferred(self) -> bool:
+        return self.source.startswith("inferred")
+
+    @property
+    def derived(self) -> bool:
+        """The key is a hash that every replica computes alike, so nobody need be asked."""
+        return self.key.startswith("c_")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Settings in the form that the sources need."""
+
+    settings: Settings
+    host_keys: tuple[HostKey, ...]
+    trusted: tuple[Network, ...]
+
+
+def client_info(call: Call) -> tuple[str | None, str | None]:
+    """Name and version of the client, from ``initialize`` or from the request's ``_meta``."""
+    info = call.params.get("clientInfo") if call.method == "initialize" else call.meta.get(CLIENT_INFO_META)
+    if not isinstance(info, dict):
+        return None, None
+    fields = cast(dict[str, object], info)
+    name, version = fields.get("name"), fields.get("version")
+    return (name[:128] if isinstance(name, str) else None), (version[:64] if isinstance(version, str) else None)
+
+
+def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candidate | None:
+    """The first source that says something; ``None`` = nothing can be known."""
+    caller = principal(exchange.user, exchange.headers, keys)
+    said = _conversation(exchange, call, rules)
+    conversation_id = said[1] if said else None
+    for source in rules.settings.session_sources:
+        found: Candidate | None = None
+        if source == "conversation" and said is not None:
+            key = keys.digest("conversation", rules.settings.service_name, *said)
+            found = Candidate("conversation", f"c_{key}", principal=caller)
+        elif source == "header":
+            found = _header(exchange, rules, keys, caller)
+        elif source == "cookie":
+            found = _cookie(exchange, rules, keys, caller)
+        elif source == "inferred" and call.method != "initialize":
+            # The answer to `initialize` brings the id, so nothing is inferred for it.
+            found = _inferred(exchange, call, rules, keys, caller)
+        if found is not None:
+            return Candidate(found.source, found.key, found.transport, conversation_id, caller)
+    return None
+
+
+def _conversation(exchange: Exchange, call: Call, rules: Rules) -> tuple[str, str] | None:
+    if call.meta:
+        if found := conversation(call.meta, rules.host_keys, _client_text(exchange, call)):
+            return found
+        if isinstance(text := call.meta.get("baggage"), str) and (found := _baggage(text)):
+            return found
+    if header := exchange.headers.get(b"baggage"):
+        return _baggage(header.decode("latin-1"))
+    return None
+
+
+def _client_text(exchange: Exchange, call: Call) -> str:
+    agent = wire_headers.text(exchange.headers, b"user-agent") or ""
+    name = client_info(call)[0]
+    if name is None and exchange.session is not None:
+        name = exchange.session.facts.client_name
+    return f"{name or ''} {agent}".lower()
+
+
+def _baggage(text: str) -> tuple[str, str] | None:
+    context = W3CBaggagePropagator().extract({"baggage": text})
+    return from_baggage(baggage.get_all(context))
+
+
+def _header(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
+    hashed = rules.settings.session_id == "hashed"
+    if exchange.wire_session_id and not exchange.modern:
+        return Candidate("header", keys.storable(exchange.wire_session_id, hashed=hashed), True, principal=caller)
+    if value := exchange.headers.get(_OUR_HEADER):
+        # We send this one out ourselves, so a client may bring back the id of a session.
+        return Candidate("header", keys.storable(value.decode("latin-1"), hashed=False), principal=caller)
+    names = (*_HEADERS, *(name.encode("latin-1") for name in rules.settings.session_headers))
+    for name in names:
+        if value := exchange.headers.get(name):
+            # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
+            key = keys.digest("header", rules.settings.service_name, name.decode(), value.decode("latin-1"))
+            return Candidate("header", f"c_{key}", principal=caller)
+    return None
+
+
+def _cookie(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
+    header = exchange.headers.get(b"cookie")
+    if header is None:
+        return None
+    try:
+        morsel: Any = SimpleCookie(header.decode("latin-1")).get(rules.settings.session_cookie)
+    except CookieError:
+        return None
+    if morsel is None or not morsel.value:
+        return None
+    return Candidate(
+        "cookie", f"c_{keys.digest('cookie', rules.settings.service_name, morsel.value)}", principal=caller
+    )
+
+
+def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
+    address, telling = client_address(exchange.client, exchange.headers, rules.trusted)
+    if caller is None and not telling:
+        return None
+    name, version = client_info(call)
+    agent = wire_headers.text(exchange.headers, b"user-agent") or ""
+    who = caller.digest if caller else ""
+    fingerprint = keys.digest(
+        "client", rules.settings.service_name, who, address or "", agent, name or "", version or ""
+    )
+    return Candidate("inferred" if caller else "inferred_weak", fingerprint, principal=caller)

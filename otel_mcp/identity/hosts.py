@@ -1,0 +1,74 @@
+"""Conversation ids that hosts put into ``params._meta``.
+
+The table says which key names the conversation of which host (sources:
+``docs/sessions.md``). A key without a namespace could be anybody's, so it counts
+only together with the name of its host. Users add keys by configuration or by
+the entry point group ``otel_mcp_conversation_keys``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from pydantic_core import from_json
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """One place where a host puts the id of its conversation."""
+
+    key: str
+    """Key in ``_meta``."""
+    inside: str | None = None
+    """Key within that value, where the value is an object or its JSON text."""
+    clients: tuple[str, ...] = ()
+    """Parts of clientInfo name or user agent that must be there; empty = any."""
+
+
+HOST_KEYS: Final = (
+    HostKey("openai/session"),
+    HostKey("vscode.conversationId"),
+    HostKey("ai.opencode/sessionID"),
+    HostKey("antigravity.google/conversation_id"),
+    HostKey("sessionID", clients=("opencode",)),
+    HostKey("x-codex-turn-metadata", inside="session_id", clients=("codex",)),
+    HostKey("threadId", clients=("codex",)),
+    HostKey("sessionId", clients=("codex",)),
+    HostKey("Mcp-Client-Session-Id"),
+)
+
+_MAX: Final = 512
+
+
+def conversation(meta: Mapping[str, Any], keys: tuple[HostKey, ...], client: str) -> tuple[str, str] | None:
+    """The first conversation id in `meta` as (key, id); `client` = clientInfo name and user agent, lower case."""
+    for entry in keys:
+        if entry.key not in meta:
+            continue
+        if entry.clients and not any(name in client for name in entry.clients):
+            continue
+        if found := _value(meta[entry.key], entry.inside):
+            return entry.key, found
+    return None
+
+
+def _value(value: object, inside: str | None) -> str | None:
+    if inside is not None:
+        if isinstance(value, str) and len(value) <= 8192:
+            try:
+                value = from_json(value)
+            except ValueError:
+                return None
+        value = cast(dict[str, object], value).get(inside) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and 0 < len(value) <= _MAX else None
+
+
+def from_baggage(baggage: Mapping[str, object]) -> tuple[str, str] | None:
+    """What an instrumented agent calls its session, from W3C baggage."""
+    for key in ("gen_ai.conversation.id", "session.id"):
+        value = baggage.get(key)
+        if isinstance(value, str) and 0 < len(value) <= _MAX:
+            return key, value
+    return None

@@ -1,0 +1,71 @@
+"""From a request to its session: sources, tracker, and the facts the session learns on the way."""
+
+from __future__ import annotations
+
+from otel_mcp.identity.candidate import Rules, candidate, client_info
+from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.tracker import Session, Tracker
+from otel_mcp.request import Call, Exchange
+from otel_mcp.wire import headers as wire_headers
+
+
+class Resolver:
+    """Decides the session of calls and exchanges."""
+
+    def __init__(self, rules: Rules, keys: Keys, tracker: Tracker) -> None:
+        self._rules = rules
+        self.keys = keys
+        self.tracker = tracker
+
+    async def resolve(self, call: Call) -> None:
+        """Give a call that the server has taken its session; asks the store only at first sight.
+
+        A notification joins a session and never opens one. ``initialize`` has no
+        session until its answer brings one: see `opened`.
+        """
+        exchange = call.exchange
+        if call.session is not None or (call.method == "initialize" and not exchange.wire_session_id):
+            return
+        if not self.keys.ready:
+            await self.keys.prepare()
+        claim = candidate(exchange, call, self._rules, self.keys)
+        if claim is None:
+            return
+        call.conversation_id = claim.conversation_id
+        if call.id is None:
+            session = self.tracker.peek(claim)
+        else:
+            session = await self.tracker.resolve(claim, owned=exchange.owns_sessions is True)
+        if session is not None:
+            self._join(call, session)
+
+    def known(self, exchange: Exchange) -> Session | None:
+        """The session that an exchange names by its transport id, if this process knows it."""
+        if exchange.session is not None or not exchange.wire_session_id or not self.keys.ready:
+            return exchange.session
+        return self.tracker.get(self.storable(exchange.wire_session_id))
+
+    def storable(self, session_id: str) -> str:
+        return self.keys.storable(session_id, hashed=self._rules.settings.session_id == "hashed")
+
+    async def opened(self, call: Call, session_id: str) -> None:
+        """The protocol has given out `session_id` as the answer to this ``initialize``."""
+        if call.session is not None:
+            return
+        if not self.keys.ready:
+            await self.keys.prepare()
+        session = self.tracker.open(self.storable(session_id), "header")
+        if session is not None:
+            self._join(call, session)
+
+    def _join(self, call: Call, session: Session) -> None:
+        call.session = session
+        call.exchange.session = session
+        facts = session.facts
+        name, version = client_info(call)
+        if name is not None:
+            facts.client_name, facts.client_version = name, version
+        if facts.user_agent is None:
+            facts.user_agent = wire_headers.text(call.exchange.headers, b"user-agent")
+        if facts.protocol_version is None and call.method != "initialize":
+            facts.protocol_version = call.exchange.protocol_version

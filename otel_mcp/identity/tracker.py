@@ -1,0 +1,224 @@
+"""The sessions that this process knows, and the rules that turn a claim into one.
+
+In steady state this is a look-up in a dictionary. Only an id or a client that
+this process meets for the first time asks the shared store, for 50 ms at most,
+so that replicas agree; while the store is degraded it is answered from here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+from otel_mcp.identity.candidate import Candidate
+from otel_mcp.identity.keys import OURS, Keys, new_id
+from otel_mcp.identity.principal import Principal
+from otel_mcp.sessions.delta import Known, SessionFacts
+from otel_mcp.sessions.state import SessionState
+from otel_mcp.settings import Settings
+
+_MINUTE: Final = 60.0
+_STATE_FIELDS: Final = (
+    "session_id", "user_agent", "created_at", "client_name", "client_version",
+    "protocol_version", "source", "conversation_id", "previous_id",
+)  # fmt: skip
+
+
+class Directory(Protocol):
+    """The part of the shared store that identity asks."""
+
+    async def recall(self, session_id: str) -> Known | None: ...
+    async def agree(self, key: str, candidate: str, ttl: float) -> str: ...
+    async def succeed(self, old_id: str, candidate: str) -> str: ...
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A live session as this process sees it. Shared by all its requests; never locked, never copied."""
+
+    facts: SessionFacts
+    last_activity: float
+    """Unix seconds."""
+    principal: str | None = None
+    """Keyed hash of the user that it is bound to."""
+    agreement: str | None = None
+    """Key under which replicas agreed on an inferred session."""
+    ended: bool = False
+    attributes: dict[str, str] = field(default_factory=dict[str, str])
+    """Span attributes, the same for every call of the session; refilled when the facts change."""
+
+    @property
+    def id(self) -> str:
+        return self.facts.session_id
+
+    @property
+    def source(self) -> str:
+        return self.facts.source or "none"
+
+    def state(self) -> SessionState:
+        """The public form: a copy without tool calls."""
+        known = {name: getattr(self.facts, name) for name in _STATE_FIELDS}
+        return SessionState.model_validate({**known, "last_activity": self.last_activity})
+
+
+class Tracker:
+    """Sessions by id and by fingerprint, bounded, with a limit on new ones."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Directory,
+        keys: Keys,
+        rejected: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._keys = keys
+        self._rejected = rejected
+        self._clock = clock
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._fingerprints: OrderedDict[str, str] = OrderedDict()
+        self._successors: OrderedDict[str, str] = OrderedDict()
+        self._window_began = 0.0
+        self._opened = 0
+
+    def get(self, session_id: str) -> Session | None:
+        """A live session that this process knows, by the id that keys it."""
+        session = self._sessions.get(session_id)
+        if session is None or session.ended:
+            return None
+        return session if self._clock() - session.last_activity < session.facts.limit else None
+
+    def peek(self, claim: Candidate) -> Session | None:
+        """What `resolve` would answer, if it can be told without asking or creating."""
+        if claim.inferred:
+            known = self._fingerprints.get(claim.key)
+            return self.get(known) if known else None
+        session = self.get(claim.key)
+        if session is None and (next_id := self._successors.get(claim.key)):
+            session = self.get(next_id)
+        return session if session is not None and not self._foreign(session, claim.principal) else None
+
+    async def resolve(self, claim: Candidate, *, owned: bool) -> Session | None:
+        """The session of a message that the server has taken; opens one where needed.
+
+        Args:
+            claim: what the request says.
+            owned: the server itself gave out the transport id and has accepted it.
+
+        Returns:
+            ``None`` where the limit on new sessions is reached.
+        """
+        session = self.peek(claim)
+        if session is None:
+            if claim.inferred:
+                session = await self._infer(claim)
+            elif claim.derived or (owned and claim.transport) or self.get(claim.key) is not None:
+                session = self._bound(claim, claim.key)
+            else:
+                session = await self._recall(claim)
+        if session is not None:
+            self._bind(session, claim)
+            self._sessions.move_to_end(session.id)
+        return session
+
+    def open(self, session_id: str, source: str, *, previous: str | None = None) -> Session | None:
+        """Begin a session under an id that the protocol has just given out, within the limit."""
+        if (known := self.get(session_id)) is not None:
+            return known
+        return self._admit(session_id, source, previous=previous)
+
+    def forget(self, session: Session) -> None:
+        """The session has ended; its id opens nothing any more."""
+        session.ended = True
+
+    def _bound(self, claim: Candidate, session_id: str) -> Session | None:
+        # Under another user the same id is another session.
+        held = self.get(session_id)
+        if held is not None and self._foreign(held, claim.principal):
+            self._rejected("principal")
+            session_id = self._for_principal(session_id, claim.principal)
+            held = self.get(session_id)
+        return held or self._admit(session_id, claim.source)
+
+    def _for_principal(self, session_id: str, principal: Principal | None) -> str:
+        return f"p_{self._keys.digest('bound', session_id, principal.digest if principal else '')}"
+
+    async def _infer(self, claim: Candidate) -> Session | None:
+        gap = self._settings.session_idle_gap
+        agreement = f"client:{claim.key}"
+        if not self._may_open():
+            return None
+        candidate = new_id()
+        session_id = await self._directory.agree(agreement, candidate, gap)
+        if session_id == candidate and (rival := self._fingerprints.get(claim.key)) and self.get(rival):
+            # Two requests asked a store that answered neither; the first one's id stands.
+            session_id = rival
+        self._remember(self._fingerprints, claim.key, session_id)
+        session = self.get(session_id) or self._admit(session_id, claim.source, limit=gap)
+        if session is not None:
+            session.agreement = agreement
+        return session
+
+    async def _recall(self, claim: Candidate) -> Session | None:
+        if not self._may_open():
+            return None
+        known = await self._directory.recall(claim.key)
+        ours = claim.key.startswith(OURS)
+        if known is None:
+            # Nobody can be asked now. An id of ours was given out by this deployment; of another nothing is known.
+            return self._bound(claim, claim.key)
+        if known.exists and known.facts is not None and not known.ended:
+            return self._adopt(claim, known.facts)
+        candidate = self._keys.mint() if ours else new_id()
+        successor = known.successor or await self._directory.succeed(claim.key, candidate)
+        self._remember(self._successors, claim.key, successor)
+        return self.get(successor) or self._admit(successor, claim.source, previous=claim.key)
+
+    def _adopt(self, claim: Candidate, facts: SessionFacts) -> Session:
+        session = Session(replace(facts, source=facts.source or claim.source), self._clock())
+        self._store(session)
+        return session
+
+    def _foreign(self, session: Session, principal: Principal | None) -> bool:
+        binds = principal.digest if principal is not None and principal.binds else None
+        return session.principal is not None and session.principal != binds
+
+    def _bind(self, session: Session, claim: Candidate) -> None:
+        if session.principal is None and claim.principal is not None and claim.principal.binds:
+            session.principal = claim.principal.digest
+        if claim.conversation_id and session.facts.conversation_id is None:
+            session.facts.conversation_id = claim.conversation_id
+
+    def _admit(
+        self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None
+    ) -> Session | None:
+        if not self._may_open():
+            self._rejected("limit")
+            return None
+        self._opened += 1
+        now = self._clock()
+        facts = SessionFacts(session_id, now, limit or self._settings.session_ttl, source=source, previous_id=previous)
+        session = Session(facts, now)
+        self._store(session)
+        return session
+
+    def _may_open(self) -> bool:
+        now = self._clock()
+        if now - self._window_began >= _MINUTE:
+            self._window_began, self._opened = now, 0
+        return self._opened < self._settings.max_new_sessions
+
+    def _store(self, session: Session) -> None:
+        self._sessions[session.id] = session
+        while len(self._sessions) > self._settings.max_sessions:
+            self._sessions.popitem(last=False)
+
+    def _remember(self, table: OrderedDict[str, str], key: str, value: str) -> None:
+        table[key] = value
+        while len(table) > self._settings.max_sessions:
+            table.popitem(last=False)

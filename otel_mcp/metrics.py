@@ -1,0 +1,239 @@
+"""The instruments, and how a finished call becomes measurements.
+
+Nothing is recorded before the first request: values recorded before a fork
+would be exported again by every child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry import metrics
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+from otel_mcp import guard, semconv
+from otel_mcp.names import MAX_CLIENTS, MAX_TOOLS, BoundedNames
+from otel_mcp.request import Call
+from otel_mcp.sessions.delta import EndedSession, SessionFacts
+from otel_mcp.version import __version__
+from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
+
+_NO_CONTEXT = Context()
+_PROTOCOL_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"})
+
+
+@dataclass(slots=True)
+class Gauges:
+    """Where the observable instruments read: memory only, never the store."""
+
+    active: Callable[[], int | None]
+    local: Callable[[], int]
+    pending: Callable[[], int]
+    degraded: Callable[[], bool]
+    requests: Callable[[], Mapping[str, int]]
+    collect: Callable[[], None]
+    """Called before a reader collects, so that an export misses nothing that has finished."""
+
+
+class Metrics:
+    """Instruments of one meter provider, with the bounds of their attributes."""
+
+    def __init__(self, provider: MeterProvider | None, gauges: Gauges) -> None:
+        meter = metrics.get_meter(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
+        self._gauges = gauges
+        self.tools = BoundedNames(MAX_TOOLS)
+        self.prompts = BoundedNames(MAX_TOOLS)
+        self._clients = BoundedNames(MAX_CLIENTS)
+        self._registered = False
+        self._duration = meter.create_histogram(
+            semconv.METRIC_OPERATION_DURATION,
+            "s",
+            "Duration of an MCP message from its arrival until its result is on its way.",
+            explicit_bucket_boundaries_advisory=semconv.OPERATION_BUCKETS,
+        )
+        self._session_duration = meter.create_histogram(
+            semconv.METRIC_SESSION_DURATION,
+            "s",
+            "Time from the first to the last activity of an ended session.",
+            explicit_bucket_boundaries_advisory=semconv.SESSION_BUCKETS,
+        )
+        self._tool_calls = meter.create_histogram(
+            semconv.METRIC_SESSION_TOOL_CALLS,
+            "{call}",
+            "Tool calls of an ended session.",
+            explicit_bucket_boundaries_advisory=semconv.TOOL_CALLS_BUCKETS,
+        )
+        self._result_size = meter.create_histogram(
+            semconv.METRIC_TOOL_RESULT_SIZE,
+            "By",
+            "Size of the answers of a tool: what it costs the model's context.",
+            explicit_bucket_boundaries_advisory=semconv.RESULT_SIZE_BUCKETS,
+        )
+        self._store_duration = meter.create_histogram(
+            semconv.METRIC_STORE_DURATION,
+            "s",
+            "Duration of an operation on the session store.",
+            explicit_bucket_boundaries_advisory=semconv.STORE_BUCKETS,
+        )
+        counter = meter.create_counter
+        self._started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
+        self._resumed = counter(semconv.METRIC_SESSION_RESUMED, "{session}", "Sessions met again after a restart.")
+        self._ended = counter(semconv.METRIC_SESSION_ENDED, "{session}", "Sessions that ended.")
+        self._rejected = counter(semconv.METRIC_SESSION_REJECTED, "{session}", "Claims to a session not followed.")
+        self._clients_requests = counter(semconv.METRIC_CLIENT_REQUESTS, "{request}", "Requests by client.")
+        self._dropped = counter(semconv.METRIC_STORE_DROPPED, "{call}", "Calls that the store will never hold.")
+        self._observer_dropped = counter(semconv.METRIC_OBSERVER_DROPPED, "{call}", "Calls an observer did not get.")
+        meter.create_observable_up_down_counter(
+            semconv.METRIC_REQUESTS_ACTIVE, [self._observe_requests], "{request}", "Requests being served."
+        )
+        meter.create_observable_gauge(
+            semconv.METRIC_SESSION_ACTIVE, [self._observe_active], "{session}", "Live sessions in the shared store."
+        )
+        meter.create_observable_gauge(
+            semconv.METRIC_SESSION_LOCAL, [self._observe_local], "{session}", "Sessions in this process's memory."
+        )
+        meter.create_observable_gauge(
+            semconv.METRIC_STORE_PENDING, [self._observe_pending], "{call}", "Calls not yet written to the store."
+        )
+        meter.create_observable_gauge(
+            semconv.METRIC_STORE_DEGRADED, [self._observe_degraded], "1", "1 while the session store does not answer."
+        )
+        meter.create_observable_counter(
+            semconv.METRIC_ERRORS, [self._observe_errors], "{error}", "Failures of the instrumentation itself."
+        )
+
+    def register(self) -> None:
+        """Create the zero-valued series, so that the first increase of each is seen. On the first request only."""
+        if self._registered:
+            return
+        self._registered = True
+        for reason in ("client_delete", "expired", "server_closed", "replaced"):
+            self._ended.add(0, {semconv.SESSION_END_REASON: reason})
+        self._resumed.add(0)
+        for reason in ("limit", "principal"):
+            self._rejected.add(0, {semconv.REJECT_REASON: reason})
+        self._dropped.add(0)
+
+    def record(self, call: Call) -> None:
+        """Measure one finished call."""
+        if call.method in STREAMS:
+            return
+        outcome = call.outcome
+        error_type = outcome.error_type if outcome else None
+        attributes: dict[str, Any] = {
+            semconv.MCP_METHOD_NAME: known_method(call.method),
+            semconv.NETWORK_TRANSPORT: "tcp",
+            semconv.NETWORK_PROTOCOL_NAME: "http",
+            semconv.NETWORK_PROTOCOL_VERSION: call.exchange.http_version,
+        }
+        if version := call.exchange.protocol_version:
+            attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in _PROTOCOL_VERSIONS else semconv.OTHER
+        if error_type is not None:
+            attributes[semconv.ERROR_TYPE] = error_type
+        if outcome is not None and outcome.status_code is not None:
+            attributes[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
+        proven = call.trusted_name or (error_type is None and outcome is not None and not outcome.unclassified)
+        tool: str | None = None
+        if call.method == "tools/call":
+            tool = self.tools.bounded(call.target or "", proven=proven and call.target is not None)
+            attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
+            attributes[semconv.GEN_AI_TOOL_NAME] = tool
+        elif call.method == "prompts/get":
+            attributes[semconv.GEN_AI_PROMPT_NAME] = self.prompts.bounded(call.target or "", proven=proven)
+        self._duration.record(call.duration, attributes, _exemplar_context(call))
+        if tool is not None and call.result_bytes is not None:
+            self._result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: tool}, _NO_CONTEXT)
+        if call.id is not None:
+            self._record_client(call)
+
+    def _record_client(self, call: Call) -> None:
+        client = call.session.facts.client_name if call.session else None
+        if client is None:
+            return
+        name = self._clients.bounded(client, proven=call.dispatched or (call.exchange.status or 500) < 300)
+        self._clients_requests.add(
+            1, {semconv.CLIENT_NAME: name, semconv.MCP_METHOD_NAME: known_method(call.method)}, _NO_CONTEXT
+        )
+
+    def learn_tools(self, names: Iterable[str]) -> None:
+        """Tool names that the server itself listed."""
+        self.tools.learn(names)
+
+    def session_started(self, facts: SessionFacts) -> None:
+        self._started.add(1, _session_attributes(facts.source, facts.protocol_version))
+
+    def session_resumed(self) -> None:
+        self._resumed.add(1)
+
+    def session_ended(self, ended: EndedSession) -> None:
+        """Count an end, and measure the session unless its borders are guessed."""
+        self._ended.add(1, {semconv.SESSION_END_REASON: ended.reason})
+        attributes = _session_attributes(ended.source, ended.protocol_version)
+        self._tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: ended.source or "none"}, _NO_CONTEXT)
+        if ended.source != "inferred_weak":
+            attributes[semconv.SESSION_END_REASON] = ended.reason
+            self._session_duration.record(max(0.0, ended.last_activity - ended.created_at), attributes, _NO_CONTEXT)
+
+    def session_rejected(self, reason: str) -> None:
+        self._rejected.add(1, {semconv.REJECT_REASON: reason})
+
+    def store_dropped(self, count: int, reason: str) -> None:
+        self._dropped.add(count, {semconv.REJECT_REASON: reason})
+
+    def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
+        self._store_duration.record(
+            seconds, {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}, _NO_CONTEXT
+        )
+
+    def observer_dropped(self, observer: str, count: int) -> None:
+        self._observer_dropped.add(count, {semconv.OBSERVER: observer})
+
+    def _observe_active(self, _: CallbackOptions) -> Sequence[Observation]:
+        with guard.guarded("collect"):
+            self._gauges.collect()
+        active = self._gauges.active()
+        return [] if active is None else [Observation(active)]
+
+    def _observe_local(self, _: CallbackOptions) -> Sequence[Observation]:
+        return [Observation(self._gauges.local())]
+
+    def _observe_pending(self, _: CallbackOptions) -> Sequence[Observation]:
+        return [Observation(self._gauges.pending())]
+
+    def _observe_degraded(self, _: CallbackOptions) -> Sequence[Observation]:
+        return [Observation(int(self._gauges.degraded()))]
+
+    def _observe_requests(self, _: CallbackOptions) -> Sequence[Observation]:
+        return [
+            Observation(count, {semconv.MCP_METHOD_NAME: method})
+            for method, count in list(self._gauges.requests().items())
+        ]
+
+    def _observe_errors(self, _: CallbackOptions) -> Sequence[Observation]:
+        return [Observation(count, {semconv.COMPONENT: name}) for name, count in list(guard.failures.items())]
+
+
+def known_method(method: str) -> str:
+    """The method, or ``_OTHER`` where it is none of the protocol's."""
+    return method if method in KNOWN_METHODS else semconv.OTHER
+
+
+def _session_attributes(source: str | None, protocol_version: str | None) -> dict[str, str]:
+    attributes = {semconv.SESSION_SOURCE: source or "none"}
+    if protocol_version:
+        attributes[semconv.MCP_PROTOCOL_VERSION] = (
+            protocol_version if protocol_version in _PROTOCOL_VERSIONS else semconv.OTHER
+        )
+    return attributes
+
+
+def _exemplar_context(call: Call) -> Context:
+    if call.span is not None:
+        return set_span_in_context(call.span, _NO_CONTEXT)
+    if call.span_context is not None:
+        return set_span_in_context(NonRecordingSpan(call.span_context), _NO_CONTEXT)
+    return _NO_CONTEXT

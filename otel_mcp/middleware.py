@@ -1,0 +1,120 @@
+"""The ASGI side: watch one request pass, change nothing but the headers we add.
+
+Pure ASGI. Every message is forwarded first and read afterwards; nothing is
+buffered, delayed or reordered, and what the app raises passes untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from otel_mcp import process
+from otel_mcp.guard import guarded
+from otel_mcp.request import SCOPE_KEY, Exchange
+from otel_mcp.wire import headers as wire_headers
+
+if TYPE_CHECKING:
+    from otel_mcp.runtime import Runtime
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_BEGIN: Final = guarded("request")
+_RECEIVE: Final = guarded("receive")
+_SEND: Final = guarded("send")
+_END: Final = guarded("end of request")
+_LIFESPAN: Final = guarded("lifespan")
+
+
+class MCPMiddleware:
+    """Observe the MCP traffic of an ASGI app.
+
+    Not needed under ``opentelemetry-instrument``; for apps that no seam reaches:
+
+    Example:
+        >>> app = MCPMiddleware(app)  # doctest: +SKIP
+    """
+
+    def __init__(self, app: ASGIApp, runtime: Runtime | None = None) -> None:
+        self.app = app
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await observe(self._get_runtime, self.app, scope, receive, send)
+
+    def _get_runtime(self) -> Runtime | None:
+        return self._runtime or process.runtime()
+
+
+async def observe(
+    get_runtime: Callable[[], Runtime | None], app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run `app` for one ASGI connection, watched if it is MCP and nobody watches it yet.
+
+    The runtime is asked for only where the headers allow MCP: other traffic, and
+    processes without any, never load it.
+    """
+    begun: tuple[Exchange, Scope] | None = None
+    runtime: Runtime | None = None
+    with _BEGIN:
+        if scope["type"] == "lifespan":
+            send = _until_shutdown(send)
+        elif scope["type"] == "http" and scope.get(SCOPE_KEY) is None:
+            headers = wire_headers.header_map(scope)
+            verdict = wire_headers.recognise(scope["method"], headers)
+            if verdict != wire_headers.NO and (runtime := get_runtime()) is not None:
+                begun = await runtime.begin(scope, headers, verdict)
+    if begun is None or runtime is None:
+        await app(scope, receive, send)
+        return
+    exchange, scope = begun
+    try:
+        await app(scope, _watched_receive(runtime, exchange, receive), _watched_send(runtime, exchange, send))
+    finally:
+        with _END:
+            runtime.end(exchange)
+
+
+def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> Receive:
+    async def watched() -> Message:
+        message = await receive()
+        with _RECEIVE:
+            if message["type"] == "http.request":
+                runtime.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
+            elif message["type"] == "http.disconnect":
+                # Servers also say so after a completed response: then nobody has left early.
+                exchange.disconnected = not exchange.responded
+        return message
+
+    return watched
+
+
+def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
+    async def watched(message: Message) -> None:
+        outgoing = message
+        if message["type"] == "http.response.start":
+            with _SEND:
+                outgoing = await runtime.answering(exchange, message)
+        await send(outgoing)
+        if message["type"] == "http.response.body":
+            with _SEND:
+                runtime.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
+
+    return watched
+
+
+def _until_shutdown(send: Send) -> Send:
+    """Flush before the server is told that the app has shut down: some servers then end without ``atexit``."""
+
+    async def watched(message: Message) -> None:
+        if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+            with _LIFESPAN:
+                if (runtime := process.existing()) is not None:
+                    await runtime.shut_down()
+        await send(message)
+
+    return watched

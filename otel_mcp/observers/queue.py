@@ -1,0 +1,108 @@
+"""Delivers finished calls to observers: one bounded queue and one task each, so that none waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from opentelemetry.context import Context, attach
+
+from otel_mcp.guard import guarded, report
+from otel_mcp.observers import ENTRY_POINTS
+from otel_mcp.observers.slow import slow_and_failing
+from otel_mcp.sessions.state import SessionState, ToolCall
+from otel_mcp.settings import Settings
+
+logger = logging.getLogger("otel_mcp")
+
+Observe = Callable[[ToolCall, SessionState], Awaitable[None]]
+
+CAPACITY: Final = 1000
+"""Calls that wait for one observer; beyond it the oldest is let go and counted."""
+TIMEOUT: Final = 30.0
+"""Seconds that an observer may take for one call."""
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    name: str
+    observer: Observe
+    queue: deque[Callable[[], tuple[ToolCall, SessionState]]] = field(default_factory=lambda: deque[Any]())
+    task: asyncio.Task[None] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+class Observers:
+    """All observers of a process."""
+
+    def __init__(self, settings: Settings, dropped: Callable[[str, int], None]) -> None:
+        self._dropped = dropped
+        self._lanes = [_Lane(name, observer) for name, observer in discover(settings).items()]
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def deliver(self, make: Callable[[], tuple[ToolCall, SessionState]]) -> None:
+        """Queue one call for every observer; never waits. Models are made only when it is delivered."""
+        for lane in self._lanes:
+            with self._lock:
+                full = len(lane.queue) >= CAPACITY
+                if full:
+                    lane.queue.popleft()
+                lane.queue.append(make)
+            if full:
+                self._dropped(lane.name, 1)
+
+    def ensure_running(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the task of every observer that has something to do and nobody working on it."""
+        for lane in self._lanes:
+            if lane.queue and (lane.task is None or lane.task.done() or lane.loop is None or lane.loop.is_closed()):
+                lane.loop = loop
+                lane.task = loop.create_task(self._work(lane), name=f"otel_mcp observer {lane.name}")
+
+    async def aclose(self, timeout: float) -> None:
+        """Let observers finish what is queued, for `timeout` seconds at most; what is left is counted."""
+        loop = asyncio.get_running_loop()
+        self.ensure_running(loop)
+        tasks = [lane.task for lane in self._lanes if lane.task is not None and lane.loop is loop]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        for lane in self._lanes:
+            if lane.task is not None and lane.loop is loop:
+                lane.task.cancel()
+            if left := len(lane.queue):
+                lane.queue.clear()
+                self._dropped(lane.name, left)
+
+    async def _work(self, lane: _Lane) -> None:
+        # What an observer does belongs to no request: no span, no session of whoever woke it.
+        attach(Context())
+        while lane.queue:
+            make = lane.queue.popleft()
+            try:
+                call, session = make()
+                await asyncio.wait_for(lane.observer(call, session), TIMEOUT)
+            except Exception as error:
+                self._dropped(lane.name, 1)
+                report(f"observer {lane.name}", error)
+
+
+def discover(settings: Settings) -> dict[str, Observe]:
+    """Observers by name: the bundled one, entry points, then configured ``module:name``."""
+    found: dict[str, Observe] = {"log": slow_and_failing(settings.slow_call)}
+    for entry in entry_points(group=ENTRY_POINTS):
+        with guarded(f"observer {entry.name}"):
+            found[entry.name] = entry.load()
+    for path in settings.observers:
+        with guarded(f"observer {path}"):
+            module, _, name = path.partition(":")
+            found[path] = getattr(import_module(module), name)
+    return found

@@ -1,0 +1,60 @@
+"""Puts the session on every span that a message's handler opens.
+
+A span processor, because those spans are made by libraries that know nothing of
+us. It runs for every span of the process, so it does one look-up and, outside a
+call, nothing else.
+"""
+
+from __future__ import annotations
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanKind, TracerProvider
+
+from otel_mcp import semconv
+from otel_mcp.guard import guarded
+from otel_mcp.request import current_call
+from otel_mcp.spans import adopt, is_native, session_attributes
+
+_GUARD = guarded("span processor")
+
+
+class SessionSpanProcessor(SpanProcessor):
+    """Stamps ``session.id`` and its source; never overwrites one that is there."""
+
+    def __init__(self) -> None:
+        self.enabled = True
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        call = current_call.get()
+        if call is None or not self.enabled:
+            return
+        with _GUARD:
+            if call.span is None and span.kind is SpanKind.SERVER and is_native(span):
+                adopt(call, span)
+            elif call.session is not None:
+                attributes = session_attributes(call)
+                held = span.attributes or {}
+                if semconv.SESSION_ID not in held:
+                    span.set_attributes(attributes)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        pass
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+def install(provider: TracerProvider | None) -> SessionSpanProcessor | None:
+    """Add the processor to an SDK provider; ``None`` where there is none yet, so that it can be tried again."""
+    target = provider if provider is not None else trace.get_tracer_provider()
+    add = getattr(target, "add_span_processor", None)
+    if add is None:
+        return None
+    processor = SessionSpanProcessor()
+    add(processor)
+    return processor

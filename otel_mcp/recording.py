@@ -1,0 +1,151 @@
+"""From finished calls to measurements, session deltas and observers. The only consumer of the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic_core import to_json
+
+from otel_mcp.content import redactor
+from otel_mcp.guard import guarded
+from otel_mcp.identity.keys import Keys
+from otel_mcp.metrics import Metrics
+from otel_mcp.observers.queue import Observers
+from otel_mcp.request import Call
+from otel_mcp.sessions.delta import CallRecord, SessionDelta
+from otel_mcp.sessions.state import ToolCall
+from otel_mcp.settings import Settings
+from otel_mcp.spans import Spans
+
+REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421})
+REFUSED_CODES: Final = frozenset({"-32600", "-32700"})
+_GUARD: Final = guarded("record")
+_MAX_QUEUE: Final = 10_000
+_DRAIN_SHARE: Final = 0.25
+"""Part of the flush interval after which the queue is drained: the rest is the store's."""
+_MAX_DIGESTED: Final = 64 * 1024
+
+
+def was_taken(call: Call) -> bool:
+    """Whether the server accepted the message: only then may it open or prolong a session."""
+    if call.dispatched:
+        return True
+    status = call.exchange.status
+    if status is None or status in REFUSED_STATUS or status >= 500:
+        return False
+    return call.outcome is None or call.outcome.status_code not in REFUSED_CODES
+
+
+class Recorder:
+    """The queue of finished calls, and what becomes of them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        spans: Spans,
+        keys: Keys,
+        observers: Observers,
+        submit: Callable[[SessionDelta], None],
+    ) -> None:
+        self._metrics = metrics
+        self._spans = spans
+        self._keys = keys
+        self._observers = observers
+        self._submit = submit
+        self._content = settings.store_content
+        self._redact = redactor(settings.redaction_hook)
+        self._batch = settings.flush_calls
+        self._delay = settings.flush_interval * _DRAIN_SHARE
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_gap = settings.session_idle_gap
+        self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
+        self._lock = threading.Lock()
+
+    def add(self, call: Call) -> None:
+        """Take a finished call. Drains at once only when a batch is full."""
+        self._queue.append(call)
+        if len(self._queue) >= self._batch:
+            self.drain()
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._delay, self._on_timer)
+            self._observers.ensure_running(loop)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.drain()
+
+    def drain(self) -> None:
+        """Record everything that has finished. From any thread; a second caller leaves it to the first."""
+        if not self._queue or not self._lock.acquire(blocking=False):
+            return
+        try:
+            while self._queue:
+                with _GUARD:
+                    self._record(self._queue.popleft())
+        finally:
+            self._lock.release()
+
+    def _record(self, call: Call) -> None:
+        if call.span_context is None and not call.dispatched:
+            self._spans.write(call)
+        self._metrics.record(call)
+        if call.session is None or not was_taken(call):
+            return
+        session, delta = call.session, self._delta(call)
+        if delta.calls and self._observers:
+            record = delta.calls[0]
+            self._observers.deliver(lambda: (tool_call(record), session.state()))
+        self._submit(delta)
+
+    def _delta(self, call: Call) -> SessionDelta:
+        session = call.session
+        assert session is not None
+        now = session.last_activity = max(session.last_activity, time.time())
+        delta = SessionDelta(session.facts, now)
+        if call.id is None:
+            return delta
+        delta.requests = 1
+        delta.errors = int(call.outcome is not None and call.outcome.error_type is not None)
+        if session.agreement is not None:
+            delta.touch_key = (session.agreement, self._idle_gap)
+        if call.method == "tools/call" and call.target is not None:
+            delta.call_count = 1
+            delta.calls.append(self._call_record(call))
+        return delta
+
+    def _call_record(self, call: Call) -> CallRecord:
+        context = call.span_context
+        arguments = call.params.get("arguments")
+        record = CallRecord(
+            call.target or "",
+            call.id,
+            call.started_ns / 1e9,
+            call.duration,
+            call.outcome.error_type if call.outcome else None,
+            call.result_bytes,
+            self._digest(arguments),
+            f"{context.trace_id:032x}" if context is not None and context.is_valid else None,
+            f"{context.span_id:016x}" if context is not None and context.is_valid else None,
+        )
+        if self._content:
+            record.arguments = self._redact(arguments)
+            record.result = self._redact(call.result)
+        return record
+
+    def _digest(self, arguments: Any) -> str | None:
+        if not arguments:
+            return None
+        encoded = to_json(arguments)
+        return self._keys.digest_bytes(encoded) if len(encoded) <= _MAX_DIGESTED else None
+
+
+def tool_call(record: CallRecord) -> ToolCall:
+    """The public form of a finished call."""
+    return ToolCall.model_validate({name: getattr(record, name) for name in CallRecord.__slots__})

@@ -1,0 +1,139 @@
+"""The records of the hot path: one `Exchange` for an HTTP request, one `Call` for a message in it.
+
+Facts flow one way: the wire and the seams fill these records, telemetry and the
+session store read them. What a ContextVar holds is the record itself, so that
+what is learned later is seen by everyone who already has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanContext
+
+    from otel_mcp.answer import Answer
+    from otel_mcp.identity.tracker import Session
+    from otel_mcp.wire.headers import HeaderMap
+    from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome
+
+SCOPE_KEY: Final = "otel_mcp"
+"""Where an `Exchange` stands in the ASGI scope; its presence says that a seam has seen the request."""
+
+MODERN: Final = "2026-07-28"
+"""First revision without sessions; revisions are dates, so they compare as text."""
+
+current_call: ContextVar[Call | None] = ContextVar("otel_mcp_call", default=None)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request or notification of a client, from its arrival to its outcome."""
+
+    exchange: Exchange
+    method: str
+    id: JsonId | None
+    """``None`` = a notification."""
+    target: str | None
+    """Tool or prompt."""
+    params: Mapping[str, Any]
+    meta: Mapping[str, Any]
+    started_ns: int
+    """Unix nanoseconds."""
+    started: float
+    """Seconds of `perf_counter`."""
+
+    dispatched: bool = False
+    """A dispatch seam saw it: the server has taken it, and its sampling is decided."""
+    running: bool = False
+    """Its handler has not returned yet."""
+    finished: bool = False
+    outcome: Outcome | None = None
+    told: Outcome | None = None
+    """What the dispatch seam saw; stands where the wire says nothing."""
+    duration: float = 0.0
+    """Seconds."""
+    result_bytes: int | None = None
+
+    session: Session | None = None
+    conversation_id: str | None = None
+    span: Span | None = None
+    """The one server span of this message, whoever made it."""
+    span_context: SpanContext | None = None
+    link: SpanContext | None = None
+    """The ambient HTTP span, where the parent comes from ``_meta``."""
+    result: object = None
+    """Only while content capture is on."""
+    trusted_name: bool = False
+    """The server itself knows a tool or prompt of this name."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One HTTP request with its answer."""
+
+    http_method: str
+    path: str
+    headers: HeaderMap
+    http_version: str = "1.1"
+    client: str | None = None
+    """Address of the peer."""
+    user: object = None
+    """What an authentication middleware put into the scope. (The scope itself is
+    not kept: it refers to this record, and a cycle would be left to the collector.)"""
+    started_ns: int = field(default_factory=time_ns)
+    started: float = field(default_factory=perf_counter)
+
+    protocol_version: str | None = None
+    """Asked for by header or body, then what the server agreed to."""
+    wire_session_id: str | None = None
+    """The ``Mcp-Session-Id`` that the client sent, also where we take it off before the app."""
+    minted: str | None = None
+    """The id that we add, or have added, to the answer of this ``initialize``."""
+    owns_sessions: bool | None = None
+    """Whether the server keeps sessions of its own; ``None`` = not known."""
+    server_session_id: str | None = None
+    """The id that the server itself put on its answer."""
+
+    confirmed: bool = False
+    """MCP for sure; else the body or the stream has still to tell."""
+    calls: list[Call] = field(default_factory=list[Call])
+    body: list[bytes] = field(default_factory=list[bytes])
+    """Pieces of the request body, until it is complete."""
+    body_size: int = 0
+    parsed: bool = False
+    ambient: Context | None = None
+    """OpenTelemetry context where the SDK took over: inside any HTTP instrumentation."""
+    at_sdk: bool = False
+    session: Session | None = None
+
+    answer: Answer | None = None
+    status: int | None = None
+    responded: bool = False
+    """The last byte of the answer has been sent."""
+    disconnected: bool = False
+    """The client left before that."""
+    closed: bool = False
+
+    @property
+    def modern(self) -> bool:
+        return (self.protocol_version or "") >= MODERN
+
+    def add(self, message: Message, meta: Mapping[str, Any]) -> Call:
+        call = Call(
+            self, message.method, message.id, message.target, message.params, meta, self.started_ns, self.started
+        )
+        self.calls.append(call)
+        return call
+
+    def find(self, request_id: JsonId | None, method: str | None = None) -> Call | None:
+        """The call of this exchange with that id, and method where given."""
+        for call in self.calls:
+            if call.id == request_id and (method is None or call.method == method):
+                return call
+        return None

@@ -1,0 +1,49 @@
+"""The two headers that we may add to an answer, and when we must not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
+
+from otel_mcp.request import Exchange
+from otel_mcp.settings import Settings
+from otel_mcp.wire import headers as wire_headers
+
+X_SESSION_ID: Final = b"x-session-id"
+
+
+class ResponseHeaders:
+    """Chooses and adds response headers; never changes one that the server set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._transport = "mcp-session-id" in settings.response_headers
+        self._public = "x-session-id" in settings.response_headers
+
+    def may_mint(self, exchange: Exchange) -> bool:
+        """Whether an ``initialize`` that the server answers without a session id may get one of ours.
+
+        Not where a browser asks: once the id is exposed to it, its next
+        preflight would name a header that the app may not allow.
+        """
+        return (
+            self._transport
+            and exchange.http_method == "POST"
+            and not exchange.modern
+            and not exchange.wire_session_id
+            and b"origin" not in exchange.headers
+        )
+
+    def added(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        """Headers for this answer, given those that the server set."""
+        headers: list[tuple[bytes, bytes]] = []
+        status = exchange.status or 500
+        if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
+            headers.append((wire_headers.SESSION_ID, exchange.minted.encode("ascii")))
+        if self._public and exchange.session is not None and status < 400 and X_SESSION_ID not in present:
+            headers.append((X_SESSION_ID, exchange.session.id.encode("ascii")))
+        return headers
+
+
+def with_headers(message: MutableMapping[str, Any], added: list[tuple[bytes, bytes]]) -> MutableMapping[str, Any]:
+    """The start of a response with headers added; the app's own message is left as it is."""
+    return {**message, "headers": [*message.get("headers", ()), *added]} if added else message

@@ -1,0 +1,1 @@
+"""Where we meet the libraries: each module patches one of them, guarded, and can be undone."""

@@ -1,0 +1,165 @@
+"""What both dispatch seams do: put a message's handler under its one span.
+
+The dispatch seam is where an SDK hands one message to its handler, in the
+handler's own task. Only there is it certain whether somebody opens a span, and
+which context the handler really has.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Token
+from typing import Any, TypeVar, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from otel_mcp import process
+from otel_mcp.guard import guarded
+from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
+from otel_mcp.runtime import Runtime
+from otel_mcp.spans import adopt, is_native, parent_of, same_span
+from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome, error_outcome, result_outcome
+
+T = TypeVar("T")
+_GUARD = guarded("dispatch")
+
+
+def exchange_of(request: object) -> Exchange | None:
+    """The record of the HTTP request that carried a message; never a stale one."""
+    scope: object = getattr(request, "scope", None)
+    exchange = cast(Mapping[str, object], scope).get(SCOPE_KEY) if isinstance(scope, Mapping) else None
+    return exchange if isinstance(exchange, Exchange) else None
+
+
+def call_of(
+    exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any] | None
+) -> Call | None:
+    """The call that a message is.
+
+    Returns:
+        ``None`` for a message that never was on the wire: the SDK lists tools by
+        itself, under the id of the call that it is about to serve.
+    """
+    if (call := exchange.find(request_id, method)) is not None:
+        return call
+    said = exchange.headers.get(b"mcp-method")
+    if exchange.calls or (said is not None and said != method.encode()):
+        return None
+    # The body was too large to be read on its way.
+    given = params or {}
+    meta = given.get("_meta")
+    message = Message(method, request_id, given)
+    return exchange.add(message, cast(Mapping[str, Any], meta) if isinstance(meta, Mapping) else {})
+
+
+class Dispatch:
+    """One message on its way through a handler."""
+
+    __slots__ = ("_attached", "_call_token", "_own", "_parent", "_runtime", "call")
+
+    def __init__(self, runtime: Runtime, call: Call) -> None:
+        self._runtime = runtime
+        self.call = call
+        self._parent: Context | None = None
+        self._attached: Token[Context] | None = None
+        self._call_token: Token[Call | None] | None = None
+        self._own: Span | None = None
+
+    async def enter(self) -> None:
+        """Resolve the session, and make the resolved parent current whatever the task carried."""
+        call = self.call
+        call.dispatched = call.running = True
+        await self._runtime.resolver.resolve(call)
+        self._parent = parent_of(call)
+        self._attached = otel_context.attach(self._parent)
+        self._call_token = current_call.set(call)
+
+    def innermost(self) -> Token[Context] | None:
+        """Called inside any native layer: adopt its span, or open ours where there is none.
+
+        Returns:
+            What to detach after the handler.
+        """
+        call, current = self.call, trace.get_current_span()
+        if call.span is not None or self._parent is None:
+            return None
+        if is_native(current):
+            adopt(call, current)
+            return None
+        attached = trace.get_current_span(self._parent).get_span_context()
+        if not same_span(current.get_span_context(), attached) and not current.is_recording():
+            # Somebody opened a span that the sampler let go: then there is one, and it is not for us to repeat.
+            call.span_context = current.get_span_context()
+            return None
+        return self.open()
+
+    def open(self) -> Token[Context]:
+        """Open our own span and make it current."""
+        self._own = self._runtime.spans.open(self.call)
+        return otel_context.attach(trace.set_span_in_context(self._own))
+
+    def leave(self, told: Outcome | None) -> None:
+        """The handler has returned or raised."""
+        call = self.call
+        call.running = False
+        if call.told is None or told is not None:
+            exception_type = call.told.exception_type if call.told is not None else None
+            call.told = told
+            if told is not None and told.exception_type is None:
+                told.exception_type = exception_type
+        if self._own is not None:
+            self._runtime.spans.close(call, self._own)
+        if self._call_token is not None:
+            current_call.reset(self._call_token)
+        if self._attached is not None:
+            otel_context.detach(self._attached)
+        if call.exchange.closed:
+            # Nobody waits for this answer any more, so nothing else will say how it ended.
+            self._runtime.finish(call, call.told, None)
+
+    async def run(self, handler: Callable[[], Awaitable[T]], told: Callable[[T], Outcome | None]) -> T:
+        """Run `handler` as this message. What it returns or raises passes untouched."""
+        entered = False
+        with _GUARD:
+            await self.enter()
+            entered = True
+        outcome: Outcome | None = None
+        try:
+            result = await handler()
+            with _GUARD:
+                outcome = told(result)
+            return result
+        except BaseException as error:
+            with _GUARD:
+                outcome = outcome_of_error(error)
+            raise
+        finally:
+            with _GUARD:
+                if entered:
+                    self.leave(outcome)
+
+
+def outcome_of_error(error: BaseException) -> Outcome:
+    """How an exception out of a handler ends its message."""
+    if isinstance(error, CancelledError):
+        return Outcome(error_type="cancelled")
+    data = getattr(error, "error", None)
+    code = getattr(data, "code", None)
+    if isinstance(code, int):
+        return error_outcome(code)
+    return Outcome(error_type=type(error).__name__)
+
+
+def outcome_of_result(result: object) -> Outcome:
+    """How a handler's result, as dictionary or model, ends its message."""
+    if getattr(result, "isError", False) is True or getattr(result, "is_error", False) is True:
+        return result_outcome({"isError": True})
+    return result_outcome(result)
+
+
+def runtime_for(exchange: Exchange | None) -> Runtime | None:
+    return process.existing() if exchange is not None else None

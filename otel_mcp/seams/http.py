@@ -1,0 +1,112 @@
+"""HTTP seams: the places that an MCP request passes on its way into the server.
+
+They start no span and make none current. The outermost seam that sees a request
+watches it; those of the SDK only note what can be known there alone: the context
+inside any HTTP instrumentation, the authenticated user, and who owns sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from opentelemetry import context as otel_context
+
+from otel_mcp import process
+from otel_mcp.guard import guarded
+from otel_mcp.middleware import ASGIApp, Receive, Scope, Send, observe
+from otel_mcp.request import SCOPE_KEY, Exchange
+from otel_mcp.seams.http_span import with_http_span
+from otel_mcp.seams.patching import Patches
+
+_GUARD = guarded("SDK seam")
+
+Owns = Callable[[Any], bool | None]
+"""Whether the server that this object serves keeps transport sessions of its own."""
+
+
+def starlette(module: ModuleType, patches: Patches) -> None:
+    """Every Starlette and FastAPI app, on any server."""
+    patches.replace(module.Starlette, "__call__", _outer)
+
+
+def uvicorn(module: ModuleType, patches: Patches) -> None:
+    """Every app on uvicorn, whatever it is made of."""
+
+    def make(load: Callable[[Any], None]) -> Callable[[Any], None]:
+        @wraps(load)
+        def loaded(self: Any) -> None:
+            load(self)
+            with guarded("uvicorn seam"):
+                self.loaded_app = _Observed(self.loaded_app)
+
+        return loaded
+
+    patches.replace(module.Config, "load", make)
+
+
+def session_manager(module: ModuleType, patches: Patches) -> None:
+    """The SDK's Streamable HTTP transport, with or without its own ASGI class."""
+    patches.replace(module.StreamableHTTPSessionManager, "handle_request", _sdk(lambda manager: not manager.stateless))
+    if hasattr(module, "StreamableHTTPASGIApp"):
+        patches.replace(module.StreamableHTTPASGIApp, "__call__", _sdk(lambda app: not app.session_manager.stateless))
+
+
+def sse_transport(module: ModuleType, patches: Patches) -> None:
+    """The SDK's transport of 2024-11-05, whose sessions are always the server's."""
+    patches.replace(module.SseServerTransport, "handle_post_message", _sdk(lambda _: True))
+
+
+class _Observed:
+    """An ASGI app around another. Servers probe for factories by calling, so the signature is exact."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await observe(process.runtime, self.app, scope, receive, send)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.app, name)
+
+
+def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await original(self, scope, receive, send)
+
+        await observe(process.runtime, app, scope, receive, send)
+
+    return __call__
+
+
+def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+                exchange = scope.get(SCOPE_KEY)
+                if isinstance(exchange, Exchange):
+                    with _GUARD:
+                        _note(exchange, scope, owns(self))
+                await original(self, scope, receive, send)
+
+            async def app(scope: Scope, receive: Receive, send: Send) -> None:
+                await with_http_span(noted, scope, receive, send)
+
+            await observe(process.runtime, app, scope, receive, send)
+
+        return __call__
+
+    return make
+
+
+def _note(exchange: Exchange, scope: Scope, owns_sessions: bool | None) -> None:
+    exchange.at_sdk = True
+    exchange.ambient = otel_context.get_current()
+    exchange.user = scope.get("user")
+    if exchange.owns_sessions is None:
+        exchange.owns_sessions = owns_sessions

@@ -1,0 +1,124 @@
+"""Dispatch seam of the MCP SDK 1.x, on which FastMCP 2 and 3 run.
+
+A session's task was started by its ``initialize`` request and carries that
+request's context for ever, so every message gets its own context here.
+``initialize`` itself never passes: its span is made after the fact.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from otel_mcp.guard import guarded
+from otel_mcp.request import Call
+from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, outcome_of_result, runtime_for
+from otel_mcp.seams.patching import Patches
+from otel_mcp.wire.jsonrpc import Outcome, error_outcome
+
+_GUARD = guarded("dispatch")
+_FASTMCP3_METHODS: Final = frozenset({
+    "tools/call", "tools/list", "resources/read", "resources/list", "resources/templates/list",
+    "prompts/get", "prompts/list",
+})  # fmt: skip
+"""Methods that FastMCP 3 opens a server span for, deep inside its handlers."""
+
+
+def lowlevel_server(module: ModuleType, patches: Patches) -> None:
+    """Wrap ``Server._handle_request``, and keep the hidden listing of tools out of the traces."""
+    patches.replace(module.Server, "_handle_request", _handle_request)
+    patches.replace(module.Server, "_get_cached_tool_definition", _quiet_listing)
+
+
+def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @wraps(original)
+    async def handle(self: Any, message: Any, req: Any, *args: Any, **kwargs: Any) -> None:
+        call: Call | None = None
+        exchange = exchange_of(getattr(getattr(message, "message_metadata", None), "request_context", None))
+        runtime = runtime_for(exchange)
+        if exchange is not None and runtime is not None:
+            with _GUARD:
+                call = call_of(exchange, message.request_id, req.method, None)
+        if call is None or runtime is None:
+            return await original(self, message, req, *args, **kwargs)
+        dispatch = Dispatch(runtime, call)
+        outcomes = _responses(message)
+
+        async def handler() -> None:
+            token = None
+            if not _fastmcp_will(self, req.method):
+                with _GUARD:
+                    token = dispatch.open()
+            try:
+                await original(self, message, req, *args, **kwargs)
+            finally:
+                if token is not None:
+                    with _GUARD:
+                        otel_context.detach(token)
+
+        def told(_: None) -> Outcome | None:
+            call.trusted_name = call.target in getattr(self, "_tool_cache", ())
+            return outcomes[-1] if outcomes else None
+
+        return await dispatch.run(handler, told)
+
+    return handle
+
+
+def _responses(message: Any) -> list[Outcome]:
+    """Watch what the handler answers: it returns nothing, it responds."""
+    outcomes: list[Outcome] = []
+    with _GUARD:
+        respond = message.respond
+
+        async def watched(response: Any) -> Any:
+            with _GUARD:
+                code = getattr(response, "code", None)
+                root = getattr(response, "root", response)
+                outcomes.append(error_outcome(code) if isinstance(code, int) else outcome_of_result(root))
+            return await respond(response)
+
+        message.respond = watched
+    return outcomes
+
+
+def _fastmcp_will(server: Any, method: str) -> bool:
+    """Whether FastMCP 3 opens the span of this message itself."""
+    if method not in _FASTMCP3_METHODS or not type(server).__module__.startswith("fastmcp"):
+        return False
+    return hasattr(sys.modules.get("fastmcp.server.telemetry"), "server_span")
+
+
+def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(original)
+    async def listed(self: Any, tool_name: str) -> Any:
+        token = None
+        with _GUARD:
+            if tool_name not in self._tool_cache and type(self).__module__.startswith("fastmcp"):
+                # FastMCP 3 would open a server span for this listing, which no client asked for.
+                unsampled = trace.NonRecordingSpan(_unsampled(trace.get_current_span().get_span_context()))
+                token = otel_context.attach(trace.set_span_in_context(unsampled))
+        try:
+            return await original(self, tool_name)
+        finally:
+            if token is not None:
+                with _GUARD:
+                    otel_context.detach(token)
+
+    return listed
+
+
+def _unsampled(context: trace.SpanContext) -> trace.SpanContext:
+    return trace.SpanContext(
+        context.trace_id,
+        context.span_id,
+        is_remote=False,
+        trace_flags=trace.TraceFlags(0),
+        trace_state=context.trace_state,
+    )

@@ -1,0 +1,71 @@
+"""Replace attributes of other people's classes, and put them back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import MappingProxyType, ModuleType
+from typing import Any, Final, cast
+
+from wrapt import register_post_import_hook
+
+from otel_mcp.guard import guarded
+
+logger = logging.getLogger("otel_mcp")
+_OURS: Final = "_otel_mcp_original"
+
+
+@dataclass(slots=True)
+class Patches:
+    """Everything that has been replaced, in order."""
+
+    _undo: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+    generation: int = 0
+    """Counts `install` and `restore`: a hook of an earlier generation does nothing."""
+
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> bool:
+        """Put ``make(original)`` in the place of ``owner.name``.
+
+        Returns:
+            False where there is no such name (another version of the library) or
+            it is replaced already.
+        """
+        held = cast(MappingProxyType[str, Any], owner.__dict__)
+        original = held.get(name)
+        if original is None or hasattr(original, _OURS):
+            return False
+        replacement = make(original)
+        setattr(replacement, _OURS, original)
+        setattr(owner, name, replacement)
+
+        def undo() -> None:
+            # Somebody may have wrapped ours meanwhile: then theirs stays, and ours passes through.
+            if held.get(name) is replacement:
+                setattr(owner, name, original)
+
+        self._undo.append(undo)
+        return True
+
+    def on_import(self, module: str, apply: Callable[[ModuleType, Patches], None]) -> None:
+        """Run `apply` when `module` is imported, or now if it has been.
+
+        Nothing is imported for it: an import of ours would bind classes that
+        other instrumentations are about to replace.
+        """
+        generation = self.generation
+
+        def hook(loaded: ModuleType) -> None:
+            # Runs inside the user's import statement: nothing may escape.
+            with guarded(f"seam {module}"):
+                if generation == self.generation:
+                    apply(loaded, self)
+
+        register_post_import_hook(hook, module)
+
+    def restore(self) -> None:
+        """Undo everything, newest first."""
+        self.generation += 1
+        while self._undo:
+            with guarded("uninstrument"):
+                self._undo.pop()()

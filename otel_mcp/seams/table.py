@@ -1,0 +1,32 @@
+"""All seams: which module is patched by which function, when it is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Final
+
+from otel_mcp.seams.patching import Patches
+
+
+def _lazy(module: str, function: str) -> Callable[[ModuleType, Patches], None]:
+    # A seam's own imports wait until the library that it patches is there.
+    def apply(loaded: ModuleType, patches: Patches) -> None:
+        from importlib import import_module
+
+        getattr(import_module(f"otel_mcp.seams.{module}"), function)(loaded, patches)
+
+    return apply
+
+
+SEAMS: Final = (
+    ("starlette.applications", _lazy("http", "starlette")),
+    ("uvicorn.config", _lazy("http", "uvicorn")),
+    ("mcp.server.streamable_http_manager", _lazy("http", "session_manager")),
+    ("mcp.server.sse", _lazy("http", "sse_transport")),
+    ("mcp.server.runner", _lazy("mcp2", "runner")),
+    ("mcp.server.lowlevel.server", _lazy("mcp1", "lowlevel_server")),
+    ("mcp.server.mcpserver.tools.base", _lazy("tools", "tool_base")),
+    ("mcp.server.fastmcp.tools.base", _lazy("tools", "tool_base")),
+    ("fastmcp.server.telemetry", _lazy("fastmcp", "telemetry")),
+)

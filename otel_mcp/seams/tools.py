@@ -1,0 +1,45 @@
+"""Which class a tool raised. The SDK turns every exception into a result that only says *error*."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from otel_mcp import semconv
+from otel_mcp.guard import guarded
+from otel_mcp.request import current_call
+from otel_mcp.seams.patching import Patches
+from otel_mcp.wire.jsonrpc import Outcome
+
+_GUARD = guarded("tool seam")
+
+
+def tool_base(module: ModuleType, patches: Patches) -> None:
+    """Wrap ``Tool.run`` of the SDK's high-level server and of FastMCP."""
+    patches.replace(module.Tool, "run", _run)
+
+
+def _run(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(original)
+    async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await original(self, *args, **kwargs)
+        except Exception as error:
+            with _GUARD:
+                _note(error)
+            raise
+
+    return run
+
+
+def _note(error: Exception) -> None:
+    call = current_call.get()
+    if call is None or call.told is not None:
+        return
+    cause = error.__cause__ or error
+    name = type(cause).__qualname__[:128]
+    call.told = Outcome(exception_type=name)
+    if call.span is not None and call.span.is_recording():
+        call.span.set_attribute(semconv.TOOL_EXCEPTION_TYPE, name)

@@ -1,0 +1,101 @@
+"""Every attribute, metric, event and scope name that this package emits.
+
+The MCP names come from the OpenTelemetry semantic conventions for MCP; the
+constants of ``opentelemetry-semantic-conventions`` for them are deprecated (the
+conventions moved to the GenAI repository), so they are spelt out here. Names of
+our own start with ``otel_mcp.``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCOPE: Final = "otel_mcp"
+"""Instrumentation scope of every span, metric and event."""
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+"""Schema of the conventions that the attribute names come from."""
+
+# Attributes of the conventions.
+MCP_METHOD_NAME: Final = "mcp.method.name"
+MCP_PROTOCOL_VERSION: Final = "mcp.protocol.version"
+MCP_SESSION_ID: Final = "mcp.session.id"
+"""The transport session: only what an ``Mcp-Session-Id`` header carried."""
+MCP_RESOURCE_URI: Final = "mcp.resource.uri"
+SESSION_ID: Final = "session.id"
+"""The session as an operator means it; keys Redis, events and dashboards."""
+SESSION_PREVIOUS_ID: Final = "session.previous_id"
+GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
+GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
+GEN_AI_PROMPT_NAME: Final = "gen_ai.prompt.name"
+GEN_AI_TOOL_CALL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
+GEN_AI_TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
+JSONRPC_REQUEST_ID: Final = "jsonrpc.request.id"
+JSONRPC_PROTOCOL_VERSION: Final = "jsonrpc.protocol.version"
+RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
+ERROR_TYPE: Final = "error.type"
+CLIENT_ADDRESS: Final = "client.address"
+CLIENT_PORT: Final = "client.port"
+USER_AGENT: Final = "user_agent.original"
+NETWORK_TRANSPORT: Final = "network.transport"
+NETWORK_PROTOCOL_NAME: Final = "network.protocol.name"
+NETWORK_PROTOCOL_VERSION: Final = "network.protocol.version"
+
+EXECUTE_TOOL: Final = "execute_tool"
+"""Value of ``gen_ai.operation.name`` on tool calls."""
+TOOL_ERROR: Final = "tool_error"
+"""Value of ``error.type`` where the tool itself said ``isError``."""
+OTHER: Final = "_OTHER"
+"""Stands for any value beyond the bound of an attribute."""
+
+# Attributes of our own.
+SESSION_SOURCE: Final = "otel_mcp.session.source"
+SESSION_END_REASON: Final = "otel_mcp.session.end.reason"
+CLIENT_NAME: Final = "otel_mcp.client.name"
+CLIENT_VERSION: Final = "otel_mcp.client.version"
+TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
+REJECT_REASON: Final = "otel_mcp.reason"
+STORE_OPERATION: Final = "otel_mcp.store.operation"
+STORE_OUTCOME: Final = "otel_mcp.store.outcome"
+OBSERVER: Final = "otel_mcp.observer"
+COMPONENT: Final = "otel_mcp.component"
+
+# Metrics of the conventions.
+METRIC_OPERATION_DURATION: Final = "mcp.server.operation.duration"
+METRIC_SESSION_DURATION: Final = "mcp.server.session.duration"
+
+# Metrics of our own.
+METRIC_SESSION_ACTIVE: Final = "otel_mcp.session.active"
+METRIC_SESSION_LOCAL: Final = "otel_mcp.session.local"
+METRIC_SESSION_STARTED: Final = "otel_mcp.session.started"
+METRIC_SESSION_RESUMED: Final = "otel_mcp.session.resumed"
+METRIC_SESSION_ENDED: Final = "otel_mcp.session.ended"
+METRIC_SESSION_REJECTED: Final = "otel_mcp.session.rejected"
+METRIC_SESSION_TOOL_CALLS: Final = "otel_mcp.session.tool_calls"
+METRIC_TOOL_RESULT_SIZE: Final = "otel_mcp.tool.result.size"
+METRIC_CLIENT_REQUESTS: Final = "otel_mcp.client.requests"
+METRIC_REQUESTS_ACTIVE: Final = "otel_mcp.requests.active"
+METRIC_STORE_DURATION: Final = "otel_mcp.store.operation.duration"
+METRIC_STORE_PENDING: Final = "otel_mcp.store.pending"
+METRIC_STORE_DROPPED: Final = "otel_mcp.store.dropped"
+METRIC_STORE_DEGRADED: Final = "otel_mcp.store.degraded"
+METRIC_OBSERVER_DROPPED: Final = "otel_mcp.observer.dropped"
+METRIC_ERRORS: Final = "otel_mcp.errors"
+
+OPERATION_BUCKETS: Final = (
+    0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+)  # fmt: skip
+"""Seconds; the boundaries that the conventions advise."""
+SESSION_BUCKETS: Final = (*OPERATION_BUCKETS, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 43200.0, 86400.0)
+"""Seconds; sessions live for hours (semantic-conventions issue 3338)."""
+TOOL_CALLS_BUCKETS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+RESULT_SIZE_BUCKETS: Final = (
+    100.0, 1_000.0, 4_000.0, 16_000.0, 64_000.0, 256_000.0, 1_000_000.0, 4_000_000.0, 16_000_000.0,
+)  # fmt: skip
+"""Bytes of the JSON-RPC response that carried the result."""
+STORE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+# Events (log records with an event name) and the session span.
+EVENT_SESSION_START: Final = "session.start"
+EVENT_SESSION_END: Final = "session.end"
+SPAN_SESSION: Final = "mcp.session"

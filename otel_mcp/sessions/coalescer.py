@@ -1,0 +1,123 @@
+"""Deltas that wait for the store, one a session, in bounded memory.
+
+The newest calls of each session are kept, counts of all of them. When memory
+runs out, call records go first (oldest first; they are still counted), then
+whole sessions (oldest first; their calls are dropped, and counted as such).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Container
+
+from otel_mcp.sessions.delta import SessionDelta
+from otel_mcp.settings import Settings
+
+
+class Coalescer:
+    """Thread-safe; holds its lock for microseconds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._cap = settings.max_tool_calls
+        self._max_records = settings.max_pending_calls
+        self._max_sessions = settings.max_sessions
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, the lock too: it may have been held when the process forked."""
+        self._lock = threading.Lock()
+        self._pending: dict[str, SessionDelta] = {}
+        self._records = 0
+        self._dropped = 0
+        self.calls = 0
+        """Calls that wait, with and without a record."""
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._pending
+
+    def add(self, delta: SessionDelta) -> None:
+        """Merge `delta` into what waits; it belongs to the coalescer from here on."""
+        first = delta.last_activity if delta.first_activity is None else delta.first_activity
+        for call in delta.calls:
+            if call.started_at < first:
+                first = call.started_at
+        session_id = delta.facts.session_id
+        with self._lock:
+            self.calls += delta.call_count
+            self._records += len(delta.calls)
+            waiting = self._pending.get(session_id)
+            if waiting is None:
+                delta.first_activity = first
+                self._pending[session_id] = waiting = delta
+                if len(self._pending) > self._max_sessions:
+                    self._drop_session()
+            else:
+                _merge(waiting, delta, first)
+            if len(waiting.calls) > 2 * self._cap:
+                self._records -= len(waiting.calls) - self._cap
+                del waiting.calls[: -self._cap]
+            if self._records > self._max_records:
+                self._drop_records()
+
+    def take(self, limit: int, busy: Container[str] = ()) -> list[SessionDelta]:
+        """Up to `limit` sessions to write, those that wait longest first, none of `busy`."""
+        taken: list[SessionDelta] = []
+        with self._lock:
+            for session_id in list(self._pending):
+                if session_id in busy:
+                    continue
+                taken.append(self._remove(session_id))
+                if len(taken) == limit:
+                    break
+        return taken
+
+    def waiting(self, session_id: str) -> SessionDelta | None:
+        """What waits of one session."""
+        return self._pending.get(session_id)
+
+    def discard(self, session_id: str) -> None:
+        """Forget what waits of one session."""
+        with self._lock:
+            if session_id in self._pending:
+                self._remove(session_id)
+
+    def take_dropped(self) -> int:
+        """Calls of dropped sessions since this was asked last."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+            return dropped
+
+    def _remove(self, session_id: str) -> SessionDelta:
+        delta = self._pending.pop(session_id)
+        self.calls -= delta.call_count
+        self._records -= len(delta.calls)
+        return delta
+
+    def _drop_session(self) -> None:
+        self._dropped += self._remove(next(iter(self._pending))).call_count
+
+    def _drop_records(self) -> None:
+        # A quarter at once, so that the search for the oldest is rare.
+        excess = self._records - self._max_records * 3 // 4
+        started = sorted(call.started_at for delta in self._pending.values() for call in delta.calls)
+        limit = started[excess - 1]
+        for delta in self._pending.values():
+            kept = [call for call in delta.calls if call.started_at > limit]
+            self._records -= len(delta.calls) - len(kept)
+            delta.calls = kept
+
+
+def _merge(waiting: SessionDelta, delta: SessionDelta, first: float) -> None:
+    if delta.facts is not waiting.facts:
+        waiting.facts = waiting.facts.with_news(delta.facts)
+    waiting.last_activity = max(waiting.last_activity, delta.last_activity)
+    waiting.first_activity = first if waiting.first_activity is None else min(waiting.first_activity, first)
+    waiting.requests += delta.requests
+    waiting.errors += delta.errors
+    waiting.call_count += delta.call_count
+    waiting.calls += delta.calls
+    waiting.ended = waiting.ended or delta.ended
+    waiting.touch_key = delta.touch_key or waiting.touch_key

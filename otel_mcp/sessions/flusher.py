@@ -1,0 +1,200 @@
+"""Writing what waits, once each, whatever the store does meanwhile.
+
+What was sent and not answered is frozen and sent again unchanged, since the
+store may have written it; a session with a frozen flush sends no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from otel_mcp.guard import guarded, report
+from otel_mcp.sessions.breaker import Breaker
+from otel_mcp.sessions.coalescer import Coalescer
+from otel_mcp.sessions.delta import Applied, EndedSession, Flush
+from otel_mcp.sessions.events import SessionEvents
+from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.store import SessionStore, StoreDown
+
+logger = logging.getLogger("otel_mcp")
+
+BATCH: Final = 64
+"""Sessions in one round trip."""
+
+
+class Flusher:
+    """Takes from the coalescer, gives to the store, tells what happened."""
+
+    def __init__(self, coalescer: Coalescer, store: SessionStore, events: SessionEvents, process: Process) -> None:
+        self._coalescer = coalescer
+        self._store = store
+        self._events = events
+        self._process = process
+        self.on_recovery: list[Callable[[], None]] = []
+        self.dropped: Counter[str] = Counter()
+        """Tool calls that will not be in the store, by reason."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew: after a fork."""
+        self.breaker = Breaker()
+        self.frozen: dict[str, Flush] = {}
+        self._turn = threading.Lock()
+        self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
+        self._warned: set[str] = set()
+        self.has_news = False
+        """Sessions have begun or ended since this was looked at."""
+
+    @property
+    def calls(self) -> int:
+        """Tool calls that are not known to be in the store."""
+        return self._coalescer.calls + sum(flush.delta.call_count for flush in list(self.frozen.values()))
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.frozen and not len(self._coalescer)
+
+    async def flush(self) -> None:
+        """Write everything that waits, or as much as the store takes."""
+        async with self._exclusive():
+            self._count_dropped()
+            await self._resend()
+            while batch := self._coalescer.take(BATCH, self.frozen):
+                flushes = [Flush(delta, self._process.token, self._process.next_sequence()) for delta in batch]
+                self.frozen.update((flush.delta.facts.session_id, flush) for flush in flushes)
+                if not await self._send(flushes):
+                    return
+
+    async def _resend(self) -> None:
+        frozen = list(self.frozen.values())
+        for at in range(0, len(frozen), BATCH):
+            if not await self._send(frozen[at : at + BATCH]):
+                return
+
+    async def _send(self, flushes: list[Flush]) -> bool:
+        """Whether the store took any of them."""
+        answers: list[Applied] = []
+        with self.operation("flush"):
+            answers = await self._store.apply(flushes)
+            for answer in answers:
+                if answer.retry:
+                    raise StoreDown(answer.retry)
+            self.succeeded()
+        for flush, answer in zip(flushes, answers, strict=False):
+            self._answered(flush, answer)
+        return any(not answer.retry for answer in answers)
+
+    def _answered(self, flush: Flush, answer: Applied) -> None:
+        delta, events = flush.delta, self._events
+        if answer.expired is not None:
+            self.report_end(answer.expired)
+        if answer.retry or self.frozen.pop(answer.session_id, None) is not flush:
+            return
+        if answer.refused is not None:
+            self.drop(delta.call_count, answer.refused)
+            return
+        with guarded("session events"):
+            if answer.created:
+                self.has_news = True
+                events.started(delta.facts)
+            if answer.resumed:
+                events.resumed(delta.facts)
+        if answer.ended is not None:
+            self.report_end(answer.ended)
+
+    def report_end(self, ended: EndedSession) -> None:
+        """Tell of an end."""
+        self.has_news = True
+        with guarded("session events"):
+            self._events.ended(ended)
+
+    def drop(self, calls: int, reason: str) -> None:
+        """Count calls that will not be written."""
+        if reason not in self._warned:
+            self._warned.add(reason)
+            logger.warning("otel_mcp: tool calls cannot be stored: %s; they are counted as dropped", _WHY[reason])
+        if calls:
+            self.dropped[reason] += calls
+            with guarded("session events"):
+                self._events.dropped(calls, reason)
+
+    def _count_dropped(self) -> None:
+        if calls := self._coalescer.take_dropped():
+            self.drop(calls, "full")
+
+    @contextmanager
+    def operation(self, name: str) -> Generator[None]:
+        """Time a use of the store; its failures end here, and open the breaker."""
+        started = time.perf_counter()
+        outcome = "ok"
+        try:
+            yield
+        except StoreDown as down:
+            outcome = "denied" if down.denied else "error"
+            self.failed(down)
+        except Exception as error:
+            outcome = "error"
+            report(f"session store ({name})", error)
+            self.failed(StoreDown(type(error).__name__))
+        finally:
+            with guarded("session events"):
+                self._events.store_operation(name, outcome, time.perf_counter() - started)
+
+    def failed(self, down: StoreDown) -> None:
+        """Note that the store does not work; one warning an outage."""
+        if not self.breaker.failed(denied=down.denied):
+            return
+        if down.denied:
+            logger.warning(
+                "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
+                "requests are not affected, sessions are kept in memory meanwhile",
+                down.reason,
+            )
+        else:
+            logger.warning(
+                "otel_mcp: Redis cannot be used (%s); requests are not affected, "
+                "sessions are kept in memory and written when it is back",
+                down.reason,
+            )
+
+    def succeeded(self) -> None:
+        """Note that the store works; one line an outage."""
+        if not self.breaker.succeeded():
+            return
+        logger.info("otel_mcp: Redis can be used again; what was kept in memory is being written")
+        for callback in self.on_recovery:
+            with guarded("session recovery"):
+                callback()
+
+    @asynccontextmanager
+    async def _exclusive(self) -> AsyncGenerator[None]:
+        """One flush at a time, also where two loops of this process share sessions."""
+        loop = asyncio.get_running_loop()
+        while not self._turn.acquire(blocking=False):
+            holder = self._holder()
+            if holder is None or not holder.is_running():
+                # Its loop was stopped in the middle of a flush; what it sent is frozen.
+                self._turn = threading.Lock()
+                continue
+            await asyncio.sleep(0.002)
+        turn, self._holder = self._turn, weakref.ref(loop)
+        try:
+            yield
+        finally:
+            turn.release()
+
+
+_WHY: Final = {
+    "full": "too many sessions wait for the store",
+    "foreign": "a key of ours holds a value that is not ours, which is left alone",
+    "error": "the store refuses what we send",
+    "shutdown": "the process ends before the store is back",
+}

@@ -1,0 +1,51 @@
+"""The names of our keys. All keys of one session lie in one hash slot of a cluster."""
+
+from __future__ import annotations
+
+import re
+
+_TAG = re.compile(r"\{([^}]+)\}")
+
+
+class Keys:
+    """Names under one prefix and service.
+
+    The key of a document has no braces of its own, so its whole name decides
+    the slot, and the other keys carry that name as their hash tag. A prefix
+    with a hash tag puts everything into one slot; other braces in a prefix
+    would tear the keys of a session apart and are left out.
+    """
+
+    __slots__ = ("_after", "_before", "_document", "deadlines", "service", "sweeper")
+
+    def __init__(self, prefix: str, service: str) -> None:
+        tagged = _TAG.search(prefix)
+        if not tagged:
+            prefix = prefix.replace("{", "").replace("}", "")
+        self._document = f"{prefix}mcp_session:"
+        self._before, self._after = ("", "") if tagged else ("{", "}")
+        self.service = f"{prefix}otel_mcp:{service}:"
+        self.deadlines = f"{self.service}deadlines"
+        """Sorted set of live sessions by the Unix seconds at which their time is over."""
+        self.sweeper = f"{self.service}sweeper"
+        """Who looks for ends at present."""
+
+    def session(self, session_id: str) -> tuple[str, str]:
+        """The document of a session and its stats."""
+        document = self._document + _name(session_id)
+        return document, f"{self._before}{document}{self._after}:stats"
+
+    def successor(self, session_id: str) -> str:
+        """The id of the session that continues this one."""
+        return f"{self._before}{self._document}{_name(session_id)}{self._after}:next"
+
+    def agreement(self, key: str) -> str:
+        """A value that all replicas of the service share."""
+        return self.service + key
+
+
+def _name(session_id: str) -> str:
+    """The id as it stands in keys: ids of ours have no braces, those of the user's API may."""
+    if "{" in session_id or "}" in session_id:
+        return session_id.replace("{", "%7B").replace("}", "%7D")
+    return session_id

@@ -1,0 +1,94 @@
+"""Short questions to the store from the path of a request: answered within 50 ms or not at all.
+
+The same question is asked once at a time, and a question that is late goes on
+by itself: nothing that was sent is cancelled, so no connection is lost by it.
+After one, questions are answered locally at once for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar, cast
+
+from otel_mcp.guard import guarded, report
+from otel_mcp.sessions.breaker import Breaker
+from otel_mcp.sessions.events import SessionEvents
+from otel_mcp.sessions.store import StoreDown
+
+T = TypeVar("T")
+
+PATIENCE: Final = 0.05
+"""Seconds that a request may wait for the store."""
+_AT_ONCE: Final = 8
+"""Questions under way in one loop; the others wait for their turn."""
+_SILENCE: Final = 5.0
+"""Seconds at most without a question after late answers."""
+
+
+class Lookups:
+    """Asks the store on behalf of requests."""
+
+    def __init__(self, events: SessionEvents, failed: Callable[[StoreDown], None]) -> None:
+        self._events = events
+        self._failed = failed
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew: after a fork."""
+        self.breaker = Breaker(longest=_SILENCE)
+        self._asked: dict[tuple[int, str, str], asyncio.Task[object]] = {}
+        self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether questions are answered locally at present."""
+        return self.breaker.wait > 0.0
+
+    async def ask(self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        """The store's answer, or `otherwise` where it does not come in time."""
+        if self.is_silent:
+            return otherwise
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        name = (id(loop), operation, key)
+        task = self._asked.get(name)
+        if task is None or task.get_loop() is not loop:
+            # Without the context of the request: others may wait for the same answer.
+            task = contextvars.Context().run(loop.create_task, self._question(loop, question))
+            self._asked[name] = task
+            task.add_done_callback(lambda done: self._asked.pop(name, None) and _retrieved(done))
+        await asyncio.wait({task}, timeout=PATIENCE)
+        outcome, answer = self._answer(task, otherwise)
+        with guarded("session events"):
+            self._events.store_operation(operation, outcome, time.perf_counter() - started)
+        return answer
+
+    def _answer(self, task: asyncio.Task[object], otherwise: T) -> tuple[str, T]:
+        if not task.done():
+            self.breaker.failed()
+            return "timeout", otherwise
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
+            self.breaker.succeeded()
+            return "ok", cast(T, task.result())
+        if isinstance(error, StoreDown):
+            self._failed(error)
+            return "denied" if error.denied else "error", otherwise
+        if error is not None:
+            report("session lookup", error)
+        return "error", otherwise
+
+    async def _question(self, loop: asyncio.AbstractEventLoop, question: Callable[[], Awaitable[object]]) -> object:
+        if self._turns is None or self._turns[0] is not loop:
+            self._turns = (loop, asyncio.Semaphore(_AT_ONCE))
+        async with self._turns[1]:
+            return await question()
+
+
+def _retrieved(task: asyncio.Task[object]) -> None:
+    """Take notice of an error that nobody waited for."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,14 @@
+-- Remove a session at once; what is still under way of it must not bring it back.
+-- ARGV: now, now as ISO text, SHA-1 of an unrecorded document that may go.
+-- Returns {status, existed}: 1 done, 5 the document is not ours.
+local raw = redis.call('HMGET', stats, 't', 'o')
+local state = condition(offsets(raw[2]))
+if state == 'foreign' then
+  if ARGV[3] == '' or redis.sha1hex(redis.call('GET', doc)) ~= ARGV[3] then return {5, 0} end
+  state = 'ours'
+end
+if not raw[1] and state == 'missing' then return {1, 0} end
+redis.call('DEL', doc, stats)
+redis.call('HSET', stats, 'x', ARGV[2] .. ' deleted ' .. ARGV[1])
+redis.call('PEXPIRE', stats, GRACE)
+return {1, state == 'ours' and 1 or 0}

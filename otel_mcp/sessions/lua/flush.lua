@@ -1,0 +1,128 @@
+-- Apply one flush, once. ARGV[1] scalars (JSON array), ARGV[2] facts (JSON object
+-- of strings), ARGV[3] the new calls, joined by ",\n".
+-- Returns {status, calls in total, flags, end report}:
+-- 1 written, 2 seen before, 3 an earlier session had to be ended first (nothing
+-- applied), 4 late: the session had ended, 5 the document is not ours.
+-- Flags: c created, r resumed, e ended by this flush.
+local a = cjson.decode(ARGV[1])
+local token, sequence, now, first, first_iso, last, last_iso, created, created_iso =
+  a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
+local requests, errors, calls, sent, limit, start, fingerprint, ttl, cap, lease =
+  a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19]
+local ended_iso, reason, ended = a[20], a[21], a[22]
+
+local mark = 'p:' .. token
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark)
+local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], g = raw[8],
+           f = raw[9], x = raw[10]}
+
+if raw[11] then
+  local seen, flags = string.match(raw[11], '^(%d+) %d+ ?(%a*)$')
+  if seen and tonumber(seen) >= sequence then
+    return {2, tonumber(s.n) or 0, flags, string.find(flags, 'e', 1, true) and report() or false}
+  end
+elseif redis.call('HLEN', stats) > 48 then
+  forget_processes(now)
+end
+
+local known_last, known_last_iso = instant(s.t)
+local known_created, known_created_iso = instant(s.a)
+local fresh, late = not s.t and not s.x, false
+
+if s.x then
+  -- In-flight requests of an ended session do not reopen it; another session under its id does.
+  local _, why, at = string.match(s.x, '^(%S+) (%S+) (%d+)$')
+  if why == 'expired' then
+    fresh = first > known_last + tonumber(s.i)
+  else
+    fresh = created > tonumber(at) + 1000000
+  end
+  late = not fresh
+elseif known_last and first > known_last + tonumber(s.i) then
+  return {3, 0, '', expire(s, token, lease)}
+end
+
+-- The mere end of a session that is not there begins none.
+if fresh and ended_iso and requests == 0 and calls == 0 then return {4, 0, '', false} end
+
+local o = offsets(s.o)
+local state = condition(o)
+if state == 'foreign' then return {5, 0, '', false} end
+if late and state == 'missing' then return {4, tonumber(s.n) or 0, '', false} end
+
+local flags, set = '', {}
+if fresh then
+  if s.x then
+    redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq')
+    -- The process may have met the id in its former life.
+    if known_last and created <= known_last then created, created_iso = first, first_iso end
+  end
+  s = {n = 0, r = 0, e = 0}
+  known_last, known_last_iso, known_created, known_created_iso = nil, nil, nil, nil
+  flags = 'c'
+end
+
+local x = late and s.x or nil
+if ended_iso and not late then
+  x = ended_iso .. ' ' .. reason .. ' ' .. int(ended)
+  flags = flags .. 'e'
+  set = {'x', x}
+  if ended_iso > last_iso then last, last_iso = ended, ended_iso end
+end
+if not late and ((fresh or known_last < start) and start > (tonumber(s.g) or -60000000) + 60000000) then
+  if not fresh then flags = flags .. 'r' end
+  set[#set + 1] = 'g'
+  set[#set + 1] = int(start)
+end
+if known_last_iso and known_last_iso >= last_iso then last, last_iso = known_last, known_last_iso end
+local moved = not known_created or created < known_created
+if not moved then created, created_iso = known_created, known_created_iso end
+local total = int(s.n + calls)
+local text = tail(total, int(s.e + errors), int(s.r + requests), last_iso, x)
+
+if fresh or state == 'missing' then
+  o = put_document(string.sub(ARGV[2], 1, -2), ',"attributes":{}', created_iso, ARGV[3], sent, text)
+  set[#set + 1] = 'f'
+  set[#set + 1] = fingerprint
+  add_labels(set, cjson.decode(ARGV[2]))
+else
+  if not string.find(s.f or '', fingerprint, 1, true) then
+    local news = cjson.decode(ARGV[2])
+    local facts = merged_facts(o, news)
+    if not facts then return {5, 0, '', false} end
+    replace_head(o, facts)
+    set[#set + 1] = 'f'
+    set[#set + 1] = string.sub(fingerprint .. ' ' .. (s.f or ''), 1, 62)
+    add_labels(set, news)
+  end
+  if moved then redis.call('SETRANGE', doc, o.c - #BEFORE_CALLS - 27, created_iso) end
+  if sent == 0 then
+    put_tail(o, '', o.calls, text)
+  elseif o.calls + sent <= 2 * cap then
+    put_tail(o, (o.calls > 0 and ',\n' or '') .. ARGV[3], o.calls + sent, text)
+  else
+    drop_calls(o, ARGV[3], sent, cap, text)
+  end
+end
+
+local count = #set
+set[count + 1], set[count + 2] = 't', int(last) .. ' ' .. last_iso
+set[count + 3], set[count + 4] = 'n', total
+set[count + 5], set[count + 6] = 'r', int(s.r + requests)
+set[count + 7], set[count + 8] = 'e', int(s.e + errors)
+set[count + 9], set[count + 10] = 'o', pack(o)
+set[count + 11], set[count + 12] = mark, int(sequence) .. ' ' .. int(math.floor(now / 1000000)) .. ' ' .. flags
+if moved then
+  set[#set + 1] = 'a'
+  set[#set + 1] = int(created) .. ' ' .. created_iso
+end
+if s.i ~= int(limit) then
+  set[#set + 1] = 'i'
+  set[#set + 1] = int(limit)
+end
+redis.call('HSET', stats, unpack(set))
+if not late then
+  redis.call('PEXPIRE', doc, x and GRACE or int(ttl))
+  redis.call('PEXPIRE', stats, x and GRACE + 60000 or int(math.max(ttl, limit / 1000) + GRACE))
+end
+return {late and 4 or 1, tonumber(total), flags, string.find(flags, 'e', 1, true) and report() or false}

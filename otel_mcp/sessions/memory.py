@@ -1,0 +1,188 @@
+"""Sessions in the memory of this process, where no Redis is configured.
+
+Behaves as the Redis store does, within one process; bounded, and never waits.
+The session that nobody used for longest goes first, and counts as expired.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+
+from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known
+from otel_mcp.sessions.memory_record import Record
+from otel_mcp.sessions.state import SessionState
+from otel_mcp.settings import Settings
+
+
+class MemoryStore:
+    """A `SessionStore` of one process. `clock` tells Unix seconds."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._records: OrderedDict[str, Record] = OrderedDict()
+        """By last use."""
+        self._agreed: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._evicted: deque[EndedSession] = deque(maxlen=settings.max_sessions)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
+        """Write each flush once."""
+        return [self.write(flush) for flush in deltas]
+
+    def write(self, flush: Flush) -> Applied:
+        """Write one flush, once."""
+        now, delta = self._clock(), flush.delta
+        session_id = delta.facts.session_id
+        record = self._record(session_id, now)
+        expired: EndedSession | None = None
+        if record is not None:
+            seen = record.sequences.get(flush.token)
+            if seen is not None and seen[0] >= flush.sequence:
+                return Applied(session_id, repeated=True, total_calls=record.calls_total, **seen[1])
+            if record.is_over(delta):
+                expired = record.expire(now)
+            if record.ended is not None and not record.begins_anew(delta):
+                record.late(delta, now)
+                return Applied(session_id, late=True, total_calls=record.calls_total)
+        created = record is None or record.ended is not None
+        if created and delta.ended is not None and not delta.requests and not delta.call_count:
+            # The mere end of a session that is not there begins none.
+            return Applied(session_id, late=True, expired=expired)
+        if created:
+            record = Record.begun(delta, self._settings, record)
+            self._put(record)
+        assert record is not None
+        record.add(delta, now)
+        ended = record.end(delta, now) if delta.ended is not None else None
+        record.note(flush, created=created, ended=ended)
+        self._keep_alive(flush, now)
+        return Applied(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
+
+    def _record(self, session_id: str, now: float) -> Record | None:
+        record = self._records.get(session_id)
+        if record is None:
+            return None
+        if record.until <= now and record.ended is not None:
+            del self._records[session_id]
+            return None
+        self._records.move_to_end(session_id)
+        return record
+
+    def _put(self, record: Record) -> None:
+        self._records[record.facts.session_id] = record
+        self._records.move_to_end(record.facts.session_id)
+        while len(self._records) > self._settings.max_sessions:
+            _, oldest = self._records.popitem(last=False)
+            if oldest.ended is None:
+                self._evicted.append(oldest.report("expired"))
+
+    def _keep_alive(self, flush: Flush, now: float) -> None:
+        delta = flush.delta
+        if delta.touch_key is not None:
+            self._agree(delta.touch_key[0], delta.facts.session_id, now + delta.touch_key[1])
+        if delta.facts.previous_id:
+            self._agree(_next(delta.facts.previous_id), delta.facts.session_id, now + self._settings.session_ttl)
+
+    async def load(self, session_id: str) -> SessionState | None:
+        """The document."""
+        return self.read(session_id)
+
+    def read(self, session_id: str) -> SessionState | None:
+        """The document."""
+        now = self._clock()
+        record = self._record(session_id, now)
+        return record.state() if record is not None and record.has_document(now) else None
+
+    async def save(self, state: SessionState) -> Applied:
+        """Write a document of the user's."""
+        return self.put(state)
+
+    def put(self, state: SessionState) -> Applied:
+        """Write a document of the user's."""
+        now = self._clock()
+        record = self._record(state.session_id, now)
+        created = record is None or (record.ended is not None and not record.has_document(now))
+        if record is None or created:
+            record = Record.given(state, self._settings, now)
+            self._put(record)
+        record.replace_head(state, now)
+        return Applied(state.session_id, created=created, total_calls=record.calls_total)
+
+    async def delete(self, session_id: str) -> bool:
+        """Remove a session at once."""
+        now = self._clock()
+        record = self._record(session_id, now)
+        if record is None:
+            return False
+        existed = record.has_document(now)
+        record.delete(now)
+        return existed
+
+    async def recall(self, session_id: str) -> Known:
+        """What is known of an id."""
+        now = self._clock()
+        record = self._record(session_id, now)
+        successor = self._value(_next(session_id), now)
+        if record is None:
+            return Known(exists=False, successor=successor)
+        if record.ended is not None or record.deadline <= now or not record.has_document(now):
+            over = record.ended is not None or record.deadline <= now
+            return Known(exists=False, ended=over, successor=successor)
+        return Known(exists=True, successor=successor, facts=record.known_facts())
+
+    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+        """The value under `key`."""
+        now = self._clock()
+        value = self._value(key, now)
+        if value is not None:
+            return value
+        self._agree(key, candidate, now + ttl if ttl else float("inf"))
+        return candidate
+
+    def _value(self, key: str, now: float) -> str | None:
+        value, until = self._agreed.get(key, (None, 0.0))
+        return value if until > now else None
+
+    def _agree(self, key: str, value: str, until: float) -> None:
+        self._agreed[key] = (self._value(key, self._clock()) or value, until)
+        self._agreed.move_to_end(key)
+        while len(self._agreed) > 2 * self._settings.max_sessions:
+            self._agreed.popitem(last=False)
+
+    async def succeed(self, old_id: str, candidate: str) -> str:
+        """The id of the one session that continues `old_id`."""
+        return await self.agree(_next(old_id), candidate, self._settings.session_ttl)
+
+    async def due(self, now: float, limit: int) -> list[EndedSession]:
+        """Sessions whose time was over at `now`."""
+        ended: list[EndedSession] = []
+        while self._evicted and len(ended) < limit:
+            ended.append(self._evicted.popleft())
+        for session_id, record in list(self._records.items()):
+            if len(ended) >= limit:
+                break
+            if record.ended is None and record.deadline <= now:
+                ended.append(record.expire(now))
+            elif record.ended is not None and record.until <= now:
+                del self._records[session_id]
+        return ended
+
+    async def settle(self, ended: Sequence[EndedSession]) -> None:
+        """Nothing to do: nobody else could report them."""
+
+    async def active(self) -> int:
+        """Live sessions."""
+        now = self._clock()
+        return sum(1 for record in self._records.values() if record.ended is None and record.deadline > now)
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+
+def _next(session_id: str) -> str:
+    return f"{session_id}:next"

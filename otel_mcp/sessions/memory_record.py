@@ -1,0 +1,191 @@
+"""One session in memory: the rules that ``lua/`` has for Redis, in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from otel_mcp.sessions import text
+from otel_mcp.sessions.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
+from otel_mcp.sessions.state import EndReason, SessionState
+from otel_mcp.settings import Settings
+
+GRACE: Final = 600.0
+"""Seconds that an ended document stays."""
+_VARIANTS: Final = 7
+"""Sets of facts that are remembered as merged."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What is kept of one session. Instants are Unix seconds."""
+
+    facts: SessionFacts
+    service: str
+    ttl: float
+    cap: int
+    last_activity: float = 0.0
+    calls_total: int = 0
+    errors: int = 0
+    requests: int = 0
+    calls: list[CallRecord] = field(default_factory=list[CallRecord])
+    head: str = ',"attributes":{}'
+    """JSON text of attributes and extras."""
+    ended: tuple[float, str] | None = None
+    document_until: float = 0.0
+    until: float = 0.0
+    """When an ended session is forgotten."""
+    sequences: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict[str, "tuple[int, dict[str, Any]]"])
+    """The last flush of each process, and what it was told."""
+    merged: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+
+    @classmethod
+    def begun(cls, delta: SessionDelta, settings: Settings, former: Record | None) -> Record:
+        """A session that begins with `delta`."""
+        facts = replace(delta.facts)
+        if former is not None and facts.created_at <= former.last_activity:
+            # The process met the id in its former life.
+            facts.created_at = _first(delta)
+        return cls(facts, settings.service_name, settings.session_ttl, settings.max_tool_calls)
+
+    @classmethod
+    def given(cls, state: SessionState, settings: Settings, now: float) -> Record:
+        """A session that begins with a document of the user's."""
+        created = text.seconds(state.created_at) if state.created_at else now
+        facts = SessionFacts(state.session_id, created, settings.session_ttl)
+        record = cls(facts, settings.service_name, settings.session_ttl, settings.max_tool_calls)
+        record.calls = [text.record(call) for call in state.tool_calls[-2 * record.cap :]]
+        record.calls_total = max(state.tool_call_count, len(state.tool_calls))
+        record.errors, record.requests = state.error_count, state.request_count
+        record.last_activity = text.seconds(state.last_activity) if state.last_activity else now
+        return record
+
+    @property
+    def deadline(self) -> float:
+        return self.last_activity + self.facts.limit
+
+    def has_document(self, now: float) -> bool:
+        return self.document_until > now
+
+    def is_over(self, delta: SessionDelta) -> bool:
+        return self.ended is None and _first(delta) > self.deadline
+
+    def begins_anew(self, delta: SessionDelta) -> bool:
+        """Whether `delta` is of another session under the id of this ended one."""
+        assert self.ended is not None
+        if self.ended[1] == "expired":
+            return _first(delta) > self.deadline
+        return delta.facts.created_at > self.ended[0] + 1.0
+
+    def late(self, delta: SessionDelta, now: float) -> None:
+        """Count what was in flight when the session ended."""
+        if self.has_document(now):
+            self._count(delta)
+
+    def add(self, delta: SessionDelta, now: float) -> None:
+        self._count(delta)
+        self.facts.limit = delta.facts.limit
+        self.document_until = now + self.ttl
+
+    def _count(self, delta: SessionDelta) -> None:
+        news = delta.facts.known()
+        if news not in self.merged:
+            self.facts = self.facts.with_news(delta.facts)
+            self.merged = [news, *self.merged[: _VARIANTS - 1]]
+        self.facts.created_at = min(self.facts.created_at, delta.facts.created_at)
+        self.last_activity = max(self.last_activity, delta.last_activity)
+        self.calls_total += delta.call_count
+        self.errors += delta.errors
+        self.requests += delta.requests
+        self.calls += delta.calls[-self.cap :]
+        if len(self.calls) > 2 * self.cap:
+            del self.calls[: -self.cap]
+
+    def end(self, delta: SessionDelta, now: float) -> EndedSession:
+        assert delta.ended is not None
+        at, reason = delta.ended
+        self.last_activity = max(self.last_activity, at)
+        self._close(at, reason, now)
+        return self.report(reason)
+
+    def expire(self, now: float) -> EndedSession:
+        self._close(self.last_activity, "expired", now)
+        return self.report("expired")
+
+    def _close(self, at: float, reason: EndReason, now: float) -> None:
+        self.ended = (at, reason)
+        if self.has_document(now):
+            self.document_until = now + GRACE
+        self.until = now + GRACE
+
+    def delete(self, now: float) -> None:
+        """Leave nothing but the memory that it was deleted."""
+        self.ended = (now, "deleted")
+        self.document_until, self.until = 0.0, now + GRACE
+        self.calls, self.head = [], ""
+        self.facts = SessionFacts(self.facts.session_id, self.facts.created_at, self.facts.limit)
+
+    def note(self, flush: Flush, *, created: bool, ended: EndedSession | None) -> None:
+        """Remember what this flush was told, for when it comes again."""
+        self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended})
+
+    def report(self, reason: EndReason) -> EndedSession:
+        facts = self.facts
+        return EndedSession(
+            facts.session_id,
+            reason,
+            facts.created_at,
+            self.last_activity,
+            self.calls_total,
+            self.errors,
+            self.requests,
+            facts.client_name,
+            facts.client_version,
+            facts.protocol_version,
+            facts.source,
+            facts.previous_id,
+        )
+
+    def replace_head(self, state: SessionState, now: float) -> None:
+        """Take facts, attributes and extras from a document of the user's."""
+        facts = SessionFacts(
+            state.session_id,
+            self.facts.created_at,
+            self.facts.limit,
+            state.user_agent,
+            state.client_name,
+            state.client_version,
+            state.protocol_version,
+            state.source,
+            state.conversation_id,
+            state.previous_id,
+        )
+        self.facts = self.facts.with_news(facts)
+        self.head = text.attributes(state.attributes, state.model_extra)
+        if state.last_activity is not None:
+            self.last_activity = max(self.last_activity, text.seconds(state.last_activity))
+        if self.ended is None:
+            self.document_until = now + self.ttl
+
+    def known_facts(self) -> SessionFacts:
+        return replace(self.facts)
+
+    def state(self) -> SessionState:
+        """The document, by way of the text that Redis would hold."""
+        end = None if self.ended is None else (text.micros(self.ended[0]), self.ended[1])
+        written = text.document(
+            text.facts(self.facts, self.service),
+            self.head,
+            text.micros(self.facts.created_at),
+            text.calls(self.calls),
+            text.micros(self.last_activity),
+            (self.calls_total, self.errors, self.requests),
+            end,
+        )
+        return SessionState.model_validate_json(text.utf8(written))
+
+
+def _first(delta: SessionDelta) -> float:
+    if delta.first_activity is None:
+        return delta.last_activity
+    return min(delta.first_activity, delta.last_activity)

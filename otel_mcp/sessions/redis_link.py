@@ -1,0 +1,140 @@
+"""One client for each running event loop of this process, and scripts run through it.
+
+Connections belong to the loop and the process that opened them. After a fork
+the child never touches those of its parent, not even to close them: the two
+share the sockets and the loop's selector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from redis.exceptions import NoScriptError
+
+from otel_mcp.guard import guarded
+from otel_mcp.sessions.redis_client import Client
+from otel_mcp.sessions.redis_errors import outage
+from otel_mcp.sessions.scripts import Script
+
+_inherited: Final[list[object]] = []
+"""Clients of the parent process; never collected, see above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One script on its keys, or a plain command: its name and what follows."""
+
+    script: Script | str
+    keys: tuple[str, ...]
+    args: tuple[Any, ...] = ()
+
+    def command(self, *, by_source: bool = False) -> tuple[Any, ...]:
+        if isinstance(self.script, str):
+            return (self.script, *self.keys, *self.args)
+        if by_source:
+            return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    """Keep our commands out of traces, and turn an outage into `StoreDown`."""
+    with suppress_instrumentation():
+        try:
+            yield
+        except Exception as error:
+            down = outage(error)
+            if down is None or down is error:
+                raise
+            raise down from error
+
+
+class RedisLink:
+    """Runs commands on the client of the running loop."""
+
+    def __init__(self, connect: Callable[[], Client]) -> None:
+        self._connect = connect
+        self._clients: dict[int, tuple[weakref.ref[asyncio.AbstractEventLoop], Client]] = {}
+        _links.add(self)
+
+    def client(self) -> Client:
+        """The client of the running loop, made on first use."""
+        loop = asyncio.get_running_loop()
+        known = self._clients.get(id(loop))
+        if known is not None and known[0]() is loop:
+            return known[1]
+        self.forget_closed()
+        client = self._connect()
+        self._clients[id(loop)] = (weakref.ref(loop), client)
+        return client
+
+    def leave_to_parent(self) -> None:
+        """Begin anew in a forked child."""
+        _inherited.append(self._clients)
+        self._clients = {}
+
+    def forget_closed(self) -> None:
+        """Let go of clients whose loop is gone; their sockets close with them."""
+        for key, (ref, _) in list(self._clients.items()):
+            loop = ref()
+            if loop is None or loop.is_closed():
+                self._clients.pop(key, None)
+
+    async def aclose(self) -> None:
+        """Close the client of the running loop."""
+        known = self._clients.pop(id(asyncio.get_running_loop()), None)
+        if known is not None:
+            with guarded("redis close"), suppress_instrumentation():
+                await known[1].aclose()
+
+    async def run(self, run: Run) -> Any:
+        """Run one script or command."""
+        client = self.client()
+        with _translated():
+            try:
+                return await client.execute_command(*run.command())
+            except NoScriptError:
+                return await client.execute_command(*run.command(by_source=True))
+
+    async def run_all(self, runs: Sequence[Run]) -> list[Any]:
+        """Run many in one round trip; an error stands in the place of its result.
+
+        A server that does not know the scripts (restarted, failed over, a new
+        node) gets those again that it refused, with their source.
+        """
+        client = self.client()
+        with _translated():
+            results = await _pipelined(client, [run.command() for run in runs])
+            unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
+            if unknown:
+                again = await _pipelined(client, [runs[at].command(by_source=True) for at in unknown])
+                for at, result in zip(unknown, again, strict=True):
+                    results[at] = result
+        return results
+
+
+async def _pipelined(client: Client, commands: list[tuple[Any, ...]]) -> list[Any]:
+    # A cluster client takes no argument here, and never needs one.
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return await pipeline.execute(raise_on_error=False)
+
+
+_links: Final[weakref.WeakSet[RedisLink]] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for link in list(_links):
+        link.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,0 +1,118 @@
+"""Finding sessions whose time is over, and giving each end to one process.
+
+A lease keeps replicas from doing the same work at once. That each end is
+reported once rests on the claim script alone: a claim is settled after the
+report, and falls to another process if it never is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from otel_mcp.sessions import redis_wire, scripts
+from otel_mcp.sessions.delta import EndedSession
+from otel_mcp.sessions.keys import Keys
+from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.redis_errors import is_foreign, outage
+from otel_mcp.sessions.redis_link import RedisLink, Run
+from otel_mcp.sessions.store import StoreDown
+
+_SWEEPER: Final = 10_000
+"""Milliseconds that one process sweeps alone."""
+
+
+class Sweep:
+    """The ends of sessions of one service."""
+
+    def __init__(self, link: RedisLink, keys: Keys, process: Process) -> None:
+        self._link = link
+        self._keys = keys
+        self._process = process
+        self._reported: dict[str, int] = {}
+        """Reported but not settled yet: the claim is known, the store was away."""
+
+    async def due(self, now: int, limit: int) -> list[EndedSession]:
+        """Claim up to `limit` ends; `now` in microseconds of the server."""
+        token = self._process.token
+        if self._reported:
+            await self.settle(list(self._reported))
+        sweeper = await self._link.run(Run(scripts.AGREE, (self._keys.sweeper,), (token, _SWEEPER)))
+        if sweeper.decode("utf-8", "replace") != token:
+            return []
+        _, found = _checked(
+            await self._link.run_all(
+                [
+                    Run("PEXPIRE", (self._keys.sweeper,), (_SWEEPER,)),
+                    Run(
+                        "ZRANGEBYSCORE",
+                        (self._keys.deadlines, "-inf", f"{now / 1e6:.6f}"),
+                        ("WITHSCORES", "LIMIT", 0, limit),
+                    ),
+                ]
+            )
+        )
+        scores = {found[at].decode(): float(found[at + 1]) for at in range(0, len(found), 2)}
+        return await self._claim(scores, now) if scores else []
+
+    async def _claim(self, scores: dict[str, float], now: int) -> list[EndedSession]:
+        # The claim stands for a minute of real time, whatever `now` was asked for.
+        lease = max(now, round(time.time() * 1e6)) + redis_wire.LEASE
+        runs = [
+            Run(scripts.CLAIM, self._keys.session(session_id), (now, self._process.token, lease))
+            for session_id in scores
+        ]
+        ended: list[EndedSession] = []
+        gone: list[Any] = []
+        later: list[Any] = []
+        for (session_id, score), reply in zip(scores.items(), await self._link.run_all(runs), strict=True):
+            if isinstance(reply, Exception):
+                if is_foreign(reply):
+                    gone += (session_id, score)
+            elif reply[0] == 0:
+                gone += (session_id, score)
+            elif reply[0] == 2:
+                later += (lease / 1e6, session_id)
+                if session_id not in self._reported:
+                    ended.append(redis_wire.ended_session(session_id, reply[1]))
+                self._reported[session_id] = lease
+            else:
+                later += (int(reply[1]) / 1e6, session_id)
+        with contextlib.suppress(StoreDown):
+            # Left undone, the same members are due again, and the claims stand.
+            await self._move(gone, later)
+        return ended
+
+    async def _move(self, gone: list[Any], later: list[Any]) -> None:
+        runs: list[Run] = []
+        if gone:
+            runs.append(Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone)))
+        if later:
+            runs.append(Run("ZADD", (self._keys.deadlines,), ("XX", *later)))
+        if runs:
+            _checked(await self._link.run_all(runs))
+
+    async def settle(self, session_ids: Sequence[str]) -> None:
+        """The ends of these sessions have been reported."""
+        if not session_ids:
+            return
+        gone: list[Any] = []
+        runs: list[Run] = []
+        for session_id in session_ids:
+            runs.append(Run("HDEL", self._keys.session(session_id)[1:], ("w",)))
+            gone += (session_id, self._reported.get(session_id, 0) / 1e6)
+        results = await self._link.run_all([*runs, Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone))])
+        _checked(result for result in results if not (isinstance(result, Exception) and is_foreign(result)))
+        for session_id in session_ids:
+            self._reported.pop(session_id, None)
+
+
+def _checked(results: Any) -> list[Any]:
+    """The results, unless one is an error."""
+    kept = list(results)
+    for result in kept:
+        if isinstance(result, Exception):
+            raise outage(result) or result
+    return kept

@@ -1,0 +1,143 @@
+"""Arguments of the scripts and what their replies mean. No I/O."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from otel_mcp.sessions import text
+from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known, SessionFacts
+from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.state import SessionState
+
+LEASE = 60_000_000
+"""Microseconds after which a claimed end that nobody settled falls to another process."""
+
+
+class Writer:
+    """Turns flushes and documents into arguments, in the time of the server."""
+
+    def __init__(self, service: str, ttl: float, cap: int, process: Process) -> None:
+        self._service = service
+        self._ttl = max(round(ttl * 1000), 1)
+        self._cap = cap
+        self._process = process
+        self.offset = 0.0
+        """Seconds that the clock of the server is ahead of ours."""
+
+    def instant(self, seconds: float) -> int:
+        """Microseconds in the time of the server."""
+        return text.micros(seconds + self.offset)
+
+    def deadline(self, flush: Flush) -> float:
+        """Unix seconds of the server after which the session is over."""
+        delta = flush.delta
+        last = delta.last_activity if delta.ended is None else max(delta.last_activity, delta.ended[0])
+        return round(self.instant(last) / 1e6 + delta.facts.limit, 6)
+
+    def flush(self, flush: Flush, now: float) -> tuple[bytes, bytes, bytes]:
+        """Arguments of ``flush.lua``."""
+        delta = flush.delta
+        facts = text.utf8(text.facts(delta.facts, self._service))
+        records = delta.calls[-self._cap :]
+        last, created = self.instant(delta.last_activity), self.instant(delta.facts.created_at)
+        first = last if delta.first_activity is None else min(self.instant(delta.first_activity), last)
+        moment = self.instant(now)
+        ended = ""
+        if delta.ended is not None:
+            at = self.instant(delta.ended[0])
+            ended = f',"{text.iso(at)}","{delta.ended[1]}",{at}'
+        scalars = (
+            f'["{flush.token}",{flush.sequence},{moment},{first},"{text.iso(first)}",{last},"{text.iso(last)}",'
+            f'{created},"{text.iso(created)}",{delta.requests},{delta.errors},{delta.call_count},{len(records)},'
+            f"{text.micros(delta.facts.limit)},{self.instant(self._process.started_at)},"
+            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE}{ended}]'
+        )
+        return scalars.encode(), facts, text.utf8(text.calls(records))
+
+    def save(self, state: SessionState, now: float, limit: float) -> tuple[bytes, ...]:
+        """Arguments of ``save.lua`` but for the last."""
+        facts = SessionFacts(
+            session_id=state.session_id,
+            created_at=0.0,
+            limit=limit,
+            user_agent=state.user_agent,
+            client_name=state.client_name,
+            client_version=state.client_version,
+            protocol_version=state.protocol_version,
+            source=state.source,
+            conversation_id=state.conversation_id,
+            previous_id=state.previous_id,
+        )
+        last = self.instant(text.seconds(state.last_activity) if state.last_activity else now)
+        created = self.instant(text.seconds(state.created_at) if state.created_at else now)
+        kept = state.tool_calls[-2 * self._cap :]
+        scalars = (
+            f'[{last},"{text.iso(last)}",{created},"{text.iso(created)}",{state.request_count},{state.error_count},'
+            f"{max(state.tool_call_count, len(state.tool_calls))},{len(kept)},{text.micros(limit)},"
+            f"{self.instant(self._process.started_at)},{self._ttl}]"
+        )
+        return (
+            scalars.encode(),
+            text.utf8(text.facts(facts, self._service)),
+            text.utf8(text.attributes(state.attributes, state.model_extra)),
+            text.utf8(text.calls([text.record(call) for call in kept])),
+        )
+
+
+def applied(flush: Flush, reply: list[Any]) -> Applied:
+    """What ``flush.lua`` answered; status 3 is not for the caller."""
+    status, total, flags, report = reply
+    session_id = flush.delta.facts.session_id
+    return Applied(
+        session_id=session_id,
+        created=b"c" in flags,
+        resumed=b"r" in flags,
+        total_calls=total,
+        repeated=status == 2,
+        ended=ended_session(session_id, report) if report else None,
+        late=status == 4,
+        refused="foreign" if status == 5 else None,
+    )
+
+
+def ended_session(session_id: str, report: list[Any]) -> EndedSession:
+    """The report of an end, as ``session.lua`` collects it."""
+    end, created, last, calls, errors, requests, *labels = report
+    name, version, protocol, source, previous = (None if label is None else label.decode() for label in labels)
+    return EndedSession(
+        session_id=session_id,
+        reason=end.split(b" ")[1].decode(),
+        created_at=int(created.split(b" ")[0]) / 1e6,
+        last_activity=int(last.split(b" ")[0]) / 1e6,
+        tool_call_count=int(calls),
+        error_count=int(errors),
+        request_count=int(requests),
+        client_name=name,
+        client_version=version,
+        protocol_version=protocol,
+        source=source,
+        previous_id=previous,
+    )
+
+
+def known(session_id: str, reply: list[Any]) -> Known:
+    """What ``recall.lua`` answered."""
+    exists, ended, successor = reply[:3]
+    after = None if successor is None else successor.decode("utf-8", "replace")
+    if not exists:
+        return Known(exists=False, ended=bool(ended), successor=after)
+    state = SessionState.model_validate_json(reply[3])
+    facts = SessionFacts(
+        session_id=session_id,
+        created_at=int(reply[4]) / 1e6,
+        limit=int(reply[5]) / 1e6,
+        user_agent=state.user_agent,
+        client_name=state.client_name,
+        client_version=state.client_version,
+        protocol_version=state.protocol_version,
+        source=state.source,
+        conversation_id=state.conversation_id,
+        previous_id=state.previous_id,
+    )
+    return Known(exists=True, successor=after, facts=facts)

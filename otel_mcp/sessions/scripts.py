@@ -1,0 +1,33 @@
+"""The Lua scripts, each with the digest by which servers know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script; `sha` is what EVALSHA wants."""
+
+    source: str
+    sha: str
+
+
+def _read(*names: str) -> Script:
+    folder = files("otel_mcp.sessions") / "lua"
+    source = "\n".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
+    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+FLUSH: Final = _read("session", "flush")
+CLAIM: Final = _read("session", "claim")
+SAVE: Final = _read("session", "save")
+RECALL: Final = _read("session", "recall")
+DELETE: Final = _read("session", "delete")
+AGREE: Final = _read("agree")
+TIME: Final = _read("time")
+TOUCH: Final = _read("touch")
+FORGET: Final = _read("forget")

@@ -1,0 +1,150 @@
+"""Configuration: keyword arguments, else ``OTEL_PYTHON_MCP_*``, else the default.
+
+Read once. A value that cannot be used is one warning and the default, never a
+crash: a typing error in a deployment must not take the user's server down.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+logger = logging.getLogger("otel_mcp")
+
+PREFIX: Final = "OTEL_PYTHON_MCP_"
+Names = Annotated[tuple[str, ...], NoDecode]
+"""A comma-separated list in the environment, a tuple of strings in Python."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured, with its default."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: str | None = None
+    """``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster`` URL; unset = memory of this process."""
+    redis_prefix: str = ""
+    """Put before every key, for those who share a Redis."""
+    service_name: str = Field(default_factory=lambda: _service_name())
+    """Whose sessions these are; from the OTEL resource variables unless given."""
+
+    session_ttl: float = Field(3600.0, gt=0)
+    """Seconds without activity after which a session ends."""
+    session_idle_gap: float = Field(1800.0, gt=0)
+    """Seconds without activity after which an inferred session is another one."""
+    session_sources: Names = ("conversation", "header", "inferred")
+    """Where a session may come from, in order of precedence; ``cookie`` can be added."""
+    session_headers: Names = ()
+    """Further request headers that carry a session id, after the standard ones."""
+    session_cookie: str = "mcp_session"
+    """Name of the cookie of the source ``cookie``."""
+    conversation_keys: Names = ()
+    """Further ``_meta`` keys that carry a conversation id."""
+    session_id: Literal["raw", "hashed"] = "raw"
+    """``hashed`` keeps the ids of transport sessions out of everything we write."""
+    response_headers: Names = ("mcp-session-id", "x-session-id")
+    """Which headers we may add to responses; ``none`` for no header at all."""
+    trusted_proxies: Names = ()
+    """Addresses or networks whose ``Forwarded`` and ``X-Forwarded-For`` are believed."""
+    max_new_sessions: int = Field(600, ge=1)
+    """New sessions a minute in one process; beyond it calls have no session."""
+    max_sessions: int = Field(10_000, ge=1)
+    """Sessions held in the memory of one process."""
+    max_tool_calls: int = Field(25, ge=1)
+    """Newest tool calls kept in a document: at least this many, at most twice."""
+    max_pending_calls: int = Field(10_000, ge=1)
+    """Calls kept in memory for a store that does not answer."""
+    flush_interval: float = Field(1.0, gt=0)
+    """Seconds that Redis may be behind."""
+    flush_calls: int = Field(64, ge=1)
+    """Finished calls that are written without waiting for the interval."""
+    sweep_interval: float = Field(10.0, gt=0)
+    """Seconds between two looks for sessions whose time is over."""
+
+    http_span: Literal["auto", "on", "off"] = "auto"
+    """Whether we open the HTTP server span: ``auto`` = where no instrumentation does."""
+    session_span: bool = False
+    """One ``mcp.session`` span when a session ends."""
+    store_content: bool = False
+    """Keep arguments and results of tool calls in the session document."""
+    capture_content: bool = False
+    """Put them on spans; ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says so as well."""
+    redaction_hook: str | None = None
+    """``module:name`` of a function that gets and returns each captured value."""
+    excluded_urls: str | None = None
+    """Comma-separated regular expressions of URLs that are left alone."""
+    observers: Names = ()
+    """``module:name`` of observers, beside those found by entry point."""
+    slow_call: float = Field(5.0, gt=0)
+    """Seconds from which the bundled observer logs a call as slow."""
+    hash_key: str | None = None
+    """Key of every hash we write; unset = shared through Redis, else random."""
+
+    @field_validator(
+        "session_sources",
+        "session_headers",
+        "conversation_keys",
+        "response_headers",
+        "trusted_proxies",
+        "observers",
+        mode="before",
+    )
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("session_headers", "response_headers", mode="after")
+    @classmethod
+    def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.lower() for name in value)
+
+    @field_validator("session_sources", mode="after")
+    @classmethod
+    def _known_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(value) - {"conversation", "header", "cookie", "inferred", "none"}:
+            raise ValueError(f"unknown session source: {', '.join(sorted(unknown))}")
+        return value
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; keyword arguments win over the environment.
+
+    An unusable value is dropped with one warning that names it, without its
+    content (a URL may hold a password).
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        bad = {str(part["loc"][0]).lower() for part in error.errors() if part["loc"]}
+    for name in sorted(bad):
+        logger.warning("otel_mcp: %s%s cannot be used; the default stands", PREFIX, name.upper())
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in _fields(bad)}
+    return Settings(**{**given, **defaults})
+
+
+def _fields(names: set[str]) -> list[tuple[str, FieldInfo]]:
+    return [(name, field) for name, field in Settings.model_fields.items() if name in names]
+
+
+@lru_cache(maxsize=1)
+def _service_name() -> str:
+    for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        name, _, value = pair.partition("=")
+        if name.strip() == "service.name" and not os.environ.get("OTEL_SERVICE_NAME"):
+            return value.strip()
+    return os.environ.get("OTEL_SERVICE_NAME") or "unknown_service"
+
+
+def captures_content(settings: Settings) -> bool:
+    """Whether arguments and results may go on spans."""
+    said = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
+    return settings.capture_content or said.strip().lower() in {"true", "span_only", "span_and_event"}

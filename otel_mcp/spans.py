@@ -1,0 +1,188 @@
+"""Exactly one server span for a message: completed where there is one, made where there is none.
+
+A span is never opened at the HTTP seam: whatever instrumentation sits inside
+would become its child. It is adopted, or opened, where the SDK hands the message
+to its handler; and what was never handed over gets its span afterwards, with its
+true times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
+
+from otel_mcp import semconv
+from otel_mcp.request import Call, Exchange
+from otel_mcp.version import __version__
+from otel_mcp.wire import headers as wire_headers
+
+NATIVE_SCOPES: Final = frozenset({"mcp-python-sdk", "fastmcp"})
+"""Instrumentation scopes of the libraries that open a server span of their own."""
+
+
+def is_native(span: Span) -> bool:
+    """Whether the SDK or FastMCP opened this span for a message."""
+    scope = getattr(span, "instrumentation_scope", None)
+    return scope is not None and scope.name in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
+
+
+def ambient_context(exchange: Exchange) -> Context:
+    """The context that the HTTP request came with: an HTTP span's if there is one, else its headers'."""
+    ambient = exchange.ambient if exchange.ambient is not None else otel_context.get_current()
+    if trace.get_current_span(ambient).get_span_context().is_valid or b"traceparent" not in exchange.headers:
+        return ambient
+    carrier = {
+        name: exchange.headers[name.encode()].decode("latin-1")
+        for name in ("traceparent", "tracestate", "baggage")
+        if name.encode() in exchange.headers
+    }
+    return propagate.extract(carrier, ambient)
+
+
+def parent_of(call: Call) -> Context:
+    """The context that a message's span belongs under.
+
+    What ``_meta`` carries is the parent; the ambient HTTP span is then linked,
+    if it is sampled, as the MCP conventions ask.
+    """
+    ambient = ambient_context(call.exchange)
+    carrier = {
+        name: value for name in propagate.get_global_textmap().fields if isinstance(value := call.meta.get(name), str)
+    }
+    if not carrier:
+        return ambient
+    around = trace.get_current_span(ambient).get_span_context()
+    bare = trace.set_span_in_context(trace.INVALID_SPAN, ambient)
+    parent = propagate.extract(carrier, bare)
+    if not trace.get_current_span(parent).get_span_context().is_valid:
+        return ambient
+    if around.is_valid and around.trace_flags.sampled:
+        call.link = around
+    return parent
+
+
+def session_attributes(call: Call) -> Mapping[str, str]:
+    """What a call's session puts on every span of the call, made once a session."""
+    session = call.session
+    if session is None:
+        return {semconv.SESSION_SOURCE: "none"}
+    if not session.attributes:
+        facts = session.facts
+        session.attributes[semconv.SESSION_ID] = facts.session_id
+        session.attributes[semconv.SESSION_SOURCE] = session.source
+    return session.attributes
+
+
+def call_attributes(call: Call) -> dict[str, Any]:
+    """What we know of a call before its handler runs, beside what a native span says itself."""
+    exchange = call.exchange
+    attributes: dict[str, Any] = {
+        **session_attributes(call),
+        semconv.NETWORK_TRANSPORT: "tcp",
+        semconv.NETWORK_PROTOCOL_NAME: "http",
+        semconv.NETWORK_PROTOCOL_VERSION: exchange.http_version,
+    }
+    if call.id is not None:
+        attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
+    if call.method == "tools/call":
+        attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
+    transport_id = exchange.wire_session_id if not exchange.modern else None
+    if transport_id := transport_id or exchange.server_session_id or exchange.minted:
+        attributes[semconv.MCP_SESSION_ID] = transport_id
+    if call.conversation_id:
+        attributes[semconv.GEN_AI_CONVERSATION_ID] = call.conversation_id
+    if exchange.client:
+        attributes[semconv.CLIENT_ADDRESS] = exchange.client
+    if agent := wire_headers.text(exchange.headers, b"user-agent"):
+        attributes[semconv.USER_AGENT] = agent
+    if call.session is not None:
+        facts = call.session.facts
+        if facts.client_name:
+            attributes[semconv.CLIENT_NAME] = facts.client_name
+        if facts.client_version:
+            attributes[semconv.CLIENT_VERSION] = facts.client_version
+        if facts.previous_id:
+            attributes[semconv.SESSION_PREVIOUS_ID] = facts.previous_id
+    return attributes
+
+
+def _identity(call: Call) -> dict[str, Any]:
+    """What a native span would say: method, target and protocol version."""
+    attributes: dict[str, Any] = {semconv.MCP_METHOD_NAME: call.method}
+    if call.exchange.protocol_version:
+        attributes[semconv.MCP_PROTOCOL_VERSION] = call.exchange.protocol_version[:32]
+    if call.target is not None:
+        key = semconv.GEN_AI_TOOL_NAME if call.method == "tools/call" else semconv.GEN_AI_PROMPT_NAME
+        attributes[key] = call.target
+    return attributes
+
+
+def span_name(call: Call) -> str:
+    return f"{call.method} {call.target}" if call.target else call.method
+
+
+def adopt(call: Call, span: Span) -> None:
+    """Complete the native span of a call. Must come before the handler: native spans end before the answer."""
+    call.span = span
+    call.span_context = span.get_span_context()
+    if span.is_recording():
+        span.set_attributes(call_attributes(call))
+        if call.link is not None:
+            span.add_link(call.link)
+
+
+class Spans:
+    """Opens and ends the spans that nobody else makes."""
+
+    def __init__(self, provider: TracerProvider | None) -> None:
+        self._tracer = trace.get_tracer(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
+
+    def open(self, call: Call, context: Context | None = None) -> Span:
+        """Start the server span of a call that nobody else opens one for."""
+        span = self._tracer.start_span(
+            span_name(call),
+            context,
+            SpanKind.SERVER,
+            {**_identity(call), **call_attributes(call)},
+            _links(call),
+            start_time=call.started_ns,
+        )
+        call.span = span
+        call.span_context = span.get_span_context()
+        return span
+
+    def write(self, call: Call) -> None:
+        """Make the span of a finished call that no handler saw, with its true times."""
+        if call.id is None:
+            return
+        span = self.open(call, parent_of(call))
+        self.close(call, span)
+
+    def close(self, call: Call, span: Span) -> None:
+        """End a span of ours with its outcome; its text never gets on it."""
+        outcome = call.outcome or call.told
+        if outcome is not None and span.is_recording():
+            attributes: dict[str, Any] = {}
+            if outcome.error_type is not None:
+                attributes[semconv.ERROR_TYPE] = outcome.error_type
+                span.set_status(Status(StatusCode.ERROR))
+            if outcome.status_code is not None:
+                attributes[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
+            if outcome.exception_type is not None:
+                attributes[semconv.TOOL_EXCEPTION_TYPE] = outcome.exception_type
+            span.set_attributes(attributes)
+        duration_ns = int(call.duration * 1e9) if call.finished else None
+        span.end(call.started_ns + duration_ns if duration_ns is not None else None)
+
+
+def _links(call: Call) -> list[Link]:
+    return [Link(call.link)] if call.link is not None else []
+
+
+def same_span(left: SpanContext, right: SpanContext) -> bool:
+    return left.span_id == right.span_id and left.trace_id == right.trace_id

@@ -1,0 +1,51 @@
+"""Is this HTTP request MCP traffic? Decided from the ASGI scope alone.
+
+Streamable HTTP requests carry an ``mcp-*`` header, except ``initialize``, which
+only its body tells; 2024-11-05 requests carry nothing at all. So there are three
+answers, and *maybe* is settled by the body or by the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+NO: Final = 0
+MAYBE: Final = 1
+"""A JSON POST whose body has to tell, or a GET whose event stream has to."""
+YES: Final = 2
+
+SESSION_ID: Final = b"mcp-session-id"
+PROTOCOL_VERSION: Final = b"mcp-protocol-version"
+METHOD: Final = b"mcp-method"
+NAME: Final = b"mcp-name"
+
+HeaderMap = Mapping[bytes, bytes]
+
+
+def header_map(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """Request headers by lower-case name; of a repeated header the first stands, as frameworks read it."""
+    return dict(reversed(scope["headers"]))
+
+
+def recognise(method: str, headers: HeaderMap) -> int:
+    """Tell whether a request is MCP: `NO`, `MAYBE` or `YES`."""
+    if method == "POST":
+        if headers.get(b"content-type", b"").lstrip()[:16].lower() != b"application/json":
+            return NO
+        return YES if METHOD in headers or PROTOCOL_VERSION in headers or SESSION_ID in headers else MAYBE
+    if method == "GET":
+        if SESSION_ID in headers:
+            return YES
+        if b"text/event-stream" not in headers.get(b"accept", b""):
+            return NO
+        return YES if PROTOCOL_VERSION in headers else MAYBE
+    if method == "DELETE":
+        return YES if SESSION_ID in headers else NO
+    return NO
+
+
+def text(headers: HeaderMap, name: bytes, limit: int = 256) -> str | None:
+    """A header as text of at most `limit` characters, `None` if absent or empty."""
+    value = headers.get(name)
+    return value[:limit].decode("latin-1") if value else None

@@ -1,0 +1,142 @@
+"""JSON-RPC messages of MCP: which requests a body holds, and how an answer ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from pydantic_core import from_json
+
+from otel_mcp.semconv import TOOL_ERROR
+
+JsonId = str | int
+"""0 and the empty string are ids; ``None`` is the absence of one."""
+
+KNOWN_METHODS: Final = frozenset({
+    "initialize", "ping", "server/discover", "logging/setLevel", "completion/complete",
+    "tools/list", "tools/call", "prompts/list", "prompts/get",
+    "resources/list", "resources/templates/list", "resources/read", "resources/subscribe", "resources/unsubscribe",
+    "subscriptions/listen", "tasks/get", "tasks/list", "tasks/cancel", "tasks/result", "tasks/update",
+    "notifications/initialized", "notifications/cancelled", "notifications/progress",
+    "notifications/roots/list_changed", "notifications/tasks/status",
+})  # fmt: skip
+"""Methods that a client sends; the bound of the metric attribute."""
+STREAMS: Final = frozenset({"subscriptions/listen"})
+"""Requests that stay open on purpose: their duration says nothing."""
+_META_NAMESPACE: Final = "io.modelcontextprotocol/"
+
+
+@dataclass(slots=True)
+class Message:
+    """One message of a client: a request, or a notification where `id` is ``None``."""
+
+    method: str
+    id: JsonId | None
+    params: Mapping[str, Any]
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        meta = self.params.get("_meta")
+        return cast(Mapping[str, Any], meta) if isinstance(meta, dict) else {}
+
+    @property
+    def target(self) -> str | None:
+        """Name of the tool or prompt that is asked for."""
+        name = self.params.get("name")
+        return name[:256] if isinstance(name, str) and self.method in {"tools/call", "prompts/get"} else None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a request ended. All ``None`` = it worked."""
+
+    error_type: str | None = None
+    status_code: str | None = None
+    """JSON-RPC error code, as text."""
+    exception_type: str | None = None
+    """Class that the tool raised; known where the dispatch seam saw it."""
+    unclassified: bool = False
+    """The answer was too large to read, and nobody else told: not a success, not an error."""
+
+
+def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
+    """Requests and notifications of a POST body: none for a client's answer or for what is no JSON-RPC.
+
+    Raises:
+        ValueError: the body is not JSON.
+    """
+    decoded: Any = from_json(bytes(body) if isinstance(body, memoryview) else body)
+    entries = cast(list[Any], decoded[:_BATCH_LIMIT]) if isinstance(decoded, list) else [decoded]
+    return [message for entry in entries if (message := _message(entry)) is not None]
+
+
+_BATCH_LIMIT: Final = 100
+"""Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
+
+
+def _message(entry: Any) -> Message | None:
+    if not isinstance(entry, dict):
+        return None
+    fields = cast(dict[str, Any], entry)
+    method = fields.get("method")
+    if fields.get("jsonrpc") != "2.0" or not isinstance(method, str):
+        return None
+    params = fields.get("params")
+    return Message(method, json_id(fields.get("id")), cast(dict[str, Any], params) if isinstance(params, dict) else {})
+
+
+def json_id(value: object) -> JsonId | None:
+    """A JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
+    if isinstance(value, str):
+        return value[:256]
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_mcp(message: Message) -> bool:
+    """Whether a JSON-RPC message is MCP and not, say, LSP or A2A."""
+    if message.method == "initialize":
+        return isinstance(message.params.get("protocolVersion"), str)
+    if any(key.startswith(_META_NAMESPACE) for key in message.meta):
+        return True
+    return message.method in _UNAMBIGUOUS
+
+
+_UNAMBIGUOUS: Final = frozenset(
+    method for method in KNOWN_METHODS if not method.startswith("tasks/")
+)  # fmt: skip
+
+
+def parse_reply(data: bytes | bytearray) -> Mapping[str, Any] | None:
+    """The JSON-RPC object of an answer, ``None`` if it is not one."""
+    decoded: Any = from_json(data)
+    return cast(dict[str, Any], decoded) if isinstance(decoded, dict) else None
+
+
+def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:
+    """How the answer says that the request ended; ``None`` if this is no answer."""
+    error = reply.get("error")
+    if isinstance(error, dict):
+        return error_outcome(cast(dict[str, Any], error).get("code"))
+    if "result" not in reply:
+        return None
+    return result_outcome(reply["result"])
+
+
+def error_outcome(code: object) -> Outcome:
+    """A JSON-RPC error: its code is both the error type and the status code."""
+    said = str(code) if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 10**9 else "0"
+    return Outcome(error_type=said, status_code=said)
+
+
+def result_outcome(result: object) -> Outcome:
+    """A JSON-RPC result, which may still say that the tool failed."""
+    failed = isinstance(result, dict) and cast(dict[str, Any], result).get("isError") is True
+    return Outcome(error_type=TOOL_ERROR) if failed else Outcome()
+
+
+def negotiated_version(reply: Mapping[str, Any]) -> str | None:
+    """Protocol version that the answer to ``initialize`` settles on."""
+    result = reply.get("result")
+    version = cast(dict[str, Any], result).get("protocolVersion") if isinstance(result, dict) else None
+    return version[:32] if isinstance(version, str) else None

@@ -1,0 +1,109 @@
+"""Incremental decoder of server-sent events, for streams that pass by.
+
+It never delays a byte: the caller forwards first and feeds afterwards. What it
+holds is bounded: of an event beyond the limit only the size is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+# Not `splitlines`: that also breaks at U+2028 and others, which are data here.
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_BOM: Final = b"\xef\xbb\xbf"
+_DATA: Final = b"data:"
+
+
+class Event(NamedTuple):
+    """One dispatched event."""
+
+    name: bytes
+    """Empty = ``message``."""
+    data: bytes | None
+    """``None`` = larger than the limit."""
+    size: int
+    """Bytes of data, also where they were not kept."""
+
+
+class Decoder:
+    """Feed chunks, get events. One decoder a stream."""
+
+    __slots__ = ("_after_cr", "_data", "_first", "_limit", "_line", "_long", "_name", "_size", "_too_large")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._line = bytearray()
+        """The line that has not ended yet."""
+        self._long = False
+        """That line was beyond the limit: its bytes are counted and let go."""
+        self._data: list[bytes] = []
+        self._name = b""
+        self._size = 0
+        self._too_large = False
+        self._first = True
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Yield the events that this chunk completes."""
+        if not chunk:
+            return
+        if self._after_cr and chunk[:1] == b"\n":
+            # A CRLF that was cut in two: its CR has ended the line already.
+            chunk = chunk[1:]
+        self._after_cr = chunk[-1:] == b"\r"
+        pieces = _LINE_END.split(chunk)
+        rest = pieces.pop()
+        for piece in pieces:
+            line = self._complete(piece)
+            if line:
+                self._field(line)
+            elif line is not None and (self._data or self._too_large or self._name):
+                yield self._dispatch()
+        self._hold(rest)
+
+    def _complete(self, piece: bytes) -> bytes | None:
+        """The whole line that ends with `piece`; ``None`` if its bytes were let go."""
+        if self._long:
+            self._size += len(piece)
+            self._long = False
+            return None
+        if self._line:
+            piece = bytes(self._line) + piece
+            self._line.clear()
+        if self._first:
+            self._first = False
+            piece = piece.removeprefix(_BOM)
+        return piece
+
+    def _hold(self, rest: bytes) -> None:
+        if self._long:
+            self._size += len(rest)
+            return
+        self._line += rest
+        if len(self._line) > self._limit:
+            if self._line.startswith(_DATA):
+                self._too_large = True
+                self._size += len(self._line) - len(_DATA)
+                self._data.clear()
+            self._line.clear()
+            self._long = True
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            value = value.removeprefix(b" ")
+            self._size += len(value)
+            if self._too_large or self._size > self._limit:
+                self._too_large = True
+                self._data.clear()
+            else:
+                self._data.append(value)
+        elif name == b"event":
+            self._name = value.removeprefix(b" ")[:64]
+
+    def _dispatch(self) -> Event:
+        event = Event(self._name, None if self._too_large else b"\n".join(self._data), self._size)
+        self._data, self._name, self._size, self._too_large = [], b"", 0, False
+        return event
