@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from otel_mcp.request import Call, Exchange
-from otel_mcp.wire.jsonrpc import Outcome, json_id, outcome_of, parse_reply
+from otel_mcp.wire.jsonrpc import JsonId, Outcome, json_id, outcome_of, parse_replies
 from otel_mcp.wire.sse import Decoder, Event
 
 LIMIT: Final = 256 * 1024
 """Bytes held of one answer."""
 
+Find = Callable[[JsonId], Call | None]
+"""The call that an answer with this id belongs to."""
 Finish = Callable[[Call, Outcome | None, int | None], None]
 """Called with a call, its outcome and the size of the answer in bytes."""
 
@@ -22,17 +24,20 @@ Finish = Callable[[Call, Outcome | None, int | None], None]
 class Answer:
     """The response of one exchange."""
 
-    __slots__ = ("_body", "_decoder", "_exchange", "_finish", "_kind", "_size", "on_reply")
+    __slots__ = ("_body", "_decoder", "_exchange", "_find", "_finish", "_kind", "_size", "on_endpoint", "on_reply")
 
-    def __init__(self, exchange: Exchange, finish: Finish) -> None:
+    def __init__(self, exchange: Exchange, find: Find, finish: Finish) -> None:
         self._exchange = exchange
+        self._find = find
         self._finish = finish
         self._kind = ""
         self._body: bytearray | bytes = b""
         self._size = 0
         self._decoder: Decoder | None = None
         self.on_reply: Callable[[Call | None, Mapping[str, Any]], None] | None = None
-        """Gets every answer that could be read, with its call if it is of this exchange."""
+        """Gets every answer that could be read, with its call if there is one."""
+        self.on_endpoint: Callable[[bytes], None] | None = None
+        """Gets the data of an ``endpoint`` event, with which a 2024-11-05 stream begins."""
 
     def start(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Decide how to read the body. A body under a content encoding passes unread."""
@@ -62,17 +67,23 @@ class Answer:
         if self._size > LIMIT:
             self._too_large(self._size)
             return
-        if self._body and (reply := parse_reply(self._body)) is not None:
-            self._read(reply, self._size)
+        replies = parse_replies(self._body) if self._body else []
+        for reply in replies:
+            self._read(reply, self._size // len(replies))
         self._body = b""
 
     def _event(self, event: Event) -> None:
-        if event.data is None:
+        if not self._exchange.confirmed:
+            if event.name == b"endpoint" and event.data and self.on_endpoint is not None:
+                self.on_endpoint(event.data)
+            if not self._exchange.confirmed:
+                self._kind = ""  # Somebody else's event stream.
+        elif event.data is None:
             self._too_large(event.size)
-        elif (
-            event.name in {b"", b"message"} and b'"id"' in event.data and (reply := parse_reply(event.data)) is not None
-        ):
-            self._read(reply, event.size)
+        elif event.name in {b"", b"message"} and b'"id"' in event.data:
+            replies = parse_replies(event.data)
+            for reply in replies:
+                self._read(reply, event.size // len(replies))
 
     def _read(self, reply: Mapping[str, Any], size: int) -> None:
         if "method" in reply:
@@ -81,7 +92,7 @@ class Answer:
         if outcome is None:
             return
         request_id = json_id(reply.get("id"))
-        call = self._exchange.find(request_id) if request_id is not None else None
+        call = self._find(request_id) if request_id is not None else None
         if call is None and self._exchange.status is not None and self._exchange.status >= 400:
             # Refusals carry no id, or one of the server's own making.
             call = self._only_call()

@@ -76,7 +76,9 @@ async def observe(
         await app(scope, _watched_receive(runtime, exchange, receive), _watched_send(runtime, exchange, send))
     finally:
         with _END:
-            runtime.end(exchange)
+            if exchange.dispatch is not None:
+                exchange.dispatch.leave(None)
+            runtime.watch.end(exchange)
 
 
 def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> Receive:
@@ -84,7 +86,9 @@ def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> 
         message = await receive()
         with _RECEIVE:
             if message["type"] == "http.request":
-                runtime.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
+                runtime.watch.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
+                if exchange.parsed and not exchange.attaches_inside:
+                    await runtime.attach(exchange)
             elif message["type"] == "http.disconnect":
                 # Servers also say so after a completed response: then nobody has left early.
                 exchange.disconnected = not exchange.responded
@@ -98,11 +102,11 @@ def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
         outgoing = message
         if message["type"] == "http.response.start":
             with _SEND:
-                outgoing = await runtime.answering(exchange, message)
+                outgoing = await runtime.watch.answering(exchange, message)
         await send(outgoing)
         if message["type"] == "http.response.body":
             with _SEND:
-                runtime.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
+                runtime.watch.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
 
     return watched
 

@@ -33,7 +33,7 @@ _MAX_DIGESTED: Final = 64 * 1024
 
 def was_taken(call: Call) -> bool:
     """Whether the server accepted the message: only then may it open or prolong a session."""
-    if call.dispatched:
+    if call.taken:
         return True
     status = call.exchange.status
     if status is None or status in REFUSED_STATUS or status >= 500:

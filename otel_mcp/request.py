@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from otel_mcp.answer import Answer
     from otel_mcp.identity.tracker import Session
+    from otel_mcp.seams.dispatch import Dispatch
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome
 
@@ -49,7 +50,11 @@ class Call:
     """Seconds of `perf_counter`."""
 
     dispatched: bool = False
-    """A dispatch seam saw it: the server has taken it, and its sampling is decided."""
+    """A seam has run its handler under its span: the span is decided, sampled or not."""
+    taken: bool = False
+    """The SDK handed it to its handler, so the server accepted it."""
+    proposed: bool = False
+    """Its session is only proposed: nothing is written before the server accepts the message."""
     running: bool = False
     """Its handler has not returned yet."""
     finished: bool = False
@@ -93,6 +98,8 @@ class Exchange:
     """Asked for by header or body, then what the server agreed to."""
     wire_session_id: str | None = None
     """The ``Mcp-Session-Id`` that the client sent, also where we take it off before the app."""
+    query_session_id: str | None = None
+    """The ``session_id`` of the query (2024-11-05), or of the ``endpoint`` event that hands it out."""
     minted: str | None = None
     """The id that we add, or have added, to the answer of this ``initialize``."""
     owns_sessions: bool | None = None
@@ -110,6 +117,14 @@ class Exchange:
     ambient: Context | None = None
     """OpenTelemetry context where the SDK took over: inside any HTTP instrumentation."""
     at_sdk: bool = False
+    dispatch: Dispatch | None = None
+    """Where the handler is the HTTP app itself: what is attached to its task until it returns."""
+    attaches_inside: bool = False
+    """A middleware between us and the app has that done further in."""
+    streaming: bool = False
+    """A GET stream that answers may come on."""
+    sse_endpoint: bool = False
+    """The GET stream of 2024-11-05, which is the session."""
     session: Session | None = None
 
     answer: Answer | None = None
@@ -119,6 +134,11 @@ class Exchange:
     disconnected: bool = False
     """The client left before that."""
     closed: bool = False
+
+    @property
+    def transport_id(self) -> str | None:
+        """The id of the transport session that the client names."""
+        return self.wire_session_id or self.query_session_id
 
     @property
     def modern(self) -> bool:

@@ -167,7 +167,8 @@ class Spans:
         """End a span of ours with its outcome; its text never gets on it."""
         outcome = call.outcome or call.told
         if outcome is not None and span.is_recording():
-            attributes: dict[str, Any] = {}
+            # The answer to `initialize` brings the session, after the span began.
+            attributes: dict[str, Any] = call_attributes(call) if call.method == "initialize" else {}
             if outcome.error_type is not None:
                 attributes[semconv.ERROR_TYPE] = outcome.error_type
                 span.set_status(Status(StatusCode.ERROR))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from importlib.metadata import entry_points
 from typing import Any, Final, cast
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 
-from otel_mcp.identity.address import Network, client_address
-from otel_mcp.identity.hosts import HostKey, conversation, from_baggage
+from otel_mcp.guard import guarded
+from otel_mcp.identity.address import Network, client_address, networks
+from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.principal import Principal, principal
 from otel_mcp.request import Call, Exchange
@@ -22,6 +24,8 @@ from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 
 CLIENT_INFO_META: Final = "io.modelcontextprotocol/clientInfo"
+CONVERSATION_KEYS: Final = "otel_mcp_conversation_keys"
+"""Entry point group of further `HostKey` tuples."""
 _OUR_HEADER: Final = b"x-session-id"
 _HEADERS: Final = (b"x-claude-code-session-id", b"x-hermes-session-id", b"mcp-client-session-id")
 
@@ -55,6 +59,18 @@ class Rules:
     settings: Settings
     host_keys: tuple[HostKey, ...]
     trusted: tuple[Network, ...]
+
+
+def rules_from(settings: Settings) -> Rules:
+    """Rules of these settings; hosts' keys of the user's come first."""
+    trusted: tuple[Network, ...] = ()
+    with guarded("trusted proxies"):
+        trusted = networks(settings.trusted_proxies)
+    keys = [HostKey(key) for key in settings.conversation_keys]
+    for entry in entry_points(group=CONVERSATION_KEYS):
+        with guarded(f"conversation keys {entry.name}"):
+            keys.extend(entry.load())
+    return Rules(settings, (*keys, *HOST_KEYS), trusted)
 
 
 def client_info(call: Call) -> tuple[str | None, str | None]:
@@ -115,8 +131,8 @@ def _baggage(text: str) -> tuple[str, str] | None:
 
 def _header(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
     hashed = rules.settings.session_id == "hashed"
-    if exchange.wire_session_id and not exchange.modern:
-        return Candidate("header", keys.storable(exchange.wire_session_id, hashed=hashed), True, principal=caller)
+    if exchange.transport_id and not exchange.modern:
+        return Candidate("header", keys.storable(exchange.transport_id, hashed=hashed), True, principal=caller)
     if value := exchange.headers.get(_OUR_HEADER):
         # We send this one out ourselves, so a client may bring back the id of a session.
         return Candidate("header", keys.storable(value.decode("latin-1"), hashed=False), principal=caller)

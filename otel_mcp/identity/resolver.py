@@ -24,7 +24,9 @@ class Resolver:
         session until its answer brings one: see `opened`.
         """
         exchange = call.exchange
-        if call.session is not None or (call.method == "initialize" and not exchange.wire_session_id):
+        if (call.session is not None and not call.proposed) or (
+            call.method == "initialize" and not exchange.transport_id
+        ):
             return
         if not self.keys.ready:
             await self.keys.prepare()
@@ -35,15 +37,33 @@ class Resolver:
         if call.id is None:
             session = self.tracker.peek(claim)
         else:
-            session = await self.tracker.resolve(claim, owned=exchange.owns_sessions is True)
+            session = await self.tracker.resolve(claim, owned=exchange.owns_sessions, proposed=call.session)
+        call.proposed = False
         if session is not None:
             self._join(call, session)
 
+    async def propose(self, call: Call) -> None:
+        """Tell the session of a call that the server may yet refuse: asks, writes nothing, opens nothing."""
+        exchange = call.exchange
+        if call.session is not None or call.id is None or call.method == "initialize":
+            return
+        if not self.keys.ready:
+            await self.keys.prepare()
+        claim = candidate(exchange, call, self._rules, self.keys)
+        if claim is None:
+            return
+        call.conversation_id = claim.conversation_id
+        session = await self.tracker.propose(claim, owned=exchange.owns_sessions)
+        if session is not None:
+            call.proposed = True
+            self._join(call, session)
+            exchange.session = None
+
     def known(self, exchange: Exchange) -> Session | None:
         """The session that an exchange names by its transport id, if this process knows it."""
-        if exchange.session is not None or not exchange.wire_session_id or not self.keys.ready:
+        if exchange.session is not None or not exchange.transport_id or not self.keys.ready:
             return exchange.session
-        return self.tracker.get(self.storable(exchange.wire_session_id))
+        return self.tracker.get(self.storable(exchange.transport_id))
 
     def storable(self, session_id: str) -> str:
         return self.keys.storable(session_id, hashed=self._rules.settings.session_id == "hashed")

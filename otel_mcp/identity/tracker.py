@@ -31,6 +31,7 @@ class Directory(Protocol):
     """The part of the shared store that identity asks."""
 
     async def recall(self, session_id: str) -> Known | None: ...
+    async def consult(self, key: str) -> str | None: ...
     async def agree(self, key: str, candidate: str, ttl: float) -> str: ...
     async def succeed(self, old_id: str, candidate: str) -> str: ...
 
@@ -103,12 +104,39 @@ class Tracker:
             session = self.get(next_id)
         return session if session is not None and not self._foreign(session, claim.principal) else None
 
-    async def resolve(self, claim: Candidate, *, owned: bool) -> Session | None:
+    async def propose(self, claim: Candidate, *, owned: bool | None) -> Session | None:
+        """The session that a message would have if the server took it. Asks; writes and opens nothing."""
+        if (session := self.peek(claim)) is not None:
+            return session
+        if claim.inferred:
+            agreed = await self._directory.consult(_agreement(claim))
+            return self._draft(claim, agreed or new_id(), limit=self._settings.session_idle_gap)
+        if claim.derived or (owned and claim.transport):
+            return self._draft(claim, self._owned_id(claim))
+        known = await self._directory.recall(claim.key)
+        if known is None or (known.exists and not known.ended) or (owned is None and claim.transport):
+            return self._draft(claim, claim.key)
+        return self._draft(claim, known.successor or self._successor_id(claim), previous=claim.key)
+
+    def _draft(
+        self, claim: Candidate, session_id: str, *, limit: float | None = None, previous: str | None = None
+    ) -> Session:
+        facts = SessionFacts(
+            session_id,
+            self._clock(),
+            limit or self._settings.session_ttl,
+            source=claim.source,
+            previous_id=previous,
+        )
+        return Session(facts, self._clock())
+
+    async def resolve(self, claim: Candidate, *, owned: bool | None, proposed: Session | None = None) -> Session | None:
         """The session of a message that the server has taken; opens one where needed.
 
         Args:
             claim: what the request says.
-            owned: the server itself gave out the transport id and has accepted it.
+            owned: the server itself gives out transport ids; ``None`` = not known.
+            proposed: what `propose` answered for this very message.
 
         Returns:
             ``None`` where the limit on new sessions is reached.
@@ -116,11 +144,11 @@ class Tracker:
         session = self.peek(claim)
         if session is None:
             if claim.inferred:
-                session = await self._infer(claim)
+                session = await self._infer(claim, proposed)
             elif claim.derived or (owned and claim.transport) or self.get(claim.key) is not None:
                 session = self._bound(claim, claim.key)
             else:
-                session = await self._recall(claim)
+                session = await self._recall(claim, owned, proposed)
         if session is not None:
             self._bind(session, claim)
             self._sessions.move_to_end(session.id)
@@ -148,12 +176,12 @@ class Tracker:
     def _for_principal(self, session_id: str, principal: Principal | None) -> str:
         return f"p_{self._keys.digest('bound', session_id, principal.digest if principal else '')}"
 
-    async def _infer(self, claim: Candidate) -> Session | None:
+    async def _infer(self, claim: Candidate, proposed: Session | None) -> Session | None:
         gap = self._settings.session_idle_gap
-        agreement = f"client:{claim.key}"
+        agreement = _agreement(claim)
         if not self._may_open():
             return None
-        candidate = new_id()
+        candidate = proposed.id if proposed is not None else new_id()
         session_id = await self._directory.agree(agreement, candidate, gap)
         if session_id == candidate and (rival := self._fingerprints.get(claim.key)) and self.get(rival):
             # Two requests asked a store that answered neither; the first one's id stands.
@@ -164,20 +192,31 @@ class Tracker:
             session.agreement = agreement
         return session
 
-    async def _recall(self, claim: Candidate) -> Session | None:
+    async def _recall(self, claim: Candidate, owned: bool | None, proposed: Session | None) -> Session | None:
         if not self._may_open():
             return None
         known = await self._directory.recall(claim.key)
-        ours = claim.key.startswith(OURS)
         if known is None:
-            # Nobody can be asked now. An id of ours was given out by this deployment; of another nothing is known.
+            # Nobody can be asked now: the id itself is the best there is.
             return self._bound(claim, claim.key)
         if known.exists and known.facts is not None and not known.ended:
             return self._adopt(claim, known.facts)
-        candidate = self._keys.mint() if ours else new_id()
+        if owned is None and claim.transport and not known.ended:
+            # Perhaps the server's own, met first by this replica; it has accepted it.
+            return self._bound(claim, claim.key)
+        candidate = proposed.id if proposed is not None else self._successor_id(claim)
         successor = known.successor or await self._directory.succeed(claim.key, candidate)
         self._remember(self._successors, claim.key, successor)
         return self.get(successor) or self._admit(successor, claim.source, previous=claim.key)
+
+    def _successor_id(self, claim: Candidate) -> str:
+        return self._keys.mint() if claim.key.startswith(OURS) else new_id()
+
+    def _owned_id(self, claim: Candidate) -> str:
+        held = self.get(claim.key)
+        if held is not None and self._foreign(held, claim.principal):
+            return self._for_principal(claim.key, claim.principal)
+        return claim.key
 
     def _adopt(self, claim: Candidate, facts: SessionFacts) -> Session:
         session = Session(replace(facts, source=facts.source or claim.source), self._clock())
@@ -222,3 +261,7 @@ class Tracker:
         table[key] = value
         while len(table) > self._settings.max_sessions:
             table.popitem(last=False)
+
+
+def _agreement(claim: Candidate) -> str:
+    return f"client:{claim.key}"

@@ -7,7 +7,7 @@ which context the handler really has.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
+from asyncio import CancelledError, Task, current_task
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Token
 from typing import Any, TypeVar, cast
@@ -59,11 +59,14 @@ def call_of(
 class Dispatch:
     """One message on its way through a handler."""
 
-    __slots__ = ("_attached", "_call_token", "_own", "_parent", "_runtime", "call")
+    __slots__ = ("_attached", "_call_token", "_handwritten", "_own", "_parent", "_runtime", "_task", "call")
 
-    def __init__(self, runtime: Runtime, call: Call) -> None:
+    def __init__(self, runtime: Runtime, call: Call, *, handwritten: bool = False) -> None:
         self._runtime = runtime
         self.call = call
+        self._handwritten = handwritten
+        """The handler is the HTTP app itself, which may yet refuse the message."""
+        self._task: Task[Any] | None = None
         self._parent: Context | None = None
         self._attached: Token[Context] | None = None
         self._call_token: Token[Call | None] | None = None
@@ -73,8 +76,21 @@ class Dispatch:
         """Resolve the session, and make the resolved parent current whatever the task carried."""
         call = self.call
         call.dispatched = call.running = True
-        await self._runtime.resolver.resolve(call)
-        self._parent = parent_of(call)
+        if self._handwritten:
+            await self._runtime.resolver.propose(call)
+        else:
+            call.taken = True
+            await self._runtime.resolver.resolve(call)
+        self._task = current_task()
+        around = parent_of(call)
+        if call.span is not None:
+            # An SDK inside a route of the user's: the span is there already, perhaps not in this task.
+            self._parent = trace.set_span_in_context(call.span, around)
+        elif self._handwritten:
+            self._own = self._runtime.spans.open(call, around)
+            self._parent = trace.set_span_in_context(self._own, around)
+        else:
+            self._parent = around
         self._attached = otel_context.attach(self._parent)
         self._call_token = current_call.set(call)
 
@@ -95,10 +111,13 @@ class Dispatch:
             # Somebody opened a span that the sampler let go: then there is one, and it is not for us to repeat.
             call.span_context = current.get_span_context()
             return None
-        return self.open()
+        # A notification gets no span where its library gives it none.
+        return self.open() if call.id is not None else None
 
-    def open(self) -> Token[Context]:
-        """Open our own span and make it current."""
+    def open(self) -> Token[Context] | None:
+        """Open our own span and make it current, unless there is one."""
+        if self.call.span is not None:
+            return None
         self._own = self._runtime.spans.open(self.call)
         return otel_context.attach(trace.set_span_in_context(self._own))
 
@@ -113,13 +132,12 @@ class Dispatch:
                 told.exception_type = exception_type
         if self._own is not None:
             self._runtime.spans.close(call, self._own)
-        if self._call_token is not None:
-            current_call.reset(self._call_token)
-        if self._attached is not None:
-            otel_context.detach(self._attached)
-        if call.exchange.closed:
-            # Nobody waits for this answer any more, so nothing else will say how it ended.
-            self._runtime.finish(call, call.told, None)
+        if self._task is current_task():  # Else the context is not ours to touch; it ends with its task.
+            if self._call_token is not None:
+                current_call.reset(self._call_token)
+            if self._attached is not None:
+                otel_context.detach(self._attached)
+        self._runtime.watch.handled(call)
 
     async def run(self, handler: Callable[[], Awaitable[T]], told: Callable[[T], Outcome | None]) -> T:
         """Run `handler` as this message. What it returns or raises passes untouched."""

@@ -7,6 +7,7 @@ request's context for ever, so every message gets its own context here.
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -115,6 +116,9 @@ def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
 
 
 def _unsampled(context: trace.SpanContext) -> trace.SpanContext:
+    if not context.is_valid:
+        # A parent has to be valid to be heeded; these ids reach nobody.
+        context = trace.SpanContext(secrets.randbits(127) + 1, secrets.randbits(63) + 1, is_remote=False)
     return trace.SpanContext(
         context.trace_id,
         context.span_id,

@@ -21,6 +21,8 @@ def _lazy(module: str, function: str) -> Callable[[ModuleType, Patches], None]:
 
 SEAMS: Final = (
     ("starlette.applications", _lazy("http", "starlette")),
+    ("starlette.routing", _lazy("handwritten", "route")),
+    ("opentelemetry.instrumentation.asgi", _lazy("handwritten", "asgi_instrumentation")),
     ("uvicorn.config", _lazy("http", "uvicorn")),
     ("mcp.server.streamable_http_manager", _lazy("http", "session_manager")),
     ("mcp.server.sse", _lazy("http", "sse_transport")),

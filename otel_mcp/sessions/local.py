@@ -12,34 +12,42 @@ from otel_mcp.settings import Settings
 
 
 class LocalDocuments:
-    """What ``save()`` was given and the store has not got; bounded like everything in memory."""
+    """What ``save()`` and ``delete()`` were asked for and the store does not know yet; bounded."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._unsaved: OrderedDict[str, SessionState] = OrderedDict()
+        self._wishes: OrderedDict[str, SessionState | None] = OrderedDict()
+        """A document to save, or `None` for one to delete."""
 
     def __len__(self) -> int:
-        return len(self._unsaved)
+        return len(self._wishes)
 
     def keep(self, state: SessionState) -> None:
-        """Keep a document until the store is back."""
-        self._unsaved[state.session_id] = state.model_copy(deep=True)
-        self._unsaved.move_to_end(state.session_id)
-        while len(self._unsaved) > self._settings.max_sessions:
-            self._unsaved.popitem(last=False)
+        """Save this later."""
+        self._wish(state.session_id, state.model_copy(deep=True))
 
-    def drop(self, session_id: str) -> bool:
-        """Forget a document; `False` where there is none."""
-        return self._unsaved.pop(session_id, None) is not None
+    def doom(self, session_id: str) -> None:
+        """Delete this later."""
+        self._wish(session_id, None)
 
-    def take(self) -> SessionState | None:
-        """A document to save, the oldest first."""
-        return self._unsaved.popitem(last=False)[1] if self._unsaved else None
+    def _wish(self, session_id: str, state: SessionState | None) -> None:
+        self._wishes[session_id] = state
+        self._wishes.move_to_end(session_id)
+        while len(self._wishes) > self._settings.max_sessions:
+            self._wishes.popitem(last=False)
+
+    def fulfilled(self, session_id: str) -> None:
+        """The store has been told, or need not be told any more."""
+        self._wishes.pop(session_id, None)
+
+    def oldest(self) -> tuple[str, SessionState | None] | None:
+        """The next wish to fulfil."""
+        return next(iter(self._wishes.items()), None)
 
     def load(self, session_id: str, waiting: Iterable[SessionDelta]) -> SessionState | None:
         """The document as far as this process knows it: what was saved, and what waits over it."""
         memory = MemoryStore(self._settings)
-        saved = self._unsaved.get(session_id)
+        saved = self._wishes.get(session_id)
         if saved is not None:
             memory.put(saved)
         for sequence, delta in enumerate(waiting):

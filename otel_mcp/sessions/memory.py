@@ -47,7 +47,7 @@ class MemoryStore:
             if record.is_over(delta):
                 expired = record.expire(now)
             if record.ended is not None and not record.begins_anew(delta):
-                record.late(delta, now)
+                record.late(flush, now)
                 return Applied(session_id, late=True, total_calls=record.calls_total)
         created = record is None or record.ended is not None
         if created and delta.ended is not None and not delta.requests and not delta.call_count:
@@ -111,7 +111,7 @@ class MemoryStore:
             record = Record.given(state, self._settings, now)
             self._put(record)
         record.replace_head(state, now)
-        return Applied(state.session_id, created=created, total_calls=record.calls_total)
+        return Applied(state.session_id, created=created)
 
     async def delete(self, session_id: str) -> bool:
         """Remove a session at once."""
@@ -134,6 +134,10 @@ class MemoryStore:
             over = record.ended is not None or record.deadline <= now
             return Known(exists=False, ended=over, successor=successor)
         return Known(exists=True, successor=successor, facts=record.known_facts())
+
+    async def consult(self, key: str) -> str | None:
+        """The value under `key`."""
+        return self._value(key, self._clock())
 
     async def agree(self, key: str, candidate: str, ttl: float) -> str:
         """The value under `key`."""

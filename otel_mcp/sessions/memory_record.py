@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from otel_mcp.sessions import text
-from otel_mcp.sessions.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
+from otel_mcp.sessions.delta import KNOWN, CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
 from otel_mcp.sessions.state import EndReason, SessionState
 from otel_mcp.settings import Settings
 
@@ -37,16 +37,21 @@ class Record:
     """When an ended session is forgotten."""
     sequences: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict[str, "tuple[int, dict[str, Any]]"])
     """The last flush of each process, and what it was told."""
+    not_before: float = 0.0
+    """The end of an earlier session under the id."""
     merged: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
     @classmethod
     def begun(cls, delta: SessionDelta, settings: Settings, former: Record | None) -> Record:
         """A session that begins with `delta`."""
         facts = replace(delta.facts)
-        if former is not None and facts.created_at <= former.last_activity:
-            # The process met the id in its former life.
-            facts.created_at = _first(delta)
-        return cls(facts, settings.service_name, settings.session_ttl, settings.max_tool_calls)
+        record = cls(facts, settings.service_name, settings.session_ttl, settings.max_tool_calls)
+        if former is not None and former.ended is not None:
+            record.not_before = max(former.last_activity, former.ended[0])
+            if facts.created_at <= record.not_before:
+                # The process met the id in its former life.
+                facts.created_at = _first(delta)
+        return record
 
     @classmethod
     def given(cls, state: SessionState, settings: Settings, now: float) -> Record:
@@ -77,10 +82,11 @@ class Record:
             return _first(delta) > self.deadline
         return delta.facts.created_at > self.ended[0] + 1.0
 
-    def late(self, delta: SessionDelta, now: float) -> None:
+    def late(self, flush: Flush, now: float) -> None:
         """Count what was in flight when the session ended."""
         if self.has_document(now):
-            self._count(delta)
+            self._count(flush.delta)
+            self.note(flush, created=False, ended=None)
 
     def add(self, delta: SessionDelta, now: float) -> None:
         self._count(delta)
@@ -90,15 +96,18 @@ class Record:
     def _count(self, delta: SessionDelta) -> None:
         news = delta.facts.known()
         if news not in self.merged:
-            self.facts = self.facts.with_news(delta.facts)
+            created = self.facts.created_at
+            self.facts = replace(self.facts.with_news(delta.facts), created_at=created)
             self.merged = [news, *self.merged[: _VARIANTS - 1]]
-        self.facts.created_at = min(self.facts.created_at, delta.facts.created_at)
+        if delta.facts.created_at > self.not_before:
+            self.facts.created_at = min(self.facts.created_at, delta.facts.created_at)
         self.last_activity = max(self.last_activity, delta.last_activity)
         self.calls_total += delta.call_count
         self.errors += delta.errors
         self.requests += delta.requests
-        self.calls += delta.calls[-self.cap :]
-        if len(self.calls) > 2 * self.cap:
+        newest = delta.calls[-self.cap :]
+        self.calls += newest
+        if len(self.calls) > 2 * self.cap or (len(newest) == self.cap and delta.call_count > self.cap):
             del self.calls[: -self.cap]
 
     def end(self, delta: SessionDelta, now: float) -> EndedSession:
@@ -122,7 +131,8 @@ class Record:
         """Leave nothing but the memory that it was deleted."""
         self.ended = (now, "deleted")
         self.document_until, self.until = 0.0, now + GRACE
-        self.calls, self.head = [], ""
+        self.calls, self.sequences, self.head = [], {}, ""
+        self.calls_total = self.errors = self.requests = 0
         self.facts = SessionFacts(self.facts.session_id, self.facts.created_at, self.facts.limit)
 
     def note(self, flush: Flush, *, created: bool, ended: EndedSession | None) -> None:
@@ -130,7 +140,7 @@ class Record:
         self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended})
 
     def report(self, reason: EndReason) -> EndedSession:
-        facts = self.facts
+        facts = self.known_facts()
         return EndedSession(
             facts.session_id,
             reason,
@@ -162,13 +172,15 @@ class Record:
         )
         self.facts = self.facts.with_news(facts)
         self.head = text.attributes(state.attributes, state.model_extra)
-        if state.last_activity is not None:
-            self.last_activity = max(self.last_activity, text.seconds(state.last_activity))
+        given = now if state.last_activity is None else text.seconds(state.last_activity)
+        self.last_activity = max(self.last_activity, given)
         if self.ended is None:
             self.document_until = now + self.ttl
 
     def known_facts(self) -> SessionFacts:
-        return replace(self.facts)
+        """The facts as they stand in the document: clipped, in UTF-8."""
+        known = SessionState.model_validate_json(text.utf8(text.facts(self.facts, self.service)))
+        return replace(self.facts, **{name: getattr(known, name) for name in KNOWN})
 
     def state(self) -> SessionState:
         """The document, by way of the text that Redis would hold."""

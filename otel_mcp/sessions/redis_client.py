@@ -68,6 +68,8 @@ def _options(retries: int = 0) -> dict[str, Any]:
         "socket_connect_timeout": TIMEOUT,
         "health_check_interval": 0,
         "max_connections": CONNECTIONS,
+        # One id with half a surrogate pair must not keep a batch from being sent.
+        "encoding_errors": "replace",
         # What every server from 6.2 on speaks, without a handshake.
         "protocol": 2,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from otel_mcp.sessions import redis_wire, scripts
 from otel_mcp.sessions.delta import EndedSession
@@ -54,7 +54,7 @@ class Sweep:
                 ]
             )
         )
-        scores = {found[at].decode(): float(found[at + 1]) for at in range(0, len(found), 2)}
+        scores = _scores(found)
         return await self._claim(scores, now) if scores else []
 
     async def _claim(self, scores: dict[str, float], now: int) -> list[EndedSession]:
@@ -107,6 +107,14 @@ class Sweep:
         _checked(result for result in results if not (isinstance(result, Exception) and is_foreign(result)))
         for session_id in session_ids:
             self._reported.pop(session_id, None)
+
+
+def _scores(found: list[Any]) -> dict[str, float]:
+    """Members and scores: in pairs or in a row, as the version of the protocol has it."""
+    flat: list[Any] = [
+        part for item in found for part in (cast("list[Any]", item) if isinstance(item, list) else [item])
+    ]
+    return {flat[at].decode(): float(flat[at + 1]) for at in range(0, len(flat), 2)}
 
 
 def _checked(results: Any) -> list[Any]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import Any, Final
 
 from otel_mcp.sessions import text
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known, SessionFacts
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.state import SessionState
 
-LEASE = 60_000_000
+LONGEST: Final = 315_360_000.0
+"""Seconds, ten years: the longest limit and lifetime that can be told apart from no limit."""
+EXPIRED: Final = 3
+FOREIGN: Final = 5
+"""What the scripts answer, see ``flush.lua``."""
+LEASE: Final = 60_000_000
 """Microseconds after which a claimed end that nobody settled falls to another process."""
 
 
@@ -19,7 +24,7 @@ class Writer:
 
     def __init__(self, service: str, ttl: float, cap: int, process: Process) -> None:
         self._service = service
-        self._ttl = max(round(ttl * 1000), 1)
+        self._ttl = max(round(min(ttl, LONGEST) * 1000), 1)
         self._cap = cap
         self._process = process
         self.offset = 0.0
@@ -33,7 +38,7 @@ class Writer:
         """Unix seconds of the server after which the session is over."""
         delta = flush.delta
         last = delta.last_activity if delta.ended is None else max(delta.last_activity, delta.ended[0])
-        return round(self.instant(last) / 1e6 + delta.facts.limit, 6)
+        return round(self.instant(last) / 1e6 + min(delta.facts.limit, LONGEST), 6)
 
     def flush(self, flush: Flush, now: float) -> tuple[bytes, bytes, bytes]:
         """Arguments of ``flush.lua``."""
@@ -50,7 +55,7 @@ class Writer:
         scalars = (
             f'["{flush.token}",{flush.sequence},{moment},{first},"{text.iso(first)}",{last},"{text.iso(last)}",'
             f'{created},"{text.iso(created)}",{delta.requests},{delta.errors},{delta.call_count},{len(records)},'
-            f"{text.micros(delta.facts.limit)},{self.instant(self._process.started_at)},"
+            f"{text.micros(min(delta.facts.limit, LONGEST))},{self.instant(self._process.started_at)},"
             f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE}{ended}]'
         )
         return scalars.encode(), facts, text.utf8(text.calls(records))
@@ -97,7 +102,7 @@ def applied(flush: Flush, reply: list[Any]) -> Applied:
         repeated=status == 2,
         ended=ended_session(session_id, report) if report else None,
         late=status == 4,
-        refused="foreign" if status == 5 else None,
+        refused="foreign" if status == FOREIGN else None,
     )
 
 

@@ -1,8 +1,8 @@
 """Sessions as the rest of the package uses them: submit what happened, ask what is known.
 
-Nothing here waits for the store on the path of a request but the three
-lookups, 50 ms at most each. The work is done by the parts: `coalescer` keeps,
-`flusher` writes, `background` says when, `lookups` asks, a store remembers.
+Nothing here waits for the store on the path of a request but the lookups, 50
+ms at most each. The work is done by the parts: `coalescer` keeps, `flusher`
+writes, `background` says when, `lookups` asks, a store remembers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import secrets
-import time
 import weakref
 from asyncio import get_running_loop
 from collections import Counter
@@ -21,11 +20,11 @@ from typing import Final, TypeVar
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.background import Background
 from otel_mcp.sessions.coalescer import Coalescer
-from otel_mcp.sessions.delta import Known, SessionDelta, SessionFacts
+from otel_mcp.sessions.delta import Known, SessionDelta
+from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.exit_loop import is_running, run_alone
 from otel_mcp.sessions.flusher import Flusher
-from otel_mcp.sessions.local import LocalDocuments
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.process import Process
@@ -35,7 +34,6 @@ from otel_mcp.sessions.sweeper import Sweeper
 from otel_mcp.settings import Settings
 
 logger = logging.getLogger("otel_mcp")
-
 T = TypeVar("T")
 
 _EXIT: Final = 2.0
@@ -47,14 +45,14 @@ class Sessions:
 
     def __init__(self, settings: Settings, events: SessionEvents, *, store: SessionStore | None = None) -> None:
         self._settings = settings
-        self._events = events
         self._process = Process()
         self._store: SessionStore = store or _store(settings, self._process)
+        self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
         self._flusher = Flusher(self._coalescer, self._store, events, self._process)
         self._sweeper = Sweeper(settings, self._flusher, self._store)
         self._lookups = Lookups(events, self._flusher.failed)
-        self._local = LocalDocuments(settings)
+        self._documents = SessionDocuments(settings, self._store, self._coalescer, self._flusher, events)
         self._background = Background(
             interval=settings.flush_interval,
             sweep_interval=settings.sweep_interval,
@@ -63,25 +61,27 @@ class Sessions:
             close=self._store.aclose,
         )
         self._flush_calls = settings.flush_calls
-        self._hash_key = settings.hash_key.encode() if settings.hash_key else None
-        self._own_hash_key = secrets.token_hex(32)
-        self._told = False
+        self._hash_key = settings.hash_key
+        self._agreed_hash_key = secrets.token_hex(32)
+        """Ours, until all replicas have agreed on one."""
+        self._has_agreed = False
+        self._told = not self._in_memory
+        self._flusher.on_recovery.append(self._recovered)
         _instances.add(self)
 
     def submit(self, delta: SessionDelta) -> None:
-        """Hand over what happened; `delta` belongs to us from here on. From any thread."""
+        """Hand over what happened; `delta` belongs to us from here on. From any thread; never waits, never raises."""
         try:
             coalescer, background = self._coalescer, self._background
             coalescer.add(delta)
-            if not background.woken:
-                background.notify(now=coalescer.calls >= self._flush_calls or delta.ended is not None)
-            elif (coalescer.calls >= self._flush_calls or delta.ended is not None) and not background.asked:
-                background.notify(now=not self._flusher.breaker.is_open)
+            urgent = delta.ended is not None or coalescer.calls >= self._flush_calls
+            if not background.woken or (urgent and not background.asked):
+                background.notify(now=urgent and not self._flusher.breaker.is_open)
         except Exception as error:
             report("session submit", error)
 
     def ensure_running(self) -> None:
-        """Have the background task on the running loop, or on another that runs."""
+        """Have the background task on the running loop, or on another one that runs."""
         try:
             loop = get_running_loop()
         except RuntimeError:
@@ -92,37 +92,31 @@ class Sessions:
                 self._background.start(loop)
 
     def _tell_memory_only(self) -> None:
-        if not self._told and isinstance(self._store, MemoryStore):
+        if not self._told:
+            self._told = True
             logger.warning(
                 "otel_mcp: no Redis is configured (OTEL_PYTHON_MCP_REDIS_URL): "
                 "sessions live in the memory of this process only"
             )
-        self._told = True
 
     async def _turn(self) -> float | None:
-        """Write what waits; seconds until the next try, if there is one to make."""
+        """Write what waits; the seconds until the next try, if there is one to make."""
         flusher, breaker = self._flusher, self._flusher.breaker
         if breaker.wait:
             return breaker.wait
         await flusher.flush()
         if breaker.is_open and not breaker.wait:
+            # Nothing waited that could have shown whether the store is back.
             with flusher.operation("probe"):
                 await self._sweeper.refresh()
                 flusher.succeeded()
-        if not breaker.is_open:
-            await self._save_kept()
-            if flusher.has_news:
-                flusher.has_news = False
-                await self._sweeper.refresh_safely()
+        await self._documents.fulfil()
+        if flusher.has_news:
+            flusher.has_news = False
+            await self._sweeper.refresh_safely()
         if breaker.is_open:
             return max(breaker.wait, 0.01)
         return None if flusher.is_idle else self._settings.flush_interval
-
-    async def _save_kept(self) -> None:
-        while (state := self._local.take()) is not None:
-            await self.save(state)
-            if self.degraded:
-                return
 
     async def flush(self) -> None:
         """Write everything that waits, now; not while the store is known to be away."""
@@ -136,19 +130,20 @@ class Sessions:
         Waits for the store, for 50 ms at most.
         """
         self.submit(delta)
-        if not isinstance(self._store, MemoryStore):
-            await self._ask("publish", delta.facts.session_id, self._published, None)
-
-    async def _published(self) -> None:
-        await self.flush()
+        if not self._in_memory:
+            await self._ask("publish", delta.facts.session_id, self.flush, None)
 
     async def aclose(self, timeout: float = 2.0) -> None:
-        """Write what waits within `timeout` seconds, and stop."""
+        """Write what waits within `timeout` seconds, and stop; the next request begins again."""
         self._background.clear()
         with guarded("last session flush"):
-            await asyncio.wait_for(self._flusher.flush(), timeout)
+            await asyncio.wait_for(self._finish(), timeout)
         with guarded("session store close"):
             await asyncio.wait_for(self._store.aclose(), timeout)
+
+    async def _finish(self) -> None:
+        await self._flusher.flush()
+        await self._documents.fulfil()
 
     def flush_at_exit(self) -> None:
         """Write what waits where no loop runs any more, within two seconds."""
@@ -156,7 +151,7 @@ class Sessions:
             if is_running():
                 self._background.notify(now=True)
                 return
-            if not self._flusher.is_idle:
+            if not self._flusher.is_idle or len(self._documents.kept):
                 run_alone(self.aclose(_EXIT / 2), _EXIT)
             if calls := self._flusher.calls:
                 self._flusher.drop(calls, "shutdown")
@@ -164,56 +159,27 @@ class Sessions:
     async def save(self, state: SessionState) -> None:
         """Write the user's document at once; while the store is away it is kept and written later."""
         await self.flush()
-        if not self.degraded:
-            with self._flusher.operation("save"):
-                applied = await self._store.save(state)
-                if applied.created:
-                    with guarded("session events"):
-                        self._events.started(_facts(state, self._settings.session_ttl))
-                if applied.refused is not None:
-                    self._flusher.drop(0, applied.refused)
-                self._local.drop(state.session_id)
-                return
-        self._local.keep(state)
+        await self._documents.save(state)
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document, this process's calls included; as far as we know it while the store is away."""
-        if session_id in self._coalescer or session_id in self._flusher.frozen:
-            await self.flush()
-        if not self.degraded:
-            with self._flusher.operation("load"):
-                return await self._store.load(session_id)
-        return self._local.load(session_id, self._unwritten(session_id))
-
-    def _unwritten(self, session_id: str) -> list[SessionDelta]:
-        frozen, waiting = self._flusher.frozen.get(session_id), self._coalescer.waiting(session_id)
-        return [delta for delta in (frozen.delta if frozen else None, waiting) if delta is not None]
+        return await self._documents.load(session_id)
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
         """The document; a new one where there is none."""
-        state = await self.load(session_id)
-        if state is None:
-            await self.save(SessionState(session_id=session_id, user_agent=user_agent))
-            state = await self.load(session_id)
-        return state or SessionState(session_id=session_id, user_agent=user_agent)
+        return await self._documents.get_or_create(session_id, user_agent=user_agent)
 
     async def delete(self, session_id: str) -> bool:
         """End a session and remove it at once; `False` where there was none."""
-        known = await self.load(session_id)
-        if known is not None and known.ended is None:
-            now = time.time()
-            facts = _facts(known, self._settings.session_ttl)
-            self.submit(SessionDelta(facts, now, ended=(now, "server_closed")))
-            await self.flush()
-        existed = self._local.drop(session_id)
-        if not self.degraded:
-            with self._flusher.operation("delete"):
-                existed = await self._store.delete(session_id) or existed
-        return existed
+        return await self._documents.delete(session_id)
 
     async def recall(self, session_id: str) -> Known | None:
         """What is known of an id that this process meets for the first time; `None` = we cannot tell."""
         return await self._ask("recall", session_id, lambda: self._store.recall(session_id), None)
+
+    async def consult(self, key: str) -> str | None:
+        """The value that was agreed on under `key`; `None` where there is none or we cannot tell."""
+        return await self._ask("consult", key, lambda: self._store.consult(key), None)
 
     async def agree(self, key: str, candidate: str, ttl: float) -> str:
         """The value that all replicas have under `key`; `candidate` where we cannot tell."""
@@ -226,7 +192,7 @@ class Sessions:
     async def _ask(self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T) -> T:
         if self._flusher.breaker.is_open:
             return otherwise
-        if isinstance(self._store, MemoryStore):
+        if self._in_memory:
             return await question()
         answer = otherwise
         with guarded("session lookup"):
@@ -235,12 +201,16 @@ class Sessions:
 
     async def hash_key(self) -> bytes:
         """The key of our hashes: configured, else agreed by all replicas, else this process's own."""
-        if self._hash_key is None:
-            agreed = await self.agree("hash-key", self._own_hash_key, 0)
-            if not self.degraded:
-                self._hash_key = agreed.encode()
-            return agreed.encode()
-        return self._hash_key
+        if self._hash_key is not None:
+            return self._hash_key.encode()
+        if not self._has_agreed:
+            self._agreed_hash_key = await self.agree("hash-key", self._agreed_hash_key, 0)
+            self._has_agreed = not self.degraded
+        return self._agreed_hash_key.encode()
+
+    def _recovered(self) -> None:
+        # It may have come back empty: what was agreed has to be there for replicas to come.
+        self._has_agreed = False
 
     @property
     def degraded(self) -> bool:
@@ -256,7 +226,7 @@ class Sessions:
     def local(self) -> int:
         """Sessions held in the memory of this process, for want of a store or of its answer."""
         held = len(self._store) if isinstance(self._store, MemoryStore) else 0
-        return held + len(self._coalescer) + len(self._flusher.frozen) + len(self._local)
+        return held + len(self._coalescer) + len(self._flusher.frozen) + len(self._documents.kept)
 
     @property
     def pending(self) -> int:
@@ -282,22 +252,6 @@ def _store(settings: Settings, process: Process) -> SessionStore:
     from otel_mcp.sessions.redis_store import RedisStore
 
     return RedisStore(settings, process)
-
-
-def _facts(state: SessionState, limit: float) -> SessionFacts:
-    now = time.time()
-    return SessionFacts(
-        state.session_id,
-        now if state.created_at is None else state.created_at.timestamp(),
-        limit,
-        state.user_agent,
-        state.client_name,
-        state.client_version,
-        state.protocol_version,
-        state.source,
-        state.conversation_id,
-        state.previous_id,
-    )
 
 
 _instances: weakref.WeakSet[Sessions] = weakref.WeakSet()

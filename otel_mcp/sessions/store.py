@@ -61,6 +61,10 @@ class SessionStore(Protocol):
         """What is known of an id that this process meets for the first time."""
         ...
 
+    async def consult(self, key: str) -> str | None:
+        """The value that was agreed on under `key`, if there is one."""
+        ...
+
     async def agree(self, key: str, candidate: str, ttl: float) -> str:
         """The value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
         ...

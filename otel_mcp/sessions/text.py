@@ -74,11 +74,12 @@ def content(value: object) -> str:
 
 
 def _plain(value: object) -> str:
+    """The same by way of `json`, which writes half surrogate pairs as they are."""
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        return to_json(from_json(utf8(text)), inf_nan_mode="null").decode()
     except (TypeError, ValueError, RecursionError):
         return "null"
-    return utf8(text).decode()
 
 
 def call(made: CallRecord) -> str:

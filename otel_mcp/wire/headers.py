@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 NO: Final = 0
 MAYBE: Final = 1
@@ -43,6 +44,23 @@ def recognise(method: str, headers: HeaderMap) -> int:
     if method == "DELETE":
         return YES if SESSION_ID in headers else NO
     return NO
+
+
+def query_session_id(scope: Mapping[str, Any]) -> str | None:
+    """The ``session_id`` of the query, where 2024-11-05 posts name their session."""
+    query: bytes = scope.get("query_string", b"")
+    return _session_id(query) if b"session" in query else None
+
+
+def endpoint_session_id(data: bytes) -> str | None:
+    """The session id in the data of an ``endpoint`` event: a path or URL to post to."""
+    return _session_id(data.partition(b"?")[2])
+
+
+def _session_id(query: bytes) -> str | None:
+    fields = parse_qs(query[:2048].decode("latin-1"))
+    found = fields.get("session_id") or fields.get("sessionId")
+    return found[0][:512] if found else None
 
 
 def text(headers: HeaderMap, name: bytes, limit: int = 256) -> str | None:

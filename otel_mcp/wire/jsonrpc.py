@@ -107,10 +107,15 @@ _UNAMBIGUOUS: Final = frozenset(
 )  # fmt: skip
 
 
-def parse_reply(data: bytes | bytearray) -> Mapping[str, Any] | None:
-    """The JSON-RPC object of an answer, ``None`` if it is not one."""
+def parse_replies(data: bytes | bytearray) -> list[Mapping[str, Any]]:
+    """The JSON-RPC objects of an answer: one, or those of a batch; none if it is something else.
+
+    Raises:
+        ValueError: the data is not JSON.
+    """
     decoded: Any = from_json(data)
-    return cast(dict[str, Any], decoded) if isinstance(decoded, dict) else None
+    entries = cast(list[Any], decoded[:_BATCH_LIMIT]) if isinstance(decoded, list) else [decoded]
+    return [cast(dict[str, Any], entry) for entry in entries if isinstance(entry, dict)]
 
 
 def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:

@@ -12,9 +12,9 @@ local requests, errors, calls, sent, limit, start, fingerprint, ttl, cap, lease 
 local ended_iso, reason, ended = a[20], a[21], a[22]
 
 local mark = 'p:' .. token
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark)
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], g = raw[8],
-           f = raw[9], x = raw[10]}
+           f = raw[9], x = raw[10], d = raw[12]}
 
 if raw[11] then
   local seen, flags = string.match(raw[11], '^(%d+) %d+ ?(%a*)$')
@@ -55,7 +55,9 @@ if fresh then
   if s.x then
     redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq')
     -- The process may have met the id in its former life.
-    if known_last and created <= known_last then created, created_iso = first, first_iso end
+    local former = math.max(known_last or 0, tonumber(string.match(s.x, '(%d+)$')))
+    if created <= former then created, created_iso = first, first_iso end
+    set = {'d', int(former)}
   end
   s = {n = 0, r = 0, e = 0}
   known_last, known_last_iso, known_created, known_created_iso = nil, nil, nil, nil
@@ -66,7 +68,8 @@ local x = late and s.x or nil
 if ended_iso and not late then
   x = ended_iso .. ' ' .. reason .. ' ' .. int(ended)
   flags = flags .. 'e'
-  set = {'x', x}
+  set[#set + 1] = 'x'
+  set[#set + 1] = x
   if ended_iso > last_iso then last, last_iso = ended, ended_iso end
 end
 if not late and ((fresh or known_last < start) and start > (tonumber(s.g) or -60000000) + 60000000) then
@@ -75,7 +78,7 @@ if not late and ((fresh or known_last < start) and start > (tonumber(s.g) or -60
   set[#set + 1] = int(start)
 end
 if known_last_iso and known_last_iso >= last_iso then last, last_iso = known_last, known_last_iso end
-local moved = not known_created or created < known_created
+local moved = not known_created or (created < known_created and created > (tonumber(s.d) or 0))
 if not moved then created, created_iso = known_created, known_created_iso end
 local total = int(s.n + calls)
 local text = tail(total, int(s.e + errors), int(s.r + requests), last_iso, x)
@@ -98,9 +101,10 @@ else
   if moved then redis.call('SETRANGE', doc, o.c - #BEFORE_CALLS - 27, created_iso) end
   if sent == 0 then
     put_tail(o, '', o.calls, text)
-  elseif o.calls + sent <= 2 * cap then
+  elseif o.calls + sent <= 2 * cap and (sent < cap or sent == calls) then
     put_tail(o, (o.calls > 0 and ',\n' or '') .. ARGV[3], o.calls + sent, text)
   else
+    -- There is no room, or a gap between the calls there and the newest ones.
     drop_calls(o, ARGV[3], sent, cap, text)
   end
 end

@@ -7,7 +7,8 @@
 -- One raw newline stands between two calls, and nowhere else: JSON text has none.
 --
 -- Fields of the stats, 64 bytes at most each, so that the hash stays small:
---   t last activity, a creation ("instant iso"); n calls, r requests, e errors;
+--   t last activity, a creation ("instant iso"); d end of an earlier session under
+--   the id, before which this one cannot have begun; n calls, r requests, e errors;
 --   i limit; o offsets "b c k len calls"; g last counted process start;
 --   f fingerprints of facts that were merged; x end "iso reason instant";
 --   w who reports the end "token until"; p:<token> "sequence seconds flags";
@@ -82,7 +83,7 @@ end
 
 -- Append calls and keep the newest `cap` of all.
 local function drop_calls(o, calls_text, sent, cap, text)
-  local all = redis.call('GETRANGE', doc, o.c, o.k - 1) .. ',\n' .. calls_text
+  local all = redis.call('GETRANGE', doc, o.c, o.k - 1) .. (o.calls > 0 and ',\n' or '') .. calls_text
   local from = 1
   for _ = 1, o.calls + sent - cap do from = string.find(all, '\n', from, true) + 1 end
   all = string.sub(all, from)

@@ -1,0 +1,155 @@
+"""Seams for servers without an SDK, where the HTTP handler is the handler of the message.
+
+Two places: a function behind a Starlette or FastAPI route, which lies inside
+every middleware; and, for bare ASGI apps, the moment at which the app has read
+the last of the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import isfunction, ismethod
+from types import ModuleType
+from typing import Any, Final
+
+from otel_mcp import process
+from otel_mcp.guard import guarded
+from otel_mcp.middleware import ASGIApp, Message, Receive, Scope, Send
+from otel_mcp.request import SCOPE_KEY, Call, Exchange
+from otel_mcp.runtime import Runtime
+from otel_mcp.seams.dispatch import Dispatch
+from otel_mcp.seams.patching import Patches
+from otel_mcp.watch import MAX_BODY
+
+_GUARD: Final = guarded("route seam")
+_MAX_AHEAD: Final = 64 * 1024 * 1024
+"""Bytes that one process reads ahead at a time."""
+_ahead = 0
+
+
+def route(module: ModuleType, patches: Patches) -> None:
+    """Starlette and FastAPI routes."""
+    patches.replace(module.Route, "handle", _handle)
+
+
+def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
+    """The OpenTelemetry ASGI middleware: its own span around `receive` would undo what is attached outside it."""
+    patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside)
+
+
+def _handle(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    async def handle(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = scope.get(SCOPE_KEY)
+        runtime = process.existing()
+        if not isinstance(exchange, Exchange) or runtime is None or not _is_ours(self, exchange):
+            return await original(self, scope, receive, send)
+        read: list[Message] = []
+        if not exchange.parsed and _may_read_ahead(exchange):
+            await _read_ahead(receive, read)
+        call = _only_call(exchange)
+
+        async def serve() -> None:
+            await original(self, scope, _replayed(read, receive), send)
+
+        if call is None:
+            return await serve()
+        await Dispatch(runtime, call, handwritten=True).run(serve, lambda _: None)
+
+    return handle
+
+
+def _is_ours(route: Any, exchange: Exchange) -> bool:
+    endpoint = getattr(route, "endpoint", None)
+    return exchange.http_method == "POST" and not exchange.at_sdk and (isfunction(endpoint) or ismethod(endpoint))
+
+
+def _only_call(exchange: Exchange) -> Call | None:
+    requests = [call for call in exchange.calls if call.id is not None]
+    return requests[0] if len(requests) == 1 and not requests[0].dispatched else None
+
+
+def _may_read_ahead(exchange: Exchange) -> bool:
+    length = exchange.headers.get(b"content-length", b"")
+    if b"expect" in exchange.headers or not length.isdigit():
+        return False
+    return int(length) <= MAX_BODY and _ahead + int(length) <= _MAX_AHEAD
+
+
+async def _read_ahead(receive: Receive, read: list[Message]) -> None:
+    """Take the body off the wire, message by message, for the app to get it the same way."""
+    global _ahead
+    more = True
+    while more:
+        message = await receive()
+        read.append(message)
+        _ahead += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
+
+
+def _replayed(read: list[Message], receive: Receive) -> Receive:
+    if not read:
+        return receive
+
+    async def replayed() -> Message:
+        global _ahead
+        if read:
+            message = read.pop(0)
+            _ahead -= len(message.get("body", b""))
+            return message
+        return await receive()
+
+    return replayed
+
+
+async def attach(runtime: Runtime, exchange: Exchange) -> None:
+    """Put the rest of a bare ASGI app under the span of the one call that it has just read.
+
+    Runs in the app's own task, so that what is attached is the app's context.
+    The first request of an app shows that nobody else will open a span; it gets
+    its own afterwards.
+    """
+    if exchange.dispatch is not None or not runtime.watch.is_bare(exchange):
+        return
+    call = _only_call(exchange)
+    if call is not None:
+        exchange.dispatch = Dispatch(runtime, call, handwritten=True)
+        await exchange.dispatch.enter()
+
+
+def _inside(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        with _GUARD:
+            if scope.get(SCOPE_KEY) is not None and not isinstance(self.app, _Attaching):
+                self.app = _Attaching(self.app)
+        await original(self, scope, receive, send)
+
+    return __call__
+
+
+class _Attaching:
+    """The app inside the ASGI middleware of OpenTelemetry."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = scope.get(SCOPE_KEY)
+        runtime = process.existing()
+        if not isinstance(exchange, Exchange) or runtime is None:
+            return await self.app(scope, receive, send)
+        exchange.attaches_inside = True
+
+        async def attaching() -> Message:
+            message = await receive()
+            with _GUARD:
+                if exchange.parsed:
+                    await attach(runtime, exchange)
+            return message
+
+        await self.app(scope, attaching, send)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.app, name)

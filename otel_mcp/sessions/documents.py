@@ -1,0 +1,119 @@
+"""The public API of session documents: ``save``, ``load``, ``get_or_create``, ``delete``.
+
+These wait for the store, since a tool's author asked for them. While it is
+away they work on what this process knows, and the store is told afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+
+from otel_mcp.guard import guarded
+from otel_mcp.sessions.coalescer import Coalescer
+from otel_mcp.sessions.delta import SessionDelta, SessionFacts
+from otel_mcp.sessions.events import SessionEvents
+from otel_mcp.sessions.flusher import Flusher
+from otel_mcp.sessions.local import LocalDocuments
+from otel_mcp.sessions.state import SessionState
+from otel_mcp.sessions.store import SessionStore
+from otel_mcp.settings import Settings
+
+
+class SessionDocuments:
+    """Documents in the store, and beside it while it is away."""
+
+    def __init__(
+        self, settings: Settings, store: SessionStore, coalescer: Coalescer, flusher: Flusher, events: SessionEvents
+    ) -> None:
+        self._limit = settings.session_ttl
+        self._store = store
+        self._coalescer = coalescer
+        self._flusher = flusher
+        self._events = events
+        self.kept = LocalDocuments(settings)
+
+    async def save(self, state: SessionState) -> None:
+        """Write the user's document."""
+        if not self._is_away and await self._save(state):
+            self.kept.fulfilled(state.session_id)
+        else:
+            self.kept.keep(state)
+
+    async def load(self, session_id: str) -> SessionState | None:
+        """The document, this process's calls included."""
+        if not self._is_away and (session_id in self._coalescer or session_id in self._flusher.frozen):
+            await self._flusher.flush()
+        if not self._is_away:
+            with self._flusher.operation("load"):
+                return await self._store.load(session_id)
+        frozen, waiting = self._flusher.frozen.get(session_id), self._coalescer.waiting(session_id)
+        deltas = (frozen.delta if frozen else None, waiting)
+        return self.kept.load(session_id, [delta for delta in deltas if delta is not None])
+
+    async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
+        """The document; a new one where there is none."""
+        state = await self.load(session_id)
+        if state is None:
+            await self.save(SessionState(session_id=session_id, user_agent=user_agent))
+            state = await self.load(session_id)
+        return state or SessionState(session_id=session_id, user_agent=user_agent)
+
+    async def delete(self, session_id: str) -> bool:
+        """End a session and remove it; `False` where there was none."""
+        known = await self.load(session_id)
+        if known is not None and known.ended is None and not self._is_away:
+            now = time.time()
+            self._coalescer.add(SessionDelta(_facts(known, self._limit), now, ended=(now, "server_closed")))
+            await self._flusher.flush()
+        self._coalescer.discard(session_id)
+        self.kept.doom(session_id)
+        await self.fulfil()
+        return known is not None
+
+    async def fulfil(self) -> None:
+        """Tell the store what it missed."""
+        while not self._is_away and (wish := self.kept.oldest()) is not None:
+            session_id, state = wish
+            done = await (self._delete(session_id) if state is None else self._save(state))
+            if not done:
+                return
+            self.kept.fulfilled(session_id)
+
+    async def _save(self, state: SessionState) -> bool:
+        """Whether the store has decided about the document."""
+        with self._flusher.operation("save"):
+            applied = await self._store.save(state)
+            if applied.created:
+                self._flusher.has_news = True
+                with guarded("session events"):
+                    self._events.started(_facts(state, self._limit))
+            if applied.refused is not None:
+                self._flusher.drop(0, applied.refused)
+            return True
+        return False
+
+    async def _delete(self, session_id: str) -> bool:
+        with self._flusher.operation("delete"):
+            await self._store.delete(session_id)
+            self._flusher.has_news = True
+            return True
+        return False
+
+    @property
+    def _is_away(self) -> bool:
+        return self._flusher.breaker.is_open
+
+
+def _facts(state: SessionState, limit: float) -> SessionFacts:
+    return SessionFacts(
+        state.session_id,
+        time.time() if state.created_at is None else state.created_at.timestamp(),
+        limit,
+        state.user_agent,
+        state.client_name,
+        state.client_version,
+        state.protocol_version,
+        state.source,
+        state.conversation_id,
+        state.previous_id,
+    )

@@ -1,0 +1,136 @@
+"""A batch of flushes as one pipeline: deadlines first, then one script call a session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import DataError
+
+from otel_mcp.guard import guarded, report
+from otel_mcp.sessions import redis_wire, scripts
+from otel_mcp.sessions.delta import Applied, Flush
+from otel_mcp.sessions.keys import Keys
+from otel_mcp.sessions.redis_errors import is_foreign, is_ours, outage
+from otel_mcp.sessions.redis_link import RedisLink, Run
+from otel_mcp.sessions.store import StoreDown
+
+
+class FlushWriter:
+    """Writes flushes; a failure of one session stands in its own answer."""
+
+    def __init__(self, link: RedisLink, keys: Keys, writer: redis_wire.Writer, ttl: float) -> None:
+        self._link = link
+        self._keys = keys
+        self._writer = writer
+        self._ttl = max(round(ttl * 1000), 1)
+
+    async def write(self, flushes: Sequence[Flush]) -> list[Applied]:
+        """Send `flushes`; one that cannot even be sent does not keep the others."""
+        try:
+            return await self._write(flushes)
+        except (DataError, TypeError, ValueError) as error:
+            if len(flushes) == 1:
+                report("session encoding", error)
+                return [Applied(flushes[0].delta.facts.session_id, refused="error")]
+        return [answer for flush in flushes for answer in await self.write([flush])]
+
+    async def _write(self, flushes: Sequence[Flush]) -> list[Applied]:
+        """Send them, and once more those that had to end an earlier session first."""
+        answers = await self._send(flushes)
+        again = [at for at, answer in enumerate(answers) if answer.retry and answer.expired is not None]
+        if again:
+            try:
+                seconds = await self._send([flushes[at] for at in again])
+            except StoreDown:
+                return answers
+            for at, second in zip(again, seconds, strict=True):
+                second.expired = second.expired or answers[at].expired
+                answers[at] = second
+        return answers
+
+    async def _send(self, flushes: Sequence[Flush]) -> list[Applied]:
+        beside = self._deadlines(flushes) + self._touches(flushes)
+        now = time.time()
+        runs = [self._run(flush, now) for flush in flushes]
+        results = await self._link.run_all([*beside, *(run for run in runs if run is not None)])
+        replies = iter(results[len(beside) :])
+        answers = [
+            Applied(flush.delta.facts.session_id, refused="error") if run is None else _answer(flush, next(replies))
+            for flush, run in zip(flushes, runs, strict=True)
+        ]
+        _without_deadline(answers, results[: len(beside)])
+        failed = next((result for result in results if isinstance(result, Exception)), None)
+        if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
+            raise outage(failed) or StoreDown(type(failed).__name__) from failed
+        await self._forget(flushes, answers)
+        return answers
+
+    def _run(self, flush: Flush, now: float) -> Run | None:
+        with guarded("session encoding"):
+            keys = self._keys.session(flush.delta.facts.session_id)
+            return Run(scripts.FLUSH, keys, self._writer.flush(flush, now))
+        return None
+
+    def _deadlines(self, flushes: Sequence[Flush]) -> list[Run]:
+        # Before the sessions: a deadline without one is found out and dropped,
+        # a session without a deadline would never end.
+        members: list[Any] = []
+        for flush in flushes:
+            if flush.delta.ended is None:
+                members += (self._writer.deadline(flush), flush.delta.facts.session_id)
+        return [Run("ZADD", (self._keys.deadlines,), ("GT", *members))] if members else []
+
+    def _touches(self, flushes: Sequence[Flush]) -> list[Run]:
+        """Keep alive what was agreed about these sessions."""
+        runs: list[Run] = []
+        for flush in flushes:
+            delta = flush.delta
+            if delta.touch_key is not None:
+                name, kept = delta.touch_key
+                ttl = max(round(kept * 1000), 1)
+                runs.append(Run(scripts.TOUCH, (self._keys.agreement(name),), (delta.facts.session_id, ttl)))
+            if delta.facts.previous_id:
+                key = self._keys.successor(delta.facts.previous_id)
+                runs.append(Run(scripts.TOUCH, (key,), (delta.facts.session_id, self._ttl)))
+        return runs
+
+    async def _forget(self, flushes: Sequence[Flush], answers: Sequence[Applied]) -> None:
+        """Take ended sessions out of the deadlines, which the gauge counts."""
+        gone: list[Any] = []
+        for flush, answer in zip(flushes, answers, strict=True):
+            if answer.ended is not None or answer.late or answer.refused:
+                last = answer.ended.last_activity if answer.ended is not None else 0.0
+                gone += (answer.session_id, max(self._writer.deadline(flush), last + flush.delta.facts.limit))
+        if gone:
+            with guarded("redis deadlines"):
+                await self._link.run(Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone)))
+
+
+def _answer(flush: Flush, result: Any) -> Applied:
+    session_id = flush.delta.facts.session_id
+    if not isinstance(result, Exception):
+        if result[0] == redis_wire.EXPIRED:
+            return Applied(session_id, retry="expired", expired=redis_wire.ended_session(session_id, result[3]))
+        return redis_wire.applied(flush, result)
+    if is_foreign(result):
+        return Applied(session_id, refused="foreign")
+    if is_ours(result):
+        report("redis script", result)
+        return Applied(session_id, refused="error")
+    down = outage(result)
+    return Applied(session_id, retry=type(result).__name__ if down is None else down.reason)
+
+
+def _without_deadline(answers: list[Applied], results: list[Any]) -> None:
+    """Have all sent again if their deadlines did not get through."""
+    for error in results:
+        if not isinstance(error, Exception):
+            continue
+        down = outage(error)
+        if down is None or down.denied:
+            report("redis deadlines", error)
+            continue
+        for answer in answers:
+            answer.retry = answer.retry or down.reason

@@ -1,0 +1,338 @@
+"""The events of one exchange, in the order in which they happen.
+
+Everything here runs on the request path: it fills records and hands finished
+calls over; the recorder turns them into telemetry later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from time import perf_counter, time
+from typing import Final, TypeVar
+
+from opentelemetry import context as otel_context
+
+from otel_mcp.answer import Answer, tool_names
+from otel_mcp.identity.keys import OURS
+from otel_mcp.identity.resolver import Resolver
+from otel_mcp.metrics import Metrics, known_method
+from otel_mcp.middleware import Message, Scope
+from otel_mcp.pending import Pending
+from otel_mcp.recording import Recorder
+from otel_mcp.request import SCOPE_KEY, Call, Exchange
+from otel_mcp.responses import ResponseHeaders, with_headers
+from otel_mcp.sessions.delta import SessionDelta, SessionFacts
+from otel_mcp.sessions.state import EndReason
+from otel_mcp.settings import Settings
+from otel_mcp.wire import headers as wire_headers
+from otel_mcp.wire.jsonrpc import JsonId, Outcome, is_mcp, negotiated_version, parse_messages
+
+T = TypeVar("T")
+
+MAX_BODY: Final = 1024 * 1024
+"""Bytes of a request body that are read; a larger one is told by its headers or the dispatch seam."""
+_MAX_PATHS: Final = 100
+_MAX_GONE: Final = 10_000
+_VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
+
+
+class Watch:
+    """Sees exchanges from their first byte to their last."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        resolver: Resolver,
+        recorder: Recorder,
+        submit: Callable[[SessionDelta], None],
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._recorder = recorder
+        self._submit = submit
+        self._headers = ResponseHeaders(settings)
+        self.resolver = resolver
+        self.active: Counter[str] = Counter()
+        """Requests being served, by method."""
+        self.pending = Pending(lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None))
+        self._owning: OrderedDict[str, bool] = OrderedDict()
+        """By path: whether the server there gives out session ids, as its answers to `initialize` showed."""
+        self._bare: OrderedDict[str, None] = OrderedDict()
+        """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        """Ids that the server has disowned: a client goes on using them for hours."""
+
+    async def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> tuple[Exchange, Scope]:
+        """Take up an HTTP request that may be MCP; returns its record and the scope for the app."""
+        client = scope.get("client")
+        exchange = Exchange(
+            scope["method"],
+            scope["path"],
+            headers,
+            scope.get("http_version", "1.1"),
+            str(client[0]) if client else None,
+            scope.get("user"),
+            protocol_version=wire_headers.text(headers, wire_headers.PROTOCOL_VERSION, 32),
+            wire_session_id=wire_headers.text(headers, wire_headers.SESSION_ID, 512),
+            confirmed=verdict == wire_headers.YES,
+            ambient=otel_context.get_current(),
+        )
+        if exchange.wire_session_id is None:
+            exchange.query_session_id = wire_headers.query_session_id(scope)
+        if exchange.modern or not exchange.transport_id:
+            pass  # The revision of 2026-07-28 has no transport sessions: an id on its requests says nothing.
+        elif (session_id := exchange.wire_session_id) and session_id.startswith(OURS):
+            await self.resolver.keys.prepare()
+            if self.resolver.keys.is_ours(session_id):
+                exchange.owns_sessions = False
+                scope = _without_session_id(scope)
+        else:
+            exchange.owns_sessions = self._owning.get(exchange.path)
+        scope[SCOPE_KEY] = exchange
+        return exchange, scope
+
+    def requested(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
+        """A piece of the request body has been handed to the app."""
+        if exchange.body_size > MAX_BODY or exchange.parsed:
+            return
+        exchange.body_size += len(body)
+        if exchange.body_size > MAX_BODY:
+            exchange.body.clear()
+            return
+        if more or exchange.body:
+            exchange.body.append(body)
+        if more:
+            return
+        exchange.parsed = True
+        if exchange.http_method == "POST":
+            self._parse(exchange, b"".join(exchange.body) if exchange.body else body)
+        exchange.body.clear()
+
+    def _parse(self, exchange: Exchange, body: bytes) -> None:
+        if not body:
+            return
+        try:
+            messages = parse_messages(body)
+        except ValueError:
+            return  # Not JSON: the server will say so, and there is no message to speak of.
+        if not exchange.confirmed:
+            if not any(is_mcp(message) for message in messages):
+                return
+            exchange.confirmed = True
+        for message in messages:
+            call = exchange.add(message, message.meta)
+            self.active[known_method(call.method)] += 1
+            if exchange.protocol_version is None:
+                initial = call.method == "initialize"
+                said = call.params.get("protocolVersion") if initial else call.meta.get(_VERSION_META)
+                exchange.protocol_version = said[:32] if isinstance(said, str) else None
+
+    async def answering(self, exchange: Exchange, message: Message) -> Message:
+        """The response starts: last chance for headers of ours. Returns the message to send."""
+        if exchange.status is not None:
+            return message  # Some transports start twice; the first one stands.
+        present = {name.lower(): value for name, value in message.get("headers", ())}
+        status = int(message["status"])
+        if not exchange.confirmed and not (exchange.http_method == "GET" and status == 200):
+            return message
+        exchange.answer = Answer(exchange, lambda request_id: self._find(exchange, request_id), self.finish)
+        exchange.answer.on_reply = self._replied
+        exchange.answer.on_endpoint = lambda data: self._endpoint(exchange, data)
+        exchange.answer.start(status, present)
+        if not exchange.confirmed:
+            return message
+        said = wire_headers.text(present, wire_headers.SESSION_ID, 512)
+        if said is not None and said == exchange.wire_session_id:
+            exchange.owns_sessions = True
+        if 200 <= status < 300:
+            for call in exchange.calls:
+                await self._accepted(call, said)
+            if exchange.session is None:
+                exchange.session = self.resolver.known(exchange)
+            if exchange.http_method == "GET" and exchange.transport_id:
+                self._stream_opened(exchange, exchange.transport_id)
+        return with_headers(message, self._headers.added(exchange, present))
+
+    async def _accepted(self, call: Call, said: str | None) -> None:
+        """The server answers a call with success; only ``initialize`` may bring an id."""
+        exchange = call.exchange
+        if call.method == "initialize" and not exchange.transport_id:
+            if exchange.status == 200 and not exchange.modern:
+                self._learn_owning(exchange, owns=said is not None)
+            if said is not None:
+                exchange.server_session_id, exchange.owns_sessions, exchange.minted = said, True, None
+                await self.resolver.opened(call, said)
+            elif exchange.status == 200 and self._headers.may_mint(exchange):
+                await self.mint(call)
+        elif call.session is None or call.proposed:
+            await self.resolver.resolve(call)
+
+    def is_bare(self, exchange: Exchange) -> bool:
+        """Whether nobody but us will open a span for the calls of this exchange."""
+        return exchange.path in self._bare and not exchange.at_sdk and exchange.confirmed
+
+    def _learn_bare(self, exchange: Exchange) -> None:
+        if exchange.at_sdk or exchange.status is None or not 200 <= exchange.status < 300:
+            return
+        if any(call.id is not None and not call.dispatched for call in exchange.calls):
+            _remember(self._bare, exchange.path, None, _MAX_PATHS)
+
+    def _learn_owning(self, exchange: Exchange, *, owns: bool) -> None:
+        _remember(self._owning, exchange.path, owns, _MAX_PATHS)
+
+    async def mint(self, call: Call) -> None:
+        """Open a session of ours for an ``initialize`` that the server keeps none for."""
+        exchange = call.exchange
+        if exchange.minted is None:
+            await self.resolver.keys.prepare()
+            exchange.minted = self.resolver.keys.mint()
+            await self.resolver.opened(call, exchange.minted)
+
+    def may_mint(self, exchange: Exchange) -> bool:
+        return self._headers.may_mint(exchange)
+
+    def answered(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
+        """A piece of the response body has been sent."""
+        if not more:
+            exchange.responded = True
+        if exchange.answer is not None:
+            exchange.answer.feed(body, more=more)
+
+    def _find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
+        call = exchange.find(request_id)
+        if call is None and exchange.http_method == "GET" and exchange.transport_id:
+            call = self.pending.find(exchange.transport_id, request_id)
+        return call
+
+    def _endpoint(self, exchange: Exchange, data: bytes) -> None:
+        """The first event of a 2024-11-05 stream: where to post, and with which session."""
+        session_id = wire_headers.endpoint_session_id(data)
+        if session_id is None:
+            return
+        exchange.confirmed = True
+        exchange.query_session_id, exchange.owns_sessions = session_id, True
+        exchange.sse_endpoint = True
+        self._stream_opened(exchange, session_id)
+
+    def _stream_opened(self, exchange: Exchange, session_id: str) -> None:
+        exchange.streaming = True
+        self.pending.stream_opened(session_id)
+
+    def _replied(self, call: Call | None, reply: Mapping[str, object]) -> None:
+        if call is None:
+            return
+        if call.method == "tools/list":
+            self._metrics.learn_tools(tool_names(reply))
+        elif call.method == "initialize" and (version := negotiated_version(reply)) is not None:
+            call.exchange.protocol_version = version
+            if call.session is not None:
+                call.session.facts.protocol_version = version
+        if self._settings.store_content:
+            call.result = reply.get("result")
+
+    def finish(self, call: Call, outcome: Outcome | None, size: int | None) -> None:
+        """A call has its outcome. The first one stands."""
+        if call.finished:
+            return
+        call.finished = True
+        call.duration = perf_counter() - call.started
+        call.result_bytes = size
+        call.outcome = _merged(outcome, call.told)
+        self.active[known_method(call.method)] -= 1
+        if transport_id := call.exchange.transport_id:
+            self.pending.settled(transport_id, call)
+        self._recorder.add(call)
+
+    def handled(self, call: Call) -> None:
+        """A handler has returned. If its request is over, nothing else may say how it ended."""
+        exchange = call.exchange
+        if exchange.closed and not (exchange.transport_id and self.pending.has_stream(exchange.transport_id)):
+            self.finish(call, call.told, None)
+
+    def end(self, exchange: Exchange) -> None:
+        """The app has returned, or raised."""
+        exchange.closed = True
+        self.pending.expire()
+        self._learn_bare(exchange)
+        for call in exchange.calls:
+            if not call.finished and not call.running:
+                self._leave(call)
+        transport_id = exchange.transport_id
+        if transport_id is None or exchange.modern:
+            return
+        if exchange.streaming:
+            self.pending.stream_closed(transport_id)
+            if exchange.sse_endpoint:
+                # The stream was the session: there is no way back to it.
+                self.pending.session_closed(transport_id)
+                self._end_session(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
+        status = exchange.status or 500
+        if exchange.http_method == "DELETE" and (200 <= status < 300 or exchange.owns_sessions is False):
+            self._end_session(exchange, transport_id, "client_delete")
+        elif status == 404 and exchange.owns_sessions:
+            self._end_session(exchange, transport_id, "server_closed")
+
+    def _leave(self, call: Call) -> None:
+        """The HTTP request of an unanswered call is over."""
+        exchange = call.exchange
+        unanswered = exchange.disconnected if exchange.status is None else 200 <= exchange.status < 300
+        elsewhere = call.id is not None and call.told is None and not exchange.modern
+        if unanswered and elsewhere and exchange.transport_id:
+            self.pending.add(exchange.transport_id, call)
+            return
+        self.finish(call, _left_open(call), None)
+
+    def _end_session(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
+        """Tell the store that a session is over. It counts each end once, however many say so."""
+        if not self.resolver.keys.ready or transport_id in self._gone:
+            return
+        _remember(self._gone, transport_id, None, _MAX_GONE)
+        session_id = self.resolver.storable(transport_id)
+        session = self.resolver.tracker.get(session_id)
+        at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
+        facts = SessionFacts(session_id, at, self._settings.session_ttl) if session is None else session.facts
+        if session is not None:
+            self.resolver.tracker.forget(session)
+        self._recorder.drain()  # What came before the end is counted before it.
+        self._submit(SessionDelta(facts, at, ended=(at, reason)))
+
+
+def _remember(table: OrderedDict[str, T], key: str, value: T, limit: int) -> None:
+    table[key] = value
+    while len(table) > limit:
+        table.popitem(last=False)
+
+
+def _without_session_id(scope: Scope) -> Scope:
+    """The scope as the app would have got it had we not given the client an id."""
+    kept = [(name, value) for name, value in scope["headers"] if name != wire_headers.SESSION_ID]
+    return {**scope, "headers": kept}
+
+
+def _merged(outcome: Outcome | None, told: Outcome | None) -> Outcome | None:
+    """The wire's word, completed by what the handler's seam saw."""
+    if told is None or outcome is None:
+        return outcome or told
+    if told.error_type == "cancelled":
+        return Outcome("cancelled", outcome.status_code, told.exception_type)
+    if outcome.unclassified:
+        return told
+    return Outcome(outcome.error_type, outcome.status_code, told.exception_type if outcome.error_type else None)
+
+
+def _left_open(call: Call) -> Outcome:
+    """How a call ended whose answer did not come by: what was not seen is not guessed."""
+    exchange = call.exchange
+    if call.told is not None:
+        return call.told
+    if exchange.status is not None and exchange.status >= 400:
+        return Outcome(error_type=str(exchange.status))
+    if call.id is None:
+        return Outcome()
+    if exchange.disconnected:
+        return Outcome(error_type="cancelled" if exchange.modern else "disconnected")
+    if exchange.status is None:
+        return Outcome(error_type="500")
+    return Outcome(unclassified=True)
