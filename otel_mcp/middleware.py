@@ -6,6 +6,7 @@ buffered, delayed or reordered, and what the app raises passes untouched.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,6 +63,7 @@ async def observe(
     runtime: Runtime | None = None
     with _BEGIN:
         if scope["type"] == "lifespan":
+            _warm_up(get_runtime)
             send = _until_shutdown(send)
         elif scope["type"] == "http" and scope.get(SCOPE_KEY) is None:
             headers = wire_headers.header_map(scope)
@@ -109,6 +111,12 @@ def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
                 runtime.watch.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
 
     return watched
+
+
+def _warm_up(get_runtime: Callable[[], Runtime | None]) -> None:
+    """Where an MCP SDK is loaded, get ready at start-up: the first request must not pay for it."""
+    if "mcp" in sys.modules and (runtime := get_runtime()) is not None:
+        runtime.warm_up()
 
 
 def _until_shutdown(send: Send) -> Send:

@@ -53,6 +53,7 @@ class Runtime:
         self._excluded = _excluded(settings)
         self._processor: SessionSpanProcessor | None = None
         self._http_app: ASGIApp | None = None
+        self._warming: asyncio.Task[None] | None = None
         self.spans = Spans(tracer_provider)
         self.metrics = Metrics(
             meter_provider,
@@ -67,7 +68,7 @@ class Runtime:
         )
         reporter = SessionReporter(self.metrics, tracer_provider, logger_provider, session_span=settings.session_span)
         self.sessions = Sessions(settings, reporter)
-        keys = Keys(self.sessions.hash_key)
+        keys = Keys(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
         self.resolver = Resolver(rules, keys, tracker)
@@ -75,6 +76,11 @@ class Runtime:
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
         self.watch = Watch(settings, self.metrics, self.resolver, self.recorder, self.sessions.submit)
         atexit.register(self._at_exit)
+
+    def warm_up(self) -> None:
+        """Connect to the store and learn the shared key before anybody asks. Called on the event loop."""
+        self.sessions.ensure_running()
+        self._warming = asyncio.get_running_loop().create_task(self.resolver.keys.prepare())
 
     async def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> tuple[Exchange, Scope] | None:
         """Take up an HTTP request that may be MCP; ``None`` = not ours to watch."""

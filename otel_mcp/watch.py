@@ -286,7 +286,7 @@ class Watch:
 
     def _end_session(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
         """Tell the store that a session is over. It counts each end once, however many say so."""
-        if not self.resolver.keys.ready or transport_id in self._gone:
+        if not self.resolver.keys.usable or transport_id in self._gone:
             return
         _remember(self._gone, transport_id, None, _MAX_GONE)
         session_id = self.resolver.storable(transport_id)

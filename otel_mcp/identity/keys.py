@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from hmac import compare_digest
+from math import inf
+from time import time
 from typing import Final
 
 OURS: Final = "om1."
@@ -24,55 +26,99 @@ _SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 class Keys:
     """The key of this deployment, once it is known, and what is made with it."""
 
-    def __init__(self, fetch: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[bytes]],
+        is_agreed: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        """Begin without a key.
+
+        Args:
+            fetch: asks for the key.
+            is_agreed: whether what was fetched is the same on all replicas; while
+                it is not, it is good for now and asked for again.
+            clock: Unix seconds.
+        """
         self._fetch = fetch
+        self._is_agreed = is_agreed
+        self._clock = clock
         self._key: bytes | None = None
+        self._earlier: list[bytes] = []
 
     @property
     def ready(self) -> bool:
+        """There is a key that need not be asked for again."""
+        return self._key is not None and self._is_agreed()
+
+    @property
+    def usable(self) -> bool:
+        """There is a key, agreed or not."""
         return self._key is not None
 
     async def prepare(self) -> None:
-        """Learn the key; at once except for the first call of the process."""
-        if self._key is None:
-            self._key = blake2b(await self._fetch(), digest_size=32).digest()
+        """Learn the key; at once, except for the first call of the process."""
+        if self.ready:
+            return
+        key = blake2b(await self._fetch(), digest_size=32).digest()
+        if self._key is not None and self._key != key:
+            # Ids that were given out meanwhile stay ours.
+            self._earlier.append(self._key)
+        self._key = key
 
     def digest(self, *parts: str, size: int = 16) -> str:
         """Keyed hash of the parts in hexadecimal, `size` bytes long; the parts cannot run into each other."""
-        return self._hash(*parts, size=size).hex()
-
-    def _hash(self, *parts: str, size: int) -> bytes:
-        if self._key is None:
-            raise RuntimeError("the hash key is not known yet")
-        hashed = blake2b(key=self._key, digest_size=size)
-        for part in parts:
-            encoded = part.encode("utf-8", "surrogatepass")
-            hashed.update(len(encoded).to_bytes(8, "big"))
-            hashed.update(encoded)
-        return hashed.digest()
+        return _hash(self._known(), *parts, size=size).hex()
 
     def digest_bytes(self, data: bytes) -> str:
         """Keyed hash of 64 bits: enough to tell repeats apart within a session."""
         return blake2b(data, key=self._key or b"", digest_size=8).hexdigest()
 
     def mint(self) -> str:
-        """A new id for a client: 128 random bits and a tag that only this deployment can make."""
-        random = secrets.token_urlsafe(16)
-        return f"{OURS}{random}.{self._tag(random)}"
+        """A new id for a client: 128 random bits, the time, and a tag that only this deployment can make."""
+        body = urlsafe_b64encode(secrets.token_bytes(16) + int(self._clock()).to_bytes(5, "big")).decode()
+        return f"{OURS}{body}.{self._tag(body, self._known())}"
 
     def is_ours(self, session_id: str) -> bool:
         """Whether this deployment made that id."""
-        random, _, tag = session_id.removeprefix(OURS).partition(".")
-        return session_id.startswith(OURS) and compare_digest(tag.encode(), self._tag(random).encode())
+        body, _, tag = session_id.removeprefix(OURS).partition(".")
+        if not session_id.startswith(OURS):
+            return False
+        return any(
+            compare_digest(tag.encode(), self._tag(body, key).encode()) for key in (self._known(), *self._earlier)
+        )
 
-    def _tag(self, random: str) -> str:
-        return urlsafe_b64encode(self._hash("om1", random, size=_TAG_BYTES)).decode()
+    def age(self, session_id: str) -> float:
+        """Seconds since an id of ours was made; infinite for what is none."""
+        body = session_id.removeprefix(OURS).partition(".")[0]
+        try:
+            made = int.from_bytes(urlsafe_b64decode(body)[16:], "big")
+        except ValueError:
+            return inf
+        return self._clock() - made if session_id.startswith(OURS) else inf
+
+    def _tag(self, body: str, key: bytes) -> str:
+        return urlsafe_b64encode(_hash(key, "om1", body, size=_TAG_BYTES)).decode()
+
+    def _known(self) -> bytes:
+        if self._key is None:
+            raise RuntimeError("the hash key is not known yet")
+        return self._key
 
     def storable(self, session_id: str, *, hashed: bool) -> str:
         """The id under which a transport session is kept: itself, or a hash where it could do harm."""
         if hashed or not _SAFE.match(session_id):
             return f"h_{self.digest('id', session_id)}"
         return session_id
+
+
+def _hash(key: bytes, *parts: str, size: int) -> bytes:
+    hashed = blake2b(key=key, digest_size=size)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        hashed.update(len(encoded).to_bytes(8, "big"))
+        hashed.update(encoded)
+    return hashed.digest()
 
 
 def new_id() -> str:

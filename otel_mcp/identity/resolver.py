@@ -61,7 +61,7 @@ class Resolver:
 
     def known(self, exchange: Exchange) -> Session | None:
         """The session that an exchange names by its transport id, if this process knows it."""
-        if exchange.session is not None or not exchange.transport_id or not self.keys.ready:
+        if exchange.session is not None or not exchange.transport_id or not self.keys.usable:
             return exchange.session
         return self.tracker.get(self.storable(exchange.transport_id))
 

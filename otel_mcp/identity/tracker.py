@@ -7,12 +7,15 @@ so that replicas agree; while the store is degraded it is answered from here.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final, Protocol
 
+from otel_mcp.guard import guarded
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.keys import OURS, Keys, new_id
 from otel_mcp.identity.principal import Principal
@@ -21,6 +24,8 @@ from otel_mcp.sessions.state import SessionState
 from otel_mcp.settings import Settings
 
 _MINUTE: Final = 60.0
+_FRESH: Final = 30.0
+"""Seconds in which an id of ours may be unknown to the store: another replica has still to write it."""
 _STATE_FIELDS: Final = (
     "session_id", "user_agent", "created_at", "client_name", "client_version",
     "protocol_version", "source", "conversation_id", "previous_id",
@@ -48,6 +53,8 @@ class Session:
     agreement: str | None = None
     """Key under which replicas agreed on an inferred session."""
     ended: bool = False
+    facts_due: float = inf
+    """Unix seconds at which to ask the store for what another replica knows of it."""
     attributes: dict[str, str] = field(default_factory=dict[str, str])
     """Span attributes, the same for every call of the session; refilled when the facts change."""
 
@@ -84,6 +91,7 @@ class Tracker:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._fingerprints: OrderedDict[str, str] = OrderedDict()
         self._successors: OrderedDict[str, str] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._window_began = 0.0
         self._opened = 0
 
@@ -100,6 +108,8 @@ class Tracker:
             known = self._fingerprints.get(claim.key)
             return self.get(known) if known else None
         session = self.get(claim.key)
+        if session is not None and session.facts_due <= self._clock():
+            self._complete_later(session)
         if session is None and (next_id := self._successors.get(claim.key)):
             session = self.get(next_id)
         return session if session is not None and not self._foreign(session, claim.principal) else None
@@ -115,6 +125,8 @@ class Tracker:
             return self._draft(claim, self._owned_id(claim))
         known = await self._directory.recall(claim.key)
         if known is None or (known.exists and not known.ended) or (owned is None and claim.transport):
+            return self._draft(claim, claim.key)
+        if self._is_fresh(claim, known):
             return self._draft(claim, claim.key)
         return self._draft(claim, known.successor or self._successor_id(claim), previous=claim.key)
 
@@ -196,9 +208,12 @@ class Tracker:
         if not self._may_open():
             return None
         known = await self._directory.recall(claim.key)
-        if known is None:
-            # Nobody can be asked now: the id itself is the best there is.
-            return self._bound(claim, claim.key)
+        if known is None or self._is_fresh(claim, known):
+            # Nobody can be asked now, or nobody has written it yet: the id itself is the best there is.
+            session = self._bound(claim, claim.key)
+            if session is not None and session.facts.client_name is None:
+                session.facts_due = self._clock() + 2 * self._settings.flush_interval
+            return session
         if known.exists and known.facts is not None and not known.ended:
             return self._adopt(claim, known.facts)
         if owned is None and claim.transport and not known.ended:
@@ -208,6 +223,25 @@ class Tracker:
         successor = known.successor or await self._directory.succeed(claim.key, candidate)
         self._remember(self._successors, claim.key, successor)
         return self.get(successor) or self._admit(successor, claim.source, previous=claim.key)
+
+    def _complete_later(self, session: Session) -> None:
+        """Learn in the background what ``initialize`` told another replica."""
+        session.facts_due = inf
+        task = asyncio.get_running_loop().create_task(self._complete(session))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _complete(self, session: Session) -> None:
+        with guarded("session facts"):
+            known = await self._directory.recall(session.id)
+            if known is not None and known.facts is not None:
+                for name, value in known.facts.known().items():
+                    if getattr(session.facts, name) is None:
+                        setattr(session.facts, name, value)
+
+    def _is_fresh(self, claim: Candidate, known: Known) -> bool:
+        unknown = not known.exists and not known.ended and known.successor is None
+        return unknown and self._keys.age(claim.key) < _FRESH + self._settings.flush_interval
 
     def _successor_id(self, claim: Candidate) -> str:
         return self._keys.mint() if claim.key.startswith(OURS) else new_id()

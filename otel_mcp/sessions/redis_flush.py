@@ -55,16 +55,20 @@ class FlushWriter:
         now = time.time()
         runs = [self._run(flush, now) for flush in flushes]
         results = await self._link.run_all([*beside, *(run for run in runs if run is not None)])
-        replies = iter(results[len(beside) :])
-        answers = [
-            Applied(flush.delta.facts.session_id, refused="error") if run is None else _answer(flush, next(replies))
-            for flush, run in zip(flushes, runs, strict=True)
-        ]
+        written = iter(results[len(beside) :])
+        replies: list[Any] = [None if run is None else next(written) for run in runs]
+        answers = [_answer(flush, reply) for flush, reply in zip(flushes, replies, strict=True)]
         _without_deadline(answers, results[: len(beside)])
         failed = next((result for result in results if isinstance(result, Exception)), None)
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
-        await self._forget(flushes, answers)
+        await self._forget(
+            [
+                (flush, answer)
+                for flush, answer, reply in zip(flushes, answers, replies, strict=True)
+                if answer.ended is not None or answer.late or (answer.refused and _is_nothing(reply))
+            ]
+        )
         return answers
 
     def _run(self, flush: Flush, now: float) -> Run | None:
@@ -96,13 +100,12 @@ class FlushWriter:
                 runs.append(Run(scripts.TOUCH, (key,), (delta.facts.session_id, self._ttl)))
         return runs
 
-    async def _forget(self, flushes: Sequence[Flush], answers: Sequence[Applied]) -> None:
-        """Take ended sessions out of the deadlines, which the gauge counts."""
+    async def _forget(self, ended: Sequence[tuple[Flush, Applied]]) -> None:
+        """Take sessions that do not live out of the deadlines, which the gauge counts."""
         gone: list[Any] = []
-        for flush, answer in zip(flushes, answers, strict=True):
-            if answer.ended is not None or answer.late or answer.refused:
-                last = answer.ended.last_activity if answer.ended is not None else 0.0
-                gone += (answer.session_id, max(self._writer.deadline(flush), last + flush.delta.facts.limit))
+        for flush, answer in ended:
+            last = answer.ended.last_activity if answer.ended is not None else 0.0
+            gone += (answer.session_id, max(self._writer.deadline(flush), last + flush.delta.facts.limit))
         if gone:
             with guarded("redis deadlines"):
                 await self._link.run(Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone)))
@@ -110,6 +113,8 @@ class FlushWriter:
 
 def _answer(flush: Flush, result: Any) -> Applied:
     session_id = flush.delta.facts.session_id
+    if result is None:
+        return Applied(session_id, refused="error")
     if not isinstance(result, Exception):
         if result[0] == redis_wire.EXPIRED:
             return Applied(session_id, retry="expired", expired=redis_wire.ended_session(session_id, result[3]))
@@ -121,6 +126,11 @@ def _answer(flush: Flush, result: Any) -> Applied:
         return Applied(session_id, refused="error")
     down = outage(result)
     return Applied(session_id, retry=type(result).__name__ if down is None else down.reason)
+
+
+def _is_nothing(reply: Any) -> bool:
+    """Whether the refused flush has no session to which it belongs."""
+    return reply is None or (isinstance(reply, list) and reply[0] == redis_wire.FOREIGN)
 
 
 def _without_deadline(answers: list[Applied], results: list[Any]) -> None:

@@ -14,6 +14,7 @@ LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that can be told apart from no limit."""
 EXPIRED: Final = 3
 FOREIGN: Final = 5
+FOREIGN_NOW: Final = 6
 """What the scripts answer, see ``flush.lua``."""
 LEASE: Final = 60_000_000
 """Microseconds after which a claimed end that nobody settled falls to another process."""
@@ -102,7 +103,7 @@ def applied(flush: Flush, reply: list[Any]) -> Applied:
         repeated=status == 2,
         ended=ended_session(session_id, report) if report else None,
         late=status == 4,
-        refused="foreign" if status == FOREIGN else None,
+        refused="foreign" if status in (FOREIGN, FOREIGN_NOW) else None,
     )
 
 

@@ -208,6 +208,11 @@ class Sessions:
             self._has_agreed = not self.degraded
         return self._agreed_hash_key.encode()
 
+    @property
+    def hash_key_is_agreed(self) -> bool:
+        """Whether `hash_key` need not be asked again: it is the same on all replicas."""
+        return self._hash_key is not None or self._has_agreed
+
     def _recovered(self) -> None:
         # It may have come back empty: what was agreed has to be there for replicas to come.
         self._has_agreed = False

@@ -2,7 +2,8 @@
 -- of strings), ARGV[3] the new calls, joined by ",\n".
 -- Returns {status, calls in total, flags, end report}:
 -- 1 written, 2 seen before, 3 an earlier session had to be ended first (nothing
--- applied), 4 late: the session had ended, 5 the document is not ours.
+-- applied), 4 late: the session had ended, 5 the document is not ours, nor is there
+-- any session, 6 the document is not ours any more.
 -- Flags: c created, r resumed, e ended by this flush.
 local a = cjson.decode(ARGV[1])
 local token, sequence, now, first, first_iso, last, last_iso, created, created_iso =
@@ -47,7 +48,7 @@ if fresh and ended_iso and requests == 0 and calls == 0 then return {4, 0, '', f
 
 local o = offsets(s.o)
 local state = condition(o)
-if state == 'foreign' then return {5, 0, '', false} end
+if state == 'foreign' then return {s.t and 6 or 5, 0, '', false} end
 if late and state == 'missing' then return {4, tonumber(s.n) or 0, '', false} end
 
 local flags, set = '', {}
@@ -92,7 +93,7 @@ else
   if not string.find(s.f or '', fingerprint, 1, true) then
     local news = cjson.decode(ARGV[2])
     local facts = merged_facts(o, news)
-    if not facts then return {5, 0, '', false} end
+    if not facts then return {6, 0, '', false} end
     replace_head(o, facts)
     set[#set + 1] = 'f'
     set[#set + 1] = string.sub(fingerprint .. ' ' .. (s.f or ''), 1, 62)
