@@ -1,0 +1,126 @@
+"""The clients of the demo: the official MCP client, in both revisions of the protocol.
+
+Each coroutine is one client with a name of its own. All it tells the rest of the demo is the
+`Tally`: how many tool calls went out and how many of them came back as errors, which is what
+the telemetry is held against.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from mcp.client import Client
+from mcp_types import Implementation
+
+LEGACY: Final = "legacy"
+"""The revisions up to 2025-11-25: a handshake, then a session id in a header."""
+
+MODERN: Final = "2026-07-28"
+"""The revision without handshake and without session id."""
+
+CUSTOMER: Final = "ada@example.com"
+CARD: Final = "4111-1111"
+SECRETS: Final = (CUSTOMER, CARD)
+"""Arguments that must not turn up in what is exported or stored; the card is in an error text."""
+
+THINKING: Final = 2.0
+"""Seconds between two calls of a client that is in no hurry."""
+
+
+@dataclass
+class Tally:
+    """What the clients did."""
+
+    calls: int = 0
+    failures: int = 0
+    progress_events: int = 0
+    clients: set[str] = field(default_factory=set[str])
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A connected client that counts its tool calls."""
+
+    client: Client
+    tally: Tally
+
+    async def call(self, tool: str, **arguments: Any) -> None:
+        """Call a tool; an error result is counted, a broken call raises."""
+        self.tally.calls += 1
+        result = await self.client.call_tool(tool, arguments, progress_callback=self._progress)
+        self.tally.failures += bool(result.is_error)
+
+    async def _progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        self.tally.progress_events += 1
+
+
+@asynccontextmanager
+async def connect(url: str, tally: Tally, *, name: str, version: str, mode: str) -> AsyncGenerator[Caller]:
+    """Connect a client under a name of its own, so that each is a session of its own."""
+    info = Implementation(name=name, version=version)
+    async with Client(url, mode=mode, client_info=info, read_timeout_seconds=30) as client:
+        tally.clients.add(name)
+        yield Caller(client, tally)
+
+
+async def support_desk(url: str, tally: Tally) -> None:
+    """Look things up, fail to charge a card, and say goodbye."""
+    async with connect(url, tally, name="support-desk", version="2.1.0", mode=LEGACY) as caller:
+        await caller.call("stock_level", sku="LAMP-OAK")
+        await caller.call("find_orders", customer=CUSTOMER)
+        await caller.call("charge_card", order="A-1001", card=CARD)
+        await caller.call("stock_level", sku="CHAIR-R")
+
+
+async def catalogue_sync(url: str, tally: Tally) -> None:
+    """Import a catalogue, which streams progress."""
+    async with connect(url, tally, name="catalogue-sync", version="0.9.3", mode=LEGACY) as caller:
+        await caller.call("import_catalogue", pages=8)
+        await caller.call("stock_level", sku="DESK-180")
+
+
+async def planner_agent(url: str, tally: Tally) -> None:
+    """Plan with a slow forecast and several look-ups at once."""
+    async with connect(url, tally, name="planner-agent", version="5.0.0", mode=MODERN) as caller:
+        skus = ("LAMP-OAK", "DESK-180", "CHAIR-R")
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(caller.call, "forecast_demand", weeks=6))
+            for sku in skus:
+                group.start_soon(partial(caller.call, "stock_level", sku=sku))
+        await caller.call("find_orders", customer="grace@example.com")
+
+
+async def night_report(url: str, tally: Tally) -> None:
+    """Report on orders; its last call fails, its import streams progress."""
+    async with connect(url, tally, name="night-report", version="1.2.0", mode=MODERN) as caller:
+        await caller.call("find_orders", customer=CUSTOMER)
+        await caller.call("import_catalogue", pages=5)
+        await caller.call("charge_card", order="A-1002", card=CARD)
+
+
+async def stay_busy(caller: Caller, until: float) -> None:
+    """Look things up now and then until a moment of the monotonic clock."""
+    lookups = itertools.cycle(("LAMP-OAK", "DESK-180", "CHAIR-R"))
+    while time.monotonic() < until:
+        await caller.call("stock_level", sku=next(lookups))
+        await anyio.sleep(THINKING)
+
+
+async def planner_returns(url: str, tally: Tally) -> None:
+    """Come back under the name of before, which without a session id is all there is to go by."""
+    async with connect(url, tally, name="planner-agent", version="5.0.0", mode=MODERN) as caller:
+        await caller.call("find_orders", customer="alan@example.com")
+
+
+async def first_shift(url: str, tally: Tally) -> None:
+    """Run the clients that come and go before the server is restarted."""
+    async with anyio.create_task_group() as group:
+        for client in (support_desk, catalogue_sync, planner_agent, night_report):
+            group.start_soon(client, url, tally)
