@@ -13,12 +13,13 @@ _lock = threading.Lock()
 _runtime: Runtime | None = None
 _options: dict[str, Any] = {}
 _uninstrumented = False
+_failed = False
 
 
 def configure(**options: Any) -> None:
     """Remember keyword arguments for the runtime; it is not made before it is needed."""
-    global _options, _uninstrumented
-    _options, _uninstrumented = options, False
+    global _options, _uninstrumented, _failed
+    _options, _uninstrumented, _failed = options, False, False
 
 
 def existing() -> Runtime | None:
@@ -38,13 +39,16 @@ def _make() -> Runtime | None:
     from otel_mcp.runtime import Runtime
     from otel_mcp.settings import load
 
+    global _failed
     with _lock:
         if _runtime is None:
+            _failed = True  # Unless it goes well: half a runtime for every request would be worse than none.
             options = dict(_options)
             providers = {
                 name: options.pop(name, None) for name in ("tracer_provider", "meter_provider", "logger_provider")
             }
             _runtime = Runtime(load(**options), **providers)
+            _failed = False
         return _runtime
 
 
@@ -58,4 +62,4 @@ def discard() -> None:
 
 
 def _is_off() -> bool:
-    return _uninstrumented or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return _uninstrumented or _failed or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 from typing import Final
 
 from opentelemetry import metrics as otel_metrics
@@ -11,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider, get_logger_provider
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
-from opentelemetry.util.http import ExcludeList, get_excluded_urls, parse_excluded_urls
+from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
 from otel_mcp.events import SessionReporter
 from otel_mcp.guard import guarded
@@ -145,5 +146,7 @@ class Runtime:
 
 
 def _excluded(settings: Settings) -> ExcludeList | None:
-    urls = parse_excluded_urls(settings.excluded_urls) if settings.excluded_urls else get_excluded_urls("MCP")
-    return urls if getattr(urls, "_excluded_urls", None) else None
+    urls = settings.excluded_urls or os.environ.get("OTEL_PYTHON_EXCLUDED_URLS")
+    with guarded("excluded URLs"):
+        return parse_excluded_urls(urls) if urls else None
+    return None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from functools import lru_cache
+from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -18,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 logger = logging.getLogger("otel_mcp")
 
 PREFIX: Final = "OTEL_PYTHON_MCP_"
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment, a tuple of strings in Python."""
 
@@ -34,9 +37,9 @@ class Settings(BaseSettings):
     service_name: str = Field(default_factory=lambda: _service_name())
     """Whose sessions these are; from the OTEL resource variables unless given."""
 
-    session_ttl: float = Field(3600.0, gt=0)
+    session_ttl: Seconds = 3600.0
     """Seconds without activity after which a session ends."""
-    session_idle_gap: float = Field(1800.0, gt=0)
+    session_idle_gap: Seconds = 1800.0
     """Seconds without activity after which an inferred session is another one."""
     session_sources: Names = ("conversation", "header", "inferred")
     """Where a session may come from, in order of precedence; ``cookie`` can be added."""
@@ -60,11 +63,11 @@ class Settings(BaseSettings):
     """Newest tool calls kept in a document: at least this many, at most twice."""
     max_pending_calls: int = Field(10_000, ge=1)
     """Calls kept in memory for a store that does not answer."""
-    flush_interval: float = Field(1.0, gt=0)
+    flush_interval: Seconds = 1.0
     """Seconds that Redis may be behind."""
     flush_calls: int = Field(64, ge=1)
     """Finished calls that are written without waiting for the interval."""
-    sweep_interval: float = Field(10.0, gt=0)
+    sweep_interval: Seconds = 10.0
     """Seconds between two looks for sessions whose time is over."""
 
     http_span: Literal["auto", "on", "off"] = "auto"
@@ -81,7 +84,7 @@ class Settings(BaseSettings):
     """Comma-separated regular expressions of URLs that are left alone."""
     observers: Names = ()
     """``module:name`` of observers, beside those found by entry point."""
-    slow_call: float = Field(5.0, gt=0)
+    slow_call: Seconds = 5.0
     """Seconds from which the bundled observer logs a call as slow."""
     hash_key: str | None = None
     """Key of every hash we write; unset = shared through Redis, else random."""
@@ -104,7 +107,25 @@ class Settings(BaseSettings):
     @field_validator("session_headers", "response_headers", mode="after")
     @classmethod
     def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(name.isascii() for name in value):
+            raise ValueError("no name of a header")
         return tuple(name.lower() for name in value)
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            ip_network(name, strict=False)
+        return value
+
+    @field_validator("excluded_urls", mode="after")
+    @classmethod
+    def _patterns(cls, value: str | None) -> str | None:
+        try:
+            re.compile("|".join((value or "").split(",")))
+        except re.error as error:
+            raise ValueError("no regular expression") from error
+        return value
 
     @field_validator("session_sources", mode="after")
     @classmethod

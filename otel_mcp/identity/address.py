@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from otel_mcp.wire.headers import HeaderMap
 
 _PROXY_HEADERS: Final = (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")
+_FOR: Final = re.compile(r"""(?:^|;)\s*for=("[^"]*"|[^;,\s]+)""", re.IGNORECASE)
+_MAX: Final = 2048
+"""Characters of a header that are read."""
 Network = IPv4Network | IPv6Network
 
 
 def networks(names: tuple[str, ...]) -> tuple[Network, ...]:
-    """Parse addresses and networks; what is neither is left out.
+    """Parse addresses and networks.
 
     Raises:
         ValueError: a name is no address and no network.
@@ -32,16 +36,35 @@ def client_address(peer: str | None, headers: HeaderMap, trusted: tuple[Network,
     if peer is None or not _within(peer, trusted):
         return peer, False
     # Right to left: each trusted proxy vouches for the hop that it wrote down.
-    hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",") if hop.strip()]
-    for hop in reversed(hops):
-        if not _within(hop, trusted):
-            return hop[:64], True
+    for hop in reversed(_hops(headers)):
+        address = _address(hop)
+        if address is None:
+            return peer, False
+        if not _within(str(address), trusted):
+            return str(address), True
     return peer, False
 
 
-def _within(address: str, trusted: tuple[Network, ...]) -> bool:
+def _hops(headers: HeaderMap) -> list[str]:
+    if forwarded := headers.get(b"x-forwarded-for", b"").decode("latin-1"):
+        return [hop for hop in forwarded[:_MAX].split(",") if hop.strip()]
+    elements = headers.get(b"forwarded", b"").decode("latin-1")[:_MAX].split(",")
+    return [match[1] for element in elements if (match := _FOR.search(element))]
+
+
+def _address(hop: str) -> IPv4Address | IPv6Address | None:
+    """The address of a hop, without quotes, brackets and port."""
+    text = hop.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
-        parsed = ip_address(address)
+        return ip_address(text)
     except ValueError:
-        return False
-    return any(parsed in network for network in trusted)
+        return None
+
+
+def _within(address: str, trusted: tuple[Network, ...]) -> bool:
+    parsed = _address(address)
+    return parsed is not None and any(parsed in network for network in trusted)

@@ -63,14 +63,11 @@ class Rules:
 
 def rules_from(settings: Settings) -> Rules:
     """Rules of these settings; hosts' keys of the user's come first."""
-    trusted: tuple[Network, ...] = ()
-    with guarded("trusted proxies"):
-        trusted = networks(settings.trusted_proxies)
     keys = [HostKey(key) for key in settings.conversation_keys]
     for entry in entry_points(group=CONVERSATION_KEYS):
         with guarded(f"conversation keys {entry.name}"):
             keys.extend(entry.load())
-    return Rules(settings, (*keys, *HOST_KEYS), trusted)
+    return Rules(settings, (*keys, *HOST_KEYS), networks(settings.trusted_proxies))
 
 
 def client_info(call: Call) -> tuple[str | None, str | None]:

@@ -9,7 +9,6 @@ away takes the task with it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import random
 import time
@@ -122,6 +121,10 @@ class Background:
 
 
 async def _sleep(event: asyncio.Event, until: float) -> None:
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), max(until - time.monotonic(), 0.0))
+    # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the event.
+    timer = asyncio.get_running_loop().call_later(max(until - time.monotonic(), 0.0), event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
     event.clear()

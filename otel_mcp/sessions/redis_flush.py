@@ -130,7 +130,7 @@ def _answer(flush: Flush, result: Any) -> Applied:
 
 def _is_nothing(reply: Any) -> bool:
     """Whether the refused flush has no session to which it belongs."""
-    return reply is None or (isinstance(reply, list) and reply[0] == redis_wire.FOREIGN)
+    return reply is None or (not isinstance(reply, Exception) and reply[0] == redis_wire.FOREIGN)
 
 
 def _without_deadline(answers: list[Applied], results: list[Any]) -> None:

@@ -20,17 +20,23 @@ from otel_mcp.sessions.redis_errors import is_foreign, outage
 from otel_mcp.sessions.redis_link import RedisLink, Run
 from otel_mcp.sessions.store import StoreDown
 
-_SWEEPER: Final = 10_000
-"""Milliseconds that one process sweeps alone."""
+_SWEEPER: Final = (1.0, 10.0)
+"""Seconds, at least and at most, that one process sweeps alone: two sweeps long."""
+_CLAIM: Final = (2.0, 60.0)
+"""Seconds, at least and at most, after which an end that nobody settled is another's to report: six sweeps long."""
 
 
 class Sweep:
     """The ends of sessions of one service."""
 
-    def __init__(self, link: RedisLink, keys: Keys, process: Process) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, process: Process, interval: float) -> None:
         self._link = link
         self._keys = keys
         self._process = process
+        self._sweeper = round(_within(2 * interval, _SWEEPER) * 1000)
+        """Milliseconds."""
+        self._lease = round(_within(6 * interval, _CLAIM) * 1_000_000)
+        """Microseconds."""
         self._reported: dict[str, int] = {}
         """Reported but not settled yet: the claim is known, the store was away."""
 
@@ -39,13 +45,13 @@ class Sweep:
         token = self._process.token
         if self._reported:
             await self.settle(list(self._reported))
-        sweeper = await self._link.run(Run(scripts.AGREE, (self._keys.sweeper,), (token, _SWEEPER)))
+        sweeper = await self._link.run(Run(scripts.AGREE, (self._keys.sweeper,), (token, self._sweeper)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
         _, found = _checked(
             await self._link.run_all(
                 [
-                    Run("PEXPIRE", (self._keys.sweeper,), (_SWEEPER,)),
+                    Run("PEXPIRE", (self._keys.sweeper,), (self._sweeper,)),
                     Run(
                         "ZRANGEBYSCORE",
                         (self._keys.deadlines, "-inf", f"{now / 1e6:.6f}"),
@@ -58,8 +64,8 @@ class Sweep:
         return await self._claim(scores, now) if scores else []
 
     async def _claim(self, scores: dict[str, float], now: int) -> list[EndedSession]:
-        # The claim stands for a minute of real time, whatever `now` was asked for.
-        lease = max(now, round(time.time() * 1e6)) + redis_wire.LEASE
+        # The claim stands for its time from now on, whatever `now` was asked for.
+        lease = max(now, round(time.time() * 1e6)) + self._lease
         runs = [
             Run(scripts.CLAIM, self._keys.session(session_id), (now, self._process.token, lease))
             for session_id in scores
@@ -107,6 +113,10 @@ class Sweep:
         _checked(result for result in results if not (isinstance(result, Exception) and is_foreign(result)))
         for session_id in session_ids:
             self._reported.pop(session_id, None)
+
+
+def _within(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
 
 
 def _scores(found: list[Any]) -> dict[str, float]:

@@ -77,7 +77,7 @@ class SessionStore(Protocol):
         """Sessions whose time was over at `now`, for the caller to report, then to `settle`.
 
         Each is given to one caller in all processes, and to another one only
-        if the first does not settle it within a minute.
+        if the first does not settle it within a minute or so.
         """
         ...
 

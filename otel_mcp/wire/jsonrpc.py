@@ -83,14 +83,18 @@ def _message(entry: Any) -> Message | None:
     if fields.get("jsonrpc") != "2.0" or not isinstance(method, str):
         return None
     params = fields.get("params")
-    return Message(method, json_id(fields.get("id")), cast(dict[str, Any], params) if isinstance(params, dict) else {})
+    return Message(
+        method[:256], json_id(fields.get("id")), cast(dict[str, Any], params) if isinstance(params, dict) else {}
+    )
 
 
 def json_id(value: object) -> JsonId | None:
     """A JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
     if isinstance(value, str):
         return value[:256]
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < 2**63 else str(value)[:256]
+    return None
 
 
 def is_mcp(message: Message) -> bool:
@@ -99,7 +103,7 @@ def is_mcp(message: Message) -> bool:
         return isinstance(message.params.get("protocolVersion"), str)
     if any(key.startswith(_META_NAMESPACE) for key in message.meta):
         return True
-    return message.method in _UNAMBIGUOUS
+    return message.method in _UNAMBIGUOUS or message.method.startswith("notifications/")
 
 
 _UNAMBIGUOUS: Final = frozenset(

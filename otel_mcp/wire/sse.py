@@ -30,14 +30,18 @@ class Event(NamedTuple):
 class Decoder:
     """Feed chunks, get events. One decoder a stream."""
 
-    __slots__ = ("_after_cr", "_data", "_first", "_limit", "_line", "_long", "_name", "_size", "_too_large")
+    __slots__ = (
+        "_after_cr", "_data", "_first", "_limit", "_line", "_long", "_long_data", "_name", "_size", "_too_large",
+    )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._line = bytearray()
         """The line that has not ended yet."""
         self._long = False
-        """That line was beyond the limit: its bytes are counted and let go."""
+        """That line was beyond the limit: its bytes are let go."""
+        self._long_data = False
+        """And it is data: they are counted."""
         self._data: list[bytes] = []
         self._name = b""
         self._size = 0
@@ -59,14 +63,16 @@ class Decoder:
             line = self._complete(piece)
             if line:
                 self._field(line)
-            elif line is not None and (self._data or self._too_large or self._name):
-                yield self._dispatch()
+            elif line is not None:
+                if self._data or self._too_large:
+                    yield self._dispatch()
+                self._name = b""
         self._hold(rest)
 
     def _complete(self, piece: bytes) -> bytes | None:
         """The whole line that ends with `piece`; ``None`` if its bytes were let go."""
         if self._long:
-            self._size += len(piece)
+            self._let_go(piece)
             self._long = False
             return None
         if self._line:
@@ -79,22 +85,27 @@ class Decoder:
 
     def _hold(self, rest: bytes) -> None:
         if self._long:
-            self._size += len(rest)
+            self._let_go(rest)
             return
         self._line += rest
-        if len(self._line) > self._limit:
-            if self._line.startswith(_DATA):
-                self._too_large = True
-                self._size += len(self._line) - len(_DATA)
-                self._data.clear()
-            self._line.clear()
+        if len(self._line) > self._limit + len(_BOM) + len(b"data: "):
+            # Its value is beyond the limit, whatever comes; a field that is no data says nothing then.
+            line = self._complete(b"") or b""
             self._long = True
+            self._long_data = line.startswith(_DATA)
+            if self._long_data:
+                self._field(line)
+
+    def _let_go(self, piece: bytes) -> None:
+        if self._long_data:
+            self._size += len(piece)
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         if name == b"data":
             value = value.removeprefix(b" ")
-            self._size += len(value)
+            # Lines are joined by line feeds, which count: empty lines must not add up unseen.
+            self._size += len(value) + bool(self._data or self._too_large)
             if self._too_large or self._size > self._limit:
                 self._too_large = True
                 self._data.clear()
@@ -105,5 +116,5 @@ class Decoder:
 
     def _dispatch(self) -> Event:
         event = Event(self._name, None if self._too_large else b"\n".join(self._data), self._size)
-        self._data, self._name, self._size, self._too_large = [], b"", 0, False
+        self._data, self._size, self._too_large = [], 0, False
         return event
