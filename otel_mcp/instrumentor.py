@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -24,6 +25,15 @@ class MCPInstrumentor(BaseInstrumentor):
     """
 
     _patches = Patches()
+    is_early = False
+    """`load_early` has registered the seams, and the usual loop has still to come."""
+
+    def instrument(self, **kwargs: Any) -> None:
+        """Register the seams. Does nothing where `load_early` has done it for this very start."""
+        if self.is_early and self.is_instrumented_by_opentelemetry:
+            self.is_early = False
+            return
+        super().instrument(**kwargs)
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Nothing that must be there: what is, is patched when it is imported."""
@@ -41,3 +51,19 @@ class MCPInstrumentor(BaseInstrumentor):
         with guarded("uninstrument"):
             self._patches.restore()
             process.discard()
+
+
+def load_early() -> None:
+    """Entry point of the group ``opentelemetry_pre_instrument``: be there whoever else fails.
+
+    Instrumentors load one after another, in no particular order, and an exception
+    out of one keeps all that follow from loading.
+    """
+    with guarded("instrument"):
+        disabled = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")
+        if {"otel_mcp", "*"} & {name.strip() for name in disabled.split(",")}:
+            return
+        instrumentor = MCPInstrumentor()
+        if not instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.instrument(skip_dep_check=True)
+            instrumentor.is_early = True

@@ -42,9 +42,10 @@ class Gauges:
 class Metrics:
     """Instruments of one meter provider, with the bounds of their attributes."""
 
-    def __init__(self, provider: MeterProvider | None, gauges: Gauges) -> None:
+    def __init__(self, provider: MeterProvider | None) -> None:
         meter = metrics.get_meter(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
-        self._gauges = gauges
+        self.gauges: Gauges | None = None
+        """Set when there is something to read; a reader may collect before."""
         self.tools = BoundedNames(MAX_TOOLS)
         self.prompts = BoundedNames(MAX_TOOLS)
         self._clients = BoundedNames(MAX_CLIENTS)
@@ -193,25 +194,25 @@ class Metrics:
         self._observer_dropped.add(count, {semconv.OBSERVER: observer})
 
     def _observe_active(self, _: CallbackOptions) -> Sequence[Observation]:
+        if self.gauges is None:
+            return []
         with guard.guarded("collect"):
-            self._gauges.collect()
-        active = self._gauges.active()
+            self.gauges.collect()
+        active = self.gauges.active()
         return [] if active is None else [Observation(active)]
 
     def _observe_local(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [Observation(self._gauges.local())]
+        return [] if self.gauges is None else [Observation(self.gauges.local())]
 
     def _observe_pending(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [Observation(self._gauges.pending())]
+        return [] if self.gauges is None else [Observation(self.gauges.pending())]
 
     def _observe_degraded(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [Observation(int(self._gauges.degraded()))]
+        return [] if self.gauges is None else [Observation(int(self.gauges.degraded()))]
 
     def _observe_requests(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [
-            Observation(count, {semconv.MCP_METHOD_NAME: method})
-            for method, count in list(self._gauges.requests().items())
-        ]
+        active = {} if self.gauges is None else dict(self.gauges.requests())
+        return [Observation(count, {semconv.MCP_METHOD_NAME: method}) for method, count in active.items()]
 
     def _observe_errors(self, _: CallbackOptions) -> Sequence[Observation]:
         return [Observation(count, {semconv.COMPONENT: name}) for name, count in list(guard.failures.items())]

@@ -63,8 +63,7 @@ async def observe(
     runtime: Runtime | None = None
     with _BEGIN:
         if scope["type"] == "lifespan":
-            _warm_up(get_runtime)
-            send = _until_shutdown(send)
+            send = _lifespan(get_runtime, send)
         elif scope["type"] == "http" and scope.get(SCOPE_KEY) is None:
             headers = wire_headers.header_map(scope)
             verdict = wire_headers.recognise(scope["method"], headers)
@@ -113,20 +112,20 @@ def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
     return watched
 
 
-def _warm_up(get_runtime: Callable[[], Runtime | None]) -> None:
-    """Where an MCP SDK is loaded, get ready at start-up: the first request must not pay for it."""
-    if "mcp" in sys.modules and (runtime := get_runtime()) is not None:
-        runtime.warm_up()
+def _lifespan(get_runtime: Callable[[], Runtime | None], send: Send) -> Send:
+    """Get ready before the first request, and flush before the server is told that the app has shut down.
 
-
-def _until_shutdown(send: Send) -> Send:
-    """Flush before the server is told that the app has shut down: some servers then end without ``atexit``."""
+    Some servers end without running ``atexit``: they raise the signal again that
+    stopped them.
+    """
 
     async def watched(message: Message) -> None:
-        if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
-            with _LIFESPAN:
-                if (runtime := process.existing()) is not None:
-                    await runtime.shut_down()
+        with _LIFESPAN:
+            if message["type"] == "lifespan.startup.complete" and "mcp" in sys.modules:
+                if (runtime := get_runtime()) is not None:
+                    await runtime.warm_up()
+            elif message["type"].startswith("lifespan.shutdown.") and (runtime := process.existing()) is not None:
+                await runtime.shut_down()
         await send(message)
 
     return watched

@@ -63,7 +63,7 @@ class Recorder:
         self._batch = settings.flush_calls
         self._delay = settings.flush_interval * _DRAIN_SHARE
         self._timer: asyncio.TimerHandle | None = None
-        self._idle_gap = settings.session_idle_gap
+        self._idle_gap = min(settings.session_idle_gap, settings.session_ttl)
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
         self._lock = threading.Lock()
 
@@ -72,14 +72,14 @@ class Recorder:
         self._queue.append(call)
         if len(self._queue) >= self._batch:
             self.drain()
+            self._observers.ensure_running(asyncio.get_running_loop())
         elif self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._delay, self._on_timer)
-            self._observers.ensure_running(loop)
+            self._timer = asyncio.get_running_loop().call_later(self._delay, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         self.drain()
+        self._observers.ensure_running(asyncio.get_running_loop())
 
     def drain(self) -> None:
         """Record everything that has finished. From any thread; a second caller leaves it to the first."""

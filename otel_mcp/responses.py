@@ -44,6 +44,12 @@ class ResponseHeaders:
         return headers
 
 
+def with_headers_at_hand(message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The start of a response whose headers can be read twice: ASGI allows any iterable."""
+    headers = message.get("headers", ())
+    return message if isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
+
+
 def with_headers(message: MutableMapping[str, Any], added: list[tuple[bytes, bytes]]) -> MutableMapping[str, Any]:
     """The start of a response with headers added; the app's own message is left as it is."""
     return {**message, "headers": [*message.get("headers", ()), *added]} if added else message

@@ -33,6 +33,9 @@ from otel_mcp.spans import Spans
 from otel_mcp.watch import Watch
 from otel_mcp.wire import headers as wire_headers
 
+_WARM_UP_SECONDS: Final = 1.0
+"""Longest that starting up waits for a store that is slow to answer."""
+_WARM_UP_PAUSE: Final = 0.1
 _FLUSH_SECONDS: Final = 3.0
 """Longest that shutting down waits for the store, and for the exporters."""
 
@@ -54,19 +57,8 @@ class Runtime:
         self._excluded = _excluded(settings)
         self._processor: SessionSpanProcessor | None = None
         self._http_app: ASGIApp | None = None
-        self._warming: asyncio.Task[None] | None = None
         self.spans = Spans(tracer_provider)
-        self.metrics = Metrics(
-            meter_provider,
-            Gauges(
-                active=lambda: self.sessions.active,
-                local=lambda: self.sessions.local,
-                pending=lambda: self.sessions.pending,
-                degraded=lambda: self.sessions.degraded,
-                requests=lambda: self.watch.active,
-                collect=lambda: self.recorder.drain(),
-            ),
-        )
+        self.metrics = Metrics(meter_provider)
         reporter = SessionReporter(self.metrics, tracer_provider, logger_provider, session_span=settings.session_span)
         self.sessions = Sessions(settings, reporter)
         keys = Keys(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
@@ -76,12 +68,28 @@ class Runtime:
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
         self.watch = Watch(settings, self.metrics, self.resolver, self.recorder, self.sessions.submit)
+        self.metrics.gauges = Gauges(
+            active=lambda: self.sessions.active,
+            local=lambda: self.sessions.local,
+            pending=lambda: self.sessions.pending,
+            degraded=lambda: self.sessions.degraded,
+            requests=lambda: self.watch.active,
+            collect=self.recorder.drain,
+        )
         atexit.register(self._at_exit)
 
-    def warm_up(self) -> None:
-        """Connect to the store and learn the shared key before anybody asks. Called on the event loop."""
+    async def warm_up(self) -> None:
+        """Connect to the store and learn the shared key before anybody asks.
+
+        Replicas must not begin with keys of their own: they would not recognise
+        each other's clients. A store that is away is not waited for.
+        """
         self.sessions.ensure_running()
-        self._warming = asyncio.get_running_loop().create_task(self.resolver.keys.prepare())
+        deadline = asyncio.get_running_loop().time() + _WARM_UP_SECONDS
+        while not self.resolver.keys.ready and asyncio.get_running_loop().time() < deadline:
+            await self.resolver.keys.prepare()
+            if self.sessions.degraded:
+                await asyncio.sleep(_WARM_UP_PAUSE)
 
     async def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> tuple[Exchange, Scope] | None:
         """Take up an HTTP request that may be MCP; ``None`` = not ours to watch."""
@@ -115,6 +123,7 @@ class Runtime:
     async def shut_down(self) -> None:
         """Write what is pending and let the exporters send it, within seconds. The runtime stays usable."""
         self.recorder.drain()
+        self.watch.submit_late_ends()
         await self.observers.aclose(1.0)
         await self.sessions.aclose(_FLUSH_SECONDS)
         self.recorder.drain()

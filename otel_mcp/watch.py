@@ -6,6 +6,7 @@ calls over; the recorder turns them into telemetry later.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from time import perf_counter, time
@@ -21,7 +22,7 @@ from otel_mcp.middleware import Message, Scope
 from otel_mcp.pending import Pending
 from otel_mcp.recording import Recorder
 from otel_mcp.request import SCOPE_KEY, Call, Exchange
-from otel_mcp.responses import ResponseHeaders, with_headers
+from otel_mcp.responses import ResponseHeaders, with_headers, with_headers_at_hand
 from otel_mcp.sessions.delta import SessionDelta, SessionFacts
 from otel_mcp.sessions.state import EndReason
 from otel_mcp.settings import Settings
@@ -33,6 +34,8 @@ T = TypeVar("T")
 MAX_BODY: Final = 1024 * 1024
 """Bytes of a request body that are read; a larger one is told by its headers or the dispatch seam."""
 _MAX_PATHS: Final = 100
+_END_DELAY: Final = 2.0
+"""Flush intervals by which the end of a session waits that several replicas may serve."""
 _MAX_GONE: Final = 10_000
 _VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
 
@@ -61,6 +64,7 @@ class Watch:
         """By path: whether the server there gives out session ids, as its answers to `initialize` showed."""
         self._bare: OrderedDict[str, None] = OrderedDict()
         """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
+        self._late_ends: dict[int, tuple[SessionDelta, asyncio.TimerHandle]] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
         """Ids that the server has disowned: a client goes on using them for hours."""
 
@@ -133,10 +137,11 @@ class Watch:
         """The response starts: last chance for headers of ours. Returns the message to send."""
         if exchange.status is not None:
             return message  # Some transports start twice; the first one stands.
-        present = {name.lower(): value for name, value in message.get("headers", ())}
         status = int(message["status"])
         if not exchange.confirmed and not (exchange.http_method == "GET" and status == 200):
             return message
+        message = with_headers_at_hand(message)
+        present = {name.lower(): value for name, value in message.get("headers", ())}
         exchange.answer = Answer(exchange, lambda request_id: self._find(exchange, request_id), self.finish)
         exchange.answer.on_reply = self._replied
         exchange.answer.on_endpoint = lambda data: self._endpoint(exchange, data)
@@ -293,10 +298,27 @@ class Watch:
         session = self.resolver.tracker.get(session_id)
         at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
         facts = SessionFacts(session_id, at, self._settings.session_ttl) if session is None else session.facts
+        delta = SessionDelta(facts, at, ended=(at, reason))
         if session is not None:
             self.resolver.tracker.forget(session)
+        if not exchange.owns_sessions:
+            # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
+            delay = _END_DELAY * self._settings.flush_interval
+            timer = asyncio.get_running_loop().call_later(delay, self._submit_late, id(delta))
+            self._late_ends[id(delta)] = (delta, timer)
+            return
         self._recorder.drain()  # What came before the end is counted before it.
-        self._submit(SessionDelta(facts, at, ended=(at, reason)))
+        self._submit(delta)
+
+    def _submit_late(self, key: int) -> None:
+        if (late := self._late_ends.pop(key, None)) is not None:
+            late[1].cancel()
+            self._submit(late[0])
+
+    def submit_late_ends(self) -> None:
+        """Do not wait any longer: the process is about to end."""
+        for key in list(self._late_ends):
+            self._submit_late(key)
 
 
 def _remember(table: OrderedDict[str, T], key: str, value: T, limit: int) -> None:

@@ -92,6 +92,7 @@ class Tracker:
         self._fingerprints: OrderedDict[str, str] = OrderedDict()
         self._successors: OrderedDict[str, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gap = min(settings.session_idle_gap, settings.session_ttl)
         self._window_began = 0.0
         self._opened = 0
 
@@ -120,7 +121,7 @@ class Tracker:
             return session
         if claim.inferred:
             agreed = await self._directory.consult(_agreement(claim))
-            return self._draft(claim, agreed or new_id(), limit=self._settings.session_idle_gap)
+            return self._draft(claim, agreed or new_id(), limit=self._gap)
         if claim.derived or (owned and claim.transport):
             return self._draft(claim, self._owned_id(claim))
         known = await self._directory.recall(claim.key)
@@ -189,7 +190,7 @@ class Tracker:
         return f"p_{self._keys.digest('bound', session_id, principal.digest if principal else '')}"
 
     async def _infer(self, claim: Candidate, proposed: Session | None) -> Session | None:
-        gap = self._settings.session_idle_gap
+        gap = self._gap
         agreement = _agreement(claim)
         if not self._may_open():
             return None

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Container
+from typing import Final
 
 from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.settings import Settings
+
+_FULL: Final = 16
+"""So many times the calls that are worth a flush in one session are worth one in all together."""
 
 
 class Coalescer:
@@ -21,6 +25,7 @@ class Coalescer:
         self._cap = settings.max_tool_calls
         self._max_records = settings.max_pending_calls
         self._max_sessions = settings.max_sessions
+        self._enough = settings.flush_calls
         self.clear()
 
     def clear(self) -> None:
@@ -38,8 +43,14 @@ class Coalescer:
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._pending
 
-    def add(self, delta: SessionDelta) -> None:
-        """Merge `delta` into what waits; it belongs to the coalescer from here on."""
+    def add(self, delta: SessionDelta) -> bool:
+        """Merge `delta` into what waits; it belongs to the coalescer from here on.
+
+        Returns:
+            Whether it is worth writing at once: an end, or a session with many
+            calls. Many sessions with a call each are not, since each of them
+            costs what the many calls of one cost together.
+        """
         first = delta.last_activity if delta.first_activity is None else delta.first_activity
         for call in delta.calls:
             if call.started_at < first:
@@ -61,6 +72,7 @@ class Coalescer:
                 del waiting.calls[: -self._cap]
             if self._records > self._max_records:
                 self._drop_records()
+            return waiting.call_count >= self._enough or self.calls >= _FULL * self._enough or waiting.ended is not None
 
     def take(self, limit: int, busy: Container[str] = ()) -> list[SessionDelta]:
         """Up to `limit` sessions to write, those that wait longest first, none of `busy`."""

@@ -67,7 +67,10 @@ class Flusher:
         async with self._exclusive():
             self._count_dropped()
             await self._resend()
-            while batch := self._coalescer.take(BATCH, self.frozen):
+            # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
+            left = len(self._coalescer)
+            while left > 0 and (batch := self._coalescer.take(min(BATCH, left), self.frozen)):
+                left -= len(batch)
                 flushes = [Flush(delta, self._process.token, self._process.next_sequence()) for delta in batch]
                 self.frozen.update((flush.delta.facts.session_id, flush) for flush in flushes)
                 if not await self._send(flushes):

@@ -16,6 +16,10 @@ class LocalDocuments:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all: after a fork they are the parent's."""
         self._wishes: OrderedDict[str, SessionState | None] = OrderedDict()
         """A document to save, or `None` for one to delete."""
 
@@ -48,6 +52,8 @@ class LocalDocuments:
         """The document as far as this process knows it: what was saved, and what waits over it."""
         memory = MemoryStore(self._settings)
         saved = self._wishes.get(session_id)
+        if saved is None and session_id in self._wishes:
+            return None
         if saved is not None:
             memory.put(saved)
         for sequence, delta in enumerate(waiting):

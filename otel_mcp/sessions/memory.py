@@ -22,10 +22,14 @@ class MemoryStore:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: after a fork it is the parent's."""
         self._records: OrderedDict[str, Record] = OrderedDict()
         """By last use."""
         self._agreed: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._evicted: deque[EndedSession] = deque(maxlen=settings.max_sessions)
+        self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
 
     def __len__(self) -> int:
         return len(self._records)

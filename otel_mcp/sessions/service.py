@@ -46,7 +46,7 @@ class Sessions:
     def __init__(self, settings: Settings, events: SessionEvents, *, store: SessionStore | None = None) -> None:
         self._settings = settings
         self._process = Process()
-        self._store: SessionStore = store or _store(settings, self._process)
+        self._store: SessionStore = _store(settings, self._process) if store is None else store
         self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
         self._flusher = Flusher(self._coalescer, self._store, events, self._process)
@@ -60,7 +60,6 @@ class Sessions:
             sweep=self._sweeper.sweep,
             close=self._store.aclose,
         )
-        self._flush_calls = settings.flush_calls
         self._hash_key = settings.hash_key
         self._agreed_hash_key = secrets.token_hex(32)
         """Ours, until all replicas have agreed on one."""
@@ -72,9 +71,8 @@ class Sessions:
     def submit(self, delta: SessionDelta) -> None:
         """Hand over what happened; `delta` belongs to us from here on. From any thread; never waits, never raises."""
         try:
-            coalescer, background = self._coalescer, self._background
-            coalescer.add(delta)
-            urgent = delta.ended is not None or coalescer.calls >= self._flush_calls
+            background = self._background
+            urgent = self._coalescer.add(delta)
             if not background.woken or (urgent and not background.asked):
                 background.notify(now=urgent and not self._flusher.breaker.is_open)
         except Exception as error:
@@ -111,6 +109,8 @@ class Sessions:
                 await self._sweeper.refresh()
                 flusher.succeeded()
         await self._documents.fulfil()
+        if not breaker.is_open:
+            await self._agree_on_hash_key()
         if flusher.has_news:
             flusher.has_news = False
             await self._sweeper.refresh_safely()
@@ -213,8 +213,15 @@ class Sessions:
         """Whether `hash_key` need not be asked again: it is the same on all replicas."""
         return self._hash_key is not None or self._has_agreed
 
+    async def _agree_on_hash_key(self) -> None:
+        """The same without the haste of a request."""
+        if not self.hash_key_is_agreed:
+            with self._flusher.operation("agree"):
+                self._agreed_hash_key = await self._store.agree("hash-key", self._agreed_hash_key, 0)
+                self._has_agreed = True
+
     def _recovered(self) -> None:
-        # It may have come back empty: what was agreed has to be there for replicas to come.
+        # The store may have come back empty: what was agreed has to be there for replicas to come.
         self._has_agreed = False
 
     @property
@@ -231,7 +238,8 @@ class Sessions:
     def local(self) -> int:
         """Sessions held in the memory of this process, for want of a store or of its answer."""
         held = len(self._store) if isinstance(self._store, MemoryStore) else 0
-        return held + len(self._coalescer) + len(self._flusher.frozen) + len(self._documents.kept)
+        sent = sum(1 for session_id in list(self._flusher.frozen) if session_id not in self._coalescer)
+        return held + len(self._coalescer) + sent + len(self._documents.kept)
 
     @property
     def pending(self) -> int:
@@ -246,16 +254,25 @@ class Sessions:
     def _after_fork(self) -> None:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._process.renew()
-        for part in (self._coalescer, self._flusher, self._lookups, self._background):
+        for part in (self._coalescer, self._flusher, self._lookups, self._background, self._documents.kept):
             part.clear()
+        if isinstance(self._store, MemoryStore):
+            self._store.clear()
 
 
 def _store(settings: Settings, process: Process) -> SessionStore:
     if settings.redis_url is None:
         return MemoryStore(settings)
     # Here, since the import takes long and only those with a Redis need it.
+    from otel_mcp.sessions.redis_client import connect
     from otel_mcp.sessions.redis_store import RedisStore
 
+    try:
+        connect(settings.redis_url)
+    except ValueError:
+        # Without its text, which may repeat the password.
+        logger.warning("otel_mcp: the Redis URL cannot be used; it is as if none were configured")
+        return MemoryStore(settings)
     return RedisStore(settings, process)
 
 

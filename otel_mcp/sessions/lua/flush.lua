@@ -73,8 +73,8 @@ if ended_iso and not late then
   set[#set + 1] = x
   if ended_iso > last_iso then last, last_iso = ended, ended_iso end
 end
-if not late and ((fresh or known_last < start) and start > (tonumber(s.g) or -60000000) + 60000000) then
-  if not fresh then flags = flags .. 'r' end
+if not late and not fresh and known_last < start and start > (tonumber(s.g) or -60000000) + 60000000 then
+  flags = flags .. 'r'
   set[#set + 1] = 'g'
   set[#set + 1] = int(start)
 end

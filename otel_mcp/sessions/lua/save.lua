@@ -28,7 +28,7 @@ else
   s.x = false
   made = 1
   requests, errors, calls = int(requests), int(errors), int(calls)
-  set = {'g', int(start), 'a', int(created) .. ' ' .. created_iso, 'n', calls, 'r', requests, 'e', errors,
+  set = {'a', int(created) .. ' ' .. created_iso, 'n', calls, 'r', requests, 'e', errors,
          'i', int(limit)}
 end
 local text = tail(calls, errors, requests, last_iso, s.x)
