@@ -24,7 +24,18 @@ Finish = Callable[[Call, Outcome | None, int | None], None]
 class Answer:
     """The response of one exchange."""
 
-    __slots__ = ("_body", "_decoder", "_exchange", "_find", "_finish", "_kind", "_size", "on_endpoint", "on_reply")
+    __slots__ = (
+        "_body",
+        "_decoder",
+        "_exchange",
+        "_find",
+        "_finish",
+        "_kind",
+        "_size",
+        "_unread",
+        "on_endpoint",
+        "on_reply",
+    )
 
     def __init__(self, exchange: Exchange, find: Find, finish: Finish) -> None:
         self._exchange = exchange
@@ -32,6 +43,8 @@ class Answer:
         self._finish = finish
         self._kind = ""
         self._body: bytearray | bytes = b""
+        self._unread: int | None = None
+        """Size of an event that was too large to read."""
         self._size = 0
         self._decoder: Decoder | None = None
         self.on_reply: Callable[[Call | None, Mapping[str, Any]], None] | None = None
@@ -51,26 +64,47 @@ class Answer:
         elif content_type.startswith(b"application/json"):
             self._kind = "json"
 
+    @property
+    def is_stream(self) -> bool:
+        """An event stream: what it has not brought, another one may."""
+        return self._kind == "sse"
+
     def feed(self, chunk: bytes, *, more: bool) -> None:
         """Read one body message that has already been forwarded."""
         if self._kind == "sse" and self._decoder is not None:
             for event in self._decoder.feed(chunk):
                 self._event(event)
+            if not more and self._unread is not None:
+                self._too_large(self._unread)
         elif self._kind == "json":
             self._size += len(chunk)
             if self._size <= LIMIT:
-                self._body = chunk if not self._body else self._body + chunk
+                self._hold(chunk)
             if not more:
                 self._json()
+
+    def _hold(self, chunk: bytes) -> None:
+        if not self._body:
+            self._body = chunk
+        elif isinstance(self._body, bytearray):
+            self._body += chunk
+        else:
+            self._body = bytearray(self._body) + chunk
 
     def _json(self) -> None:
         if self._size > LIMIT:
             self._too_large(self._size)
-            return
-        replies = parse_replies(self._body) if self._body else []
-        for reply in replies:
-            self._read(reply, self._size // len(replies))
+        elif self._body:
+            self._replies(self._body, self._size)
         self._body = b""
+
+    def _replies(self, data: bytes | bytearray, size: int) -> None:
+        try:
+            replies = parse_replies(data)
+        except ValueError:
+            return  # What the server said makes no sense; that is between it and its client.
+        for reply in replies:
+            self._read(reply, size // len(replies))
 
     def _event(self, event: Event) -> None:
         if not self._exchange.confirmed:
@@ -79,11 +113,10 @@ class Answer:
             if not self._exchange.confirmed:
                 self._kind = ""  # Somebody else's event stream.
         elif event.data is None:
-            self._too_large(event.size)
+            # The answer, or some notification: the end of the stream will tell.
+            self._unread = event.size
         elif event.name in {b"", b"message"} and b'"id"' in event.data:
-            replies = parse_replies(event.data)
-            for reply in replies:
-                self._read(reply, event.size // len(replies))
+            self._replies(event.data, event.size)
 
     def _read(self, reply: Mapping[str, Any], size: int) -> None:
         if "method" in reply:
@@ -93,9 +126,12 @@ class Answer:
             return
         request_id = json_id(reply.get("id"))
         call = self._find(request_id) if request_id is not None else None
-        if call is None and self._exchange.status is not None and self._exchange.status >= 400:
-            # Refusals carry no id, or one of the server's own making.
+        if call is None:
             call = self._only_call()
+            # Refusals carry no id, or one of the server's own making.
+            refused = (self._exchange.status or 0) >= 400 or (reply.get("id") is None and "error" in reply)
+            if call is not None and not call.id_unknown and not refused:
+                call = None
         if self.on_reply is not None:
             self.on_reply(call, reply)
         if call is not None and not call.finished:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from otel_mcp.guard import guarded
+from otel_mcp.settings import Settings, captures_content
 
 _MAX: Final = 16_384
 """Characters of one captured value on a span."""
@@ -40,3 +41,16 @@ def redactor(name: str | None) -> Callable[[Any], Any]:
 def as_attribute(value: Any) -> str:
     """A captured value as JSON text, cut to a size that back ends take."""
     return to_json(value, serialize_unknown=True).decode("utf-8", "replace")[:_MAX]
+
+
+def capturer(settings: Settings) -> Callable[[Any], str | None] | None:
+    """What turns a value into a span attribute, redacted; ``None`` = nothing may be captured."""
+    if not captures_content(settings):
+        return None
+    redact = redactor(settings.redaction_hook)
+
+    def capture(value: Any) -> str | None:
+        redacted = redact(value)
+        return None if redacted is None else as_attribute(redacted)
+
+    return capture

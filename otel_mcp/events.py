@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import _logs, trace
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, TracerProvider
+from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
@@ -35,6 +36,8 @@ class SessionReporter:
         )
         self._tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
         self._session_span = session_span
+        self.calls_of: Callable[[str], list[SpanContext]] | None = None
+        """The sampled calls of a session that this process knows."""
 
     def started(self, facts: SessionFacts) -> None:
         with _GUARD:
@@ -84,6 +87,7 @@ class SessionReporter:
             Context(),
             SpanKind.INTERNAL,
             attributes,
+            [Link(context) for context in self.calls_of(ended.session_id)] if self.calls_of is not None else None,
             start_time=int(ended.created_at * 1e9),
         )
         span.end(int(max(ended.last_activity, ended.created_at) * 1e9))

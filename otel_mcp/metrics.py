@@ -17,7 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import guard, semconv
 from otel_mcp.names import MAX_CLIENTS, MAX_TOOLS, BoundedNames
-from otel_mcp.request import Call
+from otel_mcp.request import Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.version import __version__
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
@@ -144,7 +144,9 @@ class Metrics:
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
             attributes[semconv.GEN_AI_TOOL_NAME] = tool
         elif call.method == "prompts/get":
-            attributes[semconv.GEN_AI_PROMPT_NAME] = self.prompts.bounded(call.target or "", proven=proven)
+            attributes[semconv.GEN_AI_PROMPT_NAME] = self.prompts.bounded(
+                call.target or "", proven=proven and call.target is not None
+            )
         self._duration.record(call.duration, attributes, _exemplar_context(call))
         if tool is not None and call.result_bytes is not None:
             self._result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: tool}, _NO_CONTEXT)
@@ -152,7 +154,7 @@ class Metrics:
             self._record_client(call)
 
     def _record_client(self, call: Call) -> None:
-        client = call.session.facts.client_name if call.session else None
+        client = client_of(call)[0]
         if client is None:
             return
         name = self._clients.bounded(client, proven=call.dispatched or (call.exchange.status or 500) < 300)

@@ -70,6 +70,11 @@ class Pending:
             if not call.running:
                 self._give_up(call)
 
+    def close(self) -> None:
+        """Give up everything that waits."""
+        while self._calls:
+            self._give_up(self._calls.popitem(last=False)[1])
+
     def expire(self) -> None:
         """Give up the calls that have waited too long. Cheap: looks at the oldest only."""
         limit = perf_counter() - PATIENCE

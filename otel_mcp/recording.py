@@ -9,11 +9,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from opentelemetry.trace import SpanContext
 from pydantic_core import to_json
 
 from otel_mcp.content import redactor
 from otel_mcp.guard import guarded
 from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.tracker import Session
 from otel_mcp.metrics import Metrics
 from otel_mcp.observers.queue import Observers
 from otel_mcp.request import Call
@@ -28,6 +30,8 @@ _GUARD: Final = guarded("record")
 _MAX_QUEUE: Final = 10_000
 _DRAIN_SHARE: Final = 0.25
 """Part of the flush interval after which the queue is drained: the rest is the store's."""
+_MAX_LINKS: Final = 100
+"""Calls that the span of a session leads to."""
 _MAX_DIGESTED: Final = 64 * 1024
 
 
@@ -59,9 +63,11 @@ class Recorder:
         self._observers = observers
         self._submit = submit
         self._content = settings.store_content
+        self._links = settings.session_span
         self._redact = redactor(settings.redaction_hook)
         self._batch = settings.flush_calls
         self._delay = settings.flush_interval * _DRAIN_SHARE
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle_gap = min(settings.session_idle_gap, settings.session_ttl)
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
@@ -72,14 +78,21 @@ class Recorder:
         self._queue.append(call)
         if len(self._queue) >= self._batch:
             self.drain()
-            self._observers.ensure_running(asyncio.get_running_loop())
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._delay, self._on_timer)
+            self._observers.ensure_running()
+        elif self._timer is None or self._timer_loop is None or self._timer_loop.is_closed():
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        try:
+            self._timer_loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # The process is ending: whoever ends it drains.
+        self._timer = self._timer_loop.call_later(self._delay, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         self.drain()
-        self._observers.ensure_running(asyncio.get_running_loop())
+        self._observers.ensure_running()
 
     def drain(self) -> None:
         """Record everything that has finished. From any thread; a second caller leaves it to the first."""
@@ -99,6 +112,8 @@ class Recorder:
         if call.session is None or not was_taken(call):
             return
         session, delta = call.session, self._delta(call)
+        if self._links and call.method == "tools/call" and call.span_context is not None:
+            _link(session, call.span_context)
         if delta.calls and self._observers:
             record = delta.calls[0]
             self._observers.deliver(lambda: (tool_call(record), session.state()))
@@ -144,6 +159,12 @@ class Recorder:
             return None
         encoded = to_json(arguments)
         return self._keys.digest_bytes(encoded) if len(encoded) <= _MAX_DIGESTED else None
+
+
+def _link(session: Session, context: SpanContext) -> None:
+    if context.trace_flags.sampled:
+        session.sampled = session.sampled if session.sampled is not None else deque(maxlen=_MAX_LINKS)
+        session.sampled.append(context)
 
 
 def tool_call(record: CallRecord) -> ToolCall:

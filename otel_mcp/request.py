@@ -7,11 +7,11 @@ what is learned later is seen by everyone who already has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter, time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SCOPE_KEY: Final = "otel_mcp"
 """Where an `Exchange` stands in the ASGI scope; its presence says that a seam has seen the request."""
 
+_CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 MODERN: Final = "2026-07-28"
 """First revision without sessions; revisions are dates, so they compare as text."""
 
@@ -74,8 +75,29 @@ class Call:
     """The ambient HTTP span, where the parent comes from ``_meta``."""
     result: object = None
     """Only while content capture is on."""
+    cancel_requested: bool = False
+    """The client has sent ``notifications/cancelled`` for it."""
+    id_unknown: bool = False
+    """The body was too large to read: method and target are those of the headers, `id` is not known."""
     trusted_name: bool = False
     """The server itself knows a tool or prompt of this name."""
+
+
+def client_info(call: Call) -> tuple[str | None, str | None]:
+    """Name and version of the client, from ``initialize`` or from the request's ``_meta``."""
+    info = call.params.get("clientInfo") if call.method == "initialize" else call.meta.get(_CLIENT_INFO)
+    if not isinstance(info, dict):
+        return None, None
+    fields = cast("dict[str, object]", info)
+    name, version = fields.get("name"), fields.get("version")
+    return (name[:128] if isinstance(name, str) else None), (version[:64] if isinstance(version, str) else None)
+
+
+def client_of(call: Call) -> tuple[str | None, str | None]:
+    """Name and version of the client, from the request or remembered by its session."""
+    if call.session is not None and call.session.facts.client_name is not None:
+        return call.session.facts.client_name, call.session.facts.client_version
+    return client_info(call)
 
 
 @dataclass(slots=True, eq=False)
@@ -110,8 +132,8 @@ class Exchange:
     confirmed: bool = False
     """MCP for sure; else the body or the stream has still to tell."""
     calls: list[Call] = field(default_factory=list[Call])
-    body: list[bytes] = field(default_factory=list[bytes])
-    """Pieces of the request body, until it is complete."""
+    body: bytearray | None = None
+    """The request body so far, where it comes in pieces."""
     body_size: int = 0
     parsed: bool = False
     ambient: Context | None = None
@@ -134,6 +156,19 @@ class Exchange:
     disconnected: bool = False
     """The client left before that."""
     closed: bool = False
+
+    capture: Callable[[Any], str | None] | None = None
+    """Turns arguments and results into span attributes; ``None`` = neither may be captured."""
+    hides_ids: bool = False
+    """Ids of transport sessions may not be written anywhere."""
+
+    @property
+    def shown_session_id(self) -> str | None:
+        """The ``Mcp-Session-Id`` on the wire, for spans; ``None`` where there is none or it must not be shown."""
+        if self.hides_ids:
+            return None
+        asked = None if self.modern else self.wire_session_id
+        return asked or self.server_session_id or self.minted
 
     @property
     def transport_id(self) -> str | None:

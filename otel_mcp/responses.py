@@ -20,7 +20,11 @@ class ResponseHeaders:
         self._public = "x-session-id" in settings.response_headers
 
     def may_mint(self, exchange: Exchange) -> bool:
-        """Whether an ``initialize`` that the server answers without a session id may get one of ours.
+        """Whether an ``initialize`` that the server answers without a session id may get a new one of ours."""
+        return not exchange.wire_session_id and self.may_tell(exchange)
+
+    def may_tell(self, exchange: Exchange) -> bool:
+        """Whether the answer to an ``initialize`` may carry an id of ours.
 
         Not where a browser asks: once the id is exposed to it, its next
         preflight would name a header that the app may not allow.
@@ -29,7 +33,6 @@ class ResponseHeaders:
             self._transport
             and exchange.http_method == "POST"
             and not exchange.modern
-            and not exchange.wire_session_id
             and b"origin" not in exchange.headers
         )
 

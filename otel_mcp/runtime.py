@@ -64,6 +64,7 @@ class Runtime:
         keys = Keys(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
+        reporter.calls_of = tracker.calls_of
         self.resolver = Resolver(rules, keys, tracker)
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
@@ -122,8 +123,8 @@ class Runtime:
 
     async def shut_down(self) -> None:
         """Write what is pending and let the exporters send it, within seconds. The runtime stays usable."""
+        self.watch.close()
         self.recorder.drain()
-        self.watch.submit_late_ends()
         await self.observers.aclose(1.0)
         await self.sessions.aclose(_FLUSH_SECONDS)
         self.recorder.drain()
@@ -143,6 +144,7 @@ class Runtime:
 
     def _at_exit(self) -> None:
         with guarded("exit"):
+            self.watch.close()
             self.recorder.drain()
             self.sessions.flush_at_exit()
 

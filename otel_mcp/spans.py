@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from otel_mcp import semconv
-from otel_mcp.request import Call, Exchange
+from otel_mcp.request import Call, Exchange, client_of
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
 
@@ -91,8 +91,7 @@ def call_attributes(call: Call) -> dict[str, Any]:
         attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
     if call.method == "tools/call":
         attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
-    transport_id = exchange.wire_session_id if not exchange.modern else None
-    if transport_id := transport_id or exchange.server_session_id or exchange.minted:
+    if transport_id := exchange.shown_session_id:
         attributes[semconv.MCP_SESSION_ID] = transport_id
     if call.conversation_id:
         attributes[semconv.GEN_AI_CONVERSATION_ID] = call.conversation_id
@@ -100,15 +99,27 @@ def call_attributes(call: Call) -> dict[str, Any]:
         attributes[semconv.CLIENT_ADDRESS] = exchange.client
     if agent := wire_headers.text(exchange.headers, b"user-agent"):
         attributes[semconv.USER_AGENT] = agent
-    if call.session is not None:
-        facts = call.session.facts
-        if facts.client_name:
-            attributes[semconv.CLIENT_NAME] = facts.client_name
-        if facts.client_version:
-            attributes[semconv.CLIENT_VERSION] = facts.client_version
-        if facts.previous_id:
-            attributes[semconv.SESSION_PREVIOUS_ID] = facts.previous_id
+    name, version = client_of(call)
+    if name:
+        attributes[semconv.CLIENT_NAME] = name
+    if version:
+        attributes[semconv.CLIENT_VERSION] = version
+    if exchange.capture is not None and call.method == "tools/call":
+        attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
+    if call.session is not None and call.session.facts.previous_id:
+        attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
     return attributes
+
+
+def _captured(call: Call, name: str, value: Any) -> dict[str, str]:
+    text = call.exchange.capture(value) if call.exchange.capture is not None and value is not None else None
+    return {} if text is None else {name: text}
+
+
+def capture_result(call: Call, result: Any) -> None:
+    """Put a result on the span of its call, where the user asked for it."""
+    if call.exchange.capture is not None and call.method == "tools/call" and call.span is not None:
+        call.span.set_attributes(_captured(call, semconv.GEN_AI_TOOL_CALL_RESULT, result))
 
 
 def _identity(call: Call) -> dict[str, Any]:
@@ -177,6 +188,8 @@ class Spans:
             if outcome.exception_type is not None:
                 attributes[semconv.TOOL_EXCEPTION_TYPE] = outcome.exception_type
             span.set_attributes(attributes)
+            if call.result is not None:
+                capture_result(call, call.result)
         duration_ns = int(call.duration * 1e9) if call.finished else None
         span.end(call.started_ns + duration_ns if duration_ns is not None else None)
 

@@ -15,10 +15,12 @@ from typing import Final, TypeVar
 from opentelemetry import context as otel_context
 
 from otel_mcp.answer import Answer, tool_names
+from otel_mcp.content import capturer
 from otel_mcp.identity.keys import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.metrics import Metrics, known_method
-from otel_mcp.middleware import Message, Scope
+from otel_mcp.middleware import Message as ASGIMessage
+from otel_mcp.middleware import Scope
 from otel_mcp.pending import Pending
 from otel_mcp.recording import Recorder
 from otel_mcp.request import SCOPE_KEY, Call, Exchange
@@ -27,8 +29,9 @@ from otel_mcp.sessions.delta import SessionDelta, SessionFacts
 from otel_mcp.sessions.state import EndReason
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
-from otel_mcp.wire.jsonrpc import JsonId, Outcome, is_mcp, negotiated_version, parse_messages
+from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome, is_mcp, json_id, negotiated_version, parse_messages
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 MAX_BODY: Final = 1024 * 1024
@@ -56,12 +59,15 @@ class Watch:
         self._recorder = recorder
         self._submit = submit
         self._headers = ResponseHeaders(settings)
+        self._capture = capturer(settings)
         self.resolver = resolver
         self.active: Counter[str] = Counter()
         """Requests being served, by method."""
         self.pending = Pending(lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None))
         self._owning: OrderedDict[str, bool] = OrderedDict()
         """By path: whether the server there gives out session ids, as its answers to `initialize` showed."""
+        self._in_flight: OrderedDict[tuple[str, JsonId], Call] = OrderedDict()
+        """Unfinished calls of transport sessions."""
         self._bare: OrderedDict[str, None] = OrderedDict()
         """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
         self._late_ends: dict[int, tuple[SessionDelta, asyncio.TimerHandle]] = {}
@@ -70,6 +76,7 @@ class Watch:
 
     async def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> tuple[Exchange, Scope]:
         """Take up an HTTP request that may be MCP; returns its record and the scope for the app."""
+        headers = wire_headers.with_all_hops(headers, scope)
         client = scope.get("client")
         exchange = Exchange(
             scope["method"],
@@ -81,6 +88,8 @@ class Watch:
             protocol_version=wire_headers.text(headers, wire_headers.PROTOCOL_VERSION, 32),
             wire_session_id=wire_headers.text(headers, wire_headers.SESSION_ID, 512),
             confirmed=verdict == wire_headers.YES,
+            capture=self._capture,
+            hides_ids=self._settings.session_id == "hashed",
             ambient=otel_context.get_current(),
         )
         if exchange.wire_session_id is None:
@@ -94,27 +103,45 @@ class Watch:
                 scope = _without_session_id(scope)
         else:
             exchange.owns_sessions = self._owning.get(exchange.path)
+            if not self.resolver.keys.usable:
+                await self.resolver.keys.prepare()
         scope[SCOPE_KEY] = exchange
         return exchange, scope
 
     def requested(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
         """A piece of the request body has been handed to the app."""
-        if exchange.body_size > MAX_BODY or exchange.parsed:
+        if exchange.parsed:
             return
         exchange.body_size += len(body)
         if exchange.body_size > MAX_BODY:
-            exchange.body.clear()
+            exchange.body, exchange.parsed = None, True
+            self._too_large(exchange)
             return
-        if more or exchange.body:
-            exchange.body.append(body)
+        if exchange.body is not None:
+            exchange.body += body
+        elif more and body:
+            exchange.body = bytearray(body)
         if more:
             return
         exchange.parsed = True
         if exchange.http_method == "POST":
-            self._parse(exchange, b"".join(exchange.body) if exchange.body else body)
-        exchange.body.clear()
+            self._parse(exchange, body if exchange.body is None else exchange.body)
+        exchange.body = None
 
-    def _parse(self, exchange: Exchange, body: bytes) -> None:
+    def _too_large(self, exchange: Exchange) -> None:
+        """A body beyond the bound is told by its headers, where the revision has them."""
+        method = wire_headers.text(exchange.headers, wire_headers.METHOD)
+        if exchange.http_method == "POST" and method is not None and not method.startswith("notifications/"):
+            target = wire_headers.text(exchange.headers, wire_headers.NAME)
+            call = self._add(exchange, Message(method, "", {"name": target}))
+            call.id_unknown = True
+
+    def _add(self, exchange: Exchange, message: Message) -> Call:
+        call = exchange.add(message, message.meta)
+        self.active[known_method(call.method)] += 1
+        return call
+
+    def _parse(self, exchange: Exchange, body: bytes | bytearray) -> None:
         if not body:
             return
         try:
@@ -126,14 +153,26 @@ class Watch:
                 return
             exchange.confirmed = True
         for message in messages:
-            call = exchange.add(message, message.meta)
-            self.active[known_method(call.method)] += 1
+            call = self._add(exchange, message)
             if exchange.protocol_version is None:
                 initial = call.method == "initialize"
                 said = call.params.get("protocolVersion") if initial else call.meta.get(_VERSION_META)
                 exchange.protocol_version = said[:32] if isinstance(said, str) else None
+            self._note_flight(exchange, call)
 
-    async def answering(self, exchange: Exchange, message: Message) -> Message:
+    def _note_flight(self, exchange: Exchange, call: Call) -> None:
+        """Keep what a later ``notifications/cancelled`` of the same session may name."""
+        transport_id = exchange.transport_id
+        if transport_id is None or exchange.modern:
+            return
+        if call.id is not None:
+            _remember(self._in_flight, (transport_id, call.id), call, _MAX_GONE)
+        elif call.method == "notifications/cancelled":
+            named = json_id(call.params.get("requestId"))
+            if named is not None and (other := self._in_flight.get((transport_id, named))) is not None:
+                other.cancel_requested = True
+
+    async def answering(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage:
         """The response starts: last chance for headers of ours. Returns the message to send."""
         if exchange.status is not None:
             return message  # Some transports start twice; the first one stands.
@@ -172,16 +211,24 @@ class Watch:
             elif exchange.status == 200 and self._headers.may_mint(exchange):
                 await self.mint(call)
         elif call.session is None or call.proposed:
+            if call.method == "initialize" and said is None and exchange.status == 200 and not exchange.modern:
+                # It knew no such session, and gave out none: it keeps none.
+                exchange.owns_sessions = exchange.owns_sessions or False
+                self._learn_owning(exchange, owns=False)
             await self.resolver.resolve(call)
+        if call.method == "initialize" and call.session is not None and self._headers.may_tell(exchange):
+            new = call.session.id
+            exchange.minted = new if new.startswith(OURS) and new != exchange.wire_session_id else exchange.minted
 
     def is_bare(self, exchange: Exchange) -> bool:
         """Whether nobody but us will open a span for the calls of this exchange."""
-        return exchange.path in self._bare and not exchange.at_sdk and exchange.confirmed
+        bare = exchange.path in self._bare and not exchange.at_sdk and exchange.confirmed
+        return bare and exchange.query_session_id is None
 
     def _learn_bare(self, exchange: Exchange) -> None:
         if exchange.at_sdk or exchange.status is None or not 200 <= exchange.status < 300:
             return
-        if any(call.id is not None and not call.dispatched for call in exchange.calls):
+        if any(call.id is not None and not call.dispatched and call.finished for call in exchange.calls):
             _remember(self._bare, exchange.path, None, _MAX_PATHS)
 
     def _learn_owning(self, exchange: Exchange, *, owns: bool) -> None:
@@ -234,7 +281,7 @@ class Watch:
             call.exchange.protocol_version = version
             if call.session is not None:
                 call.session.facts.protocol_version = version
-        if self._settings.store_content:
+        if self._settings.store_content or self._capture is not None:
             call.result = reply.get("result")
 
     def finish(self, call: Call, outcome: Outcome | None, size: int | None) -> None:
@@ -244,9 +291,10 @@ class Watch:
         call.finished = True
         call.duration = perf_counter() - call.started
         call.result_bytes = size
-        call.outcome = _merged(outcome, call.told)
+        call.outcome = _merged(outcome, call)
         self.active[known_method(call.method)] -= 1
-        if transport_id := call.exchange.transport_id:
+        if (transport_id := call.exchange.transport_id) and call.id is not None:
+            self._in_flight.pop((transport_id, call.id), None)
             self.pending.settled(transport_id, call)
         self._recorder.add(call)
 
@@ -271,7 +319,6 @@ class Watch:
             self.pending.stream_closed(transport_id)
             if exchange.sse_endpoint:
                 # The stream was the session: there is no way back to it.
-                self.pending.session_closed(transport_id)
                 self._end_session(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
         status = exchange.status or 500
         if exchange.http_method == "DELETE" and (200 <= status < 300 or exchange.owns_sessions is False):
@@ -282,7 +329,8 @@ class Watch:
     def _leave(self, call: Call) -> None:
         """The HTTP request of an unanswered call is over."""
         exchange = call.exchange
-        unanswered = exchange.disconnected if exchange.status is None else 200 <= exchange.status < 300
+        stream = exchange.answer is not None and exchange.answer.is_stream
+        unanswered = exchange.disconnected or exchange.status == 202 or (stream and exchange.status == 200)
         elsewhere = call.id is not None and call.told is None and not exchange.modern
         if unanswered and elsewhere and exchange.transport_id:
             self.pending.add(exchange.transport_id, call)
@@ -298,6 +346,7 @@ class Watch:
         session = self.resolver.tracker.get(session_id)
         at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
         facts = SessionFacts(session_id, at, self._settings.session_ttl) if session is None else session.facts
+        self.pending.session_closed(transport_id)
         delta = SessionDelta(facts, at, ended=(at, reason))
         if session is not None:
             self.resolver.tracker.forget(session)
@@ -315,13 +364,14 @@ class Watch:
             late[1].cancel()
             self._submit(late[0])
 
-    def submit_late_ends(self) -> None:
-        """Do not wait any longer: the process is about to end."""
+    def close(self) -> None:
+        """Wait for nothing any longer: the process is about to end."""
+        self.pending.close()
         for key in list(self._late_ends):
             self._submit_late(key)
 
 
-def _remember(table: OrderedDict[str, T], key: str, value: T, limit: int) -> None:
+def _remember(table: OrderedDict[K, T], key: K, value: T, limit: int) -> None:
     table[key] = value
     while len(table) > limit:
         table.popitem(last=False)
@@ -333,15 +383,18 @@ def _without_session_id(scope: Scope) -> Scope:
     return {**scope, "headers": kept}
 
 
-def _merged(outcome: Outcome | None, told: Outcome | None) -> Outcome | None:
-    """The wire's word, completed by what the handler's seam saw."""
+def _merged(outcome: Outcome | None, call: Call) -> Outcome | None:
+    """The wire's word, completed by what the handler's seam and the client said."""
+    told = call.told
+    failed = outcome is not None and outcome.error_type is not None
+    if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
+        status_code = outcome.status_code if outcome is not None else None
+        return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
     if told is None or outcome is None:
         return outcome or told
-    if told.error_type == "cancelled":
-        return Outcome("cancelled", outcome.status_code, told.exception_type)
     if outcome.unclassified:
         return told
-    return Outcome(outcome.error_type, outcome.status_code, told.exception_type if outcome.error_type else None)
+    return Outcome(outcome.error_type, outcome.status_code, told.exception_type if failed else None)
 
 
 def _left_open(call: Call) -> Outcome:

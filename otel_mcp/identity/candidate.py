@@ -6,10 +6,10 @@ claim into a session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import entry_points
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -19,11 +19,10 @@ from otel_mcp.identity.address import Network, client_address, networks
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.principal import Principal, principal
-from otel_mcp.request import Call, Exchange
+from otel_mcp.request import Call, Exchange, client_info
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 
-CLIENT_INFO_META: Final = "io.modelcontextprotocol/clientInfo"
 CONVERSATION_KEYS: Final = "otel_mcp_conversation_keys"
 """Entry point group of further `HostKey` tuples."""
 _OUR_HEADER: Final = b"x-session-id"
@@ -41,15 +40,12 @@ class Candidate:
     """The id is one of the transport's own: the protocol gave it out."""
     conversation_id: str | None = None
     principal: Principal | None = None
+    derived: bool = False
+    """The key is a hash that every replica computes alike, so nobody need be asked."""
 
     @property
     def inferred(self) -> bool:
         return self.source.startswith("inferred")
-
-    @property
-    def derived(self) -> bool:
-        """The key is a hash that every replica computes alike, so nobody need be asked."""
-        return self.key.startswith("c_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +66,6 @@ def rules_from(settings: Settings) -> Rules:
     return Rules(settings, (*keys, *HOST_KEYS), networks(settings.trusted_proxies))
 
 
-def client_info(call: Call) -> tuple[str | None, str | None]:
-    """Name and version of the client, from ``initialize`` or from the request's ``_meta``."""
-    info = call.params.get("clientInfo") if call.method == "initialize" else call.meta.get(CLIENT_INFO_META)
-    if not isinstance(info, dict):
-        return None, None
-    fields = cast(dict[str, object], info)
-    name, version = fields.get("name"), fields.get("version")
-    return (name[:128] if isinstance(name, str) else None), (version[:64] if isinstance(version, str) else None)
-
-
 def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candidate | None:
     """The first source that says something; ``None`` = nothing can be known."""
     caller = principal(exchange.user, exchange.headers, keys)
@@ -89,16 +75,16 @@ def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candi
         found: Candidate | None = None
         if source == "conversation" and said is not None:
             key = keys.digest("conversation", rules.settings.service_name, *said)
-            found = Candidate("conversation", f"c_{key}", principal=caller)
+            found = Candidate("conversation", f"c_{key}", derived=True)
         elif source == "header":
-            found = _header(exchange, rules, keys, caller)
+            found = _header(exchange, rules, keys)
         elif source == "cookie":
-            found = _cookie(exchange, rules, keys, caller)
+            found = _cookie(exchange, rules, keys)
         elif source == "inferred" and call.method != "initialize":
             # The answer to `initialize` brings the id, so nothing is inferred for it.
             found = _inferred(exchange, call, rules, keys, caller)
         if found is not None:
-            return Candidate(found.source, found.key, found.transport, conversation_id, caller)
+            return replace(found, conversation_id=conversation_id, principal=caller)
     return None
 
 
@@ -126,23 +112,23 @@ def _baggage(text: str) -> tuple[str, str] | None:
     return from_baggage(baggage.get_all(context))
 
 
-def _header(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
+def _header(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
     hashed = rules.settings.session_id == "hashed"
     if exchange.transport_id and not exchange.modern:
-        return Candidate("header", keys.storable(exchange.transport_id, hashed=hashed), True, principal=caller)
+        return Candidate("header", keys.storable(exchange.transport_id, hashed=hashed), transport=True)
     if value := exchange.headers.get(_OUR_HEADER):
         # We send this one out ourselves, so a client may bring back the id of a session.
-        return Candidate("header", keys.storable(value.decode("latin-1"), hashed=False), principal=caller)
+        return Candidate("header", keys.storable(value.decode("latin-1"), hashed=False))
     names = (*_HEADERS, *(name.encode("latin-1") for name in rules.settings.session_headers))
     for name in names:
         if value := exchange.headers.get(name):
             # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
             key = keys.digest("header", rules.settings.service_name, name.decode(), value.decode("latin-1"))
-            return Candidate("header", f"c_{key}", principal=caller)
+            return Candidate("header", f"c_{key}", derived=True)
     return None
 
 
-def _cookie(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
+def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
     header = exchange.headers.get(b"cookie")
     if header is None:
         return None
@@ -152,9 +138,8 @@ def _cookie(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | No
         return None
     if morsel is None or not morsel.value:
         return None
-    return Candidate(
-        "cookie", f"c_{keys.digest('cookie', rules.settings.service_name, morsel.value)}", principal=caller
-    )
+    key = keys.digest("cookie", rules.settings.service_name, morsel.value)
+    return Candidate("cookie", f"c_{key}", derived=True)
 
 
 def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
@@ -165,6 +150,6 @@ def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, caller: 
     agent = wire_headers.text(exchange.headers, b"user-agent") or ""
     who = caller.digest if caller else ""
     fingerprint = keys.digest(
-        "client", rules.settings.service_name, who, address or "", agent, name or "", version or ""
+        "client", rules.settings.service_name, who, (address or "") if telling else "", agent, name or "", version or ""
     )
-    return Candidate("inferred" if caller else "inferred_weak", fingerprint, principal=caller)
+    return Candidate("inferred" if caller else "inferred_weak", fingerprint)

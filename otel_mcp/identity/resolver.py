@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from otel_mcp.identity.candidate import Rules, candidate, client_info
+from otel_mcp.identity.candidate import Rules, candidate
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.tracker import Session, Tracker
-from otel_mcp.request import Call, Exchange
+from otel_mcp.request import Call, Exchange, client_info
 from otel_mcp.wire import headers as wire_headers
 
 

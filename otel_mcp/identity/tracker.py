@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final, Protocol
+
+from opentelemetry.trace import SpanContext
 
 from otel_mcp.guard import guarded
 from otel_mcp.identity.candidate import Candidate
@@ -53,6 +55,8 @@ class Session:
     agreement: str | None = None
     """Key under which replicas agreed on an inferred session."""
     ended: bool = False
+    sampled: deque[SpanContext] | None = None
+    """Spans of its calls in this process, for the span of the session; only where that is wanted."""
     facts_due: float = inf
     """Unix seconds at which to ask the store for what another replica knows of it."""
     attributes: dict[str, str] = field(default_factory=dict[str, str])
@@ -125,11 +129,13 @@ class Tracker:
         if claim.derived or (owned and claim.transport):
             return self._draft(claim, self._owned_id(claim))
         known = await self._directory.recall(claim.key)
-        if known is None or (known.exists and not known.ended) or (owned is None and claim.transport):
+        forged = self._is_forged(claim)
+        if known is not None and known.exists and not known.ended:
             return self._draft(claim, claim.key)
-        if self._is_fresh(claim, known):
+        if not forged and (known is None or self._is_fresh(claim, known) or (owned is None and claim.transport)):
             return self._draft(claim, claim.key)
-        return self._draft(claim, known.successor or self._successor_id(claim), previous=claim.key)
+        successor = known.successor if known is not None else None
+        return self._draft(claim, successor or self._successor_id(claim), previous=claim.key)
 
     def _draft(
         self, claim: Candidate, session_id: str, *, limit: float | None = None, previous: str | None = None
@@ -167,6 +173,11 @@ class Tracker:
             self._sessions.move_to_end(session.id)
         return session
 
+    def calls_of(self, session_id: str) -> list[SpanContext]:
+        """Sampled calls of a session in this process, also of one that has ended."""
+        session = self._sessions.get(session_id)
+        return list(session.sampled) if session is not None and session.sampled is not None else []
+
     def open(self, session_id: str, source: str, *, previous: str | None = None) -> Session | None:
         """Begin a session under an id that the protocol has just given out, within the limit."""
         if (known := self.get(session_id)) is not None:
@@ -177,53 +188,79 @@ class Tracker:
         """The session has ended; its id opens nothing any more."""
         session.ended = True
 
-    def _bound(self, claim: Candidate, session_id: str) -> Session | None:
+    def _bound(self, claim: Candidate, session_id: str, *, previous: str | None = None) -> Session | None:
         # Under another user the same id is another session.
         held = self.get(session_id)
         if held is not None and self._foreign(held, claim.principal):
             self._rejected("principal")
             session_id = self._for_principal(session_id, claim.principal)
             held = self.get(session_id)
-        return held or self._admit(session_id, claim.source)
+        return held or self._admit(session_id, claim.source, previous=previous)
 
     def _for_principal(self, session_id: str, principal: Principal | None) -> str:
         return f"p_{self._keys.digest('bound', session_id, principal.digest if principal else '')}"
 
     async def _infer(self, claim: Candidate, proposed: Session | None) -> Session | None:
-        gap = self._gap
         agreement = _agreement(claim)
         if not self._may_open():
-            return None
-        candidate = proposed.id if proposed is not None else new_id()
-        session_id = await self._directory.agree(agreement, candidate, gap)
-        if session_id == candidate and (rival := self._fingerprints.get(claim.key)) and self.get(rival):
-            # Two requests asked a store that answered neither; the first one's id stands.
-            session_id = rival
+            # Another replica's session may still be joined: that opens none.
+            agreed = await self._directory.consult(agreement)
+            if agreed is None:
+                self._rejected("limit")
+                return None
+            session_id = agreed
+        else:
+            candidate = proposed.id if proposed is not None else new_id()
+            session_id = await self._directory.agree(agreement, candidate, self._gap)
+            session_id = self._first(self._fingerprints, claim, session_id, candidate)
         self._remember(self._fingerprints, claim.key, session_id)
-        session = self.get(session_id) or self._admit(session_id, claim.source, limit=gap)
+        session = self.get(session_id) or self._admit(session_id, claim.source, limit=self._gap)
         if session is not None:
             session.agreement = agreement
         return session
 
+    def _first(self, table: OrderedDict[str, str], claim: Candidate, answer: str, candidate: str) -> str:
+        """Of two requests that asked a store which answered neither, the first one's id stands."""
+        if answer == candidate:
+            for rival in (table.get(claim.key), claim.key):
+                if rival is not None and self.get(rival) is not None:
+                    return rival
+        return answer
+
     async def _recall(self, claim: Candidate, owned: bool | None, proposed: Session | None) -> Session | None:
-        if not self._may_open():
-            return None
         known = await self._directory.recall(claim.key)
-        if known is None or self._is_fresh(claim, known):
+        if (told := self.peek(claim)) is not None:
+            return told  # Another request has asked the same, and was answered.
+        forged = self._is_forged(claim)
+        if not forged and (known is None or self._is_fresh(claim, known)):
             # Nobody can be asked now, or nobody has written it yet: the id itself is the best there is.
             session = self._bound(claim, claim.key)
             if session is not None and session.facts.client_name is None:
                 session.facts_due = self._clock() + 2 * self._settings.flush_interval
             return session
-        if known.exists and known.facts is not None and not known.ended:
+        if known is not None and known.exists and known.facts is not None and not known.ended:
             return self._adopt(claim, known.facts)
-        if owned is None and claim.transport and not known.ended:
+        if known is not None and owned is None and claim.transport and not known.ended and not forged:
             # Perhaps the server's own, met first by this replica; it has accepted it.
             return self._bound(claim, claim.key)
-        candidate = proposed.id if proposed is not None else self._successor_id(claim)
-        successor = known.successor or await self._directory.succeed(claim.key, candidate)
+        return await self._succeed(claim, known, proposed)
+
+    async def _succeed(self, claim: Candidate, known: Known | None, proposed: Session | None) -> Session | None:
+        """The one session that continues an unknown or ended id, on all replicas."""
+        successor = known.successor if known is not None else None
+        if successor is None:
+            if not self._may_open():
+                self._rejected("limit")
+                return None
+            candidate = proposed.id if proposed is not None else self._successor_id(claim)
+            successor = await self._directory.succeed(claim.key, candidate)
+            successor = self._first(self._successors, claim, successor, candidate)
         self._remember(self._successors, claim.key, successor)
-        return self.get(successor) or self._admit(successor, claim.source, previous=claim.key)
+        return self._bound(claim, successor, previous=claim.key)
+
+    def _is_forged(self, claim: Candidate) -> bool:
+        """It looks like an id that we gave out, and is none."""
+        return claim.key.startswith(OURS) and not self._keys.is_ours(claim.key)
 
     def _complete_later(self, session: Session) -> None:
         """Learn in the background what ``initialize`` told another replica."""
@@ -245,7 +282,8 @@ class Tracker:
         return unknown and self._keys.age(claim.key) < _FRESH + self._settings.flush_interval
 
     def _successor_id(self, claim: Candidate) -> str:
-        return self._keys.mint() if claim.key.startswith(OURS) else new_id()
+        # One that a client may be told of, where the protocol has a way to.
+        return self._keys.mint() if claim.transport else new_id()
 
     def _owned_id(self, claim: Candidate) -> str:
         held = self.get(claim.key)

@@ -7,12 +7,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
-
-from opentelemetry.context import Context, attach
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.observers import ENTRY_POINTS
@@ -61,17 +60,23 @@ class Observers:
             if full:
                 self._dropped(lane.name, 1)
 
-    def ensure_running(self, loop: asyncio.AbstractEventLoop) -> None:
+    def ensure_running(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Start the task of every observer that has something to do and nobody working on it."""
+        try:
+            loop = loop or asyncio.get_running_loop()
+        except RuntimeError:
+            return
         for lane in self._lanes:
             if lane.queue and (lane.task is None or lane.task.done() or lane.loop is None or lane.loop.is_closed()):
                 lane.loop = loop
-                lane.task = loop.create_task(self._work(lane), name=f"otel_mcp observer {lane.name}")
+                # What an observer does belongs to no request: no span, no session of whoever woke it.
+                name = f"otel_mcp observer {lane.name}"
+                lane.task = Context().run(loop.create_task, self._work(lane), name=name)
 
     async def aclose(self, timeout: float) -> None:
         """Let observers finish what is queued, for `timeout` seconds at most; what is left is counted."""
         loop = asyncio.get_running_loop()
-        self.ensure_running(loop)
+        self.ensure_running()
         tasks = [lane.task for lane in self._lanes if lane.task is not None and lane.loop is loop]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
@@ -83,8 +88,6 @@ class Observers:
                 self._dropped(lane.name, left)
 
     async def _work(self, lane: _Lane) -> None:
-        # What an observer does belongs to no request: no span, no session of whoever woke it.
-        attach(Context())
         while lane.queue:
             make = lane.queue.popleft()
             try:

@@ -47,13 +47,19 @@ def call_of(
     if (call := exchange.find(request_id, method)) is not None:
         return call
     said = exchange.headers.get(b"mcp-method")
-    if exchange.calls or (said is not None and said != method.encode()):
+    unread = exchange.calls[0] if exchange.calls and exchange.calls[0].id_unknown else None
+    if (exchange.calls and unread is None) or (said is not None and said != method.encode()):
         return None
     # The body was too large to be read on its way.
     given = params or {}
     meta = given.get("_meta")
     message = Message(method, request_id, given)
-    return exchange.add(message, cast(Mapping[str, Any], meta) if isinstance(meta, Mapping) else {})
+    known = cast(Mapping[str, Any], meta) if isinstance(meta, Mapping) else cast(Mapping[str, Any], {})
+    if unread is None:
+        return exchange.add(message, known)
+    unread.id, unread.id_unknown, unread.target = request_id, False, message.target
+    unread.params, unread.meta = given, known
+    return unread
 
 
 class Dispatch:

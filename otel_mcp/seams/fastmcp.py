@@ -28,8 +28,7 @@ def telemetry(module: ModuleType, patches: Patches) -> None:
                 return original()
             attributes: dict[str, str] = {}
             with _GUARD:
-                exchange = call.exchange
-                if session_id := exchange.wire_session_id or exchange.server_session_id or exchange.minted:
+                if session_id := call.exchange.shown_session_id:
                     attributes[semconv.MCP_SESSION_ID] = session_id
             return attributes
 

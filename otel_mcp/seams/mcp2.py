@@ -22,6 +22,7 @@ from otel_mcp.request import Call, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, outcome_of_result, runtime_for
 from otel_mcp.seams.patching import Patches
+from otel_mcp.spans import capture_result
 
 Handler = Callable[[Any], Awaitable[Any]]
 _GUARD = guarded("dispatch")
@@ -64,7 +65,11 @@ async def _serve(
         with _GUARD:
             token = dispatch.innermost()
         try:
-            return await inner(ctx)
+            result = await inner(ctx)
+            if call.exchange.capture is not None:
+                with _GUARD:
+                    capture_result(call, result)
+            return result
         finally:
             if token is not None:
                 with _GUARD:

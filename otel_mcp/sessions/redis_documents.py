@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from pydantic import ValidationError
+from redis.exceptions import ResponseError
 
 from otel_mcp.sessions import redis_wire, scripts, text
 from otel_mcp.sessions.delta import Applied
@@ -67,7 +68,7 @@ class Documents:
     async def _raw(self, session_id: str) -> bytes | None:
         try:
             return await self._link.run(Run("GET", self._keys.session(session_id)[:1]))
-        except Exception as error:
+        except ResponseError as error:
             if is_foreign(error):
                 return None
             raise
@@ -96,7 +97,7 @@ class Documents:
         run = Run(scripts.DELETE, self._keys.session(session_id), (now, text.iso(now), replaces))
         try:
             return tuple(await self._link.run(run))
-        except Exception as error:
+        except ResponseError as error:
             if is_foreign(error):
                 return (redis_wire.FOREIGN, 0)
             raise

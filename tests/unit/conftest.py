@@ -1,0 +1,93 @@
+"""What every unit test may use."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from otel_mcp import guard, process, settings
+from otel_mcp.runtime import Runtime
+from tests.unit.kit import Clock, Telemetry
+
+MakeRuntime = Callable[..., Runtime]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration of the machine that runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+    getattr(settings, "_service_name").cache_clear()  # noqa: B009
+    monkeypatch.setattr(process, "_runtime", None)
+    monkeypatch.setattr(process, "_uninstrumented", False)
+    monkeypatch.setattr(process, "_options", {})
+
+
+@pytest.fixture(autouse=True)
+def no_failures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever we swallow is counted; a test that means it to happen asks for `failures`."""
+    guard.failures.clear()
+    getattr(guard, "_last_logged").clear()  # noqa: B009
+    yield
+    if "failures" not in request.fixturenames:
+        assert guard.failures == Counter()
+
+
+@pytest.fixture
+def failures() -> Counter[str]:
+    """Our own failures, by component."""
+    return guard.failures
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    """Providers that export into memory."""
+    made = Telemetry()
+    yield made
+    made.shut_down()
+
+
+@pytest.fixture
+def make_runtime(telemetry: Telemetry) -> Iterator[MakeRuntime]:
+    """Makes runtimes on those providers, from settings given by keyword."""
+    made: list[Runtime] = []
+
+    def make(**options: object) -> Runtime:
+        runtime = Runtime(
+            settings.load(**{"service_name": "unit", **options}),
+            telemetry.tracer_provider,
+            telemetry.meter_provider,
+            telemetry.logger_provider,
+        )
+        made.append(runtime)
+        return runtime
+
+    yield make
+    for runtime in made:
+        runtime.disable()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> Clock:
+    """The time that requests are measured by; it goes on only when told to."""
+    stopped = Clock()
+    stopped.install(monkeypatch)
+    return stopped
+
+
+@pytest.fixture
+def runtime(make_runtime: MakeRuntime) -> Runtime:
+    """A runtime with the default settings."""
+    return make_runtime()
+
+
+@pytest.fixture
+def logs(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Log lines of ours, from warnings on."""
+    caplog.set_level(logging.WARNING, logger="otel_mcp")
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("otel_mcp")]

@@ -1,0 +1,80 @@
+"""The conversation ids that hosts send, and the hosts that they are believed of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
+
+
+@pytest.mark.parametrize(
+    ("meta", "client", "found"),
+    [
+        ({"openai/session": "v1/x"}, "", ("openai/session", "v1/x")),
+        ({"vscode.conversationId": "x", "vscode.requestId": "turn"}, "", ("vscode.conversationId", "x")),
+        ({"ai.opencode/sessionID": "ses_1"}, "", ("ai.opencode/sessionID", "ses_1")),
+        ({"antigravity.google/conversation_id": "x"}, "", ("antigravity.google/conversation_id", "x")),
+        ({"Mcp-Client-Session-Id": "x"}, "", ("Mcp-Client-Session-Id", "x")),
+        ({"sessionID": "ses_1"}, "opencode 1.0", ("sessionID", "ses_1")),
+        ({"sessionID": "ses_1"}, "somebody else", None),
+        ({"threadId": "t"}, "codex-mcp-client", ("threadId", "t")),
+        ({"threadId": "t"}, "a slack bot", None),
+        ({"sessionId": "s"}, "codex", ("sessionId", "s")),
+        ({"sessionId": "s"}, "", None),
+        ({"claudecode/toolUseId": "one call"}, "claude-code", None),
+        ({"openai/subject": "a person"}, "openai-mcp", None),
+        ({"progressToken": 1}, "", None),
+        ({}, "codex", None),
+    ],
+)
+def test_a_key_counts_with_its_namespace_or_with_its_host(
+    meta: dict[str, Any], client: str, found: tuple[str, str] | None
+) -> None:
+    assert conversation(meta, HOST_KEYS, client) == found
+
+
+@pytest.mark.parametrize("value", [{"session_id": "s", "turn_id": "t"}, json.dumps({"session_id": "s", "turn_id": "t"})])
+def test_codex_metadata_is_read_as_object_and_as_its_json_text(value: object) -> None:
+    meta = {"x-codex-turn-metadata": value, "threadId": "t"}
+
+    assert conversation(meta, HOST_KEYS, "codex") == ("x-codex-turn-metadata", "s")
+
+
+@pytest.mark.parametrize(
+    "value", ["{", "[]", "null", "7", '{"turn_id":"t"}', "[" * 8000, '{"session_id":' + '"x"' * 4000, {}, [], 7, None]
+)
+def test_codex_metadata_that_says_nothing_leaves_it_to_the_next_key(value: object) -> None:
+    meta = {"x-codex-turn-metadata": value, "threadId": "t"}
+
+    assert conversation(meta, HOST_KEYS, "codex") == ("threadId", "t")
+
+
+@pytest.mark.parametrize("value", ["", "x" * 513, 7, None, [], {}, True, ["x"]])
+def test_a_value_that_can_be_no_id_is_none(value: object) -> None:
+    assert conversation({"openai/session": value}, HOST_KEYS, "") is None
+
+
+def test_keys_of_the_user_come_first_and_need_no_host() -> None:
+    keys = (HostKey("our/run"), *HOST_KEYS)
+
+    assert conversation({"openai/session": "x", "our/run": "r"}, keys, "") == ("our/run", "r")
+
+
+@pytest.mark.parametrize(
+    ("baggage", "found"),
+    [
+        ({"session.id": "s"}, ("session.id", "s")),
+        ({"session.id": "s", "gen_ai.conversation.id": "c"}, ("gen_ai.conversation.id", "c")),
+        ({"gen_ai.conversation.id": "", "session.id": "s"}, ("session.id", "s")),
+        ({"session.id": "x" * 513}, None),
+        ({"user.id": "u"}, None),
+        ({}, None),
+    ],
+)
+def test_baggage_names_the_conversation_of_an_instrumented_agent(
+    baggage: dict[str, object], found: tuple[str, str] | None
+) -> None:
+    assert from_baggage(baggage) == found

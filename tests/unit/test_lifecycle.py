@@ -1,0 +1,157 @@
+"""From the first request of a process to its end, on whatever loops it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import otel_mcp
+from otel_mcp import MCPMiddleware, MCPInstrumentor, process
+from otel_mcp.api import sessions
+from otel_mcp.runtime import Runtime
+from tests.unit.conftest import MakeRuntime
+from tests.unit.kit import (
+    MODERN_HEADERS,
+    Message,
+    Receive,
+    Send,
+    Server,
+    Telemetry,
+    call,
+    initialize,
+    legacy_headers,
+    modern,
+    post,
+    read,
+    respond,
+    result,
+)
+
+
+def test_a_loop_ends_although_something_was_submitted_in_its_last_turn(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    async def serve() -> set[asyncio.Task[Any]]:
+        await post(MCPMiddleware(Server(), runtime), call(), legacy_headers("own"))
+        telemetry.metrics()  # Submits what has finished, and wakes the background task.
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        for task in tasks:
+            task.cancel()
+        _, unfinished = await asyncio.wait(tasks, timeout=5)
+        for task in unfinished:
+            task.cancel()  # So that a failing test does not hang for ever.
+        return unfinished
+
+    assert asyncio.run(serve()) == set()
+
+
+def test_what_was_served_is_written_when_the_loop_ends(runtime: Runtime) -> None:
+    async def serve() -> None:
+        await post(MCPMiddleware(Server(session_id="own"), runtime), initialize())
+        runtime.recorder.drain()
+
+    async def look() -> Any:
+        return await runtime.sessions.load("own")
+
+    asyncio.run(serve())
+
+    assert asyncio.run(look()).request_count == 1
+
+
+def test_a_runtime_serves_one_loop_after_another(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    for number in range(5):
+        reply = asyncio.run(post(app, call(request_id=number), legacy_headers("own")))
+        assert reply.session_id == "own"
+
+    assert len(telemetry.spans()) == 5
+
+
+@pytest.mark.anyio
+async def test_the_runtime_is_made_at_the_first_request_that_may_be_mcp(telemetry: Telemetry) -> None:
+    process.configure(
+        tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider, service_name="configured"
+    )
+    app = MCPMiddleware(Server())
+    try:
+        assert process.existing() is None
+        await post(app, b"a=b", [("content-type", "application/x-www-form-urlencoded")])
+        reply = await post(app, modern(), MODERN_HEADERS)
+        made = process.existing()
+
+        assert made is not None
+        assert made is process.runtime()
+        assert made.settings.service_name == "configured"
+        assert reply.session_id is not None
+        assert [span.name for span in telemetry.spans()] == ["tools/call add"]
+    finally:
+        process.discard()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", ["true", "TRUE", " True "])
+async def test_where_opentelemetry_is_switched_off_nothing_is_made(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", value)
+
+    reply = await post(MCPMiddleware(Server()), initialize())
+
+    assert reply.status == 200
+    assert "mcp-session-id" not in reply.headers
+    assert process.existing() is None
+    with pytest.raises(RuntimeError, match="OTEL_SDK_DISABLED"):
+        sessions()
+
+
+@pytest.mark.anyio
+async def test_after_uninstrument_what_is_still_wrapped_passes_through(telemetry: Telemetry) -> None:
+    process.configure(tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider)
+    app = MCPMiddleware(Server())
+    await post(app, modern(), MODERN_HEADERS)
+
+    process.discard()
+    reply = await post(app, modern(), MODERN_HEADERS)
+
+    assert reply.session_id is None
+    assert len(telemetry.spans()) == 1
+
+
+@pytest.mark.anyio
+async def test_a_tool_author_asks_for_the_session_of_the_request(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime()
+    monkeypatch.setattr(process, "_runtime", runtime)
+    seen: list[str | None] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        state = otel_mcp.current_session()
+        seen.append(state.session_id if state is not None else None)
+        await respond(send, result())
+
+    assert otel_mcp.current_session() is None
+    for _ in range(2):
+        reply = await post(MCPMiddleware(app), modern(), MODERN_HEADERS)
+
+    assert seen[1] == reply.session_id is not None
+    assert otel_mcp.current_session() is None
+    assert sessions() is runtime.sessions
+
+
+def test_the_package_names_what_it_offers() -> None:
+    assert sorted(otel_mcp.__all__) == [
+        "MCPInstrumentor",
+        "MCPMiddleware",
+        "Observer",
+        "SessionState",
+        "ToolCall",
+        "__version__",
+        "current_session",
+    ]
+    assert all(hasattr(otel_mcp, name) for name in otel_mcp.__all__)
+    assert otel_mcp.MCPInstrumentor is MCPInstrumentor
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = otel_mcp.nothing

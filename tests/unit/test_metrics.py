@@ -1,0 +1,466 @@
+"""The contract of section 6: names, units, kinds, attributes and their types; never an id, always bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from otel_mcp import MCPMiddleware
+from otel_mcp.runtime import Runtime
+from otel_mcp.sessions.delta import EndedSession, SessionFacts
+from otel_mcp.settings import load
+from tests.unit.conftest import MakeRuntime
+from tests.unit.kit import (
+    FAILED,
+    MODERN_HEADERS,
+    Clock,
+    Message,
+    Receive,
+    Send,
+    Server,
+    Telemetry,
+    ask,
+    call,
+    delete,
+    error,
+    get,
+    id_of,
+    initialize,
+    legacy_headers,
+    modern,
+    notify,
+    post,
+    read,
+    respond,
+    result,
+    stream,
+    trace_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+DURATION = "mcp.server.operation.duration"
+BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+SESSION_BUCKETS = (*BUCKETS, 600, 1800, 3600, 7200, 14400, 43200, 86400)
+
+CONTRACT = {
+    DURATION: ("s", "Histogram"),
+    "mcp.server.session.duration": ("s", "Histogram"),
+    "otel_mcp.session.active": ("{session}", "Gauge"),
+    "otel_mcp.session.local": ("{session}", "Gauge"),
+    "otel_mcp.session.started": ("{session}", "Counter"),
+    "otel_mcp.session.resumed": ("{session}", "Counter"),
+    "otel_mcp.session.ended": ("{session}", "Counter"),
+    "otel_mcp.session.rejected": ("{session}", "Counter"),
+    "otel_mcp.session.tool_calls": ("{call}", "Histogram"),
+    "otel_mcp.tool.result.size": ("By", "Histogram"),
+    "otel_mcp.client.requests": ("{request}", "Counter"),
+    "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
+    "otel_mcp.store.operation.duration": ("s", "Histogram"),
+    "otel_mcp.store.pending": ("{call}", "Gauge"),
+    "otel_mcp.store.dropped": ("{call}", "Counter"),
+    "otel_mcp.store.degraded": ("1", "Gauge"),
+    "otel_mcp.observer.dropped": ("{call}", "Counter"),
+    "otel_mcp.errors": ("{error}", "Counter"),
+}
+"""The table of the contract."""
+
+ATTRIBUTES = {
+    DURATION: {
+        "mcp.method.name",
+        "gen_ai.tool.name",
+        "gen_ai.prompt.name",
+        "gen_ai.operation.name",
+        "error.type",
+        "rpc.response.status_code",
+        "mcp.protocol.version",
+        "network.protocol.name",
+        "network.protocol.version",
+        "network.transport",
+    },
+    "mcp.server.session.duration": {
+        "mcp.protocol.version",
+        "error.type",
+        "otel_mcp.session.end.reason",
+        "otel_mcp.session.source",
+    },
+    "otel_mcp.session.started": {"otel_mcp.session.source", "mcp.protocol.version"},
+    "otel_mcp.session.ended": {"otel_mcp.session.end.reason"},
+    "otel_mcp.session.rejected": {"otel_mcp.reason"},
+    "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
+    "otel_mcp.tool.result.size": {"gen_ai.tool.name"},
+    "otel_mcp.client.requests": {"otel_mcp.client.name", "mcp.method.name"},
+    "otel_mcp.requests.active": {"mcp.method.name"},
+    "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
+    "otel_mcp.store.dropped": {"otel_mcp.reason"},
+    "otel_mcp.observer.dropped": {"otel_mcp.observer"},
+    "otel_mcp.errors": {"otel_mcp.component"},
+}
+
+SOURCE = "otel_mcp.session.source"
+COMMON: Message = {"network.transport": "tcp", "network.protocol.name": "http", "network.protocol.version": "1.1"}
+TOOL: Message = {"mcp.method.name": "tools/call", "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "add"}
+
+
+async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    """Have every instrument record something."""
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, initialize())
+    await post(app, call(), legacy_headers("own"))
+    await post(app, ask("prompts/get", name="greet"), legacy_headers("own"))
+    await delete(app, legacy_headers("own"))
+    metrics = runtime.metrics
+    facts = SessionFacts("s", 1.0, 60.0, source="header", protocol_version="2025-11-25")
+    metrics.session_started(facts)
+    metrics.session_resumed()
+    metrics.session_ended(EndedSession("s", "expired", 1.0, 3.0, 5, 1, 9, source="header"))
+    metrics.session_rejected("limit")
+    metrics.store_dropped(3, "full")
+    metrics.store_operation("flush", "ok", 0.001)
+    metrics.observer_dropped("log", 1)
+    failures["parts"] += 1
+    await runtime.shut_down()
+
+
+async def test_the_metrics_are_those_of_the_contract(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    await use_everything(runtime, telemetry, failures)
+
+    found = telemetry.metrics()
+
+    assert {name: (metric.unit, metric.kind) for name, metric in found.items()} == {
+        name: declared for name, declared in CONTRACT.items() if name in found or name != "otel_mcp.session.active"
+    }
+
+
+async def test_attributes_are_those_of_the_contract_and_texts(
+    runtime: Runtime, telemetry: Telemetry, failures: Any
+) -> None:
+    await use_everything(runtime, telemetry, failures)
+
+    for name, metric in telemetry.metrics().items():
+        for attributes in metric.points:
+            assert {key for key, _ in attributes} <= ATTRIBUTES.get(name, set()), name
+            assert all(type(value) is str for _, value in attributes), name
+
+
+async def test_no_id_is_a_metric_attribute(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    session_id = "7f0c1a52d3b64e0f9d5a"
+    app = MCPMiddleware(Server(session_id=session_id), runtime)
+    await post(app, initialize(request_id="request-77"))
+    meta = {"openai/session": "conversation-77", "traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"}
+    reply = await post(app, call(request_id="request-78", meta=meta), legacy_headers(session_id))
+    await use_everything(runtime, telemetry, failures)
+
+    values = [
+        str(value)
+        for metric in telemetry.metrics().values()
+        for attributes in metric.points
+        for _, value in attributes
+    ]
+    for secret in (session_id, reply.session_id, "conversation-77", "request-77", "request-78", "ab" * 16, "127.0.0.1"):
+        assert secret not in values
+
+
+async def test_boundaries_are_those_that_the_conventions_advise(
+    runtime: Runtime, telemetry: Telemetry, failures: Any
+) -> None:
+    await use_everything(runtime, telemetry, failures)
+
+    found = telemetry.metrics()
+
+    assert found[DURATION].bounds == BUCKETS
+    assert found["mcp.server.session.duration"].bounds == SESSION_BUCKETS
+    assert found["otel_mcp.session.tool_calls"].bounds[0] == 0
+
+
+async def test_nothing_is_recorded_before_the_first_request(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    make_runtime()
+
+    recorded = {name for name, metric in telemetry.metrics().items() if metric.kind in {"Counter", "Histogram"}}
+    assert recorded - {"otel_mcp.errors"} == set()
+
+
+async def test_the_first_request_registers_the_series_that_may_stay_zero(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+
+    assert telemetry.points("otel_mcp.session.ended") == [
+        ({"otel_mcp.session.end.reason": reason}, 0)
+        for reason in ("client_delete", "expired", "server_closed", "replaced")
+    ]
+    assert telemetry.points("otel_mcp.session.resumed") == [({}, 0)]
+    assert telemetry.points("otel_mcp.session.rejected") == [
+        ({"otel_mcp.reason": reason}, 0) for reason in ("limit", "principal")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "changes"),
+    [
+        ({"result": {}}, {}),
+        ({"result": FAILED}, {"error.type": "tool_error"}),
+        (
+            {"error": {"code": -32602, "message": "secret"}},
+            {"error.type": "-32602", "rpc.response.status_code": "-32602"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("sse", [False, True])
+async def test_a_call_is_measured_once_with_what_is_known_of_it(
+    clock: Clock, runtime: Runtime, telemetry: Telemetry, answer: Message, changes: Message, sse: bool
+) -> None:
+    server = Server({"tools/call": answer}, sse=sse)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        clock.now += 0.25
+        await server(scope, receive, send)
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, ask("tools/list"), legacy_headers("x"))
+    for _ in range(3):
+        await post(wrapped, call(), legacy_headers("x"))
+
+    points = telemetry.points(DURATION)
+    wanted = {**COMMON, **TOOL, "mcp.protocol.version": "2025-11-25", **changes}
+    assert [value for attributes, value in points if attributes == wanted] == [(3, pytest.approx(0.75))]
+    assert len(points) == 2
+
+
+async def test_messages_are_measured_by_method(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), runtime)
+    messages = [
+        initialize(),
+        notify("notifications/initialized"),
+        ask("tools/list"),
+        ask("ping"),
+        ask("ping"),
+        ask("made/up"),
+        ask("prompts/get", name="greet"),
+        ask("resources/read", uri="res://x"),
+    ]
+
+    for message in messages:
+        await post(app, message, [("mcp-protocol-version", "2025-06-18")])
+
+    counts: dict[str, int] = {}
+    for attributes, (count, _) in telemetry.points(DURATION):
+        counts[attributes["mcp.method.name"]] = counts.get(attributes["mcp.method.name"], 0) + count
+    assert counts == {
+        "initialize": 1,
+        "notifications/initialized": 1,
+        "tools/list": 1,
+        "ping": 2,
+        "_OTHER": 1,
+        "prompts/get": 1,
+        "resources/read": 1,
+    }
+
+
+async def test_subscriptions_and_streams_stay_out_of_the_durations(runtime: Runtime, telemetry: Telemetry) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await stream(send, [b": ping\r\n\r\n"])
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, ask("subscriptions/listen", "listen:0"), MODERN_HEADERS)
+    await get(wrapped, legacy_headers("own"))
+
+    assert telemetry.points(DURATION) == []
+    assert [span.name for span in telemetry.spans()] == ["subscriptions/listen"]
+
+
+async def test_the_size_of_a_result_is_that_of_its_answer(runtime: Runtime, telemetry: Telemetry) -> None:
+    for sse in (False, True):
+        app = MCPMiddleware(Server({"tools/call": {"result": {"text": "x" * 1000}}}, sse=sse), runtime)
+        reply = await post(app, call(), legacy_headers("x"))
+        size = len(reply.body) - (len(b"event: message\r\ndata: \r\n\r\n") if sse else 0)
+        assert 1000 < size < 1100
+
+    assert telemetry.points("otel_mcp.tool.result.size") == [({"gen_ai.tool.name": "add"}, (2, 2 * size))]
+
+
+async def test_a_name_becomes_an_attribute_once_it_worked(runtime: Runtime, telemetry: Telemetry) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        body = await read(receive)
+        await respond(send, result() if b"real" in body else error(-32602))
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, call("made-up"), legacy_headers("x"))
+    await post(wrapped, call("real"), legacy_headers("x"))
+    await post(wrapped, ask("prompts/get", name="made-up"), legacy_headers("x"))
+    await post(wrapped, ask("prompts/get", name="real"), legacy_headers("x"))
+
+    tools = [attributes.get("gen_ai.tool.name") for attributes, _ in telemetry.points(DURATION)]
+    prompts = [attributes.get("gen_ai.prompt.name") for attributes, _ in telemetry.points(DURATION)]
+    assert tools == ["_OTHER", "real", None, None]
+    assert prompts == [None, None, "_OTHER", "real"]
+
+
+async def test_a_name_that_the_server_listed_is_an_attribute_also_where_it_fails(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    app = MCPMiddleware(Server({"tools/call": {"result": FAILED}}), runtime)
+
+    await post(app, call(), legacy_headers("x"))
+    telemetry.metrics()
+    await post(app, ask("tools/list"), legacy_headers("x"))
+    await post(app, call(), legacy_headers("x"))
+
+    found = [attributes.get("gen_ai.tool.name") for attributes, _ in telemetry.points(DURATION)]
+    assert sorted(str(name) for name in found) == ["None", "_OTHER", "add"]
+
+
+async def test_a_call_without_a_name_is_other(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), runtime)
+
+    await post(app, ask("tools/call"), legacy_headers("x"))
+    await post(app, ask("prompts/get"), legacy_headers("x"))
+
+    found = [attributes for attributes, _ in telemetry.points(DURATION)]
+    assert found[0]["gen_ai.tool.name"] == "_OTHER"
+    assert found[1].get("gen_ai.prompt.name") in (None, "_OTHER")
+
+
+async def test_made_up_names_leave_a_bounded_number_of_series(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), make_runtime(max_new_sessions=1_000_000))
+
+    for number in range(260):
+        name = f"made-up-{number}"
+        await post(app, modern(name, client=name), [("mcp-protocol-version", name), ("user-agent", name)])
+        await post(app, ask("prompts/get", name=name), [("mcp-protocol-version", "2025-11-25")])
+        await post(app, ask(name), [("mcp-protocol-version", "2025-11-25")])
+
+    found = telemetry.metrics()
+    values = {
+        key: {value for attributes in found[name].points for attribute, value in attributes if attribute == key}
+        for name, key in (
+            (DURATION, "gen_ai.tool.name"),
+            (DURATION, "gen_ai.prompt.name"),
+            (DURATION, "mcp.method.name"),
+            (DURATION, "mcp.protocol.version"),
+            ("otel_mcp.client.requests", "otel_mcp.client.name"),
+        )
+    }
+    assert {key: len(names) for key, names in values.items()} == {
+        "gen_ai.tool.name": 201,
+        "gen_ai.prompt.name": 201,
+        "mcp.method.name": 3,
+        "mcp.protocol.version": 2,
+        "otel_mcp.client.name": 21,
+    }
+    assert all(len(metric.points) < 1000 for metric in found.values())
+
+
+async def test_clients_are_counted_by_name_and_method(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    await post(app, initialize())
+    await post(app, notify("notifications/initialized"), legacy_headers("own"))
+    await post(app, call(), legacy_headers("own"))
+    await post(app, call(), legacy_headers("own"))
+
+    assert telemetry.points("otel_mcp.client.requests") == [
+        ({"otel_mcp.client.name": "unit-client", "mcp.method.name": "initialize"}, 1),
+        ({"otel_mcp.client.name": "unit-client", "mcp.method.name": "tools/call"}, 2),
+    ]
+
+
+async def test_a_client_that_the_server_refused_leaves_no_name(runtime: Runtime, telemetry: Telemetry) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, b"", 401)
+
+    wrapped = MCPMiddleware(app, runtime)
+    for number in range(3):
+        await post(wrapped, initialize(name=f"stranger-{number}"))
+        await post(wrapped, modern(client=f"stranger-{number}"), MODERN_HEADERS)
+
+    names = {attributes["otel_mcp.client.name"] for attributes, _ in telemetry.points("otel_mcp.client.requests")}
+    assert names <= {"_OTHER"}
+
+
+async def test_an_exemplar_of_a_duration_leads_to_the_span_of_its_call() -> None:
+    telemetry = Telemetry()
+    reader = InMemoryMetricReader()
+    runtime = Runtime(load(service_name="unit"), telemetry.tracer_provider, MeterProvider([reader]))
+    app = MCPMiddleware(Server(), runtime)
+    tracer = telemetry.tracer_provider.get_tracer("http instrumentation")
+
+    with tracer.start_as_current_span("POST /mcp", kind=trace.SpanKind.SERVER):
+        await post(app, modern(), MODERN_HEADERS)
+
+    data = reader.get_metrics_data()
+    assert data is not None
+    (exemplar,) = [
+        exemplar
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == DURATION
+        for point in metric.data.data_points
+        for exemplar in point.exemplars  # type: ignore[union-attr]
+    ]
+    (span,) = [span for span in telemetry.spans() if span.name == "tools/call add"]
+    assert (f"{exemplar.trace_id:032x}", f"{exemplar.span_id:016x}") == (trace_of(span), id_of(span))
+    runtime.disable()
+    telemetry.shut_down()
+
+
+async def test_the_gauge_of_all_sessions_is_absent_while_nobody_knows(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime()
+    monkeypatch.setattr(type(runtime.sessions), "active", property(lambda _: None))
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+
+    assert telemetry.points("otel_mcp.session.active") == []
+    monkeypatch.setattr(type(runtime.sessions), "active", property(lambda _: 7))
+    assert telemetry.points("otel_mcp.session.active") == [({}, 7)]
+
+
+async def test_a_session_whose_borders_are_guessed_stays_out_of_the_session_duration(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    for source in ("header", "inferred", "inferred_weak", None):
+        runtime.metrics.session_ended(EndedSession("s", "expired", 100.0, 130.0, 4, 0, 9, source=source))
+    reason = {"otel_mcp.session.end.reason": "expired"}
+
+    assert telemetry.points("mcp.server.session.duration") == [
+        ({SOURCE: "header", **reason}, (1, 30.0)),
+        ({SOURCE: "inferred", **reason}, (1, 30.0)),
+        ({SOURCE: "none", **reason}, (1, 30.0)),
+    ]
+    assert telemetry.points("otel_mcp.session.ended") == [(reason, 4)]
+    assert len(telemetry.points("otel_mcp.session.tool_calls")) == 4
+
+
+async def test_the_life_of_a_session_is_measured(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, initialize())
+    for _ in range(3):
+        await post(app, call(), legacy_headers("own"))
+    await delete(app, legacy_headers("own"))
+    await runtime.shut_down()
+
+    version = {"mcp.protocol.version": "2025-11-25"}
+    assert telemetry.points("otel_mcp.session.started") == [({SOURCE: "header", **version}, 1)]
+    assert ({"otel_mcp.session.end.reason": "client_delete"}, 1) in telemetry.points("otel_mcp.session.ended")
+    assert telemetry.points("otel_mcp.session.tool_calls") == [({SOURCE: "header"}, (1, 3))]
+    (((attributes, (count, _))),) = telemetry.points("mcp.server.session.duration")
+    assert (attributes, count) == ({SOURCE: "header", **version, "otel_mcp.session.end.reason": "client_delete"}, 1)
+
+
+async def test_our_own_failures_are_counted_by_component(
+    runtime: Runtime, telemetry: Telemetry, failures: Any
+) -> None:
+    failures["send"] += 2
+    failures["record"] += 1
+
+    assert telemetry.points("otel_mcp.errors") == [
+        ({"otel_mcp.component": "send"}, 2),
+        ({"otel_mcp.component": "record"}, 1),
+    ]

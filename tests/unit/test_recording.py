@@ -1,0 +1,386 @@
+"""What becomes of a finished call: the session document, digests, and content only where somebody asked."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime, timezone
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+
+from otel_mcp import MCPMiddleware, ToolCall
+from otel_mcp.content import as_attribute, redactor
+from otel_mcp.recording import was_taken
+from otel_mcp.request import Call, Exchange
+from otel_mcp.runtime import Runtime
+from otel_mcp.wire.jsonrpc import Message as RpcMessage
+from otel_mcp.wire.jsonrpc import Outcome
+from tests.unit.conftest import MakeRuntime
+from tests.unit.kit import (
+    FAILED,
+    MODERN_HEADERS,
+    OK,
+    Clock,
+    Message,
+    Receive,
+    Send,
+    Server,
+    Telemetry,
+    ask,
+    call,
+    error,
+    id_of,
+    initialize,
+    legacy_headers,
+    modern,
+    notify,
+    post,
+    read,
+    respond,
+    result,
+    trace_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def document(runtime: Runtime, session_id: str = "own") -> Any:
+    """The session document, as anybody may load it."""
+    await runtime.shut_down()
+    return await runtime.sessions.load(session_id)
+
+
+def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = False) -> Call:
+    """A finished call."""
+    exchange = Exchange("POST", "/mcp", {}, status=status)
+    made = exchange.add(RpcMessage("tools/call", 1, {}), {})
+    made.outcome, made.taken = outcome, taken
+    return made
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "taken"),
+    [
+        (200, Outcome(), True),
+        (200, Outcome("tool_error"), True),
+        (200, Outcome("-32602", "-32602"), True),
+        (200, Outcome("-32601", "-32601"), True),
+        (200, Outcome("-32600", "-32600"), False),
+        (200, Outcome("-32700", "-32700"), False),
+        (200, None, True),
+        (202, None, True),
+        (None, None, False),
+        *((status, None, False) for status in (401, 403, 404, 405, 406, 413, 415, 421, 500, 502, 503)),
+    ],
+)
+def test_a_message_was_taken_where_the_answer_shows_it(status: int | None, outcome: Outcome | None, taken: bool) -> None:
+    assert was_taken(ended(status, outcome)) is taken
+
+
+def test_what_reached_a_handler_was_taken_whatever_the_answer() -> None:
+    assert was_taken(ended(404, Outcome("-32600", "-32600"), taken=True))
+
+
+async def test_the_document_of_a_session_tells_its_calls(
+    clock: Clock, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    server = Server({"tools/call": {"result": OK}}, session_id="own")
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        clock.now += 0.5
+        await server(scope, receive, send)
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, initialize())
+    await post(wrapped, notify("notifications/initialized"), legacy_headers("own"))
+    await post(wrapped, ask("tools/list", 1), legacy_headers("own"))
+    good = await post(wrapped, call(request_id=0), legacy_headers("own"))
+    server.results["tools/call"] = {"result": FAILED}
+    bad = await post(wrapped, call("fail", request_id="two"), legacy_headers("own"))
+
+    state = await document(runtime)
+
+    first, second = telemetry.spans()[-2:]
+    assert state.model_dump(exclude={"tool_calls", "created_at", "last_activity"}) == {
+        "session_id": "own",
+        "user_agent": "unit/1",
+        "tool_call_count": 2,
+        "error_count": 1,
+        "request_count": 4,
+        "service": "unit",
+        "client_name": "unit-client",
+        "client_version": "9",
+        "protocol_version": "2025-11-25",
+        "source": "header",
+        "conversation_id": None,
+        "previous_id": None,
+        "attributes": {},
+        "ended": None,
+    }
+    assert [entry.model_dump(exclude={"arguments_digest"}) for entry in state.tool_calls] == [
+        {
+            "tool_name": "add",
+            "request_id": 0,
+            "started_at": datetime.fromtimestamp(clock.now - 1, timezone.utc),
+            "duration": pytest.approx(0.5),
+            "error_type": None,
+            "result_bytes": len(good.body),
+            "trace_id": trace_of(first),
+            "span_id": id_of(first),
+            "arguments": None,
+            "result": None,
+        },
+        {
+            "tool_name": "fail",
+            "request_id": "two",
+            "started_at": datetime.fromtimestamp(clock.now - 0.5, timezone.utc),
+            "duration": pytest.approx(0.5),
+            "error_type": "tool_error",
+            "result_bytes": len(bad.body),
+            "trace_id": trace_of(second),
+            "span_id": id_of(second),
+            "arguments": None,
+            "result": None,
+        },
+    ]
+
+
+async def test_a_digest_tells_repeats_apart_and_reveals_nothing(make_runtime: MakeRuntime) -> None:
+    digests: list[list[str | None]] = []
+    for key in ("one", "one", "other"):
+        runtime = make_runtime(hash_key=key)
+        app = MCPMiddleware(Server(session_id="own"), runtime)
+        for arguments in ({"a": 1}, {"a": 1}, {"a": 2}, {}, None, {"a": "x" * 100_000}):
+            message = call()
+            message["params"]["arguments"] = arguments
+            await post(app, message, legacy_headers("own"))
+        digests.append([entry.arguments_digest for entry in (await document(runtime)).tool_calls])
+
+    one, again, other = digests
+    assert one == again
+    assert one[0] == one[1] != one[2]
+    assert one[3:] == [None, None, None]
+    assert one[0] != other[0]
+    assert one[0] is not None
+    assert len(one[0]) == 16
+
+
+async def test_content_stays_out_of_the_document_unless_the_user_asked_for_it(runtime: Runtime) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, call(), legacy_headers("own"))
+
+    (entry,) = (await document(runtime)).tool_calls
+
+    assert (entry.arguments, entry.result) == (None, None)
+
+
+@pytest.mark.parametrize("sse", [False, True])
+async def test_content_is_kept_where_the_user_asked_for_it(make_runtime: MakeRuntime, sse: bool) -> None:
+    runtime = make_runtime(store_content=True)
+    app = MCPMiddleware(Server(session_id="own", sse=sse), runtime)
+
+    for _ in range(2):
+        await post(app, call(), legacy_headers("own"))
+
+    for entry in (await document(runtime)).tool_calls:
+        assert (entry.arguments, entry.result) == ({"a": 1}, OK)
+
+
+def install_hook(monkeypatch: pytest.MonkeyPatch, hook: object) -> str:
+    """Make a module with a redaction hook importable; returns its setting."""
+    module = ModuleType("hooks_of_a_user")
+    module.__dict__["redact"] = hook
+    monkeypatch.setitem(sys.modules, "hooks_of_a_user", module)
+    return "hooks_of_a_user:redact"
+
+
+async def test_a_redaction_hook_sees_every_value_before_it_is_kept(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def hook(value: Any) -> Any:
+        seen.append(value)
+        return "redacted"
+
+    runtime = make_runtime(store_content=True, redaction_hook=install_hook(monkeypatch, hook))
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+
+    (entry,) = (await document(runtime)).tool_calls
+    assert (entry.arguments, entry.result) == ("redacted", "redacted")
+    assert seen == [{"a": 1}, OK]
+
+
+def failing(value: Any) -> Any:
+    raise ValueError("secret")
+
+
+@pytest.mark.parametrize("hook", [failing, "text"])
+async def test_a_hook_that_fails_lets_nothing_through(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, failures: Any, logs: Any, hook: object
+) -> None:
+    runtime = make_runtime(store_content=True, redaction_hook=install_hook(monkeypatch, hook))
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+
+    (entry,) = (await document(runtime)).tool_calls
+
+    assert (entry.tool_name, entry.arguments, entry.result) == ("add", None, None)
+    assert failures["redaction hook"] > 0
+    assert "secret" not in "\n".join(logs())
+
+
+@pytest.mark.parametrize("name", ["nowhere:redact", "json:nothing", "json", ":", "", "a b:c"])
+def test_a_hook_that_cannot_be_loaded_lets_nothing_through(failures: Any, name: str) -> None:
+    redact = redactor(name)
+
+    assert redact({"a": 1}) is None
+    assert failures["redaction hook"] > 0
+
+
+def test_without_a_hook_content_is_as_it_is() -> None:
+    assert redactor(None)({"a": 1}) == {"a": 1}
+
+
+def test_a_captured_value_is_json_of_bounded_length() -> None:
+    assert as_attribute({"a": [1, None, "\u00e9"]}) == '{"a":[1,null,"\u00e9"]}'
+    assert len(as_attribute("x" * 1_000_000)) == 16_384
+    assert as_attribute(object()).startswith('"')
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+async def test_content_goes_on_spans_only_where_somebody_asked_for_it(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "variable":
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "span_only")
+    runtime = make_runtime(**({"capture_content": True} if how == "option" else {}))
+
+    for _ in range(2):
+        await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+
+    for span in telemetry.spans():
+        attributes = span.attributes or {}
+        assert attributes["gen_ai.tool.call.arguments"] == '{"a":1}'
+        assert attributes["gen_ai.tool.call.result"] == as_attribute(OK)
+
+
+async def test_a_message_that_the_server_refused_leaves_nothing_in_the_store(runtime: Runtime) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        status = int(dict(scope["headers"])[b"x-test-status"])
+        await respond(send, error(-32600, None), status)
+
+    wrapped = MCPMiddleware(app, runtime)
+    for status in (200, 400, 401, 403, 404, 405, 406, 413, 415, 421, 500):
+        for message, headers in (
+            (call(), legacy_headers(f"made-up-{status}")),
+            (modern(), list(MODERN_HEADERS)),
+            (call(meta={"openai/session": f"made-up-{status}"}), legacy_headers("x")),
+            (call(), [("x-session-id", f"made-up-{status}"), ("mcp-protocol-version", "2025-11-25")]),
+            (initialize(), []),
+        ):
+            await post(wrapped, message, [*headers, ("x-test-status", str(status))])
+
+    await runtime.shut_down()
+    assert runtime.sessions.active in (0, None)
+    assert runtime.sessions.local == 0
+
+
+async def test_a_document_keeps_the_newest_calls_and_the_true_count(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(max_tool_calls=5, flush_calls=3)
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    for number in range(23):
+        await post(app, call(request_id=number), legacy_headers("own"))
+
+    state = await document(runtime)
+    kept = [entry.request_id for entry in state.tool_calls]
+    assert state.tool_call_count == 23
+    assert 5 <= len(kept) <= 10
+    assert kept == list(range(23))[-len(kept) :]
+
+
+async def test_finished_calls_are_recorded_without_another_request(make_runtime: MakeRuntime) -> None:
+    seen = anyio.Event()
+    telemetry_of: list[ToolCall] = []
+
+    async def observer(finished: ToolCall, _: object) -> None:
+        telemetry_of.append(finished)
+        seen.set()
+
+    sys.modules["observers_of_a_user"] = SimpleNamespace(observer=observer)  # type: ignore[assignment]
+    try:
+        runtime = make_runtime(flush_interval=0.01, observers="observers_of_a_user:observer")
+        await post(MCPMiddleware(Server(), runtime), call(), legacy_headers("own"))
+        with anyio.fail_after(5):
+            await seen.wait()
+    finally:
+        del sys.modules["observers_of_a_user"]
+
+    assert [finished.tool_name for finished in telemetry_of] == ["add"]
+
+
+def test_a_second_event_loop_records_as_the_first_one_did(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    """Some hosts, and most test clients, run each request on a loop of its own."""
+    runtime = make_runtime(flush_interval=0.01)
+    app = MCPMiddleware(Server(), runtime)
+
+    async def first() -> None:
+        await post(app, call(request_id=1), legacy_headers("own"))
+
+    async def second() -> None:
+        await post(app, call(request_id=2), legacy_headers("own"))
+        with anyio.fail_after(5):
+            while len(telemetry.span_exporter.get_finished_spans()) < 2:
+                await anyio.lowlevel.checkpoint()
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+    assert [(span.attributes or {})["jsonrpc.request.id"] for span in telemetry.spans()] == ["1", "2"]
+
+
+async def test_what_is_recorded_later_has_nothing_of_the_call_that_woke_the_recorder(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    runtime = make_runtime(flush_interval=0.01)
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, initialize())
+    await post(app, call(), legacy_headers("own"))
+    telemetry.spans()
+
+    # The app is known to have no seam, so this call's span and session are current while it is answered.
+    await post(app, call(), legacy_headers("own"))
+    await post(MCPMiddleware(Server(), runtime), modern("other"), [*MODERN_HEADERS, ("via", "x")], path="/elsewhere")
+    with anyio.fail_after(5):
+        while len(telemetry.span_exporter.get_finished_spans()) < 4:
+            await anyio.lowlevel.checkpoint()
+
+    attributes = telemetry.spans()[-1].attributes or {}
+    assert attributes["otel_mcp.session.source"] == "none"
+    assert "session.id" not in attributes
+
+
+async def test_one_call_that_cannot_be_recorded_takes_no_other_with_it(
+    runtime: Runtime, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = runtime.metrics.record
+    broken: list[object] = []
+
+    def once(finished: Call) -> None:
+        if not broken:
+            broken.append(finished)
+            raise RuntimeError("secret")
+        record(finished)
+
+    monkeypatch.setattr(runtime.metrics, "record", once)
+    app = MCPMiddleware(Server(), runtime)
+    for number in range(3):
+        await post(app, call(request_id=number), legacy_headers("own"))
+
+    assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 2
+    assert len(telemetry.spans()) == 3
+    assert failures["record"] == 1
