@@ -89,13 +89,27 @@ class Observers:
 
     async def _work(self, lane: _Lane) -> None:
         while lane.queue:
-            make = lane.queue.popleft()
-            try:
-                call, session = make()
-                await asyncio.wait_for(lane.observer(call, session), TIMEOUT)
-            except Exception as error:
+            error = await _outcome(lane.observer, lane.queue.popleft())
+            if error is not None:
                 self._dropped(lane.name, 1)
                 report(f"observer {lane.name}", error)
+
+
+async def _outcome(observer: Observe, make: Callable[[], tuple[ToolCall, SessionState]]) -> BaseException | None:
+    """Run an observer for one call, in a task of its own: whatever it raises stays there."""
+
+    async def observe() -> None:
+        await observer(*make())
+
+    task = asyncio.create_task(observe())
+    try:
+        await asyncio.wait({task}, timeout=TIMEOUT)
+    finally:
+        late = not task.done()
+        task.cancel()
+    if late:
+        return TimeoutError()
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 def discover(settings: Settings) -> dict[str, Observe]:

@@ -30,5 +30,7 @@ SEAMS: Final = (
     ("mcp.server.lowlevel.server", _lazy("mcp1", "lowlevel_server")),
     ("mcp.server.mcpserver.tools.base", _lazy("tools", "tool_base")),
     ("mcp.server.fastmcp.tools.base", _lazy("tools", "tool_base")),
+    ("fastmcp.tools.base", _lazy("tools", "fastmcp_tool")),
+    ("fastmcp.tools.tool", _lazy("tools", "fastmcp2_tool")),
     ("fastmcp.server.telemetry", _lazy("fastmcp", "telemetry")),
 )

@@ -1,4 +1,7 @@
-"""Which class a tool raised. The SDK turns every exception into a result that only says *error*."""
+"""What only the tool itself shows: that the server has one of that name, and which class it raised.
+
+The SDK turns every exception into a result that only says *error*.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,27 @@ _GUARD = guarded("tool seam")
 
 
 def tool_base(module: ModuleType, patches: Patches) -> None:
-    """Wrap ``Tool.run`` of the SDK's high-level server and of FastMCP."""
+    """The high-level server of the SDK."""
     patches.replace(module.Tool, "run", _run)
+
+
+def fastmcp_tool(module: ModuleType, patches: Patches) -> None:
+    """FastMCP 3 and 4."""
+    if hasattr(module, "Tool"):
+        patches.replace(module.Tool, "_run", _run)
+
+
+def fastmcp2_tool(module: ModuleType, patches: Patches) -> None:
+    """FastMCP 2."""
+    if hasattr(module, "FunctionTool"):
+        patches.replace(module.FunctionTool, "run", _run)
 
 
 def _run(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @wraps(original)
     async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if (call := current_call.get()) is not None:
+            call.trusted_name = True
         try:
             return await original(self, *args, **kwargs)
         except Exception as error:

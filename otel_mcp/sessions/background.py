@@ -70,6 +70,11 @@ class Background:
         # Without the context of the request that happens to be the first.
         contextvars.Context().run(loop.create_task, self._run(event))
 
+    def stop(self) -> None:
+        """Have the task end at once; whoever stops it writes what waits."""
+        self.notify(now=False)
+        self.clear()
+
     def notify(self, *, now: bool) -> None:
         """Tell the task that something waits; from any thread."""
         loop, event = self.loop(), self._event()
@@ -101,7 +106,8 @@ class Background:
                     await _sleep(event, sweep_at if flush_at is None else min(flush_at, sweep_at))
                 now = time.monotonic()
         except asyncio.CancelledError:
-            await self._finish()
+            if self._event() is event:
+                await self._finish()
             raise
         finally:
             if self._event() is event:

@@ -13,6 +13,7 @@ from otel_mcp.sessions.coalescer import Coalescer
 from otel_mcp.sessions.delta import SessionDelta, SessionFacts
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.flusher import Flusher
+from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.local import LocalDocuments
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.sessions.store import SessionStore
@@ -23,28 +24,35 @@ class SessionDocuments:
     """Documents in the store, and beside it while it is away."""
 
     def __init__(
-        self, settings: Settings, store: SessionStore, coalescer: Coalescer, flusher: Flusher, events: SessionEvents
+        self,
+        settings: Settings,
+        store: SessionStore,
+        coalescer: Coalescer,
+        flusher: Flusher,
+        events: SessionEvents,
+        health: StoreHealth,
     ) -> None:
         self._limit = settings.session_ttl
         self._store = store
         self._coalescer = coalescer
         self._flusher = flusher
         self._events = events
+        self._health = health
         self.kept = LocalDocuments(settings)
 
     async def save(self, state: SessionState) -> None:
         """Write the user's document."""
-        if not self._is_away and await self._save(state):
+        if not self._health.is_away and await self._save(state):
             self.kept.fulfilled(state.session_id)
         else:
             self.kept.keep(state)
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document, this process's calls included."""
-        if not self._is_away and (session_id in self._coalescer or session_id in self._flusher.frozen):
+        if not self._health.is_away and (session_id in self._coalescer or session_id in self._flusher.frozen):
             await self._flusher.flush()
-        if not self._is_away:
-            with self._flusher.operation("load"):
+        if not self._health.is_away:
+            with self._health.operation("load"):
                 return await self._store.load(session_id)
         frozen, waiting = self._flusher.frozen.get(session_id), self._coalescer.waiting(session_id)
         deltas = (frozen.delta if frozen else None, waiting)
@@ -61,7 +69,7 @@ class SessionDocuments:
     async def delete(self, session_id: str) -> bool:
         """End a session and remove it; `False` where there was none."""
         known = await self.load(session_id)
-        if known is not None and known.ended is None and not self._is_away:
+        if known is not None and known.ended is None and not self._health.is_away:
             now = time.time()
             self._coalescer.add(SessionDelta(_facts(known, self._limit), now, ended=(now, "server_closed")))
             await self._flusher.flush()
@@ -72,7 +80,7 @@ class SessionDocuments:
 
     async def fulfil(self) -> None:
         """Tell the store what it missed."""
-        while not self._is_away and (wish := self.kept.oldest()) is not None:
+        while not self._health.is_away and (wish := self.kept.oldest()) is not None:
             session_id, state = wish
             done = await (self._delete(session_id) if state is None else self._save(state))
             if not done:
@@ -81,7 +89,7 @@ class SessionDocuments:
 
     async def _save(self, state: SessionState) -> bool:
         """Whether the store has decided about the document."""
-        with self._flusher.operation("save"):
+        with self._health.operation("save"):
             applied = await self._store.save(state)
             if applied.created:
                 self._flusher.has_news = True
@@ -93,15 +101,11 @@ class SessionDocuments:
         return False
 
     async def _delete(self, session_id: str) -> bool:
-        with self._flusher.operation("delete"):
+        with self._health.operation("delete"):
             await self._store.delete(session_id)
             self._flusher.has_news = True
             return True
         return False
-
-    @property
-    def _is_away(self) -> bool:
-        return self._flusher.breaker.is_open
 
 
 def _facts(state: SessionState, limit: float) -> SessionFacts:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 import weakref
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
-from otel_mcp.guard import guarded, report
-from otel_mcp.sessions.breaker import Breaker
+from otel_mcp.guard import guarded
 from otel_mcp.sessions.coalescer import Coalescer
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush
 from otel_mcp.sessions.events import SessionEvents
+from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.store import SessionStore, StoreDown
 
@@ -33,19 +32,20 @@ BATCH: Final = 64
 class Flusher:
     """Takes from the coalescer, gives to the store, tells what happened."""
 
-    def __init__(self, coalescer: Coalescer, store: SessionStore, events: SessionEvents, process: Process) -> None:
+    def __init__(
+        self, coalescer: Coalescer, store: SessionStore, events: SessionEvents, process: Process, health: StoreHealth
+    ) -> None:
         self._coalescer = coalescer
         self._store = store
         self._events = events
         self._process = process
-        self.on_recovery: list[Callable[[], None]] = []
+        self._health = health
         self.dropped: Counter[str] = Counter()
         """Tool calls that will not be in the store, by reason."""
         self.clear()
 
     def clear(self) -> None:
         """Begin anew: after a fork."""
-        self.breaker = Breaker()
         self.frozen: dict[str, Flush] = {}
         self._turn = threading.Lock()
         self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
@@ -85,12 +85,12 @@ class Flusher:
     async def _send(self, flushes: list[Flush]) -> bool:
         """Whether the store took any of them."""
         answers: list[Applied] = []
-        with self.operation("flush"):
+        with self._health.operation("flush"):
             answers = await self._store.apply(flushes)
             for answer in answers:
                 if answer.retry:
                     raise StoreDown(answer.retry)
-            self.succeeded()
+            self._health.succeeded()
         for flush, answer in zip(flushes, answers, strict=False):
             self._answered(flush, answer)
         return any(not answer.retry for answer in answers)
@@ -132,50 +132,6 @@ class Flusher:
     def _count_dropped(self) -> None:
         if calls := self._coalescer.take_dropped():
             self.drop(calls, "full")
-
-    @contextmanager
-    def operation(self, name: str) -> Generator[None]:
-        """Time a use of the store; its failures end here, and open the breaker."""
-        started = time.perf_counter()
-        outcome = "ok"
-        try:
-            yield
-        except StoreDown as down:
-            outcome = "denied" if down.denied else "error"
-            self.failed(down)
-        except Exception as error:
-            outcome = "error"
-            report(f"session store ({name})", error)
-            self.failed(StoreDown(type(error).__name__))
-        finally:
-            with guarded("session events"):
-                self._events.store_operation(name, outcome, time.perf_counter() - started)
-
-    def failed(self, down: StoreDown) -> None:
-        """Note that the store does not work; one warning an outage."""
-        if not self.breaker.failed(denied=down.denied):
-            return
-        if down.denied:
-            logger.warning(
-                "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
-                "requests are not affected, sessions are kept in memory meanwhile",
-                down.reason,
-            )
-        else:
-            logger.warning(
-                "otel_mcp: Redis cannot be used (%s); requests are not affected, "
-                "sessions are kept in memory and written when it is back",
-                down.reason,
-            )
-
-    def succeeded(self) -> None:
-        """Note that the store works; one line an outage."""
-        if not self.breaker.succeeded():
-            return
-        logger.info("otel_mcp: Redis can be used again; what was kept in memory is being written")
-        for callback in self.on_recovery:
-            with guarded("session recovery"):
-                callback()
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncGenerator[None]:

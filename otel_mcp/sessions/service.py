@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import weakref
 from asyncio import get_running_loop
 from collections import Counter
@@ -25,6 +24,8 @@ from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.exit_loop import is_running, run_alone
 from otel_mcp.sessions.flusher import Flusher
+from otel_mcp.sessions.hash_key import SharedKey
+from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.process import Process
@@ -49,10 +50,11 @@ class Sessions:
         self._store: SessionStore = _store(settings, self._process) if store is None else store
         self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
-        self._flusher = Flusher(self._coalescer, self._store, events, self._process)
-        self._sweeper = Sweeper(settings, self._flusher, self._store)
-        self._lookups = Lookups(events, self._flusher.failed)
-        self._documents = SessionDocuments(settings, self._store, self._coalescer, self._flusher, events)
+        self._health = StoreHealth(events)
+        self._flusher = Flusher(self._coalescer, self._store, events, self._process, self._health)
+        self._sweeper = Sweeper(settings, self._flusher, self._store, self._health)
+        self._lookups = Lookups(events, self._health.failed)
+        self._documents = SessionDocuments(settings, self._store, self._coalescer, self._flusher, events, self._health)
         self._background = Background(
             interval=settings.flush_interval,
             sweep_interval=settings.sweep_interval,
@@ -60,12 +62,8 @@ class Sessions:
             sweep=self._sweeper.sweep,
             close=self._store.aclose,
         )
-        self._hash_key = settings.hash_key
-        self._agreed_hash_key = secrets.token_hex(32)
-        """Ours, until all replicas have agreed on one."""
-        self._has_agreed = False
+        self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
-        self._flusher.on_recovery.append(self._recovered)
         _instances.add(self)
 
     def submit(self, delta: SessionDelta) -> None:
@@ -74,7 +72,7 @@ class Sessions:
             background = self._background
             urgent = self._coalescer.add(delta)
             if not background.woken or (urgent and not background.asked):
-                background.notify(now=urgent and not self._flusher.breaker.is_open)
+                background.notify(now=urgent and not self._health.is_away)
         except Exception as error:
             report("session submit", error)
 
@@ -99,18 +97,18 @@ class Sessions:
 
     async def _turn(self) -> float | None:
         """Write what waits; the seconds until the next try, if there is one to make."""
-        flusher, breaker = self._flusher, self._flusher.breaker
+        flusher, breaker = self._flusher, self._health.breaker
         if breaker.wait:
             return breaker.wait
         await flusher.flush()
         if breaker.is_open and not breaker.wait:
             # Nothing waited that could have shown whether the store is back.
-            with flusher.operation("probe"):
+            with self._health.operation("probe"):
                 await self._sweeper.refresh()
-                flusher.succeeded()
+                self._health.succeeded()
         await self._documents.fulfil()
         if not breaker.is_open:
-            await self._agree_on_hash_key()
+            await self._hash_key.agree()
         if flusher.has_news:
             flusher.has_news = False
             await self._sweeper.refresh_safely()
@@ -120,7 +118,7 @@ class Sessions:
 
     async def flush(self) -> None:
         """Write everything that waits, now; not while the store is known to be away."""
-        if not self._flusher.breaker.wait:
+        if not self._health.breaker.wait:
             with guarded("session flush"):
                 await self._flusher.flush()
 
@@ -135,7 +133,7 @@ class Sessions:
 
     async def aclose(self, timeout: float = 2.0) -> None:
         """Write what waits within `timeout` seconds, and stop; the next request begins again."""
-        self._background.clear()
+        self._background.stop()
         with guarded("last session flush"):
             await asyncio.wait_for(self._finish(), timeout)
         with guarded("session store close"):
@@ -190,7 +188,7 @@ class Sessions:
         return await self._ask("succeed", old_id, lambda: self._store.succeed(old_id, candidate), candidate)
 
     async def _ask(self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        if self._flusher.breaker.is_open:
+        if self._health.is_away:
             return otherwise
         if self._in_memory:
             return await question()
@@ -201,38 +199,22 @@ class Sessions:
 
     async def hash_key(self) -> bytes:
         """The key of our hashes: configured, else agreed by all replicas, else this process's own."""
-        if self._hash_key is not None:
-            return self._hash_key.encode()
-        if not self._has_agreed:
-            self._agreed_hash_key = await self.agree("hash-key", self._agreed_hash_key, 0)
-            self._has_agreed = not self.degraded
-        return self._agreed_hash_key.encode()
+        return await self._hash_key.get(self.agree, lambda: not self.degraded)
 
     @property
     def hash_key_is_agreed(self) -> bool:
         """Whether `hash_key` need not be asked again: it is the same on all replicas."""
-        return self._hash_key is not None or self._has_agreed
-
-    async def _agree_on_hash_key(self) -> None:
-        """The same without the haste of a request."""
-        if not self.hash_key_is_agreed:
-            with self._flusher.operation("agree"):
-                self._agreed_hash_key = await self._store.agree("hash-key", self._agreed_hash_key, 0)
-                self._has_agreed = True
-
-    def _recovered(self) -> None:
-        # The store may have come back empty: what was agreed has to be there for replicas to come.
-        self._has_agreed = False
+        return self._hash_key.is_agreed
 
     @property
     def degraded(self) -> bool:
         """Whether questions are answered locally at present, since the store is away or slow."""
-        return self._flusher.breaker.is_open or self._lookups.is_silent
+        return self._health.is_away or self._lookups.is_silent
 
     @property
     def active(self) -> int | None:
         """Live sessions in all processes; `None` where we cannot tell."""
-        return None if self._flusher.breaker.is_open else self._sweeper.active
+        return None if self._health.is_away else self._sweeper.active
 
     @property
     def local(self) -> int:
@@ -254,7 +236,14 @@ class Sessions:
     def _after_fork(self) -> None:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._process.renew()
-        for part in (self._coalescer, self._flusher, self._lookups, self._background, self._documents.kept):
+        for part in (
+            self._coalescer,
+            self._health,
+            self._flusher,
+            self._lookups,
+            self._background,
+            self._documents.kept,
+        ):
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()

@@ -6,6 +6,7 @@ import time
 from typing import Final
 
 from otel_mcp.sessions.flusher import Flusher
+from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.store import SessionStore
 from otel_mcp.settings import Settings
@@ -20,26 +21,27 @@ _AFTER_OUTAGE: Final = 5.0
 class Sweeper:
     """Asks the store for ends and for the number of live sessions."""
 
-    def __init__(self, settings: Settings, flusher: Flusher, store: SessionStore) -> None:
+    def __init__(self, settings: Settings, flusher: Flusher, store: SessionStore, health: StoreHealth) -> None:
         self._flusher = flusher
         self._store = store
+        self._health = health
         # Activity that other processes have not written yet.
         self._grace = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + 1.0
         self._not_before = 0.0
         self.active: int | None = None
         """Live sessions of the service, as of the last refresh."""
-        flusher.on_recovery.append(self._recovered)
+        health.on_recovery.append(self._recovered)
 
     def _recovered(self) -> None:
         self._not_before = time.monotonic() + _AFTER_OUTAGE
 
     async def sweep(self) -> None:
         """Report ends, then count."""
-        if self._flusher.breaker.is_open:
+        if self._health.is_away:
             return
         await self._flusher.flush()
-        if time.monotonic() >= self._not_before and not self._flusher.breaker.is_open:
-            with self._flusher.operation("sweep"):
+        if time.monotonic() >= self._not_before and not self._health.is_away:
+            with self._health.operation("sweep"):
                 await self._ends()
         await self.refresh_safely()
 
@@ -59,6 +61,6 @@ class Sweeper:
 
     async def refresh_safely(self) -> None:
         """Count live sessions; a failure opens the breaker."""
-        if not self._flusher.breaker.is_open:
-            with self._flusher.operation("count"):
+        if not self._health.is_away:
+            with self._health.operation("count"):
                 await self.refresh()

@@ -115,7 +115,7 @@ class Telemetry:
         """All that has been exported, as one text to look for secrets in."""
         spans = [span.to_json() for span in self.spans()]
         data = self.reader.get_metrics_data()
-        logs = [record.log_record.to_json() for record in self.log_exporter.get_finished_logs()]
+        logs = [record.to_json() for record in self.log_exporter.get_finished_logs()]
         return "\n".join([*spans, data.to_json() if data is not None else "", *logs])
 
 

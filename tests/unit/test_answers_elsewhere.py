@@ -86,7 +86,9 @@ async def settled() -> None:
 
 
 @asynccontextmanager
-async def opened(server: Streams, app: MCPMiddleware, path: str = "/sse", *headers: tuple[str, str]) -> AsyncIterator[None]:
+async def opened(
+    server: Streams, app: MCPMiddleware, path: str = "/sse", *headers: tuple[str, str]
+) -> AsyncIterator[None]:
     """A client that holds a GET stream open."""
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:

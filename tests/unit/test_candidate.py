@@ -87,9 +87,7 @@ BAGGAGE = "user.id=7,session.id=agent-run"
         ({"via": "1.1 proxy", "authorization": "Bearer t"}, {}, "inferred"),
     ],
 )
-async def test_the_first_source_that_says_something_wins(
-    headers: Headers, meta: dict[str, Any], expected: str
-) -> None:
+async def test_the_first_source_that_says_something_wins(headers: Headers, meta: dict[str, Any], expected: str) -> None:
     assert await source(called(headers, meta)) == expected
 
 
@@ -196,8 +194,9 @@ async def test_a_key_without_a_namespace_counts_only_with_its_host() -> None:
 @pytest.mark.parametrize("cookie", ["mcp_session=abc", "a=b; mcp_session=abc; c=d", 'mcp_session="abc"'])
 async def test_a_cookie_is_a_source_where_the_user_lists_it(cookie: str) -> None:
     options = {"session_sources": "cookie"}
-    found, other = await claimed(called({"cookie": cookie}), **options), await claimed(
-        called({"cookie": "mcp_session=other"}), **options
+    found, other = (
+        await claimed(called({"cookie": cookie}), **options),
+        await claimed(called({"cookie": "mcp_session=other"}), **options),
     )
 
     assert found is not None

@@ -42,7 +42,9 @@ def reporter(runtime: Runtime, telemetry: Telemetry) -> SessionReporter:
 
 
 def test_the_start_of_a_session_is_an_event(reporter: SessionReporter, telemetry: Telemetry) -> None:
-    reporter.started(SessionFacts("own", 100.25, 3600.0, "agent", "client", "9", "2025-11-25", "header", "talk", "before"))
+    reporter.started(
+        SessionFacts("own", 100.25, 3600.0, "agent", "client", "9", "2025-11-25", "header", "talk", "before")
+    )
 
     (record,) = telemetry.log_exporter.get_finished_logs()
     assert record.log_record.timestamp == 100_250_000_000
@@ -113,7 +115,9 @@ def test_the_span_of_a_session_lasts_from_its_first_to_its_last_activity(
     assert (span.start_time, span.end_time) == (100_000_000_000, 130_500_000_000)
 
 
-def test_a_session_whose_clock_went_back_has_no_negative_length(reporter: SessionReporter, telemetry: Telemetry) -> None:
+def test_a_session_whose_clock_went_back_has_no_negative_length(
+    reporter: SessionReporter, telemetry: Telemetry
+) -> None:
     reporter.ended(EndedSession("own", "expired", 100.0, 90.0, 0, 0, 1, source="header"))
 
     span = telemetry.span()
@@ -288,7 +292,9 @@ async def test_a_404_for_another_reason_ends_no_session(runtime: Runtime, teleme
     assert [event["name"] for event in telemetry.events()] == ["session.start"]
 
 
-async def test_the_span_of_a_session_leads_to_its_sampled_calls(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+async def test_the_span_of_a_session_leads_to_its_sampled_calls(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
     runtime = make_runtime(session_span=True)
     app = MCPMiddleware(Server(session_id="own"), runtime)
     await post(app, initialize())

@@ -36,7 +36,9 @@ def test_a_key_counts_with_its_namespace_or_with_its_host(
     assert conversation(meta, HOST_KEYS, client) == found
 
 
-@pytest.mark.parametrize("value", [{"session_id": "s", "turn_id": "t"}, json.dumps({"session_id": "s", "turn_id": "t"})])
+@pytest.mark.parametrize(
+    "value", [{"session_id": "s", "turn_id": "t"}, json.dumps({"session_id": "s", "turn_id": "t"})]
+)
 def test_codex_metadata_is_read_as_object_and_as_its_json_text(value: object) -> None:
     meta = {"x-codex-turn-metadata": value, "threadId": "t"}
 

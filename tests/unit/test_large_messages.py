@@ -48,7 +48,11 @@ def weight(root: object) -> int:
     waiting, total = [root], 0
     while waiting:
         item = waiting.pop()
-        if id(item) in seen or isinstance(item, type) or type(item).__name__ in {"module", "function", "Runtime", "Watch"}:
+        if (
+            id(item) in seen
+            or isinstance(item, type)
+            or type(item).__name__ in {"module", "function", "Runtime", "Watch"}
+        ):
             continue
         seen.add(id(item))
         total += sys.getsizeof(item)
@@ -111,7 +115,9 @@ async def test_a_result_within_the_bound_is_classified(runtime: Runtime, telemet
 
 
 async def test_behind_an_event_beyond_the_bound_the_stream_is_read_on(runtime: Runtime, telemetry: Telemetry) -> None:
-    notification = b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{"data":"' + b"x" * 400_000 + b'"}}\n\n'
+    notification = (
+        b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{"data":"' + b"x" * 400_000 + b'"}}\n\n'
+    )
     answer = b'data: {"jsonrpc":"2.0","id":1,"result":{"isError":true}}\n\n'
     exchanges: list[Exchange] = []
 

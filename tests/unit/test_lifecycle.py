@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import otel_mcp
-from otel_mcp import MCPMiddleware, MCPInstrumentor, process
+from otel_mcp import MCPInstrumentor, MCPMiddleware, process
 from otel_mcp.api import sessions
 from otel_mcp.runtime import Runtime
 from tests.unit.conftest import MakeRuntime
@@ -30,9 +30,7 @@ from tests.unit.kit import (
 )
 
 
-def test_a_loop_ends_although_something_was_submitted_in_its_last_turn(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+def test_a_loop_ends_although_something_was_submitted_in_its_last_turn(runtime: Runtime, telemetry: Telemetry) -> None:
     async def serve() -> set[asyncio.Task[Any]]:
         await post(MCPMiddleware(Server(), runtime), call(), legacy_headers("own"))
         telemetry.metrics()  # Submits what has finished, and wakes the background task.

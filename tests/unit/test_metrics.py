@@ -156,10 +156,7 @@ async def test_no_id_is_a_metric_attribute(runtime: Runtime, telemetry: Telemetr
     await use_everything(runtime, telemetry, failures)
 
     values = [
-        str(value)
-        for metric in telemetry.metrics().values()
-        for attributes in metric.points
-        for _, value in attributes
+        str(value) for metric in telemetry.metrics().values() for attributes in metric.points for _, value in attributes
     ]
     for secret in (session_id, reply.session_id, "conversation-77", "request-77", "request-78", "ab" * 16, "127.0.0.1"):
         assert secret not in values
@@ -454,9 +451,7 @@ async def test_the_life_of_a_session_is_measured(runtime: Runtime, telemetry: Te
     assert (attributes, count) == ({SOURCE: "header", **version, "otel_mcp.session.end.reason": "client_delete"}, 1)
 
 
-async def test_our_own_failures_are_counted_by_component(
-    runtime: Runtime, telemetry: Telemetry, failures: Any
-) -> None:
+async def test_our_own_failures_are_counted_by_component(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
     failures["send"] += 2
     failures["record"] += 1
 

@@ -173,7 +173,9 @@ async def test_messages_without_their_optional_keys_are_read_as_the_specificatio
 
     await MCPMiddleware(app, runtime)(make_scope(headers=JSON_HEADERS), receive, send)
 
-    assert without_added_headers(sent, [{"type": "http.response.start", "status": 200}, {"type": "http.response.body"}]) == [
+    assert without_added_headers(
+        sent, [{"type": "http.response.start", "status": 200}, {"type": "http.response.body"}]
+    ) == [
         {"type": "http.response.start", "status": 200},
         {"type": "http.response.body"},
     ]
@@ -449,9 +451,7 @@ async def test_the_first_answer_stands(runtime: Runtime, telemetry: Telemetry) -
     assert "error.type" not in (telemetry.span().attributes or {})
 
 
-async def test_one_request_is_watched_once_however_many_of_us_it_passes(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_one_request_is_watched_once_however_many_of_us_it_passes(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(MCPMiddleware(MCPMiddleware(Server(), runtime), runtime), runtime)
 
     reply = await post(app, initialize())

@@ -170,7 +170,9 @@ class Odd(BaseException):
     """Neither an error nor an exit."""
 
 
-@pytest.mark.parametrize("problem", [ValueError("secret"), asyncio.CancelledError(), Odd("secret"), StopAsyncIteration()])
+@pytest.mark.parametrize(
+    "problem", [ValueError("secret"), asyncio.CancelledError(), Odd("secret"), StopAsyncIteration()]
+)
 async def test_an_observer_that_raises_is_counted_and_gets_the_next_call(
     install: Callable[..., str], failures: Any, logs: Callable[[], list[str]], problem: BaseException
 ) -> None:

@@ -40,7 +40,6 @@ from tests.unit.kit import (
     post,
     read,
     respond,
-    result,
     trace_of,
 )
 
@@ -76,7 +75,9 @@ def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = F
         *((status, None, False) for status in (401, 403, 404, 405, 406, 413, 415, 421, 500, 502, 503)),
     ],
 )
-def test_a_message_was_taken_where_the_answer_shows_it(status: int | None, outcome: Outcome | None, taken: bool) -> None:
+def test_a_message_was_taken_where_the_answer_shows_it(
+    status: int | None, outcome: Outcome | None, taken: bool
+) -> None:
     assert was_taken(ended(status, outcome)) is taken
 
 
@@ -84,9 +85,7 @@ def test_what_reached_a_handler_was_taken_whatever_the_answer() -> None:
     assert was_taken(ended(404, Outcome("-32600", "-32600"), taken=True))
 
 
-async def test_the_document_of_a_session_tells_its_calls(
-    clock: Clock, runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: Runtime, telemetry: Telemetry) -> None:
     server = Server({"tools/call": {"result": OK}}, session_id="own")
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:

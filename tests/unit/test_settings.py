@@ -140,9 +140,7 @@ async def test_a_value_that_cannot_be_used_takes_nothing_away(
     assert [span.name for span in telemetry.spans()] == ["tools/call add"]
 
 
-def test_several_bad_values_are_a_warning_each_and_good_ones_stand(
-    monkeypatch: pytest.MonkeyPatch, logs: Logs
-) -> None:
+def test_several_bad_values_are_a_warning_each_and_good_ones_stand(monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
     monkeypatch.setenv(PREFIX + "SESSION_TTL", "soon")
     monkeypatch.setenv(PREFIX + "HTTP_SPAN", "maybe")
     monkeypatch.setenv(PREFIX + "MAX_SESSIONS", "5")

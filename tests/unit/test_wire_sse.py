@@ -58,10 +58,22 @@ def chunkings(stream: bytes, seed: int, count: int = 8) -> Iterator[list[int]]:
 
 def random_stream(generator: random.Random) -> bytes:
     """A stream of fields, comments, blank lines and text that only looks like line ends."""
-    words = (b"{}", b'"id":1', "\u2028\u2029\x85".encode(), "\u00e9".encode(), b"\x0b\x0c\x1c", b" ", b":", b"data:", b"")
+    words = (
+        b"{}",
+        b'"id":1',
+        "\u2028\u2029\x85".encode(),
+        "\u00e9".encode(),
+        b"\x0b\x0c\x1c",
+        b" ",
+        b":",
+        b"data:",
+        b"",
+    )
     stream = b"\xef\xbb\xbf" if generator.random() < 0.2 else b""
     for _ in range(generator.randrange(1, 12)):
-        field = generator.choice((b"data: ", b"data:", b"data", b"event: ", b"id: ", b"retry: ", b": ", b"", b"other: "))
+        field = generator.choice(
+            (b"data: ", b"data:", b"data", b"event: ", b"id: ", b"retry: ", b": ", b"", b"other: ")
+        )
         text = b"".join(generator.choices(words, k=generator.randrange(0, 3)))
         stream += field + text + generator.choice(ENDS)
         if generator.random() < 0.5:
@@ -177,7 +189,9 @@ def held(decoder: Decoder) -> int:
     )
 
 
-@pytest.mark.parametrize("piece", [b"x", b"data: x\n", b"data:\n", b"data\n", b": x", b"event: x\n", b"event: x", b"\r", b"id"])
+@pytest.mark.parametrize(
+    "piece", [b"x", b"data: x\n", b"data:\n", b"data\n", b": x", b"event: x\n", b"event: x", b"\r", b"id"]
+)
 def test_an_endless_stream_is_never_held(piece: bytes) -> None:
     decoder = Decoder(1024)
 

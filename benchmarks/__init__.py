@@ -1,0 +1,1 @@
+"""What otel_mcp costs: see ``README.md``."""

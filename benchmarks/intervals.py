@@ -1,0 +1,57 @@
+"""Medians and bootstrap intervals, of the standard library alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+RESAMPLES: Final = 1000
+_SEED: Final = 20260728
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def text(self, digits: int = 0) -> str:
+        """E.g. ``58 [53, 64]``."""
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def estimate(statistic: Callable[..., float], *samples: Sequence[object], resamples: int = RESAMPLES) -> Estimate:
+    """`statistic` of the samples, with a percentile interval; each sample is resampled on its own."""
+    source = random.Random(_SEED)
+    drawn = sorted(statistic(*(source.choices(sample, k=len(sample)) for sample in samples)) for _ in range(resamples))
+    return Estimate(statistic(*samples), drawn[int(0.025 * resamples)], drawn[int(0.975 * resamples) - 1])
+
+
+def median_of(sample: Sequence[float]) -> Estimate:
+    """The median."""
+    return estimate(median, sample)
+
+
+def ratio_of(native: Sequence[float], extra: Sequence[float], later: Sequence[float] = ()) -> Estimate:
+    """How many times the native call: medians of the paired differences, and of what is done later.
+
+    `native` and `extra` belong together, cycle by cycle.
+    """
+
+    def ratio(pairs: Sequence[tuple[float, float]], *rest: Sequence[float]) -> float:
+        base = median(pair[0] for pair in pairs)
+        added = median(pair[1] for pair in pairs) + sum(median(sample) for sample in rest)
+        return 1.0 + added / base
+
+    pairs = list(zip(native, extra, strict=True))
+    return estimate(ratio, pairs, later) if later else estimate(ratio, pairs)
+
+
+def sum_of(extra: Sequence[float], later: Sequence[float]) -> Estimate:
+    """The median of what is done on the path and of what is done later, together."""
+    return estimate(lambda first, second: median(first) + median(second), extra, later)

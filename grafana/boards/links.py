@@ -1,0 +1,46 @@
+"""Where a click leads: a tool to its dashboard and its traces, a trace to its story."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote
+
+from otel_mcp import semconv as names
+
+from .panels import link
+
+_ALL: Final = "${__url_time_range}&${datasource:queryparam}&${environment:queryparam}"
+_FIELDS: Final = "__data.fields"
+
+
+def tool_details(tool_field: str) -> dict[str, object]:
+    """Lead from a row to its tool's dashboard."""
+    tool = f"${{{_FIELDS}.{tool_field}:percentencode}}"
+    return link("Details of this tool", f"/d/otel-mcp-tools?{_ALL}&var-tool={tool}")
+
+
+def tool_traces(service_field: str, tool_field: str) -> dict[str, object]:
+    """Lead from a row to its tool's traces, in Jaeger's own pages."""
+    return link("Traces of this tool", _jaeger(service_field, tool_field), new_tab=True)
+
+
+def failed_tool_traces(service_field: str, tool_field: str) -> dict[str, object]:
+    """Lead from a row to those of its tool's traces that failed."""
+    url = _jaeger(service_field, tool_field, failed=True)
+    return link("Failed traces of this tool", url, new_tab=True)
+
+
+def session_story(trace_field: str) -> dict[str, object]:
+    """Lead from a found trace to the dashboard that shows it."""
+    trace_id = f"${{{_FIELDS}.{trace_field}:percentencode}}"
+    variables = "${service:queryparam}&${datasource:queryparam}&${traces:queryparam}"
+    return link("Show it", f"/d/otel-mcp-session?${{__url_time_range}}&{variables}&var-trace_id={trace_id}")
+
+
+def _jaeger(service_field: str, tool_field: str, *, failed: bool = False) -> str:
+    service = f"${{{_FIELDS}.{service_field}:percentencode}}"
+    tool = f"${{{_FIELDS}.{tool_field}:percentencode}}"
+    error = quote(',"error":"true"') if failed else ""
+    tags = quote("{" + f'"{names.GEN_AI_TOOL_NAME}":"') + tool + quote('"') + error + quote("}")
+    # Jaeger counts in microseconds, Grafana in milliseconds.
+    return f"$jaeger/search?service={service}&tags={tags}&start=${{__from}}000&end=${{__to}}000&limit=50"

@@ -1,0 +1,262 @@
+"""Is it healthy, and if not, whose fault is it?"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models import dashboard as models
+
+from . import contract as m
+from . import links, panels, query, slo
+from .board import Board
+from .targets import PROMETHEUS, column, now, over_time
+
+CALLS = f'{query.METHOD}="tools/call"'
+BY_TOOL = f"{query.SERVICE}, {query.TOOL}"
+
+
+def board() -> Board:
+    """Return the dashboard that one opens first."""
+    b = Board(
+        "otel-mcp-overview",
+        "MCP / Overview",
+        "Is it healthy, and if not, whose fault is it: the server's, one tool's, one client's?",
+    )
+    b.select("environment", "service", "client").jaeger_address().mark_deploys()
+    _numbers(b)
+    _calls(b.row("Calls"))
+    _who(b.row("Who is calling"))
+    _worst(b.row("Where to look"))
+    return b
+
+
+def _numbers(b: Board) -> None:
+    active = f"sum(max by ({query.SERVICE}) ({query.select(m.SESSION_ACTIVE.series)}))"
+    b.add(
+        panels.number(
+            "Active sessions",
+            "How many conversations are going on. From the shared store, so every replica tells the same number "
+            "and the largest counts. Missing while the store does not answer.",
+            over_time(active, "active"),
+            panels.COUNT,
+        ),
+        4,
+        4,
+    )
+    b.add(
+        panels.number(
+            "Tool calls per second",
+            "How much is going on. A sudden drop with steady sessions means that clients are stuck.",
+            over_time(query.rate(m.OPERATION_DURATION.count, CALLS), "calls"),
+            panels.PER_SECOND,
+        ),
+        4,
+        4,
+    )
+    b.add(
+        panels.number(
+            "Failing tool calls",
+            "Share of tool calls with an error, the tool's own or the protocol's. Above 10 % an alert fires: "
+            "see which tool below.",
+            over_time(query.failing(CALLS, metric=m.OPERATION_DURATION), "failing"),
+            panels.SHARE,
+        )
+        .thresholds(panels.thresholds((0.1, "red")))
+        .color_scheme(_by_threshold()),
+        4,
+        4,
+    )
+    b.add(
+        panels.number(
+            "Tool latency, 95th percentile",
+            "How long the slower calls take. Above 5 s an alert fires; the tools dashboard tells which and why.",
+            over_time(query.quantile(0.95, m.OPERATION_DURATION, CALLS), "p95"),
+            panels.SECONDS,
+        )
+        .thresholds(panels.thresholds((5, "red")))
+        .color_scheme(_by_threshold()),
+        4,
+        4,
+    )
+    ended = query.increase(m.SESSION_ENDED.series)
+    expired = query.increase(m.SESSION_ENDED.series, f'{query.END_REASON}="expired"')
+    b.add(
+        panels.number(
+            "Sessions that expired",
+            "Share of ended sessions that nobody closed. Clients that crash or never say goodbye; a jump after a "
+            "release of a client is that release.",
+            now(query.share(expired, ended), "expired"),
+            panels.SHARE,
+        ),
+        4,
+        4,
+    )
+    degraded = panels.number(
+        "Session store",
+        "Whether the store answers. While it does not, calls work and sessions are kept in memory: "
+        "see the runbook of MCPSessionStoreUnavailable.",
+        over_time(f"max({query.select(m.STORE_DEGRADED.series)})", "degraded"),
+        panels.COUNT,
+    )
+    b.add(degraded.mappings([_state()]).thresholds(panels.thresholds((1, "red"))).color_scheme(_by_threshold()), 4, 4)
+
+
+def _calls(b: Board) -> None:
+    b.add(
+        panels.lines(
+            "Requests by method",
+            "What clients ask for. Many tools/list or initialize per tool call: a client that reconnects for each.",
+            [over_time(query.rate(m.OPERATION_DURATION.count, by=query.METHOD), query.legend(query.METHOD))],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        12,
+    )
+    b.add(
+        panels.lines(
+            "Error budget burn",
+            f"How many times faster than allowed errors come; 1 uses up the month's {slo.BUDGET:.0%} in a month. "
+            f"Above {slo.PAGE_BURN:g} over an hour somebody is paged, above {slo.TICKET_BURN:g} over six a ticket.",
+            [
+                over_time(f"max({query.select(slo.error_ratio(window))}) / {slo.BUDGET:.2g}", f"over {window}", ref=ref)
+                for ref, window in zip("ABCD", slo.WINDOWS, strict=True)
+            ],
+            panels.COUNT,
+        ),
+        12,
+    )
+    b.add(
+        panels.lines(
+            "Failing share by tool",
+            "The five tools that fail most. One tool: its code or what it depends on; all of them: the server, "
+            "the network, or a client that sends nonsense.",
+            [
+                over_time(
+                    f"topk(5, {query.failing(CALLS, by=query.TOOL, metric=m.OPERATION_DURATION)})",
+                    query.legend(query.TOOL),
+                )
+            ],
+            panels.SHARE,
+        ),
+        12,
+    )
+    b.add(
+        panels.lines(
+            "95th percentile by tool",
+            "The five slowest tools. The points are exemplars: a click opens the trace of that very call.",
+            [
+                over_time(
+                    f"topk(5, {query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=query.TOOL)})",
+                    query.legend(query.TOOL),
+                    exemplars=True,
+                )
+            ],
+            panels.SECONDS,
+        ),
+        12,
+    )
+
+
+def _who(b: Board) -> None:
+    chosen = f'{query.CLIENT}=~"$client"'
+    b.add(
+        panels.lines(
+            "Requests by client",
+            "Which client programs are at work. The first 20 that were served have a name, all others are _OTHER.",
+            [over_time(query.rate(m.CLIENT_REQUESTS.series, chosen, by=query.CLIENT), query.legend(query.CLIENT))],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Requests by protocol version",
+            "Which revisions clients speak: who would be left behind if an old one went.",
+            [over_time(query.rate(m.OPERATION_DURATION.count, by=query.PROTOCOL), query.legend(query.PROTOCOL))],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.bars(
+            "Requests of each client",
+            "Totals of the range on screen, by client and method.",
+            now(
+                f"topk(10, {query.increase(m.CLIENT_REQUESTS.series, chosen, by=f'{query.CLIENT}, {query.METHOD}')})",
+                query.legend(query.CLIENT, query.METHOD),
+            ),
+            panels.COUNT,
+        ),
+        8,
+    )
+
+
+def _worst(b: Board) -> None:
+    order = (query.SERVICE, query.TOOL, "Value")
+    failed = query.increase(m.OPERATION_DURATION.count, CALLS, query.FAILED, by=BY_TOOL)
+    slow = query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=BY_TOOL, window=query.RANGE)
+    for title, description, expr, unit, name in (
+        (
+            "Most failures",
+            "Which tools failed most in the range on screen. A click on a tool leads to its failed traces.",
+            failed,
+            panels.COUNT,
+            "failed calls",
+        ),
+        (
+            "Slowest tools",
+            "Which tools have the longest 95th percentile in the range on screen. A click leads to their traces.",
+            slow,
+            panels.SECONDS,
+            "p95",
+        ),
+    ):
+        table = panels.rows(title, description, [column("A", f"topk(10, {expr})")], unit).override_by_name(
+            query.TOOL,
+            [
+                panels.prop(
+                    "links",
+                    [
+                        links.tool_details(query.TOOL),
+                        links.failed_tool_traces(query.SERVICE, query.TOOL)
+                        if name == "failed calls"
+                        else links.tool_traces(query.SERVICE, query.TOOL),
+                    ],
+                )
+            ],
+        )
+        b.add(panels.columns(table, {"Value": name}, order), 8)
+    b.add(
+        dashboard.Panel()
+        .type("alertlist")
+        .title("Alerts")
+        .description("What fires now. Each alert names its runbook.")
+        .datasource(PROMETHEUS)
+        .options(
+            {
+                "alertName": "",
+                "dashboardAlerts": False,
+                "datasource": "${datasource}",
+                "groupMode": "default",
+                "maxItems": 20,
+                "sortOrder": 3,
+                "stateFilter": {"error": True, "firing": True, "noData": False, "normal": False, "pending": True},
+                "viewMode": "list",
+            }
+        ),
+        8,
+    )
+
+
+def _by_threshold() -> dashboard.FieldColor:
+    return dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS)
+
+
+def _state() -> models.ValueMap:
+    return models.ValueMap(
+        options={
+            "0": models.ValueMappingResult(text="answers", color="green", index=0),
+            "1": models.ValueMappingResult(text="degraded", color="red", index=1),
+        }
+    )

@@ -1,0 +1,183 @@
+"""The kinds of panels in use, each set up once.
+
+Every panel says in its description what it answers and what to do about it. Colours by threshold
+stand only where an alert has the same threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    stat,
+    table,
+    text,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models import heatmap as heatmap_models
+
+from .targets import JAEGER, PROMETHEUS
+
+PER_SECOND: Final = "reqps"
+SECONDS: Final = "s"
+SHARE: Final = "percentunit"
+COUNT: Final = "short"
+BYTES: Final = "bytes"
+
+Target = Builder[Any]
+
+
+def thresholds(*steps: tuple[float, str]) -> dashboard.ThresholdsConfig:
+    """Return green below the first step, then each step's colour from its value on."""
+    all_steps = [models.Threshold(color="green", value=None)]
+    all_steps += [models.Threshold(color=color, value=value) for value, color in steps]
+    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(all_steps)
+
+
+def number(title: str, description: str, target: Target, unit: str) -> stat.Panel:
+    """Return one number with its recent past behind it."""
+    return (
+        stat.Panel()
+        .title(title)
+        .description(description)
+        .datasource(PROMETHEUS)
+        .with_target(target)
+        .unit(unit)
+        .no_value("none")
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .graph_mode(common_models.BigValueGraphMode.AREA)
+        .color_mode(common_models.BigValueColorMode.VALUE)
+        .color_scheme(fixed("text"))
+    )
+
+
+def lines(
+    title: str, description: str, targets: Sequence[Target], unit: str, *, stacked: bool = False
+) -> timeseries.Panel:
+    """Return lines over time."""
+    panel = (
+        timeseries.Panel()
+        .title(title)
+        .description(description)
+        .datasource(PROMETHEUS)
+        .targets(list(targets))
+        .unit(unit)
+        .min(0)
+        .line_width(1)
+        .fill_opacity(10)
+        .show_points(common_models.VisibilityMode.AUTO)
+        .tooltip(
+            common.VizTooltipOptions()
+            .mode(common_models.TooltipDisplayMode.MULTI)
+            .sort(common_models.SortOrder.DESCENDING)
+        )
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(common_models.LegendDisplayMode.TABLE)
+            .placement(common_models.LegendPlacement.BOTTOM)
+            .show_legend(True)
+            .calcs(["mean", "max"])
+        )
+    )
+    if stacked:
+        mode = common.StackingConfig().mode(common_models.StackingMode.NORMAL).group("A")
+        panel = panel.stacking(mode).fill_opacity(40)
+    return panel
+
+
+def heat(title: str, description: str, target: Target, unit: str) -> heatmap.Panel:
+    """Return a histogram over time; the dots on it are exemplars, each a trace."""
+    return (
+        heatmap.Panel()
+        .title(title)
+        .description(description)
+        .datasource(PROMETHEUS)
+        .with_target(target)
+        .calculate(False)
+        .color(heatmap.HeatmapColorOptions().mode(heatmap_models.HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
+        .y_axis(heatmap.YAxisConfig().unit(unit))
+        .cell_values(heatmap.CellValues().unit(COUNT))
+        .unit(unit)
+        .show_legend()
+        .tooltip(heatmap.HeatmapTooltip().mode(common_models.TooltipDisplayMode.SINGLE))
+        .exemplars_color("rgba(115,191,255,0.9)")
+    )
+
+
+def bars(title: str, description: str, target: Target, unit: str) -> bargauge.Panel:
+    """Return one bar per series."""
+    return (
+        bargauge.Panel()
+        .title(title)
+        .description(description)
+        .datasource(PROMETHEUS)
+        .with_target(target)
+        .unit(unit)
+        .min(0)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .orientation(common_models.VizOrientation.HORIZONTAL)
+        .display_mode(common_models.BarGaugeDisplayMode.BASIC)
+        .color_scheme(fixed("blue"))
+    )
+
+
+def rows(title: str, description: str, targets: Sequence[Target], unit: str) -> table.Panel:
+    """Return a table of several instant queries, joined on their labels."""
+    return (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .datasource(PROMETHEUS)
+        .targets(list(targets))
+        .unit(unit)
+        .filterable(True)
+        .with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
+    )
+
+
+def found(title: str, description: str, target: Target) -> table.Panel:
+    """Return a table of traces; each row's id opens the trace."""
+    return (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .datasource(JAEGER)
+        .with_target(target)
+        .unit(SECONDS)
+        .filterable(True)
+    )
+
+
+def note(title: str, content: str) -> text.Panel:
+    """Return words."""
+    return text.Panel().title(title).description(title).content(content).transparent(True)
+
+
+def fixed(color: str) -> dashboard.FieldColor:
+    """Return one colour, whatever the value."""
+    return dashboard.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color(color)
+
+
+def columns(panel: table.Panel, names: dict[str, str], order: Sequence[str]) -> table.Panel:
+    """Name the columns of a joined table, order them, and drop the time."""
+    index = {name: position for position, name in enumerate(order)}
+    options = {"excludeByName": {"Time": True}, "renameByName": names, "indexByName": index}
+    return panel.with_transformation(models.DataTransformerConfig(id_val="organize", options=options))
+
+
+def prop(name: str, value: object) -> models.DynamicConfigValue:
+    """Return one property of a field override."""
+    return models.DynamicConfigValue(id_val=name, value=value)
+
+
+def link(title: str, url: str, *, new_tab: bool = False) -> dict[str, object]:
+    """Return a data link, as an override wants it."""
+    return {"title": title, "url": url, "targetBlank": new_tab}

@@ -1,0 +1,81 @@
+"""PromQL, in pieces that all dashboards put together alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from otel_mcp import semconv as names
+
+from .contract import Metric
+from .names import label
+
+RATE: Final = "$__rate_interval"
+"""Never a fixed range: a graph of a week would miss most of its data."""
+RANGE: Final = "$__range"
+"""The whole range on screen, for totals."""
+
+SERVICE: Final = label("service.name")
+ENVIRONMENT: Final = label("deployment.environment.name")
+INSTANCE: Final = label("service.instance.id")
+TOOL: Final = label(names.GEN_AI_TOOL_NAME)
+METHOD: Final = label(names.MCP_METHOD_NAME)
+ERROR: Final = label(names.ERROR_TYPE)
+CLIENT: Final = label(names.CLIENT_NAME)
+PROTOCOL: Final = label(names.MCP_PROTOCOL_VERSION)
+SOURCE: Final = label(names.SESSION_SOURCE)
+END_REASON: Final = label(names.SESSION_END_REASON)
+REASON: Final = label(names.REJECT_REASON)
+
+HERE: Final = f'{ENVIRONMENT}=~"$environment", {SERVICE}=~"$service"'
+"""What the dashboard's variables select."""
+TOOL_CALLS: Final = f'{HERE}, {METHOD}="tools/call"'
+FAILED: Final = f'{ERROR}!=""'
+
+
+def select(series: str, *matchers: str) -> str:
+    """Select a series with what the variables say, and more."""
+    return f"{series}{{{', '.join((HERE, *matchers))}}}"
+
+
+def rate(series: str, *matchers: str, by: str = "", window: str = RATE) -> str:
+    """Return the rate per second, summed."""
+    return f"sum{grouping(by)}(rate({select(series, *matchers)}[{window}]))"
+
+
+def increase(series: str, *matchers: str, by: str = "", window: str = RANGE) -> str:
+    """Return by how much a counter grew, summed."""
+    return f"sum{grouping(by)}(increase({select(series, *matchers)}[{window}]))"
+
+
+def quantile(q: float, metric: Metric, *matchers: str, by: str = "", window: str = RATE) -> str:
+    """Return a quantile of a histogram."""
+    buckets = ", ".join(filter(None, ("le", by)))
+    rates = rate(metric.bucket, *matchers, by=buckets, window=window)
+    return f"histogram_quantile({q:g}, {rates})"
+
+
+def heat(metric: Metric, *matchers: str) -> str:
+    """Return the buckets of a histogram, for a heatmap."""
+    return increase(metric.bucket, *matchers, by="le", window=RATE)
+
+
+def share(part: str, whole: str) -> str:
+    """Return part / whole, and 0 where there is no part: healthy must not look like "no data"."""
+    return f"({part} or 0 * {whole}) / ({whole} > 0)"
+
+
+def failing(*matchers: str, by: str = "", metric: Metric, window: str = RATE) -> str:
+    """Return the share of calls that failed."""
+    whole = rate(metric.count, *matchers, by=by, window=window)
+    part = rate(metric.count, *matchers, FAILED, by=by, window=window)
+    return share(part, whole)
+
+
+def legend(*labels: str) -> str:
+    """Return the name of a line: the values of its labels."""
+    return " ".join(f"{{{{{label}}}}}" for label in labels)
+
+
+def grouping(by: str) -> str:
+    """Return the `by` clause, if there is one."""
+    return f" by ({by}) " if by else ""

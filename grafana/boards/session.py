@@ -1,0 +1,68 @@
+"""The story of one session, told by its traces: an id of a session is never on a metric."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders import dashboard
+
+from otel_mcp import semconv as names
+
+from . import links, panels
+from .board import Board
+from .targets import JAEGER, search, trace
+
+THIS_SESSION = f'{names.SESSION_ID}="$session_id"'
+
+HOW_TO = f"""
+**By session**: put the id of a session into the field above: an `Mcp-Session-Id`, an `X-Session-Id`, or
+`{names.SESSION_ID}` of any span. Its calls are listed on the left, those that failed on the right.
+**By trace**: a click on a trace id, here or on a dot in a heatmap, shows the trace below. The id of its session is
+among the attributes of its spans.
+What the session did last is in Redis, whole: `GET mcp_session:<id>`.
+"""
+
+
+def board() -> Board:
+    """Return the dashboard that explains one session."""
+    b = Board(
+        "otel-mcp-session",
+        "MCP / Session explorer",
+        "The story of one session: its calls, its failures, and each of them as a trace.",
+    )
+    b.traces().service().textbox("session_id", "Session").textbox("trace_id", "Trace")
+    b.add(panels.note("How to find a session", HOW_TO), 24, 4)
+    opens = panels.prop("links", [links.session_story("traceID")])
+    for title, description, tags, width in (
+        (
+            "Calls of this session",
+            "Every trace with a span of this session, newest first; a click on the id shows it below.",
+            THIS_SESSION,
+            12,
+        ),
+        (
+            "Failed calls of this session",
+            "The same, but only where a span of this session failed.",
+            f"{THIS_SESSION} error=true",
+            12,
+        ),
+    ):
+        b.add(panels.found(title, description, search(tags=tags)).override_by_name("traceID", [opens]), width, 9)
+    b.add(
+        panels.found(
+            "The session as one span",
+            "From its first to its last activity, with links to its calls; written when it ends.",
+            search(operation=names.SPAN_SESSION, tags=THIS_SESSION),
+        ).override_by_name("traceID", [opens]),
+        24,
+        4,
+    )
+    b.add(
+        dashboard.Panel()
+        .type("traces")
+        .title("Trace")
+        .description("What happened in one call: the tool, what it asked of others, and what it waited for.")
+        .datasource(JAEGER)
+        .with_target(trace("$trace_id")),
+        24,
+        18,
+    )
+    return b

@@ -1,0 +1,212 @@
+"""How sessions begin, go on and end."""
+
+from __future__ import annotations
+
+from otel_mcp import semconv as names
+
+from . import contract as m
+from . import links, panels, query
+from .board import Board
+from .targets import buckets, now, over_time, search
+
+LEGEND_SERVICE = query.legend(query.SERVICE)
+
+
+def board() -> Board:
+    """Return the dashboard of the life of sessions."""
+    b = Board(
+        "otel-mcp-sessions",
+        "MCP / Sessions",
+        "How sessions begin, go on and end: how many, how long, how busy, and how they stopped.",
+    )
+    b.traces().select("environment").service().mark_deploys()
+    _population(b.row("How many"))
+    _endings(b.row("How they end"))
+    _shape(b.row("How long and how busy"))
+    _list(b.row("Which ones"))
+    return b
+
+
+def _population(b: Board) -> None:
+    b.add(
+        panels.lines(
+            "Active sessions",
+            "Sessions in the shared store. Every replica reports the same number, so the largest counts; no line "
+            "means that the store does not answer.",
+            [over_time(f"max by ({query.SERVICE}) ({query.select(m.SESSION_ACTIVE.series)})", LEGEND_SERVICE)],
+            panels.COUNT,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Sessions held by each process",
+            "Sessions in each process's memory. One process far above the others: sticky routing, or a leak there.",
+            [
+                over_time(
+                    f"sum by ({query.INSTANCE}) ({query.select(m.SESSION_LOCAL.series)})",
+                    query.legend(query.INSTANCE),
+                )
+            ],
+            panels.COUNT,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Beginnings and ends",
+            "Sessions that began, were met again after a restart, or ended, per second. Beginnings above ends for "
+            "hours: sessions leak, or clients open one per call.",
+            [
+                over_time(query.rate(m.SESSION_STARTED.series), "started", ref="A"),
+                over_time(query.rate(m.SESSION_RESUMED.series), "resumed", ref="B"),
+                over_time(query.rate(m.SESSION_ENDED.series), "ended", ref="C"),
+            ],
+            panels.PER_SECOND,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Beginnings by source",
+            "How each session was recognised. Many `inferred` ones: clients that carry no id, grouped by who they "
+            "are; see the documentation of session sources.",
+            [over_time(query.rate(m.SESSION_STARTED.series, by=query.SOURCE), query.legend(query.SOURCE))],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Beginnings by protocol version",
+            "Which revisions new sessions speak.",
+            [over_time(query.rate(m.SESSION_STARTED.series, by=query.PROTOCOL), query.legend(query.PROTOCOL))],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Claims to a session that were not followed",
+            "`limit`: more new sessions a minute than allowed, a flood or a client without a memory. `principal`: an "
+            "id used under somebody else's credentials, which deserves a look at who.",
+            [over_time(query.rate(m.SESSION_REJECTED.series, by=query.REASON), query.legend(query.REASON))],
+            panels.PER_SECOND,
+        ),
+        8,
+    )
+
+
+def _endings(b: Board) -> None:
+    by_reason = query.legend(query.END_REASON)
+    b.add(
+        panels.bars(
+            "Reasons",
+            "How sessions ended in the range on screen. `client_delete`: the client said goodbye; `expired`: it did "
+            "not; `server_closed`: the server did; `replaced`: an unknown id got a successor.",
+            now(query.increase(m.SESSION_ENDED.series, by=query.END_REASON), by_reason),
+            panels.COUNT,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Ends by reason",
+            "The same over time. A wave of `expired` one TTL after a deploy: clients did not come back.",
+            [over_time(query.rate(m.SESSION_ENDED.series, by=query.END_REASON), by_reason)],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        8,
+    )
+    started, ended = (query.increase(x.series, window="1h") for x in (m.SESSION_STARTED, m.SESSION_ENDED))
+    b.add(
+        panels.lines(
+            "Unaccounted sessions, over an hour",
+            "Sessions that began and neither ended nor are active: begun minus ended, against the change of the active "
+            "ones. Both lines move together when all is well; a growing gap is a leak.",
+            [
+                over_time(f"{started} - {ended}", "began minus ended", ref="A"),
+                over_time(
+                    f"sum(max by ({query.SERVICE}) (delta({query.select(m.SESSION_ACTIVE.series)}[1h])))",
+                    "change of active",
+                    ref="B",
+                ),
+            ],
+            panels.COUNT,
+        ).axis_centered_zero(True),
+        8,
+    )
+
+
+def _shape(b: Board) -> None:
+    for metric, title, description, unit in (
+        (
+            m.SESSION_DURATION,
+            "Duration",
+            "From the first to the last activity of sessions that ended. Two bands are two kinds of clients.",
+            panels.SECONDS,
+        ),
+        (
+            m.SESSION_TOOL_CALLS,
+            "Tool calls per session",
+            "How much sessions are used for. A band at zero: clients that connect and never call.",
+            panels.COUNT,
+        ),
+    ):
+        b.add(panels.heat(title, description, buckets(query.heat(metric)), unit), 8)
+        b.add(
+            panels.lines(
+                f"{title}, quantiles",
+                f"{description} The half, the slowest twentieth and the mean.",
+                [
+                    over_time(query.quantile(0.5, metric), "p50", ref="A"),
+                    over_time(query.quantile(0.95, metric), "p95", ref="B"),
+                    over_time(f"{query.rate(metric.sum)} / ({query.rate(metric.count)} > 0)", "mean", ref="C"),
+                ],
+                unit,
+            ),
+            8,
+        )
+        if metric is m.SESSION_DURATION:
+            _unused(b)
+    b.add(
+        panels.lines(
+            "Median duration by end reason",
+            "Whether sessions that expire are shorter than those that are closed: short ones that expire are clients "
+            "that crash or give up.",
+            [over_time(query.quantile(0.5, m.SESSION_DURATION, by=query.END_REASON), query.legend(query.END_REASON))],
+            panels.SECONDS,
+        ),
+        8,
+    )
+
+
+def _unused(b: Board) -> None:
+    none = query.increase(m.SESSION_TOOL_CALLS.bucket, 'le=~"0|0.0"')
+    b.add(
+        panels.number(
+            "Sessions without a tool call",
+            "Share of ended sessions that called nothing. Health checks, scanners, or clients that connect to all "
+            "their servers at start.",
+            now(query.share(none, query.increase(m.SESSION_TOOL_CALLS.count)), "unused"),
+            panels.SHARE,
+        ),
+        8,
+    )
+
+
+def _list(b: Board) -> None:
+    b.add(
+        panels.found(
+            "Sessions that ended",
+            "One row per session, newest first, as Jaeger holds their `mcp.session` spans; a click on the id shows the "
+            "session from its first to its last call. Empty where OTEL_PYTHON_MCP_SESSION_SPAN is off.",
+            search(operation=names.SPAN_SESSION),
+        ).override_by_name("traceID", [panels.prop("links", [links.session_story("traceID")])]),
+        24,
+        10,
+    )

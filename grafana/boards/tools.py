@@ -1,0 +1,215 @@
+"""What each tool does, how fast, how often it fails, and what it waits for."""
+
+from __future__ import annotations
+
+from . import contract as m
+from . import external, links, panels, query
+from .board import Board
+from .targets import buckets, column, now, over_time
+
+CALLS = f'{query.METHOD}="tools/call", {query.TOOL}=~"$tool"'
+CHOSEN = f'{query.TOOL}=~"$tool"'
+LEGEND_TOOL = query.legend(query.TOOL)
+BY_TOOL = f"{query.SERVICE}, {query.TOOL}"
+
+
+def board() -> Board:
+    """Return the dashboard of the tools."""
+    b = Board(
+        "otel-mcp-tools",
+        "MCP / Tools",
+        "What each tool does, how fast, how often it fails, and what it waits for.",
+    )
+    b.select("environment", "service", "tool").jaeger_address().mark_deploys()
+    _table(b)
+    _rates(b.row("Calls and failures"))
+    _latency(b.row("Latency"))
+    _cost(b.row("Results"))
+    _beneath(b.row("What tools wait for"))
+    return b
+
+
+def _table(b: Board) -> None:
+    window = query.RANGE
+    calls = query.rate(m.OPERATION_DURATION.count, CALLS, by=BY_TOOL, window=window)
+    columns = {
+        "A": ("calls/s", panels.PER_SECOND, calls),
+        "B": (
+            "failing",
+            panels.SHARE,
+            query.failing(CALLS, by=BY_TOOL, metric=m.OPERATION_DURATION, window=window),
+        ),
+        "C": ("p50", panels.SECONDS, _quantile(0.5)),
+        "D": ("p95", panels.SECONDS, _quantile(0.95)),
+        "E": ("p99", panels.SECONDS, _quantile(0.99)),
+        "F": (
+            "result, p95",
+            panels.BYTES,
+            query.quantile(0.95, m.TOOL_RESULT_SIZE, CHOSEN, by=BY_TOOL, window=window),
+        ),
+    }
+    table = panels.rows(
+        "Tools",
+        "Every tool in the range on screen. A click on a name leads to its traces in Jaeger; the failing share turns "
+        "red where the alert for it would fire.",
+        [column(ref, expr) for ref, (_, _, expr) in columns.items()],
+        panels.COUNT,
+    )
+    for ref, (_, unit, _) in columns.items():
+        table = table.override_by_name(f"Value #{ref}", [panels.prop("unit", unit)])
+    table = table.override_by_name(
+        query.TOOL,
+        [
+            panels.prop(
+                "links",
+                [
+                    links.tool_traces(query.SERVICE, query.TOOL),
+                    links.failed_tool_traces(query.SERVICE, query.TOOL),
+                ],
+            )
+        ],
+    )
+    names = {f"Value #{ref}": title for ref, (title, _, _) in columns.items()}
+    b.add(panels.columns(table, names, (query.SERVICE, query.TOOL, *names)), 24, 9)
+
+
+def _quantile(q: float) -> str:
+    return query.quantile(q, m.OPERATION_DURATION, CALLS, by=BY_TOOL, window=query.RANGE)
+
+
+def _rates(b: Board) -> None:
+    b.add(
+        panels.lines(
+            "Calls by tool",
+            "Which tools are in use. One that stopped: a client's prompt changed, or the tool left the list.",
+            [over_time(query.rate(m.OPERATION_DURATION.count, CALLS, by=query.TOOL), LEGEND_TOOL)],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Failures by tool and kind",
+            "`tool_error`: the tool said so itself; a number: a JSON-RPC error such as -32602 for wrong arguments. "
+            "The exception's type is on the spans.",
+            [
+                over_time(
+                    query.rate(m.OPERATION_DURATION.count, CALLS, query.FAILED, by=f"{query.TOOL}, {query.ERROR}"),
+                    query.legend(query.TOOL, query.ERROR),
+                )
+            ],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Being served now",
+            "Requests that are not answered yet. A line that climbs and stays: calls that hang.",
+            [
+                over_time(
+                    f"sum by ({query.METHOD}) ({query.select(m.REQUESTS_ACTIVE.series)})", query.legend(query.METHOD)
+                )
+            ],
+            panels.COUNT,
+            stacked=True,
+        ),
+        8,
+    )
+
+
+def _latency(b: Board) -> None:
+    b.add(
+        panels.heat(
+            "Latency",
+            "All calls of the chosen tools by how long they took. Each dot is one call: a click opens its trace.",
+            buckets(query.heat(m.OPERATION_DURATION, CALLS), exemplars=True),
+            panels.SECONDS,
+        ),
+        12,
+        9,
+    )
+    b.add(
+        panels.lines(
+            "95th percentile by tool",
+            "How long the slower calls of each tool take, with exemplars: a click on a point opens the trace.",
+            [over_time(query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=query.TOOL), LEGEND_TOOL, exemplars=True)],
+            panels.SECONDS,
+        ),
+        12,
+        9,
+    )
+
+
+def _cost(b: Board) -> None:
+    b.add(
+        panels.lines(
+            "Result size by tool, 95th percentile",
+            "What a call costs the model's context, at about four bytes a token. Trim or page what is large.",
+            [over_time(query.quantile(0.95, m.TOOL_RESULT_SIZE, CHOSEN, by=query.TOOL), LEGEND_TOOL)],
+            panels.BYTES,
+        ),
+        12,
+    )
+    b.add(
+        panels.bars(
+            "Bytes answered",
+            "Which tools filled the contexts in the range on screen: size times calls.",
+            now(f"topk(10, {query.increase(m.TOOL_RESULT_SIZE.sum, CHOSEN, by=query.TOOL)})", LEGEND_TOOL),
+            panels.BYTES,
+        ),
+        12,
+    )
+
+
+def _beneath(b: Board) -> None:
+    kinds = 'span_kind=~"SPAN_KIND_CLIENT|SPAN_KIND_PRODUCER"'
+    b.add(
+        panels.lines(
+            "Operations of others, time per second",
+            "Seconds spent per second in databases and services beneath the tools, from every span before sampling. "
+            "The tallest is what to speed up first.",
+            [
+                over_time(
+                    f"topk(10, {query.rate(external.SPAN_TIME, kinds, by='span_name')})",
+                    "{{span_name}}",
+                )
+            ],
+            panels.SECONDS,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Operations of others, 95th percentile",
+            "How long the slower ones take.",
+            [
+                over_time(
+                    "topk(10, histogram_quantile(0.95, "
+                    f"{query.rate(external.SPAN_DURATION, kinds, by='le, span_name')}))",
+                    "{{span_name}}",
+                )
+            ],
+            panels.SECONDS,
+        ),
+        8,
+    )
+    window = query.RANGE
+    by = "client, server"
+    edges = 'client=~"$service"'
+    calls = f"sum by ({by}) (rate({external.EDGE_CALLS}{{{edges}}}[{window}]))"
+    failed = f"sum by ({by}) (rate({external.EDGE_FAILED}{{{edges}}}[{window}]))"
+    slow = f"histogram_quantile(0.95, sum by (le, {by}) (rate({external.EDGE_DURATION}{{{edges}}}[{window}])))"
+    table = panels.rows(
+        "Who they call",
+        "The service graph: which services and databases the servers depend on, how often and how well.",
+        [column("A", calls), column("B", query.share(failed, calls)), column("C", slow)],
+        panels.PER_SECOND,
+    )
+    table = table.override_by_name("Value #B", [panels.prop("unit", panels.SHARE)])
+    table = table.override_by_name("Value #C", [panels.prop("unit", panels.SECONDS)])
+    names = {"Value #A": "calls/s", "Value #B": "failing", "Value #C": "p95"}
+    b.add(panels.columns(table, names, ("client", "server", *names)), 8)

@@ -1,0 +1,46 @@
+"""The key of our hashes, the same on all replicas of a service."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+
+from otel_mcp.sessions.health import StoreHealth
+from otel_mcp.sessions.store import SessionStore
+
+_NAME = "hash-key"
+
+
+class SharedKey:
+    """Configured, else what the first process left in the store, else this process's own until it can be asked."""
+
+    def __init__(self, configured: str | None, store: SessionStore, health: StoreHealth) -> None:
+        self._store = store
+        self._health = health
+        self._configured = configured is not None
+        self._key = configured if configured is not None else secrets.token_hex(32)
+        self._agreed = False
+        health.on_recovery.append(self._recovered)
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether it stays as it is."""
+        return self._configured or self._agreed
+
+    async def get(self, agree: Callable[[str, str, float], Awaitable[str]], is_answered: Callable[[], bool]) -> bytes:
+        """The key; `agree` asks on behalf of a request, `is_answered` tells whether it was the store that answered."""
+        if not self.is_agreed:
+            self._key = await agree(_NAME, self._key, 0)
+            self._agreed = is_answered()
+        return self._key.encode()
+
+    async def agree(self) -> None:
+        """Learn it without the haste of a request."""
+        if not self.is_agreed:
+            with self._health.operation("agree"):
+                self._key = await self._store.agree(_NAME, self._key, 0)
+                self._agreed = True
+
+    def _recovered(self) -> None:
+        # The store may have come back empty: the key has to be there for replicas to come.
+        self._agreed = False

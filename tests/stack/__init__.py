@@ -1,0 +1,1 @@
+"""Tests of everything around the package: Collector, Prometheus, Jaeger, dashboards, alerts, compose."""

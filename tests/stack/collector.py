@@ -1,0 +1,122 @@
+"""The Collector's configurations as data, and what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "collector"
+KINDS: Final = ("receivers", "processors", "connectors", "exporters", "extensions")
+VARIANTS: Final[dict[str, tuple[str, ...]]] = {
+    "one machine": ("config.yaml",),
+    "sampling": ("config.yaml", "tail-sampling.yaml"),
+    "queue on disk": ("config.yaml", "persistent-queue.yaml"),
+    "sampling, queue on disk": ("config.yaml", "tail-sampling.yaml", "persistent-queue.yaml"),
+    "gateway": ("gateway.yaml",),
+    "behind the gateway": ("config.yaml", "tail-sampling.yaml", "sampler-tier.yaml"),
+}
+"""Every way that the files are meant to be combined."""
+# What the modules are called, where it is not their type without underscores.
+_MODULES: Final = {"otlp_grpc": "otlp", "otlp_http": "otlphttp"}
+
+Config = dict[str, Any]
+
+
+def read(name: str) -> Config:
+    """Return one file."""
+    return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def merged(*names: str) -> Config:
+    """Return several files as the Collector merges them: maps are joined, lists are replaced."""
+    result: Config = {}
+    for name in names:
+        result = _join(result, read(name))
+    return result
+
+
+def _join(old: Any, new: Any) -> Any:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return {**old, **{key: _join(old.get(key), value) for key, value in new.items()}}
+    return new
+
+
+def types(config: Config, kind: str) -> set[str]:
+    """Return the types of a kind of components: `otlp_grpc/jaeger` is an `otlp_grpc`."""
+    return {name.partition("/")[0] for name in config.get(kind) or ()}
+
+
+def built(manifest: Config, kind: str) -> set[str]:
+    """Return the names of the modules that a manifest lists, without their kind."""
+    suffix = kind.removesuffix("s")
+    paths = (entry["gomod"].split()[0].rpartition("/")[2] for entry in manifest.get(kind) or ())
+    return {path.removesuffix(suffix) for path in paths}
+
+
+def module(kind_of_component: str) -> str:
+    """Return what the module of a type is called."""
+    return _MODULES.get(kind_of_component, kind_of_component.replace("_", ""))
+
+
+def manifest_problems(manifest: Config, configs: list[Config]) -> Iterator[str]:
+    """Compare what is built with what is configured."""
+    for kind in KINDS:
+        used = {module(name) for config in configs for name in types(config, kind)}
+        there = built(manifest, kind)
+        # The storage extensions live in a folder of their own and drop their suffix.
+        yield from (f"{kind}: {name} is configured but not built" for name in sorted(used - there))
+        yield from (f"{kind}: {name} is built but not configured" for name in sorted(there - used))
+
+
+def config_problems(config: Config) -> Iterator[str]:
+    """Look at one configuration, merged."""
+    service = config["service"]
+    connectors = set(config.get("connectors") or ())
+    used: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    used["extensions"].update(service.get("extensions") or ())
+    for name, pipeline in service["pipelines"].items():
+        for kind in ("receivers", "processors", "exporters"):
+            for component in pipeline.get(kind) or ():
+                if kind != "processors" and component in connectors:
+                    used["connectors"].add(component)
+                elif component in (config.get(kind) or ()):
+                    used[kind].add(component)
+                else:
+                    yield f"{name}: there is no {component} among the {kind}"
+        yield from _pipeline_problems(name, pipeline)
+    for kind in ("connectors", "exporters", "processors"):
+        for component in set(config.get(kind) or ()) - used[kind]:
+            yield f"{component} is configured but in no pipeline"
+    yield from _listening_problems(config)
+    for name, exporter in config["exporters"].items():
+        if name.startswith("otlp") and "batch" not in (exporter.get("sending_queue") or {}):
+            yield f"{name} sends without a batching queue"
+    if not service.get("telemetry", {}).get("metrics", {}).get("readers"):
+        yield "nobody observes the Collector"
+    if "health_check" not in used["extensions"]:
+        yield "no health check"
+
+
+def _pipeline_problems(name: str, pipeline: Config) -> Iterator[str]:
+    processors = pipeline.get("processors") or []
+    if "otlp" not in pipeline["receivers"]:
+        return
+    if not processors or processors[0] != "memory_limiter":
+        yield f"{name}: memory_limiter is not first"
+    # Behind a gateway this is done by the Collectors that store.
+    stores = "load_balancing" not in pipeline["exporters"] and "debug" not in pipeline["exporters"]
+    if name.startswith("traces") and stores and "redaction" not in processors:
+        yield f"{name}: no redaction"
+    if "tail_sampling" in processors and "span_metrics" in pipeline["exporters"]:
+        yield f"{name}: span metrics count what is left after sampling"
+
+
+def _listening_problems(config: Config) -> Iterator[str]:
+    protocols = config["receivers"]["otlp"]["protocols"]
+    for endpoint in (*(p["endpoint"] for p in protocols.values()), config["extensions"]["health_check"]["endpoint"]):
+        if not re.match(r"\$\{env:COLLECTOR_HOST:-127\.0\.0\.1\}:", endpoint):
+            yield f"{endpoint} is reachable from other machines unless told otherwise"

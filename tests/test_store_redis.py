@@ -1,0 +1,513 @@
+"""What is special about Redis: names, lifetimes, foreign values, errors, several processes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
+
+import pytest
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from redis import exceptions
+from redis.crc import key_slot
+
+from otel_mcp.sessions.delta import Flush
+from otel_mcp.sessions.keys import Keys
+from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.redis_client import connect
+from otel_mcp.sessions.redis_errors import outage
+from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.sessions.state import SessionState
+from otel_mcp.sessions.store import StoreDown
+from tests.store_support import SERVERS, Server, delta, facts, flush, settings
+
+pytestmark = pytest.mark.anyio
+
+DOCUMENT = "mcp_session:abc"
+STATS = "{mcp_session:abc}:stats"
+DEADLINES = "otel_mcp:svc:deadlines"
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server(request.param)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def raw(server: Server) -> Iterator[Any]:
+    """A plain client; the server is empty."""
+    with server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+async def store(server: Server, raw: Any) -> AsyncIterator[RedisStore]:
+    store = RedisStore(settings(server.url))
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def other(server: Server) -> AsyncIterator[RedisStore]:
+    """Another process on the same server."""
+    store = RedisStore(settings(server.url))
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def process() -> Process:
+    return Process()
+
+
+def fresh(process: Process, calls: int = 1, **values: Any) -> Flush:
+    return flush(process, delta(calls, at=time.time(), **values))
+
+
+# Names and lifetimes.
+
+
+async def test_keys_have_the_promised_names_and_lifetimes(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process)])
+    await store.succeed("old", "abc")
+
+    assert sorted(raw.keys()) == [
+        b"mcp_session:abc",
+        DEADLINES.encode(),
+        b"{mcp_session:abc}:stats",
+        b"{mcp_session:old}:next",
+    ]
+    assert 3500 < raw.ttl(DOCUMENT) <= 3600
+    assert 4100 < raw.ttl(STATS) <= 4200
+    assert 3500 < raw.ttl("{mcp_session:old}:next") <= 3600
+    assert json.loads(raw.get(DOCUMENT))["service"] == "svc"
+
+
+@pytest.mark.parametrize("prefix", ["", "app:", "{app}:", "a}b{:", "{}:"])
+@pytest.mark.parametrize("session_id", ["abc", "a{b}c", "a}b", "{}"])
+def test_all_keys_of_a_session_share_a_slot(prefix: str, session_id: str) -> None:
+    keys = Keys(prefix, "svc")
+    document, stats = keys.session(session_id)
+
+    assert len({document, stats, keys.successor(session_id)}) == 3
+    assert key_slot(document.encode()) == key_slot(stats.encode()) == key_slot(keys.successor(session_id).encode())
+
+
+def test_a_prefix_stands_before_every_key() -> None:
+    keys = Keys("app:", "svc")
+
+    assert keys.session("abc") == ("app:mcp_session:abc", "{app:mcp_session:abc}:stats")
+    assert keys.deadlines == "app:otel_mcp:svc:deadlines"
+    assert keys.agreement("client:1") == "app:otel_mcp:svc:client:1"
+
+
+async def test_each_flush_prolongs_the_session(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process)])
+    raw.expire(DOCUMENT, 100)
+    raw.expire(STATS, 100)
+
+    await store.apply([fresh(process)])
+
+    assert raw.ttl(DOCUMENT) > 3500
+    assert raw.ttl(STATS) > 4100
+
+
+async def test_an_ended_document_stays_ten_minutes(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process)])
+    await store.apply([fresh(process, ended="client_delete")])
+    await store.apply([fresh(process)])
+
+    assert 590 < raw.ttl(DOCUMENT) <= 600
+    assert 650 < raw.ttl(STATS) <= 660
+
+
+async def test_the_stats_outlive_a_limit_longer_than_the_document(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now, limit=86_400.0), at=now))])
+
+    assert raw.ttl(DOCUMENT) <= 3600
+    assert 86_900 < raw.ttl(STATS) <= 87_000
+
+
+async def test_the_stats_stay_small(store: RedisStore, raw: Any) -> None:
+    now = time.time()
+    known = facts(at=now, user_agent="u" * 500, client_name="c" * 500, client_version="1", source="header")
+    for number in range(20):
+        await store.apply([flush(Process(), delta(3, of=known, at=now + number))])
+
+    assert raw.object("encoding", STATS) == b"listpack"
+
+
+async def test_the_memory_of_processes_is_bounded(store: RedisStore, raw: Any) -> None:
+    first, now = Process(), time.time()
+    sent = [flush(first, delta(1, at=now))]
+    await store.apply(sent)
+    # So many processes within a quarter of an hour that the oldest are forgotten.
+    for _ in range(400):
+        sent.append(flush(Process(), delta(1, at=now)))
+        await store.apply(sent[-1:])
+
+    assert sum(field.startswith(b"p:") for field in raw.hkeys(STATS)) <= 257
+    for again in sent[-200:]:
+        assert (await store.apply([again]))[0].repeated
+    state = await store.load("abc")
+    assert state is not None
+    assert state.tool_call_count == 401
+
+
+# Values that are not ours.
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"broken {", b'{"session_id":"abc"', b'{"session_id":"other"}', b"[1]", b"\xff\x00"]
+)
+async def test_a_foreign_value_is_left_alone_and_stops_no_other_session(
+    store: RedisStore, raw: Any, process: Process, value: bytes
+) -> None:
+    raw.set(DOCUMENT, value)
+    now = time.time()
+    sent = [flush(process, delta(1, of=facts(name, now), at=now)) for name in ("before", "abc", "after")]
+
+    answers = await store.apply(sent)
+
+    assert [answer.refused for answer in answers] == [None, "foreign", None]
+    assert raw.get(DOCUMENT) == value
+    assert await store.load("abc") is None
+    assert await store.delete("abc") is False
+    assert (await store.save(SessionState(session_id="abc"))).refused == "foreign"
+    assert (await store.recall("abc")).exists is False
+    assert raw.get(DOCUMENT) == value
+    assert not raw.exists(STATS)
+    assert raw.ttl(DOCUMENT) == -1
+    assert [ended.session_id for ended in await store.due(now + 10_000, 10)] == ["after", "before"]
+
+
+@pytest.mark.parametrize("key", [DOCUMENT, STATS])
+async def test_a_value_of_another_type_is_left_alone(store: RedisStore, raw: Any, process: Process, key: str) -> None:
+    raw.rpush(key, "mine")
+    now = time.time()
+
+    answers = await store.apply([flush(process, delta(1, of=facts(name, now), at=now)) for name in ("abc", "after")])
+
+    assert [answer.refused for answer in answers] == ["foreign", None]
+    assert (await store.save(SessionState(session_id="abc"))).refused == "foreign"
+    assert await store.load("abc") is None
+    assert await store.delete("abc") is False
+    assert raw.lrange(key, 0, -1) == [b"mine"]
+    raw.zadd(DEADLINES, {"abc": 1})
+    assert [ended.session_id for ended in await store.due(now + 10_000, 10)] == ["after"]
+    assert raw.lrange(key, 0, -1) == [b"mine"]
+
+
+async def test_a_foreign_value_that_came_later_is_left_alone(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process)])
+    raw.set(DOCUMENT, "mine")
+
+    (answer,) = await store.apply([fresh(process)])
+
+    assert answer.refused == "foreign"
+    (ended,) = await store.due(time.time() + 10_000, 10)
+    assert ended.tool_call_count == 1
+    assert raw.get(DOCUMENT) == b"mine"
+
+
+async def test_a_document_that_the_user_replaced_is_taken_over(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process, 3)])
+    mine = json.loads(raw.get(DOCUMENT)) | {"attributes": {"a": 1}, "mine": [1]}
+    raw.set(DOCUMENT, json.dumps(mine, indent=2))
+
+    (answer,) = await store.apply([fresh(process, 2)])
+
+    state = await store.load("abc")
+    assert state is not None
+    assert (answer.refused, answer.total_calls) == (None, 5)
+    assert (state.tool_call_count, len(state.tool_calls)) == (5, 5)
+    assert (state.attributes, state.model_extra) == ({"a": 1}, {"mine": [1]})
+    assert raw.ttl(DOCUMENT) > 3500
+
+
+async def test_a_document_whose_stats_were_evicted_counts_on(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process, 3)])
+    raw.delete(STATS)
+
+    (answer,) = await store.apply([fresh(process, 2)])
+
+    assert (answer.total_calls, answer.created) == (5, False)
+
+
+async def test_a_document_that_was_removed_by_hand_is_written_again(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    await store.apply([fresh(process, 3)])
+    raw.delete(DOCUMENT)
+
+    await store.apply([fresh(process, 2)])
+
+    state = await store.load("abc")
+    assert state is not None
+    assert (state.tool_call_count, len(state.tool_calls)) == (5, 2)
+
+
+async def test_a_deadline_without_a_session_is_dropped(store: RedisStore, raw: Any) -> None:
+    raw.zadd(DEADLINES, {"gone": 1})
+
+    assert await store.due(time.time(), 10) == []
+    assert raw.zcard(DEADLINES) == 0
+
+
+# Errors.
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process)])
+    raw.script_flush()
+    now = time.time()
+
+    answers = await store.apply([flush(process, delta(1, of=facts(f"s{n}", now), at=now)) for n in range(5)])
+
+    assert [answer.created for answer in answers] == [True] * 5
+    raw.script_flush()
+    assert (await store.recall("abc")).exists
+
+
+async def test_a_full_server_is_an_outage_and_nothing_is_written_in_part(
+    server: Server, store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 100, limit=50.0), at=now - 60))])
+    raw.config_set("maxmemory", 1)
+    raw.config_set("maxmemory-policy", "noeviction")
+    sent = [flush(process, delta(2, of=facts(name, now), at=now)) for name in ("s1", "s2")]
+    try:
+        with pytest.raises(StoreDown) as caught:
+            await store.apply(sent)
+        assert (caught.value.reason, caught.value.denied) == ("OutOfMemoryError", False)
+        assert not raw.exists("mcp_session:s1", "{mcp_session:s1}:stats")
+    finally:
+        raw.config_set("maxmemory", 0)
+
+    answers = await store.apply(sent)
+
+    assert [(answer.created, answer.total_calls) for answer in answers] == [(True, 2)] * 2
+
+
+async def test_a_replica_is_an_outage(store: RedisStore, raw: Any, process: Process) -> None:
+    await store.apply([fresh(process)])
+    sent = fresh(process)
+    raw.execute_command("REPLICAOF", "127.0.0.1", 1)
+    try:
+        with pytest.raises(StoreDown) as caught:
+            await store.apply([sent])
+        assert caught.value.denied is False
+    finally:
+        raw.execute_command("REPLICAOF", "NO", "ONE")
+
+    assert (await store.apply([sent]))[0].total_calls == 2
+
+
+async def test_a_missing_or_wrong_password_is_no_outage(server: Server, raw: Any, process: Process) -> None:
+    raw.config_set("requirepass", "secret")
+    try:
+        for url in (server.url, server.url.replace("//", "//:wrong@")):
+            store = RedisStore(settings(url))
+            with pytest.raises(StoreDown) as caught:
+                await store.apply([fresh(process)])
+            await store.aclose()
+            assert caught.value.denied
+            assert "wrong" not in str(caught.value)
+        store = RedisStore(settings(server.url.replace("//", "//:secret@")))
+        assert (await store.apply([fresh(process)]))[0].created
+        await store.aclose()
+    finally:
+        with server.client(password="secret") as client:
+            client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize("rules", [("~*", "+@all", "-evalsha", "-eval"), ("~other:*", "+@all"), ("~*", "+@read")])
+async def test_missing_permissions_are_no_outage(
+    server: Server, raw: Any, process: Process, rules: tuple[str, ...]
+) -> None:
+    raw.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">pw", *rules)
+    store = RedisStore(settings(server.url.replace("//", "//limited:pw@")))
+    try:
+        with pytest.raises(StoreDown) as caught:
+            await store.apply([fresh(process)])
+        assert caught.value.denied
+    finally:
+        await store.aclose()
+        raw.execute_command("ACL", "DELUSER", "limited")
+
+
+async def test_a_dead_server_is_an_outage_at_once() -> None:
+    store = RedisStore(settings("redis://127.0.0.1:1"))
+    with pytest.raises(StoreDown) as caught:
+        await store.load("abc")
+    assert caught.value.denied is False
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "denied"),
+    [
+        (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), False),
+        (exceptions.ClusterDownError("CLUSTERDOWN The cluster is down"), False),
+        (exceptions.MasterDownError("MASTERDOWN Link with MASTER is down"), False),
+        (exceptions.MovedError("1 127.0.0.1:1"), False),
+        (exceptions.TryAgainError("TRYAGAIN"), False),
+        (exceptions.ReadOnlyError("You can't write against a read only replica."), False),
+        (exceptions.OutOfMemoryError("OOM"), False),
+        (exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"), False),
+        (exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."), False),
+        (exceptions.ResponseError("BUSY Redis is busy running a script."), False),
+        (exceptions.TimeoutError("Timeout reading"), False),
+        (ConnectionResetError(), False),
+        (exceptions.RedisClusterException("no node"), False),
+        (exceptions.AuthenticationError("WRONGPASS"), True),
+        (exceptions.NoPermissionError("NOPERM"), True),
+    ],
+)
+def test_errors_of_the_whole_server_are_told_from_others(error: Exception, denied: bool) -> None:
+    down = outage(error)
+    assert down is not None
+    assert down.denied is denied
+
+
+@pytest.mark.parametrize(
+    "error",
+    [exceptions.ResponseError("WRONGTYPE Operation"), exceptions.ResponseError("ERR user_script:1: x"), KeyError("x")],
+)
+def test_errors_of_one_command_are_no_outage(error: Exception) -> None:
+    assert outage(error) is None
+
+
+async def test_one_record_that_cannot_be_written_stops_no_other(store: RedisStore, process: Process) -> None:
+    now = time.time()
+    broken = delta(1, of=facts("broken", now), at=now)
+    broken.calls[0].tool_name = cast(Any, 7)
+
+    answers = await store.apply([flush(process, broken), fresh(process)])
+
+    assert [answer.refused for answer in answers] == ["error", None]
+
+
+async def test_none_of_our_commands_is_instrumented(server: Server, raw: Any, process: Process) -> None:
+    enabled: list[bool] = []
+
+    class Watched:
+        def __init__(self) -> None:
+            self._client = connect(server.url)
+
+        async def execute_command(self, *args: Any) -> Any:
+            enabled.append(is_instrumentation_enabled())
+            return await self._client.execute_command(*args)
+
+        def pipeline(self, transaction: Any = None) -> Any:
+            enabled.append(is_instrumentation_enabled())
+            return self._client.pipeline(transaction)
+
+        async def aclose(self) -> None:
+            enabled.append(is_instrumentation_enabled())
+            await self._client.aclose()
+
+    store = RedisStore(settings(server.url), client=Watched)
+    await store.apply([fresh(process)])
+    await store.recall("abc")
+    await store.due(time.time(), 10)
+    await store.save(SessionState(session_id="abc"))
+    await store.aclose()
+
+    assert len(enabled) > 5
+    assert not any(enabled)
+
+
+# Several processes.
+
+
+async def test_a_restart_resumes_each_session_once(store: RedisStore, server: Server) -> None:
+    now = time.time()
+
+    async def serve(started: float, at: float) -> bool:
+        worker = Process()
+        worker.started_at = started
+        served = RedisStore(settings(server.url), worker)
+        (answer,) = await served.apply([flush(worker, delta(1, of=facts(at=now - 3000), at=at))])
+        await served.aclose()
+        return answer.resumed
+
+    # Two workers of one start, then four of another, then one more for the load, then a rolling restart.
+    first = [await serve(now - 3100, now - 3000), await serve(now - 3099, now - 2990)]
+    restarted = [await serve(now - 2000 + number, now - 1990 + number) for number in range(4)]
+    added = [await serve(now - 1500, now - 1400), await serve(now - 1500, now - 1390)]
+    rolling = [await serve(now - 1000 + 20 * number, now - 900 + number) for number in range(3)]
+
+    assert first == [False, False]
+    assert restarted == [True, False, False, False]
+    assert added == [True, False]
+    assert rolling == [True, False, False]
+
+
+async def test_one_process_sweeps_at_a_time(store: RedisStore, other: RedisStore, raw: Any, process: Process) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(f"s{n}", now - 99, 10.0), at=now - 99)) for n in range(4)])
+
+    assert len(await store.due(now, 2)) == 2
+    assert await other.due(now, 10) == []
+    raw.delete("otel_mcp:svc:sweeper")
+    assert len(await other.due(now, 10)) == 2
+
+
+async def test_an_end_that_nobody_reported_falls_to_another_process(
+    store: RedisStore, other: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    (claimed,) = await store.due(now, 10)
+    raw.delete("otel_mcp:svc:sweeper")
+    later = now + 61
+
+    assert await other.due(now + 1, 10) == []
+    (taken,) = await other.due(later, 10)
+
+    assert taken == claimed
+    await other.settle([taken])
+    raw.delete("otel_mcp:svc:sweeper")
+    assert await store.due(later + 120, 10) == []
+    assert raw.zcard(DEADLINES) == 0
+
+
+async def test_what_was_reported_is_not_given_out_again_where_settling_failed(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    assert len(await store.due(now, 10)) == 1
+
+    assert await store.due(now + 120, 10) == []
+    assert raw.zcard(DEADLINES) == 0
+
+
+async def test_replicas_with_wrong_clocks_agree(
+    server: Server, store: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, ahead, true_time = Process(), Process(), time.time
+    now = true_time()
+    await store.apply([flush(one, delta(1, of=facts(at=now, limit=60.0), at=now))])
+    monkeypatch.setattr(time, "time", lambda: true_time() + 3600.0)
+
+    (answer,) = await other.apply([flush(ahead, delta(1, of=facts(at=now + 3600, limit=60.0), at=now + 3600))])
+    assert (answer.expired, answer.created, answer.total_calls) == (None, False, 2)
+    assert await other.due(time.time(), 10) == []
+    assert await other.active() == 1
+    monkeypatch.undo()
+
+    state = await store.load("abc")
+    assert state is not None
+    assert state.last_activity is not None
+    assert abs(state.last_activity.timestamp() - now) < 60
+    assert await store.active() == 1

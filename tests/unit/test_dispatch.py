@@ -1,0 +1,703 @@
+"""Where an SDK hands a message to its handler: native spans are adopted, and ours opened only where there is none.
+
+Stand-ins for the SDKs: classes with the two names that the seams replace, and a
+tracer with the SDK's instrumentation scope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import Context, copy_context
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.trace import SpanKind
+
+import otel_mcp
+from otel_mcp import MCPMiddleware, process
+from otel_mcp.request import SCOPE_KEY, Exchange
+from otel_mcp.runtime import Runtime
+from otel_mcp.seams import mcp1, mcp2, tools
+from otel_mcp.seams.dispatch import exchange_of
+from otel_mcp.seams.patching import Patches
+from otel_mcp.settings import load
+from tests.unit.kit import (
+    MODERN_HEADERS,
+    OK,
+    Message,
+    Receive,
+    Send,
+    Telemetry,
+    ask,
+    call,
+    described,
+    id_of,
+    initialize,
+    legacy_headers,
+    modern,
+    notify,
+    post,
+    read,
+    respond,
+    trace_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+TRACE, META_PARENT, HTTP_PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7"
+META = {"traceparent": f"00-{TRACE}-{META_PARENT}-01"}
+HTTP = ("traceparent", f"00-{TRACE}-{HTTP_PARENT}-01")
+Handler = Callable[[Any], Awaitable[Any]]
+
+
+class OpenTelemetryMiddleware:
+    """The span middleware of the SDK 2.x: one server span for a message, ended before the answer is sent."""
+
+    def __init__(self, telemetry: Telemetry, scope: str = "mcp-python-sdk") -> None:
+        self.tracer = telemetry.tracer_provider.get_tracer(scope)
+
+    async def __call__(self, ctx: Any, call_next: Handler) -> Any:
+        target = (ctx.params or {}).get("name")
+        with self.tracer.start_as_current_span(
+            f"{ctx.method} {target}" if target else ctx.method,
+            kind=SpanKind.SERVER,
+            attributes={"mcp.method.name": ctx.method},
+        ):
+            return await call_next(ctx)
+
+
+def make_runner() -> ModuleType:
+    """A module like ``mcp.server.runner``."""
+
+    class ServerRunner:
+        def __init__(self, server: Any) -> None:
+            self.server = server
+
+        def _compose_server_middleware(self, inner: Handler) -> Handler:
+            chain = inner
+            for entry in reversed(self.server.middleware):
+
+                async def link(ctx: Any, entry: Any = entry, chain: Handler = chain) -> Any:
+                    return await entry(ctx, chain)
+
+                chain = link
+            return chain
+
+    module = ModuleType("fake_runner")
+    module.__dict__["ServerRunner"] = ServerRunner
+    return module
+
+
+class Sdk2:
+    """An ASGI app on the stand-in of the SDK 2.x.
+
+    Args:
+        runner: the module with its runner.
+        middleware: what lies around the handlers.
+        handler: serves every message.
+        session_id: the session that its connection has.
+    """
+
+    def __init__(
+        self, runner: ModuleType, middleware: list[Any], handler: Handler, session_id: str | None = None
+    ) -> None:
+        self.middleware = middleware
+        self.runner = runner.ServerRunner(self)
+        self.handler = handler
+        self.session_id = session_id
+        self.context: Context | None = None
+        """Where its handlers run, if not in the task of the request."""
+
+    def get_tool_input_schema(self, name: str) -> object:
+        return {} if name == "add" else None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        message = json.loads(await read(receive))
+        connection = SimpleNamespace(session_id=self.session_id)
+        ctx = SimpleNamespace(
+            request=SimpleNamespace(scope=scope),
+            request_id=message.get("id"),
+            method=message["method"],
+            params=message.get("params"),
+            protocol_version="2026-07-28",
+            session=SimpleNamespace(_connection=connection),
+        )
+        serving = self.runner._compose_server_middleware(self.handler)(ctx)
+        if self.context is not None:
+            serving = self.context.run(asyncio.ensure_future, serving)
+        value = await serving
+        headers = [("mcp-session-id", self.session_id)] if self.session_id else []
+        if "id" in message:
+            await respond(send, {"jsonrpc": "2.0", "id": message["id"], "result": value}, 200, headers)
+        else:
+            await respond(send, b"", 202, headers)
+
+
+async def ok(_: Any) -> Any:
+    return OK
+
+
+@pytest.fixture
+def runner(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The patched stand-in of the SDK 2.x."""
+    monkeypatch.setattr(process, "_runtime", runtime)
+    module, patches = make_runner(), Patches()
+    mcp2.runner(module, patches)
+    yield module
+    patches.restore()
+
+
+async def test_the_span_of_the_sdk_is_adopted_and_no_other_is_made(
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
+
+    replies = [await post(app, modern(request_id=number), MODERN_HEADERS) for number in (1, 2)]
+
+    assert [described(span) for span in telemetry.spans()] == [
+        {
+            "name": "tools/call add",
+            "kind": "SERVER",
+            "scope": "mcp-python-sdk",
+            "parent": None,
+            "attributes": {
+                "mcp.method.name": "tools/call",
+                "gen_ai.operation.name": "execute_tool",
+                "jsonrpc.request.id": str(number),
+                "network.transport": "tcp",
+                "network.protocol.name": "http",
+                "network.protocol.version": "1.1",
+                "client.address": "127.0.0.1",
+                "user_agent.original": "unit/1",
+                "otel_mcp.client.name": "unit-client",
+                "otel_mcp.client.version": "9",
+                "otel_mcp.session.source": "inferred_weak",
+                "session.id": reply.session_id,
+            },
+            "status": ("UNSET", None),
+            "events": [],
+            "links": [],
+        }
+        for number, reply in enumerate(replies, 1)
+    ]
+    assert replies[0].session_id == replies[1].session_id is not None
+    assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 2
+
+
+async def test_a_span_of_another_scope_is_a_child_and_not_adopted(runner: ModuleType, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry, "somebody else")], ok))
+
+    await post(app, modern(), MODERN_HEADERS)
+
+    ours, theirs = sorted(telemetry.spans(), key=lambda span: described(span)["scope"])
+    assert (described(ours)["scope"], described(theirs)["scope"]) == ("otel_mcp", "somebody else")
+
+
+async def test_where_the_sdk_opens_no_span_ours_lies_around_the_handler(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("a library")
+
+    async def handler(_: Any) -> Any:
+        with tracer.start_as_current_span("SELECT"):
+            return OK
+
+    reply = await post(MCPMiddleware(Sdk2(runner, [], handler)), modern(), MODERN_HEADERS)
+
+    work, message = sorted(telemetry.spans(), key=lambda span: span.name)
+    assert (message.name, described(message)["scope"], message.kind) == ("tools/call add", "otel_mcp", SpanKind.SERVER)
+    assert described(work)["parent"] == id_of(message)
+    assert (work.attributes or {})["session.id"] == (message.attributes or {})["session.id"] == reply.session_id
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("meta", [{}, META])
+@pytest.mark.parametrize("http", [(), (HTTP,)])
+async def test_the_parent_is_that_of_meta_else_that_of_http(
+    runner: ModuleType,
+    telemetry: Telemetry,
+    native: bool,
+    meta: Message,
+    http: tuple[tuple[str, str], ...],
+) -> None:
+    middleware = [OpenTelemetryMiddleware(telemetry)] if native else []
+
+    await post(MCPMiddleware(Sdk2(runner, middleware, ok)), modern(**meta), [*MODERN_HEADERS, *http])
+
+    span = telemetry.span()
+    parent = META_PARENT if meta else HTTP_PARENT if http else None
+    assert described(span)["parent"] == parent
+    assert described(span)["links"] == ([HTTP_PARENT] if meta and http else [])
+    assert (trace_of(span) == TRACE) is bool(meta or http)
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_stale_context_of_the_task_counts_for_nothing(
+    runner: ModuleType, telemetry: Telemetry, native: bool
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("http instrumentation")
+    server = Sdk2(runner, [OpenTelemetryMiddleware(telemetry)] if native else [], ok, session_id="own")
+    app = MCPMiddleware(server)
+    with tracer.start_as_current_span("POST first", kind=SpanKind.SERVER):
+        await post(app, initialize())
+        server.context = copy_context()
+
+    for number in (1, 2):
+        with tracer.start_as_current_span(f"POST {number}", kind=SpanKind.SERVER):
+            await post(app, call(request_id=number), legacy_headers("own"))
+
+    by_name = {span.name: span for span in telemetry.spans() if span.name.startswith("POST")}
+    calls = [span for span in telemetry.spans() if span.name == "tools/call add"]
+    assert [described(span)["parent"] for span in calls] == [id_of(by_name["POST 1"]), id_of(by_name["POST 2"])]
+
+
+async def test_messages_that_run_together_keep_their_own_context(runner: ModuleType, telemetry: Telemetry) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("a library")
+    arrived: list[str] = []
+    everybody = asyncio.Event()
+
+    async def handler(ctx: Any) -> Any:
+        arrived.append(ctx.params["name"])
+        if len(arrived) == 10:
+            everybody.set()
+        await everybody.wait()
+        with tracer.start_as_current_span(f"work of {ctx.params['name']}"):
+            return OK
+
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], handler, session_id="own"))
+    await asyncio.gather(
+        *(post(app, call(f"tool-{number}", request_id=number), legacy_headers("own")) for number in range(10))
+    )
+
+    ids = {span.name.removeprefix("tools/call "): id_of(span) for span in telemetry.spans() if "call" in span.name}
+    works = {span.name: described(span)["parent"] for span in telemetry.spans() if "work" in span.name}
+    assert works == {f"work of {name}": span_id for name, span_id in ids.items()}
+    assert len(works) == 10
+
+
+async def test_the_session_of_initialize_is_known_before_its_span_ends(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok, session_id="own"))
+
+    await post(app, initialize())
+
+    attributes = telemetry.span().attributes or {}
+    assert (attributes["session.id"], attributes["mcp.session.id"]) == ("own", "own")
+    assert attributes["otel_mcp.client.name"] == "unit-client"
+
+
+async def test_a_listing_that_never_was_on_the_wire_is_neither_a_span_nor_a_count(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("a library")
+    servers: list[Sdk2] = []
+
+    async def handler(ctx: Any) -> Any:
+        if ctx.method == "tools/list":
+            with tracer.start_as_current_span("read the catalogue"):
+                return {"tools": [{"name": "listed"}]}
+        hidden = SimpleNamespace(**{**vars(ctx), "method": "tools/list", "params": None})
+        await servers[0].runner._compose_server_middleware(handler)(hidden)
+        return OK
+
+    servers.append(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], handler))
+    await post(MCPMiddleware(servers[0]), modern(), MODERN_HEADERS)
+
+    names = [span.name for span in telemetry.spans()]
+    assert names == ["tools/call add", "read the catalogue"]
+    methods = {attributes["mcp.method.name"] for attributes, _ in telemetry.points("mcp.server.operation.duration")}
+    assert methods == {"tools/call"}
+
+
+async def test_a_span_that_the_sampler_let_go_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    telemetry = Telemetry(ParentBased(ALWAYS_OFF))
+    runtime = Runtime(load(service_name="unit"), telemetry.tracer_provider, telemetry.meter_provider)
+    monkeypatch.setattr(process, "_runtime", runtime)
+    module, patches = make_runner(), Patches()
+    mcp2.runner(module, patches)
+
+    for middleware in ([OpenTelemetryMiddleware(telemetry)], []):
+        app = MCPMiddleware(Sdk2(module, middleware, ok))
+        await post(app, modern(), MODERN_HEADERS)
+        await post(app, modern(traceparent=f"00-{TRACE}-{META_PARENT}-00"), MODERN_HEADERS)
+
+    assert telemetry.spans() == []
+    assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 4
+    patches.restore()
+    runtime.disable()
+    telemetry.shut_down()
+
+
+class SdkError(Exception):
+    """How handlers of the SDK end with an error of the protocol."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("secret")
+        self.error = SimpleNamespace(code=code, message="secret")
+
+
+@pytest.mark.parametrize(
+    ("problem", "attributes"),
+    [
+        (SdkError(-32002), {"error.type": "-32002", "rpc.response.status_code": "-32002"}),
+        (ValueError("secret"), {"error.type": "ValueError"}),
+    ],
+)
+async def test_what_a_handler_raises_passes_untouched_and_names_the_error(
+    runner: ModuleType, telemetry: Telemetry, problem: Exception, attributes: Message
+) -> None:
+    async def handler(_: Any) -> Any:
+        raise problem
+
+    reply = await post(MCPMiddleware(Sdk2(runner, [], handler)), modern(), MODERN_HEADERS)
+
+    assert reply.error is problem
+    found = dict(telemetry.span().attributes or {})
+    assert {name: found.get(name) for name in attributes} == attributes
+    assert "secret" not in telemetry.everything()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"isError": True}, SimpleNamespace(isError=True), SimpleNamespace(is_error=True)],
+)
+async def test_a_result_that_says_error_is_a_tool_error_on_our_span(
+    runner: ModuleType, telemetry: Telemetry, value: Any
+) -> None:
+    async def handler(_: Any) -> Any:
+        return value
+
+    class Plain(Sdk2):
+        async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+            async def quiet(message: Any) -> None:
+                await send(message)
+
+            message = json.loads(await read(receive))
+            ctx = SimpleNamespace(
+                request=SimpleNamespace(scope=scope),
+                request_id=message["id"],
+                method=message["method"],
+                params=message["params"],
+                protocol_version="2026-07-28",
+                session=None,
+            )
+            await self.runner._compose_server_middleware(self.handler)(ctx)
+            await respond(quiet, {"jsonrpc": "2.0", "id": message["id"], "result": {"isError": True}})
+
+    await post(MCPMiddleware(Plain(runner, [], handler)), modern(), MODERN_HEADERS)
+
+    span = telemetry.span()
+    assert (span.attributes or {})["error.type"] == "tool_error"
+    assert span.status.status_code.name == "ERROR"
+
+
+async def test_a_cancelled_handler_is_cancelled_everywhere(runner: ModuleType, telemetry: Telemetry) -> None:
+    started = asyncio.Event()
+
+    async def handler(_: Any) -> Any:
+        started.set()
+        await asyncio.Event().wait()
+
+    app = MCPMiddleware(Sdk2(runner, [], handler))
+    serving = asyncio.ensure_future(post(app, modern(), MODERN_HEADERS))
+    await started.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+    assert (telemetry.span().attributes or {})["error.type"] == "cancelled"
+    (point,) = telemetry.points("mcp.server.operation.duration")
+    assert point[0]["error.type"] == "cancelled"
+
+
+async def test_a_tool_that_the_server_knows_is_named_also_where_it_fails(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    async def handler(_: Any) -> Any:
+        return {"isError": True}
+
+    app = MCPMiddleware(Sdk2(runner, [], handler))
+    await post(app, modern("add"), MODERN_HEADERS)
+    await post(app, modern("made-up"), [*MODERN_HEADERS[:2], ("mcp-name", "made-up")])
+
+    names = sorted(
+        attributes["gen_ai.tool.name"] for attributes, _ in telemetry.points("mcp.server.operation.duration")
+    )
+    assert names == ["_OTHER", "add"]
+
+
+async def test_a_notification_adopts_the_span_of_the_sdk_and_opens_none(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    message = notify("notifications/initialized")
+
+    await post(MCPMiddleware(Sdk2(runner, [], ok, "own")), message, legacy_headers("own"))
+    assert telemetry.spans() == []
+    await post(
+        MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok, "own")), message, legacy_headers("own")
+    )
+
+    assert [described(span)["scope"] for span in telemetry.spans()] == ["mcp-python-sdk"]
+
+
+async def test_outside_of_a_watched_request_the_chain_is_as_it_was(runner: ModuleType, telemetry: Telemetry) -> None:
+    server = Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok)
+
+    reply = await post(server, modern(), MODERN_HEADERS)
+
+    assert reply.status == 200
+    assert described(telemetry.span())["attributes"] == {"mcp.method.name": "tools/call"}
+
+
+async def test_a_body_too_large_to_read_is_told_by_the_handlers_seam(runner: ModuleType, telemetry: Telemetry) -> None:
+    message = call("add", request_id=7)
+    message["params"]["arguments"] = {"text": "x" * 2_000_000}
+    app = MCPMiddleware(Sdk2(runner, [], ok, session_id="own"))
+
+    await post(app, message, legacy_headers("own"))
+
+    span = telemetry.span()
+    assert span.name == "tools/call add"
+    assert (span.attributes or {})["jsonrpc.request.id"] == "7"
+    assert (span.attributes or {})["session.id"] == "own"
+
+
+async def test_the_session_is_known_to_the_tool(runner: ModuleType) -> None:
+    seen: list[str | None] = []
+
+    async def handler(_: Any) -> Any:
+        state = otel_mcp.current_session()
+        seen.append(state.session_id if state is not None else None)
+        return OK
+
+    reply = await post(MCPMiddleware(Sdk2(runner, [], handler)), modern(), MODERN_HEADERS)
+
+    assert seen == [reply.session_id]
+    assert otel_mcp.current_session() is None
+
+
+# The SDK 1.x: a handler answers by `respond`, in a task that carries the context of `initialize`.
+
+
+def make_lowlevel() -> ModuleType:
+    """A module like ``mcp.server.lowlevel.server`` of the SDK 1.x."""
+
+    class Server:
+        def __init__(self, handler: Handler) -> None:
+            self.handler = handler
+            self._tool_cache: dict[str, object] = {}
+
+        async def _handle_request(self, message: Any, req: Any) -> None:
+            await message.respond(await self.handler(req))
+
+        async def _get_cached_tool_definition(self, tool_name: str) -> object:
+            return self._tool_cache.get(tool_name)
+
+    module = ModuleType("fake_lowlevel")
+    module.__dict__["Server"] = Server
+    return module
+
+
+class Sdk1:
+    """An ASGI app on the stand-in of the SDK 1.x."""
+
+    def __init__(self, module: ModuleType, handler: Handler) -> None:
+        self.server = module.Server(handler)
+        self.context: Context | None = None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        message = json.loads(await read(receive))
+        own = [("mcp-session-id", "own")]
+        if message["method"] == "initialize":
+            self.context = copy_context()
+            await respond(send, {"jsonrpc": "2.0", "id": message["id"], "result": {}}, 200, own)
+            return
+        answers: list[Any] = []
+
+        async def answer(response: Any) -> None:
+            answers.append(response)
+
+        incoming = SimpleNamespace(
+            message_metadata=SimpleNamespace(request_context=SimpleNamespace(scope=scope)),
+            request_id=message["id"],
+            respond=answer,
+        )
+        req = SimpleNamespace(method=message["method"], params=message["params"])
+        serving = self.server._handle_request(incoming, req)
+        await (self.context.run(asyncio.ensure_future, serving) if self.context is not None else serving)
+        response = answers[0]
+        payload = {"error": vars(response)} if hasattr(response, "code") else {"result": vars(response.root)}
+        await respond(send, {"jsonrpc": "2.0", "id": message["id"], **payload}, 200, own)
+
+
+@pytest.fixture
+def lowlevel(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The patched stand-in of the SDK 1.x."""
+    monkeypatch.setattr(process, "_runtime", runtime)
+    module, patches = make_lowlevel(), Patches()
+    mcp1.lowlevel_server(module, patches)
+    yield module
+    patches.restore()
+
+
+async def test_a_message_of_the_sdk_1_has_our_span_around_its_handler(
+    lowlevel: ModuleType, telemetry: Telemetry
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("a library")
+
+    async def handler(req: Any) -> Any:
+        with tracer.start_as_current_span("SELECT"):
+            return SimpleNamespace(root=SimpleNamespace(isError=req.params["name"] == "fail"))
+
+    app = MCPMiddleware(Sdk1(lowlevel, handler))
+    http = telemetry.tracer_provider.get_tracer("http instrumentation")
+    for number, message in enumerate((initialize(), call(request_id=1), call("fail", request_id=2))):
+        with http.start_as_current_span(f"POST {number}", kind=SpanKind.SERVER):
+            await post(app, message, legacy_headers("own") if number else ())
+
+    spans = {span.name: span for span in telemetry.spans()}
+    messages = [span for span in telemetry.spans() if described(span)["scope"] == "otel_mcp"]
+    assert [span.name for span in messages] == ["initialize", "tools/call add", "tools/call fail"]
+    assert [described(span)["parent"] for span in messages] == [id_of(spans[f"POST {number}"]) for number in range(3)]
+    assert [(span.attributes or {}).get("error.type") for span in messages] == [None, None, "tool_error"]
+    assert {(span.attributes or {})["session.id"] for span in messages} == {"own"}
+    works = [span for span in telemetry.spans() if span.name == "SELECT"]
+    assert [described(span)["parent"] for span in works] == [id_of(span) for span in messages[1:]]
+
+
+async def test_an_error_of_the_sdk_1_is_its_code(lowlevel: ModuleType, telemetry: Telemetry) -> None:
+    async def handler(_: Any) -> Any:
+        return SimpleNamespace(code=-32602, message="secret")
+
+    await post(MCPMiddleware(Sdk1(lowlevel, handler)), ask("resources/read", uri="res://x"), legacy_headers("own"))
+
+    attributes = telemetry.span().attributes or {}
+    assert (attributes["error.type"], attributes["rpc.response.status_code"]) == ("-32602", "-32602")
+
+
+async def test_a_handler_of_the_sdk_1_that_raises_passes_untouched(lowlevel: ModuleType, telemetry: Telemetry) -> None:
+    problem = ValueError("secret")
+
+    async def handler(_: Any) -> Any:
+        raise problem
+
+    reply = await post(MCPMiddleware(Sdk1(lowlevel, handler)), call(), legacy_headers("own"))
+
+    assert reply.error is problem
+    assert (telemetry.span().attributes or {})["error.type"] == "ValueError"
+    assert "secret" not in telemetry.everything()
+
+
+# Which class a tool raised.
+
+
+async def test_the_class_that_a_tool_raised_is_told_and_its_text_is_not(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    class Tool:
+        async def run(self, problem: Exception) -> None:
+            try:
+                raise problem
+            except Exception as error:
+                raise RuntimeError("Error executing tool") from error
+
+    module, patches = ModuleType("fake_tools"), Patches()
+    module.__dict__["Tool"] = Tool
+    tools.tool_base(module, patches)
+
+    async def handler(_: Any) -> Any:
+        try:
+            await Tool().run(KeyError("secret"))
+        except RuntimeError:
+            return {"isError": True}
+
+    for middleware in ([OpenTelemetryMiddleware(telemetry)], []):
+        await post(MCPMiddleware(Sdk2(runner, middleware, handler)), modern(), MODERN_HEADERS)
+    patches.restore()
+
+    for span in telemetry.spans():
+        assert (span.attributes or {})["otel_mcp.tool.exception.type"] == "KeyError"
+    assert "secret" not in telemetry.everything()
+
+
+async def test_a_tool_outside_of_a_request_raises_as_it_did(failures: Any) -> None:
+    class Tool:
+        async def run(self) -> None:
+            raise KeyError("x")
+
+    module, patches = ModuleType("fake_tools"), Patches()
+    module.__dict__["Tool"] = Tool
+    tools.tool_base(module, patches)
+
+    with pytest.raises(KeyError):
+        await Tool().run()
+    patches.restore()
+    assert failures == {}
+
+
+# The span processor.
+
+
+async def test_the_processor_stamps_what_a_handler_opens_and_overwrites_nothing(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("a library")
+
+    async def handler(_: Any) -> Any:
+        with tracer.start_as_current_span("plain"), tracer.start_as_current_span("deep"):
+            pass
+        with tracer.start_as_current_span("taken", attributes={"session.id": "the app's"}):
+            pass
+        return OK
+
+    reply = await post(MCPMiddleware(Sdk2(runner, [], handler)), modern(), MODERN_HEADERS)
+    with tracer.start_as_current_span("outside"):
+        pass
+
+    found = {span.name: dict(span.attributes or {}) for span in telemetry.spans() if "call" not in span.name}
+    stamp = {"session.id": reply.session_id, "otel_mcp.session.source": "inferred_weak"}
+    assert found == {"plain": stamp, "deep": stamp, "taken": {"session.id": "the app's"}, "outside": {}}
+
+
+async def test_an_inner_native_span_is_not_adopted_a_second_time(runner: ModuleType, telemetry: Telemetry) -> None:
+    native = OpenTelemetryMiddleware(telemetry)
+
+    async def handler(_: Any) -> Any:
+        with native.tracer.start_as_current_span("inner", kind=SpanKind.SERVER):
+            return OK
+
+    await post(MCPMiddleware(Sdk2(runner, [native], handler)), modern(), MODERN_HEADERS)
+
+    outer, inner = telemetry.spans()
+    assert "jsonrpc.request.id" in (outer.attributes or {})
+    assert "jsonrpc.request.id" not in (inner.attributes or {})
+    assert "session.id" in (inner.attributes or {})
+
+
+async def test_after_uninstrument_the_processor_does_nothing(
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("a library")
+
+    async def handler(_: Any) -> Any:
+        runtime.disable()
+        with tracer.start_as_current_span("SELECT"):
+            return OK
+
+    await post(MCPMiddleware(Sdk2(runner, [], handler)), modern(), MODERN_HEADERS)
+
+    (work,) = [span for span in telemetry.spans() if span.name == "SELECT"]
+    assert dict(work.attributes or {}) == {}
+
+
+def test_an_exchange_is_found_only_in_the_scope_of_its_own_request() -> None:
+    exchange = Exchange("POST", "/mcp", {})
+
+    assert exchange_of(SimpleNamespace(scope={SCOPE_KEY: exchange})) is exchange
+    for request in (None, SimpleNamespace(), SimpleNamespace(scope=None), SimpleNamespace(scope={SCOPE_KEY: "x"})):
+        assert exchange_of(request) is None
