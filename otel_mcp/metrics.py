@@ -117,7 +117,8 @@ class Metrics:
         self._resumed.add(0)
         for reason in ("limit", "principal"):
             self._rejected.add(0, {semconv.REJECT_REASON: reason})
-        self._dropped.add(0)
+        for reason in ("foreign", "full", "shutdown"):
+            self._dropped.add(0, {semconv.REJECT_REASON: reason})
 
     def record(self, call: Call) -> None:
         """Measure one finished call."""

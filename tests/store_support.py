@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import signal
 import socket
@@ -46,6 +47,8 @@ class Server:
         self._directory = tempfile.mkdtemp(prefix="store-")
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        # For a test that fails before it can close.
+        atexit.register(self.close)
         self.start()
 
     @property
@@ -107,6 +110,7 @@ class Server:
         self._process.wait()
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         self.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -44,7 +44,7 @@ class Leak:
     stored: str
 
 
-@pytest.fixture(params=[LEGACY, MODERN])
+@pytest.fixture(scope="module", params=[LEGACY, MODERN])
 async def leak(two_workers: Server, documents: Documents, request: pytest.FixtureRequest) -> Leak:
     """A client that sends secrets of every kind; all of it has been exported and stored."""
     planted = Planted()

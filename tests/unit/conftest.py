@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from importlib import metadata
 
 import pytest
 
@@ -26,6 +29,20 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_runtime", None)
     monkeypatch.setattr(process, "_uninstrumented", False)
     monkeypatch.setattr(process, "_options", {})
+
+
+@lru_cache
+def known_entry_points(group: str) -> metadata.EntryPoints:
+    """The entry points of this environment, read once: that takes longer than most tests."""
+    return metadata.entry_points(group=group)
+
+
+@pytest.fixture(autouse=True)
+def quick_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runtimes are made by the hundred here."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("otel_mcp") and hasattr(module, "entry_points"):
+            monkeypatch.setattr(module, "entry_points", known_entry_points)
 
 
 @pytest.fixture(autouse=True)

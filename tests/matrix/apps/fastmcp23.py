@@ -1,0 +1,24 @@
+"""A server of FastMCP 2 or 3, in the mode that MODE names."""
+
+import os
+
+from fastmcp import FastMCP
+from opentelemetry import trace
+
+mode = os.environ["MODE"]
+mcp = FastMCP("old")
+tracer = trace.get_tracer("app")
+
+
+@mcp.tool
+async def add(a: int, b: int) -> int:
+    with tracer.start_as_current_span("query"):
+        return a + b
+
+
+@mcp.tool
+async def fail() -> str:
+    raise KeyError("secret")
+
+
+app = mcp.http_app(transport="sse") if mode == "sse" else mcp.http_app(stateless_http=mode == "stateless")

@@ -1,0 +1,27 @@
+"""The little of MCP that a hand-written server needs."""
+
+from typing import Any
+
+from opentelemetry import trace
+
+tracer = trace.get_tracer("app")
+TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("add", "fail")]
+
+
+def answer(message: dict[str, Any]) -> dict[str, Any] | None:
+    """The response to a message, nothing to a notification."""
+    if "id" not in message:
+        return None
+    method, params = message["method"], message.get("params", {})
+    result: dict[str, Any]
+    if method == "initialize":
+        server = {"name": "hand", "version": "1"}
+        result = {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": server}
+    elif method == "tools/list":
+        result = {"tools": TOOLS}
+    elif method == "tools/call":
+        with tracer.start_as_current_span("query"):
+            result = {"content": [{"type": "text", "text": "x"}], "isError": params["name"] == "fail"}
+    else:
+        return {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "no such method"}}
+    return {"jsonrpc": "2.0", "id": message["id"], "result": result}

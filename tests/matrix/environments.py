@@ -1,0 +1,34 @@
+"""Virtual environments of the libraries, kept outside the repository between runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from tests.matrix.cells import OURS, Library
+
+_current: set[Library] = set()
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python_of(library: Library) -> Path:
+    """The interpreter of a library's environment; made where there is none for these requirements yet."""
+    requirements = (*library.requirements, *OURS)
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    key = sha256("\n".join((*requirements, sys.version, pyproject)).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "otel-mcp" / "matrix"
+    folder = cache / f"{library.name}-{key}"
+    python = folder / "bin" / "python"
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if not (folder / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([*pip, str(ROOT), *requirements], check=True)
+        (folder / "ready").touch()
+    if library not in _current:
+        # The code under test is that of this checkout, whoever made the environment.
+        subprocess.run([*pip, "--no-deps", "--force-reinstall", str(ROOT)], check=True)
+        _current.add(library)
+    return python

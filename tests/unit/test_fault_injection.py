@@ -1,0 +1,273 @@
+"""Telemetry may fail, requests may not: each function of ours raises in turn, and the server notices nothing."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any
+
+import anyio
+import pytest
+
+from otel_mcp import MCPMiddleware, process
+from tests.unit.kit import (
+    FAILED,
+    JSON_HEADERS,
+    MODERN_HEADERS,
+    App,
+    Message,
+    Receive,
+    Reply,
+    Send,
+    Telemetry,
+    ask,
+    call,
+    error,
+    event,
+    initialize,
+    initialized,
+    legacy_headers,
+    make_scope,
+    modern,
+    notify,
+    read,
+    request,
+    respond,
+    result,
+    stream,
+    without_added_headers,
+)
+
+pytestmark = pytest.mark.anyio
+
+SHELL = {
+    "otel_mcp.middleware.MCPMiddleware.__init__",
+    "otel_mcp.middleware.MCPMiddleware.__call__",
+    "otel_mcp.middleware.observe",
+    "otel_mcp.middleware._watched_receive",
+    "otel_mcp.middleware._watched_send",
+    "otel_mcp.middleware._until_shutdown",
+}
+"""What the guards themselves stand in: these only put guarded parts together."""
+
+
+class Injected(Exception):
+    """What every function of ours raises, one after the other."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function, where it is kept, and as what."""
+
+    name: str
+    owner: Any
+    attribute: str
+    held: Any
+    code: CodeType
+
+
+def functions() -> Iterator[Target]:
+    """Every function and method of the package that can be replaced."""
+    for module_name, module in sorted(sys.modules.items()):
+        if not module_name.startswith("otel_mcp") or module_name == "otel_mcp.guard":
+            continue
+        for name, value in sorted(vars(module).items()):
+            if getattr(value, "__module__", None) != module_name:
+                continue
+            if isinstance(value, FunctionType):
+                yield Target(f"{module_name}.{name}", module, name, value, value.__code__)
+            elif inspect.isclass(value) and not getattr(value, "_is_protocol", False):
+                yield from methods(f"{module_name}.{name}", value)
+
+
+def methods(name: str, owner: type) -> Iterator[Target]:
+    for attribute, held in sorted(vars(owner).items()):
+        function = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
+        if isinstance(function, FunctionType):
+            yield Target(f"{name}.{attribute}", owner, attribute, held, function.__code__)
+
+
+def break_it(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a function raise wherever it is known."""
+
+    def broken(*_: object, **__: object) -> Any:
+        raise Injected(target.name)
+
+    replacement: Any = property(broken) if isinstance(target.held, property) else broken
+    monkeypatch.setattr(target.owner, target.attribute, replacement)
+    if isinstance(target.held, FunctionType):
+        for module_name, module in list(sys.modules.items()):
+            if module_name.startswith("otel_mcp"):
+                for name, value in list(vars(module).items()):
+                    if value is target.held:
+                        monkeypatch.setattr(module, name, replacement)
+
+
+async def server(scope: Message, receive: Receive, send: Send) -> None:
+    """Answers in as many ways as there are."""
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+        return
+    body = await read(receive)
+    own = [("mcp-session-id", "own")] if scope["path"] == "/stateful" else []
+    if scope["method"] == "GET" and scope["path"] == "/sse":
+        await stream(send, [b"event: endpoint\r\ndata: /messages?session_id=q\r\n\r\n", event(result(5))])
+        return
+    if scope["method"] != "POST":
+        await (stream(send, [b": ping\n\n"], own) if scope["method"] == "GET" else respond(send, b"", 200, own))
+        return
+    message = json.loads(body)
+    single = message if isinstance(message, dict) else message[0]
+    method, name = single.get("method"), single.get("params", {}).get("name")
+    if "id" not in single or scope["path"] == "/messages":
+        await respond(send, b"", 202, own)
+    elif method == "initialize":
+        await respond(send, initialized(single["id"]), 200, own)
+    elif name == "refused":
+        await respond(send, error(-32600, None), 404)
+    elif name == "huge":
+        await respond(send, result(single["id"], {"text": "x" * 300_000}))
+    elif isinstance(message, list):
+        await respond(send, [result(entry["id"]) for entry in message])
+    elif name == "fail":
+        await stream(send, [event(notify("notifications/progress")), event(result(single["id"], FAILED))], own)
+    elif method == "tools/list":
+        await respond(send, result(single["id"], {"tools": [{"name": "add"}]}), 200, own)
+    else:
+        await respond(send, result(single["id"]), 200, own)
+
+
+def exchanges() -> list[tuple[Message, bytes]]:
+    """Requests of every kind, each as scope and body."""
+    legacy = legacy_headers("own")
+    posts: list[tuple[str, Any, Any]] = [
+        ("/stateful", initialize(), ()),
+        ("/stateful", notify("notifications/initialized"), legacy),
+        ("/stateful", ask("tools/list", 1), legacy),
+        ("/stateful", call(request_id=2), legacy),
+        ("/stateful", call("fail", request_id=3), [*legacy, ("traceparent", "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01")]),
+        ("/stateful", [call(request_id=4), call(request_id=5)], legacy),
+        ("/stateful", notify("notifications/cancelled", requestId=2), legacy),
+        ("/stateful", {"jsonrpc": "2.0", "id": 1, "result": {}}, legacy),
+        ("/stateful", call("refused"), legacy_headers("a{b}")),
+        ("/mcp", initialize(), ()),
+        ("/mcp", call(), legacy_headers("unknown")),
+        ("/mcp", call(), legacy_headers("om1.forged.forged")),
+        ("/mcp", ask("prompts/get", name="greet"), [("mcp-protocol-version", "2025-11-25"), ("x-session-id", "x")]),
+        ("/mcp", modern(), [*MODERN_HEADERS, ("authorization", "Bearer e30.eyJzdWIiOiJhIn0.c2ln")]),
+        ("/mcp", modern("huge"), [*MODERN_HEADERS, ("x-forwarded-for", "203.0.113.9"), ("cookie", "mcp_session=c")]),
+        ("/mcp", modern(baggage="session.id=s", traceparent="00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"), MODERN_HEADERS),
+        ("/mcp", call(meta={"threadId": "t", "x-codex-turn-metadata": '{"session_id":"s"}'}), [("user-agent", "codex")]),
+        ("/messages", call(request_id=5), ()),
+    ]
+    made = [
+        (
+            make_scope("POST", path, [*JSON_HEADERS, *headers], query="session_id=q" if path == "/messages" else ""),
+            json.dumps(message).encode(),
+        )
+        for path, message, headers in posts
+    ]
+    accept = ("accept", "text/event-stream")
+    made.insert(-1, (make_scope("GET", "/sse", [accept]), b""))
+    made += [
+        (make_scope("GET", "/stateful", [accept, *legacy]), b""),
+        (make_scope("DELETE", "/stateful", legacy), b""),
+        (make_scope("POST", "/other", [("content-type", "application/json")]), b'{"id": 7}'),
+    ]
+    return made
+
+
+async def serve(app: App) -> list[Reply]:
+    """All requests, some of them again, then the end of the server."""
+    replies: list[Reply] = []
+    again = [3, 4, 13]  # Calls of an app that is known by now to have no seams: their spans begin earlier.
+    for scope, body in [*exchanges(), *(exchanges()[number] for number in again)]:
+        half = len(body) // 2
+        replies.append(await request(app, scope, [body[:half], body[half:]]))
+    incoming = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with anyio.fail_after(20):
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    replies.append(Reply(sent))
+    return replies
+
+
+def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next request make a runtime of its own."""
+    monkeypatch.setattr(process, "_runtime", None)
+    process.configure(
+        tracer_provider=telemetry.tracer_provider,
+        meter_provider=telemetry.meter_provider,
+        logger_provider=telemetry.logger_provider,
+        service_name="unit",
+        session_sources="conversation,header,cookie,inferred",
+        trusted_proxies="127.0.0.0/8",
+        store_content=True,
+        capture_content=True,
+        session_span=True,
+        flush_calls=4,
+    )
+
+
+async def dismantle() -> None:
+    if (runtime := process.existing()) is not None:
+        process._runtime = None  # pyright: ignore[reportPrivateUsage]
+        await runtime.shut_down()
+        runtime.disable()
+
+
+async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_it_is_counted(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, failures: Any
+) -> None:
+    reference = [reply.messages for reply in await serve(server)]
+    seen: set[CodeType] = set()
+    configure(telemetry, monkeypatch)
+    sys.setprofile(lambda frame, kind, _: seen.add(frame.f_code) if kind == "call" else None)
+    try:
+        replies = await serve(MCPMiddleware(server))
+    finally:
+        sys.setprofile(None)
+    await dismantle()
+    assert differences(replies, reference) == []
+    assert failures == {}
+
+    targets = [target for target in functions() if target.code in seen and target.name not in SHELL]
+    problems: list[str] = []
+    for target in targets:
+        failures.clear()
+        with monkeypatch.context() as broken:
+            configure(telemetry, broken)
+            break_it(target, broken)
+            replies = await serve(MCPMiddleware(server))
+            counted = sum(failures.values())
+        failures.clear()
+        await dismantle()
+        problems += [f"{target.name}: {problem}" for problem in differences(replies, reference)]
+        if not counted:
+            problems.append(f"{target.name}: not counted")
+    assert len(targets) > 150
+    assert problems == [], "\n".join(problems)
+
+
+def differences(replies: list[Reply], reference: list[list[Message]]) -> list[str]:
+    """What a server got that it would not have got without us."""
+    found: list[str] = []
+    for number, (reply, messages) in enumerate(zip(replies, reference, strict=True)):
+        if reply.error is not None:
+            found.append(f"request {number} raised {reply.error!r}")
+        elif without_added_headers(reply.messages, messages) != messages:
+            found.append(f"request {number} was answered otherwise")
+    return found
