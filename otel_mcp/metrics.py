@@ -196,29 +196,44 @@ class Metrics:
     def observer_dropped(self, observer: str, count: int) -> None:
         self._observer_dropped.add(count, {semconv.OBSERVER: observer})
 
-    def _observe_active(self, _: CallbackOptions) -> Sequence[Observation]:
-        if self.gauges is None:
-            return []
+    def _observe(self, read: Callable[[Gauges], Sequence[Observation]]) -> Sequence[Observation]:
+        """Read memory for an instrument that is asked; nothing, rather than an error in the user's log."""
         with guard.guarded("collect"):
-            self.gauges.collect()
-        active = self.gauges.active()
-        return [] if active is None else [Observation(active)]
+            return [] if self.gauges is None else read(self.gauges)
+        return []
+
+    def _observe_active(self, _: CallbackOptions) -> Sequence[Observation]:
+        def read(gauges: Gauges) -> Sequence[Observation]:
+            active = gauges.active()
+            return [] if active is None else [Observation(active)]
+
+        self._observe(_collected)
+        return self._observe(read)
 
     def _observe_local(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [] if self.gauges is None else [Observation(self.gauges.local())]
+        return self._observe(lambda gauges: [Observation(gauges.local())])
 
     def _observe_pending(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [] if self.gauges is None else [Observation(self.gauges.pending())]
+        return self._observe(lambda gauges: [Observation(gauges.pending())])
 
     def _observe_degraded(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [] if self.gauges is None else [Observation(int(self.gauges.degraded()))]
+        return self._observe(lambda gauges: [Observation(int(gauges.degraded()))])
 
     def _observe_requests(self, _: CallbackOptions) -> Sequence[Observation]:
-        active = {} if self.gauges is None else dict(self.gauges.requests())
-        return [Observation(count, {semconv.MCP_METHOD_NAME: method}) for method, count in active.items()]
+        return self._observe(
+            lambda gauges: [
+                Observation(count, {semconv.MCP_METHOD_NAME: method})
+                for method, count in dict(gauges.requests()).items()
+            ]
+        )
 
     def _observe_errors(self, _: CallbackOptions) -> Sequence[Observation]:
         return [Observation(count, {semconv.COMPONENT: name}) for name, count in list(guard.failures.items())]
+
+
+def _collected(gauges: Gauges) -> Sequence[Observation]:
+    gauges.collect()
+    return []
 
 
 def known_method(method: str) -> str:

@@ -30,6 +30,8 @@ class SessionSpanProcessor(SpanProcessor):
         call = current_call.get()
         if call is None or not self.enabled:
             return
+        if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
+            return  # Ours has its own session, perhaps of another request than the one being served.
         with _GUARD:
             if call.span is None and span.kind is SpanKind.SERVER and is_native(span):
                 adopt(call, span)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final
 
 from opentelemetry.trace import SpanContext
@@ -87,7 +88,8 @@ class Recorder:
             self._timer_loop = asyncio.get_running_loop()
         except RuntimeError:
             return  # The process is ending: whoever ends it drains.
-        self._timer = self._timer_loop.call_later(self._delay, self._on_timer)
+        # Not in the context of the request that happens to be the first.
+        self._timer = Context().run(self._timer_loop.call_later, self._delay, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -148,6 +148,8 @@ class Exchange:
     sse_endpoint: bool = False
     """The GET stream of 2024-11-05, which is the session."""
     session: Session | None = None
+    transport_session: Session | None = None
+    """The session of the transport id, where a conversation may win over it."""
 
     answer: Answer | None = None
     status: int | None = None

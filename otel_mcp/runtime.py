@@ -145,7 +145,9 @@ class Runtime:
     def _at_exit(self) -> None:
         with guarded("exit"):
             self.watch.close()
+        with guarded("exit"):
             self.recorder.drain()
+        with guarded("exit"):
             self.sessions.flush_at_exit()
 
     def disable(self) -> None:

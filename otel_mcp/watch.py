@@ -190,6 +190,7 @@ class Watch:
         said = wire_headers.text(present, wire_headers.SESSION_ID, 512)
         if said is not None and said == exchange.wire_session_id:
             exchange.owns_sessions = True
+            self._learn_owning(exchange, owns=True)
         if 200 <= status < 300:
             for call in exchange.calls:
                 await self._accepted(call, said)

@@ -102,8 +102,8 @@ def _conversation(exchange: Exchange, call: Call, rules: Rules) -> tuple[str, st
 def _client_text(exchange: Exchange, call: Call) -> str:
     agent = wire_headers.text(exchange.headers, b"user-agent") or ""
     name = client_info(call)[0]
-    if name is None and exchange.session is not None:
-        name = exchange.session.facts.client_name
+    if name is None and exchange.transport_session is not None:
+        name = exchange.transport_session.facts.client_name
     return f"{name or ''} {agent}".lower()
 
 

@@ -6,6 +6,7 @@ from otel_mcp.identity.candidate import Rules, candidate
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.tracker import Session, Tracker
 from otel_mcp.request import Call, Exchange, client_info
+from otel_mcp.sessions.delta import SessionFacts
 from otel_mcp.wire import headers as wire_headers
 
 
@@ -30,6 +31,7 @@ class Resolver:
             return
         if not self.keys.ready:
             await self.keys.prepare()
+        exchange.transport_session = self.known(exchange)
         claim = candidate(exchange, call, self._rules, self.keys)
         if claim is None:
             return
@@ -38,6 +40,8 @@ class Resolver:
             session = self.tracker.peek(claim)
         else:
             session = await self.tracker.resolve(claim, owned=exchange.owns_sessions, proposed=call.session)
+        if call.proposed and session is None:
+            call.session = None  # Over the limit: what was proposed may not come in by the back door.
         call.proposed = False
         if session is not None:
             self._join(call, session)
@@ -49,6 +53,7 @@ class Resolver:
             return
         if not self.keys.ready:
             await self.keys.prepare()
+        exchange.transport_session = self.known(exchange)
         claim = candidate(exchange, call, self._rules, self.keys)
         if claim is None:
             return
@@ -78,10 +83,21 @@ class Resolver:
         if session is not None:
             self._join(call, session)
 
+    def _inherit(self, call: Call, facts: SessionFacts) -> None:
+        """What ``initialize`` said is remembered by the transport session, whichever session the call belongs to."""
+        transport = call.exchange.transport_session
+        if transport is not None and transport.facts is not facts:
+            facts.client_name = facts.client_name or transport.facts.client_name
+            facts.client_version = facts.client_version or transport.facts.client_version
+            facts.protocol_version = facts.protocol_version or transport.facts.protocol_version
+        if call.exchange.protocol_version is None:
+            call.exchange.protocol_version = facts.protocol_version
+
     def _join(self, call: Call, session: Session) -> None:
         call.session = session
         call.exchange.session = session
         facts = session.facts
+        self._inherit(call, facts)
         name, version = client_info(call)
         if name is not None:
             facts.client_name, facts.client_version = name, version

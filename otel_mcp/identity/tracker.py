@@ -125,28 +125,33 @@ class Tracker:
             return session
         if claim.inferred:
             agreed = await self._directory.consult(_agreement(claim))
-            return self._draft(claim, agreed or new_id(), limit=self._gap)
-        if claim.derived or (owned and claim.transport):
+            return self._draft(claim, agreed or new_id(), limit=self._gap, known=agreed is not None)
+        if claim.derived or (owned and claim.transport) or self.get(claim.key) is not None:
             return self._draft(claim, self._owned_id(claim))
         known = await self._directory.recall(claim.key)
         forged = self._is_forged(claim)
         if known is not None and known.exists and not known.ended:
-            return self._draft(claim, claim.key)
+            return self._draft(claim, claim.key, known=True)
         if not forged and (known is None or self._is_fresh(claim, known) or (owned is None and claim.transport)):
             return self._draft(claim, claim.key)
         successor = known.successor if known is not None else None
-        return self._draft(claim, successor or self._successor_id(claim), previous=claim.key)
+        return self._draft(
+            claim, successor or self._successor_id(claim), previous=claim.key, known=successor is not None
+        )
 
     def _draft(
-        self, claim: Candidate, session_id: str, *, limit: float | None = None, previous: str | None = None
-    ) -> Session:
-        facts = SessionFacts(
-            session_id,
-            self._clock(),
-            limit or self._settings.session_ttl,
-            source=claim.source,
-            previous_id=previous,
-        )
+        self,
+        claim: Candidate,
+        session_id: str,
+        *,
+        limit: float | None = None,
+        previous: str | None = None,
+        known: bool = False,
+    ) -> Session | None:
+        if not known and not self._may_open():
+            return None
+        ends_after = limit or self._settings.session_ttl
+        facts = SessionFacts(session_id, self._clock(), ends_after, source=claim.source, previous_id=previous)
         return Session(facts, self._clock())
 
     async def resolve(self, claim: Candidate, *, owned: bool | None, proposed: Session | None = None) -> Session | None:

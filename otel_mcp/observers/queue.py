@@ -89,10 +89,12 @@ class Observers:
 
     async def _work(self, lane: _Lane) -> None:
         while lane.queue:
-            error = await _outcome(lane.observer, lane.queue.popleft())
-            if error is not None:
-                self._dropped(lane.name, 1)
-                report(f"observer {lane.name}", error)
+            make = lane.queue.popleft()
+            with guarded(f"observer {lane.name}"):
+                error = await _outcome(lane.observer, make)
+                if error is not None:
+                    self._dropped(lane.name, 1)
+                    report(f"observer {lane.name}", error)
 
 
 async def _outcome(observer: Observe, make: Callable[[], tuple[ToolCall, SessionState]]) -> BaseException | None:

@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
 import anyio
 import pytest
 
+import otel_mcp
 from otel_mcp import MCPMiddleware, process
 from tests.unit.kit import (
     FAILED,
@@ -55,6 +57,13 @@ SHELL = {
 """What the guards themselves stand in: these only put guarded parts together."""
 
 
+CODEX = ("user-agent", "codex")
+PARENT = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+OURS = str(Path(otel_mcp.__file__).parent)
+KEPT_ELSEWHERE = "otel_mcp.settings.Settings._"
+"""Validators: pydantic has taken them up, so they cannot be replaced."""
+
+
 class Injected(Exception):
     """What every function of ours raises, one after the other."""
 
@@ -87,7 +96,7 @@ def functions() -> Iterator[Target]:
 def methods(name: str, owner: type) -> Iterator[Target]:
     for attribute, held in sorted(vars(owner).items()):
         function = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
-        if isinstance(function, FunctionType):
+        if isinstance(function, FunctionType) and function.__code__.co_filename.startswith((OURS, "<string>")):
             yield Target(f"{name}.{attribute}", owner, attribute, held, function.__code__)
 
 
@@ -151,7 +160,7 @@ def exchanges() -> list[tuple[Message, bytes]]:
         ("/stateful", notify("notifications/initialized"), legacy),
         ("/stateful", ask("tools/list", 1), legacy),
         ("/stateful", call(request_id=2), legacy),
-        ("/stateful", call("fail", request_id=3), [*legacy, ("traceparent", "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01")]),
+        ("/stateful", call("fail", request_id=3), [*legacy, ("traceparent", PARENT)]),
         ("/stateful", [call(request_id=4), call(request_id=5)], legacy),
         ("/stateful", notify("notifications/cancelled", requestId=2), legacy),
         ("/stateful", {"jsonrpc": "2.0", "id": 1, "result": {}}, legacy),
@@ -162,8 +171,8 @@ def exchanges() -> list[tuple[Message, bytes]]:
         ("/mcp", ask("prompts/get", name="greet"), [("mcp-protocol-version", "2025-11-25"), ("x-session-id", "x")]),
         ("/mcp", modern(), [*MODERN_HEADERS, ("authorization", "Bearer e30.eyJzdWIiOiJhIn0.c2ln")]),
         ("/mcp", modern("huge"), [*MODERN_HEADERS, ("x-forwarded-for", "203.0.113.9"), ("cookie", "mcp_session=c")]),
-        ("/mcp", modern(baggage="session.id=s", traceparent="00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"), MODERN_HEADERS),
-        ("/mcp", call(meta={"threadId": "t", "x-codex-turn-metadata": '{"session_id":"s"}'}), [("user-agent", "codex")]),
+        ("/mcp", modern(baggage="session.id=s", traceparent=PARENT), MODERN_HEADERS),
+        ("/mcp", call(meta={"threadId": "t", "x-codex-turn-metadata": '{"session_id":"s"}'}), [CODEX]),
         ("/messages", call(request_id=5), ()),
     ]
     made = [
@@ -244,7 +253,11 @@ async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_i
     assert differences(replies, reference) == []
     assert failures == {}
 
-    targets = [target for target in functions() if target.code in seen and target.name not in SHELL]
+    targets = [
+        target
+        for target in functions()
+        if target.code in seen and target.name not in SHELL and not target.name.startswith(KEPT_ELSEWHERE)
+    ]
     problems: list[str] = []
     for target in targets:
         failures.clear()

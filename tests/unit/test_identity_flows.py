@@ -302,9 +302,7 @@ async def test_made_up_ids_that_nobody_refuses_are_bounded(make_runtime: MakeRun
     await runtime.shut_down()
 
     assert runtime.sessions.local <= 20
-    rejected = dict(
-        (tuple(attributes.items()), value) for attributes, value in telemetry.points("otel_mcp.session.rejected")
-    )
+    rejected = {tuple(given.items()): value for given, value in telemetry.points("otel_mcp.session.rejected")}
     assert rejected[(("otel_mcp.reason", "limit"),)] >= 180
     assert [source for _, source in sessions_of(telemetry)].count("none") == 180
 

@@ -239,7 +239,7 @@ async def test_what_send_and_receive_raise_reaches_the_app(runtime: Runtime) -> 
         for attempt in (receive(), respond(send)):
             try:
                 await attempt
-            except OSError as problem:
+            except OSError as problem:  # noqa: PERF203
                 caught.append(problem)
 
     gone = OSError("gone")
@@ -547,7 +547,7 @@ async def test_the_scope_that_the_app_gets_says_what_the_server_said(runtime: Ru
     server = Server()
     app = MCPMiddleware(server, runtime)
     given = make_scope(headers=[*JSON_HEADERS, *legacy_headers("foreign")])
-    before = {key: value for key, value in given.items()}
+    before = dict(given)
 
     await request(app, given, [json.dumps(call()).encode()])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -38,7 +39,7 @@ def fed(stream: bytes, cuts: list[int], limit: int = LIMIT) -> list[Event]:
     """Events of a stream that comes in pieces."""
     decoder = Decoder(limit)
     borders = [0, *cuts, len(stream)]
-    pieces = [stream[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    pieces = [stream[start:end] for start, end in pairwise(borders)]
     return [event for piece in pieces for event in decoder.feed(piece)]
 
 
