@@ -88,23 +88,9 @@ class Background:
             self.clear()
 
     async def _run(self, event: asyncio.Event) -> None:
-        now = time.monotonic()
-        flush_at: float | None = now + self._interval
-        sweep_at = now + self._sweep_interval * random.uniform(0.1, 0.5)
         try:
-            while self._event() is event:
-                if self.woken and flush_at is None:
-                    flush_at = now + self._interval
-                if self.asked or (flush_at is not None and now >= flush_at):
-                    self.woken = self.asked = False
-                    flush_at = await self._flushed()
-                if now >= sweep_at:
-                    with guarded("session sweep"):
-                        await self._sweep()
-                    sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
-                if not self.asked:
-                    await _sleep(event, sweep_at if flush_at is None else min(flush_at, sweep_at))
-                now = time.monotonic()
+            with guarded("session background"):
+                await self._serve(event)
         except asyncio.CancelledError:
             if self._event() is event:
                 await self._finish()
@@ -112,6 +98,24 @@ class Background:
         finally:
             if self._event() is event:
                 self.clear()
+
+    async def _serve(self, event: asyncio.Event) -> None:
+        now = time.monotonic()
+        flush_at: float | None = now + self._interval
+        sweep_at = now + self._sweep_interval * random.uniform(0.1, 0.5)
+        while self._event() is event:
+            if self.woken and flush_at is None:
+                flush_at = now + self._interval
+            if self.asked or (flush_at is not None and now >= flush_at):
+                self.woken = self.asked = False
+                flush_at = await self._flushed()
+            if now >= sweep_at:
+                with guarded("session sweep"):
+                    await self._sweep()
+                sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
+            if not self.asked:
+                await _sleep(event, sweep_at if flush_at is None else min(flush_at, sweep_at))
+            now = time.monotonic()
 
     async def _flushed(self) -> float | None:
         again: float | None = self._interval

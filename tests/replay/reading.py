@@ -1,0 +1,214 @@
+"""What a capture says, read from the specification and not with the package's parsers.
+
+For every message of the wire: how it ended, when, and with which session. The
+tests compare this with what the package tells.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+from tests.replay.capture import Capture, Recorded
+
+_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+@dataclass(frozen=True)
+class Said:
+    """One JSON-RPC message of the server."""
+
+    message: dict[str, Any]
+    at: float
+    size: int
+    """Bytes of its JSON."""
+
+
+@dataclass
+class Told:
+    """One request of the client, and everything that an observer can know of it."""
+
+    exchange: Recorded
+    method: str
+    id: str | int
+    target: str | None
+    began: float
+    transport_id: str | None
+    """The session of the transport, where the wire names one."""
+    client: str | None
+    parent: str | None
+    """Trace and span of ``_meta``."""
+    error_type: str | None = None
+    status_code: str | None = None
+    ended: float | None = None
+    """`None` = not by anything on the wire."""
+    size: int | None = None
+    version: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.target}" if self.target else self.method
+
+    @property
+    def refused(self) -> bool:
+        return self.exchange.status is None or self.exchange.status >= 400
+
+
+@dataclass
+class Reading:
+    """A whole scenario."""
+
+    requests: list[Told]
+    methods: list[str]
+    """Of every message of the client, notifications included."""
+    deleted: list[str]
+    """Transport sessions that the client ended."""
+
+
+def said(exchange: Recorded) -> list[Said]:
+    """Messages of the server in one answer."""
+    body = b"".join(chunk.body for chunk in exchange.response)
+    if exchange.streams:
+        return _events(exchange, body)
+    if exchange.response_header("content-type").startswith("application/json") and body:
+        decoded = json.loads(body)
+        at = exchange.response[-1].at
+        entries = cast("list[dict[str, Any]]", decoded if isinstance(decoded, list) else [decoded])
+        return [Said(entry, at, len(body)) for entry in entries if "jsonrpc" in entry]
+    return []
+
+
+def _events(exchange: Recorded, body: bytes) -> list[Said]:
+    offsets = list(accumulate(len(chunk.body) for chunk in exchange.response))
+    found: list[Said] = []
+    data: list[bytes] = []
+    start, name = 0, b""
+    for end in _LINE.finditer(body):
+        line, start = body[start : end.start()], end.end()
+        if line:
+            key, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if key == b"data":
+                data.append(value)
+            elif key == b"event":
+                name = value
+            continue
+        text = b"\n".join(data)
+        if text and name in (b"", b"message"):
+            # The event is there with the chunk that holds the first byte of the line end of its blank line.
+            at = exchange.response[bisect_right(offsets, end.start())].at
+            found.append(Said(json.loads(text), at, len(text)))
+        data, name = [], b""
+    return found
+
+
+def endpoint(exchange: Recorded) -> str | None:
+    """The session that a stream of 2024-11-05 begins with."""
+    body = b"".join(chunk.body for chunk in exchange.response)
+    found = re.search(rb"event: ?endpoint[\r\n]+data: ?[^\r\n]*session_id=([0-9a-f-]+)", body)
+    return found[1].decode() if found else None
+
+
+def transport_id(exchange: Recorded) -> str | None:
+    """The session that a request names."""
+    if exchange.modern:
+        return None
+    if query := parse_qs(exchange.query).get("session_id"):
+        return query[0]
+    return exchange.header("mcp-session-id") or (endpoint(exchange) if exchange.method == "GET" else None)
+
+
+def read(capture: Capture) -> Reading:
+    """Read a scenario."""
+    requests: list[Told] = []
+    methods: list[str] = []
+    cancelled: list[tuple[str | None, Any, float]] = []
+    for exchange in capture.exchanges:
+        posted = exchange.message if exchange.method == "POST" else None
+        for message in posted if isinstance(posted, list) else [posted]:
+            if not isinstance(message, dict) or "method" not in message:
+                continue
+            methods.append(message["method"])
+            if "id" in message:
+                requests.append(_request(exchange, cast("dict[str, Any]", message)))
+            elif message["method"] == "notifications/cancelled":
+                cancelled.append((transport_id(exchange), message["params"]["requestId"], exchange.began))
+    for told in requests:
+        _outcome(told, capture)
+        own = (told.transport_id, told.id)
+        if told.error_type is not None and any(
+            (session, request_id) == own and at < (told.ended or 0.0) for session, request_id, at in cancelled
+        ):
+            told.error_type = "cancelled"
+    _versions(requests)
+    deleted = [
+        exchange.header("mcp-session-id") or ""
+        for exchange in capture.exchanges
+        if exchange.method == "DELETE" and exchange.status is not None and exchange.status < 300
+    ]
+    return Reading(requests, methods, deleted)
+
+
+def _request(exchange: Recorded, message: dict[str, Any]) -> Told:
+    params = message.get("params") or {}
+    meta = params.get("_meta") or {}
+    method = message["method"]
+    target = params.get("name") if method in ("tools/call", "prompts/get") else None
+    session = transport_id(exchange)
+    if method == "initialize" and session is None and exchange.status == 200:
+        session = exchange.response_header("mcp-session-id") or None
+    info = params.get("clientInfo") if method == "initialize" else meta.get("io.modelcontextprotocol/clientInfo")
+    parts = str(meta.get("traceparent", "")).split("-")
+    parent = f"{parts[1]}-{parts[2]}" if len(parts) == 4 else None
+    return Told(
+        exchange, method, message["id"], target, exchange.began, session, info["name"] if info else None, parent
+    )
+
+
+def _outcome(told: Told, capture: Capture) -> None:
+    exchange = told.exchange
+    own = said(exchange)
+    for answer in own:
+        if "method" not in answer.message and answer.message.get("id") == told.id:
+            return _answered(told, answer)
+    if exchange.status is not None and exchange.status >= 400:
+        if own and "error" in own[0].message:
+            return _answered(told, own[0])
+        told.error_type, told.ended = str(exchange.status), exchange.ended
+        return None
+    for stream in capture.exchanges:
+        if stream.method == "GET" and told.transport_id and transport_id(stream) == told.transport_id:
+            for answer in said(stream):
+                if "method" not in answer.message and answer.message.get("id") == told.id and answer.at > told.began:
+                    return _answered(told, answer)
+    if exchange.modern:
+        told.error_type, told.ended = "cancelled" if exchange.left is not None else "500", exchange.ended
+    else:
+        told.error_type = "disconnected"
+    return None
+
+
+def _answered(told: Told, answer: Said) -> None:
+    told.ended, told.size = answer.at, answer.size
+    if isinstance(problem := answer.message.get("error"), dict):
+        told.error_type = told.status_code = str(cast("dict[str, Any]", problem)["code"])
+    elif isinstance(value := answer.message.get("result"), dict):
+        found = cast("dict[str, Any]", value)
+        told.error_type = "tool_error" if found.get("isError") is True else None
+        if told.method == "initialize":
+            told.version = found.get("protocolVersion")
+
+
+def _versions(requests: list[Told]) -> None:
+    """The negotiated version holds for the whole session."""
+    agreed = next((told.version for told in requests if told.method == "initialize"), None)
+    for told in requests:
+        if told.exchange.modern:
+            told.version = told.exchange.header("mcp-protocol-version")
+        elif told.method != "initialize":
+            told.version = agreed or told.exchange.header("mcp-protocol-version")

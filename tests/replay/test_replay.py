@@ -1,0 +1,227 @@
+"""Recorded exchanges through the middleware: every message told once, as it was, and nothing of it changed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
+
+from otel_mcp import MCPMiddleware
+from otel_mcp.request import SCOPE_KEY
+from otel_mcp.runtime import Runtime
+from tests.replay.capture import CHUNKINGS, NAMES, Capture, load
+from tests.replay.reading import Reading, Told, read
+from tests.replay.replayer import Playing, Replay
+from tests.unit.conftest import MakeRuntime
+from tests.unit.kit import Clock, Telemetry, trace_of, without_added_headers
+
+pytestmark = pytest.mark.anyio
+
+DURATION = "mcp.server.operation.duration"
+LISTEN = "subscriptions/listen"
+NOT_TAKEN = {"-32600", "-32700"}
+"""Codes of requests that a server did not take, whatever the HTTP status."""
+PRECISION = 20_000
+"""Nanoseconds by which a float of today's Unix time may be off, and then some."""
+
+
+@dataclass
+class Result:
+    """A replayed scenario, what it says, and what was told of it."""
+
+    reading: Reading
+    playing: list[Playing]
+    spans: list[ReadableSpan]
+    telemetry: Telemetry
+    runtime: Runtime
+    minted: str | None
+    began: float
+
+    def span_of(self, told: Told) -> ReadableSpan:
+        """The one span of a request."""
+        started = round((self.began + told.began) * 1e6) * 1000
+        (found,) = [
+            span
+            for span in self.spans
+            if (span.attributes or {})["jsonrpc.request.id"] == str(told.id)
+            and (span.attributes or {})["mcp.method.name"] == told.method
+            and span.start_time == started
+        ]
+        return found
+
+
+@pytest.fixture(params=NAMES)
+def capture(request: pytest.FixtureRequest) -> Capture:
+    return load(request.param)
+
+
+@pytest.fixture(params=list(CHUNKINGS))
+def recut(request: pytest.FixtureRequest, capture: Capture) -> Capture:
+    """A capture in one of the chunkings."""
+    return CHUNKINGS[request.param](capture)
+
+
+@pytest.fixture
+async def result(
+    recut: Capture, make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> Result:
+    runtime = make_runtime()
+    clock = Clock(float(round(time.time())))
+    clock.install(monkeypatch)
+    began = clock.now
+    replay = Replay(recut, lambda app: MCPMiddleware(app, runtime), clock)
+    playing = await replay.run()
+    await runtime.shut_down()
+    return Result(read(recut), playing, telemetry.spans(), telemetry, runtime, replay.minted, began)
+
+
+def attributes_of(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+def expected_session(told: Told, result: Result) -> tuple[str | None, str]:
+    """Session id and source of a request; a session that only we can know is ``?``."""
+    if told.transport_id is not None and not told.refused:
+        return told.transport_id, "header"
+    if told.refused:
+        return None, "none"
+    if told.exchange.modern:
+        return "?", "inferred_weak"
+    return result.minted, "header"
+
+
+async def test_a_capture_is_told_as_it_happened(result: Result) -> None:
+    """One test for all of it, since replaying takes longer than looking."""
+    the_answers_are_those_of_the_server(result)
+    every_request_has_one_span(result)
+    each_span_tells_how_its_request_ended(result)
+    each_span_lasts_until_the_answer_was_on_its_way(result)
+    one_client_is_one_session(result)
+    the_parent_is_the_one_that_the_client_sent(result)
+    every_message_is_counted_once(result)
+    await the_document_holds_the_calls(result)
+    an_end_is_told_once(result)
+
+
+def the_answers_are_those_of_the_server(result: Result) -> None:
+    for playing in result.playing:
+        assert without_added_headers(playing.sent, playing.meant) == playing.meant
+        names = [name for name, _ in playing.scope["headers"]]
+        assert names == [name.encode() for name, _ in playing.recorded.headers]
+        assert {key for key in playing.scope if key.startswith("otel")} == {SCOPE_KEY}
+        assert b"".join(message.get("body", b"") for message in playing.got) == b"".join(
+            chunk.body for chunk in playing.recorded.request
+        )
+
+
+def every_request_has_one_span(result: Result) -> None:
+    assert Counter(span.name for span in result.spans) == Counter(told.name for told in result.reading.requests)
+    assert {span.kind for span in result.spans} <= {SpanKind.SERVER}
+    calls = [told for told in result.reading.requests if told.method == "tools/call"]
+    assert sum(1 for span in result.spans if span.name.startswith("tools/call")) == len(calls)
+    for told in result.reading.requests:
+        attributes = attributes_of(result.span_of(told))
+        assert attributes.get("gen_ai.tool.name") == (told.target if told.method == "tools/call" else None)
+        assert attributes.get("gen_ai.prompt.name") == (told.target if told.method == "prompts/get" else None)
+
+
+def each_span_tells_how_its_request_ended(result: Result) -> None:
+    for told in result.reading.requests:
+        if told.method == LISTEN:
+            continue  # A client ends its subscription by leaving: that is neither success nor error.
+        span = result.span_of(told)
+        attributes = attributes_of(span)
+        large = told.size is not None and told.size > 256 * 1024
+        found = (attributes.get("error.type"), attributes.get("rpc.response.status_code"))
+        assert found == ((None, None) if large else (told.error_type, told.status_code)), told
+        assert (span.status.status_code.name == "ERROR") is (found[0] is not None)
+
+
+def each_span_lasts_until_the_answer_was_on_its_way(result: Result) -> None:
+    for told in result.reading.requests:
+        if told.ended is None or told.method == LISTEN:
+            continue
+        span = result.span_of(told)
+        assert span.end_time is not None
+        assert abs(span.end_time - (result.began + told.ended) * 1e9) < PRECISION, told
+
+
+def one_client_is_one_session(result: Result) -> None:
+    sessions: set[str] = set()
+    for told in result.reading.requests:
+        attributes = attributes_of(result.span_of(told))
+        session_id, source = expected_session(told, result)
+        found = (attributes.get("session.id"), attributes["otel_mcp.session.source"])
+        if told.refused and told.exchange.modern and found != (None, "none"):
+            session_id, source = "?", "inferred_weak"  # An error of a handler under its own HTTP status.
+        if session_id == "?":
+            assert found[0] is not None
+            assert found[1] == source, told
+        else:
+            assert found == (session_id, source), told
+        if found[0] is not None:
+            sessions.add(str(found[0]))
+            assert attributes["otel_mcp.client.name"] == (told.client or "mcp"), told
+        if not told.refused:
+            assert attributes.get("mcp.protocol.version") == told.version, told
+        carried = None if told.exchange.modern else told.transport_id or result.minted
+        if not told.refused and not told.exchange.query:
+            assert attributes.get("mcp.session.id") == carried, told
+    assert len(sessions) == (1 if any(not told.refused for told in result.reading.requests) else 0)
+
+
+def the_parent_is_the_one_that_the_client_sent(result: Result) -> None:
+    for told in result.reading.requests:
+        span = result.span_of(told)
+        found = f"{trace_of(span)}-{span.parent.span_id:016x}" if span.parent is not None else None
+        assert found == told.parent, told
+
+
+def every_message_is_counted_once(result: Result) -> None:
+    counted: Counter[str] = Counter()
+    errors: Counter[str | None] = Counter()
+    for attributes, (count, _) in result.telemetry.points(DURATION):
+        counted[attributes["mcp.method.name"]] += count
+        if attributes["mcp.method.name"] == "tools/call":
+            errors[attributes.get("error.type")] += count
+    assert counted == Counter(method for method in result.reading.methods if method != LISTEN)
+    spans = (attributes_of(span) for span in result.spans)
+    assert errors == Counter(
+        found.get("error.type") for found in spans if found["mcp.method.name"] == "tools/call"
+    )
+    active = result.telemetry.points("otel_mcp.requests.active")
+    assert all(value == 0 for _, value in active)
+
+
+async def the_document_holds_the_calls(result: Result) -> None:
+    sessions = {attributes_of(span).get("session.id") for span in result.spans} - {None}
+    taken = [
+        told
+        for told in result.reading.requests
+        if not told.refused and told.status_code not in NOT_TAKEN and told.method != LISTEN
+    ]
+    for session_id in sessions:
+        state = await result.runtime.sessions.load(str(session_id))
+        assert state is not None
+        calls = [told for told in taken if told.method == "tools/call"]
+        doubtful = [told for told in result.reading.requests if told.refused and told.exchange.modern]
+        assert len(calls) <= state.tool_call_count <= len(calls) + len(doubtful)
+        assert len(taken) <= state.request_count <= len(taken) + len(doubtful) + 1
+        assert state.client_name == (result.reading.requests[0].client or "mcp")
+        if not doubtful:
+            assert [call.tool_name for call in sorted(state.tool_calls, key=lambda call: call.started_at)] == [
+                told.target for told in sorted(calls, key=lambda told: told.began)
+            ]
+
+
+def an_end_is_told_once(result: Result) -> None:
+    ends = [event["attributes"] for event in result.telemetry.events() if event["name"] == "session.end"]
+    reasons = {end["session.id"]: end["otel_mcp.session.end.reason"] for end in ends}
+    assert len(reasons) == len(ends) <= 1
+    for session_id in result.reading.deleted:
+        assert reasons[session_id or result.minted] == "client_delete"
