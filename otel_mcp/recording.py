@@ -40,6 +40,8 @@ def was_taken(call: Call) -> bool:
     """Whether the server accepted the message: only then may it open or prolong a session."""
     if call.taken:
         return True
+    if call.method == "server/discover" and call.outcome is not None and call.outcome.error_type is not None:
+        return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
     status = call.exchange.status
     if status is None or status in REFUSED_STATUS or status >= 500:
         return False
@@ -110,6 +112,8 @@ class Recorder:
     def _record(self, call: Call) -> None:
         if call.span_context is None and not call.dispatched:
             self._spans.write(call)
+        elif call.open_span is not None:
+            self._spans.close(call, call.open_span)
         self._metrics.record(call)
         if call.session is None or not was_taken(call):
             return

@@ -70,6 +70,8 @@ class Call:
     conversation_id: str | None = None
     span: Span | None = None
     """The one server span of this message, whoever made it."""
+    open_span: Span | None = None
+    """Our own span, where the handler has returned and the answer has still to come."""
     span_context: SpanContext | None = None
     link: SpanContext | None = None
     """The ambient HTTP span, where the parent comes from ``_meta``."""

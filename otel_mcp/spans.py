@@ -179,7 +179,8 @@ class Spans:
         outcome = call.outcome or call.told
         if outcome is not None and span.is_recording():
             # The answer to `initialize` brings the session, after the span began.
-            attributes: dict[str, Any] = call_attributes(call) if call.method == "initialize" else {}
+            initial = call.method == "initialize"
+            attributes: dict[str, Any] = {**_identity(call), **call_attributes(call)} if initial else {}
             if outcome.error_type is not None:
                 attributes[semconv.ERROR_TYPE] = outcome.error_type
                 span.set_status(Status(StatusCode.ERROR))

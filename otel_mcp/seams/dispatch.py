@@ -136,7 +136,9 @@ class Dispatch:
             call.told = told
             if told is not None and told.exception_type is None:
                 told.exception_type = exception_type
-        if self._own is not None:
+        if self._own is not None and self._handwritten and not call.finished:
+            call.open_span = self._own  # Its end is that of the answer, which may come on another stream.
+        elif self._own is not None:
             self._runtime.spans.close(call, self._own)
         if self._task is current_task():  # Else the context is not ours to touch; it ends with its task.
             if self._call_token is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.trace import Span
 
 from otel_mcp import process
 from otel_mcp.guard import guarded
@@ -44,7 +45,21 @@ def make_http_app(**providers: Any) -> ASGIApp:
     """The OpenTelemetry ASGI middleware around whatever app the scope names; one for the process."""
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # pyright: ignore[reportMissingTypeStubs]
 
-    return OpenTelemetryMiddleware(_run, exclude_spans=["send", "receive"], **providers)  # pyright: ignore[reportReturnType]
+    return OpenTelemetryMiddleware(  # pyright: ignore[reportReturnType]
+        _run, exclude_spans=["send", "receive"], server_request_hook=_without_query, **providers
+    )
+
+
+def _without_query(span: Span, scope: Scope) -> None:
+    """Take the query off: it may hold a token or a session, and the middleware records it as it is."""
+    with _GUARD:
+        if scope.get("query_string") and span.is_recording():
+            recorded: dict[str, Any] = dict(getattr(span, "attributes", None) or {})
+            for name in ("http.url", "http.target", "url.full"):
+                if isinstance(value := recorded.get(name), str):
+                    span.set_attribute(name, value.partition("?")[0])
+            if "url.query" in recorded:
+                span.set_attribute("url.query", "")
 
 
 async def _run(scope: Scope, receive: Receive, send: Send) -> None:

@@ -117,6 +117,29 @@ def _uncut(found: re.Match[str]) -> str:
     return "x" * (letters // 2) + _JUNCTION + "x" * (letters - letters // 2)
 
 
+def together(captures: Sequence[Capture]) -> Capture:
+    """Several clients at once, as if they had begun together, half a millisecond apart."""
+    exchanges: list[Recorded] = []
+    for number, capture in enumerate(captures):
+        earlier = capture.exchanges[0].began - number * 0.0005
+        exchanges += [_shifted(each, earlier) for each in capture.exchanges]
+    return Capture("+".join(capture.name for capture in captures), exchanges)
+
+
+def _shifted(exchange: Recorded, earlier: float) -> Recorded:
+    def moved(chunks: list[Chunk]) -> list[Chunk]:
+        return [replace(chunk, at=round(chunk.at - earlier, 5)) for chunk in chunks]
+
+    return replace(
+        exchange,
+        began=round(exchange.began - earlier, 5),
+        request=moved(exchange.request),
+        response=moved(exchange.response),
+        left=round(exchange.left - earlier, 5) if exchange.left is not None else None,
+        ended=round(exchange.ended - earlier, 5),
+    )
+
+
 Recut = Callable[[Capture], Capture]
 
 

@@ -56,7 +56,9 @@ class Told:
 
     @property
     def refused(self) -> bool:
-        return self.exchange.status is None or self.exchange.status >= 400
+        """Whether the server did not take it; a probe that ends in an error asked for nothing."""
+        probe = self.method == "server/discover" and self.error_type is not None
+        return probe or self.exchange.status is None or self.exchange.status >= 400
 
 
 @dataclass

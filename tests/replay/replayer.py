@@ -65,7 +65,7 @@ class Playing:
                 "headers": [(name.encode(), value.encode()) for name, value in recorded.response_headers],
             }
             # Where it stood is not recorded: streams of a session begin at once, other answers with their body.
-            at_once = recorded.streams and not recorded.modern or not recorded.response
+            at_once = (recorded.streams and not recorded.modern) or not recorded.response
             found.append(Step(read if at_once else recorded.response[0].at, "send", (start,)))
         bodies: dict[float, list[Message]] = {}
         for chunk in recorded.response:
@@ -169,9 +169,7 @@ class Replay:
         headers = list(recorded.headers)
         if self.minted and not recorded.modern and recorded.header("mcp-session-id") is None:
             headers.append(("mcp-session-id", self.minted))
-        scope = make_scope(
-            recorded.method, recorded.path, headers, query=recorded.query, client=recorded.client
-        )
+        scope = make_scope(recorded.method, recorded.path, headers, query=recorded.query, client=recorded.client)
         try:
             await self._middleware(playing.app)(scope, playing.receive, playing.send)
         finally:
