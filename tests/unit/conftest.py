@@ -29,6 +29,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_runtime", None)
     monkeypatch.setattr(process, "_uninstrumented", False)
     monkeypatch.setattr(process, "_options", {})
+    monkeypatch.setattr(process, "_failed", False)
 
 
 @lru_cache

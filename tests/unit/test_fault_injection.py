@@ -16,6 +16,7 @@ import pytest
 
 import otel_mcp
 from otel_mcp import MCPMiddleware, process
+from otel_mcp.runtime import Runtime
 from tests.unit.kit import (
     FAILED,
     JSON_HEADERS,
@@ -231,9 +232,9 @@ def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-async def dismantle() -> None:
-    if (runtime := process.existing()) is not None:
-        process._runtime = None  # pyright: ignore[reportPrivateUsage]
+async def dismantle(runtime: Runtime | None) -> None:
+    """End what `configure` began."""
+    if runtime is not None:
         await runtime.shut_down()
         runtime.disable()
 
@@ -249,7 +250,7 @@ async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_i
         replies = await serve(MCPMiddleware(server))
     finally:
         sys.setprofile(None)
-    await dismantle()
+    await dismantle(process.existing())
     assert differences(replies, reference) == []
     assert failures == {}
 
@@ -265,9 +266,8 @@ async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_i
             configure(telemetry, broken)
             break_it(target, broken)
             replies = await serve(MCPMiddleware(server))
-            counted = sum(failures.values())
-        failures.clear()
-        await dismantle()
+            counted, made = sum(failures.values()), vars(process)["_runtime"]
+        await dismantle(made)
         problems += [f"{target.name}: {problem}" for problem in differences(replies, reference)]
         if not counted:
             problems.append(f"{target.name}: not counted")
