@@ -80,8 +80,6 @@ class Lookups:
         if isinstance(error, StoreDown):
             self._failed(error)
             return "denied" if error.denied else "error", otherwise
-        if error is not None:
-            report("session lookup", error)
         return "error", otherwise
 
     async def _question(self, loop: asyncio.AbstractEventLoop, question: Callable[[], Awaitable[object]]) -> object:
@@ -92,6 +90,7 @@ class Lookups:
 
 
 def _retrieved(task: asyncio.Task[object]) -> None:
-    """Take notice of an error that nobody waited for."""
-    if not task.cancelled():
-        task.exception()
+    """Take notice of an error, also of one that nobody waited for any more."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, StoreDown):
+        report("session lookup", error)

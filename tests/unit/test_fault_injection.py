@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -233,10 +234,12 @@ def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def dismantle(runtime: Runtime | None) -> None:
-    """End what `configure` began."""
+    """End what `configure` began; it may still hold what was broken."""
     if runtime is not None:
-        await runtime.shut_down()
-        runtime.disable()
+        with suppress(Injected):
+            await runtime.shut_down()
+        with suppress(Injected):
+            runtime.disable()
 
 
 async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_it_is_counted(
