@@ -188,6 +188,25 @@ async def test_the_span_of_the_sdk_is_adopted_and_no_other_is_made(
     assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 2
 
 
+async def test_the_span_of_the_sdk_is_adopted_also_where_no_processor_can_be_added(
+    monkeypatch: pytest.MonkeyPatch, telemetry: Telemetry
+) -> None:
+    provider = SimpleNamespace(get_tracer=telemetry.tracer_provider.get_tracer)
+    runtime = Runtime(load(service_name="unit"), provider, telemetry.meter_provider)  # type: ignore[arg-type]
+    monkeypatch.setattr(process, "_runtime", runtime)
+    module, patches = make_runner(), Patches()
+    mcp2.runner(module, patches)
+    app = MCPMiddleware(Sdk2(module, [OpenTelemetryMiddleware(telemetry)], ok))
+
+    reply = await post(app, modern(), MODERN_HEADERS)
+
+    span = telemetry.span()
+    assert described(span)["scope"] == "mcp-python-sdk"
+    assert (span.attributes or {})["session.id"] == reply.session_id
+    patches.restore()
+    runtime.disable()
+
+
 async def test_a_span_of_another_scope_is_a_child_and_not_adopted(runner: ModuleType, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry, "somebody else")], ok))
 

@@ -349,6 +349,7 @@ async def test_a_body_under_a_content_encoding_passes_unread(
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await read(receive)
         await respond(send, packed, headers=[("content-encoding", encoding)])
+        assert await receive() == {"type": "http.disconnect"}
 
     scope, chunks = mcp_post(call())
 
