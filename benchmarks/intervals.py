@@ -32,9 +32,13 @@ def estimate(statistic: Callable[..., float], *samples: Sequence[object], resamp
     return Estimate(statistic(*samples), drawn[int(0.025 * resamples)], drawn[int(0.975 * resamples) - 1])
 
 
+def _median(sample: Sequence[float]) -> float:
+    return median(sample)
+
+
 def median_of(sample: Sequence[float]) -> Estimate:
     """The median."""
-    return estimate(median, sample)
+    return estimate(_median, sample)
 
 
 def ratio_of(native: Sequence[float], extra: Sequence[float], later: Sequence[float] = ()) -> Estimate:
@@ -54,4 +58,8 @@ def ratio_of(native: Sequence[float], extra: Sequence[float], later: Sequence[fl
 
 def sum_of(extra: Sequence[float], later: Sequence[float]) -> Estimate:
     """The median of what is done on the path and of what is done later, together."""
-    return estimate(lambda first, second: median(first) + median(second), extra, later)
+
+    def both(first: Sequence[float], second: Sequence[float]) -> float:
+        return median(first) + median(second)
+
+    return estimate(both, extra, later)

@@ -20,10 +20,10 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from statistics import median
 from time import thread_time_ns
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # pyright: ignore[reportMissingTypeStubs]
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
@@ -96,7 +96,7 @@ class Bench:
         # What a server of uvicorn's serves when it has been loaded by an instrumented process.
         config = uvicorn.Config(self.app, log_config=None, interface="asgi3", proxy_headers=False)
         config.load()
-        self.observed_app: ASGIApp = config.loaded_app
+        self.observed_app: ASGIApp = cast(Any, config).loaded_app
         self.waiting = 0
         self.observed = 0
         self._number = 0
@@ -166,7 +166,7 @@ class Bench:
         self.waiting = 0
         began = thread_time_ns()
         runtime.recorder.drain()
-        runtime.observers.ensure_running(asyncio.get_running_loop())
+        runtime.observers.ensure_running()
         observers = [task for task in asyncio.all_tasks() if task.get_name().startswith("otel_mcp observer")]
         if observers:
             await asyncio.wait(observers)

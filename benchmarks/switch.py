@@ -105,10 +105,8 @@ class Switch:
         self._off: Settings = made.settings
         self._on: Settings = made.settings.model_copy(update={"http_span": "on"})
 
-    @property
-    def seams(self) -> int:
-        """How many functions are patched."""
-        return len(self._seams.all)
+    def _present(self) -> Runtime | None:
+        return self.runtime
 
     def select(self, mode: Mode, *, http_span: bool = False) -> None:
         """Make the next call one of `mode`."""
@@ -116,6 +114,9 @@ class Switch:
             seam.active = seam.original if mode is Mode.NATIVE else seam.wrapper
         for processor in self._provider.switched:
             processor.on = mode is Mode.OBSERVED
-        runtime = self.runtime if mode is Mode.OBSERVED else None
-        process.runtime = process.existing = lambda: runtime
+        process.runtime = process.existing = self._present if mode is Mode.OBSERVED else _absent
         self.runtime.settings = self._on if http_span else self._off
+
+
+def _absent() -> Runtime | None:
+    return None
