@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from otel_mcp.request import Call, Exchange
-from otel_mcp.wire.jsonrpc import JsonId, Outcome, json_id, outcome_of, parse_replies
-from otel_mcp.wire.sse import Decoder, Event
+from otel_mcp.wire.jsonrpc import JsonId, Outcome, json_id, outcome_of, parse_replies, result_id
+from otel_mcp.wire.sse import Decoder, Event, whole
 
 LIMIT: Final = 256 * 1024
 """Bytes held of one answer."""
@@ -35,6 +35,7 @@ class Answer:
         "_unread",
         "on_endpoint",
         "on_reply",
+        "reads_results",
     )
 
     def __init__(self, exchange: Exchange, find: Find, finish: Finish) -> None:
@@ -47,6 +48,8 @@ class Answer:
         """Size of an event that was too large to read."""
         self._size = 0
         self._decoder: Decoder | None = None
+        self.reads_results = False
+        """Somebody wants the results themselves."""
         self.on_reply: Callable[[Call | None, Mapping[str, Any]], None] | None = None
         """Gets every answer that could be read, with its call if there is one."""
         self.on_endpoint: Callable[[bytes], None] | None = None
@@ -60,7 +63,6 @@ class Answer:
             self._kind = ""
         elif content_type.startswith(b"text/event-stream"):
             self._kind = "sse"
-            self._decoder = Decoder(LIMIT)
         elif content_type.startswith(b"application/json"):
             self._kind = "json"
 
@@ -71,9 +73,14 @@ class Answer:
 
     def feed(self, chunk: bytes, *, more: bool) -> None:
         """Read one body message that has already been forwarded."""
-        if self._kind == "sse" and self._decoder is not None:
-            for event in self._decoder.feed(chunk):
+        if self._kind == "sse":
+            if self._decoder is None and (event := whole(chunk, LIMIT)) is not None:
                 self._event(event)
+            elif chunk:
+                if self._decoder is None:
+                    self._decoder = Decoder(LIMIT)
+                for event in self._decoder.feed(chunk):
+                    self._event(event)
             if not more and self._unread is not None:
                 self._too_large(self._unread)
         elif self._kind == "json":
@@ -94,9 +101,10 @@ class Answer:
     def _json(self) -> None:
         if self._size > LIMIT:
             self._too_large(self._size)
-        elif self._body:
-            self._replies(self._body, self._size)
-        self._body = b""
+            return
+        body, self._body = self._body, b""
+        if body and not self._told(body, self._size):
+            self._replies(body, self._size)
 
     def _replies(self, data: bytes | bytearray, size: int) -> None:
         try:
@@ -115,8 +123,19 @@ class Answer:
         elif event.data is None:
             # The answer, or some notification: the end of the stream will tell.
             self._unread = event.size
-        elif event.name in {b"", b"message"} and b'"id"' in event.data:
+        elif event.name in {b"", b"message"} and b'"id"' in event.data and not self._told(event.data, event.size):
             self._replies(event.data, event.size)
+
+    def _told(self, data: bytes | bytearray, size: int) -> bool:
+        """Whether this is a result that the SDK's seam has seen before it was written: then it is not read again."""
+        if self.reads_results or (request_id := result_id(data)) is None:
+            return False
+        call = self._find(request_id)
+        if call is None or call.method != "tools/call" or not call.taken or call.running or call.told is None:
+            return False
+        if not call.finished:
+            self._finish(call, call.told, size)
+        return True
 
     def _read(self, reply: Mapping[str, Any], size: int) -> None:
         if "method" in reply:

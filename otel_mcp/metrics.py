@@ -6,6 +6,8 @@ would be exported again by every child.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.version import __version__
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
 
+_GUARD = guard.guarded("record")
 _NO_CONTEXT = Context()
 _PROTOCOL_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"})
 
@@ -49,7 +52,7 @@ class Metrics:
         self.tools = BoundedNames(MAX_TOOLS)
         self.prompts = BoundedNames(MAX_TOOLS)
         self._clients = BoundedNames(MAX_CLIENTS)
-        self._registered = False
+        self.registered = False
         self._duration = meter.create_histogram(
             semconv.METRIC_OPERATION_DURATION,
             "s",
@@ -109,9 +112,9 @@ class Metrics:
 
     def register(self) -> None:
         """Create the zero-valued series, so that the first increase of each is seen. On the first request only."""
-        if self._registered:
+        if self.registered:
             return
-        self._registered = True
+        self.registered = True
         for reason in ("client_delete", "expired", "server_closed", "replaced"):
             self._ended.add(0, {semconv.SESSION_END_REASON: reason})
         self._resumed.add(0)
@@ -122,46 +125,67 @@ class Metrics:
 
     def record(self, call: Call) -> None:
         """Measure one finished call."""
-        if call.method in STREAMS:
-            return
-        outcome = call.outcome
-        error_type = outcome.error_type if outcome else None
+        self.record_all((call,))
+
+    def record_all(self, calls: Sequence[Call]) -> None:
+        """Measure finished calls, oldest first.
+
+        A reservoir keeps the last exemplar of each bucket, so only the last
+        sampled call of a bucket is offered: an offer costs as much as a record.
+        """
+        clients: Counter[tuple[str, str]] = Counter()
+        measured: list[tuple[Call, tuple[str | None, ...], dict[str, Any]]] = []
+        last: dict[tuple[tuple[str | None, ...], int], Call] = {}
+        for call in calls:
+            with _GUARD:
+                if call.method in STREAMS:
+                    continue
+                key, attributes = self._attributes(call)
+                measured.append((call, key, attributes))
+                if call.span_context is not None and call.span_context.trace_flags.sampled:
+                    last[key, bisect_left(semconv.OPERATION_BUCKETS, call.duration)] = call
+        exemplified = {id(call) for call in last.values()}
+        for call, key, attributes in measured:
+            with _GUARD:
+                context = _exemplar_context(call) if id(call) in exemplified else _NO_CONTEXT
+                self._duration.record(call.duration, attributes, context)
+                if call.method == "tools/call" and call.result_bytes is not None:
+                    self._result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, _NO_CONTEXT)
+                if call.id is not None and (client := client_of(call)[0]) is not None:
+                    proven = call.dispatched or (call.exchange.status or 500) < 300
+                    clients[self._clients.bounded(client, proven=proven), known_method(call.method)] += 1
+        for (client, method), count in clients.items():
+            attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
+            self._clients_requests.add(count, attributes, _NO_CONTEXT)
+
+    def _attributes(self, call: Call) -> tuple[tuple[str | None, ...], dict[str, Any]]:
+        """What tells a call's series from others, and the attributes made of it."""
+        outcome, exchange = call.outcome, call.exchange
+        error_type = outcome.error_type if outcome is not None else None
+        status_code = outcome.status_code if outcome is not None else None
+        method, version = known_method(call.method), exchange.protocol_version
+        proven = call.trusted_name or (error_type is None and outcome is not None and not outcome.unclassified)
+        name: str | None = None
         attributes: dict[str, Any] = {
-            semconv.MCP_METHOD_NAME: known_method(call.method),
+            semconv.MCP_METHOD_NAME: method,
             semconv.NETWORK_TRANSPORT: "tcp",
             semconv.NETWORK_PROTOCOL_NAME: "http",
-            semconv.NETWORK_PROTOCOL_VERSION: call.exchange.http_version,
+            semconv.NETWORK_PROTOCOL_VERSION: exchange.http_version,
         }
-        if version := call.exchange.protocol_version:
+        if version:
             attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in _PROTOCOL_VERSIONS else semconv.OTHER
         if error_type is not None:
             attributes[semconv.ERROR_TYPE] = error_type
-        if outcome is not None and outcome.status_code is not None:
-            attributes[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
-        proven = call.trusted_name or (error_type is None and outcome is not None and not outcome.unclassified)
-        tool: str | None = None
-        if call.method == "tools/call":
-            tool = self.tools.bounded(call.target or "", proven=proven and call.target is not None)
+        if status_code is not None:
+            attributes[semconv.RPC_RESPONSE_STATUS_CODE] = status_code
+        if method == "tools/call":
+            name = self.tools.bounded(call.target or "", proven=proven and call.target is not None)
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
-            attributes[semconv.GEN_AI_TOOL_NAME] = tool
-        elif call.method == "prompts/get":
-            attributes[semconv.GEN_AI_PROMPT_NAME] = self.prompts.bounded(
-                call.target or "", proven=proven and call.target is not None
-            )
-        self._duration.record(call.duration, attributes, _exemplar_context(call))
-        if tool is not None and call.result_bytes is not None:
-            self._result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: tool}, _NO_CONTEXT)
-        if call.id is not None:
-            self._record_client(call)
-
-    def _record_client(self, call: Call) -> None:
-        client = client_of(call)[0]
-        if client is None:
-            return
-        name = self._clients.bounded(client, proven=call.dispatched or (call.exchange.status or 500) < 300)
-        self._clients_requests.add(
-            1, {semconv.CLIENT_NAME: name, semconv.MCP_METHOD_NAME: known_method(call.method)}, _NO_CONTEXT
-        )
+            attributes[semconv.GEN_AI_TOOL_NAME] = name
+        elif method == "prompts/get":
+            name = self.prompts.bounded(call.target or "", proven=proven and call.target is not None)
+            attributes[semconv.GEN_AI_PROMPT_NAME] = name
+        return (method, name, error_type, status_code, version, exchange.http_version), attributes
 
     def learn_tools(self, names: Iterable[str]) -> None:
         """Tool names that the server itself listed."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_mcp import process
-from otel_mcp.guard import guarded
+from otel_mcp.guard import guarded, report
 from otel_mcp.request import SCOPE_KEY, Exchange
 from otel_mcp.wire import headers as wire_headers
 
@@ -24,10 +24,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_BEGIN: Final = guarded("request")
-_RECEIVE: Final = guarded("receive")
-_SEND: Final = guarded("send")
-_END: Final = guarded("end of request")
 _LIFESPAN: Final = guarded("lifespan")
 
 
@@ -45,30 +41,59 @@ class MCPMiddleware:
         self._runtime = runtime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await observe(self._get_runtime, self.app, scope, receive, send)
+        if (seen := look(scope)) is None:
+            await self.app(scope, receive, send)
+        else:
+            await observe(self._get_runtime, seen, self.app, scope, receive, send)
 
     def _get_runtime(self) -> Runtime | None:
         return self._runtime or process.runtime()
 
 
+Seen = tuple[dict[bytes, bytes], int]
+"""Request headers, and the verdict on them."""
+
+
+def look(scope: Scope) -> Seen | None:
+    """The first look at a connection, by every seam that it passes.
+
+    Returns:
+        ``None`` where there is nothing to observe: no MCP by its headers, or
+        somebody further out has begun to watch.
+    """
+    try:
+        kind = scope["type"]
+        if kind == "lifespan":
+            return {}, wire_headers.NO
+        if kind != "http" or SCOPE_KEY in scope:
+            return None
+        headers = wire_headers.header_map(scope)
+        verdict = wire_headers.recognise(scope["method"], headers)
+        if verdict != wire_headers.NO:
+            return headers, verdict
+    except Exception as failure:
+        report("first look", failure)
+    return None
+
+
 async def observe(
-    get_runtime: Callable[[], Runtime | None], app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    get_runtime: Callable[[], Runtime | None], seen: Seen, app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Run `app` for one ASGI connection, watched if it is MCP and nobody watches it yet.
+    """Run `app` for one ASGI connection that :func:`look` found worth it.
 
     The runtime is asked for only where the headers allow MCP: other traffic, and
     processes without any, never load it.
     """
     begun: tuple[Exchange, Scope] | None = None
     runtime: Runtime | None = None
-    with _BEGIN:
+    try:
         if scope["type"] == "lifespan":
             send = _lifespan(get_runtime, send)
-        elif scope["type"] == "http" and scope.get(SCOPE_KEY) is None:
-            headers = wire_headers.header_map(scope)
-            verdict = wire_headers.recognise(scope["method"], headers)
-            if verdict != wire_headers.NO and (runtime := get_runtime()) is not None:
-                begun = await runtime.begin(scope, headers, verdict)
+        elif (runtime := get_runtime()) is not None:
+            headers, verdict = seen
+            begun = await runtime.begin(scope, headers, verdict)
+    except Exception as failure:
+        report("request", failure)
     if begun is None or runtime is None:
         await app(scope, receive, send)
         return
@@ -76,23 +101,27 @@ async def observe(
     try:
         await app(scope, _watched_receive(runtime, exchange, receive), _watched_send(runtime, exchange, send))
     finally:
-        with _END:
+        try:
             if exchange.dispatch is not None:
                 exchange.dispatch.leave(None)
             runtime.watch.end(exchange)
+        except Exception as failure:
+            report("end of request", failure)
 
 
 def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> Receive:
     async def watched() -> Message:
         message = await receive()
-        with _RECEIVE:
+        try:
             if message["type"] == "http.request":
                 runtime.watch.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
-                if exchange.parsed and not exchange.attaches_inside:
+                if exchange.parsed and not (exchange.at_sdk or exchange.attaches_inside):
                     await runtime.attach(exchange)
             elif message["type"] == "http.disconnect":
                 # Servers also say so after a completed response: then nobody has left early.
                 exchange.disconnected = not exchange.responded
+        except Exception as failure:
+            report("receive", failure)
         return message
 
     return watched
@@ -102,12 +131,16 @@ def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
     async def watched(message: Message) -> None:
         outgoing = message
         if message["type"] == "http.response.start":
-            with _SEND:
+            try:
                 outgoing = await runtime.watch.answering(exchange, message)
+            except Exception as failure:
+                report("send", failure)
         await send(outgoing)
         if message["type"] == "http.response.body":
-            with _SEND:
+            try:
                 runtime.watch.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
+            except Exception as failure:
+                report("send", failure)
 
     return watched
 

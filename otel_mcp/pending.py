@@ -26,28 +26,28 @@ class Pending:
 
     def __init__(self, give_up: Callable[[Call], None]) -> None:
         self._give_up = give_up
-        self._calls: OrderedDict[Key, Call] = OrderedDict()
+        self.calls: OrderedDict[Key, Call] = OrderedDict()
         self._streams: dict[str, int] = {}
 
     def add(self, session_id: str, call: Call) -> None:
         """Wait for the answer to `call` on another stream of its session."""
         if call.id is None:
             return
-        earlier = self._calls.pop((session_id, call.id), None)
-        self._calls[session_id, call.id] = call
+        earlier = self.calls.pop((session_id, call.id), None)
+        self.calls[session_id, call.id] = call
         if earlier is not None:
             self._give_up(earlier)
-        while len(self._calls) > _MAX:
-            self._give_up(self._calls.popitem(last=False)[1])
+        while len(self.calls) > _MAX:
+            self._give_up(self.calls.popitem(last=False)[1])
 
     def find(self, session_id: str, request_id: JsonId) -> Call | None:
         """The call that an answer on a stream of this session belongs to."""
-        return self._calls.get((session_id, request_id))
+        return self.calls.get((session_id, request_id))
 
     def settled(self, session_id: str, call: Call) -> None:
         """The call has its outcome."""
-        if call.id is not None and self._calls.get((session_id, call.id)) is call:
-            del self._calls[session_id, call.id]
+        if call.id is not None and self.calls.get((session_id, call.id)) is call:
+            del self.calls[session_id, call.id]
 
     def stream_opened(self, session_id: str) -> None:
         self._streams[session_id] = self._streams.get(session_id, 0) + 1
@@ -65,22 +65,22 @@ class Pending:
 
     def session_closed(self, session_id: str) -> None:
         """No answer can come any more on this session's streams."""
-        for key in [key for key in self._calls if key[0] == session_id]:
-            call = self._calls.pop(key)
+        for key in [key for key in self.calls if key[0] == session_id]:
+            call = self.calls.pop(key)
             if not call.running:
                 self._give_up(call)
 
     def close(self) -> None:
         """Give up everything that waits."""
-        while self._calls:
-            self._give_up(self._calls.popitem(last=False)[1])
+        while self.calls:
+            self._give_up(self.calls.popitem(last=False)[1])
 
     def expire(self) -> None:
         """Give up the calls that have waited too long. Cheap: looks at the oldest only."""
         limit = perf_counter() - PATIENCE
-        while self._calls:
-            key, call = next(iter(self._calls.items()))
+        while self.calls:
+            key, call = next(iter(self.calls.items()))
             if call.started > limit:
                 return
-            del self._calls[key]
+            del self.calls[key]
             self._give_up(call)

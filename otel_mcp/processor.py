@@ -10,14 +10,12 @@ from __future__ import annotations
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanKind, TracerProvider
+from opentelemetry.trace import TracerProvider
 
 from otel_mcp import semconv
-from otel_mcp.guard import guarded
+from otel_mcp.guard import report
 from otel_mcp.request import current_call
 from otel_mcp.spans import adopt, is_native, session_attributes
-
-_GUARD = guarded("span processor")
 
 
 class SessionSpanProcessor(SpanProcessor):
@@ -30,16 +28,18 @@ class SessionSpanProcessor(SpanProcessor):
         call = current_call.get()
         if call is None or not self.enabled:
             return
-        if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
-            return  # Ours has its own session, perhaps of another request than the one being served.
-        with _GUARD:
-            if call.span is None and span.kind is SpanKind.SERVER and is_native(span):
+        try:
+            if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
+                return  # Ours has its own session, perhaps of another request than the one being served.
+            if call.span is None and is_native(span):
                 adopt(call, span)
             elif call.session is not None:
                 attributes = session_attributes(call)
                 held = span.attributes or {}
                 if semconv.SESSION_ID not in held:
                     span.set_attributes(attributes)
+        except Exception as failure:
+            report("span processor", failure)
 
     def on_end(self, span: ReadableSpan) -> None:
         pass

@@ -104,17 +104,28 @@ class Recorder:
             return
         try:
             while self._queue:
+                calls = self._take()
                 with _GUARD:
-                    self._record(self._queue.popleft())
+                    self._metrics.record_all(calls)
+                for call in calls:
+                    with _GUARD:
+                        self._record(call)
         finally:
             self._lock.release()
 
+    def _take(self) -> list[Call]:
+        calls: list[Call] = []
+        while self._queue and len(calls) < self._batch:
+            with _GUARD:
+                call = self._queue.popleft()
+                if call.span_context is None and not call.dispatched:
+                    self._spans.write(call)
+                elif call.open_span is not None:
+                    self._spans.close(call, call.open_span)
+                calls.append(call)
+        return calls
+
     def _record(self, call: Call) -> None:
-        if call.span_context is None and not call.dispatched:
-            self._spans.write(call)
-        elif call.open_span is not None:
-            self._spans.close(call, call.open_span)
-        self._metrics.record(call)
         if call.session is None or not was_taken(call):
             return
         session, delta = call.session, self._delta(call)
@@ -122,7 +133,7 @@ class Recorder:
             _link(session, call.span_context)
         if delta.calls and self._observers:
             record = delta.calls[0]
-            self._observers.deliver(lambda: (tool_call(record), session.state()))
+            self._observers.deliver(lambda: (tool_call(record), session.state()), record)
         self._submit(delta)
 
     def _delta(self, call: Call) -> SessionDelta:
@@ -143,7 +154,7 @@ class Recorder:
 
     def _call_record(self, call: Call) -> CallRecord:
         context = call.span_context
-        arguments = call.params.get("arguments")
+        arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
         record = CallRecord(
             call.target or "",
             call.id,

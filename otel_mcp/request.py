@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from otel_mcp.answer import Answer
+    from otel_mcp.identity.candidate import Candidate
     from otel_mcp.identity.tracker import Session
     from otel_mcp.seams.dispatch import Dispatch
     from otel_mcp.wire.headers import HeaderMap
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SCOPE_KEY: Final = "otel_mcp"
 """Where an `Exchange` stands in the ASGI scope; its presence says that a seam has seen the request."""
 
-_CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
+CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 MODERN: Final = "2026-07-28"
 """First revision without sessions; revisions are dates, so they compare as text."""
 
@@ -67,6 +68,8 @@ class Call:
     result_bytes: int | None = None
 
     session: Session | None = None
+    claim: Candidate | None = None
+    """What the session was found by."""
     conversation_id: str | None = None
     span: Span | None = None
     """The one server span of this message, whoever made it."""
@@ -75,6 +78,8 @@ class Call:
     span_context: SpanContext | None = None
     link: SpanContext | None = None
     """The ambient HTTP span, where the parent comes from ``_meta``."""
+    arguments: object = None
+    """Of a finished tool call, whose parameters are let go."""
     result: object = None
     """Only while content capture is on."""
     cancel_requested: bool = False
@@ -87,7 +92,7 @@ class Call:
 
 def client_info(call: Call) -> tuple[str | None, str | None]:
     """Name and version of the client, from ``initialize`` or from the request's ``_meta``."""
-    info = call.params.get("clientInfo") if call.method == "initialize" else call.meta.get(_CLIENT_INFO)
+    info = call.params.get("clientInfo") if call.method == "initialize" else call.meta.get(CLIENT_INFO)
     if not isinstance(info, dict):
         return None, None
     fields = cast("dict[str, object]", info)
@@ -133,9 +138,11 @@ class Exchange:
 
     confirmed: bool = False
     """MCP for sure; else the body or the stream has still to tell."""
-    calls: list[Call] = field(default_factory=list[Call])
+    calls: list[Call] = field(default_factory=lambda: [])
     body: bytearray | None = None
     """The request body so far, where it comes in pieces."""
+    unread: bytes | bytearray | None = None
+    """The request body, while the seam at the SDK is expected to tell what it says."""
     body_size: int = 0
     parsed: bool = False
     ambient: Context | None = None
@@ -154,6 +161,9 @@ class Exchange:
     """The session of the transport id, where a conversation may win over it."""
 
     answer: Answer | None = None
+    result_of: Call | None = None
+    """The call whose result the answer is for sure, so that only its size has to be seen."""
+    result_size: int = 0
     status: int | None = None
     responded: bool = False
     """The last byte of the answer has been sent."""

@@ -94,19 +94,18 @@ class Runtime:
 
     async def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> tuple[Exchange, Scope] | None:
         """Take up an HTTP request that may be MCP; ``None`` = not ours to watch."""
-        if self._is_excluded(scope, headers):
+        if self._excluded is not None and self._is_excluded(self._excluded, scope, headers):
             return None
         if self._processor is None:
             self._processor = install(self._tracer_provider)
-        self.metrics.register()
+        if not self.metrics.registered:
+            self.metrics.register()
         self.sessions.ensure_running()
         return await self.watch.begin(scope, headers, verdict)
 
-    def _is_excluded(self, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
-        if self._excluded is None:
-            return False
+    def _is_excluded(self, excluded: ExcludeList, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
         host = headers.get(b"host", b"").decode("latin-1")
-        return self._excluded.url_disabled(f"{scope.get('scheme', 'http')}://{host}{scope['path']}")
+        return excluded.url_disabled(f"{scope.get('scheme', 'http')}://{host}{scope['path']}")
 
     async def attach(self, exchange: Exchange) -> None:
         """The app has read its request: if it is a bare one, the span of its call begins here."""

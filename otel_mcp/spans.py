@@ -9,11 +9,14 @@ true times.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from otel_mcp import semconv
@@ -27,14 +30,14 @@ NATIVE_SCOPES: Final = frozenset({"mcp-python-sdk", "fastmcp"})
 
 def is_native(span: Span) -> bool:
     """Whether the SDK or FastMCP opened this span for a message."""
-    scope = getattr(span, "instrumentation_scope", None)
+    scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
     return scope is not None and scope.name in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
 
 
 def ambient_context(exchange: Exchange) -> Context:
     """The context that the HTTP request came with: an HTTP span's if there is one, else its headers'."""
     ambient = exchange.ambient if exchange.ambient is not None else otel_context.get_current()
-    if trace.get_current_span(ambient).get_span_context().is_valid or b"traceparent" not in exchange.headers:
+    if b"traceparent" not in exchange.headers or trace.get_current_span(ambient).get_span_context().is_valid:
         return ambient
     carrier = {
         name: exchange.headers[name.encode()].decode("latin-1")
@@ -50,12 +53,16 @@ def parent_of(call: Call) -> Context:
     What ``_meta`` carries is the parent; the ambient HTTP span is then linked,
     if it is sampled, as the MCP conventions ask.
     """
-    ambient = ambient_context(call.exchange)
-    carrier = {
-        name: value for name in propagate.get_global_textmap().fields if isinstance(value := call.meta.get(name), str)
-    }
-    if not carrier:
+    exchange = call.exchange
+    ambient = exchange.ambient
+    if ambient is None or b"traceparent" in exchange.headers:
+        ambient = ambient_context(exchange)
+    if not call.meta:
         return ambient
+    fields = _fields(propagate.get_global_textmap())
+    if call.meta.keys().isdisjoint(fields):
+        return ambient
+    carrier = {name: value for name in fields if isinstance(value := call.meta.get(name), str)}
     around = trace.get_current_span(ambient).get_span_context()
     bare = trace.set_span_in_context(trace.INVALID_SPAN, ambient)
     parent = propagate.extract(carrier, bare)
@@ -64,6 +71,12 @@ def parent_of(call: Call) -> Context:
     if around.is_valid and around.trace_flags.sampled:
         call.link = around
     return parent
+
+
+@lru_cache(maxsize=1)
+def _fields(textmap: TextMapPropagator) -> frozenset[str]:
+    """The names that a propagator reads; it gathers them anew each time it is asked."""
+    return frozenset(textmap.fields)
 
 
 def session_attributes(call: Call) -> Mapping[str, str]:
@@ -80,6 +93,24 @@ def session_attributes(call: Call) -> Mapping[str, str]:
 
 def call_attributes(call: Call) -> dict[str, Any]:
     """What we know of a call before its handler runs, beside what a native span says itself."""
+    claim = call.claim
+    if claim is None or claim.session is not call.session or call.method == "initialize":
+        attributes = _common_attributes(call)
+    else:
+        # What one client says with every request of one session is put together once.
+        if claim.attributes is None:
+            claim.attributes = _common_attributes(call)
+        attributes = claim.attributes.copy()
+    if call.id is not None:
+        attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
+    if call.method == "tools/call":
+        attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
+        if call.exchange.capture is not None:
+            attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
+    return attributes
+
+
+def _common_attributes(call: Call) -> dict[str, Any]:
     exchange = call.exchange
     attributes: dict[str, Any] = {
         **session_attributes(call),
@@ -87,10 +118,6 @@ def call_attributes(call: Call) -> dict[str, Any]:
         semconv.NETWORK_PROTOCOL_NAME: "http",
         semconv.NETWORK_PROTOCOL_VERSION: exchange.http_version,
     }
-    if call.id is not None:
-        attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
-    if call.method == "tools/call":
-        attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
     if transport_id := exchange.shown_session_id:
         attributes[semconv.MCP_SESSION_ID] = transport_id
     if call.conversation_id:
@@ -104,8 +131,6 @@ def call_attributes(call: Call) -> dict[str, Any]:
         attributes[semconv.CLIENT_NAME] = name
     if version:
         attributes[semconv.CLIENT_VERSION] = version
-    if exchange.capture is not None and call.method == "tools/call":
-        attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
     if call.session is not None and call.session.facts.previous_id:
         attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
     return attributes

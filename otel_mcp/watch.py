@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter, time
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from opentelemetry import context as otel_context
 
@@ -18,24 +19,37 @@ from otel_mcp.answer import Answer, tool_names
 from otel_mcp.content import capturer
 from otel_mcp.identity.keys import OURS
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.metrics import Metrics, known_method
+from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import Message as ASGIMessage
 from otel_mcp.middleware import Scope
 from otel_mcp.pending import Pending
 from otel_mcp.recording import Recorder
 from otel_mcp.request import SCOPE_KEY, Call, Exchange
 from otel_mcp.responses import ResponseHeaders, with_headers, with_headers_at_hand
+from otel_mcp.semconv import OTHER, TOOL_ERROR
 from otel_mcp.sessions.delta import SessionDelta, SessionFacts
 from otel_mcp.sessions.state import EndReason
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
-from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome, is_mcp, json_id, negotiated_version, parse_messages
+from otel_mcp.wire.jsonrpc import (
+    KNOWN_METHODS,
+    JsonId,
+    Message,
+    Outcome,
+    is_mcp,
+    json_id,
+    negotiated_version,
+    parse_messages,
+)
 
 K = TypeVar("K")
 T = TypeVar("T")
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes of a request body that are read; a larger one is told by its headers or the dispatch seam."""
+_RESULTS: Final = frozenset({None, TOOL_ERROR})
+"""Outcomes that go out as a result; others become errors, whose code only the answer tells."""
+_NOTHING: Final[Mapping[Any, Any]] = {}
 _MAX_PATHS: Final = 100
 _END_DELAY: Final = 2.0
 """Flush intervals by which the end of a session waits that several replicas may serve."""
@@ -78,6 +92,7 @@ class Watch:
         """Take up an HTTP request that may be MCP; returns its record and the scope for the app."""
         headers = wire_headers.with_all_hops(headers, scope)
         client = scope.get("client")
+        version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
         exchange = Exchange(
             scope["method"],
             scope["path"],
@@ -85,20 +100,20 @@ class Watch:
             scope.get("http_version", "1.1"),
             str(client[0]) if client else None,
             scope.get("user"),
-            protocol_version=wire_headers.text(headers, wire_headers.PROTOCOL_VERSION, 32),
-            wire_session_id=wire_headers.text(headers, wire_headers.SESSION_ID, 512),
+            protocol_version=version[:32].decode("latin-1") if version else None,
+            wire_session_id=session_id[:512].decode("latin-1") if session_id else None,
             confirmed=verdict == wire_headers.YES,
             capture=self._capture,
             hides_ids=self._settings.session_id == "hashed",
             ambient=otel_context.get_current(),
         )
-        if exchange.wire_session_id is None:
+        if exchange.wire_session_id is None and scope.get("query_string"):
             exchange.query_session_id = wire_headers.query_session_id(scope)
-        if exchange.modern or not exchange.transport_id:
+        if (exchange.wire_session_id is None and exchange.query_session_id is None) or exchange.modern:
             pass  # The revision of 2026-07-28 has no transport sessions: an id on its requests says nothing.
-        elif (session_id := exchange.wire_session_id) and session_id.startswith(OURS):
+        elif (wire_id := exchange.wire_session_id) and wire_id.startswith(OURS):
             await self.resolver.keys.prepare()
-            if self.resolver.keys.is_ours(session_id):
+            if self.resolver.keys.is_ours(wire_id):
                 exchange.owns_sessions = False
                 scope = _without_session_id(scope)
         else:
@@ -124,9 +139,33 @@ class Watch:
         if more:
             return
         exchange.parsed = True
-        if exchange.http_method == "POST":
-            self._parse(exchange, body if exchange.body is None else exchange.body)
-        exchange.body = None
+        whole, exchange.body = body if exchange.body is None else exchange.body, None
+        if exchange.http_method != "POST":
+            return
+        if exchange.at_sdk and exchange.confirmed and whole[:1] == b"{":
+            # The SDK parses it anyway, and tells at the dispatch seam.
+            exchange.unread = whole
+        else:
+            self._parse(exchange, whole)
+
+    def read(self, exchange: Exchange) -> None:
+        """Parse the request body after all."""
+        body, exchange.unread = exchange.unread, None
+        if body is not None:
+            self._parse(exchange, body)
+
+    def dispatched(self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any]) -> Call:
+        """The SDK has read the body, which holds this one message."""
+        message = Message(method, request_id, params)
+        if exchange.calls:  # Told by its headers until now.
+            call = exchange.calls[0]
+            call.id, call.id_unknown, call.target = request_id, False, message.target
+            call.params, call.meta = params, message.meta
+            return call
+        exchange.unread = None
+        call = self._add(exchange, message)
+        self._note_flight(exchange, call)
+        return call
 
     def _too_large(self, exchange: Exchange) -> None:
         """A body beyond the bound is told by its headers, where the revision has them."""
@@ -138,7 +177,7 @@ class Watch:
 
     def _add(self, exchange: Exchange, message: Message) -> Call:
         call = exchange.add(message, message.meta)
-        self.active[known_method(call.method)] += 1
+        self.active[call.method if call.method in KNOWN_METHODS else OTHER] += 1
         return call
 
     def _parse(self, exchange: Exchange, body: bytes | bytearray) -> None:
@@ -181,9 +220,10 @@ class Watch:
             return message
         message = with_headers_at_hand(message)
         present = {name.lower(): value for name, value in message.get("headers", ())}
-        exchange.answer = Answer(exchange, lambda request_id: self._find(exchange, request_id), self.finish)
-        exchange.answer.on_reply = self._replied
-        exchange.answer.on_endpoint = lambda data: self._endpoint(exchange, data)
+        if status == 200 and (call := self._served(exchange, present)) is not None:
+            exchange.status, exchange.result_of = status, call
+            return with_headers(message, self._headers.added(exchange, present))
+        exchange.answer = self._answer(exchange)
         exchange.answer.start(status, present)
         if not exchange.confirmed:
             return message
@@ -192,13 +232,42 @@ class Watch:
             exchange.owns_sessions = True
             self._learn_owning(exchange, owns=True)
         if 200 <= status < 300:
+            if exchange.unread is not None:
+                self._read_unless_known(exchange)
             for call in exchange.calls:
-                await self._accepted(call, said)
+                if call.session is None or call.proposed or call.method == "initialize":
+                    await self._accepted(call, said)
             if exchange.session is None:
                 exchange.session = self.resolver.known(exchange)
             if exchange.http_method == "GET" and exchange.transport_id:
                 self._stream_opened(exchange, exchange.transport_id)
         return with_headers(message, self._headers.added(exchange, present))
+
+    def _answer(self, exchange: Exchange) -> Answer:
+        find = exchange.find if exchange.calls and exchange.http_method != "GET" else partial(self._find, exchange)
+        answer = Answer(exchange, find, self.finish)
+        answer.reads_results = self._settings.store_content
+        answer.on_reply = self._replied
+        if not exchange.confirmed:
+            answer.on_endpoint = partial(self._endpoint, exchange)
+        return answer
+
+    def _read_unless_known(self, exchange: Exchange) -> None:
+        """The answer begins before the SDK has told what it answers: a stream."""
+        exchange.session = self.resolver.known(exchange)
+        if exchange.session is None or (exchange.unread is not None and b'"initialize"' in exchange.unread):
+            self.read(exchange)
+
+    def _served(self, exchange: Exchange, headers: Mapping[bytes, bytes]) -> Call | None:
+        """The one tool call of an exchange that the SDK has served already, so that its result is known."""
+        if len(exchange.calls) != 1 or self._settings.store_content:
+            return None
+        call = exchange.calls[0]
+        if call.method != "tools/call" or not call.taken or call.running or call.session is None or call.told is None:
+            return None
+        if call.told.error_type not in _RESULTS or headers.get(b"content-type") != b"application/json":
+            return None
+        return call if b"content-encoding" not in headers else None
 
     async def _accepted(self, call: Call, said: str | None) -> None:
         """The server answers a call with success; only ``initialize`` may bring an id."""
@@ -227,7 +296,7 @@ class Watch:
         return bare and exchange.query_session_id is None
 
     def _learn_bare(self, exchange: Exchange) -> None:
-        if exchange.at_sdk or exchange.status is None or not 200 <= exchange.status < 300:
+        if exchange.status is None or not 200 <= exchange.status < 300:
             return
         if any(call.id is not None and not call.dispatched and call.finished for call in exchange.calls):
             _remember(self._bare, exchange.path, None, _MAX_PATHS)
@@ -250,10 +319,16 @@ class Watch:
         """A piece of the response body has been sent."""
         if not more:
             exchange.responded = True
-        if exchange.answer is not None:
+        if exchange.result_of is not None:
+            exchange.result_size += len(body)
+            if not more:
+                self.finish(exchange.result_of, exchange.result_of.told, exchange.result_size)
+        elif exchange.answer is not None:
             exchange.answer.feed(body, more=more)
 
     def _find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
+        if exchange.unread is not None:
+            self.read(exchange)
         call = exchange.find(request_id)
         if call is None and exchange.http_method == "GET" and exchange.transport_id:
             call = self.pending.find(exchange.transport_id, request_id)
@@ -293,10 +368,14 @@ class Watch:
         call.duration = perf_counter() - call.started
         call.result_bytes = size
         call.outcome = _merged(outcome, call)
-        self.active[known_method(call.method)] -= 1
-        if (transport_id := call.exchange.transport_id) and call.id is not None:
+        self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
+        if not call.exchange.modern and (transport_id := call.exchange.transport_id) and call.id is not None:
             self._in_flight.pop((transport_id, call.id), None)
             self.pending.settled(transport_id, call)
+        if call.dispatched:
+            # It waits to be recorded: nothing that only the path needed is kept until then.
+            call.arguments = call.params.get("arguments")
+            call.params = call.meta = _NOTHING
         self._recorder.add(call)
 
     def handled(self, call: Call) -> None:
@@ -308,11 +387,17 @@ class Watch:
     def end(self, exchange: Exchange) -> None:
         """The app has returned, or raised."""
         exchange.closed = True
-        self.pending.expire()
-        self._learn_bare(exchange)
+        if exchange.unread is not None:
+            self.read(exchange)
+        if self.pending.calls:
+            self.pending.expire()
+        if not exchange.at_sdk:
+            self._learn_bare(exchange)
         for call in exchange.calls:
             if not call.finished and not call.running:
                 self._leave(call)
+        if exchange.at_sdk:
+            _let_go(exchange)
         transport_id = exchange.transport_id
         if transport_id is None or exchange.modern:
             return
@@ -378,6 +463,13 @@ def _remember(table: OrderedDict[K, T], key: K, value: T, limit: int) -> None:
         table.popitem(last=False)
 
 
+def _let_go(exchange: Exchange) -> None:
+    """Until its calls are recorded, an exchange keeps only what that takes."""
+    exchange.answer = exchange.ambient = None
+    if all(call.dispatched and call.finished for call in exchange.calls):
+        exchange.headers = _NOTHING
+
+
 def _without_session_id(scope: Scope) -> Scope:
     """The scope as the app would have got it had we not given the client an id."""
     kept = [(name, value) for name, value in scope["headers"] if name != wire_headers.SESSION_ID]
@@ -393,6 +485,8 @@ def _merged(outcome: Outcome | None, call: Call) -> Outcome | None:
         return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
     if told is None or outcome is None:
         return outcome or told
+    if outcome is told and told.exception_type is None:
+        return told
     if outcome.unclassified:
         return told
     return Outcome(outcome.error_type, outcome.status_code, told.exception_type if failed else None)

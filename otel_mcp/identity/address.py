@@ -8,7 +8,7 @@ from typing import Final
 
 from otel_mcp.wire.headers import HeaderMap
 
-_PROXY_HEADERS: Final = (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")
+PROXY_HEADERS: Final = (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")
 _FOR: Final = re.compile(r"""(?:^|;)\s*for=("[^"]*"|[^;,\s]+)""", re.IGNORECASE)
 _MAX: Final = 2048
 """Characters of a header that are read."""
@@ -30,7 +30,7 @@ def client_address(peer: str | None, headers: HeaderMap, trusted: tuple[Network,
     Behind a proxy that nobody told us to trust, every client has the proxy's
     address: then it stands for nobody.
     """
-    proxied = any(name in headers for name in _PROXY_HEADERS)
+    proxied = any(name in headers for name in PROXY_HEADERS)
     if not proxied:
         return peer, peer is not None
     if peer is None or not _within(peer, trusted):

@@ -6,30 +6,36 @@ claim into a session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 
 from otel_mcp.guard import guarded
-from otel_mcp.identity.address import Network, client_address, networks
+from otel_mcp.identity.address import PROXY_HEADERS, Network, client_address, networks
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
 from otel_mcp.identity.keys import Keys
-from otel_mcp.identity.principal import Principal, principal
-from otel_mcp.request import Call, Exchange, client_info
+from otel_mcp.identity.principal import CREDENTIALS, Principal, principal
+from otel_mcp.request import CLIENT_INFO, Call, Exchange, client_info
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
+
+if TYPE_CHECKING:
+    from otel_mcp.identity.tracker import Session
 
 CONVERSATION_KEYS: Final = "otel_mcp_conversation_keys"
 """Entry point group of further `HostKey` tuples."""
 _OUR_HEADER: Final = b"x-session-id"
+_MAX_KNOWN: Final = 1024
+_MAX_SAID: Final = 8192
+"""Characters of what a claim is remembered by."""
 _HEADERS: Final = (b"x-claude-code-session-id", b"x-hermes-session-id", b"mcp-client-session-id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A claim, before anybody has checked it."""
 
@@ -42,6 +48,10 @@ class Candidate:
     principal: Principal | None = None
     derived: bool = False
     """The key is a hash that every replica computes alike, so nobody need be asked."""
+    session: Session | None = field(default=None, compare=False, repr=False)
+    """What it led to last."""
+    attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    """What stands on the spans of that session's calls."""
 
     @property
     def inferred(self) -> bool:
@@ -64,6 +74,58 @@ def rules_from(settings: Settings) -> Rules:
         with guarded(f"conversation keys {entry.name}"):
             keys.extend(entry.load())
     return Rules(settings, (*keys, *HOST_KEYS), networks(settings.trusted_proxies))
+
+
+class Candidates:
+    """What requests claim; the claims of late are remembered, since a client says the same every time."""
+
+    def __init__(self, rules: Rules, keys: Keys) -> None:
+        self._rules = rules
+        self._keys = keys
+        self._meta = tuple({"baggage", *(entry.key for entry in rules.host_keys)})
+        self._headers = (
+            b"user-agent", b"baggage", _OUR_HEADER, *PROXY_HEADERS, *_further(rules.settings),
+            *((b"cookie",) if "cookie" in rules.settings.session_sources else ()),
+        )  # fmt: skip
+        self._known: dict[tuple[object, ...], Candidate | None] = {}
+        self._generation = keys.generation
+
+    def of(self, exchange: Exchange, call: Call) -> Candidate | None:
+        """The first source that says something; ``None`` = nothing can be known."""
+        if self._generation != self._keys.generation:
+            self._known.clear()
+            self._generation = self._keys.generation
+        headers, session, caller = exchange.headers, exchange.transport_session, None
+        if exchange.user is not None or not headers.keys().isdisjoint(CREDENTIALS):
+            caller = principal(exchange.user, headers, self._keys)
+        info: Any = call.meta.get(CLIENT_INFO) if call.meta else None
+        fields = info
+        said = (
+            call.method == "initialize" and client_info(call),
+            None if exchange.modern else exchange.wire_session_id or exchange.query_session_id,
+            exchange.client,
+            caller,
+            session.facts.client_name if session is not None and call.meta else None,
+            (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
+            exchange.http_version,
+            tuple(map(headers.get, self._headers)),
+            tuple(map(call.meta.get, self._meta)) if call.meta else None,
+        )
+        try:
+            return self._known[said]
+        except KeyError:
+            found = candidate(exchange, call, self._rules, self._keys)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            if len(repr(said)) <= _MAX_SAID:
+                self._known[said] = found
+            return found
+        except TypeError:  # Something in `_meta` cannot be a key.
+            return candidate(exchange, call, self._rules, self._keys)
+
+
+def _further(settings: Settings) -> tuple[bytes, ...]:
+    return (*_HEADERS, *(name.encode("latin-1") for name in settings.session_headers))
 
 
 def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candidate | None:
@@ -119,8 +181,7 @@ def _header(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
     if value := exchange.headers.get(_OUR_HEADER):
         # We send this one out ourselves, so a client may bring back the id of a session.
         return Candidate("header", keys.storable(value.decode("latin-1"), hashed=False))
-    names = (*_HEADERS, *(name.encode("latin-1") for name in rules.settings.session_headers))
-    for name in names:
+    for name in _further(rules.settings):
         if value := exchange.headers.get(name):
             # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
             key = keys.digest("header", rules.settings.service_name, name.decode(), value.decode("latin-1"))

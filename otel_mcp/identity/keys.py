@@ -45,11 +45,10 @@ class Keys:
         self._clock = clock
         self._key: bytes | None = None
         self._earlier: list[bytes] = []
-
-    @property
-    def ready(self) -> bool:
+        self.ready = False
         """There is a key that need not be asked for again."""
-        return self._key is not None and self._is_agreed()
+        self.generation = 0
+        """Grows when the key changes: what was hashed before is hashed otherwise now."""
 
     @property
     def usable(self) -> bool:
@@ -64,7 +63,10 @@ class Keys:
         if self._key is not None and self._key != key:
             # Ids that were given out meanwhile stay ours.
             self._earlier.append(self._key)
-        self._key = key
+        if self._key != key:
+            self._key = key
+            self.generation += 1
+        self.ready = self._is_agreed()
 
     def digest(self, *parts: str, size: int = 16) -> str:
         """Keyed hash of the parts in hexadecimal, `size` bytes long; the parts cannot run into each other."""

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from otel_mcp.identity.keys import Keys
 from otel_mcp.wire.headers import HeaderMap
 
-_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
+CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
 _MAX_JWT: Final = 16_384
 
 
@@ -31,9 +31,9 @@ class Principal:
 
 def principal(user: object, headers: HeaderMap, keys: Keys) -> Principal | None:
     """The caller of a request; ``None`` = nobody said who they are."""
-    if (authenticated := _authenticated(user)) is not None:
+    if user is not None and (authenticated := _authenticated(user)) is not None:
         return Principal(keys.digest("user", *authenticated), binds=True)
-    for name in _CREDENTIALS:
+    for name in CREDENTIALS:
         if credential := headers.get(name):
             claims = _claims(credential)
             if claims is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_mcp.identity.candidate import Rules, candidate
+from otel_mcp.identity.candidate import Candidates, Rules
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.tracker import Session, Tracker
 from otel_mcp.request import Call, Exchange, client_info
@@ -15,6 +15,7 @@ class Resolver:
 
     def __init__(self, rules: Rules, keys: Keys, tracker: Tracker) -> None:
         self._rules = rules
+        self._candidates = Candidates(rules, keys)
         self.keys = keys
         self.tracker = tracker
 
@@ -31,11 +32,19 @@ class Resolver:
             return
         if not self.keys.ready:
             await self.keys.prepare()
-        exchange.transport_session = self.known(exchange)
-        claim = candidate(exchange, call, self._rules, self.keys)
+        if call.meta:  # Where it may be asked for.
+            exchange.transport_session = self.known(exchange)
+        claim = self._candidates.of(exchange, call)
         if claim is None:
             return
-        call.conversation_id = claim.conversation_id
+        call.claim, call.conversation_id = claim, claim.conversation_id
+        if (known := self.tracker.again(claim)) is not None:
+            call.session = exchange.session = known
+            call.proposed = False
+            if exchange.protocol_version is None:
+                exchange.protocol_version = known.facts.protocol_version
+            return
+        exchange.transport_session = self.known(exchange)
         if call.id is None:
             session = self.tracker.peek(claim)
         else:
@@ -54,10 +63,10 @@ class Resolver:
         if not self.keys.ready:
             await self.keys.prepare()
         exchange.transport_session = self.known(exchange)
-        claim = candidate(exchange, call, self._rules, self.keys)
+        claim = self._candidates.of(exchange, call)
         if claim is None:
             return
-        call.conversation_id = claim.conversation_id
+        call.claim, call.conversation_id = claim, claim.conversation_id
         session = await self.tracker.propose(claim, owned=exchange.owns_sessions)
         if session is not None:
             call.proposed = True
@@ -96,11 +105,14 @@ class Resolver:
     def _join(self, call: Call, session: Session) -> None:
         call.session = session
         call.exchange.session = session
+        if call.claim is not None:
+            call.claim.attributes = None
         facts = session.facts
         self._inherit(call, facts)
-        name, version = client_info(call)
-        if name is not None:
-            facts.client_name, facts.client_version = name, version
+        if call.meta or call.method == "initialize":
+            name, version = client_info(call)
+            if name is not None:
+                facts.client_name, facts.client_version = name, version
         if facts.user_agent is None:
             facts.user_agent = wire_headers.text(call.exchange.headers, b"user-agent")
         if facts.protocol_version is None and call.method != "initialize":

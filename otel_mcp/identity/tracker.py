@@ -154,6 +154,18 @@ class Tracker:
         facts = SessionFacts(session_id, self._clock(), ends_after, source=claim.source, previous_id=previous)
         return Session(facts, self._clock())
 
+    def again(self, claim: Candidate) -> Session | None:
+        """The session that this very claim has led to before, if it still would."""
+        session = claim.session
+        if session is None or session.ended or self._sessions.get(session.facts.session_id) is not session:
+            return None
+        if self._clock() - session.last_activity >= session.facts.limit:
+            return None
+        if session.principal is not None and self._foreign(session, claim.principal):
+            return None
+        self._sessions.move_to_end(session.facts.session_id)
+        return session
+
     async def resolve(self, claim: Candidate, *, owned: bool | None, proposed: Session | None = None) -> Session | None:
         """The session of a message that the server has taken; opens one where needed.
 
@@ -176,6 +188,8 @@ class Tracker:
         if session is not None:
             self._bind(session, claim)
             self._sessions.move_to_end(session.id)
+        if claim.session is not session:
+            claim.session, claim.attributes = session, None
         return session
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
@@ -302,8 +316,9 @@ class Tracker:
         return session
 
     def _foreign(self, session: Session, principal: Principal | None) -> bool:
-        binds = principal.digest if principal is not None and principal.binds else None
-        return session.principal is not None and session.principal != binds
+        if session.principal is None:
+            return False
+        return principal is None or not principal.binds or session.principal != principal.digest
 
     def _bind(self, session: Session, claim: Candidate) -> None:
         if session.principal is None and claim.principal is not None and claim.principal.binds:

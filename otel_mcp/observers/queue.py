@@ -16,12 +16,14 @@ from typing import Any, Final
 from otel_mcp.guard import guarded, report
 from otel_mcp.observers import ENTRY_POINTS
 from otel_mcp.observers.slow import slow_and_failing
+from otel_mcp.sessions.delta import CallRecord
 from otel_mcp.sessions.state import SessionState, ToolCall
 from otel_mcp.settings import Settings
 
 logger = logging.getLogger("otel_mcp")
 
 Observe = Callable[[ToolCall, SessionState], Awaitable[None]]
+Wants = Callable[[CallRecord], bool]
 
 CAPACITY: Final = 1000
 """Calls that wait for one observer; beyond it the oldest is let go and counted."""
@@ -33,6 +35,8 @@ TIMEOUT: Final = 30.0
 class _Lane:
     name: str
     observer: Observe
+    wants: Wants | None
+    """Which calls the observer cares for (its optional method of that name); ``None`` = all."""
     queue: deque[Callable[[], tuple[ToolCall, SessionState]]] = field(default_factory=lambda: deque[Any]())
     task: asyncio.Task[None] | None = None
     loop: asyncio.AbstractEventLoop | None = None
@@ -43,15 +47,19 @@ class Observers:
 
     def __init__(self, settings: Settings, dropped: Callable[[str, int], None]) -> None:
         self._dropped = dropped
-        self._lanes = [_Lane(name, observer) for name, observer in discover(settings).items()]
+        self._lanes = [
+            _Lane(name, observer, getattr(observer, "wants", None)) for name, observer in discover(settings).items()
+        ]
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
-    def deliver(self, make: Callable[[], tuple[ToolCall, SessionState]]) -> None:
-        """Queue one call for every observer; never waits. Models are made only when it is delivered."""
+    def deliver(self, make: Callable[[], tuple[ToolCall, SessionState]], call: CallRecord | None = None) -> None:
+        """Queue one call for every observer that wants it; never waits. Models are made when it is delivered."""
         for lane in self._lanes:
+            if call is not None and lane.wants is not None and not lane.wants(call):
+                continue
             with self._lock:
                 full = len(lane.queue) >= CAPACITY
                 if full:

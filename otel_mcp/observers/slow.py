@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 
+from otel_mcp.sessions.delta import CallRecord
 from otel_mcp.sessions.state import SessionState, ToolCall
 
 logger = logging.getLogger("otel_mcp.calls")
 
 
-def slow_and_failing(threshold: float) -> Callable[[ToolCall, SessionState], Awaitable[None]]:
-    """An observer that logs calls of `threshold` seconds or more, and those with an error."""
+class slow_and_failing:
+    """Logs calls of `threshold` seconds or more, and those with an error."""
 
-    async def observe(call: ToolCall, session: SessionState) -> None:
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def wants(self, call: CallRecord) -> bool:
+        """Whether there is anything to log: most calls never reach the queue."""
+        return call.error_type is not None or call.duration >= self._threshold
+
+    async def __call__(self, call: ToolCall, session: SessionState) -> None:
         if call.error_type is not None:
             logger.warning(
                 "tool %r failed with %s after %.3f s (session %s, trace %s)",
@@ -23,7 +30,7 @@ def slow_and_failing(threshold: float) -> Callable[[ToolCall, SessionState], Awa
                 session.session_id,
                 call.trace_id,
             )
-        elif call.duration >= threshold:
+        elif call.duration >= self._threshold:
             logger.warning(
                 "tool %r took %.3f s (session %s, trace %s)",
                 call.tool_name,
@@ -31,5 +38,3 @@ def slow_and_failing(threshold: float) -> Callable[[ToolCall, SessionState], Awa
                 session.session_id,
                 call.trace_id,
             )
-
-    return observe

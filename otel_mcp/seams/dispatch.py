@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import CancelledError, Task, current_task
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Token
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -18,25 +18,25 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from otel_mcp import process
-from otel_mcp.guard import guarded
+from otel_mcp.guard import report
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
+from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.spans import adopt, is_native, parent_of, same_span
-from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome, error_outcome, result_outcome
+from otel_mcp.wire.jsonrpc import JsonId, Outcome, error_outcome, result_outcome
 
 T = TypeVar("T")
-_GUARD = guarded("dispatch")
 
 
 def exchange_of(request: object) -> Exchange | None:
     """The record of the HTTP request that carried a message; never a stale one."""
-    scope: object = getattr(request, "scope", None)
-    exchange = cast(Mapping[str, object], scope).get(SCOPE_KEY) if isinstance(scope, Mapping) else None
+    scope: Any = getattr(request, "scope", None)
+    exchange: object = scope.get(SCOPE_KEY) if isinstance(scope, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return exchange if isinstance(exchange, Exchange) else None
 
 
 def call_of(
-    exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any] | None
+    runtime: Runtime, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any] | None
 ) -> Call | None:
     """The call that a message is.
 
@@ -50,33 +50,26 @@ def call_of(
     unread = exchange.calls[0] if exchange.calls and exchange.calls[0].id_unknown else None
     if (exchange.calls and unread is None) or (said is not None and said != method.encode()):
         return None
-    # The body was too large to be read on its way.
-    given = params or {}
-    meta = given.get("_meta")
-    message = Message(method, request_id, given)
-    known = cast(Mapping[str, Any], meta) if isinstance(meta, Mapping) else cast(Mapping[str, Any], {})
-    if unread is None:
-        return exchange.add(message, known)
-    unread.id, unread.id_unknown, unread.target = request_id, False, message.target
-    unread.params, unread.meta = given, known
-    return unread
+    # The body has not been read on its way, or was too large for it.
+    return runtime.watch.dispatched(exchange, request_id, method[:256], params or {})
 
 
 class Dispatch:
     """One message on its way through a handler."""
 
-    __slots__ = ("_attached", "_call_token", "_handwritten", "_own", "_parent", "_runtime", "_task", "call")
+    _handwritten = False
+    """The handler is the HTTP app itself, which may yet refuse the message."""
+    _task: Task[Any] | None = None
+    _parent: Context | None = None
+    _attached: Token[Context] | None = None
+    _call_token: Token[Call | None] | None = None
+    _own: Span | None = None
 
     def __init__(self, runtime: Runtime, call: Call, *, handwritten: bool = False) -> None:
         self._runtime = runtime
         self.call = call
-        self._handwritten = handwritten
-        """The handler is the HTTP app itself, which may yet refuse the message."""
-        self._task: Task[Any] | None = None
-        self._parent: Context | None = None
-        self._attached: Token[Context] | None = None
-        self._call_token: Token[Call | None] | None = None
-        self._own: Span | None = None
+        if handwritten:
+            self._handwritten = True
 
     async def enter(self) -> None:
         """Resolve the session, and make the resolved parent current whatever the task carried."""
@@ -86,8 +79,10 @@ class Dispatch:
             await self._runtime.resolver.propose(call)
         else:
             call.taken = True
-            await self._runtime.resolver.resolve(call)
-        self._task = current_task()
+            if call.session is None or call.proposed:
+                await self._runtime.resolver.resolve(call)
+        if self._handwritten:
+            self._task = current_task()
         around = parent_of(call)
         if call.span is not None:
             # An SDK inside a route of the user's: the span is there already, perhaps not in this task.
@@ -97,7 +92,8 @@ class Dispatch:
             self._parent = trace.set_span_in_context(self._own, around)
         else:
             self._parent = around
-        self._attached = otel_context.attach(self._parent)
+        if self._parent is not otel_context.get_current():
+            self._attached = otel_context.attach(self._parent)
         self._call_token = current_call.set(call)
 
     def innermost(self) -> Token[Context] | None:
@@ -106,9 +102,10 @@ class Dispatch:
         Returns:
             What to detach after the handler.
         """
-        call, current = self.call, trace.get_current_span()
+        call = self.call
         if call.span is not None or self._parent is None:
             return None
+        current = trace.get_current_span()
         if is_native(current):
             adopt(call, current)
             return None
@@ -140,33 +137,53 @@ class Dispatch:
             call.open_span = self._own  # Its end is that of the answer, which may come on another stream.
         elif self._own is not None:
             self._runtime.spans.close(call, self._own)
-        if self._task is current_task():  # Else the context is not ours to touch; it ends with its task.
+        # In another task the context is not ours to touch; it ends with its task.
+        if self._task is None or self._task is current_task():
             if self._call_token is not None:
                 current_call.reset(self._call_token)
             if self._attached is not None:
                 otel_context.detach(self._attached)
-        self._runtime.watch.handled(call)
+        if call.exchange.closed:
+            self._runtime.watch.handled(call)
 
-    async def run(self, handler: Callable[[], Awaitable[T]], told: Callable[[T], Outcome | None]) -> T:
+    async def run(
+        self,
+        handler: Callable[[], Awaitable[T]],
+        told: Callable[[T], Outcome | None],
+        before: Awaitable[None] | None = None,
+    ) -> T:
         """Run `handler` as this message. What it returns or raises passes untouched."""
         entered = False
-        with _GUARD:
+        try:
+            if before is not None:
+                await before
+        except Exception as failure:
+            report("dispatch", failure)
+        try:
             await self.enter()
             entered = True
+        except Exception as failure:
+            report("dispatch", failure)
         outcome: Outcome | None = None
         try:
             result = await handler()
-            with _GUARD:
+            try:
                 outcome = told(result)
+            except Exception as failure:
+                report("dispatch", failure)
             return result
         except BaseException as error:
-            with _GUARD:
+            try:
                 outcome = outcome_of_error(error)
+            except Exception as failure:
+                report("dispatch", failure)
             raise
         finally:
-            with _GUARD:
+            try:
                 if entered:
                     self.leave(outcome)
+            except Exception as failure:
+                report("dispatch", failure)
 
 
 def outcome_of_error(error: BaseException) -> Outcome:
@@ -182,9 +199,11 @@ def outcome_of_error(error: BaseException) -> Outcome:
 
 def outcome_of_result(result: object) -> Outcome:
     """How a handler's result, as dictionary or model, ends its message."""
-    if getattr(result, "isError", False) is True or getattr(result, "is_error", False) is True:
-        return result_outcome({"isError": True})
-    return result_outcome(result)
+    fields: Any = result
+    if isinstance(result, dict):
+        return Outcome(TOOL_ERROR) if fields.get("isError") is True else Outcome()
+    failed = getattr(result, "isError", False) is True or getattr(result, "is_error", False) is True
+    return result_outcome({"isError": failed})
 
 
 def runtime_for(exchange: Exchange | None) -> Runtime | None:

@@ -7,10 +7,9 @@ the last of the body.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import wraps
-from inspect import isfunction, ismethod
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 from otel_mcp import process
@@ -23,6 +22,8 @@ from otel_mcp.seams.patching import Patches
 from otel_mcp.watch import MAX_BODY
 
 _GUARD: Final = guarded("route seam")
+_FUNCTIONS: Final = (FunctionType, MethodType)
+"""What a route of a hand-written server leads to; an SDK's leads to an object."""
 _MAX_AHEAD: Final = 64 * 1024 * 1024
 """Bytes that one process reads ahead at a time."""
 _ahead = 0
@@ -38,31 +39,33 @@ def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
     patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside)
 
 
-def _handle(original: Callable[..., Any]) -> Callable[..., Any]:
+def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     @wraps(original)
-    async def handle(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    def handle(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange = scope.get(SCOPE_KEY)
+        if not isinstance(exchange, Exchange) or not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
+            return original(self, scope, receive, send)
         runtime = process.existing()
-        if not isinstance(exchange, Exchange) or runtime is None or not _is_ours(self, exchange):
-            return await original(self, scope, receive, send)
+        if runtime is None or exchange.http_method != "POST" or exchange.at_sdk:
+            return original(self, scope, receive, send)
+        return serve(self, runtime, exchange, scope, receive, send)
+
+    async def serve(
+        route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         read: list[Message] = []
         if not exchange.parsed and _may_read_ahead(exchange):
             await _read_ahead(receive, read)
         call = _only_call(exchange)
 
-        async def serve() -> None:
-            await original(self, scope, _replayed(read, receive), send)
+        async def handler() -> None:
+            await original(route, scope, _replayed(read, receive), send)
 
         if call is None:
-            return await serve()
-        await Dispatch(runtime, call, handwritten=True).run(serve, lambda _: None)
+            return await handler()
+        await Dispatch(runtime, call, handwritten=True).run(handler, lambda _: None)
 
     return handle
-
-
-def _is_ours(route: Any, exchange: Exchange) -> bool:
-    endpoint = getattr(route, "endpoint", None)
-    return exchange.http_method == "POST" and not exchange.at_sdk and (isfunction(endpoint) or ismethod(endpoint))
 
 
 def _only_call(exchange: Exchange) -> Call | None:

@@ -7,21 +7,19 @@ inside any HTTP instrumentation, the authenticated user, and who owns sessions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
 from opentelemetry import context as otel_context
 
 from otel_mcp import process
-from otel_mcp.guard import guarded
-from otel_mcp.middleware import ASGIApp, Receive, Scope, Send, observe
+from otel_mcp.guard import guarded, report
+from otel_mcp.middleware import ASGIApp, Receive, Scope, Send, look, observe
 from otel_mcp.request import SCOPE_KEY, Exchange
-from otel_mcp.seams.http_span import with_http_span
+from otel_mcp.seams.http_span import http_app, within
 from otel_mcp.seams.patching import Patches
-
-_GUARD = guarded("SDK seam")
 
 Owns = Callable[[Any], bool | None]
 """Whether the server that this object serves keeps transport sessions of its own."""
@@ -65,8 +63,11 @@ class _Observed:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await observe(process.runtime, self.app, scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # By now uvicorn knows that the app is one of ASGI 3, so no coroutine is needed around it.
+        if (seen := look(scope)) is None:
+            return self.app(scope, receive, send)
+        return observe(process.runtime, seen, self.app, scope, receive, send)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
@@ -75,38 +76,42 @@ class _Observed:
 def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if SCOPE_KEY in scope or (seen := look(scope)) is None:
             await original(self, scope, receive, send)
-
-        await observe(process.runtime, app, scope, receive, send)
+        else:
+            await observe(process.runtime, seen, partial(original, self), scope, receive, send)
 
     return __call__
 
 
 def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def serve(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            traced: ASGIApp | None = None
+            exchange = scope.get(SCOPE_KEY)
+            if isinstance(exchange, Exchange):
+                try:
+                    traced = http_app(scope)
+                    if traced is None:
+                        exchange.at_sdk = True
+                        exchange.ambient = otel_context.get_current()
+                        exchange.user = scope.get("user")
+                        if exchange.owns_sessions is None:
+                            exchange.owns_sessions = owns(self)
+                except Exception as failure:
+                    report("SDK seam", failure)
+            if traced is None:
+                return original(self, scope, receive, send)
+            # It comes back here, with the span current.
+            return traced(within(scope, partial(serve, self)), receive, send)
+
         @wraps(original)
         async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-            async def noted(scope: Scope, receive: Receive, send: Send) -> None:
-                exchange = scope.get(SCOPE_KEY)
-                if isinstance(exchange, Exchange):
-                    with _GUARD:
-                        _note(exchange, scope, owns(self))
-                await original(self, scope, receive, send)
-
-            async def app(scope: Scope, receive: Receive, send: Send) -> None:
-                await with_http_span(noted, scope, receive, send)
-
-            await observe(process.runtime, app, scope, receive, send)
+            if SCOPE_KEY in scope or (seen := look(scope)) is None:
+                await serve(self, scope, receive, send)
+            else:
+                await observe(process.runtime, seen, partial(serve, self), scope, receive, send)
 
         return __call__
 
     return make
-
-
-def _note(exchange: Exchange, scope: Scope, owns_sessions: bool | None) -> None:
-    exchange.at_sdk = True
-    exchange.ambient = otel_context.get_current()
-    exchange.user = scope.get("user")
-    if exchange.owns_sessions is None:
-        exchange.owns_sessions = owns_sessions

@@ -14,31 +14,27 @@ from opentelemetry.trace import Span
 from otel_mcp import process
 from otel_mcp.guard import guarded
 from otel_mcp.middleware import ASGIApp, Receive, Scope, Send
-from otel_mcp.request import SCOPE_KEY
 
 _GUARD = guarded("HTTP span")
 _APP_KEY = "otel_mcp.app"
+_DONE_KEY = "otel_mcp.http_span"
 
 
-async def with_http_span(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run `app` under an HTTP span of ours if the settings want one here."""
-    traced: ASGIApp | None = None
-    with _GUARD:
-        traced = _traced(scope)
-    if traced is None:
-        await app(scope, receive, send)
-        return
-    scope[_APP_KEY] = app
-    await traced(scope, receive, send)
-
-
-def _traced(scope: Scope) -> ASGIApp | None:
+def http_app(scope: Scope) -> ASGIApp | None:
+    """The app to call instead, with the scope of :func:`within`, if an HTTP span of ours is wanted here."""
     runtime = process.existing()
-    if runtime is None or scope.get(SCOPE_KEY) is None or runtime.settings.http_span == "off":
+    if runtime is None or runtime.settings.http_span == "off" or _DONE_KEY in scope:
         return None
     if runtime.settings.http_span == "auto" and trace.get_current_span().get_span_context().is_valid:
         return None
     return runtime.http_app()
+
+
+def within(scope: Scope, app: ASGIApp) -> Scope:
+    """Name the app that the HTTP span goes around."""
+    scope[_APP_KEY] = app
+    scope[_DONE_KEY] = True
+    return scope
 
 
 def make_http_app(**providers: Any) -> ASGIApp:

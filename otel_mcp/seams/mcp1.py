@@ -45,7 +45,8 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
         runtime = runtime_for(exchange)
         if exchange is not None and runtime is not None:
             with _GUARD:
-                call = call_of(exchange, message.request_id, req.method, None)
+                runtime.watch.read(exchange)  # Here the parameters are models; the body has them as they were sent.
+                call = call_of(runtime, exchange, message.request_id, req.method, None)
         if call is None or runtime is None:
             return await original(self, message, req, *args, **kwargs)
         dispatch = Dispatch(runtime, call)

@@ -10,22 +10,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from contextvars import Token
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
+from otel_mcp import process
 from otel_mcp.answer import listed_names
-from otel_mcp.guard import guarded
+from otel_mcp.guard import guarded, report
 from otel_mcp.request import Call, Exchange
 from otel_mcp.runtime import Runtime
-from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, outcome_of_result, runtime_for
+from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, outcome_of_result
 from otel_mcp.seams.patching import Patches
 from otel_mcp.spans import capture_result
+from otel_mcp.wire.jsonrpc import Outcome
 
 Handler = Callable[[Any], Awaitable[Any]]
-_GUARD = guarded("dispatch")
 
 
 def runner(module: ModuleType, patches: Patches) -> None:
@@ -34,17 +37,19 @@ def runner(module: ModuleType, patches: Patches) -> None:
     def make(compose: Callable[[Any, Handler], Handler]) -> Callable[[Any, Handler], Handler]:
         @wraps(compose)
         def composed(self: Any, inner: Handler) -> Handler:
-            async def dispatched(ctx: Any) -> Any:
+            # No coroutine of its own: each one is paid for whenever the handler waits.
+            def dispatched(ctx: Any) -> Awaitable[Any]:
                 exchange = exchange_of(getattr(ctx, "request", None))
-                runtime = runtime_for(exchange)
-                if exchange is None or runtime is None:
-                    return await compose(self, inner)(ctx)
+                if exchange is None or (runtime := process.existing()) is None:
+                    return compose(self, inner)(ctx)
                 call: Call | None = None
-                with _GUARD:
-                    call = call_of(exchange, ctx.request_id, ctx.method, ctx.params)
+                try:
+                    call = call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)
+                except Exception as failure:
+                    report("dispatch", failure)
                 if call is None:
-                    return await _unseen(compose, self, inner, ctx, runtime)
-                return await _serve(compose, self, inner, ctx, runtime, call)
+                    return _unseen(compose, self, inner, ctx, runtime)
+                return _serve(compose, self, inner, ctx, runtime, call)
 
             return dispatched
 
@@ -53,46 +58,58 @@ def runner(module: ModuleType, patches: Patches) -> None:
     patches.replace(module.ServerRunner, "_compose_server_middleware", make)
 
 
-async def _serve(
+def _serve(
     compose: Callable[[Any, Handler], Handler], owner: Any, inner: Handler, ctx: Any, runtime: Runtime, call: Call
-) -> Any:
-    with _GUARD:
-        await _before(owner, ctx, runtime, call)
+) -> Awaitable[Any]:
     dispatch = Dispatch(runtime, call)
+    before: Awaitable[None] | None = None
+    try:
+        before = _before(owner, ctx, runtime, call)
+    except Exception as failure:
+        report("dispatch", failure)
 
-    async def innermost(ctx: Any) -> Any:
+    def innermost(ctx: Any) -> Awaitable[Any]:
         token = None
-        with _GUARD:
-            token = dispatch.innermost()
         try:
-            result = await inner(ctx)
-            if call.exchange.capture is not None:
-                with _GUARD:
-                    capture_result(call, result)
-            return result
-        finally:
-            if token is not None:
-                with _GUARD:
-                    otel_context.detach(token)
+            token = dispatch.innermost()
+        except Exception as failure:
+            report("dispatch", failure)
+        if token is None and call.exchange.capture is None:
+            return inner(ctx)
+        return _within(inner(ctx), call, token)
 
-    def told(result: Any) -> Any:
+    def told(result: Any) -> Outcome | None:
         if call.method == "tools/list":
             runtime.metrics.learn_tools(listed_names(result))
         return outcome_of_result(result)
 
-    return await dispatch.run(lambda: compose(owner, innermost)(ctx), told)
+    return dispatch.run(partial(compose(owner, innermost), ctx), told, before)
 
 
-async def _before(owner: Any, ctx: Any, runtime: Runtime, call: Call) -> None:
+async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | None) -> Any:
+    try:
+        result = await handling
+        if call.exchange.capture is not None:
+            with guarded("dispatch"):
+                capture_result(call, result)
+        return result
+    finally:
+        if token is not None:
+            with guarded("dispatch"):
+                otel_context.detach(token)
+
+
+def _before(owner: Any, ctx: Any, runtime: Runtime, call: Call) -> Awaitable[None] | None:
     """What only this SDK can tell before the handler runs; its span ends before the answer begins."""
     exchange = call.exchange
-    if call.method == "initialize":
-        await _initialize(ctx, runtime, call, exchange)
-    elif call.method == "tools/call" and call.target is not None:
-        lookup = getattr(owner.server, "get_tool_input_schema", None)
-        call.trusted_name = lookup is not None and lookup(call.target) is not None
     if exchange.protocol_version is None:
         exchange.protocol_version = ctx.protocol_version
+    if call.method == "initialize":
+        return _initialize(ctx, runtime, call, exchange)
+    if call.method == "tools/call" and call.target is not None:
+        lookup = getattr(owner.server, "get_tool_input_schema", None)
+        call.trusted_name = lookup is not None and lookup(call.target) is not None
+    return None
 
 
 async def _initialize(ctx: Any, runtime: Runtime, call: Call, exchange: Exchange) -> None:
@@ -111,15 +128,19 @@ async def _unseen(
     """Run a message that is not on the wire without a span of its own: it is the SDK's inner business."""
     chain: Handler | None = None
     quiet: AbstractContextManager[Any] = nullcontext()
-    with _GUARD:
+    try:
         chain = _without_native(compose, owner, inner)
         telemetry = sys.modules.get("fastmcp.telemetry")
         if telemetry is not None and hasattr(telemetry, "suppress_fastmcp_telemetry"):
             quiet = telemetry.suppress_fastmcp_telemetry()
+    except Exception as failure:
+        report("dispatch", failure)
     with quiet:
         result = await (chain or compose(owner, inner))(ctx)
-    with _GUARD:
+    try:
         runtime.metrics.learn_tools(listed_names(result))
+    except Exception as failure:
+        report("dispatch", failure)
     return result
 
 

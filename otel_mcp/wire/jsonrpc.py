@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from pydantic_core import from_json
@@ -34,17 +35,16 @@ class Message:
     method: str
     id: JsonId | None
     params: Mapping[str, Any]
+    meta: Mapping[str, Any] = field(init=False, compare=False)
+    target: str | None = field(init=False, compare=False, default=None)
+    """Name of the tool or prompt that is asked for."""
 
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        meta = self.params.get("_meta")
-        return cast(Mapping[str, Any], meta) if isinstance(meta, dict) else {}
-
-    @property
-    def target(self) -> str | None:
-        """Name of the tool or prompt that is asked for."""
-        name = self.params.get("name")
-        return name[:256] if isinstance(name, str) and self.method in {"tools/call", "prompts/get"} else None
+    def __post_init__(self) -> None:
+        meta: Any = self.params.get("_meta")
+        self.meta = meta if isinstance(meta, dict) else {}
+        if self.method == "tools/call" or self.method == "prompts/get":
+            name: Any = self.params.get("name")
+            self.target = name[:256] if isinstance(name, str) else None
 
 
 @dataclass(slots=True)
@@ -67,25 +67,30 @@ def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
         ValueError: the body is not JSON.
     """
     decoded: Any = from_json(bytes(body) if isinstance(body, memoryview) else body)
-    entries = cast(list[Any], decoded[:_BATCH_LIMIT]) if isinstance(decoded, list) else [decoded]
-    return [message for entry in entries if (message := _message(entry)) is not None]
+    if isinstance(decoded, list):
+        entries: Any = decoded[:_BATCH_LIMIT]  # pyright: ignore[reportUnknownVariableType]
+        return [message for entry in entries if (message := _message(entry)) is not None]
+    message = _message(decoded)
+    return [] if message is None else [message]
 
 
+_MAX_ID: Final = 2**63
 _BATCH_LIMIT: Final = 100
 """Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
 
 
 def _message(entry: Any) -> Message | None:
+    fields = entry
     if not isinstance(entry, dict):
         return None
-    fields = cast(dict[str, Any], entry)
     method = fields.get("method")
     if fields.get("jsonrpc") != "2.0" or not isinstance(method, str):
         return None
-    params = fields.get("params")
-    return Message(
-        method[:256], json_id(fields.get("id")), cast(dict[str, Any], params) if isinstance(params, dict) else {}
-    )
+    params: Any = fields.get("params")
+    request_id = fields.get("id")
+    if type(request_id) is not int or not -_MAX_ID < request_id < _MAX_ID:
+        request_id = json_id(request_id)
+    return Message(method[:256], request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
 
 
 def json_id(value: object) -> JsonId | None:
@@ -93,7 +98,7 @@ def json_id(value: object) -> JsonId | None:
     if isinstance(value, str):
         return value[:256]
     if isinstance(value, int) and not isinstance(value, bool):
-        return value if abs(value) < 2**63 else str(value)[:256]
+        return value if abs(value) < _MAX_ID else str(value)[:256]
     return None
 
 
@@ -122,6 +127,16 @@ def parse_replies(data: bytes | bytearray) -> list[Mapping[str, Any]]:
     return [cast(dict[str, Any], entry) for entry in entries if isinstance(entry, dict)]
 
 
+_RESULT: Final = re.compile(rb'\{"jsonrpc":"2\.0","id":(?:(\d{1,18})|"([^"\\]{1,128})"),"result":')
+
+
+def result_id(data: bytes | bytearray) -> JsonId | None:
+    """The id of an answer that is a result, told by how the message begins; ``None`` = it has to be parsed."""
+    if (begins := _RESULT.match(data)) is None:
+        return None
+    return int(begins[1]) if begins[1] is not None else begins[2].decode("utf-8", "replace")
+
+
 def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:
     """How the answer says that the request ended; ``None`` if this is no answer."""
     error = reply.get("error")
@@ -140,7 +155,8 @@ def error_outcome(code: object) -> Outcome:
 
 def result_outcome(result: object) -> Outcome:
     """A JSON-RPC result, which may still say that the tool failed."""
-    failed = isinstance(result, dict) and cast(dict[str, Any], result).get("isError") is True
+    fields: Any = result
+    failed = isinstance(result, dict) and fields.get("isError") is True
     return Outcome(error_type=TOOL_ERROR) if failed else Outcome()
 
 

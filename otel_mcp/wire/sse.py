@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 # Not `splitlines`: that also breaks at U+2028 and others, which are data here.
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_WHOLE: Final = re.compile(rb"(?:event: ([^\r\n]{1,64})\r?\n)?data: ([^\r\n]*)\r?\n\r?\n")
 _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 
@@ -25,6 +26,18 @@ class Event(NamedTuple):
     """``None`` = larger than the limit."""
     size: int
     """Bytes of data, also where they were not kept."""
+
+
+def whole(chunk: bytes, limit: int) -> Event | None:
+    """The one event that a chunk is, as servers usually send it; ``None`` = it takes a `Decoder`.
+
+    Only between events: what came before must have been whole as well.
+    """
+    found = _WHOLE.fullmatch(chunk)
+    if found is None:
+        return None
+    data = found[2]
+    return Event(found[1] or b"", data if len(data) <= limit else None, len(data))
 
 
 class Decoder:

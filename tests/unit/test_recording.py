@@ -366,16 +366,16 @@ async def test_what_is_recorded_later_has_nothing_of_the_call_that_woke_the_reco
 async def test_one_call_that_cannot_be_recorded_takes_no_other_with_it(
     runtime: Runtime, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = runtime.metrics.record
+    attributes = runtime.metrics._attributes
     broken: list[object] = []
 
-    def once(finished: Call) -> None:
+    def once(finished: Call) -> Any:
         if not broken:
             broken.append(finished)
             raise RuntimeError("secret")
-        record(finished)
+        return attributes(finished)
 
-    monkeypatch.setattr(runtime.metrics, "record", once)
+    monkeypatch.setattr(runtime.metrics, "_attributes", once)
     app = MCPMiddleware(Server(), runtime)
     for number in range(3):
         await post(app, call(request_id=number), legacy_headers("own"))
