@@ -31,7 +31,7 @@ lint: $(STAMP)  ## Style
 	$(BIN)/ruff format --check .
 
 type: $(STAMP)  ## Types
-	$(BIN)/pyright
+	$(BIN)/pyright --project pyproject.toml
 
 format: $(STAMP)  ## Bring the code into shape
 	$(BIN)/ruff check --fix .
