@@ -84,20 +84,21 @@ async def observe(
     The runtime is asked for only where the headers allow MCP: other traffic, and
     processes without any, never load it.
     """
-    begun: tuple[Exchange, Scope] | None = None
+    exchange: Exchange | None = None
     runtime: Runtime | None = None
     try:
         if scope["type"] == "lifespan":
             send = _lifespan(get_runtime, send)
         elif (runtime := get_runtime()) is not None:
             headers, verdict = seen
-            begun = await runtime.begin(scope, headers, verdict)
+            exchange = runtime.begin(scope, headers, verdict)
+            if exchange is not None and exchange.transport_id is not None:
+                scope = await runtime.watch.claimed(exchange, scope)
     except Exception as failure:
         report("request", failure)
-    if begun is None or runtime is None:
+    if exchange is None or runtime is None:
         await app(scope, receive, send)
         return
-    exchange, scope = begun
     try:
         await app(scope, _watched_receive(runtime, exchange, receive), _watched_send(runtime, exchange, send))
     finally:
@@ -132,7 +133,7 @@ def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
         outgoing = message
         if message["type"] == "http.response.start":
             try:
-                outgoing = await runtime.watch.answering(exchange, message)
+                outgoing = runtime.watch.served(exchange, message) or await runtime.watch.answering(exchange, message)
             except Exception as failure:
                 report("send", failure)
         await send(outgoing)

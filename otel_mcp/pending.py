@@ -80,7 +80,7 @@ class Pending:
         limit = perf_counter() - PATIENCE
         while self.calls:
             key, call = next(iter(self.calls.items()))
-            if call.started > limit:
+            if call.exchange.started > limit:
                 return
             del self.calls[key]
             self._give_up(call)

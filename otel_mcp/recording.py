@@ -158,7 +158,7 @@ class Recorder:
         record = CallRecord(
             call.target or "",
             call.id,
-            call.started_ns / 1e9,
+            call.exchange.started_ns / 1e9,
             call.duration,
             call.outcome.error_type if call.outcome else None,
             call.result_bytes,

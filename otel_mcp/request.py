@@ -46,10 +46,6 @@ class Call:
     """Tool or prompt."""
     params: Mapping[str, Any]
     meta: Mapping[str, Any]
-    started_ns: int
-    """Unix nanoseconds."""
-    started: float
-    """Seconds of `perf_counter`."""
 
     dispatched: bool = False
     """A seam has run its handler under its span: the span is decided, sampled or not."""
@@ -121,7 +117,9 @@ class Exchange:
     """What an authentication middleware put into the scope. (The scope itself is
     not kept: it refers to this record, and a cycle would be left to the collector.)"""
     started_ns: int = field(default_factory=time_ns)
+    """Unix nanoseconds."""
     started: float = field(default_factory=perf_counter)
+    """Seconds of `perf_counter`."""
 
     protocol_version: str | None = None
     """Asked for by header or body, then what the server agreed to."""
@@ -161,6 +159,8 @@ class Exchange:
     """The session of the transport id, where a conversation may win over it."""
 
     answer: Answer | None = None
+    served: Call | None = None
+    """The one message of the request, a tool call, that an SDK has taken; its result is told before it is written."""
     result_of: Call | None = None
     """The call whose result the answer is for sure, so that only its size has to be seen."""
     result_size: int = 0
@@ -193,10 +193,8 @@ class Exchange:
     def modern(self) -> bool:
         return (self.protocol_version or "") >= MODERN
 
-    def add(self, message: Message, meta: Mapping[str, Any]) -> Call:
-        call = Call(
-            self, message.method, message.id, message.target, message.params, meta, self.started_ns, self.started
-        )
+    def add(self, message: Message) -> Call:
+        call = Call(self, message.method, message.id, message.target, message.params, message.meta)
         self.calls.append(call)
         return call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
+from otel_mcp.identity.tracker import Session
 from otel_mcp.request import Exchange
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
@@ -45,6 +46,14 @@ class ResponseHeaders:
         if self._public and exchange.session is not None and status < 400 and X_SESSION_ID not in present:
             headers.append((X_SESSION_ID, exchange.session.id.encode("ascii")))
         return headers
+
+    def with_public(
+        self, message: MutableMapping[str, Any], present: Mapping[bytes, bytes], session: Session
+    ) -> MutableMapping[str, Any]:
+        """The start of a successful response of a session, with its id where nobody has set one."""
+        if not self._public or X_SESSION_ID in present:
+            return message
+        return {**message, "headers": [*message["headers"], (X_SESSION_ID, session.facts.session_id.encode("ascii"))]}
 
 
 def with_headers_at_hand(message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -92,7 +92,7 @@ class Runtime:
             if self.sessions.degraded:
                 await asyncio.sleep(_WARM_UP_PAUSE)
 
-    async def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> tuple[Exchange, Scope] | None:
+    def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> Exchange | None:
         """Take up an HTTP request that may be MCP; ``None`` = not ours to watch."""
         if self._excluded is not None and self._is_excluded(self._excluded, scope, headers):
             return None
@@ -101,7 +101,7 @@ class Runtime:
         if not self.metrics.registered:
             self.metrics.register()
         self.sessions.ensure_running()
-        return await self.watch.begin(scope, headers, verdict)
+        return self.watch.begin(scope, headers, verdict)
 
     def _is_excluded(self, excluded: ExcludeList, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
         host = headers.get(b"host", b"").decode("latin-1")

@@ -186,7 +186,7 @@ class Spans:
             SpanKind.SERVER,
             {**_identity(call), **call_attributes(call)},
             _links(call),
-            start_time=call.started_ns,
+            start_time=call.exchange.started_ns,
         )
         call.span = span
         call.span_context = span.get_span_context()
@@ -217,7 +217,7 @@ class Spans:
             if call.result is not None:
                 capture_result(call, call.result)
         duration_ns = int(call.duration * 1e9) if call.finished else None
-        span.end(call.started_ns + duration_ns if duration_ns is not None else None)
+        span.end(call.exchange.started_ns + duration_ns if duration_ns is not None else None)
 
 
 def _links(call: Call) -> list[Link]:

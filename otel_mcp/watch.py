@@ -74,6 +74,7 @@ class Watch:
         self._submit = submit
         self._headers = ResponseHeaders(settings)
         self._capture = capturer(settings)
+        self._hides_ids = settings.session_id == "hashed"
         self.resolver = resolver
         self.active: Counter[str] = Counter()
         """Requests being served, by method."""
@@ -88,8 +89,8 @@ class Watch:
         self._gone: OrderedDict[str, None] = OrderedDict()
         """Ids that the server has disowned: a client goes on using them for hours."""
 
-    async def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> tuple[Exchange, Scope]:
-        """Take up an HTTP request that may be MCP; returns its record and the scope for the app."""
+    def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> Exchange:
+        """Take up an HTTP request that may be MCP. One that names a session has still to be `claimed`."""
         headers = wire_headers.with_all_hops(headers, scope)
         client = scope.get("client")
         version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
@@ -104,12 +105,17 @@ class Watch:
             wire_session_id=session_id[:512].decode("latin-1") if session_id else None,
             confirmed=verdict == wire_headers.YES,
             capture=self._capture,
-            hides_ids=self._settings.session_id == "hashed",
+            hides_ids=self._hides_ids,
             ambient=otel_context.get_current(),
         )
         if exchange.wire_session_id is None and scope.get("query_string"):
             exchange.query_session_id = wire_headers.query_session_id(scope)
-        if (exchange.wire_session_id is None and exchange.query_session_id is None) or exchange.modern:
+        scope[SCOPE_KEY] = exchange
+        return exchange
+
+    async def claimed(self, exchange: Exchange, scope: Scope) -> Scope:
+        """Tell whose the id of a transport session is; returns the scope for the app."""
+        if exchange.modern:
             pass  # The revision of 2026-07-28 has no transport sessions: an id on its requests says nothing.
         elif (wire_id := exchange.wire_session_id) and wire_id.startswith(OURS):
             await self.resolver.keys.prepare()
@@ -120,8 +126,7 @@ class Watch:
             exchange.owns_sessions = self._owning.get(exchange.path)
             if not self.resolver.keys.usable:
                 await self.resolver.keys.prepare()
-        scope[SCOPE_KEY] = exchange
-        return exchange, scope
+        return scope
 
     def requested(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
         """A piece of the request body has been handed to the app."""
@@ -176,7 +181,7 @@ class Watch:
             call.id_unknown = True
 
     def _add(self, exchange: Exchange, message: Message) -> Call:
-        call = exchange.add(message, message.meta)
+        call = exchange.add(message)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] += 1
         return call
 
@@ -211,6 +216,24 @@ class Watch:
             if named is not None and (other := self._in_flight.get((transport_id, named))) is not None:
                 other.cancel_requested = True
 
+    def served(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
+        """The response starts of the one tool call that the SDK has served already: all but its size is known.
+
+        Returns:
+            The message to send; ``None`` = it is not as plain as that, see `answering`.
+        """
+        call = exchange.served
+        if call is None or call.running or call.session is None or call.told is None or exchange.status is not None:
+            return None
+        headers: Any = message.get("headers")
+        if message["status"] != 200 or not isinstance(headers, list) or call.told.error_type not in _RESULTS:
+            return None
+        present = _present(message)
+        if present.get(b"content-type") != b"application/json" or b"content-encoding" in present:
+            return None
+        exchange.status, exchange.result_of = 200, call
+        return self._headers.with_public(message, present, call.session)
+
     async def answering(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage:
         """The response starts: last chance for headers of ours. Returns the message to send."""
         if exchange.status is not None:
@@ -219,10 +242,7 @@ class Watch:
         if not exchange.confirmed and not (exchange.http_method == "GET" and status == 200):
             return message
         message = with_headers_at_hand(message)
-        present = {name.lower(): value for name, value in message.get("headers", ())}
-        if status == 200 and (call := self._served(exchange, present)) is not None:
-            exchange.status, exchange.result_of = status, call
-            return with_headers(message, self._headers.added(exchange, present))
+        present = _present(message)
         exchange.answer = self._answer(exchange)
         exchange.answer.start(status, present)
         if not exchange.confirmed:
@@ -257,17 +277,6 @@ class Watch:
         exchange.session = self.resolver.known(exchange)
         if exchange.session is None or (exchange.unread is not None and b'"initialize"' in exchange.unread):
             self.read(exchange)
-
-    def _served(self, exchange: Exchange, headers: Mapping[bytes, bytes]) -> Call | None:
-        """The one tool call of an exchange that the SDK has served already, so that its result is known."""
-        if len(exchange.calls) != 1 or self._settings.store_content:
-            return None
-        call = exchange.calls[0]
-        if call.method != "tools/call" or not call.taken or call.running or call.session is None or call.told is None:
-            return None
-        if call.told.error_type not in _RESULTS or headers.get(b"content-type") != b"application/json":
-            return None
-        return call if b"content-encoding" not in headers else None
 
     async def _accepted(self, call: Call, said: str | None) -> None:
         """The server answers a call with success; only ``initialize`` may bring an id."""
@@ -365,7 +374,7 @@ class Watch:
         if call.finished:
             return
         call.finished = True
-        call.duration = perf_counter() - call.started
+        call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
         call.outcome = _merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
@@ -461,6 +470,11 @@ def _remember(table: OrderedDict[K, T], key: K, value: T, limit: int) -> None:
     table[key] = value
     while len(table) > limit:
         table.popitem(last=False)
+
+
+def _present(message: ASGIMessage) -> dict[bytes, bytes]:
+    """The headers that the server has set, by lower-case name."""
+    return {name.lower(): value for name, value in message.get("headers", ())}
 
 
 def _let_go(exchange: Exchange) -> None:

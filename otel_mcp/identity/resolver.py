@@ -19,6 +19,29 @@ class Resolver:
         self.keys = keys
         self.tracker = tracker
 
+    def again(self, call: Call) -> bool:
+        """Give a call that the server has taken its session, if that was found by the same claim before.
+
+        Returns:
+            False where it takes `resolve`.
+        """
+        exchange = call.exchange
+        if call.method == "initialize" or not self.keys.ready:
+            return False
+        if call.meta:  # Where it may be asked for.
+            exchange.transport_session = self.known(exchange)
+        claim = self._candidates.of(exchange, call)
+        if claim is None:
+            return True  # Nothing can be known of it.
+        call.claim, call.conversation_id = claim, claim.conversation_id
+        if (known := self.tracker.again(claim)) is None:
+            return False
+        call.session = exchange.session = known
+        call.proposed = False
+        if exchange.protocol_version is None:
+            exchange.protocol_version = known.facts.protocol_version
+        return True
+
     async def resolve(self, call: Call) -> None:
         """Give a call that the server has taken its session; asks the store only at first sight.
 
@@ -32,19 +55,13 @@ class Resolver:
             return
         if not self.keys.ready:
             await self.keys.prepare()
-        if call.meta:  # Where it may be asked for.
-            exchange.transport_session = self.known(exchange)
+        if self.again(call):
+            return
+        exchange.transport_session = self.known(exchange)
         claim = self._candidates.of(exchange, call)
         if claim is None:
             return
         call.claim, call.conversation_id = claim, claim.conversation_id
-        if (known := self.tracker.again(claim)) is not None:
-            call.session = exchange.session = known
-            call.proposed = False
-            if exchange.protocol_version is None:
-                exchange.protocol_version = known.facts.protocol_version
-            return
-        exchange.transport_session = self.known(exchange)
         if call.id is None:
             session = self.tracker.peek(claim)
         else:

@@ -71,16 +71,30 @@ class Dispatch:
         if handwritten:
             self._handwritten = True
 
-    async def enter(self) -> None:
-        """Resolve the session, and make the resolved parent current whatever the task carried."""
+    async def resolve(self) -> None:
+        """Find the session of a message that is new to this process."""
+        if self._handwritten:
+            await self._runtime.resolver.propose(self.call)
+        else:
+            await self._runtime.resolver.resolve(self.call)
+
+    def take(self) -> bool:
+        """The handler gets its message. Returns whether its session is known, or has still to be resolved."""
         call = self.call
         call.dispatched = call.running = True
         if self._handwritten:
-            await self._runtime.resolver.propose(call)
-        else:
-            call.taken = True
-            if call.session is None or call.proposed:
-                await self._runtime.resolver.resolve(call)
+            return False
+        call.taken = True
+        exchange = call.exchange
+        if call.method == "tools/call" and len(exchange.calls) == 1 and not self._runtime.settings.store_content:
+            exchange.served = call
+        if call.session is not None and not call.proposed:
+            return True
+        return self._runtime.resolver.again(call)
+
+    def enter(self) -> None:
+        """Make the resolved parent current, whatever the task carried."""
+        call = self.call
         if self._handwritten:
             self._task = current_task()
         around = parent_of(call)
@@ -160,7 +174,9 @@ class Dispatch:
         except Exception as failure:
             report("dispatch", failure)
         try:
-            await self.enter()
+            if not self.take():
+                await self.resolve()
+            self.enter()
             entered = True
         except Exception as failure:
             report("dispatch", failure)

@@ -118,7 +118,9 @@ async def attach(runtime: Runtime, exchange: Exchange) -> None:
     call = _only_call(exchange)
     if call is not None:
         exchange.dispatch = Dispatch(runtime, call, handwritten=True)
-        await exchange.dispatch.enter()
+        exchange.dispatch.take()
+        await exchange.dispatch.resolve()
+        exchange.dispatch.enter()
 
 
 def _inside(original: Callable[..., Any]) -> Callable[..., Any]:

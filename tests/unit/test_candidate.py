@@ -48,9 +48,11 @@ def called(
         client=peer,
         protocol_version=version,
         wire_session_id=session_id.decode("latin-1") if session_id else None,
-        query_session_id=query,
     )
-    return exchange.add(Message(method, 1, {"name": "add", **params}), meta or {})
+    exchange.query_session_id = query
+    made = exchange.add(Message(method, 1, {"name": "add", **params}))
+    made.meta = meta or {}
+    return made
 
 
 async def claimed(call: Call, **settings: Any) -> Candidate | None:

@@ -54,8 +54,9 @@ async def document(runtime: Runtime, session_id: str = "own") -> Any:
 
 def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = False) -> Call:
     """A finished call."""
-    exchange = Exchange("POST", "/mcp", {}, status=status)
-    made = exchange.add(RpcMessage("tools/call", 1, {}), {})
+    exchange = Exchange("POST", "/mcp", {})
+    exchange.status = status
+    made = exchange.add(RpcMessage("tools/call", 1, {}))
     made.outcome, made.taken = outcome, taken
     return made
 
