@@ -54,9 +54,9 @@ class SessionReporter:
             attributes = {
                 **_facts_attributes(session),
                 semconv.SESSION_END_REASON: session.reason,
-                "otel_mcp.session.tool_calls": session.tool_call_count,
-                "otel_mcp.session.requests": session.request_count,
-                "otel_mcp.session.errors": session.error_count,
+                semconv.SESSION_TOOL_CALLS: session.tool_call_count,
+                semconv.SESSION_REQUESTS: session.request_count,
+                semconv.SESSION_ERRORS: session.error_count,
             }
             self._emit(semconv.EVENT_SESSION_END, session.last_activity, attributes)
             if self._session_span:

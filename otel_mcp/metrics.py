@@ -97,14 +97,18 @@ class Metrics:
         meter.create_observable_gauge(
             semconv.METRIC_SESSION_ACTIVE, [self._observe_active], "{session}", "Live sessions in the shared store."
         )
-        meter.create_observable_gauge(
+        # What adds up over processes is an up-down counter, by the conventions; only `active` does not.
+        meter.create_observable_up_down_counter(
             semconv.METRIC_SESSION_LOCAL, [self._observe_local], "{session}", "Sessions in this process's memory."
         )
-        meter.create_observable_gauge(
+        meter.create_observable_up_down_counter(
             semconv.METRIC_STORE_PENDING, [self._observe_pending], "{call}", "Calls not yet written to the store."
         )
-        meter.create_observable_gauge(
-            semconv.METRIC_STORE_DEGRADED, [self._observe_degraded], "1", "1 while the session store does not answer."
+        meter.create_observable_up_down_counter(
+            semconv.METRIC_STORE_DEGRADED,
+            [self._observe_degraded],
+            "{process}",
+            "1 while the session store does not answer this process, else 0.",
         )
         meter.create_observable_counter(
             semconv.METRIC_ERRORS, [self._observe_errors], "{error}", "Failures of the instrumentation itself."

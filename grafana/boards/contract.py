@@ -102,7 +102,6 @@ SESSION_DURATION: Final = Metric(
     "histogram",
     (
         names.MCP_PROTOCOL_VERSION,
-        names.ERROR_TYPE,
         names.SESSION_END_REASON,
         names.SESSION_SOURCE,
     ),
@@ -135,7 +134,7 @@ STORE_DURATION: Final = Metric(
 )
 STORE_PENDING: Final = Metric(names.METRIC_STORE_PENDING, "{call}", "gauge")
 STORE_DROPPED: Final = Metric(names.METRIC_STORE_DROPPED, "{call}", "counter", (names.REJECT_REASON,))
-STORE_DEGRADED: Final = Metric(names.METRIC_STORE_DEGRADED, "1", "gauge")
+STORE_DEGRADED: Final = Metric(names.METRIC_STORE_DEGRADED, "{process}", "gauge")
 OBSERVER_DROPPED: Final = Metric(names.METRIC_OBSERVER_DROPPED, "{call}", "counter", (names.OBSERVER,))
 ERRORS: Final = Metric(names.METRIC_ERRORS, "{error}", "counter", (names.COMPONENT,))
 

@@ -106,7 +106,7 @@ def _endings(b: Board) -> None:
         panels.bars(
             "Reasons",
             "How sessions ended in the range on screen. `client_delete`: the client said goodbye; `expired`: it did "
-            "not; `server_closed`: the server did; `replaced`: an unknown id got a successor.",
+            "not; `server_closed`: the server did; `replaced`: a conversation took it in.",
             now(query.increase(m.SESSION_ENDED.series, by=query.END_REASON), by_reason),
             panels.COUNT,
         ),

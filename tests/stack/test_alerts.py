@@ -40,7 +40,7 @@ def test_a_rule_asks_for_what_is_emitted(rule: dict[str, Any]) -> None:
 
 
 def test_a_misspelt_series_is_found() -> None:
-    assert list(gate.unknown_names("rule", "max(otel_mcp_store_degraded) == 1"))
+    assert list(gate.unknown_names("rule", "max(otel_mcp_store_degraded_ratio) == 1"))
 
 
 @pytest.mark.parametrize("name", ALERTS)

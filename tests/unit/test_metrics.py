@@ -51,7 +51,7 @@ CONTRACT = {
     DURATION: ("s", "Histogram"),
     "mcp.server.session.duration": ("s", "Histogram"),
     "otel_mcp.session.active": ("{session}", "Gauge"),
-    "otel_mcp.session.local": ("{session}", "Gauge"),
+    "otel_mcp.session.local": ("{session}", "UpDownCounter"),
     "otel_mcp.session.started": ("{session}", "Counter"),
     "otel_mcp.session.resumed": ("{session}", "Counter"),
     "otel_mcp.session.ended": ("{session}", "Counter"),
@@ -61,9 +61,9 @@ CONTRACT = {
     "otel_mcp.client.requests": ("{request}", "Counter"),
     "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
     "otel_mcp.store.operation.duration": ("s", "Histogram"),
-    "otel_mcp.store.pending": ("{call}", "Gauge"),
+    "otel_mcp.store.pending": ("{call}", "UpDownCounter"),
     "otel_mcp.store.dropped": ("{call}", "Counter"),
-    "otel_mcp.store.degraded": ("1", "Gauge"),
+    "otel_mcp.store.degraded": ("{process}", "UpDownCounter"),
     "otel_mcp.observer.dropped": ("{call}", "Counter"),
     "otel_mcp.errors": ("{error}", "Counter"),
 }
@@ -84,7 +84,6 @@ ATTRIBUTES = {
     },
     "mcp.server.session.duration": {
         "mcp.protocol.version",
-        "error.type",
         "otel_mcp.session.end.reason",
         "otel_mcp.session.source",
     },

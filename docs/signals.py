@@ -1,0 +1,147 @@
+"""What the package emits, for the reference: which attribute is on what, and when.
+
+Names, units and texts are the package's own; this says only what no constant says. `tests` compares
+it with what a running server emits, both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from otel_mcp import semconv as names
+
+ALWAYS: Final = "always"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A kind of span, or an event."""
+
+    name: str
+    """As a reader of the reference sees it."""
+    what: str
+    attributes: dict[str, str]
+    """Attribute -> when it is there."""
+
+
+_SESSION: Final = {
+    names.SESSION_ID: "where the session is known",
+    names.SESSION_SOURCE: ALWAYS,
+}
+_FACTS: Final = {
+    names.SESSION_ID: ALWAYS,
+    names.SESSION_SOURCE: ALWAYS,
+    names.SESSION_PREVIOUS_ID: "where it continues another",
+    names.CLIENT_NAME: "where the client said it",
+    names.CLIENT_VERSION: "where the client said it",
+    names.MCP_PROTOCOL_VERSION: "where known",
+}
+_END: Final = {
+    names.SESSION_END_REASON: ALWAYS,
+    names.SESSION_TOOL_CALLS: ALWAYS,
+    names.SESSION_REQUESTS: ALWAYS,
+    names.SESSION_ERRORS: ALWAYS,
+}
+
+MESSAGE: Final = Signal(
+    "`{method} {tool or prompt}`, else `{method}`",
+    "SERVER. One for each JSON-RPC request; status ERROR where it failed. Where the SDK or FastMCP opens one, that "
+    "span is completed, and its name, status and own attributes stay as they are. The parent is the context in "
+    "`params._meta` (the HTTP span is then linked), else the HTTP span, else the `traceparent` header.",
+    _SESSION
+    | {
+        names.MCP_METHOD_NAME: ALWAYS,
+        names.MCP_PROTOCOL_VERSION: "where known",
+        names.MCP_SESSION_ID: "where an `Mcp-Session-Id` header carried it; never with `SESSION_ID=hashed`",
+        names.GEN_AI_CONVERSATION_ID: "where the host sent one",
+        names.GEN_AI_OPERATION_NAME: "`tools/call`",
+        names.GEN_AI_TOOL_NAME: "`tools/call`",
+        names.GEN_AI_PROMPT_NAME: "`prompts/get`",
+        names.GEN_AI_TOOL_CALL_ARGUMENTS: "`CAPTURE_CONTENT`",
+        names.GEN_AI_TOOL_CALL_RESULT: "`CAPTURE_CONTENT`",
+        names.JSONRPC_REQUEST_ID: ALWAYS,
+        names.RPC_RESPONSE_STATUS_CODE: "a JSON-RPC error",
+        names.ERROR_TYPE: "it failed",
+        names.TOOL_EXCEPTION_TYPE: "the tool raised",
+        names.SESSION_PREVIOUS_ID: "where the session continues another",
+        names.CLIENT_NAME: "where the client said it",
+        names.CLIENT_VERSION: "where the client said it",
+        names.CLIENT_ADDRESS: "where the server tells it",
+        names.USER_AGENT: "where the client sent it",
+        names.NETWORK_TRANSPORT: ALWAYS,
+        names.NETWORK_PROTOCOL_NAME: ALWAYS,
+        names.NETWORK_PROTOCOL_VERSION: ALWAYS,
+    },
+)
+SESSION: Final = Signal(
+    f"`{names.SPAN_SESSION}`",
+    "INTERNAL, a trace of its own. A whole session, from its first to its last activity, with links to its sampled "
+    "calls. Written when it ends, by one process, with `SESSION_SPAN=true`.",
+    _FACTS | _END,
+)
+BENEATH: Final = Signal(
+    "every span beneath a message's",
+    "Whoever made it: the database's client, the HTTP client, the tool's own. What is there already is never "
+    "overwritten.",
+    {names.SESSION_ID: "where the session is known", names.SESSION_SOURCE: "where the session is known"},
+)
+SPANS: Final = (MESSAGE, SESSION, BENEATH)
+
+EVENTS: Final = (
+    Signal(f"`{names.EVENT_SESSION_START}`", "A session began; emitted once across all replicas.", _FACTS),
+    Signal(
+        f"`{names.EVENT_SESSION_END}`",
+        "A session ended; emitted once across all replicas, with the time of its last activity.",
+        _FACTS | _END,
+    ),
+)
+
+STANDARD_VARIABLES: Final = {
+    "OTEL_SDK_DISABLED": "`true` switches everything off.",
+    "OTEL_SERVICE_NAME": "Whose sessions these are: part of every id that is derived, and in the document.",
+    "OTEL_RESOURCE_ATTRIBUTES": "`service.name` in it, where the above is not set.",
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "`otel_mcp` in it switches this package off.",
+    "OTEL_PYTHON_EXCLUDED_URLS": "URLs to leave alone, where `EXCLUDED_URLS` is not set.",
+    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": (
+        "`true`, `span_only` and `span_and_event` do what `CAPTURE_CONTENT=true` does."
+    ),
+}
+"""Variables of OpenTelemetry that the package itself reads."""
+
+RESPONSE_HEADERS: Final = {
+    "mcp-session-id": (
+        "An id of ours, on the answer to `initialize` of a server that gives none. The server's own stays."
+    ),
+    "x-session-id": "The session, on every answer of one below 400 that does not have it already.",
+}
+"""Headers that may be added to answers; `RESPONSE_HEADERS` chooses."""
+
+REQUEST_HEADERS: Final = {
+    "mcp-session-id": "The transport session.",
+    "mcp-protocol-version": "The revision; tells that a request is MCP.",
+    "mcp-method": "The method, where the body is too large to be read.",
+    "mcp-name": "The tool or prompt, likewise.",
+    "x-session-id": "A session that the client names.",
+    "mcp-client-session-id": "A conversation, as SEP-2822 proposes.",
+    "x-claude-code-session-id": "A conversation of Claude Code.",
+    "x-hermes-session-id": "A conversation of Hermes.",
+    "baggage": "`gen_ai.conversation.id` or `session.id` of an instrumented agent.",
+    "traceparent": "The parent, where nobody instruments HTTP (`tracestate` with it).",
+    "cookie": "The session, only with `cookie` among `SESSION_SOURCES`.",
+    "authorization": "Who calls, as a keyed hash; for a JWT its issuer and subject.",
+    "x-api-key": "Who calls, as a keyed hash.",
+    "api-key": "Who calls, as a keyed hash.",
+    "user-agent": "The client program.",
+    "origin": "A browser asks: it is given no session id of ours.",
+    "forwarded": "The client's address; only from `TRUSTED_PROXIES`.",
+    "x-forwarded-for": "The client's address; only from `TRUSTED_PROXIES`.",
+    "x-real-ip": "Tells of a proxy, whose address stands for many clients.",
+    "via": "Tells of a proxy, whose address stands for many clients.",
+}
+"""Headers of requests that tell sessions, callers and parents."""
+
+PLUMBING: Final = frozenset(
+    {"accept", "content-encoding", "content-length", "content-type", "expect", "host"},
+)
+"""Headers that are read to understand HTTP, and tell nothing of anybody."""

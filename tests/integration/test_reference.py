@@ -1,0 +1,178 @@
+"""docs/reference.md says what is emitted: all of it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import pytest
+from mcp.server.mcpserver import MCPServer
+
+import otel_mcp
+from docs import generate, signals, source
+from grafana.boards import contract
+from otel_mcp import MCPInstrumentor, guard, process, semconv
+from otel_mcp.settings import PREFIX, Settings
+from tests.unit.kit import CLIENT_INFO, MODERN, Message, Telemetry, ask, call, initialize, legacy_headers
+
+pytestmark = pytest.mark.anyio
+
+PACKAGE: Final = Path(otel_mcp.__file__).parent
+SOURCES: Final = "\n".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py")))
+MINE: Final = semconv.SCOPE
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    assert generate.reference() == generate.PAGE.read_text(encoding="utf-8"), "run: python -m docs.generate"
+
+
+def test_instruments_are_those_that_dashboards_count_on() -> None:
+    kinds = {"observable_counter": "counter", "observable_gauge": "gauge", "observable_up_down_counter": "gauge"}
+    made = {(each.name, each.unit, kinds.get(each.kind, each.kind)) for each in source.instruments()}
+    assert made == {(metric.name, metric.unit, metric.kind) for metric in contract.METRICS}
+
+
+def test_every_name_of_the_package_is_used() -> None:
+    """A constant for what nobody emits would be a promise."""
+    unused = [name for name in vars(semconv) if name.isupper() and f"semconv.{name}" not in SOURCES]
+    assert [name for name in unused if name not in {"OTHER", "TOOL_ERROR"}] == []
+
+
+def test_every_variable_that_is_read_is_listed() -> None:
+    named = set(re.findall(r'"(OTEL_[A-Z_]+)"', SOURCES)) - {PREFIX}
+    assert named == set(signals.STANDARD_VARIABLES)
+    assert set(source.texts(Settings)) == set(Settings.model_fields)
+
+
+def test_every_header_that_is_read_is_listed() -> None:
+    """Header names are lower-case bytes in the sources; a few other words are bytes as well."""
+    words = {"bearer", "c", "data", "endpoint", "event", "identity", "message", "r", "session"}
+    named = set(re.findall(r'\bb"([a-z][a-z-]*)"', SOURCES)) - words
+    listed = set(signals.REQUEST_HEADERS) | set(signals.RESPONSE_HEADERS)
+    assert named - signals.PLUMBING == listed
+    assert named >= signals.PLUMBING
+
+
+@dataclass
+class Emitted:
+    """Attributes by what carried them."""
+
+    metrics: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    messages: set[str] = field(default_factory=set[str])
+    sessions: set[str] = field(default_factory=set[str])
+    beneath: set[str] = field(default_factory=set[str])
+    events: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+
+
+async def test_a_server_emits_what_the_reference_lists_and_nothing_else(valkey_url: str) -> None:
+    emitted = await _use_everything(valkey_url)
+
+    assert emitted.metrics == {metric.name: set(metric.attributes) for metric in contract.METRICS}
+    assert emitted.messages == set(signals.MESSAGE.attributes)
+    assert emitted.sessions == set(signals.SESSION.attributes)
+    assert emitted.beneath == set(signals.BENEATH.attributes)
+    assert {f"`{name}`": attributes for name, attributes in emitted.events.items()} == {
+        event.name: set(event.attributes) for event in signals.EVENTS
+    }
+
+
+async def broken(*_: object) -> None:
+    """An observer that fails, to be counted."""
+    raise ValueError
+
+
+async def _use_everything(redis_url: str) -> Emitted:
+    """Have a real server do all that makes something to be emitted."""
+    telemetry = Telemetry()
+    async with _server(telemetry, redis_url) as client:
+        session_id = (await _post(client, initialize())).headers["mcp-session-id"]
+        legacy = legacy_headers(session_id)
+        await _post(client, call("add", 1, arguments={"a": 1, "b": 2}), legacy)
+        await _post(client, call("crash", 2, arguments={}), legacy)
+        await _post(client, call("missing", 3, arguments={}), legacy)
+        await _post(client, ask("prompts/get", 4, name="greet"), legacy)
+        await _post(client, ask("resources/read", 5, uri="memo://none"), legacy)
+        await client.delete("/mcp", headers=dict(legacy))
+        # An id that nobody gave out gets a successor; a host's conversation wins over everything.
+        strange = legacy_headers("nobodys")
+        successor = (await _post(client, call("add", 6, arguments={"a": 1, "b": 2}), strange)).headers["x-session-id"]
+        await client.delete("/mcp", headers=dict(legacy_headers(successor)))
+        meta = {CLIENT_INFO: {"name": "host", "version": "2"}, "openai/session": "v1/abc"}
+        modern = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "add")]
+        meta |= {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+        await _post(client, call("add", 7, arguments={"a": 1, "b": 2}, meta=meta), modern)
+        runtime = process.existing()
+        assert runtime is not None
+        await runtime.sessions.delete(successor)
+        await runtime.shut_down()
+        emitted = _read(telemetry)
+    telemetry.shut_down()
+    return emitted
+
+
+@asynccontextmanager
+async def _server(telemetry: Telemetry, redis_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """A server of the SDK that gives out no session ids, instrumented as by `opentelemetry-instrument`."""
+    server = MCPServer("shop", log_level="ERROR")
+    tracer = telemetry.tracer_provider.get_tracer("shop")
+
+    @server.tool()
+    async def add(a: int, b: int) -> int:
+        with tracer.start_as_current_span("adding"):
+            return a + b
+
+    @server.tool()
+    async def crash() -> int:
+        raise KeyError("secret")
+
+    @server.prompt()
+    async def greet() -> str:
+        return "hello"
+
+    MCPInstrumentor().instrument(
+        tracer_provider=telemetry.tracer_provider,
+        meter_provider=telemetry.meter_provider,
+        logger_provider=telemetry.logger_provider,
+        redis_url=redis_url,
+        redis_prefix="reference:",
+        session_span=True,
+        capture_content=True,
+        http_span="off",
+        observers=(f"{__name__}:broken",),
+    )
+    try:
+        app = server.streamable_http_app(stateless_http=True, json_response=True)
+        transport = httpx2.ASGITransport(app=app)
+        client = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
+        async with server.session_manager.run(), client:
+            yield client
+    finally:
+        MCPInstrumentor().uninstrument()
+        guard.failures.clear()
+
+
+async def _post(client: httpx2.AsyncClient, message: Message, headers: Any = ()) -> httpx2.Response:
+    own = {"content-type": "application/json", "accept": "application/json, text/event-stream", **dict(headers)}
+    return await client.post("/mcp", content=json.dumps(message), headers=own)
+
+
+def _read(telemetry: Telemetry) -> Emitted:
+    emitted = Emitted()
+    for name, metric in telemetry.metrics().items():
+        emitted.metrics[name] = {key for attributes in metric.points for key, _ in attributes}
+    for span in telemetry.spans():
+        assert span.instrumentation_scope is not None
+        if span.instrumentation_scope.name != MINE:
+            into = emitted.beneath
+        else:
+            into = emitted.sessions if span.name == semconv.SPAN_SESSION else emitted.messages
+        into.update(span.attributes or {})
+    for event in telemetry.events():
+        emitted.events.setdefault(event["name"], set()).update(event["attributes"])
+    return emitted
