@@ -10,7 +10,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
 from . import query
-from .contract import CLIENT_REQUESTS, OPERATION_DURATION
+from .contract import CLIENT_REQUESTS, OPERATION_DURATION, SESSION_LOCAL
 from .targets import PROMETHEUS
 
 WIDTH: Final = 24
@@ -75,8 +75,9 @@ class Board:
     def mark_deploys(self) -> Board:
         """Mark when a version of a service first reported, and while alerts fire."""
         by = f"{query.SERVICE}, service_version"
-        seen = f"count by ({by}) ({query.select('target_info')})"
-        before = f"count by ({by}) ({query.select('target_info')[:-1]}}} offset 5m)"
+        # Of ours and not `target_info`: that has no `service_name` where Prometheus scrapes.
+        seen = f"count by ({by}) ({query.select(SESSION_LOCAL.series)})"
+        before = f"count by ({by}) ({query.select(SESSION_LOCAL.series)} offset 5m)"
         firing = '{alertstate="firing", alertname=~"MCP.*|Collector.*"}'
         for name, expr, title, color in (
             ("Deploys", f"{seen} unless {before}", "{{service_name}} {{service_version}}", "blue"),
@@ -118,9 +119,13 @@ class Board:
         model = json.loads(JSONEncoder().encode(self._dashboard.build()))
         # Left out by the SDK where there are none, and missed by readers that count on it.
         model["annotations"].setdefault("list", [])
-        # Of interval variables only; the SDK writes it on every one.
+        # Of interval variables only; the SDK writes them on every one.
         for variable in model["templating"]["list"]:
-            variable.pop("auto", None)
+            for name in ("auto", "auto_count", "auto_min"):
+                variable.pop(name, None)
+        # Off by default, and no option any more in the newest Grafana.
+        for panel in model["panels"]:
+            panel.get("options", {}).pop("footer", None)
         return json.dumps(model, sort_keys=True, indent=2) + "\n"
 
     def _break(self) -> None:

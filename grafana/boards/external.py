@@ -65,7 +65,6 @@ REDIS_GAUGES: Final = (
 )
 
 SERIES: Final[dict[str, frozenset[str]]] = {
-    "target_info": COMMON_LABELS,
     "ALERTS": frozenset({"alertname", "alertstate", "severity"}),
     SPAN_CALLS: _SPAN,
     SPAN_DURATION: _SPAN | {"le"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,8 @@ VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "sampling, queue on disk": ("config.yaml", "tail-sampling.yaml", "persistent-queue.yaml"),
     "gateway": ("gateway.yaml",),
     "behind the gateway": ("config.yaml", "tail-sampling.yaml", "sampler-tier.yaml"),
+    "for a Prometheus that scrapes": ("to-scrape.yaml",),
+    "instead of Jaeger": ("to-file.yaml",),
 }
 """Every way that the files are meant to be combined."""
 # What the modules are called, where it is not their type without underscores.
@@ -107,8 +108,8 @@ def _pipeline_problems(name: str, pipeline: Config) -> Iterator[str]:
         return
     if not processors or processors[0] != "memory_limiter":
         yield f"{name}: memory_limiter is not first"
-    # Behind a gateway this is done by the Collectors that store.
-    stores = "load_balancing" not in pipeline["exporters"] and "debug" not in pipeline["exporters"]
+    # A gateway leaves it to the Collectors behind it; a file is written behind one that has done it.
+    stores = not {"load_balancing", "debug", "file"} & set(pipeline["exporters"])
     if name.startswith("traces") and stores and "redaction" not in processors:
         yield f"{name}: no redaction"
     if "tail_sampling" in processors and "span_metrics" in pipeline["exporters"]:
@@ -116,7 +117,11 @@ def _pipeline_problems(name: str, pipeline: Config) -> Iterator[str]:
 
 
 def _listening_problems(config: Config) -> Iterator[str]:
-    protocols = config["receivers"]["otlp"]["protocols"]
-    for endpoint in (*(p["endpoint"] for p in protocols.values()), config["extensions"]["health_check"]["endpoint"]):
-        if not re.match(r"\$\{env:COLLECTOR_HOST:-127\.0\.0\.1\}:", endpoint):
-            yield f"{endpoint} is reachable from other machines unless told otherwise"
+    scraped = config["exporters"].get("prometheus")
+    listening = [*config["receivers"]["otlp"]["protocols"].values(), config["extensions"]["health_check"]]
+    hosts = [served["endpoint"].rpartition(":$")[0] for served in (*listening, *filter(None, [scraped]))]
+    readers = config["service"].get("telemetry", {}).get("metrics", {}).get("readers") or ()
+    hosts += [reader["pull"]["exporter"]["prometheus"]["host"] for reader in readers if "pull" in reader]
+    for host in hosts:
+        if host != "${env:COLLECTOR_HOST:-127.0.0.1}":
+            yield f"{host or 'an endpoint'} is reachable from other machines unless told otherwise"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -51,19 +52,31 @@ class Prometheus:
         return _get(f"{self._url}/series", {"match[]": '{__name__!=""}'})["data"]
 
 
+class Traces(Protocol):
+    """Where traces are: Jaeger, or what stands in for it."""
+
+    def search(self, service: str, *, operation: str = "", tags: Mapping[str, str] | None = None) -> list[Any]:
+        """Return the traces with a span like this, newest first."""
+        ...
+
+    def trace(self, trace_id: str) -> list[dict[str, Any]]:
+        """Return the spans of a trace; none if it is not there."""
+        ...
+
+
 class Jaeger:
     """A Jaeger query service."""
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/api"
 
-    def search(self, service: str, *, operation: str = "", tags: dict[str, str] | None = None) -> list[Any]:
+    def search(self, service: str, *, operation: str = "", tags: Mapping[str, str] | None = None) -> list[Any]:
         """Return the traces with a span like this, newest first."""
         wanted: dict[str, Any] = {"service": service, "limit": 1000, "lookback": "1h"}
         if operation:
             wanted["operation"] = operation
         if tags:
-            wanted["tags"] = json.dumps(tags)
+            wanted["tags"] = json.dumps(dict(tags))
         return _get(f"{self._url}/traces", wanted)["data"]
 
     def trace(self, trace_id: str) -> list[dict[str, Any]]:

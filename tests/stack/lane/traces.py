@@ -31,7 +31,7 @@ def exemplars_lead_to_traces(seen: Seen) -> Iterator[str]:
             if not found:
                 yield f"{query.where}: no exemplars"
             for trace_id in list(found)[:AT_MOST]:
-                if not eventually(lambda trace_id=trace_id: bool(seen.jaeger.trace(trace_id)), 5):
+                if not eventually(lambda trace_id=trace_id: bool(seen.traces.trace(trace_id)), 5):
                     yield f"{query.where}: exemplar {trace_id} leads to no trace"
     if not asked:
         yield "no panel shows exemplars"
@@ -50,7 +50,7 @@ def sessions_are_found_by_id(seen: Seen) -> Iterator[str]:
         stored = {call["trace_id"] for call in session["tool_calls"]}
 
         def all_there(wanted: dict[str, str] = wanted, stored: set[str] = stored) -> bool:
-            return stored <= {trace["traceID"] for trace in seen.jaeger.search(SERVICE, tags=wanted)}
+            return stored <= {trace["traceID"] for trace in seen.traces.search(SERVICE, tags=wanted)}
 
         if not eventually(all_there, 10):
             yield f"Jaeger's search by {wanted} does not find the session's calls {sorted(stored)}"
@@ -60,7 +60,7 @@ def sessions_are_listed(seen: Seen) -> Iterator[str]:
     """Search as the sessions dashboard does: one span for each session that ended."""
 
     def listed() -> bool:
-        return bool(seen.jaeger.search(SERVICE, operation=names.SPAN_SESSION))
+        return bool(seen.traces.search(SERVICE, operation=names.SPAN_SESSION))
 
     if not eventually(listed):
         yield f"Jaeger lists no {names.SPAN_SESSION} spans"
@@ -73,7 +73,7 @@ def failures_are_searchable(seen: Seen) -> Iterator[str]:
     that Go can build takes the kind of error only.
     """
     wanted = {names.GEN_AI_TOOL_NAME: "charge_card", names.ERROR_TYPE: names.TOOL_ERROR}
-    found = seen.jaeger.search(SERVICE, tags=wanted)
+    found = seen.traces.search(SERVICE, tags=wanted)
     if not found:
         yield f"Jaeger's search by {wanted} finds nothing"
     for trace in found:
