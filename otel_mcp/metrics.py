@@ -1,7 +1,7 @@
 """The instruments, and how a finished call becomes measurements.
 
-Nothing is recorded before the first request: values recorded before a fork
-would be exported again by every child.
+Nothing but zeros is recorded before the first request: values recorded before a
+fork would be exported again by every child.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import guard, semconv
 from otel_mcp.names import MAX_CLIENTS, MAX_TOOLS, BoundedNames
-from otel_mcp.request import Call, client_of
+from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.version import __version__
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
 
 _GUARD = guard.guarded("record")
 _NO_CONTEXT = Context()
-_PROTOCOL_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"})
+_LEGACY_VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
+_PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
+_BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred": (MODERN,), "inferred_weak": (MODERN,)}
+"""Session sources, with the protocol versions that their clients speak."""
 
 
 @dataclass(slots=True)
@@ -115,16 +118,23 @@ class Metrics:
         )
 
     def register(self) -> None:
-        """Create the zero-valued series, so that the first increase of each is seen. On the first request only."""
+        """Create the zero-valued series, so that the first increase of each is seen. Only once, early.
+
+        Where sessions begin, those that clients of today make: who else comes is
+        seen from their second session on.
+        """
         if self.registered:
             return
         self.registered = True
+        for source, versions in _BEGINNINGS.items():
+            for version in versions:
+                self._started.add(0, _session_attributes(source, version))
         for reason in ("client_delete", "expired", "server_closed", "replaced"):
             self._ended.add(0, {semconv.SESSION_END_REASON: reason})
         self._resumed.add(0)
         for reason in ("limit", "principal"):
             self._rejected.add(0, {semconv.REJECT_REASON: reason})
-        for reason in ("foreign", "full", "shutdown"):
+        for reason in ("foreign", "full", "error", "shutdown"):
             self._dropped.add(0, {semconv.REJECT_REASON: reason})
 
     def record(self, call: Call) -> None:

@@ -80,11 +80,12 @@ class Runtime:
         atexit.register(self._at_exit)
 
     async def warm_up(self) -> None:
-        """Connect to the store and learn the shared key before anybody asks.
+        """Connect to the store, learn the shared key and begin to count, before anybody asks.
 
         Replicas must not begin with keys of their own: they would not recognise
         each other's clients. A store that is away is not waited for.
         """
+        self.metrics.register()
         self.sessions.ensure_running()
         deadline = asyncio.get_running_loop().time() + _WARM_UP_SECONDS
         while not self.resolver.keys.ready and asyncio.get_running_loop().time() < deadline:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
+from .collector_rules import RULES
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "collector"
 KINDS: Final = ("receivers", "processors", "connectors", "exporters", "extensions")
@@ -23,6 +26,12 @@ VARIANTS: Final[dict[str, tuple[str, ...]]] = {
 """Every way that the files are meant to be combined."""
 # What the modules are called, where it is not their type without underscores.
 _MODULES: Final = {"otlp_grpc": "otlp", "otlp_http": "otlphttp"}
+_PATHS: Final = re.compile(
+    r"(go\.opentelemetry\.io/collector|github\.com/open-telemetry/opentelemetry-collector-contrib)"
+    r"/(receiver|processor|connector|exporter|extension)/[a-z/]+"
+)
+BEHIND: Final = {"servicegraphconnector", "loadbalancingexporter"}
+"""Modules of an earlier release, on purpose."""
 
 Config = dict[str, Any]
 
@@ -65,12 +74,28 @@ def module(kind_of_component: str) -> str:
 
 def manifest_problems(manifest: Config, configs: list[Config]) -> Iterator[str]:
     """Compare what is built with what is configured."""
+    yield from _version_problems(manifest)
     for kind in KINDS:
         used = {module(name) for config in configs for name in types(config, kind)}
         there = built(manifest, kind)
         # The storage extensions live in a folder of their own and drop their suffix.
         yield from (f"{kind}: {name} is configured but not built" for name in sorted(used - there))
         yield from (f"{kind}: {name} is built but not configured" for name in sorted(there - used))
+
+
+def _version_problems(manifest: Config) -> Iterator[str]:
+    """Modules are of one release, but for those that say why not."""
+    release = str(manifest["dist"]["version"])
+    for kind in KINDS:
+        for entry in manifest[kind]:
+            path, _, version = entry["gomod"].partition(" ")
+            if not _PATHS.match(path):
+                yield f"{path} is no module of the Collector's"
+            if version != f"v{release}" and path.rpartition("/")[2] not in BEHIND:
+                yield f"{path} is {version}, not v{release}"
+    providers = {entry["gomod"].partition(" ")[2] for entry in manifest["providers"]}
+    if len(providers) != 1:
+        yield f"providers are of {sorted(providers)}"
 
 
 def config_problems(config: Config) -> Iterator[str]:
@@ -100,6 +125,7 @@ def config_problems(config: Config) -> Iterator[str]:
         yield "nobody observes the Collector"
     if "health_check" not in used["extensions"]:
         yield "no health check"
+    yield from (problem for rule in RULES for problem in rule(config))
 
 
 def _pipeline_problems(name: str, pipeline: Config) -> Iterator[str]:

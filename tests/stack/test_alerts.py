@@ -15,7 +15,7 @@ pytest.importorskip("promql_parser")
 
 import yaml
 
-from grafana.boards import contract, slo
+from grafana.boards import slo
 
 from . import dashboards, gate
 from .lane import builds
@@ -77,13 +77,6 @@ def test_objective_is_the_same_in_dashboards_and_alerts() -> None:
         assert ALERTS[name]["expr"].count(f"> {burn:g} * {slo.BUDGET:.2g}") == 2
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     assert recorded == {slo.error_ratio(window) for window in slo.WINDOWS}
-
-
-def test_prometheus_promotes_what_is_selected_by() -> None:
-    config = yaml.safe_load((ROOT / "grafana" / "prometheus.yaml").read_text(encoding="utf-8"))
-    promoted = {contract.label(name) for name in config["otlp"]["promote_resource_attributes"]}
-    assert promoted == contract.RESOURCE_LABELS
-    assert config["otlp"]["translation_strategy"] == "UnderscoreEscapingWithSuffixes"
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)

@@ -1,75 +1,74 @@
-"""What Grafana is told at its start: data sources that the dashboards mean, folders that exist."""
+"""What Grafana and Prometheus are told at their start: whole, and every rule able to say no."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("yaml")
+pytest.importorskip("promql_parser")
 
-import yaml
+from . import provisioned
+from .lane import builds
 
-from . import dashboards
-from .lane.paths import ROOT
-
-FOLDER = ROOT / "grafana" / "provisioning"
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-
-
-def _read(name: str) -> dict[str, Any]:
-    return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
-
-
-def _datasources() -> dict[str, dict[str, Any]]:
-    return {source["type"]: source for source in _read("datasources/datasources.yaml")["datasources"]}
-
-
-def test_there_is_one_data_source_of_each_kind_that_dashboards_ask() -> None:
-    wanted = {
-        variable["query"]
-        for board in dashboards.load().values()
-        for variable in dashboards.variables(board).values()
-        if variable["type"] == "datasource"
-    }
-    assert wanted == set(_datasources()) == {"prometheus", "jaeger"}
-
-
-def test_data_sources_lead_to_each_other() -> None:
-    sources = _datasources()
-    uids = {source["uid"] for source in sources.values()}
-    prometheus, jaeger = sources["prometheus"]["jsonData"], sources["jaeger"]["jsonData"]
-    assert {
-        link["datasourceUid"] for link in prometheus["exemplarTraceIdDestinations"] if "datasourceUid" in link
-    } <= uids
-    assert jaeger["tracesToMetrics"]["datasourceUid"] in uids
-    opened = [link["url"] for link in prometheus["exemplarTraceIdDestinations"] if "url" in link]
-    variables = dashboards.variables(dashboards.load()["session"])
-    for url in opened:
-        assert url.startswith("/d/otel-mcp-session?")
-        assert set(re.findall(r"var-(\w+)=", url)) <= set(variables)
+Rule = Callable[[str], Iterator[str]]
+FILES: dict[Path, Rule] = {
+    provisioned.DATASOURCES: provisioned.datasource_problems,
+    provisioned.DASHBOARDS: provisioned.provider_problems,
+    provisioned.PROMETHEUS: provisioned.prometheus_problems,
+    provisioned.SCRAPED: provisioned.prometheus_problems,
+}
+MISTAKES: list[tuple[Path, str, str, str]] = [
+    (provisioned.DATASOURCES, "type: jaeger", "type: tempo", "where dashboards ask"),
+    (provisioned.DATASOURCES, "uid: otel-mcp-jaeger", "uid: jaeger", "jaeger is known as"),
+    (provisioned.DATASOURCES, "${PROMETHEUS_URL}", "http://localhost:9090", "prometheus is at"),
+    (provisioned.DATASOURCES, "access: proxy", "access: direct", "from the browser"),
+    (provisioned.DATASOURCES, "isDefault: true", "isDefault: false", "the default"),
+    (provisioned.DATASOURCES, "$${__value.raw}", "${__value.raw}", "Grafana reads $__value"),
+    (provisioned.DATASOURCES, "timeInterval: 10s", "timeInterval: 15s", "servers export each 10 s"),
+    (provisioned.DATASOURCES, "name: trace_id", "name: traceID", "exemplars are found by"),
+    (provisioned.DATASOURCES, "/d/otel-mcp-session?var-trace_id", "/d/otel-mcp-session?var-trace", "exemplars lead to"),
+    (provisioned.DATASOURCES, "datasourceUid: otel-mcp-prometheus", "datasourceUid: prometheus", "traces lead to"),
+    (provisioned.DATASOURCES, "value: gen_ai_tool_name", "value: tool", "is not tool in Prometheus"),
+    (provisioned.DATASOURCES, "key: gen_ai.tool.name", "key: gen_ai.tool", "is not gen_ai_tool_name"),
+    (provisioned.DATASOURCES, "duration_seconds_count", "duration_count", "nobody emits"),
+    (provisioned.DASHBOARDS, "type: file", "type: git", "git into"),
+    (provisioned.DASHBOARDS, "path: /etc/grafana/dashboards", "path: /var/lib/dashboards", "nothing is mounted"),
+    (provisioned.DASHBOARDS, "allowUiUpdates: false", "allowUiUpdates: true", "changed in the browser"),
+    (provisioned.PROMETHEUS, "    - service.version\n", "", "too many or missing"),
+    (provisioned.PROMETHEUS, "WithSuffixes", "WithoutSuffixes", "series are named"),
+    (provisioned.PROMETHEUS, "out_of_order_time_window: 30m", "out_of_order_time_window: 0s", "is refused"),
+    (provisioned.PROMETHEUS, "alerts/*.yaml", "rules/*.yaml", "rules are read from"),
+    (provisioned.PROMETHEUS, "evaluation_interval: 10s", "evaluation_interval: 1m", "rules are evaluated each 1m"),
+    (provisioned.PROMETHEUS, "keep_identifying_resource_attributes: true", "", "whose it is"),
+    (provisioned.SCRAPED, "honor_labels: true", "honor_labels: false", "are the Collector's"),
+    (provisioned.SCRAPED, ":9464", ":9463", "are offered"),
+    (provisioned.SCRAPED, "scrape_interval: 10s", "scrape_interval: 1m", "scraped each 1m"),
+]
 
 
-def test_dollars_of_grafana_are_escaped() -> None:
-    text = (FOLDER / "datasources" / "datasources.yaml").read_text(encoding="utf-8")
-    environment = set(COMPOSE["services"]["grafana"]["environment"])
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    unescaped = re.findall(r"(?<!\$)\$\{?(\w+)", "\n".join(lines))
-    assert set(unescaped) <= environment
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_file_keeps_every_rule(path: Path) -> None:
+    assert list(FILES[path](path.read_text(encoding="utf-8"))) == []
 
 
-def test_intervals_are_the_same_everywhere() -> None:
-    server = COMPOSE["services"]["server"]["environment"]
-    prometheus = yaml.safe_load((ROOT / "grafana" / "prometheus.yaml").read_text(encoding="utf-8"))
-    seconds = f"{int(server['OTEL_METRIC_EXPORT_INTERVAL']) // 1000}s"
-    assert _datasources()["prometheus"]["jsonData"]["timeInterval"] == seconds
-    assert prometheus["global"]["evaluation_interval"] == seconds
+@pytest.mark.parametrize(("path", "old", "new", "complaint"), MISTAKES, ids=lambda part: getattr(part, "name", part))
+def test_a_mistake_is_found(path: Path, old: str, new: str, complaint: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    assert any(complaint in problem for problem in FILES[path](text.replace(old, new)))
 
 
-def test_dashboards_are_mounted_where_they_are_looked_for() -> None:
-    mounts = dict(volume.split(":")[1::-1] for volume in COMPOSE["services"]["grafana"]["volumes"])
-    path = _read("dashboards/dashboards.yaml")["providers"][0]["options"]["path"]
-    assert (ROOT / mounts[path]).resolve() == dashboards.FOLDER
-    home = COMPOSE["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert home.removeprefix(f"{path}/").removesuffix(".json") in dashboards.load()
+@pytest.mark.parametrize("path", [provisioned.PROMETHEUS, provisioned.SCRAPED], ids=lambda path: path.name)
+def test_prometheus_itself_takes_it(path: Path) -> None:
+    """With the promtool that the lane has built; without it, the lane is where this is proven."""
+    built = builds.promtool().path
+    promtool = str(built) if built.exists() else shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool on this machine")
+    done = subprocess.run([promtool, "check", "config", path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -105,6 +105,11 @@ COMMON: Message = {"network.transport": "tcp", "network.protocol.name": "http", 
 TOOL: Message = {"mcp.method.name": "tools/call", "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "add"}
 
 
+def _counted(telemetry: Telemetry, name: str) -> list[tuple[Message, Any]]:
+    """The points that are more than the zero which they begin with."""
+    return [(attributes, value) for attributes, value in telemetry.points(name) if value]
+
+
 async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
     """Have every instrument record something."""
     app = MCPMiddleware(Server(session_id="own"), runtime)
@@ -193,6 +198,19 @@ async def test_the_first_request_registers_the_series_that_may_stay_zero(
     assert telemetry.points("otel_mcp.session.rejected") == [
         ({"otel_mcp.reason": reason}, 0) for reason in ("limit", "principal")
     ]
+    assert telemetry.points("otel_mcp.store.dropped") == [
+        ({"otel_mcp.reason": reason}, 0) for reason in ("foreign", "full", "error", "shutdown")
+    ]
+
+
+async def test_a_server_that_has_started_counts_from_zero(runtime: Runtime, telemetry: Telemetry) -> None:
+    """So that a reader sees the first session as an increase, and not as where counting began."""
+    await runtime.warm_up()
+
+    started = telemetry.points("otel_mcp.session.started")
+    assert {attributes[SOURCE] for attributes, _ in started} == {"header", "conversation", "inferred", "inferred_weak"}
+    assert {value for _, value in started} == {0}
+    await runtime.shut_down()
 
 
 @pytest.mark.parametrize(
@@ -443,7 +461,7 @@ async def test_the_life_of_a_session_is_measured(runtime: Runtime, telemetry: Te
     await runtime.shut_down()
 
     version = {"mcp.protocol.version": "2025-11-25"}
-    assert telemetry.points("otel_mcp.session.started") == [({SOURCE: "header", **version}, 1)]
+    assert _counted(telemetry, "otel_mcp.session.started") == [({SOURCE: "header", **version}, 1)]
     assert ({"otel_mcp.session.end.reason": "client_delete"}, 1) in telemetry.points("otel_mcp.session.ended")
     assert telemetry.points("otel_mcp.session.tool_calls") == [({SOURCE: "header"}, (1, 3))]
     (((attributes, (count, _))),) = telemetry.points("mcp.server.session.duration")

@@ -20,13 +20,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from .paths import CACHE, ROOT
 
 BUILDER: Final = "v0.161.0"
-PROMETHEUS: Final = "v0.316.0"
-"""Prometheus 3.16: its modules count from 0.300."""
+PROMETHEUS: Final = "v0.315.0"
+"""Prometheus 3.15, as in docker-compose.yml: its modules count from 0.300."""
 JAEGER: Final = "v1.76.0"
 """The same commit as v2.13.0, the newest v2 that Go can name: later ones have no module version."""
+COMPOSE: Final = "v2.16.2"
+"""What `docker compose` reads its files with."""
 TOO_LONG: Final = 15 * 60
 """Seconds that one program may take."""
 BROKEN: Final = frozenset(os.environ.get("OTEL_MCP_LANE_BROKEN", "").split())
@@ -118,7 +122,8 @@ class Program:
 def collector() -> Program:
     """The Collector of `collector/builder.yaml`."""
     manifest = (ROOT / "collector" / "builder.yaml").read_text(encoding="utf-8")
-    digest = hashlib.sha256(f"{BUILDER}{manifest}".encode()).hexdigest()[:12]
+    wanted = json.dumps(yaml.safe_load(manifest), sort_keys=True)
+    digest = hashlib.sha256(f"{BUILDER}{wanted}".encode()).hexdigest()[:12]
 
     def make(go: Go) -> None:
         (go.folder / "builder.yaml").write_text(manifest, encoding="utf-8")
@@ -160,6 +165,21 @@ def jaeger() -> Program:
     return Program("jaeger", JAEGER, make)
 
 
+def compose() -> Program:
+    """The reader and checker of compose files: `docker compose config` without an engine."""
+    source = Path(__file__).with_name("compose.go")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+
+    def make(go: Go) -> None:
+        shutil.copyfile(source, go.folder / "main.go")
+        go("mod", "init", "tools")
+        go("get", f"github.com/compose-spec/compose-go/v2@{COMPOSE}")
+        go("mod", "tidy")
+        go("build", "-o", "compose", ".")
+
+    return Program("compose", f"{COMPOSE}-{digest}", make)
+
+
 def _prometheus(name: str) -> Callable[[Go], None]:
     def make(go: Go) -> None:
         package = f"github.com/prometheus/prometheus/cmd/{name}"
@@ -173,7 +193,7 @@ def _prometheus(name: str) -> Callable[[Go], None]:
 
 def main() -> int:
     """Build everything: `python -m tests.stack.lane.builds`."""
-    built = [_told(program) for program in (collector(), prometheus(), promtool(), jaeger())]
+    built = [_told(program) for program in (collector(), prometheus(), promtool(), jaeger(), compose())]
     return 0 if all(built) else 1
 
 

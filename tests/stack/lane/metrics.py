@@ -110,11 +110,25 @@ def sessions_are_told_apart_behind_the_proxy(seen: Seen) -> Iterator[str]:
         yield f"no session was inferred: {sorted(map(str, sources))}"
 
 
+def counters_begin_at_zero(seen: Seen) -> Iterator[str]:
+    """A first sample above zero is no increase: sessions that begin with the process would be lost.
+
+    Most of them: Prometheus takes no zero for a series that began in the millisecond of its export.
+    """
+    if "prometheus" in seen.stack.missing:
+        return  # Only Prometheus 3 knows when a counter began.
+    for name in (contract.SESSION_STARTED.series, contract.CLIENT_REQUESTS.series, contract.OPERATION_DURATION.count):
+        began = [float(series["value"][1]) for series in seen.prometheus.query(f"min_over_time({name}[30m])")]
+        if began.count(0) < len(began) / 2:
+            yield f"{name}: {began.count(0)} of {len(began)} series began at zero"
+
+
 PROOFS: Final[dict[str, Proof]] = {
     "every panel's query returns data": panels_have_data,
     "every variable has values": variables_have_values,
     "every rule evaluates": rules_evaluate,
     "metrics are those of the contract": metrics_keep_the_contract,
+    "counters begin at zero": counters_begin_at_zero,
     "rules keep their unit tests": rules_keep_their_unit_tests,
     "sessions are told apart behind the proxy": sessions_are_told_apart_behind_the_proxy,
 }
