@@ -100,6 +100,11 @@ def _population(b: Board) -> None:
     )
 
 
+def _active(then: str = "") -> str:
+    """Sessions in the store: what the replicas agree on, now or then."""
+    return f"sum(max by ({query.SERVICE}) ({query.select(m.SESSION_ACTIVE.series)}{then}))"
+
+
 def _endings(b: Board) -> None:
     by_reason = query.legend(query.END_REASON)
     b.add(
@@ -127,14 +132,11 @@ def _endings(b: Board) -> None:
         panels.lines(
             "Unaccounted sessions, over an hour",
             "Sessions that began and neither ended nor are active: begun minus ended, against the change of the active "
-            "ones. Both lines move together when all is well; a growing gap is a leak.",
+            "ones. Both lines move together when all is well; a growing gap is a leak. The second begins an hour after "
+            "the service.",
             [
                 over_time(f"{started} - {ended}", "began minus ended", ref="A"),
-                over_time(
-                    f"sum(max by ({query.SERVICE}) (delta({query.select(m.SESSION_ACTIVE.series)}[1h])))",
-                    "change of active",
-                    ref="B",
-                ),
+                over_time(f"{_active()} - {_active(' offset 1h')}", "change of active", ref="B"),
             ],
             panels.COUNT,
         ).axis_centered_zero(True),
