@@ -30,7 +30,7 @@ def board() -> Board:
 
 
 def _numbers(b: Board) -> None:
-    active = f"sum(max by ({query.SERVICE}) ({query.select(m.SESSION_ACTIVE.series)}))"
+    active = f"sum({query.shared(m.SESSION_ACTIVE)})"
     b.add(
         panels.number(
             "Active sessions",
@@ -59,8 +59,9 @@ def _numbers(b: Board) -> None:
             "see which tool below.",
             over_time(query.failing(CALLS, metric=m.OPERATION_DURATION), "failing"),
             panels.SHARE,
+            nothing="no calls",
         )
-        .thresholds(panels.thresholds((0.1, "red")))
+        .thresholds(panels.thresholds((slo.TOOL_FAILING, "red")))
         .color_scheme(_by_threshold()),
         4,
         4,
@@ -71,8 +72,9 @@ def _numbers(b: Board) -> None:
             "How long the slower calls take. Above 5 s an alert fires; the tools dashboard tells which and why.",
             over_time(query.quantile(0.95, m.OPERATION_DURATION, CALLS), "p95"),
             panels.SECONDS,
+            nothing="no calls",
         )
-        .thresholds(panels.thresholds((5, "red")))
+        .thresholds(panels.thresholds((slo.TOOL_SLOW, "red")))
         .color_scheme(_by_threshold()),
         4,
         4,
@@ -86,6 +88,7 @@ def _numbers(b: Board) -> None:
             "release of a client is that release.",
             now(query.share(expired, ended), "expired"),
             panels.SHARE,
+            nothing="none ended",
         ),
         4,
         4,
@@ -194,7 +197,7 @@ def _who(b: Board) -> None:
 
 def _worst(b: Board) -> None:
     order = (query.SERVICE, query.TOOL, "Value")
-    failed = query.increase(m.OPERATION_DURATION.count, CALLS, query.FAILED, by=BY_TOOL)
+    failed = f"{query.increase(m.OPERATION_DURATION.count, CALLS, query.FAILED, by=BY_TOOL)} > 0"
     slow = query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=BY_TOOL, window=query.RANGE)
     for title, description, expr, unit, name in (
         (

@@ -27,6 +27,11 @@ from grafana_foundation_sdk.models import heatmap as heatmap_models
 from .targets import JAEGER, PROMETHEUS
 
 PER_SECOND: Final = "reqps"
+"""Requests and calls."""
+OPERATIONS: Final = "ops"
+"""What a store is asked, per second."""
+EVENTS: Final = "eps"
+"""Whatever happens or passes by, per second: sessions, keys, spans."""
 SECONDS: Final = "s"
 SHARE: Final = "percentunit"
 COUNT: Final = "short"
@@ -42,8 +47,8 @@ def thresholds(*steps: tuple[float, str]) -> dashboard.ThresholdsConfig:
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(all_steps)
 
 
-def number(title: str, description: str, target: Target, unit: str) -> stat.Panel:
-    """Return one number with its recent past behind it."""
+def number(title: str, description: str, target: Target, unit: str, *, nothing: str = "no data") -> stat.Panel:
+    """Return one number with its recent past behind it; `nothing` is what it says where there is none."""
     return (
         stat.Panel()
         .title(title)
@@ -51,7 +56,7 @@ def number(title: str, description: str, target: Target, unit: str) -> stat.Pane
         .datasource(PROMETHEUS)
         .with_target(target)
         .unit(unit)
-        .no_value("none")
+        .no_value(nothing)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .graph_mode(common_models.BigValueGraphMode.AREA)
         .color_mode(common_models.BigValueColorMode.VALUE)

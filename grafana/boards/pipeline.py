@@ -43,7 +43,7 @@ def _store(b: Board) -> None:
                     query.legend(OPERATION, OUTCOME),
                 )
             ],
-            panels.PER_SECOND,
+            panels.OPERATIONS,
             stacked=True,
         ),
         8,
@@ -81,7 +81,7 @@ def _valkey(b: Board) -> None:
             "Commands",
             "What the store does. Steady traffic with falling commands: servers have given up on it.",
             [over_time(rate.format("redis_commands_processed_total"), "commands")],
-            panels.PER_SECOND,
+            panels.OPERATIONS,
         ),
         6,
     )
@@ -102,7 +102,7 @@ def _valkey(b: Board) -> None:
                 over_time(rate.format("redis_keys_expired_total"), "expired", ref="A"),
                 over_time(rate.format("redis_keys_evicted_total"), "evicted", ref="B"),
             ],
-            panels.PER_SECOND,
+            panels.EVENTS,
         ),
         6,
     )
@@ -125,7 +125,7 @@ def _collector(b: Board) -> None:
         over_time(_total(external.accepted(signal), "receiver"), f"{signal} {{{{receiver}}}}", ref=ref)
         for ref, signal in zip("ABC", external.SIGNALS, strict=True)
     ]
-    b.add(panels.lines("Received", "What arrives, by kind and receiver.", received, panels.PER_SECOND), 6)
+    b.add(panels.lines("Received", "What arrives, by kind and receiver.", received, panels.EVENTS), 6)
     sent = [
         over_time(_total(external.sent(signal), "exporter"), f"{signal} {LEGEND_EXPORTER}", ref=ref)
         for ref, signal in zip("ABC", external.SIGNALS, strict=True)
@@ -135,7 +135,7 @@ def _collector(b: Board) -> None:
             "Delivered",
             "What leaves, by kind and exporter. Less spans than arrive: sampling, or loss; the next panel tells.",
             sent,
-            panels.PER_SECOND,
+            panels.EVENTS,
         ),
         6,
     )
@@ -154,7 +154,7 @@ def _collector(b: Board) -> None:
                 over_time(failed, "failed", ref="B"),
                 over_time(full, "full", ref="C"),
             ],
-            panels.PER_SECOND,
+            panels.EVENTS,
         ),
         6,
     )

@@ -59,6 +59,11 @@ def heat(metric: Metric, *matchers: str) -> str:
     return increase(metric.bucket, *matchers, by="le", window=RATE)
 
 
+def shared(metric: Metric, then: str = "") -> str:
+    """Return a number that every replica reports alike, for each service: now, or `then` (an offset)."""
+    return f"max by ({SERVICE}, {ENVIRONMENT}) ({select(metric.series)}{then})"
+
+
 def share(part: str, whole: str) -> str:
     """Return part / whole, and 0 where there is no part: healthy must not look like "no data"."""
     return f"({part} or 0 * {whole}) / ({whole} > 0)"

@@ -9,7 +9,7 @@ from . import links, panels, query
 from .board import Board
 from .targets import buckets, now, over_time, search
 
-LEGEND_SERVICE = query.legend(query.SERVICE)
+LEGEND_SERVICE = query.legend(query.SERVICE, query.ENVIRONMENT)
 
 
 def board() -> Board:
@@ -33,7 +33,7 @@ def _population(b: Board) -> None:
             "Active sessions",
             "Sessions in the shared store. Every replica reports the same number, so the largest counts; no line "
             "means that the store does not answer.",
-            [over_time(f"max by ({query.SERVICE}) ({query.select(m.SESSION_ACTIVE.series)})", LEGEND_SERVICE)],
+            [over_time(query.shared(m.SESSION_ACTIVE), LEGEND_SERVICE)],
             panels.COUNT,
         ),
         8,
@@ -63,7 +63,7 @@ def _population(b: Board) -> None:
                 over_time(query.rate(m.SESSION_RESUMED.series), "resumed", ref="B"),
                 over_time(query.rate(m.SESSION_ENDED.series), "ended", ref="C"),
             ],
-            panels.PER_SECOND,
+            panels.EVENTS,
         ),
         8,
     )
@@ -73,7 +73,7 @@ def _population(b: Board) -> None:
             "How each session was recognised. Many `inferred` ones: clients that carry no id, grouped by who they "
             "are; see the documentation of session sources.",
             [over_time(query.rate(m.SESSION_STARTED.series, by=query.SOURCE), query.legend(query.SOURCE))],
-            panels.PER_SECOND,
+            panels.EVENTS,
             stacked=True,
         ),
         8,
@@ -83,7 +83,7 @@ def _population(b: Board) -> None:
             "Beginnings by protocol version",
             "Which revisions new sessions speak.",
             [over_time(query.rate(m.SESSION_STARTED.series, by=query.PROTOCOL), query.legend(query.PROTOCOL))],
-            panels.PER_SECOND,
+            panels.EVENTS,
             stacked=True,
         ),
         8,
@@ -94,7 +94,7 @@ def _population(b: Board) -> None:
             "`limit`: more new sessions a minute than allowed, a flood or a client without a memory. `principal`: an "
             "id used under somebody else's credentials, which deserves a look at who.",
             [over_time(query.rate(m.SESSION_REJECTED.series, by=query.REASON), query.legend(query.REASON))],
-            panels.PER_SECOND,
+            panels.EVENTS,
         ),
         8,
     )
@@ -102,7 +102,7 @@ def _population(b: Board) -> None:
 
 def _active(then: str = "") -> str:
     """Sessions in the store: what the replicas agree on, now or then."""
-    return f"sum(max by ({query.SERVICE}) ({query.select(m.SESSION_ACTIVE.series)}{then}))"
+    return f"sum({query.shared(m.SESSION_ACTIVE, then)})"
 
 
 def _endings(b: Board) -> None:
@@ -122,7 +122,7 @@ def _endings(b: Board) -> None:
             "Ends by reason",
             "The same over time. A wave of `expired` one TTL after a deploy: clients did not come back.",
             [over_time(query.rate(m.SESSION_ENDED.series, by=query.END_REASON), by_reason)],
-            panels.PER_SECOND,
+            panels.EVENTS,
             stacked=True,
         ),
         8,
@@ -196,6 +196,7 @@ def _unused(b: Board) -> None:
             "their servers at start.",
             now(query.share(none, query.increase(m.SESSION_TOOL_CALLS.count)), "unused"),
             panels.SHARE,
+            nothing="none ended",
         ),
         8,
     )

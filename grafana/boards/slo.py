@@ -15,6 +15,10 @@ PAGE_BURN: Final = 14.4
 """At this rate, 2 % of the month's budget go in an hour."""
 TICKET_BURN: Final = 6.0
 """At this rate, 5 % of the month's budget go in six hours."""
+TOOL_FAILING: Final = 0.1
+"""Share of one tool's calls from which an alert names it."""
+TOOL_SLOW: Final = 5.0
+"""Seconds of one tool's 95th percentile, likewise."""
 WINDOWS: Final = ("5m", "30m", "1h", "6h")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import contract as m
-from . import external, links, panels, query
+from . import external, links, panels, query, slo
 from .board import Board
 from .targets import buckets, column, now, over_time
 
@@ -68,6 +68,10 @@ def _table(b: Board) -> None:
                 ],
             )
         ],
+    )
+    red = {"mode": "absolute", "steps": [{"color": "text", "value": None}, {"color": "red", "value": slo.TOOL_FAILING}]}
+    table = table.override_by_name(
+        "Value #B", [panels.prop("thresholds", red), panels.prop("custom.cellOptions", {"type": "color-text"})]
     )
     names = {f"Value #{ref}": title for ref, (title, _, _) in columns.items()}
     b.add(panels.columns(table, names, (query.SERVICE, query.TOOL, *names)), 24, 9)

@@ -20,6 +20,7 @@ from grafana.boards import slo
 from . import dashboards, gate
 from .lane import builds
 from .lane.paths import ROOT
+from .promql import ranges
 
 RULES = ROOT / "grafana" / "alerts"
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -75,6 +76,11 @@ def test_every_alert_is_tested_both_ways() -> None:
 def test_objective_is_the_same_in_dashboards_and_alerts() -> None:
     for name, burn in (("MCPErrorBudgetBurnFast", slo.PAGE_BURN), ("MCPErrorBudgetBurnSlow", slo.TICKET_BURN)):
         assert ALERTS[name]["expr"].count(f"> {burn:g} * {slo.BUDGET:.2g}") == 2
+    assert f") > {slo.TOOL_FAILING:g}\n" in ALERTS["MCPToolErrorRateHigh"]["expr"]
+    assert f") > {slo.TOOL_SLOW:g}\n" in ALERTS["MCPToolLatencyHigh"]["expr"]
+    for rule in _rules():
+        if "record" in rule:
+            assert ranges(rule["expr"]) == {rule["record"].rpartition("rate")[2]}
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     assert recorded == {slo.error_ratio(window) for window in slo.WINDOWS}
 

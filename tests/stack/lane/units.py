@@ -19,7 +19,7 @@ def written(value: float, unit: str) -> str:
         return _scaled(value, _TIMES)
     if unit == "bytes":
         return _scaled(value, _SIZES)
-    suffix = "/s" if unit == "reqps" else ""
+    suffix = "/s" if unit in {"reqps", "ops", "eps"} else ""
     return f"{value:.3g}{suffix}"
 
 
