@@ -12,7 +12,6 @@ _EDGE: Final = COMMON_LABELS | {"client", "server", "connection_type", "failed"}
 _RECEIVER: Final = COMMON_LABELS | {"receiver", "transport"}
 _EXPORTER: Final = COMMON_LABELS | {"exporter", "data_type"}
 
-SPAN_CALLS: Final = "traces_span_metrics_calls_total"
 SPAN_DURATION: Final = "traces_span_metrics_duration_seconds_bucket"
 SPAN_TIME: Final = "traces_span_metrics_duration_seconds_sum"
 EDGE_CALLS: Final = "traces_service_graph_request_total"
@@ -50,7 +49,6 @@ def enqueue_failed(signal: str) -> str:
 QUEUE_SIZE: Final = "otelcol_exporter_queue_size"
 QUEUE_CAPACITY: Final = "otelcol_exporter_queue_capacity"
 COLLECTOR_MEMORY: Final = "otelcol_process_memory_rss_bytes"
-COLLECTOR_UPTIME: Final = "otelcol_process_uptime_seconds_total"
 
 REDIS_GAUGES: Final = (
     "redis_clients_connected",
@@ -58,15 +56,11 @@ REDIS_GAUGES: Final = (
     "redis_commands_processed_total",
     "redis_keys_evicted_total",
     "redis_keys_expired_total",
-    "redis_keyspace_hits_total",
-    "redis_keyspace_misses_total",
     "redis_connections_rejected_total",
-    "redis_uptime_seconds_total",
 )
 
 SERIES: Final[dict[str, frozenset[str]]] = {
     "ALERTS": frozenset({"alertname", "alertstate", "severity"}),
-    SPAN_CALLS: _SPAN,
     SPAN_DURATION: _SPAN | {"le"},
     SPAN_TIME: _SPAN,
     EDGE_CALLS: _EDGE,
@@ -75,7 +69,6 @@ SERIES: Final[dict[str, frozenset[str]]] = {
     QUEUE_SIZE: _EXPORTER,
     QUEUE_CAPACITY: _EXPORTER,
     COLLECTOR_MEMORY: COMMON_LABELS,
-    COLLECTOR_UPTIME: COMMON_LABELS,
     **{make(signal): _RECEIVER for make in (accepted, refused) for signal in SIGNALS},
     **{make(signal): _EXPORTER for make in (sent, send_failed, enqueue_failed) for signal in SIGNALS},
     **dict.fromkeys(REDIS_GAUGES, COMMON_LABELS),

@@ -15,7 +15,7 @@ pytest.importorskip("promql_parser")
 
 import yaml
 
-from grafana.boards import slo
+from grafana.boards import contract, external, slo
 
 from . import dashboards, gate
 from .lane import builds
@@ -38,6 +38,15 @@ ALERTS = {rule["alert"]: rule for rule in _rules() if "alert" in rule}
 @pytest.mark.parametrize("rule", _rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_a_rule_asks_for_what_is_emitted(rule: dict[str, Any]) -> None:
     assert list(gate.unknown_names("rule", rule["expr"])) == []
+
+
+def test_every_series_that_is_declared_is_asked_for() -> None:
+    """A name that nobody asks for can be misspelt for ever."""
+    boards = dashboards.load().items()
+    asked = [query.expr for name, board in boards for query in dashboards.queries(name, board)]
+    everything = "\n".join([*asked, *(rule["expr"] for rule in _rules())])
+    declared = [*external.SERIES, *(metric.series for metric in contract.METRICS)]
+    assert [series for series in declared if series not in everything] == []
 
 
 def test_a_misspelt_series_is_found() -> None:
