@@ -6,7 +6,6 @@ cannot say anything else. `docs/reference.md` is committed; `tests` generates it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +15,7 @@ from otel_mcp import semconv, settings
 from otel_mcp.sessions import state
 
 from . import signals
-from .source import instruments, texts
+from .source import instruments, texts, types
 
 PAGE: Final = Path(__file__).with_name("reference.md")
 _SPEC: Final = "https://github.com/open-telemetry/semantic-conventions-genai"
@@ -159,15 +158,11 @@ def _headers(table: dict[str, str]) -> str:
 
 
 def _document(model: type[Any]) -> str:
-    described = texts(model)
-    rows = ((f"`{name}`", _type(field), described.get(name, "")) for name, field in model.model_fields.items())
+    described, typed = texts(model), types(model)
+    rows = (
+        (f"`{name}`", f"`{typed[name]}`".replace(" | ", " or "), described.get(name, "")) for name in model.model_fields
+    )
     return _table(("field", "type", "what it says"), rows)
-
-
-def _type(field: Any) -> str:
-    written = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else str(field.annotation)
-    short = re.sub(r"[\w.]+\.(\w+)", r"\1", written.replace(" | None", "").replace("typing.", ""))
-    return f"`{short}`".replace("|", "or")
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -64,10 +64,8 @@ def texts(of: ModuleType | type) -> dict[str, str]:
 
     Python keeps no such texts at run time, so the source is read.
     """
-    tree = ast.parse(inspect.getsource(of))
-    body = tree.body[0].body if isinstance(of, type) and isinstance(tree.body[0], ast.ClassDef) else tree.body
     found: dict[str, str] = {}
-    for assigned, below in pairwise(body):
+    for assigned, below in pairwise(_body(of)):
         if (
             isinstance(assigned, ast.AnnAssign)
             and isinstance(assigned.target, ast.Name)
@@ -76,3 +74,17 @@ def texts(of: ModuleType | type) -> dict[str, str]:
         ):
             found[assigned.target.id] = " ".join(str(below.value.value).split()).replace("``", "`").replace("|", "\\|")
     return found
+
+
+def types(of: type) -> dict[str, str]:
+    """Return the type of each field of a class as it is written, without ``None``."""
+    return {
+        assigned.target.id: ast.unparse(assigned.annotation).replace(" | None", "")
+        for assigned in _body(of)
+        if isinstance(assigned, ast.AnnAssign) and isinstance(assigned.target, ast.Name)
+    }
+
+
+def _body(of: ModuleType | type) -> list[ast.stmt]:
+    tree = ast.parse(inspect.getsource(of))
+    return tree.body[0].body if isinstance(of, type) and isinstance(tree.body[0], ast.ClassDef) else tree.body
