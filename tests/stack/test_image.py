@@ -53,6 +53,7 @@ def proxy_problems(text: str) -> Iterator[str]:
     directives = [" ".join(line.split()) for line in re.findall(r"[^;{}]+(?=;)", bare)]
     for wanted in (
         f"server {alias}:8000",
+        "keepalive_timeout 4s",
         "listen 8080",
         "listen 8080 default_server",
         "return 421",
@@ -110,6 +111,7 @@ def test_a_mistake_in_the_image_is_found(old: str, new: str, complaint: str) -> 
         ("server upstream:8000", "server server:8000"),
         ("proxy_http_version 1.1", "proxy_http_version 1.0"),
         ("proxy_read_timeout 1h", "proxy_read_timeout 60s"),
+        ("keepalive_timeout 4s", "keepalive_timeout 60s"),
         ("pid /tmp/nginx.pid", "pid /run/nginx.pid"),
     ],
 )

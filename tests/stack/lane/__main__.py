@@ -43,7 +43,11 @@ def _run(given: argparse.Namespace) -> tuple[int, int]:
     with Stack() as stack:
         print(f"up: {', '.join(f'{name} {port}' for name, port in stack.ports.items())}", flush=True)
         began = time.time()
-        tally = asyncio.run(traffic.drive(stack.mcp_url, given.seconds))
+        try:
+            tally = asyncio.run(traffic.drive(stack.mcp_url, given.seconds))
+        except BaseException:
+            print(stack.tails(), file=sys.stderr)
+            raise
         print(f"{tally.calls} tool calls, {tally.failures} of them failed, {len(tally.clients)} clients", flush=True)
         if not tally.calls:
             return 0, 1

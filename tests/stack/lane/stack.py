@@ -76,6 +76,11 @@ class Stack:
         """Return host and port by the port's name."""
         return f"{LOOPBACK}:{self.ports[name]}"
 
+    def tails(self) -> str:
+        """Return how every log ends."""
+        logs = {path: path.read_text(encoding="utf-8", errors="replace") for path in self.log_folder.glob("*.log")}
+        return "\n".join(f"--- {path.name}\n{text[-1500:]}" for path, text in sorted(logs.items()))
+
     def start_collector(self, name: str, *overlays: str, **environment: str) -> Process:
         """Start a Collector as docker-compose.yml does, with more configuration files if wanted."""
         service = Service("collector", self._hosts())
