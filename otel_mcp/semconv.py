@@ -120,9 +120,10 @@ SESSION_BUCKETS: Final = (*OPERATION_BUCKETS, 600.0, 1800.0, 3600.0, 7200.0, 144
 """Seconds; sessions live for hours (semantic-conventions issue 3338)."""
 TOOL_CALLS_BUCKETS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 RESULT_SIZE_BUCKETS: Final = (
-    100.0, 1_000.0, 4_000.0, 16_000.0, 64_000.0, 256_000.0, 1_000_000.0, 4_000_000.0, 16_000_000.0,
+    100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0, 250_000.0,
+    1_000_000.0, 4_000_000.0, 16_000_000.0,
 )  # fmt: skip
-"""Bytes of the JSON-RPC response that carried the result."""
+"""Bytes of the JSON-RPC response that carried the result; close where most are, so that quantiles tell tools apart."""
 STORE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Events (log records with an event name) and the session span.

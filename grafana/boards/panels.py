@@ -119,7 +119,7 @@ def heat(title: str, description: str, target: Target, unit: str) -> heatmap.Pan
 
 def bars(title: str, description: str, target: Target, unit: str) -> bargauge.Panel:
     """Return one bar per series."""
-    return (
+    panel = (
         bargauge.Panel()
         .title(title)
         .description(description)
@@ -132,6 +132,8 @@ def bars(title: str, description: str, target: Target, unit: str) -> bargauge.Pa
         .display_mode(common_models.BarGaugeDisplayMode.BASIC)
         .color_scheme(fixed("blue"))
     )
+    # An increase is estimated, what it counts is whole.
+    return panel.decimals(0) if unit == COUNT else panel
 
 
 def rows(title: str, description: str, targets: Sequence[Target], unit: str) -> table.Panel:

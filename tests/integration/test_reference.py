@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
+import anyio.to_thread
 import httpx2
 import pytest
 from mcp.server.mcpserver import MCPServer
@@ -19,6 +21,7 @@ from docs import generate, signals, source
 from grafana.boards import contract
 from otel_mcp import MCPInstrumentor, guard, process, semconv
 from otel_mcp.settings import PREFIX, Settings
+from tests.support.waiting import wait_until
 from tests.unit.kit import CLIENT_INFO, MODERN, Message, Telemetry, ask, call, initialize, legacy_headers
 
 pytestmark = pytest.mark.anyio
@@ -99,10 +102,9 @@ async def _use_everything(redis_url: str) -> Emitted:
         await _post(client, ask("prompts/get", 4, name="greet"), legacy)
         await _post(client, ask("resources/read", 5, uri="memo://none"), legacy)
         await client.delete("/mcp", headers=dict(legacy))
-        # An id that nobody gave out gets a successor; a host's conversation wins over everything.
-        strange = legacy_headers("nobodys")
-        successor = (await _post(client, call("add", 6, arguments={"a": 1, "b": 2}), strange)).headers["x-session-id"]
+        successor = await _successor(client)
         await client.delete("/mcp", headers=dict(legacy_headers(successor)))
+        # A host's conversation wins over everything.
         meta = {CLIENT_INFO: {"name": "host", "version": "2"}, "openai/session": "v1/abc"}
         modern = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "add")]
         meta |= {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
@@ -110,6 +112,10 @@ async def _use_everything(redis_url: str) -> Emitted:
         runtime = process.existing()
         assert runtime is not None
         await runtime.sessions.delete(successor)
+        # Of the shared number nothing is said before it is known.
+        assert await anyio.to_thread.run_sync(
+            lambda: wait_until(lambda: runtime.sessions.active is not None, deadline=20)
+        )
         await runtime.shut_down()
         emitted = _read(telemetry)
     telemetry.shut_down()
@@ -155,6 +161,16 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncIterator[httpx2.
     finally:
         MCPInstrumentor().uninstrument()
         guard.failures.clear()
+
+
+async def _successor(client: httpx2.AsyncClient) -> str:
+    """An id that nobody gave out gets a successor, unless the store is late in saying that it does not know it."""
+    for number in range(50):
+        strange = f"nobodys-{number}"
+        answer = await _post(client, call("add", 6, arguments={"a": 1, "b": 2}), legacy_headers(strange))
+        if answer.headers["x-session-id"] != strange:
+            return answer.headers["x-session-id"]
+    raise AssertionError("no unknown id got a successor")
 
 
 async def _post(client: httpx2.AsyncClient, message: Message, headers: Any = ()) -> httpx2.Response:
