@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from otel_mcp.content import redactor
 from otel_mcp.guard import guarded
 from otel_mcp.identity.keys import Keys
-from otel_mcp.identity.tracker import Session
+from otel_mcp.identity.session import Session
 from otel_mcp.metrics import Metrics
 from otel_mcp.observers.queue import Observers
 from otel_mcp.request import Call
@@ -128,7 +128,8 @@ class Recorder:
     def _record(self, call: Call) -> None:
         if call.session is None or not was_taken(call):
             return
-        session, delta = call.session, self._delta(call)
+        session = call.session.part_of or call.session
+        delta = self._delta(call, session)
         if self._links and call.method == "tools/call" and call.span_context is not None:
             _link(session, call.span_context)
         if delta.calls and self._observers:
@@ -136,9 +137,7 @@ class Recorder:
             self._observers.deliver(lambda: (tool_call(record), session.state()), record)
         self._submit(delta)
 
-    def _delta(self, call: Call) -> SessionDelta:
-        session = call.session
-        assert session is not None
+    def _delta(self, call: Call, session: Session) -> SessionDelta:
         now = session.last_activity = max(session.last_activity, time.time())
         delta = SessionDelta(session.facts, now)
         if call.id is None:
@@ -149,6 +148,7 @@ class Recorder:
             delta.touch_key = (session.agreement, self._idle_gap)
         if call.method == "tools/call" and call.target is not None:
             delta.call_count = 1
+            session.worked = True
             delta.calls.append(self._call_record(call))
         return delta
 

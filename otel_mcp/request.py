@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from otel_mcp.answer import Answer
     from otel_mcp.identity.candidate import Candidate
-    from otel_mcp.identity.tracker import Session
+    from otel_mcp.identity.session import Session
     from otel_mcp.seams.dispatch import Dispatch
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
-from otel_mcp.identity.tracker import Session
+from otel_mcp.identity.session import Session
 from otel_mcp.request import Exchange
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers

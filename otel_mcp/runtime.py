@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+from time import time
 from typing import Final
 
 from opentelemetry import metrics as otel_metrics
@@ -17,6 +18,7 @@ from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 from otel_mcp.events import SessionReporter
 from otel_mcp.guard import guarded
 from otel_mcp.identity.candidate import Rules, rules_from
+from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.tracker import Tracker
@@ -65,7 +67,9 @@ class Runtime:
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
         reporter.calls_of = tracker.calls_of
-        self.resolver = Resolver(rules, keys, tracker)
+        handshakes = self.sessions.handshakes
+        conversations = Conversations(tracker, self.sessions, handshakes, time, settings.flush_interval)
+        self.resolver = Resolver(rules, keys, tracker, conversations, handshakes)
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
         self.watch = Watch(settings, self.metrics, self.resolver, self.recorder, self.sessions.submit)

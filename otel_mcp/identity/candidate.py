@@ -17,14 +17,14 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from otel_mcp.guard import guarded
 from otel_mcp.identity.address import PROXY_HEADERS, Network, client_address, networks
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
-from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.keys import NAMED, Keys
 from otel_mcp.identity.principal import CREDENTIALS, Principal, principal
 from otel_mcp.request import CLIENT_INFO, Call, Exchange, client_info
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 
 if TYPE_CHECKING:
-    from otel_mcp.identity.tracker import Session
+    from otel_mcp.identity.session import Session
 
 CONVERSATION_KEYS: Final = "otel_mcp_conversation_keys"
 """Entry point group of further `HostKey` tuples."""
@@ -137,7 +137,7 @@ def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candi
         found: Candidate | None = None
         if source == "conversation" and said is not None:
             key = keys.digest("conversation", rules.settings.service_name, *said)
-            found = Candidate("conversation", f"c_{key}", derived=True)
+            found = Candidate("conversation", f"{NAMED}{key}", derived=True)
         elif source == "header":
             found = _header(exchange, rules, keys)
         elif source == "cookie":
@@ -185,7 +185,7 @@ def _header(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
         if value := exchange.headers.get(name):
             # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
             key = keys.digest("header", rules.settings.service_name, name.decode(), value.decode("latin-1"))
-            return Candidate("header", f"c_{key}", derived=True)
+            return Candidate("header", f"{NAMED}{key}", derived=True)
     return None
 
 
@@ -200,7 +200,7 @@ def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
     if morsel is None or not morsel.value:
         return None
     key = keys.digest("cookie", rules.settings.service_name, morsel.value)
-    return Candidate("cookie", f"c_{key}", derived=True)
+    return Candidate("cookie", f"{NAMED}{key}", derived=True)
 
 
 def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:

@@ -19,6 +19,8 @@ from typing import Final
 
 OURS: Final = "om1."
 """Begins every id that we gave to a client."""
+NAMED: Final = "c_"
+"""Begins the id of every session that a host, a header of one or a cookie names."""
 _TAG_BYTES: Final = 9
 _SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from otel_mcp.identity.candidate import Candidates, Rules
+from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
-from otel_mcp.identity.tracker import Session, Tracker
+from otel_mcp.identity.principal import principal
+from otel_mcp.identity.session import Session
+from otel_mcp.identity.tracker import Tracker
 from otel_mcp.request import Call, Exchange, client_info
 from otel_mcp.sessions.delta import SessionFacts
+from otel_mcp.sessions.handshakes import Handshakes
 from otel_mcp.wire import headers as wire_headers
 
 
 class Resolver:
     """Decides the session of calls and exchanges."""
 
-    def __init__(self, rules: Rules, keys: Keys, tracker: Tracker) -> None:
+    def __init__(
+        self, rules: Rules, keys: Keys, tracker: Tracker, conversations: Conversations, handshakes: Handshakes
+    ) -> None:
         self._rules = rules
         self._candidates = Candidates(rules, keys)
         self.keys = keys
         self.tracker = tracker
+        self._conversations = conversations
+        self._handshakes = handshakes
 
     def again(self, call: Call) -> bool:
         """Give a call that the server has taken its session, if that was found by the same claim before.
@@ -29,7 +37,7 @@ class Resolver:
         if call.method == "initialize" or not self.keys.ready:
             return False
         if call.meta:  # Where it may be asked for.
-            exchange.transport_session = self.known(exchange)
+            exchange.transport_session = self._transport(exchange)
         claim = self._candidates.of(exchange, call)
         if claim is None:
             return True  # Nothing can be known of it.
@@ -57,7 +65,7 @@ class Resolver:
             await self.keys.prepare()
         if self.again(call):
             return
-        exchange.transport_session = self.known(exchange)
+        exchange.transport_session = self._transport(exchange)
         claim = self._candidates.of(exchange, call)
         if claim is None:
             return
@@ -71,6 +79,9 @@ class Resolver:
         call.proposed = False
         if session is not None:
             self._join(call, session)
+            if claim.derived and call.id is not None and exchange.transport_id and not exchange.modern:
+                transport_id, owned = self.storable(exchange.transport_id), bool(exchange.owns_sessions)
+                self._conversations.carried(transport_id, session, claim.principal, owned=owned)
 
     async def propose(self, call: Call) -> None:
         """Tell the session of a call that the server may yet refuse: asks, writes nothing, opens nothing."""
@@ -79,7 +90,7 @@ class Resolver:
             return
         if not self.keys.ready:
             await self.keys.prepare()
-        exchange.transport_session = self.known(exchange)
+        exchange.transport_session = self._transport(exchange)
         claim = self._candidates.of(exchange, call)
         if claim is None:
             return
@@ -92,8 +103,14 @@ class Resolver:
 
     def known(self, exchange: Exchange) -> Session | None:
         """The session that an exchange names by its transport id, if this process knows it."""
-        if exchange.session is not None or not exchange.transport_id or not self.keys.usable:
+        if exchange.session is not None or (session := self._transport(exchange)) is None:
             return exchange.session
+        return session.part_of or session
+
+    def _transport(self, exchange: Exchange) -> Session | None:
+        """The session of the transport itself, also where a conversation has taken it in."""
+        if not exchange.transport_id or not self.keys.usable:
+            return None
         return self.tracker.get(self.storable(exchange.transport_id))
 
     def storable(self, session_id: str) -> str:
@@ -105,7 +122,8 @@ class Resolver:
             return
         if not self.keys.ready:
             await self.keys.prepare()
-        session = self.tracker.open(self.storable(session_id), "header")
+        caller = principal(call.exchange.user, call.exchange.headers, self.keys)
+        session = self.tracker.open(self.storable(session_id), "header", caller)
         if session is not None:
             self._join(call, session)
 
@@ -124,6 +142,8 @@ class Resolver:
         call.exchange.session = session
         if call.claim is not None:
             call.claim.attributes = None
+        if call.method == "initialize":
+            self._handshakes.begin(session.id)
         facts = session.facts
         self._inherit(call, facts)
         if call.meta or call.method == "initialize":

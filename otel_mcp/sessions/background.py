@@ -30,7 +30,8 @@ class Background:
     """Wakes for work, at the interval of flushes, and to sweep.
 
     `flush` writes what waits and tells in how many seconds it wants to be
-    called again (`None`: when something new waits), `sweep` looks for ends,
+    called again (`None`: when something new waits), `flush_last` writes what
+    waits when the loop ends, `sweep` looks for ends,
     `close` lets go of the loop's client.
     """
 
@@ -40,12 +41,14 @@ class Background:
         interval: float,
         sweep_interval: float,
         flush: Callable[[], Awaitable[float | None]],
+        flush_last: Callable[[], Awaitable[None]],
         sweep: Callable[[], Awaitable[None]],
         close: Callable[[], Awaitable[None]],
     ) -> None:
         self._interval = interval
         self._sweep_interval = sweep_interval
         self._flush = flush
+        self._flush_last = flush_last
         self._sweep = sweep
         self._close = close
         self.clear()
@@ -125,7 +128,7 @@ class Background:
 
     async def _finish(self) -> None:
         with guarded("last session flush"):
-            await asyncio.wait_for(self._flush(), FINAL)
+            await asyncio.wait_for(self._flush_last(), FINAL)
         with guarded("session store close"):
             await asyncio.wait_for(self._close(), FINAL)
 

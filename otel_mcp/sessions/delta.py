@@ -50,6 +50,8 @@ class SessionFacts:
     source: str | None = None
     conversation_id: str | None = None
     previous_id: str | None = None
+    principal: str | None = None
+    """Keyed hash of the user that it is bound to; the first one stands. In no document."""
 
     def known(self) -> dict[str, str]:
         """The facts that are known, but for id and times."""
@@ -58,7 +60,11 @@ class SessionFacts:
     def with_news(self, news: SessionFacts) -> SessionFacts:
         """These facts and, over them, what `news` knows."""
         return replace(
-            self, created_at=min(self.created_at, news.created_at), limit=news.limit, **cast("Any", news.known())
+            self,
+            created_at=min(self.created_at, news.created_at),
+            limit=news.limit,
+            principal=self.principal or news.principal,
+            **cast("Any", news.known()),
         )
 
 
@@ -164,3 +170,10 @@ class Known:
     successor: str | None = None
     """The session that continues it, where one was agreed."""
     facts: SessionFacts | None = None
+    worked: bool = False
+    """A tool has been called in it."""
+
+    @property
+    def live(self) -> SessionFacts | None:
+        """Its facts, if it lives."""
+        return self.facts if self.exists and not self.ended else None

@@ -137,7 +137,7 @@ class MemoryStore:
         if record.ended is not None or record.deadline <= now or not record.has_document(now):
             over = record.ended is not None or record.deadline <= now
             return Known(exists=False, ended=over, successor=successor)
-        return Known(exists=True, successor=successor, facts=record.known_facts())
+        return Known(exists=True, successor=successor, facts=record.known_facts(), worked=record.calls_total > 0)
 
     async def consult(self, key: str) -> str | None:
         """The value under `key`."""

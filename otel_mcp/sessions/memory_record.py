@@ -99,6 +99,7 @@ class Record:
             created = self.facts.created_at
             self.facts = replace(self.facts.with_news(delta.facts), created_at=created)
             self.merged = [news, *self.merged[: _VARIANTS - 1]]
+        self.facts.principal = self.facts.principal or delta.facts.principal
         if delta.facts.created_at > self.not_before:
             self.facts.created_at = min(self.facts.created_at, delta.facts.created_at)
         self.last_activity = max(self.last_activity, delta.last_activity)

@@ -49,6 +49,7 @@ class Writer:
         last, created = self.instant(delta.last_activity), self.instant(delta.facts.created_at)
         first = last if delta.first_activity is None else min(self.instant(delta.first_activity), last)
         moment = self.instant(now)
+        user = delta.facts.principal or ""
         ended = ""
         if delta.ended is not None:
             at = self.instant(delta.ended[0])
@@ -57,7 +58,7 @@ class Writer:
             f'["{flush.token}",{flush.sequence},{moment},{first},"{text.iso(first)}",{last},"{text.iso(last)}",'
             f'{created},"{text.iso(created)}",{delta.requests},{delta.errors},{delta.call_count},{len(records)},'
             f"{text.micros(min(delta.facts.limit, LONGEST))},{self.instant(self._process.started_at)},"
-            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE}{ended}]'
+            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE},"{user}"{ended}]'
         )
         return scalars.encode(), facts, text.utf8(text.calls(records))
 
@@ -145,5 +146,6 @@ def known(session_id: str, reply: list[Any]) -> Known:
         source=state.source,
         conversation_id=state.conversation_id,
         previous_id=state.previous_id,
+        principal=None if reply[6] is None else reply[6].decode(),
     )
-    return Known(exists=True, successor=after, facts=facts)
+    return Known(exists=True, successor=after, facts=facts, worked=int(reply[7] or 0) > 0)

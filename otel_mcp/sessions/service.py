@@ -24,6 +24,7 @@ from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.exit_loop import is_running, run_alone
 from otel_mcp.sessions.flusher import Flusher
+from otel_mcp.sessions.handshakes import Handshakes
 from otel_mcp.sessions.hash_key import SharedKey
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.lookups import Lookups
@@ -37,6 +38,8 @@ from otel_mcp.settings import Settings
 logger = logging.getLogger("otel_mcp")
 T = TypeVar("T")
 
+_HANDSHAKE: Final = 2.0
+"""Flush intervals that a call has to follow its handshake, and to say that both are part of a conversation."""
 _EXIT: Final = 2.0
 """Seconds that the end of the process may wait for the store."""
 
@@ -50,6 +53,7 @@ class Sessions:
         self._store: SessionStore = _store(settings, self._process) if store is None else store
         self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
+        self.handshakes = Handshakes(self._take, _HANDSHAKE * settings.flush_interval)
         self._health = StoreHealth(events)
         self._flusher = Flusher(self._coalescer, self._store, events, self._process, self._health)
         self._sweeper = Sweeper(settings, self._flusher, self._store, self._health)
@@ -59,6 +63,7 @@ class Sessions:
             interval=settings.flush_interval,
             sweep_interval=settings.sweep_interval,
             flush=self._turn,
+            flush_last=self._last_turn,
             sweep=self._sweeper.sweep,
             close=self._store.aclose,
         )
@@ -68,6 +73,12 @@ class Sessions:
 
     def submit(self, delta: SessionDelta) -> None:
         """Hand over what happened; `delta` belongs to us from here on. From any thread; never waits, never raises."""
+        try:
+            self.handshakes.submit(delta)
+        except Exception as error:
+            report("session submit", error)
+
+    def _take(self, delta: SessionDelta) -> None:
         try:
             background = self._background
             urgent = self._coalescer.add(delta)
@@ -116,6 +127,10 @@ class Sessions:
             return max(breaker.wait, 0.01)
         return None if flusher.is_idle else self._settings.flush_interval
 
+    async def _last_turn(self) -> None:
+        self.handshakes.release_all()
+        await self._turn()
+
     async def flush(self) -> None:
         """Write everything that waits, now; not while the store is known to be away."""
         if not self._health.breaker.wait:
@@ -140,6 +155,7 @@ class Sessions:
             await asyncio.wait_for(self._store.aclose(), timeout)
 
     async def _finish(self) -> None:
+        self.handshakes.release_all()
         await self._flusher.flush()
         await self._documents.fulfil()
 
@@ -149,6 +165,7 @@ class Sessions:
             if is_running():
                 self._background.notify(now=True)
                 return
+            self.handshakes.release_all()
             if not self._flusher.is_idle or len(self._documents.kept):
                 run_alone(self.aclose(_EXIT / 2), _EXIT)
             if calls := self._flusher.calls:
@@ -156,19 +173,23 @@ class Sessions:
 
     async def save(self, state: SessionState) -> None:
         """Write the user's document at once; while the store is away it is kept and written later."""
+        self.handshakes.release(state.session_id)
         await self.flush()
         await self._documents.save(state)
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document, this process's calls included; as far as we know it while the store is away."""
+        self.handshakes.release(session_id)
         return await self._documents.load(session_id)
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
         """The document; a new one where there is none."""
+        self.handshakes.release(session_id)
         return await self._documents.get_or_create(session_id, user_agent=user_agent)
 
     async def delete(self, session_id: str) -> bool:
         """End a session and remove it at once; `False` where there was none."""
+        self.handshakes.release(session_id)
         return await self._documents.delete(session_id)
 
     async def recall(self, session_id: str) -> Known | None:
@@ -237,6 +258,7 @@ class Sessions:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._process.renew()
         for part in (
+            self.handshakes,
             self._coalescer,
             self._health,
             self._flusher,

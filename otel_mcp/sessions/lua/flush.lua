@@ -10,12 +10,12 @@ local token, sequence, now, first, first_iso, last, last_iso, created, created_i
   a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
 local requests, errors, calls, sent, limit, start, fingerprint, ttl, cap, lease =
   a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19]
-local ended_iso, reason, ended = a[20], a[21], a[22]
+local user, ended_iso, reason, ended = a[20], a[21], a[22], a[23]
 
 local mark = 'p:' .. token
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd')
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], g = raw[8],
-           f = raw[9], x = raw[10], d = raw[12]}
+           f = raw[9], x = raw[10], d = raw[12], u = raw[13]}
 
 if raw[11] then
   local seen, flags = string.match(raw[11], '^(%d+) %d+ ?(%a*)$')
@@ -54,7 +54,7 @@ if late and state == 'missing' then return {4, tonumber(s.n) or 0, '', false} en
 local flags, set = '', {}
 if fresh then
   if s.x then
-    redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq')
+    redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq', 'u')
     -- The process may have met the id in its former life.
     local former = math.max(known_last or 0, tonumber(string.match(s.x, '(%d+)$')))
     if created <= former then created, created_iso = first, first_iso end
@@ -124,6 +124,10 @@ end
 if s.i ~= int(limit) then
   set[#set + 1] = 'i'
   set[#set + 1] = int(limit)
+end
+if user ~= '' and not s.u then
+  set[#set + 1] = 'u'
+  set[#set + 1] = user
 end
 redis.call('HSET', stats, unpack(set))
 if not late then

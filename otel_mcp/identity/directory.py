@@ -1,0 +1,44 @@
+"""What identity asks of the shared store, and what it asks later, beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from otel_mcp.guard import guarded
+from otel_mcp.sessions.delta import Known
+
+
+class Directory(Protocol):
+    """The part of the shared store that identity asks."""
+
+    async def recall(self, session_id: str) -> Known | None: ...
+    async def consult(self, key: str) -> str | None: ...
+    async def agree(self, key: str, candidate: str, ttl: float) -> str: ...
+    async def succeed(self, old_id: str, candidate: str) -> str: ...
+
+
+class Later:
+    """Runs questions beside the requests; their failures are counted and harm nobody."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, what: Callable[[], Awaitable[None]], delay: float = 0.0) -> None:
+        """Run `what` in `delay` seconds. Without a running loop there is nobody to wait for the answer."""
+
+        def start() -> None:
+            task = loop.create_task(run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        async def run() -> None:
+            with guarded("session facts"):
+                await what()
+
+        with guarded("session facts"):
+            loop = asyncio.get_running_loop()
+            # Not in the context of the request that happens to ask.
+            contextvars.Context().run(loop.call_later, delay, start)

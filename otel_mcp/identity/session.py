@@ -1,0 +1,50 @@
+"""A live session as one process sees it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from opentelemetry.trace import SpanContext
+
+from otel_mcp.sessions.delta import SessionFacts
+from otel_mcp.sessions.state import SessionState
+
+_STATE_FIELDS: Final = (
+    "session_id", "user_agent", "created_at", "client_name", "client_version",
+    "protocol_version", "source", "conversation_id", "previous_id",
+)  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Shared by all its requests; never locked, never copied."""
+
+    facts: SessionFacts
+    last_activity: float
+    """Unix seconds."""
+    agreement: str | None = None
+    """Key under which replicas agreed on an inferred session."""
+    ended: bool = False
+    worked: bool = False
+    """A tool has been called in it, as far as this process knows."""
+    part_of: Session | None = None
+    """The conversation that this transport session turned out to carry."""
+    sampled: deque[SpanContext] | None = None
+    """Spans of its calls in this process, for the span of the session; only where that is wanted."""
+    attributes: dict[str, str] = field(default_factory=dict[str, str])
+    """Span attributes, the same for every call of the session; refilled when the facts change."""
+
+    @property
+    def id(self) -> str:
+        return self.facts.session_id
+
+    @property
+    def source(self) -> str:
+        return self.facts.source or "none"
+
+    def state(self) -> SessionState:
+        """The public form: a copy without tool calls."""
+        known = {name: getattr(self.facts, name) for name in _STATE_FIELDS}
+        return SessionState.model_validate({**known, "last_activity": self.last_activity})

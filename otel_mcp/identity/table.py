@@ -1,0 +1,77 @@
+"""The sessions that this process holds: bounded, by last use, and with a limit on new ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from otel_mcp.identity.session import Session
+from otel_mcp.sessions.delta import SessionFacts
+from otel_mcp.settings import Settings
+
+_MINUTE: Final = 60.0
+
+
+class Table:
+    """Sessions by the id that keys them."""
+
+    def __init__(self, settings: Settings, rejected: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._rejected = rejected
+        self._clock = clock
+        self._ttl = settings.session_ttl
+        self._most = settings.max_sessions
+        self._most_new = settings.max_new_sessions
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
+        self._window_began = 0.0
+        self._opened = 0
+
+    def get(self, session_id: str) -> Session | None:
+        """A live session."""
+        session = self.sessions.get(session_id)
+        return session if session is not None and self.is_live(session) else None
+
+    def is_live(self, session: Session) -> bool:
+        """It has not ended, and its time is not over. What became part of a conversation lives as long as that."""
+        if session.ended:
+            return False
+        active = session.part_of or session
+        return not active.ended and self._clock() - active.last_activity < active.facts.limit
+
+    def may_open(self) -> bool:
+        """Whether the limit on new sessions allows another one."""
+        now = self._clock()
+        if now - self._window_began >= _MINUTE:
+            self._window_began, self._opened = now, 0
+        return self._opened < self._most_new
+
+    def admit(
+        self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None
+    ) -> Session | None:
+        """Begin a session, within the limit; `limit` is that of its silence, in seconds."""
+        if not self.may_open():
+            self._rejected("limit")
+            return None
+        self._opened += 1
+        session = self.draft(session_id, source, limit=limit, previous=previous)
+        self.put(session)
+        return session
+
+    def draft(
+        self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None
+    ) -> Session:
+        """A session that is not held: nobody else sees it."""
+        now = self._clock()
+        return Session(SessionFacts(session_id, now, limit or self._ttl, source=source, previous_id=previous), now)
+
+    def put(self, session: Session) -> None:
+        """Hold a session."""
+        self.sessions[session.id] = session
+        while len(self.sessions) > self._most:
+            self.sessions.popitem(last=False)
+
+    def remember(self, table: OrderedDict[str, str], key: str, value: str) -> None:
+        """Note in another table of ids, which is bounded likewise."""
+        table[key] = value
+        while len(table) > self._most:
+            table.popitem(last=False)
