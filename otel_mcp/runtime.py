@@ -67,6 +67,7 @@ class Runtime:
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
         reporter.calls_of = tracker.calls_of
+        self.sessions.on_late(tracker.outlived)
         handshakes = self.sessions.handshakes
         conversations = Conversations(tracker, self.sessions, handshakes, time, settings.flush_interval)
         self.resolver = Resolver(rules, keys, tracker, conversations, handshakes)

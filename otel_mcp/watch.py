@@ -295,6 +295,8 @@ class Watch:
                 exchange.owns_sessions = exchange.owns_sessions or False
                 self._learn_owning(exchange, owns=False)
             await self.resolver.resolve(call)
+            if call.method == "server/discover":
+                exchange.session = None  # Only the body tells whether this answers the probe or refuses it.
         if call.method == "initialize" and call.session is not None and self._headers.may_tell(exchange):
             new = call.session.id
             exchange.minted = new if new.startswith(OURS) and new != exchange.wire_session_id else exchange.minted
@@ -366,6 +368,8 @@ class Watch:
             call.exchange.protocol_version = version
             if call.session is not None:
                 call.session.facts.protocol_version = version
+        elif call.method == "server/discover" and "error" in reply and not call.taken:
+            call.session = None  # A probe that failed: the session will be that of the handshake which follows.
         if self._settings.store_content or self._capture is not None:
             call.result = reply.get("result")
 

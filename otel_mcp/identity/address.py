@@ -24,13 +24,16 @@ def networks(names: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(ip_network(name, strict=False) for name in names)
 
 
-def client_address(peer: str | None, headers: HeaderMap, trusted: tuple[Network, ...]) -> tuple[str | None, bool]:
+def client_address(
+    peer: str | None, headers: HeaderMap, trusted: tuple[Network, ...], http_version: str = "1.1"
+) -> tuple[str | None, bool]:
     """The client's address, and whether it stands for one client.
 
     Behind a proxy that nobody told us to trust, every client has the proxy's
-    address: then it stands for nobody.
+    address: then it stands for nobody. A proxy that adds no header is told by
+    its HTTP/1.0, which no client of MCP speaks, and nginx does by default.
     """
-    proxied = any(name in headers for name in PROXY_HEADERS)
+    proxied = http_version == "1.0" or any(name in headers for name in PROXY_HEADERS)
     if not proxied:
         return peer, peer is not None
     if peer is None or not _within(peer, trusted):

@@ -204,7 +204,7 @@ def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
 
 
 def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
-    address, telling = client_address(exchange.client, exchange.headers, rules.trusted)
+    address, telling = client_address(exchange.client, exchange.headers, rules.trusted, exchange.http_version)
     if caller is None and not telling:
         return None
     name, version = client_info(call)

@@ -164,6 +164,12 @@ class Tracker:
         """The session has ended; its id opens nothing any more."""
         session.ended = True
 
+    def outlived(self, session_id: str) -> None:
+        """Another process has ended the session: what names it next is to be asked about."""
+        session = self._sessions.get(session_id)
+        if session is not None and session.source == "header" and session.part_of is None:
+            self.forget(session)
+
     def _instead(self, claim: Candidate) -> Session | None:
         """Under another user the same id is another session."""
         self._rejected("principal")

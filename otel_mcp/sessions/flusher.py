@@ -40,6 +40,8 @@ class Flusher:
         self._events = events
         self._process = process
         self._health = health
+        self.on_late: Callable[[str], None] = lambda _: None
+        """Told of a session that went on here and has ended in another process."""
         self.dropped: Counter[str] = Counter()
         """Tool calls that will not be in the store, by reason."""
         self.clear()
@@ -105,6 +107,8 @@ class Flusher:
             self.drop(delta.call_count, answer.refused)
             return
         with guarded("session events"):
+            if answer.late and delta.ended is None:
+                self.on_late(answer.session_id)
             if answer.created:
                 self.has_news = True
                 events.started(delta.facts)

@@ -227,6 +227,10 @@ class Sessions:
         """Whether `hash_key` need not be asked again: it is the same on all replicas."""
         return self._hash_key.is_agreed
 
+    def on_late(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called with the id of a session that went on here and has ended in another process."""
+        self._flusher.on_late = tell
+
     @property
     def degraded(self) -> bool:
         """Whether questions are answered locally at present, since the store is away or slow."""

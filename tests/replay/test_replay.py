@@ -173,7 +173,8 @@ def one_client_is_one_session(result: Result) -> None:
         session_id, source = expected_session(told, result)
         found = (attributes.get("session.id"), attributes["otel_mcp.session.source"])
         if told.refused and told.exchange.modern and found != (None, "none"):
-            # An error of a handler under its own HTTP status, or a probe: the span may name what would have begun.
+            # An error of a handler under its own HTTP status: the span may name what would have begun.
+            assert told.method != "server/discover", told
             session_id, source = "?", "inferred_weak"
         if session_id == "?":
             assert found[0] is not None

@@ -84,3 +84,9 @@ def test_networks_and_single_addresses_can_be_trusted() -> None:
     ]
     with pytest.raises(ValueError, match="proxy"):
         networks(("proxy",))
+
+
+def test_a_proxy_that_adds_no_header_is_known_by_its_old_http() -> None:
+    assert client_address("127.0.0.1", {}, (), "1.0") == ("127.0.0.1", False)
+    assert client_address(PROXY, {b"x-forwarded-for": b"203.0.113.9"}, TRUSTED, "1.0") == ("203.0.113.9", True)
+    assert client_address("127.0.0.1", {}, (), "2") == ("127.0.0.1", True)

@@ -1,0 +1,322 @@
+"""Several replicas on one real store: the same client is the same session on all of them, another user is not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from otel_mcp import MCPMiddleware
+from otel_mcp.runtime import Runtime
+from tests.store_support import Server as Valkey
+from tests.unit.conftest import MakeRuntime
+from tests.unit.kit import (
+    MODERN_HEADERS,
+    PATIENCE,
+    Headers,
+    Message,
+    Reply,
+    Server,
+    Telemetry,
+    ask,
+    call,
+    delete,
+    initialize,
+    legacy_headers,
+    modern,
+    notify,
+    post,
+)
+from tests.unit.test_identity_flows import jwt, sessions_of
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB = jwt("ann"), jwt("bob")
+FLUSH = 0.05
+"""Seconds between flushes, so that tests need not wait."""
+CHAT = {"openai/session": "v1/chat", "openai/subject": "v1/person"}
+
+
+class Replicas:
+    """Processes of one deployment, as far as they differ: runtimes on one store."""
+
+    def __init__(self, valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+        self.redis = valkey.client(decode_responses=True)
+        self.redis.flushall()
+        self.telemetry = telemetry
+        self.runtimes: list[Runtime] = [make_runtime(redis_url=valkey.url, flush_interval=FLUSH) for _ in range(2)]
+
+    async def post(
+        self, replica: int, message: Any, headers: Headers = (), *, session_id: str | None = None, **options: Any
+    ) -> Reply:
+        """Have a replica serve a message; `session_id` is that of a server which keeps sessions itself."""
+        app = MCPMiddleware(Server(session_id=session_id), self.runtimes[replica])
+        return await post(app, message, headers, **options)
+
+    async def settle(self) -> None:
+        for runtime in self.runtimes:
+            await runtime.shut_down()
+
+    def documents(self) -> dict[str, Message]:
+        """Every session document, by id."""
+        keys = [key for key in self.redis.keys("mcp_session:*") if self.redis.type(key) == "string"]
+        return {key.partition(":")[2]: json.loads(self.redis.get(key)) for key in keys}
+
+    async def has(self, session_id: str | None) -> bool:
+        return session_id in self.documents()
+
+    def living(self) -> list[str]:
+        return [session_id for session_id, document in self.documents().items() if "ended" not in document]
+
+    def events(self, name: str) -> Counter[str]:
+        return Counter(event["attributes"]["session.id"] for event in self.telemetry.events() if event["name"] == name)
+
+    def everything(self) -> str:
+        """All text in the store."""
+        found: list[str] = []
+        for key in self.redis.keys("*"):
+            kind = self.redis.type(key)
+            read: dict[str, Callable[[str], Any]] = {
+                "string": self.redis.get,
+                "hash": self.redis.hgetall,
+                "zset": lambda key: self.redis.zrange(key, 0, -1),
+            }
+            found.append(f"{key} {read[kind](key)}")
+        return "\n".join(found)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something that happens in the background has happened."""
+    with anyio.fail_after(PATIENCE):
+        while not await holds():  # noqa: ASYNC110 (what is waited for lies in a store)
+            await anyio.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    server = Valkey()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def replicas(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry) -> Iterator[Replicas]:
+    made = Replicas(valkey, make_runtime, telemetry)
+    yield made
+    made.redis.close()
+
+
+async def test_a_client_with_a_credential_that_two_replicas_serve_in_turn_is_one_session(replicas: Replicas) -> None:
+    bearer = ("authorization", "Bearer s3cr3t-t0ken")
+
+    replies = [
+        await replicas.post(number % 2, modern(request_id=number), [*MODERN_HEADERS, bearer, ("via", "ingress")])
+        for number in range(10)
+    ]
+    await replicas.settle()
+
+    (session_id,) = {reply.session_id for reply in replies}
+    (document,) = replicas.documents().values()
+    assert document["session_id"] == session_id
+    assert (document["tool_call_count"], document["source"]) == (10, "inferred")
+    assert sum(replicas.events("session.start").values()) == 1
+    assert "s3cr3t" not in replicas.everything() + replicas.telemetry.everything()
+
+
+async def test_two_users_behind_one_address_are_two_sessions_on_both_replicas(replicas: Replicas) -> None:
+    for number in range(8):
+        user = ("authorization", f"Bearer s3cr3t-{number // 2 % 2}")
+        await replicas.post(number % 2, modern(request_id=number), [*MODERN_HEADERS, user, ("via", "ingress")])
+    await replicas.settle()
+
+    assert sorted(each["tool_call_count"] for each in replicas.documents().values()) == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "hop",
+    [("via", "1.1 ingress"), ("x-forwarded-for", "198.51.100.7"), ("forwarded", "for=198.51.100.7"), None],
+    ids=["via", "x-forwarded-for", "forwarded", "only HTTP/1.0"],
+)
+async def test_ten_clients_without_credentials_behind_a_proxy_are_no_session(
+    replicas: Replicas, hop: tuple[str, str] | None
+) -> None:
+    """A proxy in its simplest configuration adds no header, but speaks HTTP/1.0 to the server: no client does."""
+    for number in range(10):
+        app = MCPMiddleware(Server(), replicas.runtimes[number % 2])
+
+        async def served(scope: Message, receive: Any, send: Any, app: Any = app) -> None:
+            await app({**scope, "http_version": "1.1" if hop else "1.0"}, receive, send)
+
+        await post(served, modern(), [*MODERN_HEADERS, *([hop] if hop else [])])
+    await replicas.settle()
+
+    assert set(sessions_of(replicas.telemetry)) == {(None, "none")}
+    assert replicas.documents() == {}
+
+
+@pytest.mark.parametrize("other", [BOB, ("authorization", "Bearer opaque"), None], ids=["bob", "a token", "nobody"])
+@pytest.mark.parametrize("kind", ["handed out by us", "the server's own", "a conversation"])
+async def test_another_user_cannot_use_a_session_on_a_replica_that_has_not_seen_its_user(
+    replicas: Replicas, kind: str, other: tuple[str, str] | None
+) -> None:
+    own = "own" if kind == "the server's own" else None
+    message = call(meta=CHAT) if kind == "a conversation" else call()
+    opened = await replicas.post(0, initialize(), [ANN], session_id=own)
+    headers = legacy_headers(opened.headers["mcp-session-id"])
+    anns = await replicas.post(0, message, [*headers, ANN], session_id=own)
+    await eventually(lambda: replicas.has(anns.session_id))
+
+    others = [
+        await replicas.post(1, message, [*headers, *([other] if other else [])], session_id=own) for _ in range(2)
+    ]
+    again = await replicas.post(1, message, [*headers, ANN], session_id=own)
+    await replicas.settle()
+
+    assert anns.session_id == again.session_id
+    assert others[0].session_id == others[1].session_id != anns.session_id
+    assert replicas.documents()[anns.session_id or ""]["tool_call_count"] == 2
+    rejected = replicas.telemetry.points("otel_mcp.session.rejected")
+    assert ({"otel_mcp.reason": "principal"}, 1) in rejected or ({"otel_mcp.reason": "principal"}, 2) in rejected
+    assert "ann" not in replicas.everything()
+
+
+async def test_of_two_users_who_meet_an_id_at_once_the_first_one_keeps_it(replicas: Replicas) -> None:
+    """Before either replica has written whose it is, none can know; soon after, both do."""
+    first = await replicas.post(0, call(meta=CHAT), [ANN])
+    second = await replicas.post(1, call(meta=CHAT), [BOB])
+    assert first.session_id == second.session_id
+
+    async def apart() -> set[str | None]:
+        return {
+            (await replicas.post(number, call(meta=CHAT), [user])).session_id for number, user in enumerate((ANN, BOB))
+        }
+
+    async def are_apart() -> bool:
+        return len(await apart()) == 2
+
+    await eventually(are_apart)
+    assert first.session_id in await apart()
+
+
+async def test_the_user_of_the_handshake_is_that_of_the_session(replicas: Replicas) -> None:
+    opened = await replicas.post(0, initialize(), [ANN])
+    headers = legacy_headers(opened.headers["mcp-session-id"])
+
+    bobs = await replicas.post(0, call(), [*headers, BOB])
+    anns = await replicas.post(0, call(), [*headers, ANN])
+
+    assert anns.session_id == opened.headers["mcp-session-id"] != bobs.session_id
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["stateful", "stateless"])
+async def test_a_chat_that_shakes_hands_for_every_call_is_one_session(replicas: Replicas, owned: bool) -> None:
+    found: set[str | None] = set()
+    for number in range(5):
+        own = f"transport-{number}" if owned else None
+        opened = await replicas.post(number % 2, initialize(name="openai-mcp"), session_id=own)
+        headers = legacy_headers(opened.headers["mcp-session-id"])
+        await replicas.post(number % 2, notify("notifications/initialized"), headers, session_id=own)
+        found.add((await replicas.post(number % 2, call(meta=CHAT), headers, session_id=own)).session_id)
+        listed = await replicas.post(number % 2, ask("tools/list", 2), headers, session_id=own)
+        found.add(listed.session_id)
+        await delete(MCPMiddleware(Server(session_id=own), replicas.runtimes[number % 2]), headers)
+    await replicas.settle()
+
+    (session_id,) = found
+    documents = replicas.documents()
+    assert list(documents) == [session_id]
+    assert (documents[session_id]["tool_call_count"], documents[session_id]["request_count"]) == (5, 15)
+    assert documents[session_id]["client_name"] == "openai-mcp"
+    assert replicas.events("session.start") == Counter([session_id])
+    assert replicas.events("session.end") == Counter()
+    assert replicas.redis.zrange("otel_mcp:unit:deadlines", 0, -1) == [session_id]
+    started = [given["otel_mcp.session.source"] for given, _ in replicas.telemetry.points("otel_mcp.session.started")]
+    assert started == ["conversation"]
+
+
+async def test_a_handshake_that_was_written_before_its_call_came_ends_as_replaced(replicas: Replicas) -> None:
+    opened = await replicas.post(0, initialize(), session_id="own")
+    await eventually(lambda: replicas.has("own"))
+
+    reply = await replicas.post(0, call(meta=CHAT), legacy_headers("own"), session_id="own")
+    await replicas.settle()
+
+    assert opened.session_id == "own"
+    assert replicas.living() == [reply.session_id]
+    assert replicas.documents()["own"]["ended"]["reason"] == "replaced"
+    assert replicas.documents()[reply.session_id or ""]["previous_id"] == "own"
+    (end,) = [event["attributes"] for event in replicas.telemetry.events() if event["name"] == "session.end"]
+    assert (end["session.id"], end["otel_mcp.session.end.reason"]) == ("own", "replaced")
+
+
+async def test_a_handshake_with_one_replica_for_a_call_to_another_is_replaced(replicas: Replicas) -> None:
+    found: set[str | None] = set()
+    for _ in range(3):
+        opened = await replicas.post(0, initialize())
+        headers = legacy_headers(opened.headers["mcp-session-id"])
+        found.add((await replicas.post(1, call(meta=CHAT), headers)).session_id)
+
+    async def has_ended() -> bool:
+        return len(replicas.events("session.end")) == 3
+
+    await eventually(has_ended)
+    await replicas.settle()
+
+    (session_id,) = found
+    assert replicas.living() == [session_id]
+    reasons = {each.get("ended", {}).get("reason") for each in replicas.documents().values()}
+    assert reasons == {"replaced", None}
+    # What names the transport session alone means the conversation from now on, with either replica.
+    for number in (0, 1):
+
+        async def continues(number: int = number) -> bool:
+            return (await replicas.post(number, ask("tools/list"), headers)).session_id == session_id
+
+        await eventually(continues)
+
+
+async def test_a_transport_session_in_which_tools_were_called_stays_a_session(replicas: Replicas) -> None:
+    opened = await replicas.post(0, initialize())
+    headers = legacy_headers(opened.headers["mcp-session-id"])
+    await replicas.post(0, call(), headers)
+    await eventually(lambda: replicas.has(opened.headers["mcp-session-id"]))
+
+    for number in (0, 1):
+        await replicas.post(number, call(meta=CHAT), headers)
+    await replicas.settle()
+
+    assert len(replicas.living()) == 2
+    assert replicas.events("session.end") == Counter()
+
+
+async def test_a_client_with_many_chats_over_one_transport_session_is_those_chats(replicas: Replicas) -> None:
+    """As editors have it; a message without a chat goes to the one that the transport session was taken in by."""
+    await replicas.post(0, initialize(), session_id="own")
+    headers = legacy_headers("own")
+
+    for chat in ("a", "b", "a"):
+        await replicas.post(0, call(meta={"vscode.conversationId": chat}), headers, session_id="own")
+    listed = await replicas.post(0, ask("tools/list"), headers, session_id="own")
+    await replicas.settle()
+
+    assert len(replicas.living()) == 2
+    assert listed.session_id in replicas.living()
+    assert sum(replicas.events("session.start").values()) == 2
+
+
+async def test_another_user_cannot_end_a_session_by_naming_a_chat_in_it(replicas: Replicas) -> None:
+    opened = await replicas.post(0, initialize(), [ANN])
+    headers = legacy_headers(opened.headers["mcp-session-id"])
+    await eventually(lambda: replicas.has(opened.headers["mcp-session-id"]))
+
+    for number in (0, 1):
+        await replicas.post(number, call(meta=CHAT), [*headers, BOB])
+    await replicas.post(0, call(), [*headers, ANN])
+    await replicas.settle()
+
+    assert opened.headers["mcp-session-id"] in replicas.living()
+    assert replicas.events("session.end") == Counter()
