@@ -33,6 +33,7 @@ from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
     KNOWN_METHODS,
+    STREAMS,
     JsonId,
     Message,
     Outcome,
@@ -499,6 +500,8 @@ def _merged(outcome: Outcome | None, call: Call) -> Outcome | None:
     told = call.told
     failed = outcome is not None and outcome.error_type is not None
     if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
+        if call.method in STREAMS:
+            return Outcome()  # A client ends its subscription by leaving.
         status_code = outcome.status_code if outcome is not None else None
         return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
     if told is None or outcome is None:
@@ -518,6 +521,8 @@ def _left_open(call: Call) -> Outcome:
     if exchange.status is not None and exchange.status >= 400:
         return Outcome(error_type=str(exchange.status))
     if call.id is None:
+        return Outcome()
+    if exchange.disconnected and call.method in STREAMS:
         return Outcome()
     if exchange.disconnected:
         return Outcome(error_type="cancelled" if exchange.modern else "disconnected")

@@ -143,10 +143,13 @@ def every_request_has_one_span(result: Result) -> None:
 
 def each_span_tells_how_its_request_ended(result: Result) -> None:
     for told in result.reading.requests:
-        if told.method == LISTEN:
-            continue  # A client ends its subscription by leaving: that is neither success nor error.
         span = result.span_of(told)
         attributes = attributes_of(span)
+        if told.method == LISTEN:
+            # A client ends its subscription by leaving: that is no error.
+            expected = (None, None) if told.error_type == "cancelled" else (told.error_type, told.status_code)
+            assert (attributes.get("error.type"), attributes.get("rpc.response.status_code")) == expected, told
+            continue
         found = (attributes.get("error.type"), attributes.get("rpc.response.status_code"))
         assert found == ((None, None) if is_large(told) else (told.error_type, told.status_code)), told
         assert (span.status.status_code.name == "ERROR") is (found[0] is not None)
@@ -154,9 +157,14 @@ def each_span_tells_how_its_request_ended(result: Result) -> None:
 
 def each_span_lasts_until_the_answer_was_on_its_way(result: Result) -> None:
     for told in result.reading.requests:
-        if told.ended is None or told.method == LISTEN:
-            continue
         span = result.span_of(told)
+        if told.method == LISTEN and told.error_type == "cancelled":
+            # It lasts as long as the client listens.
+            assert span.end_time is not None
+            assert abs(span.end_time - (result.began + told.exchange.ended) * 1e9) < PRECISION, told
+            continue
+        if told.ended is None:
+            continue
         assert span.end_time is not None
         late = span.end_time - (result.began + told.ended) * 1e9
         if is_large(told):

@@ -16,6 +16,7 @@ from otel_mcp.settings import load
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import (
     FAILED,
+    MODERN,
     MODERN_HEADERS,
     Clock,
     Message,
@@ -481,3 +482,26 @@ async def test_hashed_ids_appear_nowhere_as_they_are(make_runtime: MakeRuntime, 
     assert reply.session_id is not None
     assert reply.session_id.startswith("h_")
     assert "servers-own-id" not in telemetry.everything()
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["the client leaves", "the server ends it"])
+async def test_a_subscription_that_ends_is_no_error(runtime: Runtime, telemetry: Telemetry, left: bool) -> None:
+    gone = anyio.Event()
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        head = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+        await send(head)
+        acknowledged = event(notify("notifications/subscriptions/acknowledged"))
+        await send({"type": "http.response.body", "body": acknowledged, "more_body": True})
+        if left:
+            gone.set()
+            assert (await receive())["type"] == "http.disconnect"
+        else:
+            await send({"type": "http.response.body", "body": event(result("listen:0", {})), "more_body": False})
+
+    headers = [("mcp-protocol-version", MODERN), ("mcp-method", "subscriptions/listen")]
+    await post(MCPMiddleware(app, runtime), ask("subscriptions/listen", "listen:0"), headers, left=gone)
+
+    assert telemetry.span().status.status_code.name == "UNSET"
+    assert "error.type" not in (telemetry.span().attributes or {})
