@@ -12,6 +12,8 @@ from functools import wraps
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
+from opentelemetry import context as otel_context
+
 from otel_mcp import process
 from otel_mcp.guard import guarded
 from otel_mcp.middleware import ASGIApp, Message, Receive, Scope, Send
@@ -63,6 +65,7 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
 
         if call is None:
             return await handler()
+        exchange.ambient = otel_context.get_current()  # Inside whatever instruments HTTP.
         await Dispatch(runtime, call, handwritten=True).run(handler, lambda _: None)
 
     return handle

@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 
 from otel_mcp import process
-from otel_mcp.guard import guarded, report
+from otel_mcp.guard import report
 from otel_mcp.middleware import ASGIApp, Receive, Scope, Send, look, observe
 from otel_mcp.request import SCOPE_KEY, Exchange
 from otel_mcp.seams.http_span import http_app, within
@@ -30,19 +30,9 @@ def starlette(module: ModuleType, patches: Patches) -> None:
     patches.replace(module.Starlette, "__call__", _outer)
 
 
-def uvicorn(module: ModuleType, patches: Patches) -> None:
-    """Every app on uvicorn, whatever it is made of."""
-
-    def make(load: Callable[[Any], None]) -> Callable[[Any], None]:
-        @wraps(load)
-        def loaded(self: Any) -> None:
-            load(self)
-            with guarded("uvicorn seam"):
-                self.loaded_app = _Observed(self.loaded_app)
-
-        return loaded
-
-    patches.replace(module.Config, "load", make)
+def litestar(module: ModuleType, patches: Patches) -> None:
+    """Every Litestar app, on any server."""
+    patches.replace(module.Litestar, "__call__", _outer)
 
 
 def session_manager(module: ModuleType, patches: Patches) -> None:
@@ -55,14 +45,14 @@ def sse_transport(module: ModuleType, patches: Patches) -> None:
     patches.replace(module.SseServerTransport, "handle_post_message", _sdk(lambda _: True))
 
 
-class _Observed:
+class Observed:
     """An ASGI app around another. Servers probe for factories by calling, so the signature is exact."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # By now uvicorn knows that the app is one of ASGI 3, so no coroutine is needed around it.
+        # By now the server knows that the app is one of ASGI 3, so no coroutine is needed around it.
         if (seen := look(scope)) is None:
             return self.app(scope, receive, send)
         return observe(process.runtime, seen, self.app, scope, receive, send)

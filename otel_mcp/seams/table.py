@@ -21,9 +21,13 @@ def _lazy(module: str, function: str) -> Callable[[ModuleType, Patches], None]:
 
 SEAMS: Final = (
     ("starlette.applications", _lazy("http", "starlette")),
+    ("litestar.app", _lazy("http", "litestar")),
     ("starlette.routing", _lazy("handwritten", "route")),
     ("opentelemetry.instrumentation.asgi", _lazy("handwritten", "asgi_instrumentation")),
-    ("uvicorn.config", _lazy("http", "uvicorn")),
+    ("uvicorn.config", _lazy("servers", "uvicorn")),
+    ("gunicorn.workers.gasgi", _lazy("servers", "gunicorn")),
+    ("hypercorn.app_wrappers", _lazy("servers", "hypercorn")),
+    ("granian.asgi", _lazy("servers", "granian")),
     ("mcp.server.streamable_http_manager", _lazy("http", "session_manager")),
     ("mcp.server.sse", _lazy("http", "sse_transport")),
     ("mcp.server.runner", _lazy("mcp2", "runner")),

@@ -13,9 +13,11 @@ class Library:
     """A version of a server library, and what goes with it."""
 
     name: str
-    requirements: tuple[str, ...]
+    requirements: tuple[str, ...] = ()
+    """None = what the tests themselves run in."""
 
 
+CURRENT: Final = Library("current")
 MCP_1_30: Final = Library("mcp-1.30", ("mcp == 1.30.0",))
 MCP_1_12: Final = Library("mcp-1.12", ("mcp == 1.12.4", "pydantic < 2.12"))
 MCP_1_9: Final = Library("mcp-1.9", ("mcp == 1.9.4", "pydantic < 2.12"))
@@ -23,6 +25,36 @@ FASTMCP_3: Final = Library("fastmcp-3", ("fastmcp == 3.4.10",))
 FASTMCP_2: Final = Library("fastmcp-2", ("fastmcp == 2.14.7",))
 FASTAPI_MCP: Final = Library("fastapi-mcp", ("fastapi-mcp == 0.4.0", "mcp < 2", "fastapi"))
 HANDWRITTEN: Final = Library("handwritten", ("fastapi",))
+SERVERS: Final = Library(
+    "servers",
+    (
+        "mcp == 2.3.0",
+        "fastmcp == 4.1.2",
+        "fastapi",
+        "litestar == 2.25.0",
+        "granian == 2.8.7",
+        "hypercorn == 0.18.0",
+        "gunicorn == 27.0.1",
+        "uvicorn-worker == 0.4.0",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class WebServer:
+    """What carries the app."""
+
+    name: str
+    command: str
+    """``{app}`` and ``{port}`` stand for those."""
+
+
+UVICORN: Final = WebServer("uvicorn", "uvicorn {app} --port={port} --log-level=warning")
+GUNICORN: Final = WebServer("gunicorn-uvicorn", "gunicorn {app} -b 127.0.0.1:{port} -k uvicorn_worker.UvicornWorker")
+GUNICORN_ASGI: Final = WebServer("gunicorn-asgi", "gunicorn {app} -b 127.0.0.1:{port} -k asgi")
+HYPERCORN: Final = WebServer("hypercorn", "hypercorn {app} --bind 127.0.0.1:{port}")
+GRANIAN: Final = WebServer("granian", "granian {app} --interface asgi --host 127.0.0.1 --port {port} --log-level error")
+WEB_SERVERS: Final = (GUNICORN, GUNICORN_ASGI, HYPERCORN, GRANIAN)
 
 
 @dataclass(frozen=True)
@@ -35,19 +67,24 @@ class Cell:
     mode: str = "stateful"
     nested: bool = True
     """What the tool opens lies beneath its call."""
+    server: WebServer = UVICORN
 
     def __str__(self) -> str:
-        return f"{self.library.name} {self.app} {self.mode}"
+        return f"{self.library.name} {self.app} {self.mode} {self.server.name}"
 
 
 CELLS: Final = (
     *(Cell(MCP_1_30, "sdk1", mode) for mode in ("stateful", "stateless", "json", "sse")),
     *(Cell(MCP_1_12, "sdk1", mode) for mode in ("stateful", "stateless", "sse")),
     *(Cell(MCP_1_9, "sdk1", mode) for mode in ("stateful", "sse")),
-    *(Cell(FASTMCP_3, "fastmcp23", mode) for mode in ("stateful", "stateless", "sse")),
-    *(Cell(FASTMCP_2, "fastmcp23", mode) for mode in ("stateful", "stateless", "sse")),
+    *(Cell(FASTMCP_3, "fastmcp_app", mode) for mode in ("stateful", "stateless", "sse")),
+    *(Cell(FASTMCP_2, "fastmcp_app", mode) for mode in ("stateful", "stateless", "sse")),
     # It calls its tools through HTTP again, without any trace headers.
     Cell(FASTAPI_MCP, "fastapi_mcp_app", nested=False),
     Cell(HANDWRITTEN, "fastapi_route"),
     Cell(HANDWRITTEN, "bare_asgi"),
+    *(Cell(SERVERS, app, server=server) for server in WEB_SERVERS for app in ("sdk2", "fastmcp_app", "fastapi_route")),
+    *(Cell(SERVERS, "sdk2", "sse", server=server) for server in WEB_SERVERS),
+    *(Cell(SERVERS, "litestar_app", server=server) for server in (UVICORN, *WEB_SERVERS)),
+    *(Cell(SERVERS, "bare_asgi", server=server) for server in WEB_SERVERS),
 )

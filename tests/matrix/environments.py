@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def python_of(library: Library) -> Path:
     """The interpreter of a library's environment; made where there is none for these requirements yet."""
+    if not library.requirements:
+        return Path(sys.executable)
     requirements = (*library.requirements, *OURS)
     pyproject = (ROOT / "pyproject.toml").read_text()
     key = sha256("\n".join((*requirements, sys.version, pyproject)).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""A server of FastMCP 2 or 3, in the mode that MODE names."""
+"""A server of FastMCP, 2 to 4, in the mode that MODE names."""
 
 import os
 

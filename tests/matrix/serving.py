@@ -1,0 +1,105 @@
+"""A cell's server as a process: with the package at work, or as it would be without."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
+
+from tests.matrix.cells import Cell
+from tests.matrix.environments import python_of
+
+APPS: Final = Path(__file__).parent / "apps"
+_READY_WITHIN: Final = 60.0
+"""Seconds; a busy machine imports slowly."""
+_STOP_WITHIN: Final = 15.0
+
+
+class ServerFailed(Exception):
+    """The text is what went wrong, and the end of the server's log."""
+
+
+@contextmanager
+def served(cell: Cell, endpoint: str | None) -> Generator[str]:
+    """Serve a cell on loopback; the value is its root URL.
+
+    Args:
+        cell: what to serve.
+        endpoint: where telemetry goes by OTLP; ``None`` = the server runs without any instrumentation.
+
+    Raises:
+        ServerFailed: it did not start, or the block raised.
+    """
+    bin_folder, port = python_of(cell.library).parent, _free_port()
+    command = [part.format(app=f"{cell.app}:app", port=port) for part in cell.server.command.split()]
+    command[0] = str(bin_folder / command[0])
+    if endpoint is not None:
+        command.insert(0, str(bin_folder / "opentelemetry-instrument"))
+    with TemporaryFile() as log:
+        server = subprocess.Popen(
+            command,
+            cwd=APPS,
+            env=_environment(cell, endpoint),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            _wait_for(port, server)
+            yield f"http://127.0.0.1:{port}"
+        except Exception as error:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").splitlines()[-15:]
+            raise ServerFailed("\n".join([f"{type(error).__name__}: {error}", *lines])) from error
+        finally:
+            _stop(server)
+
+
+def _environment(cell: Cell, endpoint: str | None) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHONPATH"))}
+    given = {"MODE": cell.mode, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(APPS)}
+    if endpoint is not None:
+        given |= {
+            "OTEL_SERVICE_NAME": "matrix",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        }
+    return {**inherited, **given}
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(_STOP_WITHIN)
+    # Workers that outlived it.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _READY_WITHIN
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError("the server has ended")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError("the server does not listen")
