@@ -3,7 +3,7 @@
 One file a scenario; ``A-server-mode-client`` and so on: A is the basic matrix,
 B server-to-client requests and subscriptions, E a restarted server, F clients
 that cancel or leave, H resumption, I the transport of 2024-11-05, J large and
-slow results, K clients with OpenTelemetry.
+slow results, K clients with OpenTelemetry, L clients in TypeScript (see `record`).
 """
 
 from __future__ import annotations

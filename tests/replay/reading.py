@@ -71,6 +71,11 @@ class Reading:
     deleted: list[str]
     """Transport sessions that the client ended."""
 
+    @property
+    def client(self) -> str | None:
+        """What the client calls itself."""
+        return next((told.client for told in self.requests if told.client is not None), None)
+
 
 def said(exchange: Recorded) -> list[Said]:
     """Messages of the server in one answer."""

@@ -176,6 +176,7 @@ def each_span_lasts_until_the_answer_was_on_its_way(result: Result) -> None:
 
 def one_client_is_one_session(result: Result) -> None:
     sessions: set[str] = set()
+    client = result.reading.client
     for told in result.reading.requests:
         attributes = attributes_of(result.span_of(told))
         session_id, source = expected_session(told, result)
@@ -191,7 +192,7 @@ def one_client_is_one_session(result: Result) -> None:
             assert found == (session_id, source), told
         if found[0] is not None and not told.refused:
             sessions.add(str(found[0]))
-            assert attributes["otel_mcp.client.name"] == (told.client or "mcp"), told
+            assert attributes["otel_mcp.client.name"] == (told.client or client), told
         if not told.refused:
             assert attributes.get("mcp.protocol.version") == told.version, told
         carried = None if told.exchange.modern else told.transport_id or result.minted
@@ -243,7 +244,7 @@ async def the_document_holds_the_calls(result: Result) -> None:
         doubtful = [told for told in result.reading.requests if told.refused and told.exchange.modern]
         assert len(calls) <= state.tool_call_count <= len(calls) + len(doubtful)
         assert len(taken) <= state.request_count <= len(taken) + len(doubtful) + 1
-        assert state.client_name == (result.reading.requests[0].client or "mcp")
+        assert state.client_name == result.reading.client
         if not doubtful:
             assert [call.tool_name for call in sorted(state.tool_calls, key=lambda call: call.started_at)] == [
                 told.target for told in sorted(calls, key=lambda told: told.began)
