@@ -420,6 +420,34 @@ async def test_recall_tells_a_live_session_from_an_ended_and_an_unknown_one(
         assert (recalled.exists, recalled.ended, recalled.facts) == (False, ended, None)
 
 
+async def test_the_first_user_of_a_session_stands_and_is_in_no_document(store: SessionStore, process: Process) -> None:
+    now = round(time.time(), 6)
+    for user in (None, "a" * 32, "b" * 32):
+        await store.apply([flush(process, delta(1, of=facts("live", now, principal=user), at=now))])
+
+    recalled, state = await store.recall("live"), await store.load("live")
+
+    assert recalled.facts is not None
+    assert recalled.facts.principal == "a" * 32
+    assert recalled.worked
+    assert state is not None
+    assert "aaaa" not in state.model_dump_json()
+
+
+async def test_another_session_under_the_id_is_not_bound_to_the_user_of_the_former(
+    store: SessionStore, process: Process
+) -> None:
+    now = round(time.time(), 6)
+    former = delta(1, of=facts("again", now - 20, principal="a" * 32), at=now - 15, ended="client_delete")
+    await store.apply([flush(process, former)])
+    await store.apply([flush(process, delta(0, of=facts("again", now), at=now, requests=1))])
+
+    recalled = await store.recall("again")
+
+    assert recalled.facts is not None
+    assert (recalled.facts.principal, recalled.worked) == (None, False)
+
+
 async def test_the_first_candidate_is_agreed(store: SessionStore) -> None:
     assert await store.agree("client:1", "first", 60.0) == "first"
     assert await store.agree("client:1", "second", 60.0) == "first"
