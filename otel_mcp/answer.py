@@ -71,7 +71,7 @@ class Answer:
         """An event stream: what it has not brought, another one may."""
         return self._kind == "sse"
 
-    def feed(self, chunk: bytes, *, more: bool) -> None:
+    def feed(self, chunk: bytes | memoryview, *, more: bool) -> None:
         """Read one body message that has already been forwarded."""
         if self._kind == "sse":
             if self._decoder is None and (event := whole(chunk, LIMIT)) is not None:
@@ -90,9 +90,9 @@ class Answer:
             if not more:
                 self._json()
 
-    def _hold(self, chunk: bytes) -> None:
+    def _hold(self, chunk: bytes | memoryview) -> None:
         if not self._body:
-            self._body = chunk
+            self._body = bytes(chunk)  # Of an app that uses its buffer again, a copy.
         elif isinstance(self._body, bytearray):
             self._body += chunk
         else:

@@ -174,7 +174,10 @@ class Recorder:
     def _digest(self, arguments: Any) -> str | None:
         if not arguments:
             return None
-        encoded = to_json(arguments)
+        try:
+            encoded = to_json(arguments)
+        except ValueError:
+            return None  # Half a surrogate pair, or too deep: a server may take what cannot be written again.
         return self._keys.digest_bytes(encoded) if len(encoded) <= _MAX_DIGESTED else None
 
 

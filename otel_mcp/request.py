@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from otel_mcp.wire.jsonrpc import text
+
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
@@ -30,6 +32,7 @@ SCOPE_KEY: Final = "otel_mcp"
 CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 MODERN: Final = "2026-07-28"
 """First revision without sessions; revisions are dates, so they compare as text."""
+_MAX_SAID: Final = 1024
 
 current_call: ContextVar[Call | None] = ContextVar("otel_mcp_call", default=None)
 
@@ -93,7 +96,17 @@ def client_info(call: Call) -> tuple[str | None, str | None]:
         return None, None
     fields = cast("dict[str, object]", info)
     name, version = fields.get("name"), fields.get("version")
-    return (name[:128] if isinstance(name, str) else None), (version[:64] if isinstance(version, str) else None)
+    return text(name, 128) if isinstance(name, str) else None, text(version, 64) if isinstance(version, str) else None
+
+
+def slim(call: Call) -> None:
+    """Keep of a large message only what its span and its session may still ask for."""
+    name, version = client_info(call)
+    info = {"name": name, "version": version}
+    call.params = {"clientInfo": info} if call.method == "initialize" else {}
+    call.meta = {key: value for key, value in call.meta.items() if isinstance(value, str) and len(value) <= _MAX_SAID}
+    if call.method != "initialize":
+        call.meta = {**call.meta, CLIENT_INFO: info}
 
 
 def client_of(call: Call) -> tuple[str | None, str | None]:

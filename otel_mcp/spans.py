@@ -23,9 +23,14 @@ from otel_mcp import semconv
 from otel_mcp.request import Call, Exchange, client_of
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
+from otel_mcp.wire.jsonrpc import text
 
 NATIVE_SCOPES: Final = frozenset({"mcp-python-sdk", "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
+
+
+_MAX_CARRIED: Final = 8192
+"""Characters of a value in ``_meta`` that a propagator may read; the limit that W3C sets for baggage."""
 
 
 def is_native(span: Span) -> bool:
@@ -62,7 +67,11 @@ def parent_of(call: Call) -> Context:
     fields = _fields(propagate.get_global_textmap())
     if call.meta.keys().isdisjoint(fields):
         return ambient
-    carrier = {name: value for name in fields if isinstance(value := call.meta.get(name), str)}
+    carrier = {
+        name: text(value, _MAX_CARRIED)
+        for name in fields
+        if isinstance(value := call.meta.get(name), str) and len(value) <= _MAX_CARRIED
+    }
     around = trace.get_current_span(ambient).get_span_context()
     bare = trace.set_span_in_context(trace.INVALID_SPAN, ambient)
     parent = propagate.extract(carrier, bare)

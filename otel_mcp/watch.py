@@ -24,7 +24,7 @@ from otel_mcp.middleware import Message as ASGIMessage
 from otel_mcp.middleware import Scope
 from otel_mcp.pending import Pending
 from otel_mcp.recording import Recorder
-from otel_mcp.request import SCOPE_KEY, Call, Exchange
+from otel_mcp.request import SCOPE_KEY, Call, Exchange, slim
 from otel_mcp.responses import ResponseHeaders, with_headers, with_headers_at_hand
 from otel_mcp.semconv import OTHER, TOOL_ERROR
 from otel_mcp.sessions.delta import SessionDelta, SessionFacts
@@ -41,6 +41,7 @@ from otel_mcp.wire.jsonrpc import (
     json_id,
     negotiated_version,
     parse_messages,
+    text,
 )
 
 K = TypeVar("K")
@@ -55,6 +56,9 @@ _MAX_PATHS: Final = 100
 _END_DELAY: Final = 2.0
 """Flush intervals by which the end of a session waits that several replicas may serve."""
 _MAX_GONE: Final = 10_000
+_KEPT_OUT: Final = frozenset({401, 403})
+_MAX_KEPT: Final = 64 * 1024
+"""Bytes of a request whose arguments are kept until it is recorded."""
 _VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
 
 
@@ -202,7 +206,7 @@ class Watch:
             if exchange.protocol_version is None:
                 initial = call.method == "initialize"
                 said = call.params.get("protocolVersion") if initial else call.meta.get(_VERSION_META)
-                exchange.protocol_version = said[:32] if isinstance(said, str) else None
+                exchange.protocol_version = text(said, 32) if isinstance(said, str) else None
             self._note_flight(exchange, call)
 
     def _note_flight(self, exchange: Exchange, call: Call) -> None:
@@ -214,7 +218,8 @@ class Watch:
             _remember(self._in_flight, (transport_id, call.id), call, _MAX_GONE)
         elif call.method == "notifications/cancelled":
             named = json_id(call.params.get("requestId"))
-            if named is not None and (other := self._in_flight.get((transport_id, named))) is not None:
+            other = self._in_flight.get((transport_id, named)) if named is not None else None
+            if other is not None and not self.resolver.are_strangers(exchange, other.exchange):
                 other.cancel_requested = True
 
     def served(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
@@ -336,7 +341,8 @@ class Watch:
             if not more:
                 self.finish(exchange.result_of, exchange.result_of.told, exchange.result_size)
         elif exchange.answer is not None:
-            exchange.answer.feed(body, more=more)
+            # Starlette passes a memoryview on, and servers take a bytearray: what is not ours may not be kept.
+            exchange.answer.feed(body if type(body) is bytes else memoryview(body).cast("B"), more=more)
 
     def _find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
         if exchange.unread is not None:
@@ -383,14 +389,21 @@ class Watch:
         call.result_bytes = size
         call.outcome = _merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
-        if not call.exchange.modern and (transport_id := call.exchange.transport_id) and call.id is not None:
+        if (transport_id := call.exchange.transport_id) and call.id is not None:
             self._in_flight.pop((transport_id, call.id), None)
             self.pending.settled(transport_id, call)
+        if call.exchange.body_size > _MAX_KEPT:
+            self._slim(call)
         if call.dispatched:
             # It waits to be recorded: nothing that only the path needed is kept until then.
             call.arguments = call.params.get("arguments")
             call.params = call.meta = _NOTHING
         self._recorder.add(call)
+
+    def _slim(self, call: Call) -> None:
+        """Let go of arguments too large to be digested: many of them must not wait in memory."""
+        if not self._settings.store_content and self._capture is None:
+            slim(call)
 
     def handled(self, call: Call) -> None:
         """A handler has returned. If its request is over, nothing else may say how it ended."""
@@ -421,7 +434,8 @@ class Watch:
                 # The stream was the session: there is no way back to it.
                 self._end_session(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
         status = exchange.status or 500
-        if exchange.http_method == "DELETE" and (200 <= status < 300 or exchange.owns_sessions is False):
+        served = 200 <= status < 300 or (exchange.owns_sessions is False and status not in _KEPT_OUT)
+        if exchange.http_method == "DELETE" and served:
             self._end_session(exchange, transport_id, "client_delete")
         elif status == 404 and exchange.owns_sessions:
             self._end_session(exchange, transport_id, "server_closed")
@@ -433,20 +447,26 @@ class Watch:
         unanswered = exchange.disconnected or exchange.status == 202 or (stream and exchange.status == 200)
         elsewhere = call.id is not None and call.told is None and not exchange.modern
         if unanswered and elsewhere and exchange.transport_id:
+            if exchange.body_size > _MAX_KEPT:
+                self._slim(call)
             self.pending.add(exchange.transport_id, call)
             return
         self.finish(call, _left_open(call), None)
 
     def _end_session(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
         """Tell the store that a session is over. It counts each end once, however many say so."""
-        if not self.resolver.keys.usable or transport_id in self._gone:
+        if not self.resolver.keys.usable:
             return
-        _remember(self._gone, transport_id, None, _MAX_GONE)
-        session_id = self.resolver.storable(transport_id)
+        # Of another user it is another session, and that one alone ends.
+        session_id = self.resolver.named_by(exchange, transport_id)
+        if session_id in self._gone:
+            return
+        _remember(self._gone, session_id, None, _MAX_GONE)
         session = self.resolver.tracker.get(session_id)
         at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
         facts = SessionFacts(session_id, at, self._settings.session_ttl) if session is None else session.facts
-        self.pending.session_closed(transport_id)
+        if session_id == self.resolver.storable(transport_id):
+            self.pending.session_closed(transport_id)
         delta = SessionDelta(facts, at, ended=(at, reason))
         if session is not None:
             self.resolver.tracker.forget(session)
@@ -455,6 +475,8 @@ class Watch:
             delay = _END_DELAY * self._settings.flush_interval
             timer = asyncio.get_running_loop().call_later(delay, self._submit_late, id(delta))
             self._late_ends[id(delta)] = (delta, timer)
+            if len(self._late_ends) > _MAX_GONE:
+                self._submit_late(next(iter(self._late_ends)))
             return
         self._recorder.drain()  # What came before the end is counted before it.
         self._submit(delta)

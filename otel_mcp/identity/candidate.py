@@ -11,9 +11,6 @@ from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import baggage
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
-
 from otel_mcp.guard import guarded
 from otel_mcp.identity.address import PROXY_HEADERS, Network, client_address, networks
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
@@ -154,10 +151,10 @@ def _conversation(exchange: Exchange, call: Call, rules: Rules) -> tuple[str, st
     if call.meta:
         if found := conversation(call.meta, rules.host_keys, _client_text(exchange, call)):
             return found
-        if isinstance(text := call.meta.get("baggage"), str) and (found := _baggage(text)):
+        if isinstance(said := call.meta.get("baggage"), str) and (found := from_baggage(said)):
             return found
     if header := exchange.headers.get(b"baggage"):
-        return _baggage(header.decode("latin-1"))
+        return from_baggage(header.decode("latin-1"))
     return None
 
 
@@ -167,11 +164,6 @@ def _client_text(exchange: Exchange, call: Call) -> str:
     if name is None and exchange.transport_session is not None:
         name = exchange.transport_session.facts.client_name
     return f"{name or ''} {agent}".lower()
-
-
-def _baggage(text: str) -> tuple[str, str] | None:
-    context = W3CBaggagePropagator().extract({"baggage": text})
-    return from_baggage(baggage.get_all(context))
 
 
 def _header(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:

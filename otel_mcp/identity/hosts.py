@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
+from urllib.parse import unquote_plus
 
 from pydantic_core import from_json
+
+from otel_mcp.wire.jsonrpc import text
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,9 @@ HOST_KEYS: Final = (
 )
 
 _MAX: Final = 512
+_MAX_BAGGAGE: Final = 8192
+_MAX_MEMBERS: Final = 180
+"""Both as W3C limits them."""
 
 
 def conversation(meta: Mapping[str, Any], keys: tuple[HostKey, ...], client: str) -> tuple[str, str] | None:
@@ -62,13 +68,22 @@ def _value(value: object, inside: str | None) -> str | None:
             except ValueError:
                 return None
         value = cast(dict[str, object], value).get(inside) if isinstance(value, dict) else None
-    return value if isinstance(value, str) and 0 < len(value) <= _MAX else None
+    return text(value, _MAX) if isinstance(value, str) and 0 < len(value) <= _MAX else None
 
 
-def from_baggage(baggage: Mapping[str, object]) -> tuple[str, str] | None:
-    """What an instrumented agent calls its session, from W3C baggage."""
+def from_baggage(baggage: str) -> tuple[str, str] | None:
+    """What an instrumented agent calls its session, from the text of W3C baggage.
+
+    Not by way of OpenTelemetry's propagator: that logs what it cannot read, and
+    so would let a stranger write our log.
+    """
+    found: dict[str, str] = {}
+    if len(baggage) <= _MAX_BAGGAGE:
+        for member in baggage.split(",", _MAX_MEMBERS)[:_MAX_MEMBERS]:
+            key, _, value = member.partition(";")[0].partition("=")
+            found.setdefault(key.strip(), value.strip())
     for key in ("gen_ai.conversation.id", "session.id"):
-        value = baggage.get(key)
-        if isinstance(value, str) and 0 < len(value) <= _MAX:
+        value = text(unquote_plus(text(found.get(key, ""), _MAX_BAGGAGE)), _MAX + 1)
+        if 0 < len(value) <= _MAX:
             return key, value
     return None

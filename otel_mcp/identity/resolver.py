@@ -5,7 +5,7 @@ from __future__ import annotations
 from otel_mcp.identity.candidate import Candidates, Rules
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
-from otel_mcp.identity.principal import principal
+from otel_mcp.identity.principal import Principal, principal
 from otel_mcp.identity.session import Session
 from otel_mcp.identity.tracker import Tracker
 from otel_mcp.request import Call, Exchange, client_info
@@ -116,14 +116,29 @@ class Resolver:
     def storable(self, session_id: str) -> str:
         return self.keys.storable(session_id, hashed=self._rules.settings.session_id == "hashed")
 
+    def named_by(self, exchange: Exchange, session_id: str) -> str:
+        """The session that the caller of this exchange means by a transport id: of another user it is another."""
+        return self.tracker.owned_id(self.storable(session_id), self._caller(exchange))
+
+    def are_strangers(self, one: Exchange, other: Exchange) -> bool:
+        """Whether two exchanges are known to be of different users."""
+        if not self.keys.usable:
+            return False
+        first, second = self._caller(one), self._caller(other)
+        if not (first is not None and first.binds) and not (second is not None and second.binds):
+            return False
+        return first is None or second is None or first.digest != second.digest
+
+    def _caller(self, exchange: Exchange) -> Principal | None:
+        return principal(exchange.user, exchange.headers, self.keys)
+
     async def opened(self, call: Call, session_id: str) -> None:
         """The protocol has given out `session_id` as the answer to this ``initialize``."""
         if call.session is not None:
             return
         if not self.keys.ready:
             await self.keys.prepare()
-        caller = principal(call.exchange.user, call.exchange.headers, self.keys)
-        session = self.tracker.open(self.storable(session_id), "header", caller)
+        session = self.tracker.open(self.storable(session_id), "header", self._caller(call.exchange))
         if session is not None:
             self._join(call, session)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Final
 
 from otel_mcp.identity.session import Session
@@ -25,6 +26,7 @@ class Table:
         self.sessions: OrderedDict[str, Session] = OrderedDict()
         self._window_began = 0.0
         self._opened = 0
+        self._asking = 0
 
     def get(self, session_id: str) -> Session | None:
         """A live session."""
@@ -43,7 +45,16 @@ class Table:
         now = self._clock()
         if now - self._window_began >= _MINUTE:
             self._window_began, self._opened = now, 0
-        return self._opened < self._most_new
+        return self._opened + self._asking < self._most_new
+
+    @contextmanager
+    def room(self) -> Generator[None]:
+        """Count a session that may begin while the store is asked: it writes down what it agrees to."""
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
 
     def admit(
         self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None

@@ -152,10 +152,13 @@ class Tracker:
         return list(session.sampled) if session is not None and session.sampled is not None else []
 
     def open(self, session_id: str, source: str, principal: Principal | None = None) -> Session | None:
-        """Begin a session under an id that the protocol has just given out, within the limit."""
-        if (known := self.get(session_id)) is not None:
-            return known
-        session = self.table.admit(session_id, source)
+        """Begin a session under an id that the protocol has just given out, within the limit.
+
+        It is bound at once: whoever else learns the id must not be the first to use it.
+        """
+        if (mine := self.owned_id(session_id, principal)) != session_id:
+            self._rejected("principal")
+        session = self.get(mine) or self.table.admit(mine, source)
         if session is not None:
             bind(session.facts, principal)
         return session
@@ -197,7 +200,8 @@ class Tracker:
             session_id = agreed
         else:
             candidate = proposed.id if proposed is not None else new_id()
-            session_id = await self._directory.agree(agreement, candidate, self._gap)
+            with self.table.room():
+                session_id = await self._directory.agree(agreement, candidate, self._gap)
             session_id = self._first(self._fingerprints, claim, session_id, candidate)
         self.table.remember(self._fingerprints, claim.key, session_id)
         session = self.get(session_id) or self.table.admit(session_id, claim.source, limit=self._gap)
@@ -245,7 +249,8 @@ class Tracker:
                 self._rejected("limit")
                 return None
             candidate = proposed.id if proposed is not None else self._successor_id(claim)
-            successor = await self._directory.succeed(claim.key, candidate)
+            with self.table.room():
+                successor = await self._directory.succeed(claim.key, candidate)
             successor = self._first(self._successors, claim, successor, candidate)
         self.follow(claim.key, successor)
         if (held := self.peek(claim)) is not None:
@@ -290,6 +295,13 @@ class Tracker:
     def _successor_id(self, claim: Candidate) -> str:
         # One that a client may be told of, where the protocol has a way to.
         return self._keys.mint() if claim.transport else new_id()
+
+    def owned_id(self, session_id: str, principal: Principal | None) -> str:
+        """The id of the session that this caller means by an id: under another user it is another session."""
+        held = self.get(session_id)
+        if held is not None and is_foreign(held.facts, principal):
+            return id_for(self._keys, session_id, principal)
+        return session_id
 
     def _adopt(self, claim: Candidate, known: Known) -> Session:
         facts = known.live

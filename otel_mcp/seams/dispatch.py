@@ -23,7 +23,7 @@ from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.spans import adopt, is_native, parent_of, same_span
-from otel_mcp.wire.jsonrpc import JsonId, Outcome, error_outcome, result_outcome
+from otel_mcp.wire.jsonrpc import JsonId, Outcome, error_outcome, json_id, result_outcome, text
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ def call_of(
         ``None`` for a message that never was on the wire: the SDK lists tools by
         itself, under the id of the call that it is about to serve.
     """
+    request_id, method = json_id(request_id), text(method)
     if (call := exchange.find(request_id, method)) is not None:
         return call
     said = exchange.headers.get(b"mcp-method")
@@ -51,7 +52,7 @@ def call_of(
     if (exchange.calls and unread is None) or (said is not None and said != method.encode()):
         return None
     # The body has not been read on its way, or was too large for it.
-    return runtime.watch.dispatched(exchange, request_id, method[:256], params or {})
+    return runtime.watch.dispatched(exchange, request_id, method, params or {})
 
 
 class Dispatch:

@@ -7,6 +7,7 @@ the last of the body.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from types import FunctionType, MethodType, ModuleType
@@ -28,6 +29,8 @@ _FUNCTIONS: Final = (FunctionType, MethodType)
 """What a route of a hand-written server leads to; an SDK's leads to an object."""
 _MAX_AHEAD: Final = 64 * 1024 * 1024
 """Bytes that one process reads ahead at a time."""
+_MAX_PIECES: Final = 4096
+"""Messages of one body that are read ahead: each is an object, however small."""
 _ahead = 0
 
 
@@ -55,18 +58,24 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
     async def serve(
         route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        read: list[Message] = []
-        if not exchange.parsed and _may_read_ahead(exchange):
-            await _read_ahead(receive, read)
+        length = 0 if exchange.parsed else _may_read_ahead(exchange)
+        if not length:
+            return await run(route, runtime, exchange, scope, receive, send)
+        ahead = _Ahead(receive, length)
+        try:
+            await ahead.read()
+            await run(route, runtime, exchange, scope, ahead, send)
+        finally:
+            ahead.let_go()  # Also where the app never reads it.
+
+    async def run(route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         call = _only_call(exchange)
-
-        async def handler() -> None:
-            await original(route, scope, _replayed(read, receive), send)
-
         if call is None:
-            return await handler()
+            return await original(route, scope, receive, send)
         exchange.ambient = otel_context.get_current()  # Inside whatever instruments HTTP.
-        await Dispatch(runtime, call, handwritten=True).run(handler, lambda _: None)
+        await Dispatch(runtime, call, handwritten=True).run(
+            lambda: original(route, scope, receive, send), lambda _: None
+        )
 
     return handle
 
@@ -76,37 +85,47 @@ def _only_call(exchange: Exchange) -> Call | None:
     return requests[0] if len(requests) == 1 and not requests[0].dispatched else None
 
 
-def _may_read_ahead(exchange: Exchange) -> bool:
+def _may_read_ahead(exchange: Exchange) -> int:
+    """Bytes of a body that may be read before the app asks for it; 0 = none."""
     length = exchange.headers.get(b"content-length", b"")
-    if b"expect" in exchange.headers or not length.isdigit():
-        return False
-    return int(length) <= MAX_BODY and _ahead + int(length) <= _MAX_AHEAD
+    if b"expect" in exchange.headers or not length.isdigit() or len(length) > len(str(MAX_BODY)):
+        return 0
+    return int(length) if int(length) <= MAX_BODY and _ahead + int(length) <= _MAX_AHEAD else 0
 
 
-async def _read_ahead(receive: Receive, read: list[Message]) -> None:
-    """Take the body off the wire, message by message, for the app to get it the same way."""
-    global _ahead
-    more = True
-    while more:
-        message = await receive()
-        read.append(message)
-        _ahead += len(message.get("body", b""))
-        more = message["type"] == "http.request" and message.get("more_body", False)
+class _Ahead:
+    """A body taken off the wire, message by message, for the app to get it the same way."""
 
-
-def _replayed(read: list[Message], receive: Receive) -> Receive:
-    if not read:
-        return receive
-
-    async def replayed() -> Message:
+    def __init__(self, receive: Receive, length: int) -> None:
         global _ahead
-        if read:
-            message = read.pop(0)
-            _ahead -= len(message.get("body", b""))
-            return message
-        return await receive()
+        self._receive = receive
+        self._length = length
+        self._messages: deque[Message] = deque()
+        # From before its first byte: a thousand slow ones must not all find room.
+        _ahead += length
 
-    return replayed
+    async def read(self) -> None:
+        """Wait for the whole body, unless it comes in too many pieces."""
+        size, more = 0, True
+        while more and size <= MAX_BODY and len(self._messages) < _MAX_PIECES:
+            message = await self._receive()
+            self._messages.append(message)
+            size += len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+
+    async def __call__(self) -> Message:
+        if not self._messages:
+            return await self._receive()
+        message = self._messages.popleft()
+        if not self._messages:
+            self.let_go()
+        return message
+
+    def let_go(self) -> None:
+        """It takes no room any more."""
+        global _ahead
+        _ahead -= self._length
+        self._length = 0
 
 
 async def attach(runtime: Runtime, exchange: Exchange) -> None:

@@ -6,6 +6,19 @@ import re
 
 _TAG = re.compile(r"\{([^}]+)\}")
 
+_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
+
+
+def agreed_id(value: bytes | None) -> str | None:
+    """An id that replicas agreed on; ``None`` where something stands there that no replica wrote.
+
+    It goes out in a header: who can write to Redis must not write our answers.
+    """
+    if value is None:
+        return None
+    text = value.decode("utf-8", "replace")
+    return text if _ID.match(text) else None
+
 
 class Keys:
     """Names under one prefix and service.

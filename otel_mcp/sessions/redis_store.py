@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from otel_mcp.sessions import redis_wire, scripts
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known
-from otel_mcp.sessions.keys import Keys
+from otel_mcp.sessions.keys import Keys, agreed_id
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_client import Client, connect
 from otel_mcp.sessions.redis_clock import ServerClock
@@ -76,8 +76,7 @@ class RedisStore:
 
     async def consult(self, key: str) -> str | None:
         """The value that was agreed on under `key`."""
-        value = await self._link.run(Run("GET", (self._keys.agreement(key),)))
-        return None if value is None else value.decode("utf-8", "replace")
+        return agreed_id(await self._link.run(Run("GET", (self._keys.agreement(key),))))
 
     async def agree(self, key: str, candidate: str, ttl: float) -> str:
         """The value that all replicas have under `key`."""
@@ -90,7 +89,8 @@ class RedisStore:
     async def _agree(self, key: str, candidate: str, ttl: float) -> str:
         kept = max(round(min(ttl, redis_wire.LONGEST) * 1000), 1) if ttl else 0
         value = await self._link.run(Run(scripts.AGREE, (key,), (candidate, kept)))
-        return value.decode("utf-8", "replace")
+        # What stays for good is the hash key, which an operator may have put there: it is no id.
+        return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
 
     async def due(self, now: float, limit: int) -> list[EndedSession]:
         """Sessions whose time was over at `now`, claimed for the caller."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from otel_mcp.sessions import text
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known, SessionFacts
+from otel_mcp.sessions.keys import agreed_id
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.state import SessionState
 
@@ -131,7 +132,7 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
 def known(session_id: str, reply: list[Any]) -> Known:
     """What ``recall.lua`` answered."""
     exists, ended, successor = reply[:3]
-    after = None if successor is None else successor.decode("utf-8", "replace")
+    after = agreed_id(successor)
     if not exists:
         return Known(exists=False, ended=bool(ended), successor=after)
     state = SessionState.model_validate_json(reply[3])

@@ -44,7 +44,7 @@ class Message:
         self.meta = meta if isinstance(meta, dict) else {}
         if self.method == "tools/call" or self.method == "prompts/get":
             name: Any = self.params.get("name")
-            self.target = name[:256] if isinstance(name, str) else None
+            self.target = text(name) if isinstance(name, str) else None
 
 
 @dataclass(slots=True)
@@ -90,13 +90,23 @@ def _message(entry: Any) -> Message | None:
     request_id = fields.get("id")
     if type(request_id) is not int or not -_MAX_ID < request_id < _MAX_ID:
         request_id = json_id(request_id)
-    return Message(method[:256], request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
+    return Message(text(method), request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
+
+
+def text(value: str, limit: int = 256) -> str:
+    """At most `limit` characters of a stranger's text, such as UTF-8 can hold.
+
+    JSON may name half of a surrogate pair. An exporter cannot send such a text,
+    and some let go of a whole batch for it.
+    """
+    cut = value[:limit]
+    return cut if cut.isascii() else cut.encode("utf-8", "replace").decode()
 
 
 def json_id(value: object) -> JsonId | None:
     """A JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
     if isinstance(value, str):
-        return value[:256]
+        return text(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value if abs(value) < _MAX_ID else str(value)[:256]
     return None
@@ -164,4 +174,4 @@ def negotiated_version(reply: Mapping[str, Any]) -> str | None:
     """Protocol version that the answer to ``initialize`` settles on."""
     result = reply.get("result")
     version = cast(dict[str, Any], result).get("protocolVersion") if isinstance(result, dict) else None
-    return version[:32] if isinstance(version, str) else None
+    return text(version, 32) if isinstance(version, str) else None

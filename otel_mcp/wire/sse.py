@@ -15,6 +15,7 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _WHOLE: Final = re.compile(rb"(?:event: ([^\r\n]{1,64})\r?\n)?data: ([^\r\n]*)\r?\n\r?\n")
 _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
+_SLICE: Final = 64 * 1024
 
 
 class Event(NamedTuple):
@@ -28,7 +29,7 @@ class Event(NamedTuple):
     """Bytes of data, also where they were not kept."""
 
 
-def whole(chunk: bytes, limit: int) -> Event | None:
+def whole(chunk: bytes | memoryview, limit: int) -> Event | None:
     """The one event that a chunk is, as servers usually send it; ``None`` = it takes a `Decoder`.
 
     Only between events: what came before must have been whole as well.
@@ -36,8 +37,8 @@ def whole(chunk: bytes, limit: int) -> Event | None:
     found = _WHOLE.fullmatch(chunk)
     if found is None:
         return None
-    data = found[2]
-    return Event(found[1] or b"", data if len(data) <= limit else None, len(data))
+    size = found.end(2) - found.start(2)
+    return Event(found[1] or b"", found[2] if size <= limit else None, size)
 
 
 class Decoder:
@@ -62,8 +63,16 @@ class Decoder:
         self._first = True
         self._after_cr = False
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
+    def feed(self, chunk: bytes | memoryview) -> Iterator[Event]:
         """Yield the events that this chunk completes."""
+        if len(chunk) <= _SLICE:
+            yield from self._feed(bytes(chunk))
+            return
+        # A huge chunk is not copied whole, nor cut into millions of lines at a time.
+        for start in range(0, len(chunk), _SLICE):
+            yield from self._feed(bytes(chunk[start : start + _SLICE]))
+
+    def _feed(self, chunk: bytes) -> Iterator[Event]:
         if not chunk:
             return
         if self._after_cr and chunk[:1] == b"\n":

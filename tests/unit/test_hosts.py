@@ -68,15 +68,24 @@ def test_keys_of_the_user_come_first_and_need_no_host() -> None:
 @pytest.mark.parametrize(
     ("baggage", "found"),
     [
-        ({"session.id": "s"}, ("session.id", "s")),
-        ({"session.id": "s", "gen_ai.conversation.id": "c"}, ("gen_ai.conversation.id", "c")),
-        ({"gen_ai.conversation.id": "", "session.id": "s"}, ("session.id", "s")),
-        ({"session.id": "x" * 513}, None),
-        ({"user.id": "u"}, None),
-        ({}, None),
+        ("session.id=s", ("session.id", "s")),
+        ("a=b, session.id = s%20t ;p=1,x", ("session.id", "s t")),
+        ("session.id=s,gen_ai.conversation.id=c", ("gen_ai.conversation.id", "c")),
+        ("gen_ai.conversation.id=,session.id=s", ("session.id", "s")),
+        ("session.id=s,session.id=t", ("session.id", "s")),
+        ("session.id=" + "x" * 513, None),
+        ("," * 180 + "session.id=s", None),
+        ("x" * 8192 + ",session.id=s", None),
+        ("session.id=\ud800", ("session.id", "?")),
+        ("session.id=%ED%A0%80", ("session.id", "\ufffd" * 3)),
+        ("user.id=u", None),
+        ("session.id", None),
+        ("=", None),
+        ("", None),
     ],
 )
 def test_baggage_names_the_conversation_of_an_instrumented_agent(
-    baggage: dict[str, object], found: tuple[str, str] | None
+    baggage: str, found: tuple[str, str] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert from_baggage(baggage) == found
+    assert caplog.records == []

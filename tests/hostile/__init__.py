@@ -1,0 +1,1 @@
+"""What a hostile client may send, and what must come of it: nothing."""

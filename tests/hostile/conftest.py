@@ -1,0 +1,23 @@
+"""The fixtures of the unit tests: runtimes on providers in memory, and a count of our own failures."""
+
+from tests.unit.conftest import (
+    bare_environment,
+    failures,
+    logs,
+    make_runtime,
+    no_failures,
+    quick_entry_points,
+    runtime,
+    telemetry,
+)
+
+__all__ = [
+    "bare_environment",
+    "failures",
+    "logs",
+    "make_runtime",
+    "no_failures",
+    "quick_entry_points",
+    "runtime",
+    "telemetry",
+]

@@ -1,0 +1,267 @@
+"""Whatever passes, little of it is held: the peak of what is allocated while it does, in bytes."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterable
+from typing import Any
+
+import anyio
+import pytest
+
+from otel_mcp import MCPMiddleware, process
+from otel_mcp.request import SCOPE_KEY, Call, Exchange
+from otel_mcp.runtime import Runtime
+from otel_mcp.seams import handwritten
+from otel_mcp.wire.sse import Decoder
+from tests.unit.kit import (
+    JSON_HEADERS,
+    Message,
+    Receive,
+    Send,
+    Telemetry,
+    call,
+    legacy_headers,
+    make_scope,
+    post,
+    read,
+    respond,
+    result,
+)
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+HEAD = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"'
+
+
+async def peak(runtime: Runtime, incoming: Iterable[Any], outgoing: Iterable[Any], content_type: bytes) -> int:
+    """Bytes allocated at most while one exchange passes, beside what server and app hold of it."""
+    chunks = iter(incoming)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        headers = [(b"content-type", content_type)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for body in outgoing:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def receive() -> Message:
+        body = next(chunks, None)
+        return {"type": "http.request", "body": body or b"", "more_body": body is not None}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = make_scope(headers=[*JSON_HEADERS, *legacy_headers("x")])
+    watched = MCPMiddleware(app, runtime)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        await watched(scope, receive, send)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+ASKED = [b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add"}}']
+PIECE = b"x" * 64 * 1024
+LINES = b"\n" * 64 * 1024
+WHOLE = b"data: " + HEAD + b"x" * 50 * MIB + b'"}]}}\n\n'
+SHORT_LINES = b"data: x\n" * (MIB // 2)
+ANSWERS: dict[str, tuple[Iterable[Any], bytes]] = {
+    "100 MiB of JSON": ([HEAD, *[PIECE] * 1600, b'"}]}}'], b"application/json"),
+    "100 MiB of JSON at once": ([memoryview(bytearray(100 * MIB))], b"application/json"),
+    "100 MiB event": ([b"data: " + HEAD, *[PIECE] * 1600, b'"}]}}\n\n'], b"text/event-stream"),
+    "50 MiB event at once": ([WHOLE], b"text/event-stream"),
+    "4 MiB of short lines at once": ([SHORT_LINES], b"text/event-stream"),
+    "2 MiB of empty lines": ([LINES] * 32, b"text/event-stream"),
+    "100 MiB without an end of line": ([PIECE] * 1600, b"text/event-stream"),
+    "100 MiB of some other field": ([b"retry: ", *[PIECE] * 1600], b"text/event-stream"),
+    "endless comments": ([b": ping\n\n"] * 50_000, b"text/event-stream"),
+    "tiny chunks": ([b"x"] * 50_000, b"text/event-stream"),
+    "tiny chunks of JSON": ([b"x"] * 50_000, b"application/json"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_an_answer_of_any_size_passes_in_a_few_mib(name: str, runtime: Runtime) -> None:
+    chunks, content_type = ANSWERS[name]
+
+    assert await peak(runtime, ASKED, chunks, content_type) < 4 * MIB
+
+
+@pytest.mark.parametrize("chunks", [[PIECE] * 256, [b"x" * 16 * MIB], [b"x"] * 50_000, [b""] * 50_000])
+async def test_a_request_of_16_mib_passes_in_a_few_mib(chunks: list[bytes], runtime: Runtime) -> None:
+    assert await peak(runtime, chunks, [b"{}"], b"application/json") < 4 * MIB
+
+
+@pytest.mark.parametrize("kind", [memoryview, bytearray])
+async def test_an_answer_out_of_a_buffer_is_read_and_the_buffer_left_alone(
+    kind: Any, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    body = b'{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[]}}'
+    first, second = bytearray(body[:20]), bytearray(body[20:])
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": kind(first), "more_body": True})
+        await send({"type": "http.response.body", "body": kind(second), "more_body": False})
+
+    reply = await post(MCPMiddleware(app, runtime), call(), legacy_headers("x"))
+
+    assert reply.body == body
+    assert bytes(first + second) == body
+    assert dict(telemetry.span().attributes or {})["error.type"] == "tool_error"
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview, bytearray])
+def test_a_slice_of_a_huge_chunk_may_end_anywhere(kind: Any) -> None:
+    stream = b"".join(b"event: e\r\ndata: %d\r\n\r\n" % number for number in range(20_000))
+    expected = [str(number).encode() for number in range(20_000)]
+
+    for shift in range(4):
+        events = list(Decoder(100).feed(kind(b"\n" * shift + stream)))
+        assert [event.data for event in events] == expected
+
+
+async def test_large_arguments_do_not_wait_to_be_recorded(runtime: Runtime, telemetry: Telemetry) -> None:
+    calls: list[Call] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        calls.extend(scope[SCOPE_KEY].calls)
+        await respond(send, result())
+
+    message = call(meta={"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "blob": "x" * 100_000})
+    message["params"]["arguments"] = {"text": "x" * 100_000}
+    await post(MCPMiddleware(app, runtime), message, legacy_headers("x"))
+
+    assert len(repr((calls[0].params, calls[0].meta, calls[0].arguments))) < 1000
+    span = telemetry.span()
+    assert span.context is not None
+    assert f"{span.context.trace_id:032x}" == "ab" * 16
+
+
+async def test_answers_to_come_are_waited_for_within_64_mib(runtime: Runtime) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, b"", 202)
+
+    watched = MCPMiddleware(app, runtime)
+    for number in range(100):
+        message = call(request_id=number)
+        message["params"]["arguments"] = {"text": "x" * 1_000_000}
+        await post(watched, message, legacy_headers("x"))
+
+    waiting = runtime.watch.pending.calls
+    assert 60 <= len(waiting) <= 67
+    assert next(reversed(waiting))[1] == 99
+    assert all(len(repr(one.params)) < 1000 for one in waiting.values())
+
+
+class Route:
+    """A route of Starlette's, as far as the seam looks at it."""
+
+    def __init__(self, endpoint: Any) -> None:
+        self.endpoint = endpoint
+
+    async def handle(self, scope: Message, receive: Receive, send: Send) -> None:
+        await self.endpoint(scope, receive, send)
+
+
+handle = vars(handwritten)["_handle"](Route.handle)
+
+
+def ahead() -> int:
+    return vars(handwritten)["_ahead"]
+
+
+@pytest.fixture
+def route_app(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the app of a server that has one route."""
+    monkeypatch.setattr(process, "_runtime", runtime)
+
+    def make(endpoint: Any) -> Any:
+        async def app(scope: Message, receive: Receive, send: Send) -> None:
+            await handle(Route(endpoint), scope, receive, send)
+
+        return MCPMiddleware(app, runtime)
+
+    return make
+
+
+async def test_what_is_read_ahead_and_never_asked_for_takes_no_room_for_ever(route_app: Any) -> None:
+    async def refuse(scope: Message, receive: Receive, send: Send) -> None:
+        await respond(send, b"", 401)
+
+    body = b" " * 1_000_000
+    for _ in range(100):
+        headers = [("content-length", str(len(body)))]
+        assert (await post(route_app(refuse), body, [*legacy_headers("x"), *headers])).status == 401
+
+    assert ahead() == 0
+
+
+async def test_slow_bodies_take_their_room_before_they_come(route_app: Any) -> None:
+    begun: list[Exchange] = []
+
+    async def endpoint(scope: Message, receive: Receive, send: Send) -> None:
+        begun.append(scope[SCOPE_KEY])
+        await respond(send, await read(receive))
+
+    app, over = route_app(endpoint), anyio.Event()
+
+    async def one() -> None:
+        async def receive() -> Message:
+            await over.wait()
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def send(message: Any) -> None:
+            pass
+
+        headers = [*JSON_HEADERS, *legacy_headers("x"), ("content-length", str(MIB))]
+        await app(make_scope(headers=headers), receive, send)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(200):
+            tasks.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        held = ahead()
+        passed = len(begun)
+        over.set()
+
+    assert held == 64 * MIB
+    assert passed == 200 - 64  # These had their app wait for the body itself.
+    assert ahead() == 0
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "0x10", "", "٣".encode().decode("latin-1")])
+async def test_a_length_that_is_none_reads_nothing_ahead(length: str, route_app: Any) -> None:
+    async def endpoint(scope: Message, receive: Receive, send: Send) -> None:
+        await respond(send, await read(receive))
+
+    reply = await post(route_app(endpoint), call(), [*legacy_headers("x"), ("content-length", length)])
+
+    assert reply.error is None
+    assert reply.status == 200
+
+
+async def test_a_body_in_a_million_pieces_is_not_read_ahead_to_its_end(route_app: Any) -> None:
+    chunks = [b"x"] * 20_000
+    taken: list[int] = []
+
+    async def endpoint(scope: Message, receive: Receive, send: Send) -> None:
+        taken.append(scope[SCOPE_KEY].body_size)
+        await respond(send, await read(receive))
+
+    reply = await post(
+        route_app(endpoint), b"", [*legacy_headers("x"), ("content-length", str(len(chunks)))], chunks=chunks
+    )
+
+    assert taken[0] < 5000
+    assert reply.body == b"".join(chunks)
