@@ -1,4 +1,4 @@
-"""The accounts that SECURITY.md describes: what is granted suffices for everything we do, and nothing can be left out."""
+"""The accounts that SECURITY.md describes: what is granted suffices for all that we do, and none can be left out."""
 
 from __future__ import annotations
 

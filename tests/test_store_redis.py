@@ -79,11 +79,11 @@ async def test_keys_have_the_promised_names_and_lifetimes(store: RedisStore, raw
         b"mcp_session:abc",
         DEADLINES.encode(),
         b"{mcp_session:abc}:stats",
-        b"{mcp_session:old}:next",
+        b"{mcp_session:old}:next:svc",
     ]
     assert 3500 < raw.ttl(DOCUMENT) <= 3600
     assert 4100 < raw.ttl(STATS) <= 4200
-    assert 3500 < raw.ttl("{mcp_session:old}:next") <= 3600
+    assert 3500 < raw.ttl("{mcp_session:old}:next:svc") <= 3600
     assert json.loads(raw.get(DOCUMENT))["service"] == "svc"
 
 

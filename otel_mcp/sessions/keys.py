@@ -29,7 +29,7 @@ class Keys:
     would tear the keys of a session apart and are left out.
     """
 
-    __slots__ = ("_after", "_before", "_document", "deadlines", "service", "sweeper")
+    __slots__ = ("_after", "_before", "_document", "_name", "deadlines", "service", "sweeper")
 
     def __init__(self, prefix: str, service: str) -> None:
         tagged = _TAG.search(prefix)
@@ -37,6 +37,7 @@ class Keys:
             prefix = prefix.replace("{", "").replace("}", "")
         self._document = f"{prefix}mcp_session:"
         self._before, self._after = ("", "") if tagged else ("{", "}")
+        self._name = service
         self.service = f"{prefix}otel_mcp:{service}:"
         self.deadlines = f"{self.service}deadlines"
         """Sorted set of live sessions by the Unix seconds at which their time is over."""
@@ -49,8 +50,8 @@ class Keys:
         return document, f"{self._before}{document}{self._after}:stats"
 
     def successor(self, session_id: str) -> str:
-        """The id of the session that continues this one."""
-        return f"{self._before}{self._document}{_name(session_id)}{self._after}:next"
+        """The id of the session that continues this one, for this service."""
+        return f"{self._before}{self._document}{_name(session_id)}{self._after}:next:{self._name}"
 
     def agreement(self, key: str) -> str:
         """A value that all replicas of the service share."""

@@ -25,11 +25,12 @@ from otel_mcp.sessions.state import SessionState
 class Documents:
     """The documents under one prefix."""
 
-    def __init__(self, link: RedisLink, keys: Keys, writer: redis_wire.Writer, ttl: float) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, writer: redis_wire.Writer, ttl: float, service: str) -> None:
         self._link = link
         self._keys = keys
         self._writer = writer
         self._ttl = ttl
+        self._service = service
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document, if it is one of ours."""
@@ -39,7 +40,7 @@ class Documents:
         """Take over a document of ours that the stats do not describe."""
         raw = await self._raw(session_id)
         state = _parse(raw, session_id)
-        if raw is None or state is None:
+        if raw is None or state is None or not redis_wire.is_of(state, self._service):
             return False
         return await self._save(state, _digest(raw)) is not None
 
@@ -48,7 +49,8 @@ class Documents:
         created = await self._save(state, "")
         if created is None:
             raw = await self._raw(state.session_id)
-            if raw is not None and _parse(raw, state.session_id) is not None:
+            held = _parse(raw, state.session_id)
+            if raw is not None and held is not None and redis_wire.is_of(held, self._service):
                 created = await self._save(state, _digest(raw))
         if created is None:
             return Applied(state.session_id, refused="foreign")
@@ -59,7 +61,8 @@ class Documents:
         status, existed = await self._delete(session_id, "")
         if status == redis_wire.FOREIGN:
             raw = await self._raw(session_id)
-            if raw is None or _parse(raw, session_id) is None:
+            held = _parse(raw, session_id)
+            if raw is None or held is None or not redis_wire.is_of(held, self._service):
                 return False
             _, existed = await self._delete(session_id, _digest(raw))
         await self._link.run(Run("ZREM", (self._keys.deadlines,), (session_id,)))
@@ -94,7 +97,9 @@ class Documents:
 
     async def _delete(self, session_id: str, replaces: str) -> tuple[Any, ...]:
         now = self._writer.instant(time.time())
-        run = Run(scripts.DELETE, self._keys.session(session_id), (now, text.iso(now), replaces))
+        run = Run(
+            scripts.DELETE, self._keys.session(session_id), (now, text.iso(now), replaces, text.owner(self._service))
+        )
         try:
             return tuple(await self._link.run(run))
         except ResponseError as error:

@@ -36,12 +36,13 @@ class RedisStore:
         url = settings.redis_url or ""
         process = process or Process()
         self._ttl = min(settings.session_ttl, redis_wire.LONGEST)
+        self._service = settings.service_name
         self._keys = Keys(settings.redis_prefix, settings.service_name)
         self._link = RedisLink(client or (lambda: connect(url)))
         self._writer = redis_wire.Writer(settings.service_name, self._ttl, settings.max_tool_calls, process)
         self._clock = ServerClock(self._link, self._keys, self._writer)
         self._flushes = FlushWriter(self._link, self._keys, self._writer, self._ttl)
-        self._documents = Documents(self._link, self._keys, self._writer, self._ttl)
+        self._documents = Documents(self._link, self._keys, self._writer, self._ttl, self._service)
         self._sweep = Sweep(self._link, self._keys, process, settings.sweep_interval)
 
     async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
@@ -72,7 +73,7 @@ class RedisStore:
         """What is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))
         now = self._writer.instant(time.time())
-        return redis_wire.known(session_id, await self._link.run(Run(scripts.RECALL, keys, (now,))))
+        return redis_wire.known(session_id, await self._link.run(Run(scripts.RECALL, keys, (now,))), self._service)
 
     async def consult(self, key: str) -> str | None:
         """The value that was agreed on under `key`."""

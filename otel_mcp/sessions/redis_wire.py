@@ -93,6 +93,11 @@ class Writer:
         )
 
 
+def is_of(state: SessionState, service: str) -> bool:
+    """Whether a document is this service's: one that names none is anybody's."""
+    return state.service is None or state.service == service[: text.CLIP]
+
+
 def applied(flush: Flush, reply: list[Any]) -> Applied:
     """What ``flush.lua`` answered; status 3 is not for the caller."""
     status, total, flags, report = reply
@@ -129,13 +134,15 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     )
 
 
-def known(session_id: str, reply: list[Any]) -> Known:
-    """What ``recall.lua`` answered."""
+def known(session_id: str, reply: list[Any], service: str) -> Known:
+    """What ``recall.lua`` answered; the session of another service is over for this one."""
     exists, ended, successor = reply[:3]
     after = agreed_id(successor)
     if not exists:
         return Known(exists=False, ended=bool(ended), successor=after)
     state = SessionState.model_validate_json(reply[3])
+    if not is_of(state, service):
+        return Known(exists=False, ended=True, successor=after)
     facts = SessionFacts(
         session_id=session_id,
         created_at=int(reply[4]) / 1e6,

@@ -154,6 +154,11 @@ def facts(known: SessionFacts, service: str) -> str:
     return "".join(parts)
 
 
+def owner(service: str) -> bytes:
+    """The one fact by which a session is told from those of other services."""
+    return utf8(f'{{"service":{string(service)}}}')
+
+
 def attributes(values: dict[str, Any], extras: dict[str, Any] | None) -> str:
     """The second part of a document: what only ``save()`` writes."""
     parts = [f',"attributes":{_object(values)}']

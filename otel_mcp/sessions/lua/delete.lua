@@ -1,8 +1,9 @@
 -- Remove a session at once; what is still under way of it must not bring it back.
--- ARGV: now, now as ISO text, SHA-1 of an unrecorded document that may go.
+-- ARGV: now, now as ISO text, SHA-1 of an unrecorded document that may go, whose session (facts).
 -- Returns {status, existed}: 1 done, 5 the document is not ours.
 local raw = redis.call('HMGET', stats, 't', 'o')
 local state = condition(offsets(raw[2]))
+if raw[1] and of_another(raw[2], ARGV[4]) then return {5, 0} end
 if state == 'foreign' then
   if ARGV[3] == '' or redis.sha1hex(redis.call('GET', doc)) ~= ARGV[3] then return {5, 0} end
   state = 'ours'

@@ -30,6 +30,11 @@ local known_last, known_last_iso = instant(s.t)
 local known_created, known_created_iso = instant(s.a)
 local fresh, late = not s.t and not s.x, false
 
+-- Who flushes here for the first time may be another service, which was given a foreign id.
+if s.t and not string.find(s.f or '', fingerprint, 1, true) and of_another(s.o, ARGV[2]) then
+  return {5, 0, '', false}
+end
+
 if s.x then
   -- In-flight requests of an ended session do not reopen it; another session under its id does.
   local _, why, at = string.match(s.x, '^(%S+) (%S+) (%d+)$')

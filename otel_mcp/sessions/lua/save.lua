@@ -15,6 +15,7 @@ if state == 'foreign' then
   state = 'missing'
 end
 if s.t and s.x and state == 'missing' then s = {} end
+if s.t and of_another(s.o, ARGV[2]) then return {5, 0} end
 
 local news = cjson.decode(ARGV[2])
 local set, made = {}, 0

@@ -121,6 +121,14 @@ local function replace_head(o, facts, attributes)
   o.b, o.c, o.k, o.len = #facts, o.c + moved, o.k + moved, o.len + moved
 end
 
+-- Whether the session that stands here is that of another service on the same server.
+local function of_another(field, facts)
+  local o = offsets(field)
+  if not o or condition(o) ~= 'ours' then return false end
+  local readable, held = pcall(cjson.decode, redis.call('GETRANGE', doc, 0, o.b - 1) .. '}')
+  return readable and type(held) == 'table' and held.service ~= nil and held.service ~= cjson.decode(facts).service
+end
+
 local function add_labels(set, facts)
   for field, name in pairs(LABELS) do
     if facts[name] then
