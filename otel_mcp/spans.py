@@ -23,14 +23,13 @@ from otel_mcp import semconv
 from otel_mcp.request import Call, Exchange, client_of
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
-from otel_mcp.wire.jsonrpc import text
+from otel_mcp.wire.carrier import carried
 
 NATIVE_SCOPES: Final = frozenset({"mcp-python-sdk", "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
 
 
-_MAX_CARRIED: Final = 8192
-"""Characters of a value in ``_meta`` that a propagator may read; the limit that W3C sets for baggage."""
+_W3C: Final = ("traceparent", "tracestate", "baggage")
 
 
 def is_native(span: Span) -> bool:
@@ -44,12 +43,8 @@ def ambient_context(exchange: Exchange) -> Context:
     ambient = exchange.ambient if exchange.ambient is not None else otel_context.get_current()
     if b"traceparent" not in exchange.headers or trace.get_current_span(ambient).get_span_context().is_valid:
         return ambient
-    carrier = {
-        name: exchange.headers[name.encode()].decode("latin-1")
-        for name in ("traceparent", "tracestate", "baggage")
-        if name.encode() in exchange.headers
-    }
-    return propagate.extract(carrier, ambient)
+    said = ((name, wire_headers.text(exchange.headers, name.encode(), 8193)) for name in _W3C)
+    return propagate.extract(carried(said), ambient)
 
 
 def parent_of(call: Call) -> Context:
@@ -67,11 +62,7 @@ def parent_of(call: Call) -> Context:
     fields = _fields(propagate.get_global_textmap())
     if call.meta.keys().isdisjoint(fields):
         return ambient
-    carrier = {
-        name: text(value, _MAX_CARRIED)
-        for name in fields
-        if isinstance(value := call.meta.get(name), str) and len(value) <= _MAX_CARRIED
-    }
+    carrier = carried((name, call.meta.get(name)) for name in fields)
     around = trace.get_current_span(ambient).get_span_context()
     bare = trace.set_span_in_context(trace.INVALID_SPAN, ambient)
     parent = propagate.extract(carrier, bare)

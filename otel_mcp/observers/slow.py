@@ -1,13 +1,19 @@
-"""The bundled observer: one log line for a call that failed or took long. Never any content."""
+"""The bundled observer: a log line for a call that failed or took long, within a limit. Never any content."""
 
 from __future__ import annotations
 
 import logging
+import time
+from typing import Final
 
 from otel_mcp.sessions.delta import CallRecord
 from otel_mcp.sessions.state import SessionState, ToolCall
 
 logger = logging.getLogger("otel_mcp.calls")
+
+LINES: Final = 60
+"""Lines a minute at most: whoever calls tools that fail decides how many there would be."""
+_MINUTE: Final = 60.0
 
 
 class slow_and_failing:
@@ -15,13 +21,19 @@ class slow_and_failing:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
+        self._began = -_MINUTE
+        self._written = 0
+        self._left_out = 0
 
     def wants(self, call: CallRecord) -> bool:
         """Whether there is anything to log: most calls never reach the queue."""
         return call.error_type is not None or call.duration >= self._threshold
 
     async def __call__(self, call: ToolCall, session: SessionState) -> None:
-        if call.error_type is not None:
+        failed = call.error_type is not None
+        if not (failed or call.duration >= self._threshold) or not self._has_room():
+            return
+        if failed:
             logger.warning(
                 "tool %r failed with %s after %.3f s (session %s, trace %s)",
                 call.tool_name,
@@ -30,7 +42,7 @@ class slow_and_failing:
                 session.session_id,
                 call.trace_id,
             )
-        elif call.duration >= self._threshold:
+        else:
             logger.warning(
                 "tool %r took %.3f s (session %s, trace %s)",
                 call.tool_name,
@@ -38,3 +50,15 @@ class slow_and_failing:
                 session.session_id,
                 call.trace_id,
             )
+
+    def _has_room(self) -> bool:
+        now = time.monotonic()
+        if now - self._began >= _MINUTE:
+            if self._left_out:
+                logger.warning("%d more calls failed or took long in the minute of the last line", self._left_out)
+            self._began, self._written, self._left_out = now, 0, 0
+        if self._written < LINES:
+            self._written += 1
+            return True
+        self._left_out += 1
+        return False

@@ -1,0 +1,50 @@
+"""Trace context that strangers send, as far as a propagator reads it in silence.
+
+OpenTelemetry's propagators log what they cannot read, text and all: whoever
+sends nonsense would write the server's log. What they would not take anyway is
+therefore kept from them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from otel_mcp.wire.jsonrpc import text
+
+_MAX: Final = 8192
+"""Characters; the limit that W3C sets for baggage."""
+_LIMITS: Final = {"baggage": (180, 4096), "tracestate": (32, 513)}
+"""Members, and characters of each."""
+_NAME: Final = r"[a-z][_0-9a-z\-*/]"
+_MEMBERS: Final = {
+    "baggage": re.compile(
+        r"[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*=[ \t]*[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*[ \t]*"
+        r"(?:;[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*)?)*"
+    ),
+    "tracestate": re.compile(
+        rf"[ \t]*(?:{_NAME}{{0,255}}|[a-z0-9][_0-9a-z\-*/]{{0,240}}@{_NAME}{{0,13}})="
+        r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e][ \t]*"
+    ),
+}
+
+
+def carried(fields: Iterable[tuple[str, object]]) -> dict[str, str]:
+    """The fields that can be handed to a propagator."""
+    return {
+        name: text(value, _MAX)
+        for name, value in fields
+        if isinstance(value, str) and len(value) <= _MAX and _is_readable(name, value)
+    }
+
+
+def _is_readable(name: str, value: str) -> bool:
+    pattern = _MEMBERS.get(name)
+    if pattern is None:
+        return True
+    most, longest = _LIMITS[name]
+    members = value.split(",", most)
+    return len(members) <= most and all(
+        len(member) <= longest and pattern.fullmatch(member) is not None for member in members
+    )
