@@ -1,0 +1,227 @@
+"""What atheris is let loose on: every parser that a stranger's bytes reach, and what must hold of each.
+
+A target takes bytes and raises only if something is wrong. Without atheris, the
+same targets run as ordinary tests on the corpus below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from http.cookies import SimpleCookie
+from typing import Any, Final
+
+from opentelemetry import propagate
+
+from otel_mcp.answer import Answer, tool_names
+from otel_mcp.identity.address import client_address, networks
+from otel_mcp.identity.candidate import Candidates, rules_from
+from otel_mcp.identity.hosts import HOST_KEYS, conversation, from_baggage
+from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.principal import principal
+from otel_mcp.request import Exchange, client_info
+from otel_mcp.sessions import text as document_text
+from otel_mcp.sessions.delta import CallRecord, SessionFacts
+from otel_mcp.sessions.state import SessionState
+from otel_mcp.settings import load
+from otel_mcp.wire import headers, jsonrpc, sse
+from otel_mcp.wire.carrier import carried
+
+
+async def _key() -> bytes:
+    return b"k" * 32
+
+
+def _keys() -> Keys:
+    keys = Keys(_key)
+    with suppress(StopIteration):
+        keys.prepare().send(None)
+    return keys
+
+
+KEYS: Final = _keys()
+CANDIDATES: Final = Candidates(
+    rules_from(load(service_name="s", session_sources="cookie,conversation,header,inferred")), KEYS
+)
+NETWORKS: Final = networks(("10.0.0.0/8", "::1"))
+LIMIT: Final = 300
+
+
+def body(data: bytes) -> None:
+    """A request body: parsed, or refused as no JSON; every text of it can be encoded."""
+    try:
+        messages = jsonrpc.parse_messages(data)
+    except ValueError:
+        return
+    assert len(messages) <= 100
+    for message in messages:
+        assert len(message.method) <= 256
+        jsonrpc.is_mcp(message)
+        exchange = Exchange("POST", "/", {})
+        call = exchange.add(message, message.meta)
+        for said in (message.method, message.target, message.id, *client_info(call)):
+            if isinstance(said, str):
+                said.encode()
+        conversation(message.meta, HOST_KEYS, "codex opencode")
+        carried((name, value) for name, value in message.meta.items())
+
+
+def reply(data: bytes) -> None:
+    """An answer, told by how it begins or parsed."""
+    known = jsonrpc.result_id(data)
+    try:
+        replies = jsonrpc.parse_replies(data)
+    except ValueError:
+        return
+    for entry in replies:
+        jsonrpc.outcome_of(entry)
+        jsonrpc.negotiated_version(entry)
+        jsonrpc.json_id(entry.get("id"))
+        tool_names(entry)
+    if known is not None and len(replies) == 1 and "id" in replies[0] and data.count(b'"id"') == 1:
+        assert known == replies[0]["id"], (known, replies[0]["id"])
+
+
+def stream(data: bytes) -> None:
+    """The events of a stream are the same however it is cut, and never larger than the limit."""
+    if not data:
+        return
+    step, data = 1 + data[0] % 7, data[1:]
+    whole = list(sse.Decoder(LIMIT).feed(data))
+    decoder = sse.Decoder(LIMIT)
+    pieces = [event for start in range(0, len(data), step) for event in decoder.feed(data[start : start + step])]
+    assert pieces == whole, (pieces, whole)
+    assert all(event.data is None or len(event.data) == event.size <= LIMIT for event in whole)
+    quick = sse.whole(data, LIMIT)
+    if quick is not None:
+        assert [quick] == whole, (quick, whole)
+
+
+def answer(data: bytes) -> None:
+    """Whatever a server streams, its reader finishes each call once at most."""
+    if len(data) < 2:
+        return
+    exchange = Exchange("POST", "/", {})
+    exchange.confirmed = bool(data[0] & 1)
+    for number in range(data[0] >> 6):
+        message = jsonrpc.Message("tools/call", number, {"name": "add"})
+        exchange.add(message, {})
+    finished: list[Any] = []
+
+    def finish(call: Any, outcome: object, size: int | None) -> None:
+        call.finished = True
+        finished.append(call)
+
+    reader = Answer(exchange, exchange.find, finish)
+    kind = b"text/event-stream" if data[0] & 2 else b"application/json"
+    reader.start(400 if data[0] & 4 else 200, {b"content-type": kind})
+    step, data = 1 + data[1], data[2:]
+    for start in range(0, len(data), step):
+        reader.feed(memoryview(data)[start : start + step] if step % 2 else data[start : start + step], more=True)
+    reader.feed(b"", more=False)
+    assert len(finished) == len({id(call) for call in finished})
+
+
+def _lines(data: bytes) -> dict[bytes, bytes]:
+    found = (line.partition(b":") for line in data.split(b"\n"))
+    return {name.lower(): value for name, _, value in found}
+
+
+def head(data: bytes) -> None:
+    """Request headers of any shape, and a query."""
+    given = _lines(data)
+    scope = {"headers": list(given.items()), "query_string": data}
+    found = headers.with_all_hops(headers.header_map(scope), scope)
+    for method in ("GET", "POST", "DELETE"):
+        headers.recognise(method, found)
+    headers.query_session_id(scope)
+    headers.endpoint_session_id(data)
+    client_address("10.0.0.1", found, NETWORKS)
+    client_address("10.0.0.1", {b"x-forwarded-for": data, b"forwarded": data}, NETWORKS)
+    principal(None, {**found, b"authorization": b"Bearer e30." + data + b".x"}, KEYS)
+    principal(None, {b"authorization": data}, KEYS)
+
+
+def claim(data: bytes) -> None:
+    """Which session a request claims: always a key that Redis and a header can hold."""
+    given, _, payload = data.partition(b"\n\n")
+    found = _lines(given)
+    exchange = Exchange("POST", "/", found, client="10.0.0.1")
+    wire_id = found.get(b"mcp-session-id")
+    exchange.wire_session_id = wire_id[:512].decode("latin-1") if wire_id else None
+    try:
+        messages = jsonrpc.parse_messages(payload)
+    except ValueError:
+        messages = [jsonrpc.Message("tools/call", 1, {})]
+    for message in messages:
+        found_claim = CANDIDATES.of(exchange, exchange.add(message, message.meta))
+        if found_claim is not None:
+            assert len(found_claim.key) <= 128
+            assert found_claim.key.isascii()
+            assert found_claim.key.isprintable()
+            assert not set(found_claim.key) & set(" {}\r\n")
+
+
+def session_id(data: bytes) -> None:
+    """Ids of any bytes: stored harmlessly, and none of them is ours."""
+    text = data.decode("utf-8", "surrogatepass") if _is_utf8(data) else data.decode("latin-1")
+    assert not KEYS.is_ours(text)
+    assert not KEYS.is_ours("om1." + text)
+    KEYS.age("om1." + text)
+    stored = KEYS.storable(text, hashed=False)
+    assert 0 < len(stored) <= 128
+    stored.encode("ascii")
+    from_baggage(text)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except ValueError:
+        return False
+    return True
+
+
+def context(data: bytes) -> None:
+    """What a propagator is handed it reads."""
+    text = data.decode("utf-8", "replace")
+    propagate.extract(carried([("baggage", text), ("tracestate", text), ("traceparent", text)]))
+
+
+def cookie(data: bytes) -> None:
+    """Only the errors that we expect come out of the standard library."""
+    exchange = Exchange("POST", "/", {b"cookie": data})
+    CANDIDATES.of(exchange, exchange.add(jsonrpc.Message("tools/call", 1, {}), {}))
+    with suppress(Exception):
+        SimpleCookie(data.decode("latin-1"))
+
+
+def document(data: bytes) -> None:
+    """A document made of a stranger's texts is one that can be read back."""
+    said = data.decode("utf-8", "surrogatepass") if _is_utf8(data) else data.decode("latin-1")
+    record = CallRecord(said[:256], said[:256], 1.0, 0.1, said[:64], 1, None, None, None)
+    record.arguments = {said: [said]}
+    facts = SessionFacts("id", 1.0, 3600.0, user_agent=said, client_name=said, source="header")
+    calls = document_text.calls([record])
+    assert "\n" not in calls
+    whole = document_text.document(document_text.facts(facts, "s"), ',"attributes":{}', 1, calls, 2, (1, 0, 1), None)
+    state = SessionState.model_validate_json(document_text.utf8(whole))
+    assert len(state.tool_calls) == 1
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    function.__name__: function
+    for function in (body, reply, stream, answer, head, claim, session_id, context, cookie, document)
+}
+
+SEEDS: Final = (
+    b"", b"\x00", b"\xff\xfe", b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add"}}',
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"openai/session":"s","baggage":"session.id=1"}}}',
+    b'[{"jsonrpc":"2.0","id":"a","method":"ping"},{"jsonrpc":"2.0","method":"notifications/cancelled"}]',
+    b'{"jsonrpc":"2.0","id":1,"result":{"isError":true}}', b'{"jsonrpc":"2.0","id":"\xff","result":{}}',
+    b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600}}', b"\x02event: message\r\ndata: {}\r\n\r\n",
+    b"\x07event: endpoint\ndata: /m?session_id=1\n\n", b"\x42\x05data: {\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}\n\n",
+    b"mcp-session-id:abc\nauthorization:Bearer e30.eyJzdWIiOiJhIn0.x\n\n{}", b"cookie:mcp_session=a; b=\"c\\\"",
+    b"x-forwarded-for:10.0.0.2, [::1]:80, 9.9.9.9\nforwarded:for=\"[::1]\";by=_x", b"om1.AAAA.AAAA",
+    b"a=b,session.id=c;d=e", b"\xed\xa0\x80", "\u2028\x85".encode(),
+)  # fmt: skip
