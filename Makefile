@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo demo-serve test lint type format bench clean
+.PHONY: help demo demo-serve test lint type format bench fuzz clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,12 @@ format: $(STAMP)  ## Bring the code into shape
 bench: $(STAMP)  ## What a tool call costs with and without, side by side
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.flush
+
+fuzz: $(STAMP)  ## Hostile input at length: 100,000 of everything made up, every parser fuzzed, every function raising
+	$(BIN)/python -m pip install --quiet --only-binary :all: atheris || true
+	$(BIN)/python -m tests.hostile fuzz 300
+	OTEL_MCP_LONG_TESTS=1 $(BIN)/python -m pytest -q tests/hostile/test_fault_sdk.py
+	$(BIN)/python -m tests.hostile floods 100000
 
 clean:  ## Remove the virtual environment
 	rm -rf $(VENV)

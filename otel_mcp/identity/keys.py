@@ -21,6 +21,7 @@ OURS: Final = "om1."
 """Begins every id that we gave to a client."""
 NAMED: Final = "c_"
 """Begins the id of every session that a host, a header of one or a cookie names."""
+_BODY_BYTES: Final = 21
 _TAG_BYTES: Final = 9
 _SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 
@@ -96,10 +97,12 @@ class Keys:
         """Seconds since an id of ours was made; infinite for what is none."""
         body = session_id.removeprefix(OURS).partition(".")[0]
         try:
-            made = int.from_bytes(urlsafe_b64decode(body)[16:], "big")
+            made = urlsafe_b64decode(body)
         except ValueError:
             return inf
-        return self._clock() - made if session_id.startswith(OURS) else inf
+        if len(made) != _BODY_BYTES or not session_id.startswith(OURS):
+            return inf
+        return self._clock() - int.from_bytes(made[16:], "big")
 
     def _tag(self, body: str, key: bytes) -> str:
         return urlsafe_b64encode(_hash(key, "om1", body, size=_TAG_BYTES)).decode()

@@ -14,7 +14,7 @@ import random
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from otel_mcp.guard import guarded
 
@@ -116,6 +116,7 @@ class Background:
                 with guarded("session sweep"):
                     await self._sweep()
                 sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
+            _stop_if_cancelled()
             if not self.asked:
                 await _sleep(event, sweep_at if flush_at is None else min(flush_at, sweep_at))
             now = time.monotonic()
@@ -131,6 +132,13 @@ class Background:
             await asyncio.wait_for(self._flush_last(), FINAL)
         with guarded("session store close"):
             await asyncio.wait_for(self._close(), FINAL)
+
+
+def _stop_if_cancelled() -> None:
+    """Raise a cancellation that something awaited has swallowed: whoever ends the loop waits for this task for ever."""
+    task: Any = asyncio.current_task()
+    if hasattr(task, "cancelling") and task.cancelling():  # From Python 3.11 on.
+        raise asyncio.CancelledError
 
 
 async def _sleep(event: asyncio.Event, until: float) -> None:

@@ -77,7 +77,8 @@ def run_fuzz(seconds: int) -> list[str]:
         for number, seed in enumerate(SEEDS):
             (folder / f"seed-{number}").write_bytes(seed)
         command = [sys.executable, "-m", "tests.hostile.fuzz_one", name, str(folder),
-                   f"-max_total_time={seconds}", "-max_len=4096", f"-dict={corpora}/words", "-timeout=20", "-rss_limit_mb=2048",
+                   f"-max_total_time={seconds}", "-max_len=4096", f"-dict={corpora}/words",
+                   "-timeout=20", "-rss_limit_mb=2048",
                    f"-artifact_prefix={folder}/"]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         tail = [line for line in done.stderr.splitlines() if "DONE" in line or "Error" in line][-1:]

@@ -90,7 +90,7 @@ def test_a_server_of_the_sdk_answers_as_without_us(sent: Sequence[tuple[Any, byt
 
 def _compare(sent: Sequence[tuple[Any, bytes]], *, sse: bool) -> None:
     with log_lines("opentelemetry") as theirs:
-        plain = asyncio.run(_serve(sent, sse=sse))
+        plain = asyncio.run(serve(sent, sse=sse))
     before, telemetry = dict(guard.failures), Telemetry()
     MCPInstrumentor().instrument(
         tracer_provider=telemetry.tracer_provider,
@@ -102,7 +102,7 @@ def _compare(sent: Sequence[tuple[Any, bytes]], *, sse: bool) -> None:
     )
     try:
         with log_lines("otel_mcp", "opentelemetry") as lines:
-            watched = asyncio.run(_serve(sent, sse=sse))
+            watched = asyncio.run(serve(sent, sse=sse))
             process.discard()
             assert_sendable(telemetry)
     finally:
@@ -117,7 +117,7 @@ HALF = "\ud800"
 META = "io.modelcontextprotocol/"
 
 
-def _post(name: str = "add", request_id: object = 1, text: object = 1, client: str = "unit", **meta: object) -> Any:
+def modern(name: str = "add", request_id: object = 1, text: object = 1, client: str = "unit", **meta: object) -> Any:
     headers = [*JSON_HEADERS, (b"mcp-protocol-version", b"2026-07-28"), (b"mcp-method", b"tools/call")]
     params = {
         "name": name,
@@ -137,25 +137,25 @@ def test_what_json_can_say_and_utf8_cannot_keeps_nothing_from_being_sent() -> No
     """The SDK reads messages of 2026-07-28 with `json`, which takes what other parsers refuse."""
     _compare(
         [
-            _post(),
-            _post(name=HALF),
-            _post(request_id=HALF),
-            _post(request_id=10**30),
-            _post(client=HALF),
-            _post(text=HALF),
-            _post(text=made.nested(500)),
-            _post(text=made.Raw("digits", "9" * 4200)),
-            _post(**{"openai/session": HALF}),
-            _post(baggage=f"session.id={HALF}"),
-            _post(baggage="x" * 10_000),
-            _post(traceparent=HALF, tracestate=HALF),
-            _post(),
+            modern(),
+            modern(name=HALF),
+            modern(request_id=HALF),
+            modern(request_id=10**30),
+            modern(client=HALF),
+            modern(text=HALF),
+            modern(text=made.nested(500)),
+            modern(text=made.Raw("digits", "9" * 4200)),
+            modern(**{"openai/session": HALF}),
+            modern(baggage=f"session.id={HALF}"),
+            modern(baggage="x" * 10_000),
+            modern(traceparent=HALF, tracestate=HALF),
+            modern(),
         ],
         sse=False,
     )
 
 
-async def _serve(sent: Sequence[tuple[Any, bytes]], *, sse: bool) -> list[Any]:
+async def serve(sent: Sequence[tuple[Any, bytes]], *, sse: bool) -> list[Any]:
     app = server(sse=sse)
     got: list[Any] = []
     async with app.router.lifespan_context(app):

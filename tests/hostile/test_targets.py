@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.hostile.targets import SEEDS, TARGETS
 
-FOUND: tuple[bytes, ...] = ()
+FOUND = (b"A" * 300,)
 """Inputs on which a target has failed."""
 
 

@@ -104,11 +104,11 @@ def methods(name: str, owner: type) -> Iterator[Target]:
             yield Target(f"{name}.{attribute}", owner, attribute, held, function.__code__)
 
 
-def break_it(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def break_it(target: Target, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None = None) -> None:
     """Have a function raise wherever it is known."""
 
     def broken(*_: object, **__: object) -> Any:
-        raise Injected(target.name)
+        raise (error or Injected)(target.name)
 
     replacement: Any = property(broken) if isinstance(target.held, property) else broken
     monkeypatch.setattr(target.owner, target.attribute, replacement)

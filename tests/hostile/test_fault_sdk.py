@@ -1,0 +1,160 @@
+"""Each function that only a real SDK server or a real Redis reaches raises in turn: the answers stay the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+from contextlib import suppress
+from types import CodeType
+from typing import Any
+
+import pytest
+
+from otel_mcp import MCPInstrumentor, guard, process
+from otel_mcp.sessions.background import Background
+from otel_mcp.sessions.lookups import Lookups
+from tests.hostile import test_sdk as sdk
+from tests.hostile.kit import scope_of
+from tests.store_support import Listener
+from tests.unit import test_fault_injection as injection
+from tests.unit.kit import Telemetry, ask, call, initialize, notify
+
+ONLY_HERE = ("otel_mcp.seams.", "otel_mcp.sessions.", "otel_mcp.process.", "otel_mcp.spans.", "otel_mcp.processor.")
+SHELL = {
+    # What the guards themselves stand in, or what is there before and after any request.
+    "otel_mcp.process.configure",
+    "otel_mcp.process.discard",
+    "otel_mcp.process.existing",
+    "otel_mcp.processor.SessionSpanProcessor.on_start",
+    "otel_mcp.processor.SessionSpanProcessor.on_end",
+    "otel_mcp.seams.dispatch.Dispatch.__init__",
+}
+
+
+def sent() -> list[Any]:
+    """Requests of both revisions, one after the other."""
+    legacy = [
+        scope_of([*sdk.JSON_HEADERS, (b"mcp-protocol-version", b"2025-11-25"), (b"mcp-session-id", b"made-up")]),
+        scope_of(sdk.JSON_HEADERS),
+    ]
+    messages = [
+        ask("tools/list", 2),
+        call(request_id=3),
+        call("fail", 4),
+        call("missing", 5),
+        notify("notifications/x"),
+    ]
+    return [
+        (legacy[1], json.dumps(initialize()).encode()),
+        *((legacy[0], json.dumps(message).encode()) for message in messages),
+        sdk.modern(),
+        sdk.modern(name="fail"),
+        sdk.modern(**{"openai/session": "chat"}),
+    ]
+
+
+@pytest.fixture
+def telemetry() -> Any:
+    made = Telemetry()
+    yield made
+    made.shut_down()
+
+
+def served(redis_url: str, telemetry: Telemetry, broken: Any = None) -> list[Any]:
+    """What the server answers under instrumentation, with `broken` called once it is in place."""
+    MCPInstrumentor().instrument(
+        tracer_provider=telemetry.tracer_provider,
+        meter_provider=telemetry.meter_provider,
+        logger_provider=telemetry.logger_provider,
+        service_name="hostile",
+        redis_url=redis_url,
+        response_headers="none",
+        flush_calls=2,
+        flush_interval=0.05,
+        sweep_interval=0.05,
+    )
+    try:
+        if broken is not None:
+            broken()
+        return asyncio.run(sdk.serve(sent(), sse=False))
+    finally:
+        process.discard()
+        MCPInstrumentor().uninstrument()
+
+
+@pytest.mark.skipif("OTEL_MCP_LONG_TESTS" not in os.environ, reason="waits for a store that fails; `make fuzz` runs it")
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_whatever_raises_at_a_seam_or_in_the_store_the_server_answers_as_without_us(
+    error: type[Exception], valkey_url: str, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = asyncio.run(sdk.serve(sent(), sse=False))
+    seen: set[CodeType] = set()
+    sys.setprofile(lambda frame, kind, _: seen.add(frame.f_code) if kind == "call" else None)
+    try:
+        assert served(valkey_url, telemetry) == plain
+    finally:
+        sys.setprofile(None)
+    assert failures == {}
+
+    problems: list[str] = []
+    targets = [
+        target
+        for target in injection.functions()
+        if target.code in seen and target.name.startswith(ONLY_HERE) and target.name not in SHELL
+    ]
+    for target in targets:
+        failures.clear()
+        with monkeypatch.context() as patched:
+            try:
+                watched = served(valkey_url, telemetry, lambda t=target: injection.break_it(t, patched, error))
+            except BaseException as raised:
+                problems.append(f"{target.name}: raised {raised!r}")
+                continue
+        if watched != plain:
+            problems.append(f"{target.name}: answered otherwise")
+        if not guard.failures:
+            problems.append(f"{target.name}: not counted")
+    assert len(targets) > 100
+    assert problems == [], "\n".join(problems)
+
+
+async def _cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("question", [_cancelled])
+def test_a_question_that_is_cancelled_cancels_no_request(question: Any) -> None:
+    """Whoever ends all tasks of a loop ends ours, too; the request that waits for it is not ours to end."""
+
+    async def ask_it() -> str:
+        return await Lookups(Listener(), lambda _: None).ask("recall", "x", question, "otherwise")
+
+    assert asyncio.run(ask_it()) == "otherwise"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot tell that it was cancelled")
+def test_a_cancellation_that_the_store_swallows_does_not_keep_the_server_from_ending() -> None:
+    async def swallow() -> float:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return 0.0
+
+    async def nothing() -> None:
+        pass
+
+    async def server() -> None:
+        background = Background(interval=0.001, sweep_interval=3600, flush=swallow, sweep=nothing, close=nothing)
+        background.start(asyncio.get_running_loop())
+        held.append(background)  # The task must not end for want of an owner.
+        background.notify(now=True)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    held: list[Background] = []
+    ended = threading.Event()
+    threading.Thread(target=lambda: (asyncio.run(server()), ended.set()), daemon=True).start()
+
+    assert ended.wait(20)
