@@ -233,6 +233,22 @@ async def test_an_outage_is_noticed_to_end_where_nothing_waits(sessions: Session
     assert "apply" not in remote.asked
 
 
+async def test_an_outage_that_the_sweep_meets_ends_without_any_request(remote: Remote, listener: Listener) -> None:
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.05)
+    sessions.ensure_running()
+    # By now the first flush of the task has been, and none is due.
+    await until(lambda: listener.operations["sweep", "ok"] >= 2)
+    remote.down = StoreDown("ConnectionError")
+    await until(lambda: sessions.degraded)
+
+    remote.down = None
+
+    await until(lambda: not sessions.degraded)
+    swept = listener.operations["sweep", "ok"]
+    await until(lambda: listener.operations["sweep", "ok"] > swept)
+    await sessions.aclose()
+
+
 async def test_a_store_that_keeps_us_out_is_asked_seldom(
     sessions: Sessions, remote: Remote, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:

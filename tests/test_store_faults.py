@@ -101,6 +101,43 @@ async def test_a_server_that_is_not_there_at_the_start_is_found_when_it_comes(
     await sessions.aclose()
 
 
+async def test_more_tools_than_connections_are_no_outage(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    listener = Listener()
+    sessions = Sessions(settings(server.url), listener)
+    sessions.submit(delta(2, at=time.time()))
+    await sessions.flush()
+
+    states = await asyncio.gather(*(sessions.load("abc") for _ in range(100)))
+
+    assert [state.tool_call_count if state else None for state in states] == [2] * 100
+    assert (sessions.degraded, caplog.records) == (False, [])
+    await sessions.aclose()
+
+
+async def test_a_server_that_became_a_replica_is_one_outage_also_where_nothing_waits(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "otel_mcp")
+    listener = Listener()
+    sessions = Sessions(settings(server.url, flush_interval=0.01, sweep_interval=0.1), listener)
+    sessions.ensure_running()
+    await until(lambda: listener.operations["sweep", "ok"] >= 2)
+    with server.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await until(lambda: sessions.degraded)
+        # It answers what only reads; that is no recovery.
+        await until(lambda: listener.operations["probe", "error"] >= 3)
+        assert sessions.degraded
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    await until(lambda: not sessions.degraded)
+
+    assert [(record.levelno, record.getMessage()[:32]) for record in caplog.records] == [
+        (logging.WARNING, "otel_mcp: Redis cannot be used ("),
+        (logging.INFO, "otel_mcp: Redis can be used agai"),
+    ]
+    await sessions.aclose()
+
+
 @asynccontextmanager
 async def far_away(server: Server, delay: float) -> AsyncGenerator[str]:
     """The server behind a link on which everything takes `delay` seconds each way."""

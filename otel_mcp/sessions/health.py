@@ -20,6 +20,7 @@ class StoreHealth:
 
     def __init__(self, events: SessionEvents) -> None:
         self._events = events
+        self.on_outage: list[Callable[[], None]] = []
         self.on_recovery: list[Callable[[], None]] = []
         self.clear()
 
@@ -66,12 +67,17 @@ class StoreHealth:
                 "sessions are kept in memory and written when it is back",
                 down.reason,
             )
+        _tell(self.on_outage)
 
     def succeeded(self) -> None:
         """Note that the store works; one line an outage."""
         if not self.breaker.succeeded():
             return
         logger.info("otel_mcp: Redis can be used again; what was kept in memory is being written")
-        for callback in self.on_recovery:
-            with guarded("session recovery"):
-                callback()
+        _tell(self.on_recovery)
+
+
+def _tell(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        with guarded("session recovery"):
+            callback()

@@ -20,6 +20,9 @@ TIMEOUT: Final = 0.5
 """Seconds for connecting and for each reply."""
 CONNECTIONS: Final = 16
 """At most, to one server: a flush, lookups, and what tools load and save."""
+AT_ONCE: Final = 12
+"""Commands or pipelines under way in one loop, the others wait: redis-py has no patience where all connections are
+taken, and a cluster client needs some to ask about slots."""
 _REDIRECTIONS: Final = 3
 """Tries in a cluster, where an outdated map of slots is an error at first."""
 

@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from redis.exceptions import NoScriptError
 
 from otel_mcp.guard import guarded
-from otel_mcp.sessions.redis_client import Client
+from otel_mcp.sessions.redis_client import AT_ONCE, Client
 from otel_mcp.sessions.redis_errors import outage
 from otel_mcp.sessions.scripts import Script
 
@@ -43,6 +43,17 @@ class Run:
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
 
+class _Held:
+    """What one loop holds."""
+
+    __slots__ = ("client", "loop", "turns")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
+        self.loop = weakref.ref(loop)
+        self.client = client
+        self.turns = asyncio.Semaphore(AT_ONCE)
+
+
 @contextmanager
 def _translated() -> Generator[None]:
     """Keep our commands out of traces, and turn an outage into `StoreDown`."""
@@ -61,19 +72,18 @@ class RedisLink:
 
     def __init__(self, connect: Callable[[], Client]) -> None:
         self._connect = connect
-        self._clients: dict[int, tuple[weakref.ref[asyncio.AbstractEventLoop], Client]] = {}
+        self._clients: dict[int, _Held] = {}
         _links.add(self)
 
-    def client(self) -> Client:
-        """The client of the running loop, made on first use."""
+    def _held(self) -> _Held:
+        """What the running loop holds; its client is made on first use."""
         loop = asyncio.get_running_loop()
         known = self._clients.get(id(loop))
-        if known is not None and known[0]() is loop:
-            return known[1]
+        if known is not None and known.loop() is loop:
+            return known
         self.forget_closed()
-        client = self._connect()
-        self._clients[id(loop)] = (weakref.ref(loop), client)
-        return client
+        held = self._clients[id(loop)] = _Held(loop, self._connect())
+        return held
 
     def leave_to_parent(self) -> None:
         """Begin anew in a forked child."""
@@ -82,8 +92,8 @@ class RedisLink:
 
     def forget_closed(self) -> None:
         """Let go of clients whose loop is gone; their sockets close with them."""
-        for key, (ref, _) in list(self._clients.items()):
-            loop = ref()
+        for key, held in list(self._clients.items()):
+            loop = held.loop()
             if loop is None or loop.is_closed():
                 self._clients.pop(key, None)
 
@@ -92,16 +102,17 @@ class RedisLink:
         known = self._clients.pop(id(asyncio.get_running_loop()), None)
         if known is not None:
             with guarded("redis close"), suppress_instrumentation():
-                await known[1].aclose()
+                await known.client.aclose()
 
     async def run(self, run: Run) -> Any:
         """Run one script or command."""
-        client = self.client()
-        with _translated():
-            try:
-                return await client.execute_command(*run.command())
-            except NoScriptError:
-                return await client.execute_command(*run.command(by_source=True))
+        held = self._held()
+        async with held.turns:
+            with _translated():
+                try:
+                    return await held.client.execute_command(*run.command())
+                except NoScriptError:
+                    return await held.client.execute_command(*run.command(by_source=True))
 
     async def run_all(self, runs: Sequence[Run]) -> list[Any]:
         """Run many in one round trip; an error stands in the place of its result.
@@ -109,14 +120,15 @@ class RedisLink:
         A server that does not know the scripts (restarted, failed over, a new
         node) gets those again that it refused, with their source.
         """
-        client = self.client()
-        with _translated():
-            results = await _pipelined(client, [run.command() for run in runs])
-            unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
-            if unknown:
-                again = await _pipelined(client, [runs[at].command(by_source=True) for at in unknown])
-                for at, result in zip(unknown, again, strict=True):
-                    results[at] = result
+        held = self._held()
+        async with held.turns:
+            with _translated():
+                results = await _pipelined(held.client, [run.command() for run in runs])
+                unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
+                if unknown:
+                    again = await _pipelined(held.client, [runs[at].command(by_source=True) for at in unknown])
+                    for at, result in zip(unknown, again, strict=True):
+                        results[at] = result
         return results
 
 

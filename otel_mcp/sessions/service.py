@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 _HANDSHAKE: Final = 2.0
 """Flush intervals that a call has to follow its handshake, and to say that both are part of a conversation."""
+_PROBE: Final = "probe"
+_PROBE_KEPT: Final = 0.001
+"""Seconds: gone before the next probe, which has to write again."""
 _EXIT: Final = 2.0
 """Seconds that the end of the process may wait for the store."""
 
@@ -67,6 +70,8 @@ class Sessions:
             sweep=self._sweeper.sweep,
             close=self._store.aclose,
         )
+        # Whoever notices an outage, it is this task that notices its end, also where no request comes any more.
+        self._health.on_outage.append(lambda: self._background.notify(now=False))
         self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
         _instances.add(self)
@@ -115,8 +120,10 @@ class Sessions:
         if breaker.is_open and not breaker.wait:
             # Nothing waited that could have shown whether the store is back.
             with self._health.operation("probe"):
-                await self._sweeper.refresh()
+                # It writes: a server that is full or read-only answers everything else.
+                await self._store.agree(_PROBE, self._process.token, _PROBE_KEPT)
                 self._health.succeeded()
+                flusher.has_news = True
         await self._documents.fulfil()
         if not breaker.is_open:
             await self._hash_key.agree()
