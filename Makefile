@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo demo-serve test lint type format bench fuzz clean
+.PHONY: help demo demo-serve test lint type format bench fuzz soak faults clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,11 @@ fuzz: $(STAMP)  ## Hostile input at length: 100,000 of everything made up, every
 	$(BIN)/python -m tests.hostile fuzz 300
 	OTEL_MCP_LONG_TESTS=1 $(BIN)/python -m pytest -q tests/hostile/test_fault_sdk.py
 	$(BIN)/python -m tests.hostile floods 100000
+
+MINUTES ?= 60
+
+soak: $(STAMP)  ## An hour of mixed traffic (MINUTES=60): does anything grow?
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 clean:  ## Remove the virtual environment
 	rm -rf $(VENV)

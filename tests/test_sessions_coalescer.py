@@ -60,6 +60,16 @@ def test_the_oldest_wait_is_taken_first_and_busy_sessions_stay() -> None:
     assert [change.facts.session_id for change in coalescer.take(9)] == ["s0", "s2", "s4"]
 
 
+def test_what_is_taken_together_is_bounded_by_its_records() -> None:
+    waiting = Coalescer(settings())
+    for name, calls in (("a", 3), ("b", 0), ("c", 4), ("d", 1)):
+        waiting.add(delta(calls, of=facts(name)))
+
+    taken = [[one.facts.session_id for one in waiting.take(9, records=5)] for _ in range(3)]
+
+    assert taken == [["a", "b", "c"], ["d"], []]
+
+
 def test_it_says_when_writing_is_worth_while() -> None:
     coalescer = Coalescer(settings(flush_calls=10))
     assert not any(coalescer.add(delta(1, of=facts(f"s{number}"))) for number in range(100))

@@ -346,6 +346,27 @@ async def test_a_question_that_is_late_is_answered_here_and_the_next_at_once(
     assert listener.operations == {("recall", "timeout"): 1}
 
 
+async def test_while_the_store_is_slow_nobody_waits_to_find_out(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    async def asked_again() -> None:
+        await until(lambda: not sessions.degraded)
+        assert await sessions.recall("abc") is None
+
+    remote.answers.clear()
+    assert await sessions.recall("abc") is None
+    await asked_again()
+    # It came back before the store could have answered, and is late for itself.
+    assert listener.operations == {("recall", "timeout"): 1}
+    await until(lambda: listener.operations["recall", "timeout"] == 2)
+
+    remote.answers.set()
+    await asked_again()
+    await until(lambda: listener.operations["recall", "ok"] == 1)
+
+    assert await sessions.recall("abc") is not None
+
+
 async def test_the_same_question_is_asked_once_at_a_time(sessions: Sessions, remote: Remote) -> None:
     answers = await asyncio.gather(*(sessions.agree("key", f"mine{number}", 9.0) for number in range(50)))
 

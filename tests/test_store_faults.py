@@ -82,6 +82,7 @@ async def test_a_server_that_comes_back_empty_begins_anew(server: Server, store:
 async def test_a_server_that_is_not_there_at_the_start_is_found_when_it_comes(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "otel_mcp")
     server.kill()
     listener = Listener()
     sessions = Sessions(settings(server.url, flush_interval=0.01), listener)

@@ -74,15 +74,20 @@ class Coalescer:
                 self._drop_records()
             return waiting.call_count >= self._enough or self.calls >= _FULL * self._enough or waiting.ended is not None
 
-    def take(self, limit: int, busy: Container[str] = ()) -> list[SessionDelta]:
-        """Up to `limit` sessions to write, those that wait longest first, none of `busy`."""
+    def take(self, limit: int, busy: Container[str] = (), *, records: int | None = None) -> list[SessionDelta]:
+        """Up to `limit` sessions to write, those that wait longest first, none of `busy`.
+
+        And no more once they have `records` call records together: these are what takes time to write.
+        """
         taken: list[SessionDelta] = []
         with self._lock:
             for session_id in list(self._pending):
                 if session_id in busy:
                     continue
                 taken.append(self._remove(session_id))
-                if len(taken) == limit:
+                if records is not None:
+                    records -= len(taken[-1].calls)
+                if len(taken) == limit or (records is not None and records <= 0):
                     break
         return taken
 

@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from time import thread_time
 from typing import Final
 
 from otel_mcp.guard import guarded
@@ -25,8 +26,12 @@ from otel_mcp.sessions.store import SessionStore, StoreDown
 
 logger = logging.getLogger("otel_mcp")
 
-BATCH: Final = 64
-"""Sessions in one round trip."""
+BATCH: Final = 32
+"""Sessions in one round trip: some ms of work, for which the requests of the loop wait."""
+RECORDS: Final = 200
+"""Call records from which on a round trip takes no further session."""
+_LONGEST_PAUSE: Final = 0.05
+"""Seconds between two round trips, at most."""
 
 
 class Flusher:
@@ -64,19 +69,25 @@ class Flusher:
     def is_idle(self) -> bool:
         return not self.frozen and not len(self._coalescer)
 
-    async def flush(self) -> None:
-        """Write everything that waits, or as much as the store takes."""
+    async def flush(self, *, yielding: bool = False) -> None:
+        """Write everything that waits, or as much as the store takes.
+
+        `yielding` leaves the loop to requests for at least half of the time, where an outage has left much to write.
+        """
         async with self._exclusive():
             self._count_dropped()
             await self._resend()
             # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
             left = len(self._coalescer)
-            while left > 0 and (batch := self._coalescer.take(min(BATCH, left), self.frozen)):
+            while left > 0 and (batch := self._coalescer.take(min(BATCH, left), self.frozen, records=RECORDS)):
                 left -= len(batch)
+                busy = thread_time()
                 flushes = [Flush(delta, self._process.token, self._process.next_sequence()) for delta in batch]
                 self.frozen.update((flush.delta.facts.session_id, flush) for flush in flushes)
                 if not await self._send(flushes):
                     return
+                if yielding and left > 0:
+                    await asyncio.sleep(min(thread_time() - busy, _LONGEST_PAUSE))
 
     async def _resend(self) -> None:
         frozen = list(self.frozen.values())

@@ -73,7 +73,9 @@ class StoreHealth:
         """Note that the store works; one line an outage."""
         if not self.breaker.succeeded():
             return
-        logger.info("otel_mcp: Redis can be used again; what was kept in memory is being written")
+        # For information; but whoever saw the warning has to see this, also where nobody set up logging.
+        level = logging.INFO if logger.isEnabledFor(logging.INFO) else logging.WARNING
+        logger.log(level, "otel_mcp: Redis can be used again; what was kept in memory is being written")
         _tell(self.on_recovery)
 
 

@@ -2,7 +2,8 @@
 
 The same question is asked once at a time, and a question that is late goes on
 by itself: nothing that was sent is cancelled, so no connection is lost by it.
-After one, questions are answered locally at once for a while.
+After one, questions are answered locally at once, and now and then one is
+asked for which nobody waits: while the store is slow, no request pays for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar, cast
 
 from otel_mcp.guard import guarded, report
@@ -53,6 +55,7 @@ class Lookups:
             return otherwise
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
+        is_trial = self.breaker.is_open
         name = (id(loop), operation, key)
         task = self._asked.get(name)
         if task is None or task.get_loop() is not loop:
@@ -60,6 +63,10 @@ class Lookups:
             task = contextvars.Context().run(loop.create_task, self._question(loop, question))
             self._asked[name] = task
             task.add_done_callback(lambda done: self._asked.pop(name, None) and _retrieved(done))
+        if is_trial:
+            self.breaker.failed()  # Until it turns out otherwise.
+            contextvars.Context().run(loop.call_later, PATIENCE, self._tried, operation, task, started)
+            return otherwise
         await asyncio.wait({task}, timeout=PATIENCE)
         if not task.done() and time.perf_counter() - started > 2 * PATIENCE:
             # It was this loop that was late, not the store: the answer has had no chance to be read.
@@ -69,9 +76,22 @@ class Lookups:
             self._events.store_operation(operation, outcome, time.perf_counter() - started)
         return answer
 
+    def _tried(self, operation: str, task: asyncio.Task[object], started: float, *, again: bool = True) -> None:
+        """Whether the question that nobody waited for was answered in time."""
+        taken = time.perf_counter() - started
+        if not task.done() and again and taken > 2 * PATIENCE:
+            # As above: the loop was late.
+            retry = partial(self._tried, operation, task, started, again=False)
+            task.get_loop().call_later(PATIENCE, retry)
+            return
+        with guarded("session lookup"):
+            outcome, _ = self._answer(task, None)
+            self._events.store_operation(operation, outcome, taken)
+
     def _answer(self, task: asyncio.Task[object], otherwise: T) -> tuple[str, T]:
         if not task.done():
-            self.breaker.failed()
+            if not self.is_silent:
+                self.breaker.failed()
             return "timeout", otherwise
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():

@@ -116,7 +116,7 @@ class Sessions:
         flusher, breaker = self._flusher, self._health.breaker
         if breaker.wait:
             return breaker.wait
-        await flusher.flush()
+        await flusher.flush(yielding=True)
         if breaker.is_open and not breaker.wait:
             # Nothing waited that could have shown whether the store is back.
             with self._health.operation("probe"):
