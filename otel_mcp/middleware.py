@@ -63,10 +63,10 @@ def look(scope: Scope) -> Seen | None:
     """
     try:
         kind = scope["type"]
+        if kind not in ("http", "lifespan") or SCOPE_KEY in scope:
+            return None
         if kind == "lifespan":
             return {}, wire_headers.NO
-        if kind != "http" or SCOPE_KEY in scope:
-            return None
         headers = wire_headers.header_map(scope)
         verdict = wire_headers.recognise(scope["method"], headers)
         if verdict != wire_headers.NO:
@@ -88,6 +88,7 @@ async def observe(
     runtime: Runtime | None = None
     try:
         if scope["type"] == "lifespan":
+            scope[SCOPE_KEY] = None  # Once is enough: flushing waits, perhaps for exporters that are away.
             send = _lifespan(get_runtime, send)
         elif (runtime := get_runtime()) is not None:
             headers, verdict = seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from time import time
+import time
 from typing import Final
 
 from opentelemetry import metrics as otel_metrics
@@ -69,7 +69,7 @@ class Runtime:
         reporter.calls_of = tracker.calls_of
         self.sessions.on_late(tracker.outlived)
         handshakes = self.sessions.handshakes
-        conversations = Conversations(tracker, self.sessions, handshakes, time, settings.flush_interval)
+        conversations = Conversations(tracker, self.sessions, handshakes, time.time, settings.flush_interval)
         self.resolver = Resolver(rules, keys, tracker, conversations, handshakes)
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
@@ -136,7 +136,13 @@ class Runtime:
         # Servers that end by re-raising the signal never run `atexit`, where the SDK would flush.
         await asyncio.wait_for(asyncio.to_thread(self._force_flush), _FLUSH_SECONDS + 1)
 
+    async def server_ended(self) -> None:
+        """The same where no lifespan has told of the end: it is switched off, or the app knows of none."""
+        if self.sessions.is_running:
+            await self.shut_down()
+
     def _force_flush(self) -> None:
+        until = time.monotonic() + _FLUSH_SECONDS
         for provider in (
             self._tracer_provider or trace.get_tracer_provider(),
             self._meter_provider or otel_metrics.get_meter_provider(),
@@ -145,7 +151,7 @@ class Runtime:
             flush = getattr(provider, "force_flush", None)
             if flush is not None:
                 with guarded("flush"):
-                    flush(int(_FLUSH_SECONDS * 1000))
+                    flush(max(int((until - time.monotonic()) * 1000), 1))
 
     def _at_exit(self) -> None:
         with guarded("exit"):

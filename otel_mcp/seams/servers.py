@@ -10,6 +10,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from otel_mcp import process
 from otel_mcp.guard import guarded
 from otel_mcp.seams.http import Observed
 from otel_mcp.seams.patching import Patches
@@ -18,6 +19,23 @@ from otel_mcp.seams.patching import Patches
 def uvicorn(module: ModuleType, patches: Patches) -> None:
     """uvicorn, and gunicorn with uvicorn's workers."""
     patches.replace(module.Config, "load", _after("loaded_app"))
+
+
+def uvicorn_server(module: ModuleType, patches: Patches) -> None:
+    """The end of uvicorn, which raises the signal again that stopped it: ``atexit`` never runs."""
+
+    def make(shutdown: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(shutdown)
+        async def ended(self: Any, *args: Any, **options: Any) -> Any:
+            result = await shutdown(self, *args, **options)
+            with guarded("uvicorn seam"):
+                if (runtime := process.existing()) is not None and not getattr(self, "force_exit", False):
+                    await runtime.server_ended()
+            return result
+
+        return ended
+
+    patches.replace(module.Server, "shutdown", make)
 
 
 def gunicorn(module: ModuleType, patches: Patches) -> None:

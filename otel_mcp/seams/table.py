@@ -25,6 +25,7 @@ SEAMS: Final = (
     ("starlette.routing", _lazy("handwritten", "route")),
     ("opentelemetry.instrumentation.asgi", _lazy("handwritten", "asgi_instrumentation")),
     ("uvicorn.config", _lazy("servers", "uvicorn")),
+    ("uvicorn.server", _lazy("servers", "uvicorn_server")),
     ("gunicorn.workers.gasgi", _lazy("servers", "gunicorn")),
     ("hypercorn.app_wrappers", _lazy("servers", "hypercorn")),
     ("granian.asgi", _lazy("servers", "granian")),

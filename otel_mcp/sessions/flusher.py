@@ -138,11 +138,24 @@ class Flusher:
         """Count calls that will not be written."""
         if reason not in self._warned:
             self._warned.add(reason)
-            logger.warning("otel_mcp: tool calls cannot be stored: %s; they are counted as dropped", _WHY[reason])
+            logger.warning(
+                "otel_mcp: %d tool calls cannot be stored: %s; these and others to come are counted as dropped",
+                calls,
+                _WHY[reason],
+            )
         if calls:
             self.dropped[reason] += calls
             with guarded("session events"):
                 self._events.dropped(calls, reason)
+
+    def abandon(self) -> None:
+        """Count what is not known to be written as lost: nobody comes after to write it."""
+        calls = self.calls
+        self.frozen.clear()
+        self._coalescer.take(len(self._coalescer))
+        self._count_dropped()
+        if calls:
+            self.drop(calls, "shutdown")
 
     def _count_dropped(self) -> None:
         if calls := self._coalescer.take_dropped():

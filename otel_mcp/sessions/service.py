@@ -31,7 +31,7 @@ from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.state import SessionState
-from otel_mcp.sessions.store import SessionStore
+from otel_mcp.sessions.store import SessionStore, StoreDown
 from otel_mcp.sessions.sweeper import Sweeper
 from otel_mcp.settings import Settings
 
@@ -74,6 +74,8 @@ class Sessions:
         self._health.on_outage.append(lambda: self._background.notify(now=False))
         self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
+        self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        """Those that have served since they were closed last."""
         _instances.add(self)
 
     def submit(self, delta: SessionDelta) -> None:
@@ -101,6 +103,7 @@ class Sessions:
         if self._background.loop() is not loop:
             with guarded("session background"):
                 self._tell_memory_only()
+                self._loops.add(loop)
                 self._background.start(loop)
 
     def _tell_memory_only(self) -> None:
@@ -153,13 +156,27 @@ class Sessions:
         if not self._in_memory:
             await self._ask("publish", delta.facts.session_id, self.flush, None)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether requests have come since the last `aclose`."""
+        return self._background.loop() is not None
+
     async def aclose(self, timeout: float = 2.0) -> None:
-        """Write what waits within `timeout` seconds, and stop; the next request begins again."""
+        """Write what waits within `timeout` seconds, and stop; the next request begins again.
+
+        What cannot be written is counted as dropped, unless another loop of this process goes on serving.
+        """
         self._background.stop()
         with guarded("last session flush"):
-            await asyncio.wait_for(self._finish(), timeout)
+            try:
+                await asyncio.wait_for(self._finish(), timeout)
+            except asyncio.TimeoutError:
+                self._health.failed(StoreDown("TimeoutError"))
         with guarded("session store close"):
             await asyncio.wait_for(self._store.aclose(), timeout)
+        self._loops.discard(get_running_loop())
+        if not any(loop.is_running() for loop in list(self._loops)):
+            self._flusher.abandon()
 
     async def _finish(self) -> None:
         self.handshakes.release_all()
@@ -173,10 +190,11 @@ class Sessions:
                 self._background.notify(now=True)
                 return
             self.handshakes.release_all()
-            if not self._flusher.is_idle or len(self._documents.kept):
-                run_alone(self.aclose(_EXIT / 2), _EXIT)
-            if calls := self._flusher.calls:
-                self._flusher.drop(calls, "shutdown")
+            try:
+                if not self._flusher.is_idle or len(self._documents.kept):
+                    run_alone(self.aclose(_EXIT / 2), _EXIT)
+            finally:
+                self._flusher.abandon()
 
     async def save(self, state: SessionState) -> None:
         """Write the user's document at once; while the store is away it is kept and written later."""
@@ -268,6 +286,7 @@ class Sessions:
     def _after_fork(self) -> None:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._process.renew()
+        self._loops.clear()
         for part in (
             self.handshakes,
             self._coalescer,

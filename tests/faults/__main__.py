@@ -116,7 +116,7 @@ class Stage:
     """Calls that were sent before the first run."""
 
     def __post_init__(self) -> None:
-        self.client = Client(self.observed.url, self.plain.url)
+        self.client = Client(self.observed.port, self.plain.port)
         self.warm_up = len(asyncio.run(self.client.run(_WARM_UP)).started)
 
     def total(self) -> int:
@@ -247,7 +247,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="paired runs of each fault (default %(default)s)")
     parser.add_argument("--only", default="", help="faults whose name contains this")
     arguments = parser.parse_args()
-    count, seconds = (1, (0.8, 1.8, 1.0)) if arguments.quick else (arguments.runs, (1.5, 3.0, 2.0))
+    count, seconds = (1, (0.8, 1.8, 1.0)) if arguments.quick else (arguments.runs, (1.0, 2.5, 1.5))
     wrong: list[str] = []
     print(_HEAD, flush=True)
     for fault in FAULTS:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import httpx
+from tests.faults.http import Answer, Connection
 
 _ACCEPT: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 _META: Final = "io.modelcontextprotocol/"
@@ -32,42 +32,36 @@ class Measured:
 class Client:
     """Legacy and sessionless clients, steady and new ones."""
 
-    def __init__(self, observed: str, plain: str) -> None:
-        self._urls = {"with": observed, "without": plain}
+    def __init__(self, observed: int, plain: int) -> None:
+        """`observed` and `plain` are ports of loopback."""
+        self._ports = {"with": observed, "without": plain}
         self._number = 0
 
     async def run(self, seconds: float, *, workers: int = 2, pause: float = 0.004) -> Measured:
         """Call for so long."""
         measured = Measured()
         until = time.monotonic() + seconds
-        async with (
-            httpx.AsyncClient(base_url=self._urls["with"], timeout=20, trust_env=False) as observed,
-            httpx.AsyncClient(base_url=self._urls["without"], timeout=20, trust_env=False) as plain,
-        ):
-            sides = {"with": observed, "without": plain}
-            await asyncio.gather(*(self._worker(number, sides, measured, until, pause) for number in range(workers)))
+        await asyncio.gather(*(self._worker(number, measured, until, pause) for number in range(workers)))
         return measured
 
-    async def _worker(
-        self, number: int, sides: dict[str, httpx.AsyncClient], measured: Measured, until: float, pause: float
-    ) -> None:
+    async def _worker(self, number: int, measured: Measured, until: float, pause: float) -> None:
+        sides = {side: Connection(port) for side, port in self._ports.items()}
         while time.monotonic() < until:
             self._number += 1
             kind = random.random()
-            if kind < 0.7:
-                agent = f"steady-{self._number % STEADY}/1.0"
-                await self._call(sides, measured, agent)
-            elif kind < 0.85:
+            if kind < 0.9:
+                await self._call(sides, measured, f"steady-{self._number % STEADY}/1.0")
+            elif kind < 0.94:
                 await self._call(sides, measured, f"new-{number}-{self._number}/{random.random()}")
-            elif kind < 0.92:
+            elif kind < 0.97:
                 await self._legacy(sides, measured)
             else:
                 await self._call(sides, measured, f"steady-{self._number % STEADY}/1.0", tool="fail")
             await asyncio.sleep(random.uniform(0, 2 * pause))
+        for connection in sides.values():
+            connection.close()
 
-    async def _call(
-        self, sides: dict[str, httpx.AsyncClient], measured: Measured, agent: str, tool: str = "add"
-    ) -> None:
+    async def _call(self, sides: dict[str, Connection], measured: Measured, agent: str, tool: str = "add") -> None:
         info = {"name": agent.partition("-")[0], "version": "1.0"}
         meta = {f"{_META}protocolVersion": MODERN, f"{_META}clientInfo": info, f"{_META}clientCapabilities": {}}
         headers = {
@@ -77,29 +71,29 @@ class Client:
         params = {"name": tool, "arguments": arguments, "_meta": meta}
         await self._both(sides, measured, "tools/call", params, headers, headers)
 
-    async def _legacy(self, sides: dict[str, httpx.AsyncClient], measured: Measured) -> None:
+    async def _legacy(self, sides: dict[str, Connection], measured: Measured) -> None:
         """A handshake and a call; the id that only the side with us gives out goes back to that side."""
         agent = {"user-agent": f"desk/{self._number}"}
         info = {"name": "desk", "version": "1.0"}
         params: dict[str, Any] = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
         answers = await self._both(sides, measured, "initialize", params, agent, agent)
         version = {**agent, "mcp-protocol-version": "2025-11-25"}
-        given = answers["with"].headers.get("mcp-session-id") if "with" in answers else None
+        given = answers["with"].headers.get(b"mcp-session-id", b"").decode() if "with" in answers else None
         own = {**version, "mcp-session-id": given} if given else version
         params = {"name": "add", "arguments": {"a": 1, "b": 2}}
         await self._both(sides, measured, "tools/call", params, own, version)
 
     async def _both(
         self,
-        sides: dict[str, httpx.AsyncClient],
+        sides: dict[str, Connection],
         measured: Measured,
         method: str,
         params: dict[str, Any],
         observed: dict[str, str],
         plain: dict[str, str],
-    ) -> dict[str, httpx.Response]:
-        body = json.dumps({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params})
-        answers: dict[str, httpx.Response] = {}
+    ) -> dict[str, Answer]:
+        body = json.dumps({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}).encode()
+        answers: dict[str, Answer] = {}
         said: dict[str, object] = {}
         for side in random.sample(("with", "without"), 2):
             headers = {**_ACCEPT, **(observed if side == "with" else plain)}
@@ -107,9 +101,9 @@ class Client:
             if side == "with" and method == "tools/call":
                 measured.started.append(time.monotonic())
             try:
-                answer = await sides[side].post("/mcp", content=body, headers=headers)
-                answers[side], said[side] = answer, (answer.status_code, answer.content)
-            except httpx.HTTPError as error:
+                answer = await sides[side].post("/mcp", body, headers)
+                answers[side], said[side] = answer, (answer.status, answer.body)
+            except (OSError, EOFError, ValueError) as error:
                 said[side] = type(error).__name__
             measured.seconds[side].append(time.perf_counter() - began)
         if said["with"] != said["without"]:

@@ -28,8 +28,7 @@ class Side:
         self.service = "with" if observed else "without"
         self._log = folder / f"{self.service}.log"
         self._read = 0
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.port = free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment = {
             **inherited,
@@ -42,7 +41,7 @@ class Side:
             **({} if observed else {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "otel_mcp"}),
         }
         self._folder = Path(sys.executable).parent
-        command = ["opentelemetry-instrument", "uvicorn", "tests.faults.app:app", f"--port={self._port}"]
+        command = ["opentelemetry-instrument", "uvicorn", "tests.faults.app:app", f"--port={self.port}"]
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 [str(self._folder / command[0]), str(self._folder / command[1]), *command[2:], *_LOGGING],
@@ -63,7 +62,7 @@ class Side:
 
     def _answers(self) -> bool:
         try:
-            httpx.get(self.url, trust_env=False)
+            httpx.get(f"http://127.0.0.1:{self.port}", trust_env=False)
         except httpx.HTTPError:
             return False
         return True

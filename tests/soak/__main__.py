@@ -41,6 +41,8 @@ _CONTAINER: Final = Limit(20, 0.1)
 _CLIENTS: Final = 6
 _PERIOD: Final = 0.8
 """Clients, and seconds from one session of a client to its next."""
+_BROKEN: Final = 0.0002
+"""Share of exchanges that may break: clients that cancel and reuse connections now and then find one closed."""
 _DROP_EVERY: Final = 15.0
 _HANG_EVERY: Final = 60.0
 """Seconds between two times that Valkey drops all connections, and hangs for a second."""
@@ -126,7 +128,8 @@ def soak(seconds: float, *, leak: str = "", observed: bool = True, quiet: bool =
     if not quiet:
         _show(trends, traffic, samples.times, took)
     wrong = [f"{one.name} grows by {one.growth:.0f}, limit {one.limit:.0f}" for one in trends if one.grows]
-    wrong += [f"met by a client: {what}, {count} times" for what, count in traffic.broken.items()]
+    if sum(traffic.broken.values()) > _BROKEN * sum(traffic.statuses.values()) + 2:
+        wrong += [f"met by a client: {what}, {count} times" for what, count in traffic.broken.items()]
     wrong += [f"answered {status}: {n} times" for status, n in traffic.statuses.items() if status >= 500]
     wrong += [f"in the log: {line}" for line in log.splitlines() if "otel_mcp" in line and " failed with " in line]
     wrong += [f"keys without an end: {', '.join(forever)}"] if forever else []
@@ -145,6 +148,7 @@ def _show(trends: list[Trend], traffic: Traffic, times: list[float], took: float
     print(f"\n{len(times)} samples over {minutes:.1f} minutes; SIGTERM took {took:.1f} s")
     print(f"sessions: {sum(traffic.sessions.values())} {dict(traffic.sessions)}")
     print(f"answers: {sum(traffic.statuses.values())} {dict(sorted(traffic.statuses.items()))}")
+    print(f"met by clients: {dict(traffic.broken)}")
     print(f"\n{'':44}{'first':>10}{'last':>10}{'growth':>10}{'limit':>10}{'sure':>7}")
     for one in trends:
         if one.name in LIMITS or one.grows or max(one.first, one.last) >= 10:

@@ -52,7 +52,7 @@ class Traffic:
             try:
                 await kind(http)
             except (httpx.HTTPError, TimeoutError, KeyError, ValueError, RuntimeError) as error:
-                self.broken[f"{kind.__name__} {type(error).__name__}"] += 1
+                self.broken[f"{kind.__name__} {error!r}"] += 1
             await asyncio.sleep(due - loop.time())
 
     async def _post(
