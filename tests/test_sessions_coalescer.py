@@ -106,6 +106,33 @@ def test_when_memory_runs_out_the_oldest_records_go_and_are_still_counted() -> N
     assert coalescer.take_dropped() == 0
 
 
+def test_when_content_takes_too_much_memory_the_oldest_goes_and_the_records_stay() -> None:
+    waiting = Coalescer(settings())
+    kept = {"text": "x" * 4_000_000}
+    for number in range(10):
+        one = delta(1, of=facts(f"s{number}"))
+        one.calls[0].result = kept
+        waiting.add(one)
+
+    deltas = waiting.take(99)
+
+    has_result = [one.calls[0].result is not None for one in deltas]
+    assert [one.call_count for one in deltas] == [1] * 10
+    assert has_result == sorted(has_result)
+    assert 4_000_000 * sum(has_result) <= 32 * 1024 * 1024
+    assert sum(has_result) >= 5
+
+
+def test_what_is_taken_together_is_bounded_by_its_content() -> None:
+    waiting = Coalescer(settings())
+    for number in range(4):
+        one = delta(1, of=facts(f"s{number}"))
+        one.calls[0].arguments = "x" * 500_000
+        waiting.add(one)
+
+    assert [len(waiting.take(9, records=200)) for _ in range(3)] == [2, 2, 0]
+
+
 def test_when_too_many_sessions_wait_the_oldest_is_dropped_and_counted() -> None:
     coalescer = Coalescer(settings(max_sessions=3))
     for number in range(5):

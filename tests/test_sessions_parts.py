@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from typing import Any, cast
 
@@ -10,11 +11,13 @@ import pytest
 
 from otel_mcp.sessions import text
 from otel_mcp.sessions.breaker import Breaker
+from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_client import TIMEOUT, connect
 from otel_mcp.sessions.state import SessionState
-from tests.store_support import EPOCH, call, delta, facts, flush, settings
+from otel_mcp.sessions.store import StoreDown
+from tests.store_support import EPOCH, Listener, call, delta, facts, flush, settings
 
 
 class Clock:
@@ -51,6 +54,24 @@ def test_the_breaker_hardly_asks_where_it_is_not_let_in() -> None:
     breaker = Breaker(clock=Clock())
     breaker.failed(denied=True)
     assert breaker.wait >= 15
+
+
+def test_a_store_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "otel_mcp")
+    clock = Clock()
+    health = StoreHealth(Listener(), clock=clock)
+
+    def outages(count: int) -> list[int]:
+        caplog.clear()
+        for _ in range(count):
+            health.failed(StoreDown("TimeoutError"))
+            health.succeeded()
+            clock.now += 1
+        return [record.levelno for record in caplog.records]
+
+    assert outages(20) == [logging.WARNING, logging.INFO] * 5
+    clock.now += 60
+    assert outages(1) == [logging.WARNING, logging.INFO]
 
 
 # Text.

@@ -116,6 +116,19 @@ async def test_each_flush_prolongs_the_session(store: RedisStore, raw: Any, proc
     assert raw.ttl(STATS) > 4100
 
 
+async def test_of_a_service_that_is_gone_for_good_nothing_but_its_key_is_left(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now, previous_id="old"), at=now))])
+    await store.agree("hash-key", "secret", 0)
+    await store.agree("client:1", "abc", 10)
+    await store.due(now, 10)
+
+    assert {key.decode() for key in list(raw.keys()) if raw.ttl(key) < 0} == {"otel_mcp:svc:hash-key"}
+    assert 7 * 86_400 < raw.ttl(DEADLINES) <= 7 * 86_400 + 3600
+
+
 async def test_an_ended_document_stays_ten_minutes(store: RedisStore, raw: Any, process: Process) -> None:
     await store.apply([fresh(process)])
     await store.apply([fresh(process, ended="client_delete")])

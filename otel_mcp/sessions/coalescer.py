@@ -1,21 +1,29 @@
 """Deltas that wait for the store, one a session, in bounded memory.
 
 The newest calls of each session are kept, counts of all of them. When memory
-runs out, call records go first (oldest first; they are still counted), then
-whole sessions (oldest first; their calls are dropped, and counted as such).
+runs out, what tools were given and gave goes first (where it is kept at all), then
+call records (oldest first; they are still counted), then whole sessions
+(oldest first; their calls are dropped, and counted as such).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Container
+from dataclasses import replace
 from typing import Final
 
-from otel_mcp.sessions.delta import SessionDelta
+from pydantic_core import to_json
+
+from otel_mcp.sessions.delta import CallRecord, SessionDelta
 from otel_mcp.settings import Settings
 
 _FULL: Final = 16
 """So many times the calls that are worth a flush in one session are worth one in all together."""
+_MAX_CONTENT: Final = 32 * 1024 * 1024
+"""Bytes of JSON of arguments and results that may wait."""
+_RECORD: Final = 4096
+"""So many bytes of content count as another record where it matters how long writing takes."""
 
 
 class Coalescer:
@@ -33,6 +41,7 @@ class Coalescer:
         self._lock = threading.Lock()
         self._pending: dict[str, SessionDelta] = {}
         self._records = 0
+        self._content = 0
         self._dropped = 0
         self.calls = 0
         """Calls that wait, with and without a record."""
@@ -55,8 +64,11 @@ class Coalescer:
         for call in delta.calls:
             if call.started_at < first:
                 first = call.started_at
+            if call.arguments is not None or call.result is not None:
+                delta.content += _size(call)
         session_id = delta.facts.session_id
         with self._lock:
+            self._content += delta.content
             self.calls += delta.call_count
             self._records += len(delta.calls)
             waiting = self._pending.get(session_id)
@@ -68,10 +80,11 @@ class Coalescer:
             else:
                 _merge(waiting, delta, first)
             if len(waiting.calls) > 2 * self._cap:
-                self._records -= len(waiting.calls) - self._cap
-                del waiting.calls[: -self._cap]
+                self._trim(waiting)
             if self._records > self._max_records:
                 self._drop_records()
+            if self._content > _MAX_CONTENT:
+                self._drop_content()
             return waiting.call_count >= self._enough or self.calls >= _FULL * self._enough or waiting.ended is not None
 
     def take(self, limit: int, busy: Container[str] = (), *, records: int | None = None) -> list[SessionDelta]:
@@ -86,7 +99,7 @@ class Coalescer:
                     continue
                 taken.append(self._remove(session_id))
                 if records is not None:
-                    records -= len(taken[-1].calls)
+                    records -= len(taken[-1].calls) + taken[-1].content // _RECORD
                 if len(taken) == limit or (records is not None and records <= 0):
                     break
         return taken
@@ -111,7 +124,28 @@ class Coalescer:
         delta = self._pending.pop(session_id)
         self.calls -= delta.call_count
         self._records -= len(delta.calls)
+        self._content -= delta.content
         return delta
+
+    def _trim(self, delta: SessionDelta) -> None:
+        self._records -= len(delta.calls) - self._cap
+        del delta.calls[: -self._cap]
+        self._weigh(delta)
+
+    def _weigh(self, delta: SessionDelta) -> None:
+        if delta.content:
+            before, delta.content = delta.content, sum(_size(call) for call in delta.calls)
+            self._content += delta.content - before
+
+    def _drop_content(self) -> None:
+        for delta in self._pending.values():
+            if delta.content:
+                # Copies: observers may have still to look at the others.
+                delta.calls = [replace(call, arguments=None, result=None) for call in delta.calls]
+                self._content -= delta.content
+                delta.content = 0
+            if self._content <= _MAX_CONTENT * 3 // 4:
+                return
 
     def _drop_session(self) -> None:
         self._dropped += self._remove(next(iter(self._pending))).call_count
@@ -125,6 +159,15 @@ class Coalescer:
             kept = [call for call in delta.calls if call.started_at > limit]
             self._records -= len(delta.calls) - len(kept)
             delta.calls = kept
+            self._weigh(delta)
+
+
+def _size(call: CallRecord) -> int:
+    """Bytes of JSON of what the tool was given and gave; about, where it is no JSON."""
+    try:
+        return len(to_json((call.arguments, call.result), serialize_unknown=True))
+    except ValueError:
+        return call.result_bytes or _RECORD
 
 
 def _merge(waiting: SessionDelta, delta: SessionDelta, first: float) -> None:
@@ -136,5 +179,6 @@ def _merge(waiting: SessionDelta, delta: SessionDelta, first: float) -> None:
     waiting.errors += delta.errors
     waiting.call_count += delta.call_count
     waiting.calls += delta.calls
+    waiting.content += delta.content
     waiting.ended = waiting.ended or delta.ended
     waiting.touch_key = delta.touch_key or waiting.touch_key

@@ -95,6 +95,8 @@ class SessionDelta:
     """All calls of this delta, also those that `calls` no longer holds."""
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
     """The newest, oldest first, bounded by the coalescer."""
+    content: int = 0
+    """Bytes of arguments and results in `calls`, where these are kept at all; the coalescer weighs them."""
     ended: tuple[float, EndReason] | None = None
     """Unix seconds and reason."""
     touch_key: tuple[str, float] | None = None

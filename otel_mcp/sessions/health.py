@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Final
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.breaker import Breaker
@@ -14,12 +16,17 @@ from otel_mcp.sessions.store import StoreDown
 
 logger = logging.getLogger("otel_mcp")
 
+_TOLD: Final = 5
+_WITHIN: Final = 60.0
+"""Outages that are told in so many seconds: a store that comes and goes must not fill the log."""
+
 
 class StoreHealth:
     """What is known of the store from using it."""
 
-    def __init__(self, events: SessionEvents) -> None:
+    def __init__(self, events: SessionEvents, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._events = events
+        self._clock = clock
         self.on_outage: list[Callable[[], None]] = []
         self.on_recovery: list[Callable[[], None]] = []
         self.clear()
@@ -27,6 +34,9 @@ class StoreHealth:
     def clear(self) -> None:
         """Begin anew: after a fork."""
         self.breaker = Breaker()
+        self._told: deque[float] = deque(maxlen=_TOLD)
+        self._is_told = False
+        """The outage under way has been told, so its end will be."""
 
     @property
     def is_away(self) -> bool:
@@ -55,28 +65,37 @@ class StoreHealth:
         """Note that the store does not work; one warning an outage."""
         if not self.breaker.failed(denied=down.denied):
             return
-        if down.denied:
-            logger.warning(
-                "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
-                "requests are not affected, sessions are kept in memory meanwhile",
-                down.reason,
-            )
-        else:
-            logger.warning(
-                "otel_mcp: Redis cannot be used (%s); requests are not affected, "
-                "sessions are kept in memory and written when it is back",
-                down.reason,
-            )
+        now = self._clock()
+        self._is_told = len(self._told) < _TOLD or now - self._told[0] >= _WITHIN
+        if self._is_told:
+            self._told.append(now)
+            _warn(down)
         _tell(self.on_outage)
 
     def succeeded(self) -> None:
         """Note that the store works; one line an outage."""
         if not self.breaker.succeeded():
             return
-        # For information; but whoever saw the warning has to see this, also where nobody set up logging.
-        level = logging.INFO if logger.isEnabledFor(logging.INFO) else logging.WARNING
-        logger.log(level, "otel_mcp: Redis can be used again; what was kept in memory is being written")
+        if self._is_told:
+            # For information; but whoever saw the warning has to see this, also where nobody set up logging.
+            level = logging.INFO if logger.isEnabledFor(logging.INFO) else logging.WARNING
+            logger.log(level, "otel_mcp: Redis can be used again; what was kept in memory is being written")
         _tell(self.on_recovery)
+
+
+def _warn(down: StoreDown) -> None:
+    if down.denied:
+        logger.warning(
+            "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
+            "requests are not affected, sessions are kept in memory meanwhile",
+            down.reason,
+        )
+    else:
+        logger.warning(
+            "otel_mcp: Redis cannot be used (%s); requests are not affected, "
+            "sessions are kept in memory and written when it is back",
+            down.reason,
+        )
 
 
 def _tell(callbacks: list[Callable[[], None]]) -> None:

@@ -24,12 +24,14 @@ _SWEEPER: Final = (1.0, 10.0)
 """Seconds, at least and at most, that one process sweeps alone: two sweeps long."""
 _CLAIM: Final = (2.0, 60.0)
 """Seconds, at least and at most, after which an end that nobody settled is another's to report: six sweeps long."""
+_ABANDONED: Final = 7 * 86_400.0
+"""Seconds that ends wait to be reported where no process of the service runs any more; then nothing of it is left."""
 
 
 class Sweep:
     """The ends of sessions of one service."""
 
-    def __init__(self, link: RedisLink, keys: Keys, process: Process, interval: float) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, process: Process, interval: float, ttl: float) -> None:
         self._link = link
         self._keys = keys
         self._process = process
@@ -37,6 +39,8 @@ class Sweep:
         """Milliseconds."""
         self._lease = round(_within(6 * interval, _CLAIM) * 1_000_000)
         """Microseconds."""
+        self._kept = round((ttl + _ABANDONED) * 1000)
+        """Milliseconds."""
         self._reported: dict[str, int] = {}
         """Reported but not settled yet: the claim is known, the store was away."""
 
@@ -48,10 +52,11 @@ class Sweep:
         sweeper = await self._link.run(Run(scripts.AGREE, (self._keys.sweeper,), (token, self._sweeper)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
-        _, found = _checked(
+        *_, found = _checked(
             await self._link.run_all(
                 [
                     Run("PEXPIRE", (self._keys.sweeper,), (self._sweeper,)),
+                    Run("PEXPIRE", (self._keys.deadlines,), (self._kept,)),
                     Run(
                         "ZRANGEBYSCORE",
                         (self._keys.deadlines, "-inf", f"{now / 1e6:.6f}"),

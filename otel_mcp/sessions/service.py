@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.background import Background
+from otel_mcp.sessions.choice import choose
 from otel_mcp.sessions.coalescer import Coalescer
 from otel_mcp.sessions.delta import Known, SessionDelta
 from otel_mcp.sessions.documents import SessionDocuments
@@ -53,7 +54,7 @@ class Sessions:
     def __init__(self, settings: Settings, events: SessionEvents, *, store: SessionStore | None = None) -> None:
         self._settings = settings
         self._process = Process()
-        self._store: SessionStore = _store(settings, self._process) if store is None else store
+        self._store: SessionStore = choose(settings, self._process) if store is None else store
         self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
         self.handshakes = Handshakes(self._take, _HANDSHAKE * settings.flush_interval)
@@ -299,22 +300,6 @@ class Sessions:
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()
-
-
-def _store(settings: Settings, process: Process) -> SessionStore:
-    if settings.redis_url is None:
-        return MemoryStore(settings)
-    # Here, since the import takes long and only those with a Redis need it.
-    from otel_mcp.sessions.redis_client import connect
-    from otel_mcp.sessions.redis_store import RedisStore
-
-    try:
-        connect(settings.redis_url)
-    except ValueError:
-        # Without its text, which may repeat the password.
-        logger.warning("otel_mcp: the Redis URL cannot be used; it is as if none were configured")
-        return MemoryStore(settings)
-    return RedisStore(settings, process)
 
 
 _instances: weakref.WeakSet[Sessions] = weakref.WeakSet()

@@ -169,7 +169,8 @@ def run(stage: Stage, fault: Fault, seconds: tuple[float, float, float]) -> Run:
     if fault.absent:
         base = 0  # The calls of the warm-up wait, too.
     else:
-        time.sleep(_QUIET_FOR)  # Until the warm-up, or the last run, is written.
+        if stage.warm_up:
+            time.sleep(_QUIET_FOR)  # Until the warm-up is written.
         stage.observed.new_lines()
         base = stage.total()
     dropped = stage.dropped()
@@ -178,6 +179,7 @@ def run(stage: Stage, fault: Fault, seconds: tuple[float, float, float]) -> Run:
     measured, begun, ended = asyncio.run(_driven(stage, seconds))
     gc.enable()
     sent = len(measured.started) + (stage.warm_up if fault.absent else 0)
+    stage.warm_up = 0
     base = 0 if fault.absent or fault.loses else base
     at_least = sum(at > begun for at in measured.started)
     until = ended + fault.recovers_within
@@ -192,7 +194,8 @@ def run(stage: Stage, fault: Fault, seconds: tuple[float, float, float]) -> Run:
         told = sum(any(text in line for text in WARNINGS) for line in lines)
         back = sum(RECOVERY in line for line in lines)
         now = time.monotonic()
-        if now > until or (now - quiet_since > _QUIET_FOR and back >= told and counted):
+        complete = fault.loses or counted + stage.dropped() - dropped == sent
+        if now > until or (now - quiet_since > _QUIET_FOR and back >= told and counted and complete):
             break
         time.sleep(0.1)
     return Run(

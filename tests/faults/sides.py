@@ -35,7 +35,7 @@ class Side:
             "OTEL_SERVICE_NAME": self.service,
             "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "OTEL_METRIC_EXPORT_INTERVAL": "5000",
             "OTEL_PYTHON_MCP_REDIS_URL": redis_url,
             "OTEL_PYTHON_MCP_MAX_NEW_SESSIONS": "100000",
             **({} if observed else {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "otel_mcp"}),

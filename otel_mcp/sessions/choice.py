@@ -1,0 +1,29 @@
+"""Which store the settings name."""
+
+from __future__ import annotations
+
+import logging
+
+from otel_mcp.sessions.memory import MemoryStore
+from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.store import SessionStore
+from otel_mcp.settings import Settings
+
+logger = logging.getLogger("otel_mcp")
+
+
+def choose(settings: Settings, process: Process) -> SessionStore:
+    """Redis where there is a URL that can be used, else the memory of this process."""
+    if settings.redis_url is None:
+        return MemoryStore(settings)
+    # Here, since the import takes long and only those with a Redis need it.
+    from otel_mcp.sessions.redis_client import connect
+    from otel_mcp.sessions.redis_store import RedisStore
+
+    try:
+        connect(settings.redis_url)
+    except ValueError:
+        # Without its text, which may repeat the password.
+        logger.warning("otel_mcp: the Redis URL cannot be used; it is as if none were configured")
+        return MemoryStore(settings)
+    return RedisStore(settings, process)
