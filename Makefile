@@ -52,5 +52,8 @@ MINUTES ?= 60
 soak: $(STAMP)  ## An hour of mixed traffic (MINUTES=60): does anything grow?
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
+faults: $(STAMP)  ## With and without us while the store fails: answers, times, log lines, counts
+	$(BIN)/python -m tests.faults
+
 clean:  ## Remove the virtual environment
 	rm -rf $(VENV)

@@ -163,7 +163,8 @@ def prove(seconds: float, leaks: Iterable[str]) -> list[str]:
     """Leaks that were not found."""
     missed: list[str] = []
     for leak in leaks:
-        found = [line for line in soak(seconds, leak=leak, quiet=True) if "grows" in line]
+        figure = LEAKS[leak][1]
+        found = [line for line in soak(seconds, leak=leak, quiet=True) if line.startswith(f"{figure} grows")]
         print(f"{leak}: {'; '.join(found) or 'NOT FOUND'}", flush=True)
         missed += [] if found else [f"a leak of {leak} was not found"]
     return missed

@@ -22,7 +22,7 @@ from tests.soak.inside import counts
 from tests.soak.leaks import LEAKS
 
 OBSERVED = "otel_mcp" not in os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")
-leak = LEAKS.get(os.environ.get("SOAK_LEAK", ""))
+leak = LEAKS.get(os.environ.get("SOAK_LEAK", ""), (None, ""))[0]
 
 
 def make(name: str) -> MCPServer:
