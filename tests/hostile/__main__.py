@@ -58,7 +58,7 @@ def run_floods(requests: int) -> list[str]:
                 wrong.append(f"{name}: {left.keys} keys, {allowed} allowed")
             if left.held > 64 * MIB:
                 wrong.append(f"{name}: {left.held} bytes held")
-            if left.seconds > 1.6:
+            if left.seconds > 1.6 and requests >= 50_000:  # Fewer tell nothing of how the cost grows.
                 wrong.append(f"{name}: the second half took {left.seconds:.2f} times as long as the first")
     return wrong
 
