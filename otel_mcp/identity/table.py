@@ -86,3 +86,11 @@ class Table:
         table[key] = value
         while len(table) > self._most:
             table.popitem(last=False)
+
+    def first(self, table: OrderedDict[str, str], key: str, answer: str, candidate: str) -> str:
+        """Of two requests that asked a store which answered neither, the first one's id stands."""
+        if answer == candidate:
+            for rival in (table.get(key), key):
+                if rival is not None and self.get(rival) is not None:
+                    return rival
+        return answer

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanContext
 from otel_mcp.identity.binding import bind, id_for, is_foreign
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.directory import Directory, Later
+from otel_mcp.identity.inference import Inference
 from otel_mcp.identity.keys import NAMED, OURS, Keys, new_id
 from otel_mcp.identity.principal import Principal
 from otel_mcp.identity.session import Session
@@ -34,7 +35,7 @@ _LOOK_AGAIN: Final = 2.0
 
 
 class Tracker:
-    """Sessions by id and by fingerprint."""
+    """Sessions by what requests claim."""
 
     def __init__(
         self,
@@ -51,10 +52,10 @@ class Tracker:
         self._clock = clock
         self.table = Table(settings, rejected, clock)
         self._sessions = self.table.sessions
-        self._fingerprints: OrderedDict[str, str] = OrderedDict()
         self._successors: OrderedDict[str, str] = OrderedDict()
         self.later = Later()
-        self._gap = min(settings.session_idle_gap, settings.session_ttl)
+        gap = min(settings.session_idle_gap, settings.session_ttl)
+        self._inference = Inference(self.table, directory, gap, rejected)
 
     def get(self, session_id: str) -> Session | None:
         """A live session that this process knows, by the id that keys it."""
@@ -63,8 +64,7 @@ class Tracker:
     def peek(self, claim: Candidate) -> Session | None:
         """What `resolve` would answer, if it can be told without asking or creating."""
         if claim.inferred:
-            known = self._fingerprints.get(claim.key)
-            return self.get(known) if known else None
+            return self._inference.peek(claim)
         session = self.get(claim.key)
         if session is None and (next_id := self._successors.get(claim.key)):
             session = self.get(next_id)
@@ -78,8 +78,7 @@ class Tracker:
         if (session := self.peek(claim)) is not None:
             return session
         if claim.inferred:
-            agreed = await self._directory.consult(_agreement(claim))
-            return self._draft(claim, agreed or new_id(), limit=self._gap, known=agreed is not None)
+            return await self._inference.propose(claim)
         if self.get(claim.key) is not None:
             return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
         known = await self._directory.recall(claim.key)
@@ -95,17 +94,11 @@ class Tracker:
         )
 
     def _draft(
-        self,
-        claim: Candidate,
-        session_id: str,
-        *,
-        limit: float | None = None,
-        previous: str | None = None,
-        known: bool = False,
+        self, claim: Candidate, session_id: str, *, previous: str | None = None, known: bool = False
     ) -> Session | None:
         if not known and not self.table.may_open():
             return None
-        return self.table.draft(session_id, claim.source, limit=limit, previous=previous)
+        return self.table.draft(session_id, claim.source, previous=previous)
 
     def again(self, claim: Candidate) -> Session | None:
         """The session that this very claim has led to before, if it still would."""
@@ -133,7 +126,7 @@ class Tracker:
         session = self.peek(claim)
         if session is None:
             if claim.inferred:
-                session = await self._infer(claim, proposed)
+                session = await self._inference.resolve(claim, proposed)
             elif self.get(claim.key) is not None:
                 session = self._instead(claim)
             else:
@@ -189,34 +182,6 @@ class Tracker:
             self._look_again(session)
         return session
 
-    async def _infer(self, claim: Candidate, proposed: Session | None) -> Session | None:
-        agreement = _agreement(claim)
-        if not self.table.may_open():
-            # Another replica's session may still be joined: that opens none.
-            agreed = await self._directory.consult(agreement)
-            if agreed is None:
-                self._rejected("limit")
-                return None
-            session_id = agreed
-        else:
-            candidate = proposed.id if proposed is not None else new_id()
-            with self.table.room():
-                session_id = await self._directory.agree(agreement, candidate, self._gap)
-            session_id = self._first(self._fingerprints, claim, session_id, candidate)
-        self.table.remember(self._fingerprints, claim.key, session_id)
-        session = self.get(session_id) or self.table.admit(session_id, claim.source, limit=self._gap)
-        if session is not None:
-            session.agreement = agreement
-        return session
-
-    def _first(self, table: OrderedDict[str, str], claim: Candidate, answer: str, candidate: str) -> str:
-        """Of two requests that asked a store which answered neither, the first one's id stands."""
-        if answer == candidate:
-            for rival in (table.get(claim.key), claim.key):
-                if rival is not None and self.get(rival) is not None:
-                    return rival
-        return answer
-
     async def _recall(self, claim: Candidate, owned: bool | None, proposed: Session | None) -> Session | None:
         known = await self._directory.recall(claim.key)
         if (told := self.peek(claim)) is not None:
@@ -251,7 +216,7 @@ class Tracker:
             candidate = proposed.id if proposed is not None else self._successor_id(claim)
             with self.table.room():
                 successor = await self._directory.succeed(claim.key, candidate)
-            successor = self._first(self._successors, claim, successor, candidate)
+            successor = self.table.first(self._successors, claim.key, successor, candidate)
         self.follow(claim.key, successor)
         if (held := self.peek(claim)) is not None:
             return held
@@ -315,7 +280,3 @@ class Tracker:
             self._look_again(session)  # It has been here unbound; elsewhere perhaps not.
         if claim.conversation_id and session.facts.conversation_id is None:
             session.facts.conversation_id = claim.conversation_id
-
-
-def _agreement(claim: Candidate) -> str:
-    return f"client:{claim.key}"

@@ -1,0 +1,61 @@
+"""Sessions of clients that name none: the same fingerprint within the idle gap, agreed by all replicas."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from otel_mcp.identity.candidate import Candidate
+from otel_mcp.identity.directory import Directory
+from otel_mcp.identity.keys import new_id
+from otel_mcp.identity.session import Session
+from otel_mcp.identity.table import Table
+
+
+class Inference:
+    """Which session a fingerprint stands for."""
+
+    def __init__(self, table: Table, directory: Directory, gap: float, rejected: Callable[[str], None]) -> None:
+        """Begin with nothing known; `gap` is the silence in seconds after which a session is over."""
+        self._table = table
+        self._directory = directory
+        self._gap = gap
+        self._rejected = rejected
+        self._fingerprints: OrderedDict[str, str] = OrderedDict()
+
+    def peek(self, claim: Candidate) -> Session | None:
+        """The session, if it can be told without asking."""
+        known = self._fingerprints.get(claim.key)
+        return self._table.get(known) if known else None
+
+    async def propose(self, claim: Candidate) -> Session | None:
+        """The session that `resolve` would give; agrees on nothing."""
+        agreed = await self._directory.consult(_agreement(claim))
+        if agreed is None and not self._table.may_open():
+            return None
+        return self._table.draft(agreed or new_id(), claim.source, limit=self._gap)
+
+    async def resolve(self, claim: Candidate, proposed: Session | None) -> Session | None:
+        """The session that all replicas agree on; ``None`` beyond the limit on new ones."""
+        agreement = _agreement(claim)
+        if not self._table.may_open():
+            # Another replica's session may still be joined: that opens none.
+            agreed = await self._directory.consult(agreement)
+            if agreed is None:
+                self._rejected("limit")
+                return None
+            session_id = agreed
+        else:
+            candidate = proposed.id if proposed is not None else new_id()
+            with self._table.room():
+                session_id = await self._directory.agree(agreement, candidate, self._gap)
+            session_id = self._table.first(self._fingerprints, claim.key, session_id, candidate)
+        self._table.remember(self._fingerprints, claim.key, session_id)
+        session = self._table.get(session_id) or self._table.admit(session_id, claim.source, limit=self._gap)
+        if session is not None:
+            session.agreement = agreement
+        return session
+
+
+def _agreement(claim: Candidate) -> str:
+    return f"client:{claim.key}"
