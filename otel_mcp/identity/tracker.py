@@ -20,10 +20,11 @@ from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.inference import Inference
 from otel_mcp.identity.keys import NAMED, OURS, Keys, new_id
+from otel_mcp.identity.learning import Learning
 from otel_mcp.identity.principal import Principal
 from otel_mcp.identity.session import Session
 from otel_mcp.identity.table import Table
-from otel_mcp.sessions.delta import Known, SessionFacts
+from otel_mcp.sessions.delta import Known
 from otel_mcp.settings import Settings
 
 __all__ = ["Session", "Tracker"]
@@ -55,6 +56,7 @@ class Tracker:
         self._successors: OrderedDict[str, str] = OrderedDict()
         self.later = Later()
         gap = min(settings.session_idle_gap, settings.session_ttl)
+        self._learning = Learning(directory, self.later, _LOOK_AGAIN * settings.flush_interval)
         self._inference = Inference(self.table, directory, gap, rejected)
 
     def get(self, session_id: str) -> Session | None:
@@ -179,7 +181,7 @@ class Tracker:
             return self._instead(replace(claim, key=session_id)) if is_foreign(held.facts, claim.principal) else held
         session = self.table.admit(session_id, claim.source, previous=previous)
         if session is not None:
-            self._look_again(session)
+            self._learning.later(session)
         return session
 
     async def _recall(self, claim: Candidate, owned: bool | None, proposed: Session | None) -> Session | None:
@@ -233,26 +235,6 @@ class Tracker:
         """It looks like an id that we gave out, and is none."""
         return claim.key.startswith(OURS) and not self._keys.is_ours(claim.key)
 
-    def _look_again(self, session: Session) -> None:
-        """Learn in the background what another replica knew, and had not written yet."""
-
-        async def look() -> None:
-            known = await self._directory.recall(session.id)
-            if known is not None and known.live is not None:
-                self._learn(session, known.live)
-
-        self.later.run(look, _LOOK_AGAIN * self._settings.flush_interval)
-
-    def _learn(self, session: Session, facts: SessionFacts) -> None:
-        for name, value in facts.known().items():
-            if getattr(session.facts, name) is None:
-                setattr(session.facts, name, value)
-        if facts.principal is not None and facts.principal != session.facts.principal:
-            if session.facts.principal is not None:
-                # Two users met the id at once; the store has it from the other one first.
-                self.forget(session)
-            session.facts.principal = facts.principal
-
     def _is_fresh(self, claim: Candidate, known: Known) -> bool:
         unknown = not known.exists and not known.ended and known.successor is None
         return unknown and self._keys.age(claim.key) < _FRESH + self._settings.flush_interval
@@ -277,6 +259,6 @@ class Tracker:
 
     def _bind(self, session: Session, claim: Candidate) -> None:
         if bind(session.facts, claim.principal) and session.last_activity < self._clock():
-            self._look_again(session)  # It has been here unbound; elsewhere perhaps not.
+            self._learning.later(session)  # It has been here unbound; elsewhere perhaps not.
         if claim.conversation_id and session.facts.conversation_id is None:
             session.facts.conversation_id = claim.conversation_id
