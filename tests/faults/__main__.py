@@ -31,6 +31,7 @@ LATER: Final = 0.1
 RATIO: Final = 1.10
 """Times the p99 of the server without us, as medians over the runs."""
 _WARM_UP: Final = 1.5
+_FOR_EVER: Final = 600.0
 _QUIET_FOR: Final = 2.5
 """Seconds after which nothing more will be written: two flush intervals and some."""
 
@@ -153,14 +154,14 @@ def _stage(fault: Fault) -> Iterator[Stage]:
 async def _driven(stage: Stage, seconds: tuple[float, float, float]) -> tuple[Measured, float, float]:
     """The client's view, and when the fault had begun and ended."""
     before, during, after = seconds
-    running = asyncio.create_task(stage.client.run(before + during + after))
+    running = asyncio.create_task(stage.client.run(_FOR_EVER))
     await asyncio.sleep(before)
-    began = time.monotonic()
     await asyncio.to_thread(stage.store.begin)
     begun = time.monotonic()
-    await asyncio.sleep(max(during - (begun - began), 0.5))
+    await asyncio.sleep(during)
     await asyncio.to_thread(stage.store.end)
     ended = time.monotonic()
+    stage.client.until = ended + after
     return await running, begun, ended
 
 

@@ -36,17 +36,19 @@ class Client:
         """`observed` and `plain` are ports of loopback."""
         self._ports = {"with": observed, "without": plain}
         self._number = 0
+        self.until = 0.0
+        """When to stop, by the monotonic clock; may be set while it runs."""
 
     async def run(self, seconds: float, *, workers: int = 2, pause: float = 0.004) -> Measured:
         """Call for so long."""
         measured = Measured()
-        until = time.monotonic() + seconds
-        await asyncio.gather(*(self._worker(number, measured, until, pause) for number in range(workers)))
+        self.until = time.monotonic() + seconds
+        await asyncio.gather(*(self._worker(number, measured, pause) for number in range(workers)))
         return measured
 
-    async def _worker(self, number: int, measured: Measured, until: float, pause: float) -> None:
+    async def _worker(self, number: int, measured: Measured, pause: float) -> None:
         sides = {side: Connection(port) for side, port in self._ports.items()}
-        while time.monotonic() < until:
+        while time.monotonic() < self.until:
             self._number += 1
             kind = random.random()
             if kind < 0.9:
