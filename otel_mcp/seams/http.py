@@ -36,8 +36,10 @@ def litestar(module: ModuleType, patches: Patches) -> None:
 
 
 def session_manager(module: ModuleType, patches: Patches) -> None:
-    """The SDK's Streamable HTTP transport. Its own ASGI class does nothing but call this."""
+    """The SDK's Streamable HTTP transport. Its own ASGI class goes past `handle_request` to what lies within."""
     patches.replace(module.StreamableHTTPSessionManager, "handle_request", _sdk(lambda manager: not manager.stateless))
+    if hasattr(module, "StreamableHTTPASGIApp"):
+        patches.replace(module.StreamableHTTPASGIApp, "__call__", _sdk(lambda app: not app.session_manager.stateless))
 
 
 def sse_transport(module: ModuleType, patches: Patches) -> None:

@@ -58,7 +58,7 @@ def body(data: bytes) -> None:
         assert len(message.method) <= 256
         jsonrpc.is_mcp(message)
         exchange = Exchange("POST", "/", {})
-        call = exchange.add(message, message.meta)
+        call = exchange.add(message)
         for said in (message.method, message.target, message.id, *client_info(call)):
             if isinstance(said, str):
                 said.encode()
@@ -105,7 +105,7 @@ def answer(data: bytes) -> None:
     exchange.confirmed = bool(data[0] & 1)
     for number in range(data[0] >> 6):
         message = jsonrpc.Message("tools/call", number, {"name": "add"})
-        exchange.add(message, {})
+        exchange.add(message)
     finished: list[Any] = []
 
     def finish(call: Any, outcome: object, size: int | None) -> None:
@@ -154,7 +154,7 @@ def claim(data: bytes) -> None:
     except ValueError:
         messages = [jsonrpc.Message("tools/call", 1, {})]
     for message in messages:
-        found_claim = CANDIDATES.of(exchange, exchange.add(message, message.meta))
+        found_claim = CANDIDATES.of(exchange, exchange.add(message))
         if found_claim is not None:
             assert len(found_claim.key) <= 128
             assert found_claim.key.isascii()
@@ -191,7 +191,7 @@ def context(data: bytes) -> None:
 def cookie(data: bytes) -> None:
     """Only the errors that we expect come out of the standard library."""
     exchange = Exchange("POST", "/", {b"cookie": data})
-    CANDIDATES.of(exchange, exchange.add(jsonrpc.Message("tools/call", 1, {}), {}))
+    CANDIDATES.of(exchange, exchange.add(jsonrpc.Message("tools/call", 1, {})))
     with suppress(Exception):
         SimpleCookie(data.decode("latin-1"))
 

@@ -151,7 +151,9 @@ def test_a_cancellation_that_the_store_swallows_does_not_keep_the_server_from_en
         pass
 
     async def server() -> None:
-        background = Background(interval=0.001, sweep_interval=3600, flush=swallow, sweep=nothing, close=nothing)
+        background = Background(
+            interval=0.001, sweep_interval=3600, flush=swallow, flush_last=nothing, sweep=nothing, close=nothing
+        )
         background.start(asyncio.get_running_loop())
         held.append(background)  # The task must not end for want of an owner.
         background.notify(now=True)
