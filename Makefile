@@ -24,7 +24,8 @@ demo-serve: $(STAMP)  ## The same server stays up for a client of your own
 	$(BIN)/python -m examples.demo serve
 
 test: $(STAMP)  ## Unit, integration and process tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/process
+	$(BIN)/python -m pytest -q tests/process
 
 lint: $(STAMP)  ## Style
 	$(BIN)/ruff check .

@@ -107,7 +107,7 @@ def test_two_loops_in_one_process_lose_nothing(servers: Servers) -> None:
         assert server.telemetry.total(DROPPED) == 0
 
 
-@pytest.mark.parametrize(("launch", "hurt"), [(UVICORN, Store.hang), (GUNICORN, Store.kill)], ids=str)
+@pytest.mark.parametrize(("launch", "hurt"), [(UVICORN, Store.hang), (GUNICORN, Store.kill)], ids=("hang", "kill"))
 def test_what_cannot_be_written_is_counted_and_told(
     servers: Servers, store: Store, launch: Launch, hurt: Callable[[Store], None]
 ) -> None:
