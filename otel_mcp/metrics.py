@@ -18,7 +18,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import guard, semconv
-from otel_mcp.names import MAX_CLIENTS, MAX_TOOLS, BoundedNames
+from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.version import __version__
@@ -26,6 +26,9 @@ from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
 
 _GUARD = guard.guarded("record")
 _NO_CONTEXT = Context()
+_USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
+_USUAL_ERRORS = (semconv.TOOL_ERROR, "cancelled", "disconnected", *_USUAL_CODES, "400", "401", "403", "404", "500")
+"""These are told apart whatever else has come before."""
 _LEGACY_VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
 _PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
 _BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred": (MODERN,), "inferred_weak": (MODERN,)}
@@ -55,6 +58,10 @@ class Metrics:
         self.tools = BoundedNames(MAX_TOOLS)
         self.prompts = BoundedNames(MAX_TOOLS)
         self._clients = BoundedNames(MAX_CLIENTS)
+        self._error_types = BoundedNames(MAX_ERRORS)
+        self._error_types.learn(_USUAL_ERRORS)
+        self._error_codes = BoundedNames(MAX_ERRORS)
+        self._error_codes.learn(_USUAL_CODES)
         self.registered = False
         self._duration = meter.create_histogram(
             semconv.METRIC_OPERATION_DURATION,
@@ -189,8 +196,10 @@ class Metrics:
         if version:
             attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in _PROTOCOL_VERSIONS else semconv.OTHER
         if error_type is not None:
+            error_type = self._error_types.bounded(error_type, proven=True)
             attributes[semconv.ERROR_TYPE] = error_type
         if status_code is not None:
+            status_code = self._error_codes.bounded(status_code, proven=True)
             attributes[semconv.RPC_RESPONSE_STATUS_CODE] = status_code
         if method == "tools/call":
             name = self.tools.bounded(call.target or "", proven=proven and call.target is not None)

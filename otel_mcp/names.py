@@ -9,6 +9,8 @@ from otel_mcp.semconv import OTHER
 
 MAX_TOOLS: Final = 200
 MAX_CLIENTS: Final = 20
+MAX_ERRORS: Final = 50
+"""Error types, and codes, that are told apart: a server may make them of what a client sent."""
 _MAX_LENGTH: Final = 128
 
 

@@ -6,46 +6,43 @@ calls over; the recorder turns them into telemetry later.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import perf_counter, time
-from typing import Any, Final, TypeVar
+from time import perf_counter
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 
 from otel_mcp.answer import Answer, tool_names
+from otel_mcp.bounded import remember
 from otel_mcp.content import capturer
+from otel_mcp.endings import Endings
+from otel_mcp.flights import Flights
 from otel_mcp.identity.keys import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import Message as ASGIMessage
 from otel_mcp.middleware import Scope
+from otel_mcp.outcomes import left_open, merged
 from otel_mcp.pending import Pending
 from otel_mcp.recording import Recorder
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, slim
 from otel_mcp.responses import ResponseHeaders, with_headers, with_headers_at_hand
 from otel_mcp.semconv import OTHER, TOOL_ERROR
-from otel_mcp.sessions.delta import SessionDelta, SessionFacts
-from otel_mcp.sessions.state import EndReason
+from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
     KNOWN_METHODS,
-    STREAMS,
     JsonId,
     Message,
     Outcome,
     is_mcp,
-    json_id,
     negotiated_version,
     parse_messages,
     text,
 )
-
-K = TypeVar("K")
-T = TypeVar("T")
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes of a request body that are read; a larger one is told by its headers or the dispatch seam."""
@@ -53,9 +50,6 @@ _RESULTS: Final = frozenset({None, TOOL_ERROR})
 """Outcomes that go out as a result; others become errors, whose code only the answer tells."""
 _NOTHING: Final[Mapping[Any, Any]] = {}
 _MAX_PATHS: Final = 100
-_END_DELAY: Final = 2.0
-"""Flush intervals by which the end of a session waits that several replicas may serve."""
-_MAX_GONE: Final = 10_000
 _KEPT_OUT: Final = frozenset({401, 403})
 _MAX_KEPT: Final = 64 * 1024
 """Bytes of a request whose arguments are kept until it is recorded."""
@@ -76,7 +70,6 @@ class Watch:
         self._settings = settings
         self._metrics = metrics
         self._recorder = recorder
-        self._submit = submit
         self._headers = ResponseHeaders(settings)
         self._capture = capturer(settings)
         self._hides_ids = settings.session_id == "hashed"
@@ -86,13 +79,10 @@ class Watch:
         self.pending = Pending(lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None))
         self._owning: OrderedDict[str, bool] = OrderedDict()
         """By path: whether the server there gives out session ids, as its answers to `initialize` showed."""
-        self._in_flight: OrderedDict[tuple[str, JsonId], Call] = OrderedDict()
-        """Unfinished calls of transport sessions."""
+        self._flights = Flights(resolver.are_strangers)
+        self._endings = Endings(settings, resolver, self.pending, recorder.drain, submit)
         self._bare: OrderedDict[str, None] = OrderedDict()
         """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
-        self._late_ends: dict[int, tuple[SessionDelta, asyncio.TimerHandle]] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()
-        """Ids that the server has disowned: a client goes on using them for hours."""
 
     def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> Exchange:
         """Take up an HTTP request that may be MCP. One that names a session has still to be `claimed`."""
@@ -174,7 +164,7 @@ class Watch:
             return call
         exchange.unread = None
         call = self._add(exchange, message)
-        self._note_flight(exchange, call)
+        self._flights.note(exchange, call)
         return call
 
     def _too_large(self, exchange: Exchange) -> None:
@@ -207,20 +197,7 @@ class Watch:
                 initial = call.method == "initialize"
                 said = call.params.get("protocolVersion") if initial else call.meta.get(_VERSION_META)
                 exchange.protocol_version = text(said, 32) if isinstance(said, str) else None
-            self._note_flight(exchange, call)
-
-    def _note_flight(self, exchange: Exchange, call: Call) -> None:
-        """Keep what a later ``notifications/cancelled`` of the same session may name."""
-        transport_id = exchange.transport_id
-        if transport_id is None or exchange.modern:
-            return
-        if call.id is not None:
-            _remember(self._in_flight, (transport_id, call.id), call, _MAX_GONE)
-        elif call.method == "notifications/cancelled":
-            named = json_id(call.params.get("requestId"))
-            other = self._in_flight.get((transport_id, named)) if named is not None else None
-            if other is not None and not self.resolver.are_strangers(exchange, other.exchange):
-                other.cancel_requested = True
+            self._flights.note(exchange, call)
 
     def served(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
         """The response starts of the one tool call that the SDK has served already: all but its size is known.
@@ -316,10 +293,10 @@ class Watch:
         if exchange.status is None or not 200 <= exchange.status < 300:
             return
         if any(call.id is not None and not call.dispatched and call.finished for call in exchange.calls):
-            _remember(self._bare, exchange.path, None, _MAX_PATHS)
+            remember(self._bare, exchange.path, None, _MAX_PATHS)
 
     def _learn_owning(self, exchange: Exchange, *, owns: bool) -> None:
-        _remember(self._owning, exchange.path, owns, _MAX_PATHS)
+        remember(self._owning, exchange.path, owns, _MAX_PATHS)
 
     async def mint(self, call: Call) -> None:
         """Open a session of ours for an ``initialize`` that the server keeps none for."""
@@ -387,10 +364,10 @@ class Watch:
         call.finished = True
         call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
-        call.outcome = _merged(outcome, call)
+        call.outcome = merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         if (transport_id := call.exchange.transport_id) and call.id is not None:
-            self._in_flight.pop((transport_id, call.id), None)
+            self._flights.landed(transport_id, call.id)
             self.pending.settled(transport_id, call)
         if call.exchange.body_size > _MAX_KEPT:
             self._slim(call)
@@ -432,13 +409,13 @@ class Watch:
             self.pending.stream_closed(transport_id)
             if exchange.sse_endpoint:
                 # The stream was the session: there is no way back to it.
-                self._end_session(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
+                self._endings.end(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
         status = exchange.status or 500
         served = 200 <= status < 300 or (exchange.owns_sessions is False and status not in _KEPT_OUT)
         if exchange.http_method == "DELETE" and served:
-            self._end_session(exchange, transport_id, "client_delete")
+            self._endings.end(exchange, transport_id, "client_delete")
         elif status == 404 and exchange.owns_sessions:
-            self._end_session(exchange, transport_id, "server_closed")
+            self._endings.end(exchange, transport_id, "server_closed")
 
     def _leave(self, call: Call) -> None:
         """The HTTP request of an unanswered call is over."""
@@ -451,52 +428,12 @@ class Watch:
                 self._slim(call)
             self.pending.add(exchange.transport_id, call)
             return
-        self.finish(call, _left_open(call), None)
-
-    def _end_session(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
-        """Tell the store that a session is over. It counts each end once, however many say so."""
-        if not self.resolver.keys.usable:
-            return
-        # Of another user it is another session, and that one alone ends.
-        session_id = self.resolver.named_by(exchange, transport_id)
-        if session_id in self._gone:
-            return
-        _remember(self._gone, session_id, None, _MAX_GONE)
-        session = self.resolver.tracker.get(session_id)
-        at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
-        facts = SessionFacts(session_id, at, self._settings.session_ttl) if session is None else session.facts
-        if session_id == self.resolver.storable(transport_id):
-            self.pending.session_closed(transport_id)
-        delta = SessionDelta(facts, at, ended=(at, reason))
-        if session is not None:
-            self.resolver.tracker.forget(session)
-        if not exchange.owns_sessions:
-            # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
-            delay = _END_DELAY * self._settings.flush_interval
-            timer = asyncio.get_running_loop().call_later(delay, self._submit_late, id(delta))
-            self._late_ends[id(delta)] = (delta, timer)
-            if len(self._late_ends) > _MAX_GONE:
-                self._submit_late(next(iter(self._late_ends)))
-            return
-        self._recorder.drain()  # What came before the end is counted before it.
-        self._submit(delta)
-
-    def _submit_late(self, key: int) -> None:
-        if (late := self._late_ends.pop(key, None)) is not None:
-            late[1].cancel()
-            self._submit(late[0])
+        self.finish(call, left_open(call), None)
 
     def close(self) -> None:
         """Wait for nothing any longer: the process is about to end."""
         self.pending.close()
-        for key in list(self._late_ends):
-            self._submit_late(key)
-
-
-def _remember(table: OrderedDict[K, T], key: K, value: T, limit: int) -> None:
-    table[key] = value
-    while len(table) > limit:
-        table.popitem(last=False)
+        self._endings.close()
 
 
 def _present(message: ASGIMessage) -> dict[bytes, bytes]:
@@ -515,39 +452,3 @@ def _without_session_id(scope: Scope) -> Scope:
     """The scope as the app would have got it had we not given the client an id."""
     kept = [(name, value) for name, value in scope["headers"] if name != wire_headers.SESSION_ID]
     return {**scope, "headers": kept}
-
-
-def _merged(outcome: Outcome | None, call: Call) -> Outcome | None:
-    """The wire's word, completed by what the handler's seam and the client said."""
-    told = call.told
-    failed = outcome is not None and outcome.error_type is not None
-    if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
-        if call.method in STREAMS:
-            return Outcome()  # A client ends its subscription by leaving.
-        status_code = outcome.status_code if outcome is not None else None
-        return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
-    if told is None or outcome is None:
-        return outcome or told
-    if outcome is told and told.exception_type is None:
-        return told
-    if outcome.unclassified:
-        return told
-    return Outcome(outcome.error_type, outcome.status_code, told.exception_type if failed else None)
-
-
-def _left_open(call: Call) -> Outcome:
-    """How a call ended whose answer did not come by: what was not seen is not guessed."""
-    exchange = call.exchange
-    if call.told is not None:
-        return call.told
-    if exchange.status is not None and exchange.status >= 400:
-        return Outcome(error_type=str(exchange.status))
-    if call.id is None:
-        return Outcome()
-    if exchange.disconnected and call.method in STREAMS:
-        return Outcome()
-    if exchange.disconnected:
-        return Outcome(error_type="cancelled" if exchange.modern else "disconnected")
-    if exchange.status is None:
-        return Outcome(error_type="500")
-    return Outcome(unclassified=True)

@@ -105,7 +105,8 @@ app = Starlette(
 )
 
 if OBSERVED:
-    from otel_mcp import pending, watch
+    from otel_mcp import endings, flights, pending
     from otel_mcp.identity import candidate
 
-    watch._MAX_GONE = pending._MAX = candidate._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]
+    endings.MAX_KEPT = flights.MAX_FLIGHTS = 200  # pyright: ignore[reportConstantRedefinition]
+    pending._MAX = candidate._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]

@@ -370,6 +370,18 @@ async def test_made_up_names_leave_a_bounded_number_of_series(make_runtime: Make
     assert all(len(metric.points) < 1000 for metric in found.values())
 
 
+async def test_made_up_errors_leave_a_bounded_number_of_series(runtime: Runtime, telemetry: Telemetry) -> None:
+    for number in (*range(200), -32602):
+        server = Server({"tools/call": {"error": error(number)["error"]}})
+        await post(MCPMiddleware(server, runtime), modern("add"), MODERN_HEADERS)
+
+    points = [dict(attributes) for attributes in telemetry.metrics()[DURATION].points]
+    types = {found.get("error.type") for found in points}
+    codes = {found.get("rpc.response.status_code") for found in points}
+    assert max(len(types), len(codes)) < 60
+    assert {"_OTHER", "-32602"} <= types & codes
+
+
 async def test_clients_are_counted_by_name_and_method(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server(session_id="own"), runtime)
 

@@ -1,0 +1,81 @@
+"""The ends of sessions that the wire tells of: a DELETE, a 404, a stream that was the session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from time import time
+from typing import Final
+
+from otel_mcp.bounded import remember
+from otel_mcp.identity.resolver import Resolver
+from otel_mcp.pending import Pending
+from otel_mcp.request import Exchange
+from otel_mcp.sessions.delta import SessionDelta, SessionFacts
+from otel_mcp.sessions.state import EndReason
+from otel_mcp.settings import Settings
+
+MAX_KEPT: Final = 10_000
+_DELAY: Final = 2.0
+"""Flush intervals by which the end of a session waits that several replicas may serve."""
+
+
+class Endings:
+    """Tells the store of each end once, after the calls that came before it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        resolver: Resolver,
+        pending: Pending,
+        drain: Callable[[], None],
+        submit: Callable[[SessionDelta], None],
+    ) -> None:
+        self._interval = settings.flush_interval
+        self._ttl = settings.session_ttl
+        self._resolver = resolver
+        self._pending = pending
+        self._drain = drain
+        self._submit = submit
+        self._late: dict[int, tuple[SessionDelta, asyncio.TimerHandle]] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        """Ids that the server has disowned: a client goes on using them for hours."""
+
+    def end(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
+        """Tell the store that a session is over. It counts each end once, however many say so."""
+        if not self._resolver.keys.usable:
+            return
+        # Of another user it is another session, and that one alone ends.
+        session_id = self._resolver.named_by(exchange, transport_id)
+        if session_id in self._gone:
+            return
+        remember(self._gone, session_id, None, MAX_KEPT)
+        session = self._resolver.tracker.get(session_id)
+        at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
+        facts = SessionFacts(session_id, at, self._ttl) if session is None else session.facts
+        if session_id == self._resolver.storable(transport_id):
+            self._pending.session_closed(transport_id)
+        delta = SessionDelta(facts, at, ended=(at, reason))
+        if session is not None:
+            self._resolver.tracker.forget(session)
+        if not exchange.owns_sessions:
+            # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
+            delay = _DELAY * self._interval
+            timer = asyncio.get_running_loop().call_later(delay, self._submit_late, id(delta))
+            self._late[id(delta)] = (delta, timer)
+            if len(self._late) > MAX_KEPT:
+                self._submit_late(next(iter(self._late)))
+            return
+        self._drain()  # What came before the end is counted before it.
+        self._submit(delta)
+
+    def _submit_late(self, key: int) -> None:
+        if (late := self._late.pop(key, None)) is not None:
+            late[1].cancel()
+            self._submit(late[0])
+
+    def close(self) -> None:
+        """Wait for nothing any longer: the process is about to end."""
+        for key in list(self._late):
+            self._submit_late(key)

@@ -1,0 +1,42 @@
+"""How a call ended: the wire, the handler's seam and the client each know a part of it."""
+
+from __future__ import annotations
+
+from otel_mcp.request import Call
+from otel_mcp.wire.jsonrpc import STREAMS, Outcome
+
+
+def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
+    """The wire's word, completed by what the handler's seam and the client said."""
+    told = call.told
+    failed = outcome is not None and outcome.error_type is not None
+    if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
+        if call.method in STREAMS:
+            return Outcome()  # A client ends its subscription by leaving.
+        status_code = outcome.status_code if outcome is not None else None
+        return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
+    if told is None or outcome is None:
+        return outcome or told
+    if outcome is told and told.exception_type is None:
+        return told
+    if outcome.unclassified:
+        return told
+    return Outcome(outcome.error_type, outcome.status_code, told.exception_type if failed else None)
+
+
+def left_open(call: Call) -> Outcome:
+    """How a call ended whose answer did not come by: what was not seen is not guessed."""
+    exchange = call.exchange
+    if call.told is not None:
+        return call.told
+    if exchange.status is not None and exchange.status >= 400:
+        return Outcome(error_type=str(exchange.status))
+    if call.id is None:
+        return Outcome()
+    if exchange.disconnected and call.method in STREAMS:
+        return Outcome()
+    if exchange.disconnected:
+        return Outcome(error_type="cancelled" if exchange.modern else "disconnected")
+    if exchange.status is None:
+        return Outcome(error_type="500")
+    return Outcome(unclassified=True)
