@@ -111,12 +111,11 @@ class Decoder:
             return
         self._line += rest
         if len(self._line) > self._limit + len(_BOM) + len(b"data: "):
-            # Its value is beyond the limit, whatever comes; a field that is no data says nothing then.
+            # Its value is beyond the limit, whatever comes. Of a name, no more is kept than is here already.
             line = self._complete(b"") or b""
             self._long = True
             self._long_data = line.startswith(_DATA)
-            if self._long_data:
-                self._field(line)
+            self._field(line)
 
     def _let_go(self, piece: bytes) -> None:
         if self._long_data:

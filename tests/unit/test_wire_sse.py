@@ -201,3 +201,10 @@ def test_an_endless_stream_is_never_held(piece: bytes) -> None:
             pass
 
     assert held(decoder) <= 2 * 1024
+
+
+@pytest.mark.parametrize("step", [1, 7, 64, 1000])
+def test_a_name_beyond_the_limit_is_the_same_however_it_is_cut(step: int) -> None:
+    stream = b"event: " + b"n" * 500 + b"\ndata: one\n\n"
+
+    assert fed(stream, list(range(step, len(stream), step)), limit=300) == [Event(b"n" * 64, b"one", 3)]
