@@ -2,7 +2,8 @@
 
 Floods send so many requests each. Fuzzing gives each parser so many seconds
 under atheris, in a process of its own; where there is no wheel of atheris for
-this Python, it says so, and that nothing has been fuzzed.
+this Python, it says so, and that nothing has been fuzzed. With a third number,
+``fuzz 30 60000``, it is at most so many inputs, the same ones every time.
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ def run_floods(requests: int) -> list[str]:
     return wrong
 
 
-def run_fuzz(seconds: int) -> list[str]:
+def run_fuzz(seconds: int, inputs: int | None = None) -> list[str]:
     """Fuzz every target; return the names of those that crashed."""
     if importlib.util.find_spec("atheris") is None:
         print(f"!!! NOT FUZZED: no atheris for Python {sys.version.split()[0]} on {sys.platform}", flush=True)
         return []
     wrong: list[str] = []
+    repeatable = [] if inputs is None else [f"-runs={inputs}", "-seed=1"]
     corpora = Path(tempfile.mkdtemp(prefix="fuzz-"))
     (corpora / "words").write_text("\n".join(f'"{word}"' for word in WORDS))
     for name in TARGETS:
@@ -79,7 +81,7 @@ def run_fuzz(seconds: int) -> list[str]:
         command = [sys.executable, "-m", "tests.hostile.fuzz_one", name, str(folder),
                    f"-max_total_time={seconds}", "-max_len=4096", f"-dict={corpora}/words",
                    "-timeout=20", "-rss_limit_mb=2048",
-                   f"-artifact_prefix={folder}/"]  # fmt: skip
+                   f"-artifact_prefix={folder}/", *repeatable]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         tail = [line for line in done.stderr.splitlines() if "DONE" in line or "Error" in line][-1:]
         print(f"{name}: {'ok' if done.returncode == 0 else 'CRASHED'} {' '.join(tail)}", flush=True)
@@ -93,7 +95,8 @@ def run_fuzz(seconds: int) -> list[str]:
 
 def main() -> None:
     kind, amount = sys.argv[1], int(sys.argv[2])
-    wrong = run_floods(amount) if kind == "floods" else run_fuzz(amount)
+    inputs = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    wrong = run_floods(amount) if kind == "floods" else run_fuzz(amount, inputs)
     for line in wrong:
         print(f"!!! {line}", flush=True)
     sys.exit(1 if wrong else 0)
