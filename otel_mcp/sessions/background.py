@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from otel_mcp.guard import guarded
@@ -71,7 +72,7 @@ class Background:
         self.clear()
         self.loop, self._event = weakref.ref(loop), weakref.ref(event)
         # Without the context of the request that happens to be the first.
-        contextvars.Context().run(loop.create_task, self._run(event))
+        contextvars.Context().run(_task, loop, self._run(event))
 
     def stop(self) -> None:
         """Have the task end at once; whoever stops it writes what waits."""
@@ -134,10 +135,27 @@ class Background:
             await asyncio.wait_for(self._close(), FINAL)
 
 
+class _Task(asyncio.Task[None]):
+    """Counts its cancellations, as every task does from Python 3.11 on."""
+
+    _cancelled = 0
+
+    def cancel(self, msg: Any = None) -> bool:
+        self._cancelled += 1
+        return super().cancel(msg)
+
+    def cancelling(self) -> int:
+        return self._cancelled
+
+
+def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> object:
+    return loop.create_task(work) if sys.version_info >= (3, 11) else _Task(work, loop=loop)
+
+
 def _stop_if_cancelled() -> None:
     """Raise a cancellation that something awaited has swallowed: whoever ends the loop waits for this task for ever."""
     task: Any = asyncio.current_task()
-    if hasattr(task, "cancelling") and task.cancelling():  # From Python 3.11 on.
+    if task.cancelling():
         raise asyncio.CancelledError
 
 

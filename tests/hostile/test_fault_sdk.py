@@ -140,7 +140,6 @@ def test_a_question_that_is_cancelled_cancels_no_request(question: Any) -> None:
     assert asyncio.run(ask_it()) == "otherwise"
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot tell that it was cancelled")
 def test_a_cancellation_that_the_store_swallows_does_not_keep_the_server_from_ending() -> None:
     async def swallow() -> float:
         with suppress(asyncio.CancelledError):
