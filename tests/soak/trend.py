@@ -20,6 +20,8 @@ class Limit:
     absolute: float
     share: float = 0.0
     """Of its median, on top."""
+    room: float = 0.0
+    """Up to here it may fill: the bound of a table."""
 
     def of(self, values: Sequence[float]) -> float:
         return self.absolute + self.share * abs(median(values))
@@ -56,6 +58,6 @@ def trend(name: str, times: Sequence[float], values: Sequence[float], limit: Lim
         median(values[:third]),
         median(values[-third:]),
         slope * (times[-1] - times[0]),
-        limit.of(values),
+        max(limit.of(values), limit.room - min(values)),
         rises / deviation,
     )
