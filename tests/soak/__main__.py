@@ -36,7 +36,7 @@ LIMITS: Final = {
     "connections": Limit(3),
     "deadlines": Limit(20, 0.1),
 }
-_CONTAINER: Final = Limit(20, 0.1, room=220)  # Tables are bounded to 200 in `app`.
+_CONTAINER: Final = Limit(20, 0.1, room=300)  # Tables are bounded to 200 in `app`; a slope overshoots.
 """What our own containers may grow; all of them are bounded."""
 _CLIENTS: Final = 6
 _PERIOD: Final = 0.8
