@@ -4,6 +4,9 @@ Telemetry may fail, requests may not. Every boundary between the user's program
 and ours runs under :func:`guarded`: whatever we raise is counted, logged once a
 minute for each component without any content, and swallowed. What the user's
 app raises never passes through here.
+
+Steps that every request takes write the guard out, as ``try`` with :func:`report`
+in its ``except``: the same mechanism, less two calls each.
 """
 
 from __future__ import annotations
