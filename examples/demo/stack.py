@@ -56,7 +56,7 @@ class Stack:
             folder = Path(tempfile.mkdtemp(prefix="otel-mcp-demo-"))
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
             self._log = folder / "server.log"
-            valkey = cleanup.enter_context(ValkeyServer())
+            valkey = cleanup.enter_context(ValkeyServer(port=free_port()))
             receiver = cleanup.enter_context(OtlpReceiver())
             self.redis_url = valkey.connection_url
             self.otlp_endpoint = receiver.endpoint

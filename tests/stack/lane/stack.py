@@ -49,7 +49,7 @@ class Stack:
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
             self.log_folder = folder
             self._cleanup = cleanup
-            valkey = cleanup.enter_context(ValkeyServer())
+            valkey = cleanup.enter_context(ValkeyServer(port=free_port()))
             self.valkey_url = valkey.connection_url
             self.ports = {name: free_port() for name in PORTS}
             self._start_prometheus()
