@@ -1,4 +1,4 @@
-"""The instruments, and how a finished call becomes measurements.
+"""How a finished call, and the life of a session, become measurements.
 
 Nothing but zeros is recorded before the first request: values recorded before a
 fork would be exported again by every child.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from opentelemetry import metrics
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import guard, semconv
+from otel_mcp.instruments import Gauges, Instruments
 from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
-from otel_mcp.version import __version__
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
 
 _GUARD = guard.guarded("record")
@@ -35,26 +33,11 @@ _BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred"
 """Session sources, with the protocol versions that their clients speak."""
 
 
-@dataclass(slots=True)
-class Gauges:
-    """Where the observable instruments read: memory only, never the store."""
-
-    active: Callable[[], int | None]
-    local: Callable[[], int]
-    pending: Callable[[], int]
-    degraded: Callable[[], bool]
-    requests: Callable[[], Mapping[str, int]]
-    collect: Callable[[], None]
-    """Called before a reader collects, so that an export misses nothing that has finished."""
-
-
 class Metrics:
-    """Instruments of one meter provider, with the bounds of their attributes."""
+    """Measurements, with the bounds of their attributes."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
-        meter = metrics.get_meter(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
-        self.gauges: Gauges | None = None
-        """Set when there is something to read; a reader may collect before."""
+        self._on = Instruments(provider)
         self.tools = BoundedNames(MAX_TOOLS)
         self.prompts = BoundedNames(MAX_TOOLS)
         self._clients = BoundedNames(MAX_CLIENTS)
@@ -63,66 +46,10 @@ class Metrics:
         self._error_codes = BoundedNames(MAX_ERRORS)
         self._error_codes.learn(_USUAL_CODES)
         self.registered = False
-        self._duration = meter.create_histogram(
-            semconv.METRIC_OPERATION_DURATION,
-            "s",
-            "Duration of an MCP message from its arrival until its result is on its way.",
-            explicit_bucket_boundaries_advisory=semconv.OPERATION_BUCKETS,
-        )
-        self._session_duration = meter.create_histogram(
-            semconv.METRIC_SESSION_DURATION,
-            "s",
-            "Time from the first to the last activity of an ended session.",
-            explicit_bucket_boundaries_advisory=semconv.SESSION_BUCKETS,
-        )
-        self._tool_calls = meter.create_histogram(
-            semconv.METRIC_SESSION_TOOL_CALLS,
-            "{call}",
-            "Tool calls of an ended session.",
-            explicit_bucket_boundaries_advisory=semconv.TOOL_CALLS_BUCKETS,
-        )
-        self._result_size = meter.create_histogram(
-            semconv.METRIC_TOOL_RESULT_SIZE,
-            "By",
-            "Size of the answers of a tool: what it costs the model's context.",
-            explicit_bucket_boundaries_advisory=semconv.RESULT_SIZE_BUCKETS,
-        )
-        self._store_duration = meter.create_histogram(
-            semconv.METRIC_STORE_DURATION,
-            "s",
-            "Duration of an operation on the session store.",
-            explicit_bucket_boundaries_advisory=semconv.STORE_BUCKETS,
-        )
-        counter = meter.create_counter
-        self._started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
-        self._resumed = counter(semconv.METRIC_SESSION_RESUMED, "{session}", "Sessions met again after a restart.")
-        self._ended = counter(semconv.METRIC_SESSION_ENDED, "{session}", "Sessions that ended.")
-        self._rejected = counter(semconv.METRIC_SESSION_REJECTED, "{session}", "Claims to a session not followed.")
-        self._clients_requests = counter(semconv.METRIC_CLIENT_REQUESTS, "{request}", "Requests by client.")
-        self._dropped = counter(semconv.METRIC_STORE_DROPPED, "{call}", "Calls that the store will never hold.")
-        self._observer_dropped = counter(semconv.METRIC_OBSERVER_DROPPED, "{call}", "Calls an observer did not get.")
-        meter.create_observable_up_down_counter(
-            semconv.METRIC_REQUESTS_ACTIVE, [self._observe_requests], "{request}", "Requests being served."
-        )
-        meter.create_observable_gauge(
-            semconv.METRIC_SESSION_ACTIVE, [self._observe_active], "{session}", "Live sessions in the shared store."
-        )
-        # What adds up over processes is an up-down counter, by the conventions; only `active` does not.
-        meter.create_observable_up_down_counter(
-            semconv.METRIC_SESSION_LOCAL, [self._observe_local], "{session}", "Sessions in this process's memory."
-        )
-        meter.create_observable_up_down_counter(
-            semconv.METRIC_STORE_PENDING, [self._observe_pending], "{call}", "Calls not yet written to the store."
-        )
-        meter.create_observable_up_down_counter(
-            semconv.METRIC_STORE_DEGRADED,
-            [self._observe_degraded],
-            "{process}",
-            "1 while the session store does not answer this process, else 0.",
-        )
-        meter.create_observable_counter(
-            semconv.METRIC_ERRORS, [self._observe_errors], "{error}", "Failures of the instrumentation itself."
-        )
+
+    def watch(self, gauges: Gauges) -> None:
+        """Let the observable instruments read; a reader may collect before."""
+        self._on.gauges = gauges
 
     def register(self) -> None:
         """Create the zero-valued series, so that the first increase of each is seen. Only once, early.
@@ -135,14 +62,14 @@ class Metrics:
         self.registered = True
         for source, versions in _BEGINNINGS.items():
             for version in versions:
-                self._started.add(0, _session_attributes(source, version))
+                self._on.started.add(0, _session_attributes(source, version))
         for reason in ("client_delete", "expired", "server_closed", "replaced"):
-            self._ended.add(0, {semconv.SESSION_END_REASON: reason})
-        self._resumed.add(0)
+            self._on.ended.add(0, {semconv.SESSION_END_REASON: reason})
+        self._on.resumed.add(0)
         for reason in ("limit", "principal"):
-            self._rejected.add(0, {semconv.REJECT_REASON: reason})
+            self._on.rejected.add(0, {semconv.REJECT_REASON: reason})
         for reason in ("foreign", "full", "error", "shutdown"):
-            self._dropped.add(0, {semconv.REJECT_REASON: reason})
+            self._on.dropped.add(0, {semconv.REJECT_REASON: reason})
 
     def record(self, call: Call) -> None:
         """Measure one finished call."""
@@ -169,15 +96,15 @@ class Metrics:
         for call, key, attributes in measured:
             with _GUARD:
                 context = _exemplar_context(call) if id(call) in exemplified else _NO_CONTEXT
-                self._duration.record(call.duration, attributes, context)
+                self._on.duration.record(call.duration, attributes, context)
                 if call.method == "tools/call" and call.result_bytes is not None:
-                    self._result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, _NO_CONTEXT)
+                    self._on.result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, _NO_CONTEXT)
                 if call.id is not None and (client := client_of(call)[0]) is not None:
                     proven = call.dispatched or (call.exchange.status or 500) < 300
                     clients[self._clients.bounded(client, proven=proven), known_method(call.method)] += 1
         for (client, method), count in clients.items():
             attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
-            self._clients_requests.add(count, attributes, _NO_CONTEXT)
+            self._on.clients_requests.add(count, attributes, _NO_CONTEXT)
 
     def _attributes(self, call: Call) -> tuple[tuple[str | None, ...], dict[str, Any]]:
         """What tells a call's series from others, and the attributes made of it."""
@@ -215,72 +142,33 @@ class Metrics:
         self.tools.learn(names)
 
     def session_started(self, facts: SessionFacts) -> None:
-        self._started.add(1, _session_attributes(facts.source, facts.protocol_version))
+        self._on.started.add(1, _session_attributes(facts.source, facts.protocol_version))
 
     def session_resumed(self) -> None:
-        self._resumed.add(1)
+        self._on.resumed.add(1)
 
     def session_ended(self, ended: EndedSession) -> None:
         """Count an end, and measure the session unless its borders are guessed."""
-        self._ended.add(1, {semconv.SESSION_END_REASON: ended.reason})
+        self._on.ended.add(1, {semconv.SESSION_END_REASON: ended.reason})
         attributes = _session_attributes(ended.source, ended.protocol_version)
-        self._tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: ended.source or "none"}, _NO_CONTEXT)
+        self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: ended.source or "none"}, _NO_CONTEXT)
         if ended.source != "inferred_weak":
             attributes[semconv.SESSION_END_REASON] = ended.reason
-            self._session_duration.record(max(0.0, ended.last_activity - ended.created_at), attributes, _NO_CONTEXT)
+            self._on.session_duration.record(max(0.0, ended.last_activity - ended.created_at), attributes, _NO_CONTEXT)
 
     def session_rejected(self, reason: str) -> None:
-        self._rejected.add(1, {semconv.REJECT_REASON: reason})
+        self._on.rejected.add(1, {semconv.REJECT_REASON: reason})
 
     def store_dropped(self, count: int, reason: str) -> None:
-        self._dropped.add(count, {semconv.REJECT_REASON: reason})
+        self._on.dropped.add(count, {semconv.REJECT_REASON: reason})
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
-        self._store_duration.record(
+        self._on.store_duration.record(
             seconds, {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}, _NO_CONTEXT
         )
 
     def observer_dropped(self, observer: str, count: int) -> None:
-        self._observer_dropped.add(count, {semconv.OBSERVER: observer})
-
-    def _observe(self, read: Callable[[Gauges], Sequence[Observation]]) -> Sequence[Observation]:
-        """Read memory for an instrument that is asked; nothing, rather than an error in the user's log."""
-        with guard.guarded("collect"):
-            return [] if self.gauges is None else read(self.gauges)
-        return []
-
-    def _observe_active(self, _: CallbackOptions) -> Sequence[Observation]:
-        def read(gauges: Gauges) -> Sequence[Observation]:
-            active = gauges.active()
-            return [] if active is None else [Observation(active)]
-
-        self._observe(_collected)
-        return self._observe(read)
-
-    def _observe_local(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(lambda gauges: [Observation(gauges.local())])
-
-    def _observe_pending(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(lambda gauges: [Observation(gauges.pending())])
-
-    def _observe_degraded(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(lambda gauges: [Observation(int(gauges.degraded()))])
-
-    def _observe_requests(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(
-            lambda gauges: [
-                Observation(count, {semconv.MCP_METHOD_NAME: method})
-                for method, count in dict(gauges.requests()).items()
-            ]
-        )
-
-    def _observe_errors(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [Observation(count, {semconv.COMPONENT: name}) for name, count in list(guard.failures.items())]
-
-
-def _collected(gauges: Gauges) -> Sequence[Observation]:
-    gauges.collect()
-    return []
+        self._on.observer_dropped.add(count, {semconv.OBSERVER: observer})
 
 
 def known_method(method: str) -> str:

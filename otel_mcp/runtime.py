@@ -22,7 +22,8 @@ from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.tracker import Tracker
-from otel_mcp.metrics import Gauges, Metrics
+from otel_mcp.instruments import Gauges
+from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import ASGIApp, Scope
 from otel_mcp.observers.queue import Observers
 from otel_mcp.processor import SessionSpanProcessor, install
@@ -74,13 +75,15 @@ class Runtime:
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
         self.watch = Watch(settings, self.metrics, self.resolver, self.recorder, self.sessions.submit)
-        self.metrics.gauges = Gauges(
-            active=lambda: self.sessions.active,
-            local=lambda: self.sessions.local,
-            pending=lambda: self.sessions.pending,
-            degraded=lambda: self.sessions.degraded,
-            requests=lambda: self.watch.active,
-            collect=self.recorder.drain,
+        self.metrics.watch(
+            Gauges(
+                active=lambda: self.sessions.active,
+                local=lambda: self.sessions.local,
+                pending=lambda: self.sessions.pending,
+                degraded=lambda: self.sessions.degraded,
+                requests=lambda: self.watch.active,
+                collect=self.recorder.drain,
+            )
         )
         atexit.register(self._at_exit)
 
