@@ -7,13 +7,13 @@ from typing import Any
 
 from opentelemetry import _logs, trace
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
-from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
 from otel_mcp.metrics import Metrics
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
+from otel_mcp.spans import NO_SPAN
 from otel_mcp.version import __version__
 
 _GUARD = guarded("session events")
@@ -74,7 +74,7 @@ class SessionReporter:
         self._logger.emit(
             LogRecord(
                 timestamp=int(at * 1e9),
-                context=Context(),
+                context=NO_SPAN,
                 severity_number=SeverityNumber.INFO,
                 event_name=name,
                 attributes=attributes,
@@ -84,7 +84,7 @@ class SessionReporter:
     def _write_span(self, ended: EndedSession, attributes: dict[str, Any]) -> None:
         span = self._tracer.start_span(
             semconv.SPAN_SESSION,
-            Context(),
+            NO_SPAN,
             SpanKind.INTERNAL,
             attributes,
             [Link(context) for context in self.calls_of(ended.session_id)] if self.calls_of is not None else None,

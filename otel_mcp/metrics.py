@@ -20,10 +20,9 @@ from otel_mcp.instruments import Gauges, Instruments
 from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
+from otel_mcp.spans import NO_SPAN
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
 
-_GUARD = guard.guarded("record")
-_NO_CONTEXT = Context()
 _USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS = (semconv.TOOL_ERROR, "cancelled", "disconnected", *_USUAL_CODES, "400", "401", "403", "404", "500")
 """These are told apart whatever else has come before."""
@@ -78,33 +77,38 @@ class Metrics:
     def record_all(self, calls: Sequence[Call]) -> None:
         """Measure finished calls, oldest first.
 
-        A reservoir keeps the last exemplar of each bucket, so only the last
+        A reservoir keeps one exemplar of each bucket, so of a batch only one
         sampled call of a bucket is offered: an offer costs as much as a record.
         """
         clients: Counter[tuple[str, str]] = Counter()
-        measured: list[tuple[Call, tuple[str | None, ...], dict[str, Any]]] = []
-        last: dict[tuple[tuple[str | None, ...], int], Call] = {}
+        exemplified: set[tuple[tuple[str | None, ...], int]] = set()
         for call in calls:
-            with _GUARD:
-                if call.method in STREAMS:
-                    continue
-                key, attributes = self._attributes(call)
-                measured.append((call, key, attributes))
-                if call.span_context is not None and call.span_context.trace_flags.sampled:
-                    last[key, bisect_left(semconv.OPERATION_BUCKETS, call.duration)] = call
-        exemplified = {id(call) for call in last.values()}
-        for call, key, attributes in measured:
-            with _GUARD:
-                context = _exemplar_context(call) if id(call) in exemplified else _NO_CONTEXT
-                self._on.duration.record(call.duration, attributes, context)
-                if call.method == "tools/call" and call.result_bytes is not None:
-                    self._on.result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, _NO_CONTEXT)
-                if call.id is not None and (client := client_of(call)[0]) is not None:
-                    proven = call.dispatched or (call.exchange.status or 500) < 300
-                    clients[self._clients.bounded(client, proven=proven), known_method(call.method)] += 1
+            try:
+                if call.method not in STREAMS:
+                    self._record(call, exemplified)
+                    self._count_client(call, clients)
+            except Exception as failure:
+                guard.report("record", failure)
         for (client, method), count in clients.items():
             attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
-            self._on.clients_requests.add(count, attributes, _NO_CONTEXT)
+            self._on.clients_requests.add(count, attributes, NO_SPAN)
+
+    def _record(self, call: Call, exemplified: set[tuple[tuple[str | None, ...], int]]) -> None:
+        key, attributes = self._attributes(call)
+        context = NO_SPAN
+        if call.span_context is not None and call.span_context.trace_flags.sampled:
+            bucket = key, bisect_left(semconv.OPERATION_BUCKETS, call.duration)
+            if bucket not in exemplified:
+                exemplified.add(bucket)
+                context = _exemplar_context(call)
+        self._on.duration.record(call.duration, attributes, context)
+        if call.result_bytes is not None and call.method == "tools/call":
+            self._on.result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, NO_SPAN)
+
+    def _count_client(self, call: Call, clients: Counter[tuple[str, str]]) -> None:
+        if call.id is not None and (client := client_of(call)[0]) is not None:
+            proven = call.dispatched or (call.exchange.status or 500) < 300
+            clients[self._clients.bounded(client, proven=proven), known_method(call.method)] += 1
 
     def _attributes(self, call: Call) -> tuple[tuple[str | None, ...], dict[str, Any]]:
         """What tells a call's series from others, and the attributes made of it."""
@@ -151,10 +155,10 @@ class Metrics:
         """Count an end, and measure the session unless its borders are guessed."""
         self._on.ended.add(1, {semconv.SESSION_END_REASON: ended.reason})
         attributes = _session_attributes(ended.source, ended.protocol_version)
-        self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: ended.source or "none"}, _NO_CONTEXT)
+        self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: ended.source or "none"}, NO_SPAN)
         if ended.source != "inferred_weak":
             attributes[semconv.SESSION_END_REASON] = ended.reason
-            self._on.session_duration.record(max(0.0, ended.last_activity - ended.created_at), attributes, _NO_CONTEXT)
+            self._on.session_duration.record(max(0.0, ended.last_activity - ended.created_at), attributes, NO_SPAN)
 
     def session_rejected(self, reason: str) -> None:
         self._on.rejected.add(1, {semconv.REJECT_REASON: reason})
@@ -164,7 +168,7 @@ class Metrics:
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
         self._on.store_duration.record(
-            seconds, {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}, _NO_CONTEXT
+            seconds, {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}, NO_SPAN
         )
 
     def observer_dropped(self, observer: str, count: int) -> None:
@@ -187,7 +191,7 @@ def _session_attributes(source: str | None, protocol_version: str | None) -> dic
 
 def _exemplar_context(call: Call) -> Context:
     if call.span is not None:
-        return set_span_in_context(call.span, _NO_CONTEXT)
+        return set_span_in_context(call.span, NO_SPAN)
     if call.span_context is not None:
-        return set_span_in_context(NonRecordingSpan(call.span_context), _NO_CONTEXT)
-    return _NO_CONTEXT
+        return set_span_in_context(NonRecordingSpan(call.span_context), NO_SPAN)
+    return NO_SPAN

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext
 from pydantic_core import to_json
 
 from otel_mcp.content import redactor
-from otel_mcp.guard import guarded
+from otel_mcp.guard import guarded, report
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.session import Session
 from otel_mcp.metrics import Metrics
@@ -107,53 +107,68 @@ class Recorder:
                 calls = self._take()
                 with _GUARD:
                     self._metrics.record_all(calls)
-                for call in calls:
-                    with _GUARD:
-                        self._record(call)
+                self._submit_all(calls)
         finally:
             self._lock.release()
 
     def _take(self) -> list[Call]:
         calls: list[Call] = []
         while self._queue and len(calls) < self._batch:
-            with _GUARD:
+            try:
                 call = self._queue.popleft()
                 if call.span_context is None and not call.dispatched:
                     self._spans.write(call)
                 elif call.open_span is not None:
                     self._spans.close(call, call.open_span)
                 calls.append(call)
+            except Exception as failure:
+                report("record", failure)
         return calls
 
-    def _record(self, call: Call) -> None:
-        if call.session is None or not was_taken(call):
-            return
-        session = call.session.part_of or call.session
-        delta = self._delta(call, session)
-        if self._links and call.method == "tools/call" and call.span_context is not None:
-            _link(session, call.span_context)
-        if delta.calls and self._observers:
-            record = delta.calls[0]
-            self._observers.deliver(lambda: (tool_call(record), session.state()), record)
-        self._submit(delta)
+    def _submit_all(self, calls: list[Call]) -> None:
+        """One delta for each session that these calls belong to."""
+        now = time.time()
+        deltas: dict[int, SessionDelta] = {}
+        for call in calls:
+            try:
+                if call.session is not None and was_taken(call):
+                    session = call.session.part_of or call.session
+                    delta = deltas.get(id(session))
+                    if delta is None:
+                        deltas[id(session)] = delta = self._delta(session, now)
+                    if call.id is not None:
+                        self._count(call, session, delta)
+            except Exception as failure:
+                report("record", failure)
+        for delta in deltas.values():
+            self._submit(delta)
 
-    def _delta(self, call: Call, session: Session) -> SessionDelta:
-        now = session.last_activity = max(session.last_activity, time.time())
-        delta = SessionDelta(session.facts, now)
-        if call.id is None:
-            return delta
-        delta.requests = 1
-        delta.errors = int(call.outcome is not None and call.outcome.error_type is not None)
-        if session.agreement is not None:
+    def _delta(self, session: Session, now: float) -> SessionDelta:
+        session.last_activity = max(session.last_activity, now)
+        return SessionDelta(session.facts, session.last_activity)
+
+    def _count(self, call: Call, session: Session, delta: SessionDelta) -> None:
+        delta.requests += 1
+        if call.outcome is not None and call.outcome.error_type is not None:
+            delta.errors += 1
+        if session.agreement is not None and delta.touch_key is None:
             delta.touch_key = (session.agreement, self._idle_gap)
-        if call.method == "tools/call" and call.target is not None:
-            delta.call_count = 1
-            session.worked = True
-            delta.calls.append(self._call_record(call))
-        return delta
+        if call.method != "tools/call":
+            return
+        if self._links and call.span_context is not None:
+            _link(session, call.span_context)
+        if call.target is None:
+            return
+        session.worked = True
+        delta.call_count += 1
+        record = self._call_record(call)
+        delta.calls.append(record)
+        if self._observers:
+            self._observers.deliver(lambda: (tool_call(record), session.state()), record)
 
     def _call_record(self, call: Call) -> CallRecord:
         context = call.span_context
+        traced = context is not None and context.is_valid
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
         record = CallRecord(
             call.target or "",
@@ -162,9 +177,9 @@ class Recorder:
             call.duration,
             call.outcome.error_type if call.outcome else None,
             call.result_bytes,
-            self._digest(arguments),
-            f"{context.trace_id:032x}" if context is not None and context.is_valid else None,
-            f"{context.span_id:016x}" if context is not None and context.is_valid else None,
+            self._digest(arguments) if arguments else None,
+            f"{context.trace_id:032x}" if context is not None and traced else None,
+            f"{context.span_id:016x}" if context is not None and traced else None,
         )
         if self._content:
             record.arguments = self._redact(arguments)
@@ -172,8 +187,6 @@ class Recorder:
         return record
 
     def _digest(self, arguments: Any) -> str | None:
-        if not arguments:
-            return None
         try:
             encoded = to_json(arguments)
         except ValueError:

@@ -27,8 +27,8 @@ from otel_mcp.wire.carrier import carried
 
 NATIVE_SCOPES: Final = frozenset({"mcp-python-sdk", "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
-
-
+NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
 _W3C: Final = ("traceparent", "tracestate", "baggage")
 
 

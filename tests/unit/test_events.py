@@ -67,6 +67,19 @@ def test_the_start_of_a_session_is_an_event(reporter: SessionReporter, telemetry
     ]
 
 
+def test_an_event_belongs_to_no_span_whoever_happens_to_write_it(
+    reporter: SessionReporter, telemetry: Telemetry
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("another request")
+
+    with tracer.start_as_current_span("POST /mcp"):
+        reporter.started(SessionFacts("own", 100.0, 3600.0))
+        reporter.ended(ENDED)
+
+    assert {record.log_record.trace_id for record in telemetry.log_exporter.get_finished_logs()} <= {None, 0}
+    assert next(span for span in telemetry.spans() if span.name == "mcp.session").parent is None
+
+
 def test_what_is_not_known_of_a_session_is_left_out(reporter: SessionReporter, telemetry: Telemetry) -> None:
     reporter.started(SessionFacts("own", 100.0, 3600.0))
 

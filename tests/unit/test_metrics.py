@@ -410,7 +410,26 @@ async def test_a_client_that_the_server_refused_leaves_no_name(runtime: Runtime,
     assert names <= {"_OTHER"}
 
 
-async def test_an_exemplar_of_a_duration_leads_to_the_span_of_its_call() -> None:
+def _exemplars(reader: InMemoryMetricReader, name: str) -> list[tuple[str, str]]:
+    """Trace and span of the exemplars of a histogram."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    return [
+        (f"{exemplar.trace_id:032x}", f"{exemplar.span_id:016x}")
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+        for point in metric.data.data_points
+        for exemplar in point.exemplars  # type: ignore[union-attr]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "led_to"), [(DURATION, ["tools/call add"]), ("otel_mcp.tool.result.size", [])], ids=["duration", "size"]
+)
+async def test_exemplars_lead_to_the_spans_of_their_calls_wherever_they_are_drained(
+    name: str, led_to: list[str]
+) -> None:
     telemetry = Telemetry()
     reader = InMemoryMetricReader()
     runtime = Runtime(load(service_name="unit"), telemetry.tracer_provider, MeterProvider([reader]))
@@ -418,20 +437,13 @@ async def test_an_exemplar_of_a_duration_leads_to_the_span_of_its_call() -> None
     tracer = telemetry.tracer_provider.get_tracer("http instrumentation")
 
     with tracer.start_as_current_span("POST /mcp", kind=trace.SpanKind.SERVER):
-        await post(app, modern(), MODERN_HEADERS)
+        for _ in range(3):
+            await post(app, modern(), MODERN_HEADERS)
+    with tracer.start_as_current_span("POST /another", kind=trace.SpanKind.SERVER):
+        runtime.recorder.drain()  # As in the request that fills a batch.
 
-    data = reader.get_metrics_data()
-    assert data is not None
-    (exemplar,) = [
-        exemplar
-        for scope in data.resource_metrics[0].scope_metrics
-        for metric in scope.metrics
-        if metric.name == DURATION
-        for point in metric.data.data_points
-        for exemplar in point.exemplars  # type: ignore[union-attr]
-    ]
-    (span,) = [span for span in telemetry.spans() if span.name == "tools/call add"]
-    assert (f"{exemplar.trace_id:032x}", f"{exemplar.span_id:016x}") == (trace_of(span), id_of(span))
+    names = {(trace_of(span), id_of(span)): span.name for span in telemetry.spans()}
+    assert [names[exemplar] for exemplar in _exemplars(reader, name)] == led_to
     runtime.disable()
     telemetry.shut_down()
 
