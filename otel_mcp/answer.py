@@ -15,6 +15,9 @@ from otel_mcp.wire.sse import Decoder, Event, whole
 LIMIT: Final = 256 * 1024
 """Bytes held of one answer."""
 
+_MESSAGES: Final = (b"message", b"")
+"""Names of the events that carry JSON-RPC."""
+
 Find = Callable[[JsonId], Call | None]
 """The call that an answer with this id belongs to."""
 Finish = Callable[[Call, Outcome | None, int | None], None]
@@ -123,7 +126,7 @@ class Answer:
         elif event.data is None:
             # The answer, or some notification: the end of the stream will tell.
             self._unread = event.size
-        elif event.name in {b"", b"message"} and b'"id"' in event.data and not self._told(event.data, event.size):
+        elif event.name in _MESSAGES and not self._told(event.data, event.size) and b'"id"' in event.data:
             self._replies(event.data, event.size)
 
     def _told(self, data: bytes | bytearray, size: int) -> bool:

@@ -31,6 +31,9 @@ _PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
 _BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred": (MODERN,), "inferred_weak": (MODERN,)}
 """Session sources, with the protocol versions that their clients speak."""
 
+Bucket = tuple[tuple[str | None, ...], int]
+"""A series of the durations, and the place of one of its buckets."""
+
 
 class Metrics:
     """Measurements, with the bounds of their attributes."""
@@ -81,19 +84,22 @@ class Metrics:
         sampled call of a bucket is offered: an offer costs as much as a record.
         """
         clients: Counter[tuple[str, str]] = Counter()
-        exemplified: set[tuple[tuple[str | None, ...], int]] = set()
+        exemplified: set[Bucket] = set()
         for call in calls:
-            try:
-                if call.method not in STREAMS:
-                    self._record(call, exemplified)
-                    self._count_client(call, clients)
-            except Exception as failure:
-                guard.report("record", failure)
+            self._measure(call, exemplified, clients)
         for (client, method), count in clients.items():
             attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
             self._on.clients_requests.add(count, attributes, NO_SPAN)
 
-    def _record(self, call: Call, exemplified: set[tuple[tuple[str | None, ...], int]]) -> None:
+    def _measure(self, call: Call, exemplified: set[Bucket], clients: Counter[tuple[str, str]]) -> None:
+        try:
+            if call.method not in STREAMS:
+                self._record(call, exemplified)
+                self._count_client(call, clients)
+        except Exception as failure:
+            guard.report("record", failure)
+
+    def _record(self, call: Call, exemplified: set[Bucket]) -> None:
         key, attributes = self._attributes(call)
         context = NO_SPAN
         if call.span_context is not None and call.span_context.trace_flags.sampled:

@@ -31,6 +31,9 @@ class BoundedNames:
             if len(name) <= _MAX_LENGTH:
                 self._names.setdefault(name, name)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
     def bounded(self, name: str, *, proven: bool) -> str:
         """The name itself if it is known or `proven` and there is room."""
         if name in self._names:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import report
 from otel_mcp.request import current_call
-from otel_mcp.spans import adopt, is_native, session_attributes
+from otel_mcp.spans import NATIVE_SCOPES, adopt, scope_of, session_attributes
 
 
 class SessionSpanProcessor(SpanProcessor):
@@ -29,15 +29,13 @@ class SessionSpanProcessor(SpanProcessor):
         if call is None or not self.enabled:
             return
         try:
-            if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
+            scope = scope_of(span)
+            if scope == semconv.SCOPE:
                 return  # Ours has its own session, perhaps of another request than the one being served.
-            if call.span is None and is_native(span):
-                adopt(call, span)
-            elif call.session is not None:
-                attributes = session_attributes(call)
-                held = span.attributes or {}
-                if semconv.SESSION_ID not in held:
-                    span.set_attributes(attributes)
+            if call.span is None and scope in NATIVE_SCOPES and span.kind is SpanKind.SERVER:
+                adopt(call, span, scope)
+            elif call.session is not None and semconv.SESSION_ID not in (span.attributes or {}):
+                span.set_attributes(session_attributes(call))
         except Exception as failure:
             report("span processor", failure)
 

@@ -114,38 +114,41 @@ class Recorder:
     def _take(self) -> list[Call]:
         calls: list[Call] = []
         while self._queue and len(calls) < self._batch:
-            try:
-                call = self._queue.popleft()
-                if call.span_context is None and not call.dispatched:
-                    self._spans.write(call)
-                elif call.open_span is not None:
-                    self._spans.close(call, call.open_span)
-                calls.append(call)
-            except Exception as failure:
-                report("record", failure)
+            call = self._queue.popleft()
+            if call.open_span is not None or not call.dispatched:
+                self._end_span(call)
+            calls.append(call)
         return calls
+
+    def _end_span(self, call: Call) -> None:
+        with _GUARD:
+            if call.span_context is None and not call.dispatched:
+                self._spans.write(call)
+            elif call.open_span is not None:
+                self._spans.close(call, call.open_span)
 
     def _submit_all(self, calls: list[Call]) -> None:
         """One delta for each session that these calls belong to."""
         now = time.time()
         deltas: dict[int, SessionDelta] = {}
         for call in calls:
-            try:
-                if call.session is not None and was_taken(call):
-                    session = call.session.part_of or call.session
-                    delta = deltas.get(id(session))
-                    if delta is None:
-                        deltas[id(session)] = delta = self._delta(session, now)
-                    if call.id is not None:
-                        self._count(call, session, delta)
-            except Exception as failure:
-                report("record", failure)
+            self._add_to(deltas, call, now)
         for delta in deltas.values():
             self._submit(delta)
 
-    def _delta(self, session: Session, now: float) -> SessionDelta:
-        session.last_activity = max(session.last_activity, now)
-        return SessionDelta(session.facts, session.last_activity)
+    def _add_to(self, deltas: dict[int, SessionDelta], call: Call, now: float) -> None:
+        try:
+            if call.session is None or not was_taken(call):
+                return
+            session = call.session.part_of or call.session
+            delta = deltas.get(id(session))
+            if delta is None:
+                session.last_activity = max(session.last_activity, now)
+                deltas[id(session)] = delta = SessionDelta(session.facts, session.last_activity)
+            if call.id is not None:
+                self._count(call, session, delta)
+        except Exception as failure:
+            report("record", failure)
 
     def _count(self, call: Call, session: Session, delta: SessionDelta) -> None:
         delta.requests += 1

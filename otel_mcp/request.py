@@ -116,6 +116,9 @@ def client_of(call: Call) -> tuple[str | None, str | None]:
     return client_info(call)
 
 
+_no_calls = cast("Callable[[], list[Call]]", list)
+
+
 @dataclass(slots=True, eq=False)
 class Exchange:
     """One HTTP request with its answer."""
@@ -149,7 +152,7 @@ class Exchange:
 
     confirmed: bool = False
     """MCP for sure; else the body or the stream has still to tell."""
-    calls: list[Call] = field(default_factory=lambda: [])
+    calls: list[Call] = field(default_factory=_no_calls)
     body: bytearray | None = None
     """The request body so far, where it comes in pieces."""
     unread: bytes | bytearray | None = None

@@ -27,15 +27,21 @@ from otel_mcp.wire.carrier import carried
 
 NATIVE_SCOPES: Final = frozenset({"mcp-python-sdk", "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
+_SDK: Final = "mcp-python-sdk"
 NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
 _W3C: Final = ("traceparent", "tracestate", "baggage")
 
 
+def scope_of(span: Span) -> str | None:
+    """The name of the instrumentation scope that opened a span."""
+    scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
+    return scope.name if scope is not None else None
+
+
 def is_native(span: Span) -> bool:
     """Whether the SDK or FastMCP opened this span for a message."""
-    scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
-    return scope is not None and scope.name in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
+    return scope_of(span) in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
 
 
 def ambient_context(exchange: Exchange) -> Context:
@@ -91,8 +97,8 @@ def session_attributes(call: Call) -> Mapping[str, str]:
     return session.attributes
 
 
-def call_attributes(call: Call) -> dict[str, Any]:
-    """What we know of a call before its handler runs, beside what a native span says itself."""
+def call_attributes(call: Call, scope: str | None = None) -> dict[str, Any]:
+    """What we know of a call before its handler runs, beside what the span of `scope` says itself."""
     claim = call.claim
     if claim is None or claim.session is not call.session or call.method == "initialize":
         attributes = _common_attributes(call)
@@ -101,10 +107,12 @@ def call_attributes(call: Call) -> dict[str, Any]:
         if claim.attributes is None:
             claim.attributes = _common_attributes(call)
         attributes = claim.attributes.copy()
-    if call.id is not None:
+    # The SDK's span says id and operation. But an id that is a text may be none that can be exported.
+    if call.id is not None and (scope != _SDK or type(call.id) is not int):
         attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
     if call.method == "tools/call":
-        attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
+        if scope != _SDK:
+            attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
         if call.exchange.capture is not None:
             attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
     return attributes
@@ -162,12 +170,12 @@ def span_name(call: Call) -> str:
     return f"{call.method} {call.target}" if call.target else call.method
 
 
-def adopt(call: Call, span: Span) -> None:
+def adopt(call: Call, span: Span, scope: str | None = None) -> None:
     """Complete the native span of a call. Must come before the handler: native spans end before the answer."""
     call.span = span
     call.span_context = span.get_span_context()
     if span.is_recording():
-        span.set_attributes(call_attributes(call))
+        span.set_attributes(call_attributes(call, scope))
         if call.link is not None:
             span.add_link(call.link)
 

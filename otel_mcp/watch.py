@@ -39,8 +39,10 @@ from otel_mcp.wire.jsonrpc import (
     Message,
     Outcome,
     is_mcp,
+    meta_of,
     negotiated_version,
     parse_messages,
+    target_of,
     text,
 )
 
@@ -156,15 +158,18 @@ class Watch:
 
     def dispatched(self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any]) -> Call:
         """The SDK has read the body, which holds this one message."""
-        message = Message(method, request_id, params)
+        target, meta = target_of(method, params), meta_of(params)
         if exchange.calls:  # Told by its headers until now.
             call = exchange.calls[0]
-            call.id, call.id_unknown, call.target = request_id, False, message.target
-            call.params, call.meta = params, message.meta
+            call.id, call.id_unknown, call.target = request_id, False, target
+            call.params, call.meta = params, meta
             return call
         exchange.unread = None
-        call = self._add(exchange, message)
-        self._flights.note(exchange, call)
+        call = Call(exchange, method, request_id, target, params, meta)
+        exchange.calls.append(call)
+        self.active[method if method in KNOWN_METHODS else OTHER] += 1
+        if exchange.transport_id is not None:
+            self._flights.note(exchange, call)
         return call
 
     def _too_large(self, exchange: Exchange) -> None:
@@ -211,9 +216,11 @@ class Watch:
         headers: Any = message.get("headers")
         if message["status"] != 200 or not isinstance(headers, list) or call.told.error_type not in _RESULTS:
             return None
-        present = _present(message)
+        present: dict[bytes, bytes] = dict(message["headers"])
         if present.get(b"content-type") != b"application/json" or b"content-encoding" in present:
             return None
+        if not b"".join(present).islower():
+            return None  # ASGI wants names in lower case; where one is not, they have to be looked at closely.
         exchange.status, exchange.result_of = 200, call
         return self._headers.with_public(message, present, call.session)
 
@@ -364,12 +371,15 @@ class Watch:
         call.finished = True
         call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
-        call.outcome = merged(outcome, call)
+        plain = outcome is not None and outcome is call.told and outcome.error_type is outcome.exception_type is None
+        call.outcome = outcome if plain else merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
-        if (transport_id := call.exchange.transport_id) and call.id is not None:
+        exchange = call.exchange
+        if call.id is not None and (transport_id := exchange.wire_session_id or exchange.query_session_id):
             self._flights.landed(transport_id, call.id)
-            self.pending.settled(transport_id, call)
-        if call.exchange.body_size > _MAX_KEPT:
+            if self.pending.calls:
+                self.pending.settled(transport_id, call)
+        if exchange.body_size > _MAX_KEPT:
             self._slim(call)
         if call.dispatched:
             # It waits to be recorded: nothing that only the path needed is kept until then.
@@ -402,7 +412,7 @@ class Watch:
                 self._leave(call)
         if exchange.at_sdk:
             _let_go(exchange)
-        transport_id = exchange.transport_id
+        transport_id = exchange.wire_session_id or exchange.query_session_id
         if transport_id is None or exchange.modern:
             return
         if exchange.streaming:
@@ -444,8 +454,10 @@ def _present(message: ASGIMessage) -> dict[bytes, bytes]:
 def _let_go(exchange: Exchange) -> None:
     """Until its calls are recorded, an exchange keeps only what that takes."""
     exchange.answer = exchange.ambient = None
-    if all(call.dispatched and call.finished for call in exchange.calls):
-        exchange.headers = _NOTHING
+    for call in exchange.calls:
+        if not (call.dispatched and call.finished):
+            return
+    exchange.headers = _NOTHING
 
 
 def _without_session_id(scope: Scope) -> Scope:

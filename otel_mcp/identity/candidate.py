@@ -79,11 +79,11 @@ class Candidates:
     def __init__(self, rules: Rules, keys: Keys) -> None:
         self._rules = rules
         self._keys = keys
-        self._meta = tuple({"baggage", *(entry.key for entry in rules.host_keys)})
-        self._headers = (
-            b"user-agent", b"baggage", _OUR_HEADER, *PROXY_HEADERS, *_further(rules.settings),
+        self._meta = frozenset({"baggage", *(entry.key for entry in rules.host_keys)})
+        self._headers = frozenset({
+            b"baggage", _OUR_HEADER, *PROXY_HEADERS, *_further(rules.settings),
             *((b"cookie",) if "cookie" in rules.settings.session_sources else ()),
-        )  # fmt: skip
+        })  # fmt: skip
         self._known: dict[tuple[object, ...], Candidate | None] = {}
         self._generation = keys.generation
 
@@ -105,8 +105,10 @@ class Candidates:
             session.facts.client_name if session is not None and call.meta else None,
             (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
             exchange.http_version,
-            tuple(map(headers.get, self._headers)),
-            tuple(map(call.meta.get, self._meta)) if call.meta else None,
+            headers.get(b"user-agent"),
+            # Most requests have none of them.
+            None if headers.keys().isdisjoint(self._headers) else tuple(map(headers.get, self._headers)),
+            None if call.meta.keys().isdisjoint(self._meta) else tuple(map(call.meta.get, self._meta)),
         )
         try:
             return self._known[said]

@@ -36,7 +36,7 @@ class Resolver:
         exchange = call.exchange
         if call.method == "initialize" or not self.keys.ready:
             return False
-        if call.meta:  # Where it may be asked for.
+        if call.meta and (exchange.wire_session_id or exchange.query_session_id):  # Where it may be asked for.
             exchange.transport_session = self._transport(exchange)
         claim = self._candidates.of(exchange, call)
         if claim is None:

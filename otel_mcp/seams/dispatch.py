@@ -22,8 +22,8 @@ from otel_mcp.guard import report
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
-from otel_mcp.spans import adopt, is_native, parent_of, same_span
-from otel_mcp.wire.jsonrpc import JsonId, Outcome, error_outcome, json_id, result_outcome, text
+from otel_mcp.spans import adopt, is_native, parent_of, same_span, scope_of
+from otel_mcp.wire.jsonrpc import KNOWN_METHODS, JsonId, Outcome, error_outcome, json_id, text
 
 T = TypeVar("T")
 
@@ -44,12 +44,16 @@ def call_of(
         ``None`` for a message that never was on the wire: the SDK lists tools by
         itself, under the id of the call that it is about to serve.
     """
-    request_id, method = json_id(request_id), text(method)
-    if (call := exchange.find(request_id, method)) is not None:
-        return call
+    request_id = json_id(request_id)
+    if method not in KNOWN_METHODS:
+        method = text(method)
+    if exchange.calls:
+        if (call := exchange.find(request_id, method)) is not None:
+            return call
+        if not exchange.calls[0].id_unknown:
+            return None
     said = exchange.headers.get(b"mcp-method")
-    unread = exchange.calls[0] if exchange.calls and exchange.calls[0].id_unknown else None
-    if (exchange.calls and unread is None) or (said is not None and said != method.encode()):
+    if said is not None and said != method.encode():
         return None
     # The body has not been read on its way, or was too large for it.
     return runtime.watch.dispatched(exchange, request_id, method, params or {})
@@ -122,7 +126,7 @@ class Dispatch:
             return None
         current = trace.get_current_span()
         if is_native(current):
-            adopt(call, current)
+            adopt(call, current, scope_of(current))
             return None
         attached = trace.get_current_span(self._parent).get_span_context()
         if not same_span(current.get_span_context(), attached) and not current.is_recording():
@@ -218,9 +222,10 @@ def outcome_of_result(result: object) -> Outcome:
     """How a handler's result, as dictionary or model, ends its message."""
     fields: Any = result
     if isinstance(result, dict):
-        return Outcome(TOOL_ERROR) if fields.get("isError") is True else Outcome()
-    failed = getattr(result, "isError", False) is True or getattr(result, "is_error", False) is True
-    return result_outcome({"isError": failed})
+        failed = fields.get("isError")
+    else:
+        failed = getattr(result, "is_error", False) is True or getattr(result, "isError", False)
+    return Outcome(TOOL_ERROR) if failed is True else Outcome()
 
 
 def runtime_for(exchange: Exchange | None) -> Runtime | None:

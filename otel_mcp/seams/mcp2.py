@@ -71,7 +71,8 @@ def _serve(
     def innermost(ctx: Any) -> Awaitable[Any]:
         token = None
         try:
-            token = dispatch.innermost()
+            if call.span is None:
+                token = dispatch.innermost()
         except Exception as failure:
             report("dispatch", failure)
         if token is None and call.exchange.capture is None:
@@ -106,7 +107,7 @@ def _before(owner: Any, ctx: Any, runtime: Runtime, call: Call) -> Awaitable[Non
         exchange.protocol_version = ctx.protocol_version
     if call.method == "initialize":
         return _initialize(ctx, runtime, call, exchange)
-    if call.method == "tools/call" and call.target is not None:
+    if call.method == "tools/call" and call.target is not None and call.target not in runtime.metrics.tools:
         lookup = getattr(owner.server, "get_tool_input_schema", None)
         call.trusted_name = lookup is not None and lookup(call.target) is not None
     return None

@@ -25,6 +25,7 @@ KNOWN_METHODS: Final = frozenset({
 """Methods that a client sends; the bound of the metric attribute."""
 STREAMS: Final = frozenset({"subscriptions/listen"})
 """Requests that stay open on purpose: their duration says nothing."""
+_NOTHING: Final[Mapping[str, Any]] = {}
 _META_NAMESPACE: Final = "io.modelcontextprotocol/"
 
 
@@ -40,11 +41,22 @@ class Message:
     """Name of the tool or prompt that is asked for."""
 
     def __post_init__(self) -> None:
-        meta: Any = self.params.get("_meta")
-        self.meta = meta if isinstance(meta, dict) else {}
-        if self.method == "tools/call" or self.method == "prompts/get":
-            name: Any = self.params.get("name")
-            self.target = text(name) if isinstance(name, str) else None
+        self.meta = meta_of(self.params)
+        self.target = target_of(self.method, self.params)
+
+
+def meta_of(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The ``_meta`` of a message; empty where there is none."""
+    meta: Any = params.get("_meta")
+    return cast(dict[str, Any], meta) if isinstance(meta, dict) else _NOTHING
+
+
+def target_of(method: str, params: Mapping[str, Any]) -> str | None:
+    """The name of the tool or prompt that is asked for."""
+    if method != "tools/call" and method != "prompts/get":
+        return None
+    name: Any = params.get("name")
+    return text(name) if isinstance(name, str) else None
 
 
 @dataclass(slots=True)

@@ -55,19 +55,35 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 
 class OpenTelemetryMiddleware:
-    """The span middleware of the SDK 2.x: one server span for a message, ended before the answer is sent."""
+    """The span middleware of the SDK 2.x: one server span for a message, ended before the answer is sent.
+
+    FastMCP's says less.
+    """
 
     def __init__(self, telemetry: Telemetry, scope: str = "mcp-python-sdk") -> None:
         self.tracer = telemetry.tracer_provider.get_tracer(scope)
+        self.says_all = scope == "mcp-python-sdk"
 
     async def __call__(self, ctx: Any, call_next: Handler) -> Any:
         target = (ctx.params or {}).get("name")
         with self.tracer.start_as_current_span(
             f"{ctx.method} {target}" if target else ctx.method,
             kind=SpanKind.SERVER,
-            attributes={"mcp.method.name": ctx.method},
+            attributes=self.attributes(ctx, target),
         ):
             return await call_next(ctx)
+
+    def attributes(self, ctx: Any, target: str | None) -> dict[str, str]:
+        said = {"mcp.method.name": ctx.method}
+        if self.says_all:
+            said["mcp.protocol.version"] = ctx.protocol_version
+            if ctx.request_id is not None:
+                said["jsonrpc.request.id"] = str(ctx.request_id)
+            if ctx.method == "tools/call":
+                said["gen_ai.operation.name"] = "execute_tool"
+        if target:
+            said["gen_ai.tool.name"] = target
+        return said
 
 
 def make_runner() -> ModuleType:
@@ -151,10 +167,15 @@ def runner(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module
     patches.restore()
 
 
-async def test_the_span_of_the_sdk_is_adopted_and_no_other_is_made(
-    runner: ModuleType, runtime: Runtime, telemetry: Telemetry
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [("mcp-python-sdk", {"mcp.protocol.version": "2026-07-28"}), ("fastmcp", {})],
+    ids=["SDK", "FastMCP"],
+)
+async def test_a_native_span_is_adopted_and_no_other_is_made(
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry, scope: str, said: dict[str, str]
 ) -> None:
-    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry, scope)], ok))
 
     replies = [await post(app, modern(request_id=number), MODERN_HEADERS) for number in (1, 2)]
 
@@ -162,11 +183,13 @@ async def test_the_span_of_the_sdk_is_adopted_and_no_other_is_made(
         {
             "name": "tools/call add",
             "kind": "SERVER",
-            "scope": "mcp-python-sdk",
+            "scope": scope,
             "parent": None,
             "attributes": {
+                **said,
                 "mcp.method.name": "tools/call",
                 "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": "add",
                 "jsonrpc.request.id": str(number),
                 "network.transport": "tcp",
                 "network.protocol.name": "http",
@@ -470,7 +493,9 @@ async def test_outside_of_a_watched_request_the_chain_is_as_it_was(runner: Modul
     reply = await post(server, modern(), MODERN_HEADERS)
 
     assert reply.status == 200
-    assert described(telemetry.span())["attributes"] == {"mcp.method.name": "tools/call"}
+    attributes = described(telemetry.span())["attributes"]
+    assert attributes["mcp.method.name"] == "tools/call"
+    assert not [name for name in attributes if name.startswith(("session.", "otel_mcp."))]
 
 
 async def test_a_body_too_large_to_read_is_told_by_the_handlers_seam(runner: ModuleType, telemetry: Telemetry) -> None:
