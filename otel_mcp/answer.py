@@ -34,40 +34,45 @@ class Answer:
         "_find",
         "_finish",
         "_kind",
+        "_reads_results",
         "_size",
         "_unread",
         "on_endpoint",
         "on_reply",
-        "reads_results",
     )
 
-    def __init__(self, exchange: Exchange, find: Find, finish: Finish) -> None:
+    def __init__(
+        self, exchange: Exchange, find: Find, finish: Finish, headers: Mapping[bytes, bytes], *, reads_results: bool
+    ) -> None:
+        """Decide by the response's headers how to read its body; under a content encoding it passes unread.
+
+        Args:
+            exchange: what is answered.
+            find: tells the call of an answer on this response.
+            finish: takes each call that has been answered.
+            headers: of the response, by lower-case name.
+            reads_results: somebody wants the results themselves.
+        """
         self._exchange = exchange
         self._find = find
         self._finish = finish
+        content_type = headers.get(b"content-type", b"")
         self._kind = ""
+        if headers.get(b"content-encoding", b"identity") == b"identity":
+            if content_type.startswith(b"text/event-stream"):
+                self._kind = "sse"
+            elif content_type.startswith(b"application/json"):
+                self._kind = "json"
         self._body: bytearray | bytes = b""
         self._unread: int | None = None
         """Size of an event that was too large to read."""
         self._size = 0
         self._decoder: Decoder | None = None
-        self.reads_results = False
-        """Somebody wants the results themselves."""
+        self._reads_results = reads_results
         self.on_reply: Callable[[Call | None, Mapping[str, Any]], None] | None = None
         """Gets every answer that could be read, with its call if there is one."""
         self.on_endpoint: Callable[[bytes], None] | None = None
         """Gets the data of an ``endpoint`` event, with which a 2024-11-05 stream begins."""
-
-    def start(self, status: int, headers: Mapping[bytes, bytes]) -> None:
-        """Decide how to read the body. A body under a content encoding passes unread."""
-        self._exchange.status = status
-        content_type = headers.get(b"content-type", b"")
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            self._kind = ""
-        elif content_type.startswith(b"text/event-stream"):
-            self._kind = "sse"
-        elif content_type.startswith(b"application/json"):
-            self._kind = "json"
 
     @property
     def is_stream(self) -> bool:
@@ -131,9 +136,11 @@ class Answer:
 
     def _told(self, data: bytes | bytearray, size: int) -> bool:
         """Whether this is a result that the SDK's seam has seen before it was written: then it is not read again."""
-        if self.reads_results or (request_id := result_id(data)) is None:
+        if self._reads_results or (request_id := result_id(data)) is None:
             return False
-        call = self._find(request_id)
+        call = self._exchange.served
+        if call is None or call.id != request_id:
+            call = self._find(request_id)
         if call is None or call.method != "tools/call" or not call.taken or call.running or call.told is None:
             return False
         if not call.finished:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from otel_mcp.identity.session import Session
@@ -37,23 +37,26 @@ class ResponseHeaders:
             and b"origin" not in exchange.headers
         )
 
-    def added(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-        """Headers for this answer, given those that the server set."""
-        headers: list[tuple[bytes, bytes]] = []
+    def added(
+        self, exchange: Exchange, message: MutableMapping[str, Any], present: Mapping[bytes, bytes]
+    ) -> MutableMapping[str, Any]:
+        """The start of this answer, with ours beside the headers that the server set; its own message stays as it is."""
         status = exchange.status or 500
         if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
-            headers.append((wire_headers.SESSION_ID, exchange.minted.encode("ascii")))
-        if self._public and exchange.session is not None and status < 400 and X_SESSION_ID not in present:
-            headers.append((X_SESSION_ID, exchange.session.id.encode("ascii")))
-        return headers
+            ours = (wire_headers.SESSION_ID, exchange.minted.encode("ascii"))
+            message = {**message, "headers": [*message.get("headers", ()), ours]}
+        if exchange.session is not None and status < 400:
+            return self.with_public(message, present, exchange.session)
+        return message
 
     def with_public(
         self, message: MutableMapping[str, Any], present: Mapping[bytes, bytes], session: Session
     ) -> MutableMapping[str, Any]:
-        """The start of a successful response of a session, with its id where nobody has set one."""
+        """The start of a response of a session, with its id where nobody has set one."""
         if not self._public or X_SESSION_ID in present:
             return message
-        return {**message, "headers": [*message["headers"], (X_SESSION_ID, session.facts.session_id.encode("ascii"))]}
+        ours = (X_SESSION_ID, session.facts.session_id.encode("ascii"))
+        return {**message, "headers": [*message.get("headers", ()), ours]}
 
 
 def with_headers_at_hand(message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -62,6 +65,8 @@ def with_headers_at_hand(message: MutableMapping[str, Any]) -> MutableMapping[st
     return message if isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
 
 
-def with_headers(message: MutableMapping[str, Any], added: list[tuple[bytes, bytes]]) -> MutableMapping[str, Any]:
-    """The start of a response with headers added; the app's own message is left as it is."""
-    return {**message, "headers": [*message.get("headers", ()), *added]} if added else message
+def by_name(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
+    """Response headers by lower-case name; of a repeated one the last stands."""
+    named = dict(headers)
+    # ASGI wants the names in lower case, and almost everybody heeds it.
+    return named if b"".join(named).islower() else {name.lower(): value for name, value in headers}

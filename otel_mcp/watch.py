@@ -28,7 +28,7 @@ from otel_mcp.outcomes import left_open, merged
 from otel_mcp.pending import Pending
 from otel_mcp.recording import Recorder
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, slim
-from otel_mcp.responses import ResponseHeaders, with_headers, with_headers_at_hand
+from otel_mcp.responses import ResponseHeaders, by_name, with_headers_at_hand
 from otel_mcp.semconv import OTHER, TOOL_ERROR
 from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.settings import Settings
@@ -216,11 +216,9 @@ class Watch:
         headers: Any = message.get("headers")
         if message["status"] != 200 or not isinstance(headers, list) or call.told.error_type not in _RESULTS:
             return None
-        present: dict[bytes, bytes] = dict(message["headers"])
+        present = by_name(message["headers"])
         if present.get(b"content-type") != b"application/json" or b"content-encoding" in present:
             return None
-        if not b"".join(present).islower():
-            return None  # ASGI wants names in lower case; where one is not, they have to be looked at closely.
         exchange.status, exchange.result_of = 200, call
         return self._headers.with_public(message, present, call.session)
 
@@ -232,13 +230,12 @@ class Watch:
         if not exchange.confirmed and not (exchange.http_method == "GET" and status == 200):
             return message
         message = with_headers_at_hand(message)
-        present = _present(message)
-        exchange.answer = self._answer(exchange)
-        exchange.answer.start(status, present)
+        present = by_name(message.get("headers", ()))
+        exchange.status, exchange.answer = status, self._answer(exchange, present)
         if not exchange.confirmed:
             return message
         said = wire_headers.text(present, wire_headers.SESSION_ID, 512)
-        if said is not None and said == exchange.wire_session_id:
+        if said is not None and said == exchange.wire_session_id and not exchange.owns_sessions:
             exchange.owns_sessions = True
             self._learn_owning(exchange, owns=True)
         if 200 <= status < 300:
@@ -251,12 +248,11 @@ class Watch:
                 exchange.session = self.resolver.known(exchange)
             if exchange.http_method == "GET" and exchange.transport_id:
                 self._stream_opened(exchange, exchange.transport_id)
-        return with_headers(message, self._headers.added(exchange, present))
+        return self._headers.added(exchange, message, present)
 
-    def _answer(self, exchange: Exchange) -> Answer:
+    def _answer(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> Answer:
         find = exchange.find if exchange.calls and exchange.http_method != "GET" else partial(self._find, exchange)
-        answer = Answer(exchange, find, self.finish)
-        answer.reads_results = self._settings.store_content
+        answer = Answer(exchange, find, self.finish, present, reads_results=self._settings.store_content)
         answer.on_reply = self._replied
         if not exchange.confirmed:
             answer.on_endpoint = partial(self._endpoint, exchange)
@@ -444,11 +440,6 @@ class Watch:
         """Wait for nothing any longer: the process is about to end."""
         self.pending.close()
         self._endings.close()
-
-
-def _present(message: ASGIMessage) -> dict[bytes, bytes]:
-    """The headers that the server has set, by lower-case name."""
-    return {name.lower(): value for name, value in message.get("headers", ())}
 
 
 def _let_go(exchange: Exchange) -> None:

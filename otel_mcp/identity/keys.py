@@ -48,15 +48,12 @@ class Keys:
         self._clock = clock
         self._key: bytes | None = None
         self._earlier: list[bytes] = []
+        self.usable = False
+        """There is a key, agreed or not."""
         self.ready = False
         """There is a key that need not be asked for again."""
         self.generation = 0
         """Grows when the key changes: what was hashed before is hashed otherwise now."""
-
-    @property
-    def usable(self) -> bool:
-        """There is a key, agreed or not."""
-        return self._key is not None
 
     async def prepare(self) -> None:
         """Learn the key; at once, except for the first call of the process."""
@@ -68,6 +65,7 @@ class Keys:
             self._earlier.append(self._key)
         if self._key != key:
             self._key = key
+            self.usable = True
             self.generation += 1
         self.ready = self._is_agreed()
 

@@ -20,7 +20,7 @@ class Resolver:
     def __init__(
         self, rules: Rules, keys: Keys, tracker: Tracker, conversations: Conversations, handshakes: Handshakes
     ) -> None:
-        self._rules = rules
+        self._hashed = rules.settings.session_id == "hashed"
         self._candidates = Candidates(rules, keys)
         self.keys = keys
         self.tracker = tracker
@@ -109,12 +109,13 @@ class Resolver:
 
     def _transport(self, exchange: Exchange) -> Session | None:
         """The session of the transport itself, also where a conversation has taken it in."""
-        if not exchange.transport_id or not self.keys.usable:
+        transport_id = exchange.wire_session_id or exchange.query_session_id
+        if not transport_id or not self.keys.usable:
             return None
-        return self.tracker.get(self.storable(exchange.transport_id))
+        return self.tracker.table.get(self.keys.storable(transport_id, hashed=self._hashed))
 
     def storable(self, session_id: str) -> str:
-        return self.keys.storable(session_id, hashed=self._rules.settings.session_id == "hashed")
+        return self.keys.storable(session_id, hashed=self._hashed)
 
     def named_by(self, exchange: Exchange, session_id: str) -> str:
         """The session that the caller of this exchange means by a transport id: of another user it is another."""

@@ -29,16 +29,12 @@ class Table:
         self._asking = 0
 
     def get(self, session_id: str) -> Session | None:
-        """A live session."""
+        """A live session. What became part of a conversation lives as long as that."""
         session = self.sessions.get(session_id)
-        return session if session is not None and self.is_live(session) else None
-
-    def is_live(self, session: Session) -> bool:
-        """It has not ended, and its time is not over. What became part of a conversation lives as long as that."""
-        if session.ended:
-            return False
+        if session is None or session.ended:
+            return None
         active = session.part_of or session
-        return not active.ended and self._clock() - active.last_activity < active.facts.limit
+        return session if not active.ended and self._clock() - active.last_activity < active.facts.limit else None
 
     def may_open(self) -> bool:
         """Whether the limit on new sessions allows another one."""

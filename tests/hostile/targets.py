@@ -112,9 +112,9 @@ def answer(data: bytes) -> None:
         call.finished = True
         finished.append(call)
 
-    reader = Answer(exchange, exchange.find, finish)
     kind = b"text/event-stream" if data[0] & 2 else b"application/json"
-    reader.start(400 if data[0] & 4 else 200, {b"content-type": kind})
+    exchange.status = 400 if data[0] & 4 else 200
+    reader = Answer(exchange, exchange.find, finish, {b"content-type": kind}, reads_results=False)
     step, data = 1 + data[1], data[2:]
     for start in range(0, len(data), step):
         reader.feed(memoryview(data)[start : start + step] if step % 2 else data[start : start + step], more=True)
