@@ -40,7 +40,7 @@ class ResponseHeaders:
     def added(
         self, exchange: Exchange, message: MutableMapping[str, Any], present: Mapping[bytes, bytes]
     ) -> MutableMapping[str, Any]:
-        """The start of this answer, with ours beside the headers that the server set; its own message stays as it is."""
+        """The start of this answer, with ours beside the headers that the server set; its own message is left alone."""
         status = exchange.status or 500
         if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
             ours = (wire_headers.SESSION_ID, exchange.minted.encode("ascii"))

@@ -93,9 +93,7 @@ class Dispatch:
         exchange = call.exchange
         if call.method == "tools/call" and len(exchange.calls) == 1 and not self._runtime.settings.store_content:
             exchange.served = call
-        if call.session is not None and not call.proposed:
-            return True
-        return self._runtime.resolver.again(call)
+        return (call.session is not None and not call.proposed) or self._runtime.resolver.again(call)
 
     def enter(self) -> None:
         """Make the resolved parent current, whatever the task carried."""

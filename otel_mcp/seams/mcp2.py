@@ -21,7 +21,7 @@ from opentelemetry.context import Context
 from otel_mcp import process
 from otel_mcp.answer import listed_names
 from otel_mcp.guard import guarded, report
-from otel_mcp.request import Call, Exchange
+from otel_mcp.request import Call
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, outcome_of_result
 from otel_mcp.seams.patching import Patches
@@ -64,7 +64,12 @@ def _serve(
     dispatch = Dispatch(runtime, call)
     before: Awaitable[None] | None = None
     try:
-        before = _before(owner, ctx, runtime, call)
+        if call.exchange.protocol_version is None:
+            call.exchange.protocol_version = ctx.protocol_version
+        if call.method == "initialize":
+            before = _initialize(ctx, runtime, call)
+        elif call.target is not None and call.target not in runtime.metrics.tools:
+            call.trusted_name = _is_tool(owner, call)
     except Exception as failure:
         report("dispatch", failure)
 
@@ -100,20 +105,15 @@ async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | 
                 otel_context.detach(token)
 
 
-def _before(owner: Any, ctx: Any, runtime: Runtime, call: Call) -> Awaitable[None] | None:
+def _is_tool(owner: Any, call: Call) -> bool:
+    """Whether the server knows the tool by itself: then its name may be told though the call fails."""
+    lookup = getattr(owner.server, "get_tool_input_schema", None)
+    return call.method == "tools/call" and lookup is not None and lookup(call.target) is not None
+
+
+async def _initialize(ctx: Any, runtime: Runtime, call: Call) -> None:
     """What only this SDK can tell before the handler runs; its span ends before the answer begins."""
     exchange = call.exchange
-    if exchange.protocol_version is None:
-        exchange.protocol_version = ctx.protocol_version
-    if call.method == "initialize":
-        return _initialize(ctx, runtime, call, exchange)
-    if call.method == "tools/call" and call.target is not None and call.target not in runtime.metrics.tools:
-        lookup = getattr(owner.server, "get_tool_input_schema", None)
-        call.trusted_name = lookup is not None and lookup(call.target) is not None
-    return None
-
-
-async def _initialize(ctx: Any, runtime: Runtime, call: Call, exchange: Exchange) -> None:
     connection = getattr(ctx.session, "_connection", None)
     session_id = getattr(connection, "session_id", None)
     if isinstance(session_id, str):

@@ -99,9 +99,7 @@ def _message(entry: Any) -> Message | None:
     if fields.get("jsonrpc") != "2.0" or not isinstance(method, str):
         return None
     params: Any = fields.get("params")
-    request_id = fields.get("id")
-    if type(request_id) is not int or not -_MAX_ID < request_id < _MAX_ID:
-        request_id = json_id(request_id)
+    request_id = json_id(fields.get("id"))
     return Message(text(method), request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
 
 
@@ -111,17 +109,16 @@ def text(value: str, limit: int = 256) -> str:
     JSON may name half of a surrogate pair. An exporter cannot send such a text,
     and some let go of a whole batch for it.
     """
-    cut = value[:limit]
-    return cut if cut.isascii() else cut.encode("utf-8", "replace").decode()
+    if len(value) > limit:
+        value = value[:limit]
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def json_id(value: object) -> JsonId | None:
     """A JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if abs(value) < _MAX_ID else str(value)[:256]
-    return None
+    if type(value) is int:
+        return value if -_MAX_ID < value < _MAX_ID else str(value)[:256]
+    return text(value) if isinstance(value, str) else None
 
 
 def is_mcp(message: Message) -> bool:
