@@ -74,36 +74,33 @@ def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
     return __call__
 
 
-def _note(exchange: Exchange, scope: Scope, owns: Owns, server: Any) -> None:
-    """Nothing lies between here and the SDK."""
-    exchange.at_sdk = True
-    exchange.ambient = otel_context.get_current()
-    exchange.user = scope.get("user")
-    if exchange.owns_sessions is None and not exchange.modern:
-        exchange.owns_sessions = owns(server)
-
-
 def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(original)
-        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-            exchange = scope.get(SCOPE_KEY)
-            if exchange is None and SCOPE_KEY not in scope and (seen := look(scope)) is not None:
-                # The outermost: it comes back here, watched.
-                return await observe(process.runtime, seen, partial(__call__, self), scope, receive, send)
+        def serve(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
             traced: ASGIApp | None = None
+            exchange = scope.get(SCOPE_KEY)
             if isinstance(exchange, Exchange):
                 try:
                     traced = http_app(scope)
                     if traced is None:
-                        _note(exchange, scope, owns, self)
+                        exchange.at_sdk = True
+                        exchange.ambient = otel_context.get_current()
+                        exchange.user = scope.get("user")
+                        if exchange.owns_sessions is None and not exchange.modern:
+                            exchange.owns_sessions = owns(self)
                 except Exception as failure:
                     report("SDK seam", failure)
             if traced is None:
-                await original(self, scope, receive, send)
+                return original(self, scope, receive, send)
+            # It comes back here, with the span current.
+            return traced(within(scope, partial(serve, self)), receive, send)
+
+        @wraps(original)
+        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            if SCOPE_KEY in scope or (seen := look(scope)) is None:
+                await serve(self, scope, receive, send)
             else:
-                # It comes back here, with the span current.
-                await traced(within(scope, partial(__call__, self)), receive, send)
+                await observe(process.runtime, seen, partial(serve, self), scope, receive, send)
 
         return __call__
 
