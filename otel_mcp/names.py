@@ -17,11 +17,13 @@ _MAX_LENGTH: Final = 128
 class BoundedNames:
     """The first `limit` names that proved themselves; every other one is ``_OTHER``."""
 
-    __slots__ = ("_limit", "_names")
+    __slots__ = ("_limit", "_names", "known")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._names: dict[str, str] = {}
+        self.known = self._names.keys()
+        """The names that are told apart."""
 
     def learn(self, names: Iterable[str]) -> None:
         """Take in names that somebody trustworthy used: the server, or a call that worked."""
@@ -30,9 +32,6 @@ class BoundedNames:
                 return
             if len(name) <= _MAX_LENGTH:
                 self._names.setdefault(name, name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
 
     def bounded(self, name: str, *, proven: bool) -> str:
         """The name itself if it is known or `proven` and there is room."""

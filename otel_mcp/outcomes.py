@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_mcp.request import Call
-from otel_mcp.wire.jsonrpc import STREAMS, Outcome
+from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
 
 
 def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
@@ -12,7 +12,7 @@ def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
     failed = outcome is not None and outcome.error_type is not None
     if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
         if call.method in STREAMS:
-            return Outcome()  # A client ends its subscription by leaving.
+            return FINE  # A client ends its subscription by leaving.
         status_code = outcome.status_code if outcome is not None else None
         return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
     if told is None or outcome is None:
@@ -32,9 +32,9 @@ def left_open(call: Call) -> Outcome:
     if exchange.status is not None and exchange.status >= 400:
         return Outcome(error_type=str(exchange.status))
     if call.id is None:
-        return Outcome()
+        return FINE
     if exchange.disconnected and call.method in STREAMS:
-        return Outcome()
+        return FINE
     if exchange.disconnected:
         return Outcome(error_type="cancelled" if exchange.modern else "disconnected")
     if exchange.status is None:

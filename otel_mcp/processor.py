@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, TracerProvider
 from otel_mcp import semconv
 from otel_mcp.guard import report
 from otel_mcp.request import current_call
-from otel_mcp.spans import NATIVE_SCOPES, adopt, scope_of, session_attributes
+from otel_mcp.spans import NATIVE_SCOPES, adopt, session_attributes
 
 
 class SessionSpanProcessor(SpanProcessor):
@@ -29,7 +29,8 @@ class SessionSpanProcessor(SpanProcessor):
         if call is None or not self.enabled:
             return
         try:
-            scope = scope_of(span)
+            made_by = span.instrumentation_scope
+            scope = made_by.name if made_by is not None else None
             if scope == semconv.SCOPE:
                 return  # Ours has its own session, perhaps of another request than the one being served.
             if call.span is None and scope in NATIVE_SCOPES and span.kind is SpanKind.SERVER:

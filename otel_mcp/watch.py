@@ -34,6 +34,7 @@ from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
+    FINE,
     KNOWN_METHODS,
     JsonId,
     Message,
@@ -88,7 +89,8 @@ class Watch:
 
     def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> Exchange:
         """Take up an HTTP request that may be MCP. One that names a session has still to be `claimed`."""
-        headers = wire_headers.with_all_hops(headers, scope)
+        if b"x-forwarded-for" in headers or b"forwarded" in headers:
+            headers = wire_headers.with_all_hops(headers, scope)
         client = scope.get("client")
         version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
         exchange = Exchange(
@@ -168,7 +170,7 @@ class Watch:
         call = Call(exchange, method, request_id, target, params, meta)
         exchange.calls.append(call)
         self.active[method if method in KNOWN_METHODS else OTHER] += 1
-        if exchange.transport_id is not None:
+        if exchange.wire_session_id or exchange.query_session_id:
             self._flights.note(exchange, call)
         return call
 
@@ -367,8 +369,7 @@ class Watch:
         call.finished = True
         call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
-        plain = outcome is not None and outcome is call.told and outcome.error_type is outcome.exception_type is None
-        call.outcome = outcome if plain else merged(outcome, call)
+        call.outcome = FINE if outcome is call.told is FINE else merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         exchange = call.exchange
         if call.id is not None and (transport_id := exchange.wire_session_id or exchange.query_session_id):

@@ -95,11 +95,12 @@ class Candidates:
         headers, session, caller = exchange.headers, exchange.transport_session, None
         if exchange.user is not None or not headers.keys().isdisjoint(CREDENTIALS):
             caller = principal(exchange.user, headers, self._keys)
-        info: Any = call.meta.get(CLIENT_INFO) if call.meta else None
+        info: Any = call.meta.get(CLIENT_INFO)
         fields = info
+        transport_id = exchange.wire_session_id or exchange.query_session_id
         said = (
             call.method == "initialize" and client_info(call),
-            None if exchange.modern else exchange.wire_session_id or exchange.query_session_id,
+            None if transport_id is None or exchange.modern else transport_id,
             exchange.client,
             caller,
             session.facts.client_name if session is not None and call.meta else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from asyncio import CancelledError, Task, current_task
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Token
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from opentelemetry import context as otel_context
@@ -23,7 +24,7 @@ from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.spans import adopt, is_native, parent_of, same_span, scope_of
-from otel_mcp.wire.jsonrpc import KNOWN_METHODS, JsonId, Outcome, error_outcome, json_id, text
+from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, error_outcome, json_id, text
 
 T = TypeVar("T")
 
@@ -147,9 +148,9 @@ class Dispatch:
         call.running = False
         if call.told is None or told is not None:
             exception_type = call.told.exception_type if call.told is not None else None
+            if told is not None and told.exception_type is None and exception_type is not None:
+                told = replace(told, exception_type=exception_type)
             call.told = told
-            if told is not None and told.exception_type is None:
-                told.exception_type = exception_type
         if self._own is not None and self._handwritten and not call.finished:
             call.open_span = self._own  # Its end is that of the answer, which may come on another stream.
         elif self._own is not None:
@@ -223,7 +224,7 @@ def outcome_of_result(result: object) -> Outcome:
         failed = fields.get("isError")
     else:
         failed = getattr(result, "is_error", False) is True or getattr(result, "isError", False)
-    return Outcome(TOOL_ERROR) if failed is True else Outcome()
+    return Outcome(TOOL_ERROR) if failed is True else FINE
 
 
 def runtime_for(exchange: Exchange | None) -> Runtime | None:

@@ -68,7 +68,7 @@ def _serve(
             call.exchange.protocol_version = ctx.protocol_version
         if call.method == "initialize":
             before = _initialize(ctx, runtime, call)
-        elif call.target is not None and call.target not in runtime.metrics.tools:
+        elif call.target is not None and call.target not in runtime.metrics.tools.known:
             call.trusted_name = _is_tool(owner, call)
     except Exception as failure:
         report("dispatch", failure)

@@ -31,8 +31,6 @@ def header_map(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
 
 def with_all_hops(headers: HeaderMap, scope: Mapping[str, Any]) -> HeaderMap:
     """The headers with every line of the forwarding ones: the last, not the first, is of the nearest proxy."""
-    if b"x-forwarded-for" not in headers and b"forwarded" not in headers:
-        return headers
     found = [name for name in (b"x-forwarded-for", b"forwarded") if name in headers]
     lines = {name: [value for key, value in scope["headers"] if key == name] for name in found}
     return {**headers, **{name: b",".join(values) for name, values in lines.items()}}

@@ -59,7 +59,7 @@ def target_of(method: str, params: Mapping[str, Any]) -> str | None:
     return text(name) if isinstance(name, str) else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True)
 class Outcome:
     """How a request ended. All ``None`` = it worked."""
 
@@ -70,6 +70,9 @@ class Outcome:
     """Class that the tool raised; known where the dispatch seam saw it."""
     unclassified: bool = False
     """The answer was too large to read, and nobody else told: not a success, not an error."""
+
+
+FINE: Final = Outcome()
 
 
 def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
@@ -176,7 +179,7 @@ def result_outcome(result: object) -> Outcome:
     """A JSON-RPC result, which may still say that the tool failed."""
     fields: Any = result
     failed = isinstance(result, dict) and fields.get("isError") is True
-    return Outcome(error_type=TOOL_ERROR) if failed else Outcome()
+    return Outcome(TOOL_ERROR) if failed else FINE
 
 
 def negotiated_version(reply: Mapping[str, Any]) -> str | None:
