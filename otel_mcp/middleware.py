@@ -94,7 +94,7 @@ async def observe(
             headers, verdict = seen
             exchange = runtime.begin(scope, headers, verdict)
             if exchange is not None and (exchange.wire_session_id or exchange.query_session_id) is not None:
-                scope = await runtime.watch.claimed(exchange, scope)
+                scope = await runtime.owning.claimed(exchange, scope)
     except Exception as failure:
         report("request", failure)
     if exchange is None or runtime is None:
@@ -112,11 +112,13 @@ async def observe(
 
 
 def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> Receive:
+    watch = runtime.watch
+
     async def watched() -> Message:
         message = await receive()
         try:
             if message["type"] == "http.request":
-                runtime.watch.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
+                watch.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
                 if exchange.parsed and not (exchange.at_sdk or exchange.attaches_inside):
                     await runtime.attach(exchange)
             elif message["type"] == "http.disconnect":
@@ -130,17 +132,19 @@ def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> 
 
 
 def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
+    replies = runtime.replies
+
     async def watched(message: Message) -> None:
         outgoing = message
         if message["type"] == "http.response.start":
             try:
-                outgoing = runtime.watch.served(exchange, message) or await runtime.watch.answering(exchange, message)
+                outgoing = replies.served(exchange, message) or await replies.answering(exchange, message)
             except Exception as failure:
                 report("send", failure)
         await send(outgoing)
         if message["type"] == "http.response.body":
             try:
-                runtime.watch.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
+                replies.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
             except Exception as failure:
                 report("send", failure)
 

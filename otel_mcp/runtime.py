@@ -26,8 +26,10 @@ from otel_mcp.instruments import Gauges
 from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import ASGIApp, Scope
 from otel_mcp.observers.queue import Observers
+from otel_mcp.owning import Owning
 from otel_mcp.processor import SessionSpanProcessor, install
 from otel_mcp.recording import Recorder
+from otel_mcp.replies import Replies
 from otel_mcp.request import Exchange
 from otel_mcp.seams.http_span import make_http_app
 from otel_mcp.sessions.service import Sessions
@@ -74,7 +76,17 @@ class Runtime:
         self.resolver = Resolver(rules, keys, tracker, conversations, handshakes)
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
-        self.watch = Watch(settings, self.metrics, self.resolver, self.recorder, self.sessions.submit)
+        self.watch = Watch(settings, self.resolver, self.recorder, self.sessions.submit)
+        self.owning = Owning(keys)
+        self.replies = Replies(
+            settings,
+            self.metrics,
+            self.resolver,
+            self.owning,
+            self.watch.pending,
+            self.watch.read,
+            self.watch.finish,
+        )
         self.metrics.watch(
             Gauges(
                 active=lambda: self.sessions.active,

@@ -119,8 +119,8 @@ async def _initialize(ctx: Any, runtime: Runtime, call: Call) -> None:
     if isinstance(session_id, str):
         exchange.server_session_id = session_id
         await runtime.resolver.opened(call, session_id)
-    elif exchange.owns_sessions is False and runtime.watch.may_mint(exchange):
-        await runtime.watch.mint(call)
+    elif exchange.owns_sessions is False and runtime.replies.may_mint(exchange):
+        await runtime.replies.mint(call)
 
 
 async def _unseen(

@@ -1,0 +1,47 @@
+"""Whose the ids of transport sessions are: the server's own, or ours."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from otel_mcp.bounded import remember
+from otel_mcp.identity.keys import OURS, Keys
+from otel_mcp.middleware import Scope
+from otel_mcp.request import Exchange
+from otel_mcp.wire import headers as wire_headers
+
+_MAX_PATHS: Final = 100
+
+
+class Owning:
+    """By path: whether the server there gives out session ids, as its answers to ``initialize`` showed."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._paths: OrderedDict[str, bool] = OrderedDict()
+
+    def learn(self, exchange: Exchange, *, owns: bool) -> None:
+        """An answer has shown it."""
+        remember(self._paths, exchange.path, owns, _MAX_PATHS)
+
+    async def claimed(self, exchange: Exchange, scope: Scope) -> Scope:
+        """Tell whose the id of a transport session is; returns the scope for the app."""
+        if exchange.modern:
+            pass  # The revision of 2026-07-28 has no transport sessions: an id on its requests says nothing.
+        elif (wire_id := exchange.wire_session_id) and wire_id.startswith(OURS):
+            await self._keys.prepare()
+            if self._keys.is_ours(wire_id):
+                exchange.owns_sessions = False
+                scope = _without_session_id(scope)
+        else:
+            exchange.owns_sessions = self._paths.get(exchange.path)
+            if not self._keys.usable:
+                await self._keys.prepare()
+        return scope
+
+
+def _without_session_id(scope: Scope) -> Scope:
+    """The scope as the app would have got it had we not given the client an id."""
+    kept = [(name, value) for name, value in scope["headers"] if name != wire_headers.SESSION_ID]
+    return {**scope, "headers": kept}

@@ -1,0 +1,203 @@
+"""The answer of an exchange, from its first byte to its last, and the headers that it may get of ours.
+
+What is answered here ends calls; `watch` says what that means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from otel_mcp.answer import Answer, Finish, tool_names
+from otel_mcp.identity.keys import OURS
+from otel_mcp.identity.resolver import Resolver
+from otel_mcp.metrics import Metrics
+from otel_mcp.middleware import Message as ASGIMessage
+from otel_mcp.owning import Owning
+from otel_mcp.pending import Pending
+from otel_mcp.request import Call, Exchange
+from otel_mcp.responses import ResponseHeaders, by_name, with_headers_at_hand
+from otel_mcp.semconv import TOOL_ERROR
+from otel_mcp.settings import Settings
+from otel_mcp.wire import headers as wire_headers
+from otel_mcp.wire.jsonrpc import JsonId, negotiated_version
+
+_RESULTS: Final = frozenset({None, TOOL_ERROR})
+"""Outcomes that go out as a result; others become errors, whose code only the answer tells."""
+
+
+class Replies:
+    """Sees answers go by."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        resolver: Resolver,
+        owning: Owning,
+        pending: Pending,
+        read: Callable[[Exchange], None],
+        finish: Finish,
+    ) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            settings: which headers we add, and whether results are kept.
+            metrics: learns the names of tools that the server lists.
+            resolver: finds and opens sessions.
+            owning: learns who gives out session ids.
+            pending: calls that are answered on another stream.
+            read: parses the request of an exchange after all.
+            finish: takes each call that has been answered.
+        """
+        self._store_content = settings.store_content
+        self._headers = ResponseHeaders(settings)
+        self._metrics = metrics
+        self._resolver = resolver
+        self._owning = owning
+        self._pending = pending
+        self._read = read
+        self._finish = finish
+
+    def served(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
+        """The response starts of the one tool call that the SDK has served already: all but its size is known.
+
+        Returns:
+            The message to send; ``None`` = it is not as plain as that, see `answering`.
+        """
+        call = exchange.served
+        if call is None or call.running or call.session is None or call.told is None or exchange.status is not None:
+            return None
+        headers: Any = message.get("headers")
+        if message["status"] != 200 or not isinstance(headers, list) or call.told.error_type not in _RESULTS:
+            return None
+        present = by_name(message["headers"])
+        if present.get(b"content-type") != b"application/json" or b"content-encoding" in present:
+            return None
+        exchange.status, exchange.result_of = 200, call
+        return self._headers.with_public(message, present, call.session)
+
+    async def answering(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage:
+        """The response starts: last chance for headers of ours. Returns the message to send."""
+        if exchange.status is not None:
+            return message  # Some transports start twice; the first one stands.
+        status = int(message["status"])
+        if not exchange.confirmed and not (exchange.http_method == "GET" and status == 200):
+            return message
+        message = with_headers_at_hand(message)
+        present = by_name(message.get("headers", ()))
+        exchange.status, exchange.answer = status, self._answer(exchange, present)
+        if not exchange.confirmed:
+            return message
+        said = wire_headers.text(present, wire_headers.SESSION_ID, 512)
+        if said is not None and said == exchange.wire_session_id and not exchange.owns_sessions:
+            exchange.owns_sessions = True
+            self._owning.learn(exchange, owns=True)
+        if 200 <= status < 300:
+            if exchange.unread is not None:
+                self._read_unless_known(exchange)
+            for call in exchange.calls:
+                if call.session is None or call.proposed or call.method == "initialize":
+                    await self._accepted(call, said)
+            if exchange.session is None:
+                exchange.session = self._resolver.known(exchange)
+            if exchange.http_method == "GET" and exchange.transport_id:
+                self._stream_opened(exchange, exchange.transport_id)
+        return self._headers.added(exchange, message, present)
+
+    def _answer(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> Answer:
+        find = exchange.find if exchange.calls and exchange.http_method != "GET" else partial(self._find, exchange)
+        answer = Answer(exchange, find, self._finish, present, reads_results=self._store_content)
+        answer.on_reply = self._replied
+        if not exchange.confirmed:
+            answer.on_endpoint = partial(self._endpoint, exchange)
+        return answer
+
+    def _read_unless_known(self, exchange: Exchange) -> None:
+        """The answer begins before the SDK has told what it answers: a stream."""
+        exchange.session = self._resolver.known(exchange)
+        if exchange.session is None or (exchange.unread is not None and b'"initialize"' in exchange.unread):
+            self._read(exchange)
+
+    async def _accepted(self, call: Call, said: str | None) -> None:
+        """The server answers a call with success; only ``initialize`` may bring an id."""
+        exchange = call.exchange
+        if call.method == "initialize" and not exchange.transport_id:
+            if exchange.status == 200 and not exchange.modern:
+                self._owning.learn(exchange, owns=said is not None)
+            if said is not None:
+                exchange.server_session_id, exchange.owns_sessions, exchange.minted = said, True, None
+                await self._resolver.opened(call, said)
+            elif exchange.status == 200 and self._headers.may_mint(exchange):
+                await self.mint(call)
+        elif call.session is None or call.proposed:
+            if call.method == "initialize" and said is None and exchange.status == 200 and not exchange.modern:
+                # It knew no such session, and gave out none: it keeps none.
+                exchange.owns_sessions = exchange.owns_sessions or False
+                self._owning.learn(exchange, owns=False)
+            await self._resolver.resolve(call)
+            if call.method == "server/discover":
+                exchange.session = None  # Only the body tells whether this answers the probe or refuses it.
+        if call.method == "initialize" and call.session is not None and self._headers.may_tell(exchange):
+            new = call.session.id
+            exchange.minted = new if new.startswith(OURS) and new != exchange.wire_session_id else exchange.minted
+
+    async def mint(self, call: Call) -> None:
+        """Open a session of ours for an ``initialize`` that the server keeps none for."""
+        exchange = call.exchange
+        if exchange.minted is None:
+            await self._resolver.keys.prepare()
+            exchange.minted = self._resolver.keys.mint()
+            await self._resolver.opened(call, exchange.minted)
+
+    def may_mint(self, exchange: Exchange) -> bool:
+        return self._headers.may_mint(exchange)
+
+    def answered(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
+        """A piece of the response body has been sent."""
+        if not more:
+            exchange.responded = True
+        if exchange.result_of is not None:
+            exchange.result_size += len(body)
+            if not more:
+                self._finish(exchange.result_of, exchange.result_of.told, exchange.result_size)
+        elif exchange.answer is not None:
+            # Starlette passes a memoryview on, and servers take a bytearray: what is not ours may not be kept.
+            exchange.answer.feed(body if type(body) is bytes else memoryview(body).cast("B"), more=more)
+
+    def _find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
+        if exchange.unread is not None:
+            self._read(exchange)
+        call = exchange.find(request_id)
+        if call is None and exchange.http_method == "GET" and exchange.transport_id:
+            call = self._pending.find(exchange.transport_id, request_id)
+        return call
+
+    def _endpoint(self, exchange: Exchange, data: bytes) -> None:
+        """The first event of a 2024-11-05 stream: where to post, and with which session."""
+        session_id = wire_headers.endpoint_session_id(data)
+        if session_id is None:
+            return
+        exchange.confirmed = True
+        exchange.query_session_id, exchange.owns_sessions = session_id, True
+        exchange.sse_endpoint = True
+        self._stream_opened(exchange, session_id)
+
+    def _stream_opened(self, exchange: Exchange, session_id: str) -> None:
+        exchange.streaming = True
+        self._pending.stream_opened(session_id)
+
+    def _replied(self, call: Call | None, reply: Mapping[str, object]) -> None:
+        if call is None:
+            return
+        if call.method == "tools/list":
+            self._metrics.learn_tools(tool_names(reply))
+        elif call.method == "initialize" and (version := negotiated_version(reply)) is not None:
+            call.exchange.protocol_version = version
+            if call.session is not None:
+                call.session.facts.protocol_version = version
+        elif call.method == "server/discover" and "error" in reply and not call.taken:
+            call.session = None  # A probe that failed: the session will be that of the handshake which follows.
+        if self._store_content or call.exchange.capture is not None:
+            call.result = reply.get("result")
