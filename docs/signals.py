@@ -37,6 +37,7 @@ _FACTS: Final = {
     names.CLIENT_VERSION: "where the client said it",
     names.MCP_PROTOCOL_VERSION: "where known",
 }
+_START: Final = {names.USER_AGENT: "where the client sent it"}
 _END: Final = {
     names.SESSION_END_REASON: ALWAYS,
     names.SESSION_TOOL_CALLS: ALWAYS,
@@ -68,7 +69,7 @@ MESSAGE: Final = Signal(
         names.CLIENT_NAME: "where the client said it",
         names.CLIENT_VERSION: "where the client said it",
         names.CLIENT_ADDRESS: "where the server tells it",
-        names.USER_AGENT: "where the client sent it",
+        names.USER_AGENT: "there is no session, whose start would tell it; the HTTP span has it in any case",
         names.NETWORK_TRANSPORT: ALWAYS,
         names.NETWORK_PROTOCOL_NAME: ALWAYS,
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,
@@ -89,7 +90,7 @@ BENEATH: Final = Signal(
 SPANS: Final = (MESSAGE, SESSION, BENEATH)
 
 EVENTS: Final = (
-    Signal(f"`{names.EVENT_SESSION_START}`", "A session began; emitted once across all replicas.", _FACTS),
+    Signal(f"`{names.EVENT_SESSION_START}`", "A session began; emitted once across all replicas.", _FACTS | _START),
     Signal(
         f"`{names.EVENT_SESSION_END}`",
         "A session ended; emitted once across all replicas, with the time of its last activity.",

@@ -42,7 +42,10 @@ class SessionReporter:
     def started(self, facts: SessionFacts) -> None:
         with _GUARD:
             self._metrics.session_started(facts)
-            self._emit(semconv.EVENT_SESSION_START, facts.created_at, _facts_attributes(facts))
+            attributes = _facts_attributes(facts)
+            if facts.user_agent:
+                attributes[semconv.USER_AGENT] = facts.user_agent
+            self._emit(semconv.EVENT_SESSION_START, facts.created_at, attributes)
 
     def resumed(self, facts: SessionFacts) -> None:
         with _GUARD:

@@ -132,14 +132,16 @@ def _common_attributes(call: Call) -> dict[str, Any]:
         attributes[semconv.GEN_AI_CONVERSATION_ID] = call.conversation_id
     if exchange.client:
         attributes[semconv.CLIENT_ADDRESS] = exchange.client
-    if agent := wire_headers.text(exchange.headers, b"user-agent"):
-        attributes[semconv.USER_AGENT] = agent
     name, version = client_of(call)
     if name:
         attributes[semconv.CLIENT_NAME] = name
     if version:
         attributes[semconv.CLIENT_VERSION] = version
-    if call.session is not None and call.session.facts.previous_id:
+    if call.session is None:
+        # Else it stands on the `session.start` event, and on the HTTP span in any case.
+        if agent := wire_headers.text(exchange.headers, b"user-agent"):
+            attributes[semconv.USER_AGENT] = agent
+    elif call.session.facts.previous_id:
         attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
     return attributes
 
@@ -174,10 +176,9 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
     """Complete the native span of a call. Must come before the handler: native spans end before the answer."""
     call.span = span
     call.span_context = span.get_span_context()
-    if span.is_recording():
-        span.set_attributes(call_attributes(call, scope))
-        if call.link is not None:
-            span.add_link(call.link)
+    span.set_attributes(call_attributes(call, scope))
+    if call.link is not None:
+        span.add_link(call.link)
 
 
 class Spans:

@@ -97,7 +97,7 @@ class Watch:
         scope[SCOPE_KEY] = exchange
         return exchange
 
-    def requested(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
+    def requested(self, exchange: Exchange, body: bytes | bytearray, *, more: bool) -> None:
         """A piece of the request body has been handed to the app."""
         if exchange.parsed:
             return
@@ -106,21 +106,20 @@ class Watch:
             exchange.body, exchange.parsed = None, True
             self._too_large(exchange)
             return
-        if exchange.body is not None:
+        if more or exchange.body is not None:
+            exchange.body = bytearray() if exchange.body is None else exchange.body
             exchange.body += body
-        elif more and body:
-            exchange.body = bytearray(body)
-        if more:
-            return
+            if more:
+                return
+            body, exchange.body = exchange.body, None
         exchange.parsed = True
-        whole, exchange.body = body if exchange.body is None else exchange.body, None
         if exchange.http_method != "POST":
             return
-        if exchange.at_sdk and exchange.confirmed and whole[:1] == b"{":
+        if exchange.at_sdk and exchange.confirmed and body[:1] == b"{":
             # The SDK parses it anyway, and tells at the dispatch seam.
-            exchange.unread = whole
+            exchange.unread = body
         else:
-            self._parse(exchange, whole)
+            self._parse(exchange, body)
 
     def read(self, exchange: Exchange) -> None:
         """Parse the request body after all."""

@@ -61,6 +61,7 @@ def test_the_start_of_a_session_is_an_event(reporter: SessionReporter, telemetry
                 "session.previous_id": "before",
                 "otel_mcp.client.name": "client",
                 "otel_mcp.client.version": "9",
+                "user_agent.original": "agent",
                 "mcp.protocol.version": "2025-11-25",
             },
         }
@@ -165,7 +166,7 @@ async def test_a_session_is_told_from_its_start_to_its_end(runtime: Runtime, tel
         "mcp.protocol.version": "2025-11-25",
     }
     assert telemetry.events() == [
-        {"name": "session.start", "attributes": facts},
+        {"name": "session.start", "attributes": {**facts, "user_agent.original": "unit/1"}},
         {
             "name": "session.end",
             "attributes": {
