@@ -138,7 +138,7 @@ def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
         outgoing = message
         if message["type"] == "http.response.start":
             try:
-                outgoing = replies.served(exchange, message) or await replies.answering(exchange, message)
+                outgoing = replies.at_once(exchange, message) or await replies.answering(exchange, message)
             except Exception as failure:
                 report("send", failure)
         await send(outgoing)

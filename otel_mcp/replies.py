@@ -12,6 +12,7 @@ from typing import Any, Final
 from otel_mcp.answer import Answer, Finish, tool_names
 from otel_mcp.identity.keys import OURS
 from otel_mcp.identity.resolver import Resolver
+from otel_mcp.identity.session import Session
 from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import Message as ASGIMessage
 from otel_mcp.owning import Owning
@@ -60,23 +61,39 @@ class Replies:
         self._read = read
         self._finish = finish
 
-    def served(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
-        """The response starts of the one tool call that the SDK has served already: all but its size is known.
+    def at_once(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
+        """The start of a response as most are: a plain 200 of a session that is known.
 
         Returns:
             The message to send; ``None`` = it is not as plain as that, see `answering`.
         """
-        call = exchange.served
-        if call is None or call.running or call.session is None or call.told is None or exchange.status is not None:
-            return None
         headers: Any = message.get("headers")
-        if message["status"] != 200 or not isinstance(headers, list) or call.told.error_type not in _RESULTS:
+        if message["status"] != 200 or exchange.status is not None or not isinstance(headers, list):
             return None
         present = by_name(message["headers"])
-        if present.get(b"content-type") != b"application/json" or b"content-encoding" in present:
+        if b"content-encoding" in present:
             return None
-        exchange.status, exchange.result_of = 200, call
-        return self._headers.with_public(message, present, call.session)
+        kind, call, session = present.get(b"content-type", b""), exchange.served, None
+        if kind == b"application/json" and call is not None:
+            # The SDK has served the one tool call already: all but the size of the result is known.
+            if call.told is not None and call.told.error_type in _RESULTS and not call.running:
+                session = call.session
+                exchange.result_of = call if session is not None else None
+        elif kind.startswith(b"text/event-stream"):
+            session = self._stream_begins(exchange, present)
+        if session is None:
+            return None
+        exchange.status = 200
+        return self._headers.with_public(message, present, session)
+
+    def _stream_begins(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> Session | None:
+        """The SDK opens the stream before it tells what will be answered on it."""
+        known = exchange.owns_sessions or wire_headers.SESSION_ID not in present
+        if not known or exchange.unread is None or b'"initialize"' in exchange.unread:
+            return None
+        if (session := self._resolver.known(exchange)) is not None:
+            exchange.session, exchange.answer = session, self._answer(exchange, present)
+        return session
 
     async def answering(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage:
         """The response starts: last chance for headers of ours. Returns the message to send."""
