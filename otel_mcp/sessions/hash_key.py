@@ -27,11 +27,12 @@ class SharedKey:
         """Whether it stays as it is."""
         return self._configured or self._agreed
 
-    async def get(self, agree: Callable[[str, str, float], Awaitable[str]], is_answered: Callable[[], bool]) -> bytes:
-        """The key; `agree` asks on behalf of a request, `is_answered` tells whether it was the store that answered."""
+    async def get(self, agree: Callable[[str, str], Awaitable[str | None]]) -> bytes:
+        """The key; `agree` asks on behalf of a request, and tells nothing where the store does not answer in time."""
         if not self.is_agreed:
-            self._key = await agree(_NAME, self._key, 0)
-            self._agreed = is_answered()
+            agreed = await agree(_NAME, self._key)
+            if agreed is not None:
+                self._key, self._agreed = agreed, True
         return self._key.encode()
 
     async def agree(self) -> None:

@@ -2,8 +2,9 @@
 
 The same question is asked once at a time, and a question that is late goes on
 by itself: nothing that was sent is cancelled, so no connection is lost by it.
-After one, questions are answered locally at once, and now and then one is
-asked for which nobody waits: while the store is slow, no request pays for it.
+While the store says nothing (see `pulse`), and after a late answer, questions
+are answered locally at once, and now and then one is asked for which nobody
+waits: while the store is slow, no request pays for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar, cast
@@ -18,12 +20,11 @@ from typing import Final, TypeVar, cast
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.breaker import Breaker
 from otel_mcp.sessions.events import SessionEvents
+from otel_mcp.sessions.pulse import PATIENCE, Pace, Pulse
 from otel_mcp.sessions.store import StoreDown
 
 T = TypeVar("T")
 
-PATIENCE: Final = 0.05
-"""Seconds that a request may wait for the store."""
 _AT_ONCE: Final = 8
 """Questions under way in one loop; the others wait for their turn."""
 _SILENCE: Final = 5.0
@@ -43,14 +44,34 @@ class Lookups:
         self.breaker = Breaker(longest=_SILENCE)
         self._asked: dict[tuple[int, str, str], asyncio.Task[object]] = {}
         self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._pace = Pace()
+        self._pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
 
     @property
     def is_silent(self) -> bool:
         """Whether questions are answered locally at present."""
-        return self.breaker.wait > 0.0
+        return self.breaker.wait > 0.0 or any(
+            pulse.is_quiet and loop.is_running() for loop, pulse in list(self._pulses.items())
+        )
 
-    async def ask(self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """The store's answer, or `otherwise` where it does not come in time."""
+    def _pulse(self, loop: asyncio.AbstractEventLoop) -> Pulse:
+        pulse = self._pulses.get(loop)
+        if pulse is None:
+            pulse = self._pulses[loop] = Pulse(self._pace, self._late)
+        return pulse
+
+    def _late(self) -> None:
+        """A question was not answered within patience."""
+        if self.breaker.wait <= 0.0:
+            self.breaker.failed()
+
+    async def ask(
+        self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T, *, brief: bool = True
+    ) -> T:
+        """The store's answer, or `otherwise` where it does not come in time.
+
+        A question that is not `brief` may well take longer than others: that tells nothing of the store.
+        """
         if self.is_silent:
             return otherwise
         started = time.perf_counter()
@@ -60,17 +81,14 @@ class Lookups:
         task = self._asked.get(name)
         if task is None or task.get_loop() is not loop:
             # Without the context of the request: others may wait for the same answer.
-            task = contextvars.Context().run(loop.create_task, self._question(loop, question))
+            task = contextvars.Context().run(loop.create_task, self._question(loop, question, brief=brief))
             self._asked[name] = task
             task.add_done_callback(lambda done: self._asked.pop(name, None) and _retrieved(done))
         if is_trial:
             self.breaker.failed()  # Until it turns out otherwise.
             contextvars.Context().run(loop.call_later, PATIENCE, self._tried, operation, task, started)
             return otherwise
-        await asyncio.wait({task}, timeout=PATIENCE)
-        if not task.done() and time.perf_counter() - started > 2 * PATIENCE:
-            # It was this loop that was late, not the store: the answer has had no chance to be read.
-            await asyncio.wait({task}, timeout=PATIENCE)
+        await self._pulse(loop).wait(loop, task)
         outcome, answer = self._answer(task, otherwise)
         with guarded("session events"):
             self._events.store_operation(operation, outcome, time.perf_counter() - started)
@@ -80,18 +98,18 @@ class Lookups:
         """Whether the question that nobody waited for was answered in time."""
         taken = time.perf_counter() - started
         if not task.done() and again and taken > 2 * PATIENCE:
-            # As above: the loop was late.
+            # The loop was late: the answer has had no chance to be read.
             retry = partial(self._tried, operation, task, started, again=False)
             task.get_loop().call_later(PATIENCE, retry)
             return
         with guarded("session lookup"):
+            if not task.done():
+                self._late()
             outcome, _ = self._answer(task, None)
             self._events.store_operation(operation, outcome, taken)
 
     def _answer(self, task: asyncio.Task[object], otherwise: T) -> tuple[str, T]:
         if not task.done():
-            if not self.is_silent:
-                self.breaker.failed()
             return "timeout", otherwise
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():
@@ -102,11 +120,23 @@ class Lookups:
             return "denied" if error.denied else "error", otherwise
         return "error", otherwise
 
-    async def _question(self, loop: asyncio.AbstractEventLoop, question: Callable[[], Awaitable[object]]) -> object:
+    async def _question(
+        self, loop: asyncio.AbstractEventLoop, question: Callable[[], Awaitable[object]], *, brief: bool
+    ) -> object:
         if self._turns is None or self._turns[0] is not loop:
             self._turns = (loop, asyncio.Semaphore(_AT_ONCE))
         async with self._turns[1]:
-            return await question()
+            if not brief:
+                return await question()
+            pulse = self._pulse(loop)
+            sent, started = pulse.sent(loop), loop.time()
+            try:
+                answer = await question()
+            except BaseException:
+                pulse.failed(sent)
+                raise
+            pulse.heard(sent, loop.time() - started)
+            return answer
 
 
 def _retrieved(task: asyncio.Task[object]) -> None:

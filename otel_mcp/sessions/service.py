@@ -155,7 +155,7 @@ class Sessions:
         """
         self.submit(delta)
         if not self._in_memory:
-            await self._ask("publish", delta.facts.session_id, self.flush, None)
+            await self._ask("publish", delta.facts.session_id, self.flush, None, brief=False)
 
     @property
     def is_running(self) -> bool:
@@ -234,19 +234,25 @@ class Sessions:
         """The id of the session that continues `old_id` on all replicas; `candidate` where we cannot tell."""
         return await self._ask("succeed", old_id, lambda: self._store.succeed(old_id, candidate), candidate)
 
-    async def _ask(self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    async def _ask(
+        self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T, *, brief: bool = True
+    ) -> T:
         if self._health.is_away:
             return otherwise
         if self._in_memory:
             return await question()
         answer = otherwise
         with guarded("session lookup"):
-            answer = await self._lookups.ask(operation, key, question, otherwise)
+            answer = await self._lookups.ask(operation, key, question, otherwise, brief=brief)
         return answer
 
     async def hash_key(self) -> bytes:
         """The key of our hashes: configured, else agreed by all replicas, else this process's own."""
-        return await self._hash_key.get(self.agree, lambda: not self.degraded)
+
+        async def agree(name: str, candidate: str) -> str | None:
+            return await self._ask("agree", name, lambda: self._store.agree(name, candidate, 0), None)
+
+        return await self._hash_key.get(agree)
 
     @property
     def hash_key_is_agreed(self) -> bool:
