@@ -18,6 +18,9 @@ from otel_mcp.sessions.delta import CallRecord, EndedSession, SessionDelta, Sess
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 
+_AT_ONCE = 10
+"""Calls under way at any time."""
+
 
 class Worker:
     """Runs commands and hears the events of its sessions."""
@@ -46,21 +49,27 @@ class Worker:
         pass
 
     async def call(self, sessions: int, calls: int, seconds: float, limit: float = 3600.0) -> None:
-        """Finish `calls` calls over `sessions` sessions in about `seconds`."""
+        """Finish `calls` calls over `sessions` sessions in about `seconds`, ten at once."""
         begun = time.time()
         known = [SessionFacts(f"s{number}", begun, limit, source="header") for number in range(sessions)]
-        for number in range(calls):
-            self.sessions.ensure_running()
-            now = time.time()
-            record = CallRecord("add", number, now, 0.001)
-            self.sessions.submit(SessionDelta(known[number % sessions], now, requests=1, call_count=1, calls=[record]))
-            if number % 10 == 9:
-                await asyncio.sleep(seconds * 10 / calls)
-        self._calls += calls
+        numbers = iter(range(calls))
+
+        async def caller() -> None:
+            for number in numbers:
+                self.sessions.ensure_running()
+                started = time.time()
+                await asyncio.sleep(seconds * _AT_ONCE / calls)
+                now = time.time()
+                record = CallRecord("add", number, started, now - started)
+                of = known[number % sessions]
+                self.sessions.submit(SessionDelta(of, now, requests=1, call_count=1, calls=[record]))
+                self._calls += 1
+
+        await asyncio.gather(*(caller() for _ in range(_AT_ONCE)))
 
     async def written(self) -> None:
-        """Wait until everything is written."""
-        for _ in range(1000):
+        """Wait until everything is written, or for a minute."""
+        for _ in range(3000):
             if not self.sessions.pending and not self.sessions.degraded:
                 return
             await asyncio.sleep(0.02)

@@ -102,10 +102,10 @@ def test_four_processes_count_exactly_through_a_hang_and_a_crash(kind: str) -> N
     server = durable(kind)
     with workers(*(Worker(server.url) for _ in range(4))) as all_workers:
         for worker in all_workers:
-            worker.tell("call", sessions=100, calls=2500, seconds=3.0)
+            worker.tell("call", sessions=100, calls=2500, seconds=5.0)
         time.sleep(0.5)
         server.hang()
-        time.sleep(1.2)
+        time.sleep(3.0)
         server.resume()
         time.sleep(0.3)
         server.kill()
@@ -118,7 +118,10 @@ def test_four_processes_count_exactly_through_a_hang_and_a_crash(kind: str) -> N
 
     states = documents(server)
     server.close()
-    assert [(report["calls"], report["pending"], report["dropped"]) for report in reports] == [(2500, 0, 0)] * 4
+    assert [(report["calls"], report["pending"]) for report in reports] == [(2500, 0)] * 4, logged
+    dropped = sum(report["dropped"] for report in reports)
+    assert sum(state.tool_call_count for state in states.values()) + dropped == 10_000, (dropped, logged)
+    assert dropped == 0, logged
     assert {state.tool_call_count for state in states.values()} == {100}
     assert {state.request_count for state in states.values()} == {100}
     assert counted(reports, "started") == {f"s{number}": 1 for number in range(100)}
@@ -126,8 +129,10 @@ def test_four_processes_count_exactly_through_a_hang_and_a_crash(kind: str) -> N
     for state in states.values():
         assert 25 <= len(state.tool_calls) <= 50
     for lines in logged:
-        assert 1 <= lines.count("Redis cannot be used") <= 2, lines
-        assert "Traceback" not in lines
+        # A busy machine may answer too late once more when all write at once: that is an outage, and told as one.
+        assert 1 <= lines.count("Redis cannot be used") <= 5, lines
+        assert lines.count("Redis can be used again") == lines.count("Redis cannot be used"), lines
+        assert "Traceback" not in lines, lines
 
 
 def test_every_end_is_told_once_also_where_a_sweeper_dies(server: Server, tmp_path: Path) -> None:
