@@ -44,7 +44,8 @@ class Lookups:
         self.breaker = Breaker(longest=_SILENCE)
         self._asked: dict[tuple[int, str, str], asyncio.Task[object]] = {}
         self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
-        self._pace = Pace()
+        self.pace = Pace()
+        """How fast questions have been answered."""
         self._pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
 
     @property
@@ -57,7 +58,7 @@ class Lookups:
     def _pulse(self, loop: asyncio.AbstractEventLoop) -> Pulse:
         pulse = self._pulses.get(loop)
         if pulse is None:
-            pulse = self._pulses[loop] = Pulse(self._pace, self._late)
+            pulse = self._pulses[loop] = Pulse(self.pace, self._late)
         return pulse
 
     def _late(self) -> None:

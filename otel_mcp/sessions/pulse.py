@@ -3,7 +3,7 @@
 A store that works answers in about a millisecond, so one that says nothing for
 several times as long is silent, well before patience with it ends. Then those
 who wait are told together and nobody else begins to wait: the start of an
-outage costs one request about ten milliseconds, however many come.
+outage costs those about ten milliseconds that have asked within as many.
 
 Time is counted in small steps of the loop and not by the clock alone. A loop
 that is late itself (it works, the machine is busy, memory is collected) has

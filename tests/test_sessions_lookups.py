@@ -1,0 +1,113 @@
+"""Who waits for a store that stops answering, and for how many questions: told by gates, not by clocks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from otel_mcp.sessions.lookups import Lookups
+from otel_mcp.sessions.store import StoreDown
+from tests.store_support import Listener
+
+pytestmark = pytest.mark.anyio
+
+
+class Questions:
+    """Are answered while the gate is open."""
+
+    def __init__(self, lookups: Lookups) -> None:
+        self._lookups = lookups
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.sent: list[str] = []
+        self.answered = 0
+        self.down: StoreDown | None = None
+
+    async def ask(self, key: str) -> str | None:
+        """The key as the answer, or nothing where there was none in time."""
+
+        async def question() -> str:
+            self.sent.append(key)
+            await self.gate.wait()
+            if self.down is not None:
+                raise self.down
+            self.answered += 1
+            return key
+
+        return await self._lookups.ask("recall", key, question, None)
+
+    async def all_answered(self) -> None:
+        while self.answered < len(self.sent):  # noqa: ASYNC110 - each question is a task of its own
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def failures() -> list[StoreDown]:
+    return []
+
+
+@pytest.fixture
+def lookups(listener: Listener, failures: list[StoreDown]) -> Lookups:
+    """Of a store that has been fast."""
+    lookups = Lookups(listener, failures.append)
+    for _ in range(32):
+        lookups.pace.note(0.001)
+    return lookups
+
+
+@pytest.fixture
+async def questions(lookups: Lookups) -> Questions:
+    return Questions(lookups)
+
+
+async def test_a_fast_store_that_stops_is_given_up_together_and_before_it_counts_as_away(
+    lookups: Lookups, questions: Questions, listener: Listener
+) -> None:
+    questions.gate.clear()
+
+    answers = await asyncio.gather(*(questions.ask(f"s{number}") for number in range(6)))
+
+    assert answers == [None] * 6
+    assert listener.operations == {("recall", "timeout"): 6}
+    assert (lookups.is_silent, lookups.breaker.is_open) == (True, False)
+    # Nobody else asks.
+    assert await questions.ask("another") is None
+    assert "another" not in questions.sent
+
+
+async def test_after_a_pause_that_was_shorter_than_patience_questions_are_answered_at_once(
+    lookups: Lookups, questions: Questions
+) -> None:
+    questions.gate.clear()
+    assert await questions.ask("one") is None
+    assert not lookups.breaker.is_open
+
+    questions.gate.set()
+    await questions.all_answered()
+    await asyncio.sleep(0)
+
+    assert not lookups.is_silent
+    assert await questions.ask("other") == "other"
+
+
+async def test_a_question_that_fails_ends_the_waiting(
+    lookups: Lookups, questions: Questions, failures: list[StoreDown]
+) -> None:
+    questions.down = StoreDown("ConnectionError")
+
+    assert await questions.ask("one") is None
+
+    assert failures == [questions.down]
+    assert not lookups.is_silent
+
+
+async def test_while_answers_come_nobody_gives_up_who_waits_for_a_turn(questions: Questions) -> None:
+    answers = await asyncio.gather(*(questions.ask(f"s{number}") for number in range(50)))
+
+    assert answers == [f"s{number}" for number in range(50)]
