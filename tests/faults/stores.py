@@ -288,7 +288,7 @@ class FailedOver(Store):
 
 
 class Moving(Store):
-    """A cluster in which the slots of live sessions move to another node."""
+    """A cluster in which the slots of live sessions move to another node, one of their two keys before the other."""
 
     def __init__(self) -> None:
         self.group = Cluster()
@@ -301,22 +301,56 @@ class Moving(Store):
         return self.group.nodes
 
     def begin(self) -> None:
-        moving = [key.decode() for key in self.documents() if self.group.owner(key.decode()) == 0][:5]
-        self.moved = len(moving)
-        source, target = self.group.nodes[0].client(), self.group.nodes[1].client()
-        source_id, target_id = (node.execute_command("CLUSTER", "MYID").decode() for node in (source, target))
-        for key in moving:
-            slot = key_slot(key.encode())
-            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-            source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-            for part in source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-                source.execute_command("MIGRATE", "127.0.0.1", self.group.nodes[1].port, part, 0, 1000)
-                time.sleep(0.2)
-            for node in self.group.nodes:
-                node.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        steady = [key for key, text in self.documents().items() if b'"client_name":"steady"' in text]
+        moves = [_Move(self.group, key.decode()) for key in steady]
+        assert moves, "no live session to move"
+        for move in moves:
+            move.halfway()
+        # Longer than it takes until the next flush: meanwhile neither node can write these sessions.
+        time.sleep(1.5)
+        refused = sum(_refused(node) for node in self.group.nodes)
+        for move in moves:
+            move.complete()
+        assert refused, "nobody has met a slot that moves"
 
     def close(self) -> None:
         self.group.close()
+
+
+class _Move:
+    """One slot on its way to the next node."""
+
+    def __init__(self, group: Cluster, key: str) -> None:
+        self._slot = key_slot(key.encode())
+        self._nodes = [node.client() for node in group.nodes]
+        self._from = group.owner(key)
+        self._to = (self._from + 1) % len(self._nodes)
+        self._port = group.nodes[self._to].port
+
+    def _id(self, number: int) -> str:
+        return self._nodes[number].execute_command("CLUSTER", "MYID").decode()
+
+    def _migrate(self, keys: list[bytes]) -> None:
+        for key in keys:
+            self._nodes[self._from].execute_command("MIGRATE", "127.0.0.1", self._port, key, 0, 1000)
+
+    def _keys(self) -> list[bytes]:
+        return self._nodes[self._from].execute_command("CLUSTER", "GETKEYSINSLOT", self._slot, 100)
+
+    def halfway(self) -> None:
+        self._nodes[self._to].execute_command("CLUSTER", "SETSLOT", self._slot, "IMPORTING", self._id(self._from))
+        self._nodes[self._from].execute_command("CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._id(self._to))
+        self._migrate(self._keys()[:1])
+
+    def complete(self) -> None:
+        self._migrate(self._keys())
+        for node in self._nodes:
+            node.execute_command("CLUSTER", "SETSLOT", self._slot, "NODE", self._id(self._to))
+
+
+def _refused(node: Server) -> int:
+    """Commands that found the keys of a slot on two nodes."""
+    return int(node.client().info("errorstats").get("errorstat_TRYAGAIN", {}).get("count", 0))
 
 
 @dataclass(frozen=True, slots=True)
