@@ -38,6 +38,8 @@ class Side:
             "OTEL_METRIC_EXPORT_INTERVAL": "5000",
             "OTEL_PYTHON_MCP_REDIS_URL": redis_url,
             "OTEL_PYTHON_MCP_MAX_NEW_SESSIONS": "100000",
+            # As many spans on either side: the other one has none of HTTP, and exporting is what p99 is made of.
+            "OTEL_PYTHON_MCP_HTTP_SPAN": "off",
             **({} if observed else {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "otel_mcp"}),
         }
         self._folder = Path(sys.executable).parent
