@@ -69,7 +69,7 @@ MESSAGE: Final = Signal(
         names.CLIENT_NAME: "where the client said it",
         names.CLIENT_VERSION: "where the client said it",
         names.CLIENT_ADDRESS: "where the server tells it",
-        names.USER_AGENT: "there is no session, whose start would tell it; the HTTP span has it in any case",
+        names.USER_AGENT: "where the client sent it",
         names.NETWORK_TRANSPORT: ALWAYS,
         names.NETWORK_PROTOCOL_NAME: ALWAYS,
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,

@@ -64,14 +64,14 @@ class Metrics:
         self.registered = True
         for source, versions in _BEGINNINGS.items():
             for version in versions:
-                self._on.started.add(0, _session_attributes(source, version))
+                self._on.started.add(0, _session_attributes(source, version), NO_SPAN)
         for reason in ("client_delete", "expired", "server_closed", "replaced"):
-            self._on.ended.add(0, {semconv.SESSION_END_REASON: reason})
-        self._on.resumed.add(0)
+            self._on.ended.add(0, {semconv.SESSION_END_REASON: reason}, NO_SPAN)
+        self._on.resumed.add(0, None, NO_SPAN)
         for reason in ("limit", "principal"):
-            self._on.rejected.add(0, {semconv.REJECT_REASON: reason})
+            self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
         for reason in ("foreign", "full", "error", "shutdown"):
-            self._on.dropped.add(0, {semconv.REJECT_REASON: reason})
+            self._on.dropped.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def record(self, call: Call) -> None:
         """Measure one finished call."""
@@ -152,14 +152,14 @@ class Metrics:
         self.tools.learn(names)
 
     def session_started(self, facts: SessionFacts) -> None:
-        self._on.started.add(1, _session_attributes(facts.source, facts.protocol_version))
+        self._on.started.add(1, _session_attributes(facts.source, facts.protocol_version), NO_SPAN)
 
     def session_resumed(self) -> None:
-        self._on.resumed.add(1)
+        self._on.resumed.add(1, None, NO_SPAN)
 
     def session_ended(self, ended: EndedSession) -> None:
         """Count an end, and measure the session unless its borders are guessed."""
-        self._on.ended.add(1, {semconv.SESSION_END_REASON: ended.reason})
+        self._on.ended.add(1, {semconv.SESSION_END_REASON: ended.reason}, NO_SPAN)
         attributes = _session_attributes(ended.source, ended.protocol_version)
         self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: ended.source or "none"}, NO_SPAN)
         if ended.source != "inferred_weak":
@@ -167,10 +167,10 @@ class Metrics:
             self._on.session_duration.record(max(0.0, ended.last_activity - ended.created_at), attributes, NO_SPAN)
 
     def session_rejected(self, reason: str) -> None:
-        self._on.rejected.add(1, {semconv.REJECT_REASON: reason})
+        self._on.rejected.add(1, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def store_dropped(self, count: int, reason: str) -> None:
-        self._on.dropped.add(count, {semconv.REJECT_REASON: reason})
+        self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
         self._on.store_duration.record(
@@ -178,7 +178,7 @@ class Metrics:
         )
 
     def observer_dropped(self, observer: str, count: int) -> None:
-        self._on.observer_dropped.add(count, {semconv.OBSERVER: observer})
+        self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)
 
 
 def known_method(method: str) -> str:

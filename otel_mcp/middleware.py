@@ -93,7 +93,7 @@ async def observe(
         elif (runtime := get_runtime()) is not None:
             headers, verdict = seen
             exchange = runtime.begin(scope, headers, verdict)
-            if exchange is not None and (exchange.wire_session_id or exchange.query_session_id) is not None:
+            if exchange is not None and exchange.transport_id is not None:
                 scope = await runtime.owning.claimed(exchange, scope)
     except Exception as failure:
         report("request", failure)

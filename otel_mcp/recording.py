@@ -145,6 +145,8 @@ class Recorder:
             if delta is None:
                 session.last_activity = max(session.last_activity, now)
                 deltas[id(session)] = delta = SessionDelta(session.facts, session.last_activity)
+            if self._links and call.method == "tools/call" and call.span_context is not None:
+                _link(session, call.span_context)
             if call.id is not None:
                 self._count(call, session, delta)
         except Exception as failure:
@@ -158,8 +160,6 @@ class Recorder:
             delta.touch_key = (session.agreement, self._idle_gap)
         if call.method != "tools/call":
             return
-        if self._links and call.span_context is not None:
-            _link(session, call.span_context)
         if call.target is None:
             return
         session.worked = True

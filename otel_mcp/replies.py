@@ -62,36 +62,47 @@ class Replies:
         self._finish = finish
 
     def at_once(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
-        """The start of a response as most are: a plain 200 of a session that is known.
+        """Take the start of a response that is as most are: a plain 200 of a session that is known.
 
         Returns:
-            The message to send; ``None`` = it is not as plain as that, see `answering`.
+            The message to send; ``None`` = it is not as plain as that, and not taken: see `answering`.
         """
+        if (exchange.served is None and exchange.unread is None) or exchange.status is not None:
+            return None
         headers: Any = message.get("headers")
-        if message["status"] != 200 or exchange.status is not None or not isinstance(headers, list):
+        if message["status"] != 200 or not isinstance(headers, list):
             return None
         present = by_name(message["headers"])
         if b"content-encoding" in present:
             return None
-        kind, call, session = present.get(b"content-type", b""), exchange.served, None
-        if kind == b"application/json" and call is not None:
-            # The SDK has served the one tool call already: all but the size of the result is known.
-            if call.told is not None and call.told.error_type in _RESULTS and not call.running:
-                session = call.session
-                exchange.result_of = call if session is not None else None
-        elif kind.startswith(b"text/event-stream"):
+        if present.get(b"content-type") == b"application/json":
+            session = self._result_begins(exchange)
+        else:
             session = self._stream_begins(exchange, present)
         if session is None:
             return None
         exchange.status = 200
         return self._headers.with_public(message, present, session)
 
-    def _stream_begins(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> Session | None:
-        """The SDK opens the stream before it tells what will be answered on it."""
-        known = exchange.owns_sessions or wire_headers.SESSION_ID not in present
-        if not known or exchange.unread is None or b'"initialize"' in exchange.unread:
+    def _result_begins(self, exchange: Exchange) -> Session | None:
+        """The SDK has served the one tool call already: all but the size of its result is known."""
+        call = exchange.served
+        if call is None or call.running or call.session is None or call.told is None:
             return None
-        if (session := self._resolver.known(exchange)) is not None:
+        if call.told.error_type not in _RESULTS:
+            return None
+        exchange.result_of = call
+        return call.session
+
+    def _stream_begins(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> Session | None:
+        """The SDK opens a stream before it tells what will be answered on it."""
+        if not present.get(b"content-type", b"").startswith(b"text/event-stream"):
+            return None
+        told_whose = exchange.owns_sessions or wire_headers.SESSION_ID not in present
+        if not told_whose or exchange.unread is None or b'"initialize"' in exchange.unread:
+            return None
+        session = self._resolver.known(exchange)
+        if session is not None:
             exchange.session, exchange.answer = session, self._answer(exchange, present)
         return session
 
@@ -197,7 +208,7 @@ class Replies:
         if session_id is None:
             return
         exchange.confirmed = True
-        exchange.query_session_id, exchange.owns_sessions = session_id, True
+        exchange.transport_id, exchange.owns_sessions = session_id, True
         exchange.sse_endpoint = True
         self._stream_opened(exchange, session_id)
 

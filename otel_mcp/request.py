@@ -117,6 +117,7 @@ def client_of(call: Call) -> tuple[str | None, str | None]:
 
 
 _no_calls = cast("Callable[[], list[Call]]", list)
+"""A function of our own would be one call more for each request."""
 
 
 @dataclass(slots=True, eq=False)
@@ -141,8 +142,9 @@ class Exchange:
     """Asked for by header or body, then what the server agreed to."""
     wire_session_id: str | None = None
     """The ``Mcp-Session-Id`` that the client sent, also where we take it off before the app."""
-    query_session_id: str | None = None
-    """The ``session_id`` of the query (2024-11-05), or of the ``endpoint`` event that hands it out."""
+    transport_id: str | None = None
+    """The transport session that the client names: by that header, else (2024-11-05) by the ``session_id`` of the
+    query, or of the ``endpoint`` event that hands it out."""
     minted: str | None = None
     """The id that we add, or have added, to the answer of this ``initialize``."""
     owns_sessions: bool | None = None
@@ -199,11 +201,6 @@ class Exchange:
             return None
         asked = None if self.modern else self.wire_session_id
         return asked or self.server_session_id or self.minted
-
-    @property
-    def transport_id(self) -> str | None:
-        """The id of the transport session that the client names."""
-        return self.wire_session_id or self.query_session_id
 
     @property
     def modern(self) -> bool:

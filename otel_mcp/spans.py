@@ -104,8 +104,10 @@ def call_attributes(call: Call, scope: str | None = None) -> dict[str, Any]:
         attributes = _common_attributes(call)
     else:
         # What one client says with every request of one session is put together once.
-        if claim.attributes is None:
-            claim.attributes = _common_attributes(call)
+        facts = claim.session.facts if claim.session is not None else None
+        made_of = (facts.client_name, facts.client_version, facts.previous_id) if facts is not None else ()
+        if claim.attributes is None or claim.made_of != made_of:
+            claim.attributes, claim.made_of = _common_attributes(call), made_of
         attributes = claim.attributes.copy()
     # The SDK's span says id and operation. But an id that is a text may be none that can be exported.
     if call.id is not None and (scope != _SDK or type(call.id) is not int):
@@ -132,16 +134,14 @@ def _common_attributes(call: Call) -> dict[str, Any]:
         attributes[semconv.GEN_AI_CONVERSATION_ID] = call.conversation_id
     if exchange.client:
         attributes[semconv.CLIENT_ADDRESS] = exchange.client
+    if agent := wire_headers.text(exchange.headers, b"user-agent"):
+        attributes[semconv.USER_AGENT] = agent
     name, version = client_of(call)
     if name:
         attributes[semconv.CLIENT_NAME] = name
     if version:
         attributes[semconv.CLIENT_VERSION] = version
-    if call.session is None:
-        # Else it stands on the `session.start` event, and on the HTTP span in any case.
-        if agent := wire_headers.text(exchange.headers, b"user-agent"):
-            attributes[semconv.USER_AGENT] = agent
-    elif call.session.facts.previous_id:
+    if call.session is not None and call.session.facts.previous_id:
         attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
     return attributes
 

@@ -28,7 +28,6 @@ from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
-    FINE,
     KNOWN_METHODS,
     JsonId,
     Message,
@@ -78,6 +77,7 @@ class Watch:
             headers = wire_headers.with_all_hops(headers, scope)
         client = scope.get("client")
         version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
+        wire_session_id = session_id[:512].decode("latin-1") if session_id else None
         exchange = Exchange(
             scope["method"],
             scope["path"],
@@ -86,14 +86,15 @@ class Watch:
             str(client[0]) if client else None,
             scope.get("user"),
             protocol_version=version[:32].decode("latin-1") if version else None,
-            wire_session_id=session_id[:512].decode("latin-1") if session_id else None,
+            wire_session_id=wire_session_id,
+            transport_id=wire_session_id,
             confirmed=verdict == wire_headers.YES,
             capture=self._capture,
             hides_ids=self._hides_ids,
             ambient=otel_context.get_current(),
         )
-        if exchange.wire_session_id is None and scope.get("query_string"):
-            exchange.query_session_id = wire_headers.query_session_id(scope)
+        if wire_session_id is None and scope.get("query_string"):
+            exchange.transport_id = wire_headers.query_session_id(scope)
         scope[SCOPE_KEY] = exchange
         return exchange
 
@@ -139,7 +140,7 @@ class Watch:
         call = Call(exchange, method, request_id, target, params, meta)
         exchange.calls.append(call)
         self.active[method if method in KNOWN_METHODS else OTHER] += 1
-        if exchange.wire_session_id or exchange.query_session_id:
+        if exchange.transport_id:
             self._flights.note(exchange, call)
         return call
 
@@ -178,7 +179,7 @@ class Watch:
     def is_bare(self, exchange: Exchange) -> bool:
         """Whether nobody but us will open a span for the calls of this exchange."""
         bare = exchange.path in self._bare and not exchange.at_sdk and exchange.confirmed
-        return bare and exchange.query_session_id is None
+        return bare and exchange.transport_id == exchange.wire_session_id
 
     def _learn_bare(self, exchange: Exchange) -> None:
         if exchange.status is None or not 200 <= exchange.status < 300:
@@ -193,10 +194,10 @@ class Watch:
         call.finished = True
         call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
-        call.outcome = FINE if outcome is call.told is FINE else merged(outcome, call)
+        call.outcome = merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         exchange = call.exchange
-        if call.id is not None and (transport_id := exchange.wire_session_id or exchange.query_session_id):
+        if call.id is not None and (transport_id := exchange.transport_id):
             self._flights.landed(transport_id, call.id)
             if self.pending.calls:
                 self.pending.settled(transport_id, call)
@@ -233,7 +234,7 @@ class Watch:
                 self._leave(call)
         if exchange.at_sdk:
             _let_go(exchange)
-        transport_id = exchange.wire_session_id or exchange.query_session_id
+        transport_id = exchange.transport_id
         if transport_id is None or exchange.modern:
             return
         if exchange.streaming:

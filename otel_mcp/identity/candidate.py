@@ -49,6 +49,8 @@ class Candidate:
     """What it led to last."""
     attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)
     """What stands on the spans of that session's calls."""
+    made_of: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
+    """What the session was known by when they were put together: it may learn more."""
 
     @property
     def inferred(self) -> bool:
@@ -97,10 +99,9 @@ class Candidates:
             caller = principal(exchange.user, headers, self._keys)
         info: Any = call.meta.get(CLIENT_INFO)
         fields = info
-        transport_id = exchange.wire_session_id or exchange.query_session_id
         said = (
             call.method == "initialize" and client_info(call),
-            None if transport_id is None or exchange.modern else transport_id,
+            exchange.transport_id if exchange.transport_id and not exchange.modern else None,
             exchange.client,
             caller,
             session.facts.client_name if session is not None and call.meta else None,

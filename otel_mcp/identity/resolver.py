@@ -36,7 +36,7 @@ class Resolver:
         exchange = call.exchange
         if call.method == "initialize" or not self.keys.ready:
             return False
-        if call.meta and (exchange.wire_session_id or exchange.query_session_id):  # Where it may be asked for.
+        if call.meta and exchange.transport_id:  # Where it may be asked for.
             exchange.transport_session = self._transport(exchange)
         claim = self._candidates.of(exchange, call)
         if claim is None:
@@ -109,10 +109,9 @@ class Resolver:
 
     def _transport(self, exchange: Exchange) -> Session | None:
         """The session of the transport itself, also where a conversation has taken it in."""
-        transport_id = exchange.wire_session_id or exchange.query_session_id
-        if not transport_id or not self.keys.usable:
+        if not exchange.transport_id or not self.keys.usable:
             return None
-        return self.tracker.table.get(self.keys.storable(transport_id, hashed=self._hashed))
+        return self.tracker.table.get(self.keys.storable(exchange.transport_id, hashed=self._hashed))
 
     def storable(self, session_id: str) -> str:
         return self.keys.storable(session_id, hashed=self._hashed)

@@ -46,7 +46,7 @@ def call_of(
         itself, under the id of the call that it is about to serve.
     """
     request_id = json_id(request_id)
-    if method not in KNOWN_METHODS:
+    if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
         method = text(method)
     if exchange.calls:
         if (call := exchange.find(request_id, method)) is not None:
@@ -124,11 +124,12 @@ class Dispatch:
         if call.span is not None or self._parent is None:
             return None
         current = trace.get_current_span()
-        if is_native(current):
+        attached = trace.get_current_span(self._parent).get_span_context()
+        opened = not same_span(current.get_span_context(), attached)
+        if opened and is_native(current):
             adopt(call, current, scope_of(current))
             return None
-        attached = trace.get_current_span(self._parent).get_span_context()
-        if not same_span(current.get_span_context(), attached) and not current.is_recording():
+        if opened and not current.is_recording():
             # Somebody opened a span that the sampler let go: then there is one, and it is not for us to repeat.
             call.span_context = current.get_span_context()
             return None

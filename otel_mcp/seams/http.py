@@ -74,6 +74,13 @@ def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
     return __call__
 
 
+def _learn(exchange: Exchange, owns: bool | None) -> None:
+    """Remember it for requests that do not get here, such as those that a middleware refuses."""
+    exchange.owns_sessions = owns
+    if owns is not None and exchange.transport_id is not None and (runtime := process.existing()) is not None:
+        runtime.owning.learn(exchange, owns=owns)
+
+
 def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def serve(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -87,7 +94,7 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                         exchange.ambient = otel_context.get_current()
                         exchange.user = scope.get("user")
                         if exchange.owns_sessions is None and not exchange.modern:
-                            exchange.owns_sessions = owns(self)
+                            _learn(exchange, owns(self))
                 except Exception as failure:
                     report("SDK seam", failure)
             if traced is None:

@@ -148,7 +148,7 @@ def claim(data: bytes) -> None:
     found = _lines(given)
     exchange = Exchange("POST", "/", found, client="10.0.0.1")
     wire_id = found.get(b"mcp-session-id")
-    exchange.wire_session_id = wire_id[:512].decode("latin-1") if wire_id else None
+    exchange.wire_session_id = exchange.transport_id = wire_id[:512].decode("latin-1") if wire_id else None
     try:
         messages = jsonrpc.parse_messages(payload)
     except ValueError:

@@ -49,7 +49,7 @@ def called(
         protocol_version=version,
         wire_session_id=session_id.decode("latin-1") if session_id else None,
     )
-    exchange.query_session_id = query
+    exchange.transport_id = exchange.wire_session_id or query
     made = exchange.add(Message(method, 1, {"name": "add", **params}))
     made.meta = meta or {}
     return made

@@ -195,6 +195,7 @@ async def test_a_native_span_is_adopted_and_no_other_is_made(
                 "network.protocol.name": "http",
                 "network.protocol.version": "1.1",
                 "client.address": "127.0.0.1",
+                "user_agent.original": "unit/1",
                 "otel_mcp.client.name": "unit-client",
                 "otel_mcp.client.version": "9",
                 "otel_mcp.session.source": "inferred_weak",
