@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.identity.candidate import Candidate, candidate, client_info, rules_from
+from otel_mcp.identity.candidate import Candidate, Candidates, candidate, client_info, rules_from
 from otel_mcp.identity.keys import Keys
 from otel_mcp.request import Call, Exchange
 from otel_mcp.settings import load
@@ -258,6 +258,44 @@ async def test_a_trusted_proxy_tells_its_clients_apart_and_another_does_not() ->
 
     assert await fingerprint(one, **trusted) != await fingerprint(two, **trusted)
     assert await source(one) == "none"
+
+
+BASE: dict[str, Any] = {
+    "headers": {"user-agent": "one/1"},
+    "meta": {"io.modelcontextprotocol/clientInfo": {"name": "a"}},
+}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**BASE, "headers": {"user-agent": "two/1"}},
+        {**BASE, "headers": {"user-agent": "one/1", "x-session-id": "mine"}},
+        {**BASE, "headers": {"user-agent": "one/1", "baggage": "session.id=talk"}},
+        {**BASE, "headers": {"user-agent": "one/1", "authorization": "Bearer secret"}},
+        {**BASE, "headers": {"user-agent": "one/1", "via": "1.1 proxy"}},
+        {**BASE, "headers": {"user-agent": "one/1", "mcp-session-id": "own"}, "version": "2025-11-25"},
+        {**BASE, "meta": {"io.modelcontextprotocol/clientInfo": {"name": "b"}}},
+        {**BASE, "meta": {"io.modelcontextprotocol/clientInfo": {"name": "a", "version": "2"}}},
+        {**BASE, "meta": {**BASE["meta"], "openai/session": "talk"}},
+        {**BASE, "peer": "10.9.9.9"},
+        {**BASE, "method": "initialize"},
+    ],
+    ids=[
+        "agent", "x-session-id", "baggage", "credential", "proxy", "transport", "name", "version", "host", "peer",
+        "method",
+    ],
+)  # fmt: skip
+async def test_what_is_remembered_of_one_request_is_not_taken_for_another(other: dict[str, Any]) -> None:
+    rules, keys = rules_from(load(service_name="shop")), await prepared()
+    remembering = Candidates(rules, keys)
+    requests = [called(**BASE), called(**other), called(**BASE), called(**other)]
+
+    remembered = [remembering.of(request.exchange, request) for request in requests]
+
+    assert remembered == [candidate(request.exchange, request, rules, keys) for request in requests]
+    assert remembered[0] is remembered[2]
+    assert remembered[0] != remembered[1]
 
 
 async def test_nothing_is_inferred_for_initialize() -> None:

@@ -19,11 +19,13 @@ from opentelemetry.trace import SpanKind
 
 import otel_mcp
 from otel_mcp import MCPMiddleware, process
+from otel_mcp.identity.learning import learn
 from otel_mcp.request import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams import mcp1, mcp2, tools
 from otel_mcp.seams.dispatch import exchange_of
 from otel_mcp.seams.patching import Patches
+from otel_mcp.sessions.delta import SessionFacts
 from otel_mcp.settings import load
 from tests.unit.kit import (
     MODERN_HEADERS,
@@ -721,6 +723,49 @@ async def test_an_inner_native_span_is_not_adopted_a_second_time(runner: ModuleT
     assert "jsonrpc.request.id" in (outer.attributes or {})
     assert "jsonrpc.request.id" not in (inner.attributes or {})
     assert "session.id" in (inner.attributes or {})
+
+
+async def test_the_span_of_a_server_that_asks_this_one_is_not_taken_for_its_own(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    asking = telemetry.tracer_provider.get_tracer("mcp-python-sdk")
+
+    with asking.start_as_current_span("tools/call outer", kind=SpanKind.SERVER):
+        await post(MCPMiddleware(Sdk2(runner, [], ok)), modern(), MODERN_HEADERS)
+
+    outer, message = telemetry.spans()
+    assert "session.id" not in (outer.attributes or {})
+    assert (message.name, described(message)["scope"], described(message)["parent"]) == (
+        "tools/call add",
+        "otel_mcp",
+        id_of(outer),
+    )
+
+
+async def test_an_id_that_cannot_be_exported_is_mended_on_the_span_of_the_sdk(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    native = OpenTelemetryMiddleware(telemetry)
+
+    await post(MCPMiddleware(Sdk2(runner, [native], ok)), modern(request_id="half \ud83d"), MODERN_HEADERS)
+
+    assert (telemetry.span().attributes or {})["jsonrpc.request.id"] == "half ?"
+
+
+@pytest.mark.parametrize("meta", [None, {"progressToken": 1}])
+async def test_what_a_session_learns_later_stands_on_the_spans_from_then_on(
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry, meta: dict[str, Any] | None
+) -> None:
+    app = MCPMiddleware(Sdk2(runner, [], ok, session_id="own"))
+
+    await post(app, call(meta=meta), legacy_headers("own"))
+    session = runtime.resolver.tracker.get("own")
+    assert session is not None
+    learn(session, SessionFacts("own", 1.0, 3600.0, client_name="late", client_version="1"))  # Of another replica.
+    await post(app, call(request_id=2), legacy_headers("own"))
+
+    names = [(span.attributes or {}).get("otel_mcp.client.name") for span in telemetry.spans()]
+    assert names == [None, "late"]
 
 
 async def test_after_uninstrument_the_processor_does_nothing(

@@ -425,7 +425,14 @@ def _exemplars(reader: InMemoryMetricReader, name: str) -> list[tuple[str, str]]
 
 
 @pytest.mark.parametrize(
-    ("name", "led_to"), [(DURATION, ["tools/call add"]), ("otel_mcp.tool.result.size", [])], ids=["duration", "size"]
+    ("name", "led_to"),
+    [
+        (DURATION, ["tools/call add"]),
+        ("otel_mcp.tool.result.size", []),
+        ("otel_mcp.client.requests", []),
+        ("otel_mcp.session.started", []),
+    ],
+    ids=["duration", "size", "requests", "started"],
 )
 async def test_exemplars_lead_to_the_spans_of_their_calls_wherever_they_are_drained(
     name: str, led_to: list[str]
@@ -441,6 +448,7 @@ async def test_exemplars_lead_to_the_spans_of_their_calls_wherever_they_are_drai
             await post(app, modern(), MODERN_HEADERS)
     with tracer.start_as_current_span("POST /another", kind=trace.SpanKind.SERVER):
         runtime.recorder.drain()  # As in the request that fills a batch.
+        await runtime.sessions.flush()  # As in a tool that saves its session.
 
     names = {(trace_of(span), id_of(span)): span.name for span in telemetry.spans()}
     assert [names[exemplar] for exemplar in _exemplars(reader, name)] == led_to

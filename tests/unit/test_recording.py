@@ -16,6 +16,7 @@ from otel_mcp.content import as_attribute, redactor
 from otel_mcp.recording import was_taken
 from otel_mcp.request import Call, Exchange
 from otel_mcp.runtime import Runtime
+from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.wire.jsonrpc import Message as RpcMessage
 from otel_mcp.wire.jsonrpc import Outcome
 from tests.unit.conftest import MakeRuntime
@@ -362,6 +363,23 @@ async def test_what_is_recorded_later_has_nothing_of_the_call_that_woke_the_reco
     attributes = telemetry.spans()[-1].attributes or {}
     assert attributes["otel_mcp.session.source"] == "none"
     assert "session.id" not in attributes
+
+
+async def test_calls_of_one_session_are_handed_over_together_and_keep_what_was_agreed_on(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deltas: list[SessionDelta] = []
+    monkeypatch.setattr(runtime.recorder, "_submit", deltas.append)
+    app = MCPMiddleware(Server(), runtime)
+    for client in ("one", "two", "one"):
+        await post(app, modern(client=client), MODERN_HEADERS)
+    await post(app, modern("fail", client="one"), MODERN_HEADERS)
+    runtime.recorder.drain()
+
+    counts = sorted((delta.requests, delta.call_count, len(delta.calls)) for delta in deltas)
+    assert counts == [(1, 1, 1), (3, 3, 3)]
+    assert len({delta.touch_key for delta in deltas}) == 2
+    assert None not in {delta.touch_key for delta in deltas}
 
 
 async def test_one_call_that_cannot_be_recorded_takes_no_other_with_it(
