@@ -98,8 +98,7 @@ class Replies:
         """The SDK opens a stream before it tells what will be answered on it."""
         if not present.get(b"content-type", b"").startswith(b"text/event-stream"):
             return None
-        told_whose = exchange.owns_sessions or wire_headers.SESSION_ID not in present
-        if not told_whose or exchange.unread is None or b'"initialize"' in exchange.unread:
+        if exchange.unread is None or b'"initialize"' in exchange.unread:
             return None
         session = self._resolver.known(exchange)
         if session is not None:

@@ -139,7 +139,10 @@ def _stage(fault: Fault) -> Iterator[Stage]:
     store = fault.store()
     try:
         with tempfile.TemporaryDirectory() as folder, OtlpReceiver(capacity=1000) as otlp:
-            sides = [Side(Path(folder), otlp.endpoint, store.url, observed=observed) for observed in (True, False)]
+            sides = [
+                Side(Path(folder), otlp.endpoint, store.url, observed=observed, tells_drops=fault.drops)
+                for observed in (True, False)
+            ]
             try:
                 for side in sides:
                     side.wait()

@@ -22,7 +22,6 @@ from tests.unit.kit import (
     Send,
     Telemetry,
     call,
-    event,
     initialize,
     legacy_headers,
     post,
@@ -37,6 +36,12 @@ STREAM = ("content-type", "text/event-stream")
 OWN = ("mcp-session-id", "own")
 SIZE = "otel_mcp.tool.result.size"
 DURATION = "mcp.server.operation.duration"
+
+
+def written(request_id: object, result: Message) -> bytes:
+    """An event as the SDK writes it."""
+    reply = {"jsonrpc": "2.0", "id": request_id, "result": result}
+    return b"event: message\r\ndata: " + json.dumps(reply, separators=(",", ":")).encode() + b"\r\n\r\n"
 
 
 class Streaming:
@@ -69,7 +74,7 @@ class Streaming:
         )
 
         result = await self._runner._compose_server_middleware(self.handle)(ctx)
-        for chunk in (*self.before, event({"jsonrpc": "2.0", "id": message["id"], "result": result})):
+        for chunk in (*self.before, written(message["id"], result)):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -112,7 +117,7 @@ async def test_an_answer_to_somebody_else_on_the_stream_is_not_that_of_the_call(
     streaming: Streaming, telemetry: Telemetry
 ) -> None:
     await post(streaming, initialize())
-    streaming.before = [event({"jsonrpc": "2.0", "id": 999, "result": {"content": ["x" * 5000]}})]
+    streaming.before = [written(999, {"content": ["x" * 5000]})]
     reply = await post(streaming, call(request_id=1), legacy_headers("own"))
 
     data = reply.body.split(b"data: ")[2].strip()
