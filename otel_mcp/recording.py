@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext
 from pydantic_core import to_json
 
 from otel_mcp.content import redactor
-from otel_mcp.guard import guarded, report
+from otel_mcp.guard import guarded, quietly, report
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.session import Session
 from otel_mcp.metrics import Metrics
@@ -91,7 +91,7 @@ class Recorder:
         except RuntimeError:
             return  # The process is ending: whoever ends it drains.
         # Not in the context of the request that happens to be the first.
-        self._timer = Context().run(self._timer_loop.call_later, self._delay, self._on_timer)
+        self._timer = Context().run(self._timer_loop.call_later, self._delay, quietly, "record", self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

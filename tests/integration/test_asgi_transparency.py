@@ -241,8 +241,13 @@ async def test_messages_pass_unchanged_where_everything_of_ours_fails(
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("sabotage")
 
-    for method in ("requested", "answering", "answered", "end"):
-        monkeypatch.setattr(observed.runtime.watch, method, fail)
+    for owner, methods in (
+        (observed.runtime.watch, ("requested", "end")),
+        (observed.runtime.replies, ("at_once", "answering", "answered")),
+        (observed.runtime.owning, ("claimed",)),
+    ):
+        for method in methods:
+            monkeypatch.setattr(owner, method, fail)
     case, other = CASES[name](), CASES[name]()
     middleware = MCPMiddleware(Scripted(case.steps), observed.runtime)
 
