@@ -25,11 +25,23 @@ class Later:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: dict[asyncio.TimerHandle, asyncio.AbstractEventLoop] = {}
+
+    def close(self) -> None:
+        """Ask nothing more of what is due: the running loop is about to end, and a task that begins then never does."""
+        ending = asyncio.get_running_loop()
+        for timer in [timer for timer, loop in self._timers.items() if loop is ending]:
+            timer.cancel()
+            del self._timers[timer]
+        for task in list(self._tasks):
+            if task.get_loop() is ending:
+                task.cancel()
 
     def run(self, what: Callable[[], Awaitable[None]], delay: float = 0.0) -> None:
         """Run `what` in `delay` seconds. Without a running loop there is nobody to wait for the answer."""
 
         def start() -> None:
+            self._timers.pop(timer, None)
             task = loop.create_task(run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -41,4 +53,5 @@ class Later:
         with guarded("session facts"):
             loop = asyncio.get_running_loop()
             # Not in the context of the request that happens to ask.
-            contextvars.Context().run(loop.call_later, delay, start)
+            timer = contextvars.Context().run(loop.call_later, delay, start)
+            self._timers[timer] = loop

@@ -75,6 +75,8 @@ class Sessions:
         self._health.on_outage.append(lambda: self._background.notify(now=False))
         self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
+        self.on_end: list[Callable[[], None]] = []
+        """Called when the running loop ends."""
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Those that have served since they were closed last."""
         _instances.add(self)
@@ -139,6 +141,8 @@ class Sessions:
         return None if flusher.is_idle else self._settings.flush_interval
 
     async def _last_turn(self) -> None:
+        for stop in self.on_end:
+            stop()
         self.handshakes.release_all()
         await self._turn()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,6 +12,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.identity.directory import Later
 from otel_mcp.runtime import Runtime
 from tests.store_support import Server as Valkey
 from tests.unit.conftest import MakeRuntime
@@ -321,3 +323,24 @@ async def test_another_user_cannot_end_a_session_by_naming_a_chat_in_it(replicas
 
     assert opened.headers["mcp-session-id"] in replicas.living()
     assert replicas.events("session.end") == Counter()
+
+
+async def test_what_is_due_later_is_not_begun_when_the_loop_ends() -> None:
+    later = Later()
+    asked: list[bool] = []
+
+    async def ask() -> None:
+        asked.append(True)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+        asked.append(True)
+
+    later.run(ask, 0.001)
+    later.run(never)
+    await asyncio.sleep(0)
+    later.close()
+    await asyncio.sleep(0.01)
+
+    assert asked == []
+    assert not any("Later" in repr(task) for task in asyncio.all_tasks())
