@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Protocol
+from weakref import WeakKeyDictionary, ref
 
 from otel_mcp.guard import guarded
 from otel_mcp.sessions.delta import Known
@@ -25,12 +26,13 @@ class Later:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: dict[asyncio.TimerHandle, asyncio.AbstractEventLoop] = {}
+        # Neither the timers nor their loops are held: a loop may be thrown away at any time.
+        self._timers: WeakKeyDictionary[asyncio.TimerHandle, ref[asyncio.AbstractEventLoop]] = WeakKeyDictionary()
 
     def close(self) -> None:
         """Ask nothing more of what is due: the running loop is about to end, and a task that begins then never does."""
         ending = asyncio.get_running_loop()
-        for timer in [timer for timer, loop in self._timers.items() if loop is ending]:
+        for timer in [timer for timer, loop in self._timers.items() if loop() is ending]:
             timer.cancel()
             del self._timers[timer]
         for task in list(self._tasks):
@@ -41,7 +43,6 @@ class Later:
         """Run `what` in `delay` seconds. Without a running loop there is nobody to wait for the answer."""
 
         def start() -> None:
-            self._timers.pop(timer, None)
             task = loop.create_task(run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -54,4 +55,4 @@ class Later:
             loop = asyncio.get_running_loop()
             # Not in the context of the request that happens to ask.
             timer = contextvars.Context().run(loop.call_later, delay, start)
-            self._timers[timer] = loop
+            self._timers[timer] = ref(loop)

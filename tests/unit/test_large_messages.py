@@ -51,7 +51,7 @@ def weight(root: object) -> int:
         if (
             id(item) in seen
             or isinstance(item, type)
-            or type(item).__name__ in {"module", "function", "Runtime", "Watch"}
+            or type(item).__name__ in {"module", "function", "Runtime", "Watch", "Replies"}
         ):
             continue
         seen.add(id(item))
