@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from otel_mcp.guard import guarded, report
+from otel_mcp.guard import guarded, quietly, report
 from otel_mcp.sessions.background import Background
 from otel_mcp.sessions.choice import choose
 from otel_mcp.sessions.coalescer import Coalescer
@@ -142,7 +142,7 @@ class Sessions:
 
     async def _last_turn(self) -> None:
         for stop in self.on_end:
-            stop()
+            quietly("session end", stop)
         self.handshakes.release_all()
         await self._turn()
 

@@ -344,3 +344,23 @@ async def test_what_is_due_later_is_not_begun_when_the_loop_ends() -> None:
 
     assert asked == []
     assert not any("Later" in repr(task) for task in asyncio.all_tasks())
+
+
+async def test_the_end_of_a_loop_ends_what_is_due_later_on_it(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime()
+    waiting = asyncio.Event()
+
+    async def never() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    runtime.sessions.ensure_running()
+    await asyncio.sleep(0)
+    runtime.resolver.tracker.later.run(never)
+    await waiting.wait()
+    (background,) = [task for task in asyncio.all_tasks() if "Background" in repr(task)]
+    background.cancel()  # As servers end their loops.
+    await asyncio.wait({background})
+    await asyncio.sleep(0)
+
+    assert not any("Later" in repr(task) for task in asyncio.all_tasks())
