@@ -15,14 +15,14 @@ _MAX_PATHS: Final = 100
 
 
 class Owning:
-    """By path: whether the server there gives out session ids, as its answers to ``initialize`` showed."""
+    """By path: whether the server there gives out session ids, as its answers or the SDK itself have shown."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._paths: OrderedDict[str, bool] = OrderedDict()
 
     def learn(self, exchange: Exchange, *, owns: bool) -> None:
-        """An answer has shown it."""
+        """It has been shown."""
         remember(self._paths, exchange.path, owns, _MAX_PATHS)
 
     async def claimed(self, exchange: Exchange, scope: Scope) -> Scope:

@@ -127,6 +127,8 @@ class Sdk2:
         self.runner = runner.ServerRunner(self)
         self.handler = handler
         self.session_id = session_id
+        self.headers: list[tuple[str, str]] = []
+        """Further headers of its answers."""
         self.context: Context | None = None
         """Where its handlers run, if not in the task of the request."""
 
@@ -148,7 +150,7 @@ class Sdk2:
         if self.context is not None:
             serving = self.context.run(asyncio.ensure_future, serving)
         value = await serving
-        headers = [("mcp-session-id", self.session_id)] if self.session_id else []
+        headers = [*self.headers, *([("mcp-session-id", self.session_id)] if self.session_id else [])]
         if "id" in message:
             await respond(send, {"jsonrpc": "2.0", "id": message["id"], "result": value}, 200, headers)
         else:
@@ -740,6 +742,20 @@ async def test_the_span_of_a_server_that_asks_this_one_is_not_taken_for_its_own(
         "otel_mcp",
         id_of(outer),
     )
+
+
+@pytest.mark.parametrize(("encoding", "sizes"), [("identity-of-ours", 1), ("content-encoding", 0)])
+async def test_the_size_of_a_result_is_not_that_of_its_encoding(
+    runner: ModuleType, telemetry: Telemetry, encoding: str, sizes: int
+) -> None:
+    server = Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok)
+    server.headers = [(encoding, "gzip")]
+
+    reply = await post(MCPMiddleware(server), modern(), MODERN_HEADERS)
+
+    assert reply.session_id is not None
+    assert [count for count, _ in (value for _, value in telemetry.points("otel_mcp.tool.result.size"))] == [1] * sizes
+    assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 1
 
 
 async def test_an_id_that_cannot_be_exported_is_mended_on_the_span_of_the_sdk(
