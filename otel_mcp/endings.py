@@ -44,7 +44,7 @@ class Endings:
 
     def end(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
         """Tell the store that a session is over. It counts each end once, however many say so."""
-        if not self._resolver.keys.usable:
+        if not self._resolver.keys.ready:
             return
         # Of another user it is another session, and that one alone ends.
         session_id = self._resolver.named_by(exchange, transport_id)

@@ -36,7 +36,7 @@ class Owning:
                 scope = _without_session_id(scope)
         else:
             exchange.owns_sessions = self._paths.get(exchange.path)
-            if not self._keys.usable:
+            if not self._keys.ready:
                 await self._keys.prepare()
         return scope
 

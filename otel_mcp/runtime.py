@@ -66,7 +66,8 @@ class Runtime:
         self.metrics = Metrics(meter_provider)
         reporter = SessionReporter(self.metrics, tracer_provider, logger_provider, session_span=settings.session_span)
         self.sessions = Sessions(settings, reporter)
-        keys = Keys(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
+        keys = Keys(self.sessions.hash_key)
+        self.sessions.on_hash_key(keys.learn)
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
         reporter.calls_of = tracker.calls_of
@@ -109,8 +110,9 @@ class Runtime:
         self.metrics.register()
         self.sessions.ensure_running()
         deadline = asyncio.get_running_loop().time() + _WARM_UP_SECONDS
-        while not self.resolver.keys.ready and asyncio.get_running_loop().time() < deadline:
-            await self.resolver.keys.prepare()
+        await self.resolver.keys.prepare()
+        while not self.sessions.hash_key_is_agreed and asyncio.get_running_loop().time() < deadline:
+            await self.sessions.hash_key()
             if self.sessions.degraded:
                 await asyncio.sleep(_WARM_UP_PAUSE)
 

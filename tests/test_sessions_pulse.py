@@ -286,3 +286,20 @@ async def test_a_waiter_that_goes_away_leaves_nothing_behind(loop: Loop, silence
 
     assert (waiting.cancelled(), loop.timers) == (True, [])
     answer.cancel()
+
+
+async def test_where_looking_itself_fails_nobody_waits_for_ever(silences: Silences, monkeypatch: Any) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    monkeypatch.setattr(Pulse, "_count", broken)
+    pulse = Pulse(paced(*FAST), silences)
+    answer = asyncio.create_task(asyncio.Event().wait())
+
+    await asyncio.wait_for(pulse.wait(loop, answer), 10)
+
+    assert (answer.done(), len(told) > 1) == (False, True)
+    answer.cancel()

@@ -494,6 +494,23 @@ async def test_without_the_store_the_hash_key_is_our_own_and_offered_later(sessi
     assert await remote.agree("hash-key", "another", 0) == own.decode()
 
 
+async def test_whoever_began_with_a_hash_key_of_his_own_is_told_the_common_one_unasked(
+    sessions: Sessions, remote: Remote
+) -> None:
+    told: list[bytes] = []
+    sessions.on_hash_key(told.append)
+    sessions.ensure_running()
+    remote.down = StoreDown("ConnectionError")
+    own = await sessions.hash_key()
+    assert told == []
+
+    remote.down = None
+    await remote.agree("hash-key", "common", 0)
+
+    await until(lambda: bool(told))
+    assert (told, own != b"common", await sessions.hash_key()) == ([b"common"], True, b"common")
+
+
 async def test_a_configured_hash_key_stands(remote: Remote, listener: Listener) -> None:
     sessions = remote_sessions(remote, listener, hash_key="secret")
     assert await sessions.hash_key() == b"secret"

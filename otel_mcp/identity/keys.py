@@ -32,42 +32,40 @@ class Keys:
     def __init__(
         self,
         fetch: Callable[[], Awaitable[bytes]],
-        is_agreed: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time,
     ) -> None:
         """Begin without a key.
 
         Args:
-            fetch: asks for the key.
-            is_agreed: whether what was fetched is the same on all replicas; while
-                it is not, it is good for now and asked for again.
+            fetch: asks for a key; good for now, also where the replicas have still to agree.
             clock: Unix seconds.
         """
         self._fetch = fetch
-        self._is_agreed = is_agreed
         self._clock = clock
         self._key: bytes | None = None
         self._earlier: list[bytes] = []
-        self.usable = False
-        """There is a key, agreed or not."""
         self.ready = False
-        """There is a key that need not be asked for again."""
+        """There is a key, agreed or not."""
         self.generation = 0
         """Grows when the key changes: what was hashed before is hashed otherwise now."""
 
     async def prepare(self) -> None:
-        """Learn the key; at once, except for the first call of the process."""
-        if self.ready:
-            return
-        key = blake2b(await self._fetch(), digest_size=32).digest()
+        """Learn a key; at once, except for the first call of the process."""
+        if not self.ready:
+            secret = await self._fetch()
+            if not self.ready:
+                self.learn(secret)
+
+    def learn(self, secret: bytes) -> None:
+        """From now on this is the key."""
+        key = blake2b(secret, digest_size=32).digest()
         if self._key is not None and self._key != key:
             # Ids that were given out meanwhile stay ours.
             self._earlier.append(self._key)
         if self._key != key:
             self._key = key
-            self.usable = True
             self.generation += 1
-        self.ready = self._is_agreed()
+        self.ready = True
 
     def digest(self, *parts: str, size: int = 16) -> str:
         """Keyed hash of the parts in hexadecimal, `size` bytes long; the parts cannot run into each other."""

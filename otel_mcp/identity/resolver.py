@@ -109,7 +109,7 @@ class Resolver:
 
     def _transport(self, exchange: Exchange) -> Session | None:
         """The session of the transport itself, also where a conversation has taken it in."""
-        if not exchange.transport_id or not self.keys.usable:
+        if not exchange.transport_id or not self.keys.ready:
             return None
         return self.tracker.table.get(self.keys.storable(exchange.transport_id, hashed=self._hashed))
 
@@ -122,7 +122,7 @@ class Resolver:
 
     def are_strangers(self, one: Exchange, other: Exchange) -> bool:
         """Whether two exchanges are known to be of different users."""
-        if not self.keys.usable:
+        if not self.keys.ready:
             return False
         first, second = self._caller(one), self._caller(other)
         if not (first is not None and first.binds) and not (second is not None and second.binds):

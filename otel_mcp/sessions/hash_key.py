@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 
+from otel_mcp.guard import guarded
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.store import SessionStore
 
@@ -20,6 +21,8 @@ class SharedKey:
         self._configured = configured is not None
         self._key = configured if configured is not None else secrets.token_hex(32)
         self._agreed = False
+        self.on_agreed: list[Callable[[bytes], None]] = []
+        """Told the key that all replicas have, as soon as it is known."""
         health.on_recovery.append(self._recovered)
 
     @property
@@ -32,15 +35,20 @@ class SharedKey:
         if not self.is_agreed:
             agreed = await agree(_NAME, self._key)
             if agreed is not None:
-                self._key, self._agreed = agreed, True
+                self._is(agreed)
         return self._key.encode()
 
     async def agree(self) -> None:
         """Learn it without the haste of a request."""
         if not self.is_agreed:
             with self._health.operation("agree"):
-                self._key = await self._store.agree(_NAME, self._key, 0)
-                self._agreed = True
+                self._is(await self._store.agree(_NAME, self._key, 0))
+
+    def _is(self, agreed: str) -> None:
+        self._key, self._agreed = agreed, True
+        for tell in self.on_agreed:
+            with guarded("session hash key"):
+                tell(agreed.encode())
 
     def _recovered(self) -> None:
         # The store may have come back empty: the key has to be there for replicas to come.

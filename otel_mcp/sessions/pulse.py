@@ -29,6 +29,8 @@ _ENOUGH: Final = 8
 """Answers from which on they tell anything: connections have been opened by then."""
 _STEP: Final = 0.0025
 """Seconds between two looks at what is under way."""
+_AT_MOST: Final = 0.1
+"""Seconds without a look after which whoever waits goes on: the look itself may fail."""
 
 
 class Loop(Protocol):
@@ -59,15 +61,16 @@ class Pace:
 class _Waiting:
     """Seconds without an answer, as far as they were the store's."""
 
-    __slots__ = ("is_over", "seconds", "woken")
+    __slots__ = ("is_over", "is_seen", "seconds", "woken")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.is_over = False
+        self.is_seen = False
         self.woken: asyncio.Future[None] | None = None
 
-    def wake(self, _: object = None) -> None:
-        """Have whoever waits go on, with an answer or without."""
+    def wake(self) -> None:
+        """Have whoever waits go on without an answer."""
         if self.woken is not None and not self.woken.done():
             self.woken.set_result(None)
 
@@ -108,14 +111,15 @@ class Pulse:
     async def wait(self, loop: Loop, task: asyncio.Task[object]) -> None:
         """Until the answer is there, patience is over, or the store is known to be silent."""
         waiter = self._add(self._waiters, loop)
-        task.add_done_callback(waiter.wake)
         try:
             # Quiet may have ended in the very turn of the loop in which it woke this.
             while not (task.done() or waiter.is_over or self.is_quiet):
                 waiter.woken = asyncio.get_running_loop().create_future()
-                await waiter.woken
+                await asyncio.wait({task, waiter.woken}, timeout=_AT_MOST, return_when=asyncio.FIRST_COMPLETED)
+                if not (waiter.woken.done() or waiter.is_seen):
+                    break
+                waiter.is_seen = False
         finally:
-            task.remove_done_callback(waiter.wake)
             self._waiters.discard(waiter)
 
     def _add(self, to: set[_Waiting], loop: Loop) -> _Waiting:
@@ -130,7 +134,15 @@ class Pulse:
             loop.call_later(_STEP, self._look, loop, loop.time() + _STEP)
 
     def _look(self, loop: Loop, due: float) -> None:
-        late = loop.time() - due
+        self._looks = False
+        try:
+            self._count(loop.time() - due)
+        finally:
+            if self._sent or self._waiters:
+                self._look_later(loop)
+
+    def _count(self, late: float) -> None:
+        """Another step has passed, so much late."""
         is_late = late > _STEP
         # After a pause of the loop an answer that has come meanwhile is read first. A loop that is always late goes on
         # counting, but little at a time: an answer takes some turns of it.
@@ -146,12 +158,10 @@ class Pulse:
             elif question.seconds >= limit:
                 self.is_quiet = True
         for waiter in self._waiters:
+            waiter.is_seen = True
             waiter.seconds += step
             waiter.is_over = waiter.is_over or is_over or waiter.seconds >= PATIENCE
             if self.is_quiet or waiter.is_over:
                 waiter.wake()
         if any(waiter.is_over for waiter in self._waiters) or is_over:
             self._silent()
-        self._looks = False
-        if self._sent or self._waiters:
-            self._look_later(loop)

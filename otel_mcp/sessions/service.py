@@ -251,17 +251,24 @@ class Sessions:
         return answer
 
     async def hash_key(self) -> bytes:
-        """The key of our hashes: configured, else agreed by all replicas, else this process's own."""
+        """The key of our hashes: configured, else agreed by all replicas, else this process's own for now."""
 
         async def agree(name: str, candidate: str) -> str | None:
             return await self._ask("agree", name, lambda: self._store.agree(name, candidate, 0), None)
 
-        return await self._hash_key.get(agree)
+        key = await self._hash_key.get(agree)
+        if not self._hash_key.is_agreed:
+            self._background.notify(now=not self._health.is_away)
+        return key
 
     @property
     def hash_key_is_agreed(self) -> bool:
-        """Whether `hash_key` need not be asked again: it is the same on all replicas."""
+        """Whether `hash_key` is the same on all replicas; else they agree as soon as the store can be asked."""
         return self._hash_key.is_agreed
+
+    def on_hash_key(self, tell: Callable[[bytes], None]) -> None:
+        """Have `tell` called with the key once all replicas have agreed on it."""
+        self._hash_key.on_agreed.append(tell)
 
     def on_late(self, tell: Callable[[str], None]) -> None:
         """Have `tell` called with the id of a session that went on here and has ended in another process."""

@@ -60,21 +60,37 @@ async def test_the_key_is_asked_for_once() -> None:
 
 
 async def test_ids_that_were_minted_before_the_replicas_agreed_stay_ours() -> None:
-    answers = [b"alone", b"shared"]
-
-    async def fetch() -> bytes:
-        return answers.pop(0)
-
-    made = Keys(fetch, lambda: not answers)
-    await made.prepare()
+    made = await keys(b"alone")
     early = made.mint()
-    await made.prepare()
+    made.learn(b"shared")
     late = made.mint()
 
     assert made.is_ours(early)
     assert made.is_ours(late)
     assert (await keys(b"shared")).is_ours(late)
     assert not (await keys(b"shared")).is_ours(early)
+
+
+async def test_what_was_hashed_before_is_hashed_otherwise_only_if_the_key_is_another() -> None:
+    made = await keys(b"alone")
+    before = made.generation
+
+    made.learn(b"alone")
+    assert made.generation == before
+    made.learn(b"shared")
+    assert made.generation == before + 1
+    assert made.digest("a") == (await keys(b"shared")).digest("a")
+
+
+async def test_a_key_that_was_agreed_meanwhile_is_not_replaced_by_the_answer_to_a_request() -> None:
+    async def fetch() -> bytes:
+        made.learn(b"shared")
+        return b"alone"
+
+    made = Keys(fetch)
+    await made.prepare()
+
+    assert made.digest("a") == (await keys(b"shared")).digest("a")
 
 
 async def test_an_id_of_ours_tells_its_age_and_another_none() -> None:
