@@ -23,8 +23,8 @@ CONNECTIONS: Final = 16
 AT_ONCE: Final = 12
 """Commands or pipelines under way in one loop, the others wait: redis-py has no patience where all connections are
 taken, and a cluster client needs some to ask about slots."""
-_REDIRECTIONS: Final = 3
-"""Tries in a cluster, where an outdated map of slots is an error at first."""
+_AGAIN: Final = 1
+"""Further tries in a cluster, where an outdated map of slots is an error at first."""
 
 
 class Pipeline(Protocol):
@@ -115,5 +115,13 @@ def _sentinel(url: str, scheme: str) -> Client:
 def _cluster(url: str, scheme: str) -> Client:
     hosts, _, options = _hosts(url, scheme, 6379)
     nodes = [ClusterNode(host, port) for host, port in hosts]
-    settings: dict[str, Any] = {**_options(_REDIRECTIONS), **options, "ssl": scheme == "rediss"}
-    return cast(Client, RedisCluster(startup_nodes=nodes, require_full_coverage=False, **settings))
+    settings: dict[str, Any] = {**_options(_AGAIN), **options, "ssl": scheme == "rediss"}
+    # Each node tells where a slot has gone: to read the whole map anew takes 20 ms of the loop's time.
+    settings = {"reinitialize_steps": 0, **settings}
+    return cast(Client, _Cluster(startup_nodes=nodes, require_full_coverage=False, **settings))
+
+
+class _Cluster(RedisCluster):
+    """Gives up soon on a slot whose keys are on their way: what waits is written with the next flush."""
+
+    RedisClusterRequestTTL = 4

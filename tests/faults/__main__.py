@@ -119,6 +119,7 @@ class Stage:
     def __post_init__(self) -> None:
         self.client = Client(self.observed.port, self.plain.port)
         self.warm_up = len(asyncio.run(self.client.run(_WARM_UP)).started)
+        asyncio.run(self.client.settle())
 
     def total(self) -> int:
         """Tool calls that the documents tell."""

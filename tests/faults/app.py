@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from starlette.requests import Request
+from starlette.responses import Response
 
 mcp = MCPServer("faults", version="1.0", log_level="CRITICAL")
 
@@ -21,6 +24,16 @@ async def add(a: int, b: int) -> int:
 async def fail(text: str) -> str:
     """Refuse."""
     raise ToolError(text)
+
+
+@mcp.custom_route("/settle", methods=["POST"])
+async def settle(_: Request) -> Response:
+    """Have the full garbage collection behind that every process makes some time after it has imported everything.
+
+    It stops one of these servers for 100 ms and more, once: whether before or while it is measured would be chance.
+    """
+    gc.collect()
+    return Response()
 
 
 app = mcp.streamable_http_app(stateless_http=True)

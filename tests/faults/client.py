@@ -46,6 +46,13 @@ class Client:
         await asyncio.gather(*(self._worker(number, measured, pause) for number in range(workers)))
         return measured
 
+    async def settle(self) -> None:
+        """Have both servers collect their garbage."""
+        for port in self._ports.values():
+            connection = Connection(port)
+            await connection.post("/settle", b"", {})
+            connection.close()
+
     async def _worker(self, number: int, measured: Measured, pause: float) -> None:
         sides = {side: Connection(port) for side, port in self._ports.items()}
         while time.monotonic() < self.until:
