@@ -270,8 +270,9 @@ class Watch:
 
 def _let_go(exchange: Exchange) -> None:
     """Until its calls are recorded, an exchange keeps only what that takes."""
-    exchange.answer = exchange.ambient = None
+    exchange.answer = None
     for call in exchange.calls:
         if not (call.dispatched and call.finished):
-            return
+            return  # Its span is still to be made, under this context.
+    exchange.ambient = None
     exchange.headers = _NOTHING

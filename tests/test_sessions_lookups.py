@@ -111,3 +111,21 @@ async def test_while_answers_come_nobody_gives_up_who_waits_for_a_turn(questions
     answers = await asyncio.gather(*(questions.ask(f"s{number}") for number in range(50)))
 
     assert answers == [f"s{number}" for number in range(50)]
+
+
+async def test_what_is_under_way_when_the_connections_go_is_given_up_without_a_word(
+    lookups: Lookups, questions: Questions, failures: list[StoreDown]
+) -> None:
+    questions.gate.clear()
+    before = asyncio.all_tasks()
+    asking = [asyncio.create_task(questions.ask(key)) for key in ("a", "b")]
+    await asyncio.sleep(0.001)
+
+    await lookups.aclose()
+    await lookups.aclose()
+
+    assert await asyncio.gather(*asking) == [None, None]
+    assert (failures, questions.answered, asyncio.all_tasks()) == ([], 0, before)
+    # The next request begins again.
+    questions.gate.set()
+    assert await questions.ask("c") == "c"

@@ -147,6 +147,8 @@ class Dispatch:
         """The handler has returned or raised."""
         call = self.call
         call.running = False
+        if call.span_context is None and call.id is not None:
+            call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
         if call.told is None or told is not None:
             exception_type = call.told.exception_type if call.told is not None else None
             if told is not None and told.exception_type is None and exception_type is not None:

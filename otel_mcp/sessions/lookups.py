@@ -95,6 +95,15 @@ class Lookups:
             self._events.store_operation(operation, outcome, time.perf_counter() - started)
         return answer
 
+    async def aclose(self) -> None:
+        """Ask nothing more of what is under way on the running loop: its connections are about to go."""
+        ending = asyncio.get_running_loop()
+        tasks = [task for task in self._asked.values() if task.get_loop() is ending]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
     def _tried(self, operation: str, task: asyncio.Task[object], started: float, *, again: bool = True) -> None:
         """Whether the question that nobody waited for was answered in time."""
         taken = time.perf_counter() - started

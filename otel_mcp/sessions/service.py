@@ -69,14 +69,14 @@ class Sessions:
             flush=self._turn,
             flush_last=self._last_turn,
             sweep=self._sweeper.sweep,
-            close=self._store.aclose,
+            close=self._close,
         )
         # Whoever notices an outage, it is this task that notices its end, also where no request comes any more.
         self._health.on_outage.append(lambda: self._background.notify(now=False))
         self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
         self.on_end: list[Callable[[], None]] = []
-        """Called when the running loop ends."""
+        """Called when what runs on the running loop is to end."""
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Those that have served since they were closed last."""
         _instances.add(self)
@@ -141,10 +141,17 @@ class Sessions:
         return None if flusher.is_idle else self._settings.flush_interval
 
     async def _last_turn(self) -> None:
+        self._stop()
+        await self._turn()
+
+    def _stop(self) -> None:
         for stop in self.on_end:
             quietly("session end", stop)
         self.handshakes.release_all()
-        await self._turn()
+
+    async def _close(self) -> None:
+        await self._lookups.aclose()
+        await self._store.aclose()
 
     async def flush(self) -> None:
         """Write everything that waits, now; not while the store is known to be away."""
@@ -178,13 +185,13 @@ class Sessions:
             except asyncio.TimeoutError:
                 self._health.failed(StoreDown("TimeoutError"))
         with guarded("session store close"):
-            await asyncio.wait_for(self._store.aclose(), timeout)
+            await asyncio.wait_for(self._close(), timeout)
         self._loops.discard(get_running_loop())
         if not any(loop.is_running() for loop in list(self._loops)):
             self._flusher.abandon()
 
     async def _finish(self) -> None:
-        self.handshakes.release_all()
+        self._stop()
         await self._flusher.flush()
         await self._documents.fulfil()
 

@@ -261,6 +261,26 @@ async def test_where_the_sdk_opens_no_span_ours_lies_around_the_handler(
 
 
 @pytest.mark.parametrize("native", [False, True])
+async def test_what_a_middleware_of_the_user_answers_by_itself_has_its_one_span_as_well(
+    runner: ModuleType, telemetry: Telemetry, native: bool
+) -> None:
+    async def answers(_: Any, __: Handler) -> Any:
+        return OK
+
+    middleware = [*([OpenTelemetryMiddleware(telemetry)] if native else []), answers]
+    tracer = telemetry.tracer_provider.get_tracer("http instrumentation")
+    with tracer.start_as_current_span("POST", kind=SpanKind.SERVER):
+        reply = await post(MCPMiddleware(Sdk2(runner, middleware, ok)), modern(), MODERN_HEADERS)
+
+    by_name = {span.name: span for span in telemetry.spans()}
+    message = by_name.pop("tools/call add")
+    assert described(message)["scope"] == ("mcp-python-sdk" if native else "otel_mcp")
+    assert (message.attributes or {})["session.id"] == reply.session_id
+    assert described(message)["parent"] == id_of(by_name.pop("POST"))
+    assert by_name == {}
+
+
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("meta", [{}, META])
 @pytest.mark.parametrize("http", [(), (HTTP,)])
 async def test_the_parent_is_that_of_meta_else_that_of_http(
