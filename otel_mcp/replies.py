@@ -23,7 +23,9 @@ from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import JsonId, negotiated_version
+from otel_mcp.wire.sse import result_size
 
+_STREAM: Final = {b"content-type": b"text/event-stream"}
 _RESULTS: Final = frozenset({None, TOOL_ERROR})
 """Outcomes that go out as a result; others become errors, whose code only the answer tells."""
 
@@ -102,7 +104,7 @@ class Replies:
             return None
         session = self._resolver.known(exchange)
         if session is not None:
-            exchange.session, exchange.answer = session, self._answer(exchange, present)
+            exchange.session, exchange.streams = session, True
         return session
 
     async def answering(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage:
@@ -192,6 +194,19 @@ class Replies:
         elif exchange.answer is not None:
             # Starlette passes a memoryview on, and servers take a bytearray: what is not ours may not be kept.
             exchange.answer.feed(body if type(body) is bytes else memoryview(body).cast("B"), more=more)
+        elif exchange.streams and body:
+            self._streamed(exchange, body, more=more)
+
+    def _streamed(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
+        """A piece of a stream that has brought nothing yet but the result which the SDK's seam has told before."""
+        call, chunk = exchange.served, body if type(body) is bytes else memoryview(body).cast("B")
+        if call is not None and call.told is not None and not call.running:
+            size = result_size(chunk, call.id)
+            if size is not None:
+                self._finish(call, call.told, size)
+                return
+        exchange.answer = self._answer(exchange, _STREAM)
+        exchange.answer.feed(chunk, more=more)
 
     def _find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
         if exchange.unread is not None:

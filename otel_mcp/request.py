@@ -177,6 +177,8 @@ class Exchange:
     """The session of the transport id, where a conversation may win over it."""
 
     answer: Answer | None = None
+    streams: bool = False
+    """The answer is an event stream, which is read from the first event on that has to be read."""
     served: Call | None = None
     """The one message of the request, a tool call, that an SDK has taken; its result is told before it is written."""
     result_of: Call | None = None

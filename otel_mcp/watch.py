@@ -252,7 +252,7 @@ class Watch:
     def _leave(self, call: Call) -> None:
         """The HTTP request of an unanswered call is over."""
         exchange = call.exchange
-        stream = exchange.answer is not None and exchange.answer.is_stream
+        stream = exchange.streams or (exchange.answer is not None and exchange.answer.is_stream)
         unanswered = exchange.disconnected or exchange.status == 202 or (stream and exchange.status == 200)
         elsewhere = call.id is not None and call.told is None and not exchange.modern
         if unanswered and elsewhere and exchange.transport_id:

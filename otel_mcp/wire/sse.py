@@ -13,6 +13,10 @@ from typing import Final, NamedTuple
 # Not `splitlines`: that also breaks at U+2028 and others, which are data here.
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _WHOLE: Final = re.compile(rb"(?:event: ([^\r\n]{1,64})\r?\n)?data: ([^\r\n]*)\r?\n\r?\n")
+_RESULT: Final = re.compile(
+    rb"(?:event: message\r?\n)?data: "
+    rb'(\{"jsonrpc":"2\.0","id":(?:(\d{1,18})|"([^"\\]{1,128})"),"result":[^\r\n]*)\r?\n\r?\n'
+)
 _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 _SLICE: Final = 64 * 1024
@@ -39,6 +43,15 @@ def whole(chunk: bytes | memoryview, limit: int) -> Event | None:
         return None
     size = found.end(2) - found.start(2)
     return Event(found[1] or b"", found[2] if size <= limit else None, size)
+
+
+def result_size(chunk: bytes | memoryview, request_id: int | str | None) -> int | None:
+    """Bytes of the result that a chunk is, whole and of that request; ``None`` = it has to be read."""
+    found = _RESULT.fullmatch(chunk)
+    if found is None:
+        return None
+    said = int(found[2]) if found[2] is not None else found[3].decode("utf-8", "replace")
+    return found.end(1) - found.start(1) if said == request_id else None
 
 
 class Decoder:

@@ -95,6 +95,8 @@ def stream(data: bytes) -> None:
     quick = sse.whole(data, LIMIT)
     if quick is not None:
         assert [quick] == whole, (quick, whole)
+    result = sse.result_size(data, 1)
+    assert result is None or (quick is not None and quick.size == result), (quick, result)
 
 
 def answer(data: bytes) -> None:

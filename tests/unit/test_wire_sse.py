@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
 
-from otel_mcp.wire.sse import Decoder, Event
+from otel_mcp.wire.sse import Decoder, Event, result_size
 
 LIMIT = 64
 ENDS = (b"\r\n", b"\n", b"\r")
@@ -208,3 +208,29 @@ def test_a_name_beyond_the_limit_is_the_same_however_it_is_cut(step: int) -> Non
     stream = b"event: " + b"n" * 500 + b"\ndata: one\n\n"
 
     assert fed(stream, list(range(step, len(stream), step)), limit=300) == [Event(b"n" * 64, b"one", 3)]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "request_id", "found"),
+    [
+        (b'event: message\r\ndata: {"jsonrpc":"2.0","id":7,"result":{}}\r\n\r\n', 7, True),
+        (b'data: {"jsonrpc":"2.0","id":"a","result":{"x":1}}\n\n', "a", True),
+        (b'data: {"jsonrpc":"2.0","id":7,"result":{}}\n\n', 8, False),
+        (b'data: {"jsonrpc":"2.0","id":7,"result":{}}\n\n', "7", False),
+        (b'data: {"jsonrpc":"2.0","id":7,"result":{}}\n\n', None, False),
+        (b'data: {"jsonrpc":"2.0","id":7,"error":{}}\n\n', 7, False),
+        (b'data: {"jsonrpc":"2.0","method":"notifications/progress","params":{}}\n\n', 7, False),
+        (b'event: other\ndata: {"jsonrpc":"2.0","id":7,"result":{}}\n\n', 7, False),
+        (b'id: 1\ndata: {"jsonrpc":"2.0","id":7,"result":{}}\n\n', 7, False),
+        (b'data: {"jsonrpc":"2.0","id":7,"result":{}}\n', 7, False),
+        (b'data: {"jsonrpc":"2.0","id":7,"result":{}}\n\ndata: x\n\n', 7, False),
+        (b'data: {"jsonrpc":"2.0","id":7,"result":\ndata: {}}\n\n', 7, False),
+    ],
+)
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_a_chunk_that_is_the_whole_result_of_a_request_needs_no_decoder(
+    chunk: bytes, request_id: int | str | None, found: bool, kind: Callable[[bytes], bytes | memoryview]
+) -> None:
+    event = next(iter(fed(chunk, [], 256)), Event(b"", b"", 0))
+
+    assert result_size(kind(chunk), request_id) == (event.size if found else None)
