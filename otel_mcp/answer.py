@@ -6,7 +6,7 @@ Bounded: a JSON body or an event beyond the limit is measured, not held.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from otel_mcp.request import Call, Exchange
 from otel_mcp.wire.jsonrpc import JsonId, Outcome, json_id, outcome_of, parse_replies, result_id
@@ -175,19 +175,3 @@ class Answer:
         call = self._only_call()
         if call is not None:
             self._finish(call, call.told or Outcome(unclassified=True), size)
-
-
-def tool_names(reply: Mapping[str, Any]) -> list[str]:
-    """Names in the answer to ``tools/list``."""
-    return listed_names(reply.get("result"))
-
-
-def listed_names(result: object) -> list[str]:
-    """Names in a result of ``tools/list``."""
-    tools = cast(Mapping[str, object], result).get("tools") if isinstance(result, Mapping) else None
-    if not isinstance(tools, list):
-        return []
-    entries = (
-        cast(Mapping[str, object], tool).get("name") for tool in cast(list[object], tools) if isinstance(tool, Mapping)
-    )
-    return [name for name in entries if isinstance(name, str)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.context import Context
@@ -21,7 +21,7 @@ from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
+from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS, listed_names
 
 _USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS = (semconv.TOOL_ERROR, "cancelled", "disconnected", *_USUAL_CODES, "400", "401", "403", "404", "500")
@@ -147,9 +147,12 @@ class Metrics:
             attributes[semconv.GEN_AI_PROMPT_NAME] = name
         return (method, name, error_type, status_code, version, exchange.http_version), attributes
 
-    def learn_tools(self, names: Iterable[str]) -> None:
-        """Tool names that the server itself listed."""
-        self.tools.learn(names)
+    def learn_listed(self, method: str, result: object) -> None:
+        """What the server itself listed, where `method` asked for its tools or prompts."""
+        if method == "tools/list":
+            self.tools.learn(listed_names(result, "tools"))
+        elif method == "prompts/list":
+            self.prompts.learn(listed_names(result, "prompts"))
 
     def session_started(self, facts: SessionFacts) -> None:
         self._on.started.add(1, _session_attributes(facts.source, facts.protocol_version), NO_SPAN)

@@ -31,7 +31,8 @@ class Owning:
             pass  # The revision of 2026-07-28 has no transport sessions: an id on its requests says nothing.
         elif (wire_id := exchange.wire_session_id) and wire_id.startswith(OURS):
             await self._keys.prepare()
-            if self._keys.is_ours(wire_id):
+            # Also one that another replica seems to have made, with another key: the server has given out neither.
+            if self._keys.is_ours(wire_id) or (self._keys.is_shaped(wire_id) and not self._paths.get(exchange.path)):
                 exchange.owns_sessions = False
                 scope = _without_session_id(scope)
         else:

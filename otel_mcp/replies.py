@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from otel_mcp.answer import Answer, Finish, tool_names
+from otel_mcp.answer import Answer, Finish
 from otel_mcp.identity.keys import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.session import Session
@@ -233,9 +233,8 @@ class Replies:
     def _replied(self, call: Call | None, reply: Mapping[str, object]) -> None:
         if call is None:
             return
-        if call.method == "tools/list":
-            self._metrics.learn_tools(tool_names(reply))
-        elif call.method == "initialize" and (version := negotiated_version(reply)) is not None:
+        self._metrics.learn_listed(call.method, reply.get("result"))
+        if call.method == "initialize" and (version := negotiated_version(reply)) is not None:
             call.exchange.protocol_version = version
             if call.session is not None:
                 call.session.facts.protocol_version = version

@@ -66,7 +66,7 @@ class Runtime:
         self.metrics = Metrics(meter_provider)
         reporter = SessionReporter(self.metrics, tracer_provider, logger_provider, session_span=settings.session_span)
         self.sessions = Sessions(settings, reporter)
-        keys = Keys(self.sessions.hash_key)
+        keys = Keys(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
         self.sessions.on_hash_key(keys.learn)
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
@@ -141,7 +141,7 @@ class Runtime:
     def http_app(self) -> ASGIApp:
         """The app that opens an HTTP span around another; made when it is first needed."""
         if self._http_app is None:
-            self._http_app = make_http_app(tracer_provider=self._tracer_provider, meter_provider=self._meter_provider)
+            self._http_app = make_http_app(self._tracer_provider)
         return self._http_app
 
     async def shut_down(self) -> None:

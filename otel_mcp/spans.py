@@ -123,7 +123,6 @@ def call_attributes(call: Call, scope: str | None = None) -> dict[str, Any]:
 def _common_attributes(call: Call) -> dict[str, Any]:
     exchange = call.exchange
     attributes: dict[str, Any] = {
-        **session_attributes(call),
         semconv.NETWORK_TRANSPORT: "tcp",
         semconv.NETWORK_PROTOCOL_NAME: "http",
         semconv.NETWORK_PROTOCOL_VERSION: exchange.http_version,
@@ -143,6 +142,8 @@ def _common_attributes(call: Call) -> dict[str, Any]:
         attributes[semconv.CLIENT_VERSION] = version
     if call.session is not None and call.session.facts.previous_id:
         attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
+    # Last: where a limit is set, it is the oldest that go.
+    attributes |= session_attributes(call)
     return attributes
 
 

@@ -511,6 +511,20 @@ async def test_whoever_began_with_a_hash_key_of_his_own_is_told_the_common_one_u
     assert (told, own != b"common", await sessions.hash_key()) == ([b"common"], True, b"common")
 
 
+async def test_a_hash_key_that_the_store_loses_unnoticed_is_there_again_for_replicas_to_come(remote: Remote) -> None:
+    first = remote_sessions(remote, Listener(), sweep_interval=0.02)
+    first.ensure_running()
+    key = await first.hash_key()
+    remote.memory.clear()
+    asked = len(remote.asked)
+
+    await until(lambda: "agree" in remote.asked[asked:])
+    second = remote_sessions(remote, Listener())
+
+    assert await second.hash_key() == key
+    await first.aclose()
+
+
 async def test_a_configured_hash_key_stands(remote: Remote, listener: Listener) -> None:
     sessions = remote_sessions(remote, listener, hash_key="secret")
     assert await sessions.hash_key() == b"secret"

@@ -21,6 +21,8 @@ OURS: Final = "om1."
 """Begins every id that we gave to a client."""
 NAMED: Final = "c_"
 """Begins the id of every session that a host, a header of one or a cookie names."""
+_EARLIER: Final = 8
+"""Keys whose ids are still known."""
 _BODY_BYTES: Final = 21
 _TAG_BYTES: Final = 9
 _SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
@@ -32,15 +34,18 @@ class Keys:
     def __init__(
         self,
         fetch: Callable[[], Awaitable[bytes]],
+        is_agreed: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time,
     ) -> None:
         """Begin without a key.
 
         Args:
             fetch: asks for a key; good for now, also where the replicas have still to agree.
+            is_agreed: whether all replicas have it; else an id of theirs may look forged.
             clock: Unix seconds.
         """
         self._fetch = fetch
+        self.is_agreed = is_agreed
         self._clock = clock
         self._key: bytes | None = None
         self._earlier: list[bytes] = []
@@ -61,7 +66,7 @@ class Keys:
         key = blake2b(secret, digest_size=32).digest()
         if self._key is not None and self._key != key:
             # Ids that were given out meanwhile stay ours.
-            self._earlier.append(self._key)
+            self._earlier = [self._key, *self._earlier][:_EARLIER]
         if self._key != key:
             self._key = key
             self.generation += 1
@@ -88,6 +93,10 @@ class Keys:
         return any(
             compare_digest(tag.encode(), self._tag(body, key).encode()) for key in (self._known(), *self._earlier)
         )
+
+    def is_shaped(self, session_id: str) -> bool:
+        """Whether it looks like an id that some deployment of ours has made."""
+        return self.age(session_id) < inf
 
     def age(self, session_id: str) -> float:
         """Seconds since an id of ours was made; infinite for what is none."""

@@ -109,7 +109,7 @@ class Resolver:
 
     def _transport(self, exchange: Exchange) -> Session | None:
         """The session of the transport itself, also where a conversation has taken it in."""
-        if not exchange.transport_id or not self.keys.ready:
+        if not exchange.transport_id or exchange.modern or not self.keys.ready:
             return None
         return self.tracker.table.get(self.keys.storable(exchange.transport_id, hashed=self._hashed))
 

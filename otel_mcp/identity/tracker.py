@@ -233,7 +233,7 @@ class Tracker:
 
     def _is_forged(self, claim: Candidate) -> bool:
         """It looks like an id that we gave out, and is none."""
-        return claim.key.startswith(OURS) and not self._keys.is_ours(claim.key)
+        return claim.key.startswith(OURS) and self._keys.is_agreed() and not self._keys.is_ours(claim.key)
 
     def _is_fresh(self, claim: Candidate, known: Known) -> bool:
         unknown = not known.exists and not known.ended and known.successor is None

@@ -84,6 +84,10 @@ class Dispatch:
         else:
             await self._runtime.resolver.resolve(self.call)
 
+    def owes_span(self) -> bool:
+        """Whether a message without a span is known to be one that nobody has let go unsampled."""
+        return False
+
     def take(self) -> bool:
         """The handler gets its message. Returns whether its session is known, or has still to be resolved."""
         call = self.call
@@ -147,7 +151,7 @@ class Dispatch:
         """The handler has returned or raised."""
         call = self.call
         call.running = False
-        if call.span_context is None and call.id is not None:
+        if call.span_context is None and call.id is not None and self.owes_span():
             call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
         if call.told is None or told is not None:
             exception_type = call.told.exception_type if call.told is not None else None
@@ -174,21 +178,22 @@ class Dispatch:
         before: Awaitable[None] | None = None,
     ) -> T:
         """Run `handler` as this message. What it returns or raises passes untouched."""
-        entered = False
-        try:
-            if before is not None:
-                await before
-        except Exception as failure:
-            report("dispatch", failure)
-        try:
-            if not self.take():
-                await self.resolve()
-            self.enter()
-            entered = True
-        except Exception as failure:
-            report("dispatch", failure)
         outcome: Outcome | None = None
         try:
+            try:
+                if before is not None:
+                    await before
+            except Exception as failure:
+                report("dispatch", failure)
+            try:
+                if not self.take():
+                    await self.resolve()
+            except Exception as failure:
+                report("dispatch", failure)
+            try:
+                self.enter()
+            except Exception as failure:
+                report("dispatch", failure)
             result = await handler()
             try:
                 outcome = told(result)
@@ -203,8 +208,7 @@ class Dispatch:
             raise
         finally:
             try:
-                if entered:
-                    self.leave(outcome)
+                self.leave(outcome)
             except Exception as failure:
                 report("dispatch", failure)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.trace import Span
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import Span, TracerProvider
 
 from otel_mcp import process
 from otel_mcp.guard import guarded
@@ -37,12 +38,19 @@ def within(scope: Scope, app: ASGIApp) -> Scope:
     return scope
 
 
-def make_http_app(**providers: Any) -> ASGIApp:
-    """The OpenTelemetry ASGI middleware around whatever app the scope names; one for the process."""
+def make_http_app(provider: TracerProvider | None) -> ASGIApp:
+    """The OpenTelemetry ASGI middleware around whatever app the scope names; one for the process.
+
+    Its metrics are not for us to add: a series for each ``Host`` that a stranger makes up.
+    """
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # pyright: ignore[reportMissingTypeStubs]
 
     return OpenTelemetryMiddleware(  # pyright: ignore[reportReturnType]
-        _run, exclude_spans=["send", "receive"], server_request_hook=_without_query, **providers
+        _run,
+        exclude_spans=["send", "receive"],
+        server_request_hook=_without_query,
+        tracer_provider=provider,
+        meter_provider=NoOpMeterProvider(),
     )
 
 

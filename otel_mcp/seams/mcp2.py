@@ -19,7 +19,6 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from otel_mcp import process
-from otel_mcp.answer import listed_names
 from otel_mcp.guard import guarded, report
 from otel_mcp.request import Call
 from otel_mcp.runtime import Runtime
@@ -61,7 +60,8 @@ def runner(module: ModuleType, patches: Patches) -> None:
 def _serve(
     compose: Callable[[Any, Handler], Handler], owner: Any, inner: Handler, ctx: Any, runtime: Runtime, call: Call
 ) -> Awaitable[Any]:
-    dispatch = Dispatch(runtime, call)
+    dispatch = _Dispatch(runtime, call)
+    dispatch.owner = owner
     before: Awaitable[None] | None = None
     try:
         if call.exchange.protocol_version is None:
@@ -85,8 +85,7 @@ def _serve(
         return _within(inner(ctx), call, token)
 
     def told(result: Any) -> Outcome | None:
-        if call.method == "tools/list":
-            runtime.metrics.learn_tools(listed_names(result))
+        runtime.metrics.learn_listed(call.method, result)
         return outcome_of_result(result)
 
     return dispatch.run(partial(compose(owner, innermost), ctx), told, before)
@@ -103,6 +102,18 @@ async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | 
         if token is not None:
             with guarded("dispatch"):
                 otel_context.detach(token)
+
+
+class _Dispatch(Dispatch):
+    owner: Any
+
+    def owes_span(self) -> bool:
+        # A span of the SDK's that was not sampled is seen only where the handler is reached.
+        return not any(_is_native(entry) for entry in self.owner.server.middleware)
+
+
+def _is_native(middleware: object) -> bool:
+    return type(middleware).__name__ == "OpenTelemetryMiddleware"
 
 
 def _is_tool(owner: Any, call: Call) -> bool:
@@ -139,7 +150,7 @@ async def _unseen(
     with quiet:
         result = await (chain or compose(owner, inner))(ctx)
     try:
-        runtime.metrics.learn_tools(listed_names(result))
+        runtime.metrics.learn_listed(ctx.method, result)
     except Exception as failure:
         report("dispatch", failure)
     return result
@@ -149,7 +160,7 @@ class _Server:
     """A server as `compose` sees it, without the SDK's own span middleware."""
 
     def __init__(self, server: Any) -> None:
-        self.middleware = [entry for entry in server.middleware if type(entry).__name__ != "OpenTelemetryMiddleware"]
+        self.middleware = [entry for entry in server.middleware if not _is_native(entry)]
 
 
 class _Runner:

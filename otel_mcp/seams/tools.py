@@ -5,10 +5,13 @@ The SDK turns every exception into a result that only says *error*.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from types import ModuleType
 from typing import Any
+
+from opentelemetry.trace import StatusCode
 
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
@@ -47,8 +50,20 @@ def _run(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
             with _GUARD:
                 _note(error)
             raise
+        except CancelledError:
+            with _GUARD:
+                _cancelled()
+            raise
 
     return run
+
+
+def _cancelled() -> None:
+    """Say so while a native span is still open; the SDK ends it as if nothing had been."""
+    call = current_call.get()
+    if call is not None and call.span is not None and call.span.is_recording():
+        call.span.set_attribute(semconv.ERROR_TYPE, "cancelled")
+        call.span.set_status(StatusCode.ERROR)
 
 
 def _note(error: Exception) -> None:

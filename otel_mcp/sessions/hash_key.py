@@ -38,9 +38,9 @@ class SharedKey:
                 self._is(agreed)
         return self._key.encode()
 
-    async def agree(self) -> None:
-        """Learn it without the haste of a request."""
-        if not self.is_agreed:
+    async def agree(self, *, again: bool = False) -> None:
+        """Learn it without the haste of a request; `again` also where it is known, since the store may have lost it."""
+        if not self._configured and (again or not self._agreed):
             with self._health.operation("agree"):
                 self._is(await self._store.agree(_NAME, self._key, 0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -53,6 +54,9 @@ class StoreHealth:
         except StoreDown as down:
             outcome = "denied" if down.denied else "error"
             self.failed(down)
+        except asyncio.CancelledError:
+            outcome = "error"  # Nobody has said that it was done.
+            raise
         except Exception as error:
             outcome = "error"
             report(f"session store ({name})", error)

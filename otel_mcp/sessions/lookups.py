@@ -43,7 +43,9 @@ class Lookups:
         """Begin anew: after a fork."""
         self.breaker = Breaker(longest=_SILENCE)
         self._asked: dict[tuple[int, str, str], asyncio.Task[object]] = {}
-        self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
         self.pace = Pace()
         """How fast questions have been answered."""
         self._pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
@@ -133,9 +135,10 @@ class Lookups:
     async def _question(
         self, loop: asyncio.AbstractEventLoop, question: Callable[[], Awaitable[object]], *, brief: bool
     ) -> object:
-        if self._turns is None or self._turns[0] is not loop:
-            self._turns = (loop, asyncio.Semaphore(_AT_ONCE))
-        async with self._turns[1]:
+        turns = self._turns.get(loop)
+        if turns is None:
+            turns = self._turns[loop] = asyncio.Semaphore(_AT_ONCE)
+        async with turns:
             if not brief:
                 return await question()
             pulse = self._pulse(loop)

@@ -68,7 +68,7 @@ class Sessions:
             sweep_interval=settings.sweep_interval,
             flush=self._turn,
             flush_last=self._last_turn,
-            sweep=self._sweeper.sweep,
+            sweep=self._sweep,
             close=self._close,
         )
         # Whoever notices an outage, it is this task that notices its end, also where no request comes any more.
@@ -139,6 +139,12 @@ class Sessions:
         if breaker.is_open:
             return max(breaker.wait, 0.01)
         return None if flusher.is_idle else self._settings.flush_interval
+
+    async def _sweep(self) -> None:
+        await self._sweeper.sweep()
+        if not self._health.is_away:
+            # Or whoever comes next makes another key, where the store has lost it unnoticed: emptied, evicted.
+            await self._hash_key.agree(again=True)
 
     async def _last_turn(self) -> None:
         self._stop()

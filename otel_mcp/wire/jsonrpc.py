@@ -187,3 +187,16 @@ def negotiated_version(reply: Mapping[str, Any]) -> str | None:
     result = reply.get("result")
     version = cast(dict[str, Any], result).get("protocolVersion") if isinstance(result, dict) else None
     return text(version, 32) if isinstance(version, str) else None
+
+
+def listed_names(result: object, kind: str) -> list[str]:
+    """Names in the result of a listing, of ``tools`` or ``prompts``."""
+    listed = cast(Mapping[str, object], result).get(kind) if isinstance(result, Mapping) else None
+    if not isinstance(listed, list):
+        return []
+    entries = (
+        cast(Mapping[str, object], entry).get("name")
+        for entry in cast(list[object], listed)
+        if isinstance(entry, Mapping)
+    )
+    return [name for name in entries if isinstance(name, str)]

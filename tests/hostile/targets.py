@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from opentelemetry import propagate
 
-from otel_mcp.answer import Answer, tool_names
+from otel_mcp.answer import Answer
 from otel_mcp.identity.address import client_address, networks
 from otel_mcp.identity.candidate import Candidates, rules_from
 from otel_mcp.identity.hosts import HOST_KEYS, conversation, from_baggage
@@ -77,7 +77,7 @@ def reply(data: bytes) -> None:
         jsonrpc.outcome_of(entry)
         jsonrpc.negotiated_version(entry)
         jsonrpc.json_id(entry.get("id"))
-        tool_names(entry)
+        jsonrpc.listed_names(entry.get("result"), "tools")
     if known is not None and len(replies) == 1 and "id" in replies[0] and data.count(b'"id"') == 1:
         assert known == replies[0]["id"], (known, replies[0]["id"])
 

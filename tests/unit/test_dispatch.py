@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind
 
@@ -479,6 +480,124 @@ async def test_a_cancelled_handler_is_cancelled_everywhere(runner: ModuleType, t
     assert (telemetry.span().attributes or {})["error.type"] == "cancelled"
     (point,) = telemetry.points("mcp.server.operation.duration")
     assert point[0]["error.type"] == "cancelled"
+
+
+async def test_a_client_that_leaves_while_its_session_is_looked_up_has_cancelled_its_call(
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def never(_: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(runtime.resolver, "resolve", never)
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
+    serving = asyncio.ensure_future(post(app, modern(), MODERN_HEADERS))
+    await asked.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+    assert +runtime.watch.active == {}
+    (point,) = telemetry.points("mcp.server.operation.duration")
+    assert point[0]["error.type"] == "cancelled"
+
+
+async def test_a_session_that_cannot_be_found_keeps_no_span_from_being_adopted(
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, failures: Any
+) -> None:
+    async def broken(_: Any) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(runtime.resolver, "resolve", broken)
+
+    reply = await post(
+        MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok)), modern(), MODERN_HEADERS
+    )
+
+    attributes = telemetry.span().attributes or {}
+    assert (reply.status, attributes["client.address"], +runtime.watch.active) == (200, "127.0.0.1", {})
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+async def test_a_span_that_was_not_sampled_is_not_decided_on_again(
+    runner: ModuleType, telemetry: Telemetry, cut_off: bool
+) -> None:
+    class Unsampled(OpenTelemetryMiddleware):
+        def __init__(self) -> None:
+            self.tracer = TracerProvider(sampler=ALWAYS_OFF).get_tracer("mcp-python-sdk")
+            self.says_all = True
+
+    Unsampled.__name__ = "OpenTelemetryMiddleware"
+
+    async def answers(_: Any, __: Handler) -> Any:
+        return OK
+
+    middleware = [Unsampled(), *([answers] if cut_off else [])]
+    await post(MCPMiddleware(Sdk2(runner, middleware, ok)), modern(), MODERN_HEADERS)
+
+    assert telemetry.spans() == []
+    assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 1
+
+
+async def test_a_tool_that_is_cancelled_says_so_on_the_span_of_the_sdk(runner: ModuleType, telemetry: Telemetry) -> None:
+    started = asyncio.Event()
+
+    class Tool:
+        async def run(self) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+    async def handler(_: Any) -> Any:
+        await Tool().run()
+
+    patches, module = Patches(), ModuleType("fake_tools")
+    module.__dict__["Tool"] = Tool
+    tools.tool_base(module, patches)
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], handler))
+    serving = asyncio.ensure_future(post(app, modern(), MODERN_HEADERS))
+    await started.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    patches.restore()
+
+    span = telemetry.span()
+    assert (described(span)["scope"], (span.attributes or {})["error.type"]) == ("mcp-python-sdk", "cancelled")
+    assert span.status.status_code.name == "ERROR"
+
+
+async def test_the_prompts_that_a_server_lists_are_told_apart_also_where_they_fail(
+    runner: ModuleType, telemetry: Telemetry
+) -> None:
+    async def handler(ctx: Any) -> Any:
+        if ctx.method == "prompts/list":
+            return {"prompts": [{"name": "greet"}]}
+        raise ValueError
+
+    app = MCPMiddleware(Sdk2(runner, [], handler))
+    await post(app, ask("prompts/list"), [*MODERN_HEADERS[:1]])
+    for name in ("greet", "made-up"):
+        await post(app, ask("prompts/get", name=name), [*MODERN_HEADERS[:1]])
+
+    points = telemetry.points("mcp.server.operation.duration")
+    names = sorted(str(attributes.get("gen_ai.prompt.name")) for attributes, _ in points)
+    assert names == ["None", "_OTHER", "greet"]
+
+
+async def test_the_id_of_a_transport_session_says_nothing_in_the_revision_without(
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    app = MCPMiddleware(Sdk2(runner, [], ok, "own"))
+    await post(app, initialize(), legacy_headers("own"))
+    message = modern()
+    del message["params"]["_meta"]["io.modelcontextprotocol/clientInfo"]
+
+    await post(app, message, [*MODERN_HEADERS, ("mcp-session-id", "own")])
+
+    (session,) = [held for held in runtime.resolver.tracker.table.sessions.values() if held.id != "own"]
+    assert (session.facts.client_name, session.facts.protocol_version) == (None, "2026-07-28")
 
 
 async def test_a_tool_that_the_server_knows_is_named_also_where_it_fails(

@@ -120,6 +120,23 @@ async def test_a_foreign_id_reaches_the_app_as_it_is(runtime: Runtime) -> None:
         assert dict(server.scopes[-1]["headers"])[b"mcp-session-id"] == session_id.encode()
 
 
+async def test_an_id_that_another_replica_made_with_another_key_is_kept_from_a_server_that_gives_out_none(
+    make_runtime: MakeRuntime,
+) -> None:
+    one, other = (make_runtime(hash_key=key) for key in ("one", "other"))
+    server, owning = Server(), Server(session_id="servers-own")
+    given = (await post(MCPMiddleware(server, one), initialize())).headers["mcp-session-id"]
+
+    await post(MCPMiddleware(server, other), call(), legacy_headers(given))
+    assert b"mcp-session-id" not in dict(server.scopes[-1]["headers"])
+
+    app = MCPMiddleware(owning, other)
+    await post(app, initialize(), path="/owning")
+    await post(app, call(), legacy_headers("servers-own"), path="/owning")
+    await post(app, call(), legacy_headers(given), path="/owning")
+    assert dict(owning.scopes[-1]["headers"])[b"mcp-session-id"] == given.encode()
+
+
 async def test_an_x_session_id_that_the_app_sets_stands(runtime: Runtime) -> None:
     app = MCPMiddleware(answering(initialized(), headers=[("x-session-id", "the app's")]), runtime)
 

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
+from otel_mcp.seams.http_span import within
 from otel_mcp.settings import load
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import (
@@ -409,6 +410,19 @@ async def test_an_http_span_is_not_touched(runtime: Runtime, telemetry: Telemetr
             attributes = dict(span.attributes or {})
             assert "mcp.method.name" not in attributes
             assert "gen_ai.tool.name" not in attributes
+
+
+async def test_the_http_span_of_ours_brings_no_metrics_whose_attributes_a_stranger_chooses(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await runtime.http_app()(within(scope, Server()), receive, send)
+
+    for host in ("one.example", "two.example"):
+        await post(MCPMiddleware(app, runtime), modern(), [*MODERN_HEADERS, ("host", host)])
+
+    assert [span.name for span in telemetry.spans()].count("POST /mcp") == 2
+    assert not [name for name in telemetry.metrics() if name.startswith("http.")]
 
 
 async def test_what_an_app_without_seams_does_lies_beneath_its_call(runtime: Runtime, telemetry: Telemetry) -> None:

@@ -232,6 +232,15 @@ async def test_a_forged_id_of_ours_opens_nothing_under_itself(store: Store) -> N
     assert (await here.resolve(header(another))).id != another
 
 
+async def test_while_the_replicas_have_still_to_agree_on_a_key_each_takes_the_ids_of_the_others(store: Store) -> None:
+    here = await replica(store)
+    here.keys.is_agreed = lambda: False
+    store.down = True
+    others = (await make_keys(b"other")).mint()
+
+    assert (await here.resolve(header(others))).id == others
+
+
 async def test_while_the_store_is_away_an_unknown_id_is_taken_at_its_word(store: Store) -> None:
     store.down = True
     here = await replica(store)
