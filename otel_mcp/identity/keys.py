@@ -21,6 +21,9 @@ OURS: Final = "om1."
 """Begins every id that we gave to a client."""
 NAMED: Final = "c_"
 """Begins the id of every session that a host, a header of one or a cookie names."""
+_SKEW: Final = 3600.0
+_LONG_AGO: Final = 366 * 86_400.0
+"""Seconds."""
 _EARLIER: Final = 8
 """Keys whose ids are still known."""
 _BODY_BYTES: Final = 21
@@ -95,8 +98,8 @@ class Keys:
         )
 
     def is_shaped(self, session_id: str) -> bool:
-        """Whether it looks like an id that some deployment of ours has made."""
-        return self.age(session_id) < inf
+        """Whether it looks like an id that some deployment of ours has made, and that may still be in use."""
+        return -_SKEW < self.age(session_id) < _LONG_AGO
 
     def age(self, session_id: str) -> float:
         """Seconds since an id of ours was made; infinite for what is none."""

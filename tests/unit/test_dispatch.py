@@ -541,7 +541,7 @@ async def test_a_span_that_was_not_sampled_is_not_decided_on_again(
     assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 1
 
 
-async def test_a_tool_that_is_cancelled_says_so_on_the_span_of_the_sdk(runner: ModuleType, telemetry: Telemetry) -> None:
+async def test_a_tool_that_is_cancelled_says_so_on_the_native_span(runner: ModuleType, telemetry: Telemetry) -> None:
     started = asyncio.Event()
 
     class Tool:
