@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import pytest
 from redis.crc import key_slot
 
+from otel_mcp.sessions import health
 from otel_mcp.sessions.delta import Applied, Flush
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.sessions.service import Sessions
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.sessions.store import StoreDown
 from tests.store_groups import Cluster, Sentinel
-from tests.store_support import delta, facts, flush, settings
+from tests.store_support import Listener, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -110,23 +113,109 @@ async def test_counts_are_exact_while_a_slot_moves(cluster: Cluster, store: Redi
     assert dict(zip(names, await counts(store, names), strict=True)) == expected
 
 
-async def test_a_dead_node_stops_only_its_own_sessions(cluster: Cluster, store: RedisStore) -> None:
+@pytest.mark.parametrize("other", [0, 1], ids=["one node", "another node"])
+async def test_a_dead_node_stops_only_its_own_sessions(cluster: Cluster, store: RedisStore, other: int) -> None:
     process, now = Process(), time.time()
     names = [f"s{number}" for number in range(40)]
-    await write(store, [flush(process, delta(1, of=facts(name, now), at=now)) for name in names])
+
+    def calls() -> list[Flush]:
+        sent = [flush(process, delta(1, of=facts(name, now), at=now)) for name in names]
+        for each in sent:  # What was agreed about a session may lie on another node than the session.
+            each.delta.touch_key = (f"client:{each.delta.facts.session_id}", 100.0)
+        return sent
+
+    await write(store, calls())
     deadlines = cluster.owner("otel_mcp:svc:deadlines")
-    dead = next(number for number in range(3) if number != deadlines)
+    dead = [number for number in range(3) if number != deadlines][other]
+    owners = {name: cluster.owner(f"mcp_session:{name}") for name in names}
     cluster.nodes[dead].kill()
-    sent = [flush(process, delta(1, of=facts(name, now), at=now)) for name in names]
 
-    with anyio.fail_after(10):
-        answers = await store.apply(sent)
-
-    for name, answer in zip(names, answers, strict=True):
-        assert bool(answer.retry) == (cluster.owner(f"mcp_session:{name}") == dead), answer
+    sent = calls()
+    for _ in range(3):
+        with anyio.fail_after(10):
+            answers = await store.apply(sent)
+        assert {answer.session_id for answer in answers if answer.retry} == {
+            name for name in names if owners[name] == dead
+        }
+    living = next(name for name in names if owners[name] != dead)
+    assert (await store.recall(living)).live is not None
     cluster.nodes[dead].start()
     await write(store, sent)
     assert await counts(store, names) == [2] * 40
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that has failed counts as back after half a second without failures."""
+    monkeypatch.setattr(health, "_CALM", 0.5)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():  # noqa: ASYNC110 - what is awaited tells nobody
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("trouble", ["a dead node", "a slot that moves"])
+async def test_a_part_that_fails_is_told_once_and_degrades_nobody_else(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    for node in cluster.nodes:
+        node.client().flushall()
+    caplog.set_level(logging.INFO, "otel_mcp")
+    now = time.time()
+    deadlines = cluster.owner("otel_mcp:svc:deadlines")
+    hurt = next(number for number in range(3) if number not in (deadlines, cluster.owner("otel_mcp:svc:hash-key")))
+    names = [f"s{number}" for number in range(30)]
+    there = [name for name in names if cluster.owner(f"mcp_session:{name}") == hurt]
+    waiting = there if trouble == "a dead node" else there[:1]
+    living = [name for name in names if name not in waiting]
+    sessions = Sessions(settings(cluster.url, flush_interval=0.05), Listener())
+    sessions.ensure_running()
+
+    def calls() -> None:
+        for name in names:
+            sessions.submit(delta(1, of=facts(name, now), at=time.time()))
+
+    calls()
+    await until(lambda: not sessions.pending)
+    slot, nodes = key_slot(f"mcp_session:{waiting[0]}".encode()), [node.client() for node in cluster.nodes]
+    ids = [node.execute_command("CLUSTER", "MYID").decode() for node in nodes]
+    if trouble == "a dead node":
+        cluster.nodes[hurt].kill()
+    else:
+        nodes[deadlines].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[hurt])
+        nodes[hurt].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[deadlines])
+        nodes[hurt].execute_command(
+            "MIGRATE", "127.0.0.1", cluster.nodes[deadlines].port, f"mcp_session:{waiting[0]}", 0, 1000
+        )
+    for turn in range(4):
+        calls()
+        await until(lambda turn=turn: sessions.pending == len(waiting) * (turn + 1))  # type: ignore[misc]
+        await sessions.recall(waiting[0])
+        await anyio.sleep(0.2)
+        assert not sessions.degraded
+        assert await sessions.recall(living[0]) is not None
+
+    assert [record.getMessage()[:40] for record in caplog.records] == ["otel_mcp: a part of Redis cannot be used"]
+    if trouble == "a dead node":
+        await anyio.to_thread.run_sync(cluster.nodes[hurt].start)
+    else:
+        nodes[deadlines].execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
+        nodes[hurt].execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
+        key = f"mcp_session:{waiting[0]}"
+        nodes[deadlines].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[hurt])
+        nodes[deadlines].execute_command("ASKING")
+        nodes[deadlines].execute_command("DEL", key)
+        nodes[deadlines].execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
+    await until(lambda: not sessions.pending)
+    await until(lambda: len(caplog.records) == 2)
+    assert "can be used again" in caplog.records[1].getMessage()
+    state = await sessions.load(living[0])
+    assert state is not None
+    assert state.tool_call_count == 5
+    await sessions.aclose()
 
 
 @pytest.fixture

@@ -12,6 +12,11 @@ from otel_mcp.settings import Settings
 logger = logging.getLogger("otel_mcp")
 
 
+def is_divided(settings: Settings) -> bool:
+    """Whether parts of the store may fail by themselves."""
+    return settings.redis_url is not None and settings.redis_url.partition(":")[0].endswith("+cluster")
+
+
 def choose(settings: Settings, process: Process) -> SessionStore:
     """Redis where there is a URL that can be used, else the memory of this process."""
     if settings.redis_url is None:

@@ -59,6 +59,10 @@ class Flusher:
         self._warned: set[str] = set()
         self.has_news = False
         """Sessions have begun or ended since this was looked at."""
+        self._through = 0
+        self._down: StoreDown | None = None
+        self.is_unclear = False
+        """A part of the store does not work, and nothing was sent to the others that would show whether they do."""
 
     @property
     def calls(self) -> int:
@@ -76,34 +80,63 @@ class Flusher:
         """
         async with self._exclusive():
             self._count_dropped()
-            await self._resend()
-            # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
-            left = len(self._coalescer)
-            while left > 0 and (batch := self._coalescer.take(min(BATCH, left), self.frozen, records=RECORDS)):
-                left -= len(batch)
-                busy = thread_time()
-                flushes = [Flush(delta, self._process.token, self._process.next_sequence()) for delta in batch]
-                self.frozen.update((flush.delta.facts.session_id, flush) for flush in flushes)
-                if not await self._send(flushes):
-                    return
-                if yielding and left > 0:
-                    await asyncio.sleep(min(thread_time() - busy, _LONGEST_PAUSE))
+            self._through, self._down = 0, None
+            try:
+                await self._send_all(yielding=yielding)
+            finally:
+                self._judge()
+
+    async def _send_all(self, *, yielding: bool) -> None:
+        await self._resend()
+        # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
+        left = len(self._coalescer)
+        while left > 0 and (batch := self._coalescer.take(min(BATCH, left), self.frozen, records=RECORDS)):
+            left -= len(batch)
+            busy = thread_time()
+            flushes = [Flush(delta, self._process.token, self._process.next_sequence()) for delta in batch]
+            self.frozen.update((flush.delta.facts.session_id, flush) for flush in flushes)
+            if not await self._send(flushes):
+                return
+            if yielding and left > 0:
+                await asyncio.sleep(min(thread_time() - busy, _LONGEST_PAUSE))
 
     async def _resend(self) -> None:
         frozen = list(self.frozen.values())
         for at in range(0, len(frozen), BATCH):
-            if not await self._send(frozen[at : at + BATCH]):
+            batch = frozen[at : at + BATCH]
+            if not await self._send(batch):
+                # The next time the others come first.
+                for flush in batch:
+                    self.frozen[flush.delta.facts.session_id] = self.frozen.pop(flush.delta.facts.session_id)
                 return
+
+    def _judge(self) -> None:
+        """What this flush has shown of the store."""
+        health, down, self.is_unclear = self._health, self._down, False
+        if down is None:
+            if not self.frozen:
+                health.all_written()
+        elif self._through and health.divided:
+            health.partly(down)
+        elif health.is_partial:
+            self.is_unclear = True
+        else:
+            health.failed(down)
+
+    def _failed(self, down: StoreDown) -> None:
+        self._down = down
 
     async def _send(self, flushes: list[Flush]) -> bool:
         """Whether the store took any of them."""
         answers: list[Applied] = []
-        with self._health.operation("flush"):
+        with self._health.timed("flush", self._failed):
             answers = await self._store.apply(flushes)
             for answer in answers:
                 if answer.retry:
                     raise StoreDown(answer.retry)
-            self._health.succeeded()
+            if self._down is None:
+                self._health.succeeded()  # Not only when all is written: after an outage that takes its time.
+        self._through += sum(not answer.retry for answer in answers)
         for flush, answer in zip(flushes, answers, strict=False):
             self._answered(flush, answer)
         return any(not answer.retry for answer in answers)

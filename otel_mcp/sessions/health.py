@@ -17,6 +17,8 @@ from otel_mcp.sessions.store import StoreDown
 
 logger = logging.getLogger("otel_mcp")
 
+_CALM: Final = 5.0
+"""Seconds without a failure after which a part that failed counts as back: not every flush needs it."""
 _TOLD: Final = 5
 _WITHIN: Final = 60.0
 """Outages that are told in so many seconds: a store that comes and goes must not fill the log."""
@@ -25,7 +27,11 @@ _WITHIN: Final = 60.0
 class StoreHealth:
     """What is known of the store from using it."""
 
-    def __init__(self, events: SessionEvents, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, events: SessionEvents, *, divided: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`divided`: parts of the store may fail by themselves, as those of a cluster do."""
+        self.divided = divided
         self._events = events
         self._clock = clock
         self.on_outage: list[Callable[[], None]] = []
@@ -38,6 +44,9 @@ class StoreHealth:
         self._told: deque[float] = deque(maxlen=_TOLD)
         self._is_told = False
         """The outage under way has been told, so its end will be."""
+        self.is_partial = False
+        """Some nodes of a cluster, or slots, do not work; the others do."""
+        self._last_failure = 0.0
 
     @property
     def is_away(self) -> bool:
@@ -45,49 +54,93 @@ class StoreHealth:
         return self.breaker.is_open
 
     @contextmanager
-    def operation(self, name: str) -> Generator[None]:
-        """Time a use of the store; its failures end here, and open the breaker."""
+    def operation(self, name: str, *, proof: bool = False) -> Generator[None]:
+        """Time a use of the store; its failures end here, and open the breaker. For `proof` see `failed`."""
+        with self.timed(name, lambda down: self.failed(down, proof=proof)):
+            yield
+
+    @contextmanager
+    def timed(self, name: str, failed: Callable[[StoreDown], None]) -> Generator[None]:
+        """Time a use of the store, of whose failures `failed` is told."""
         started = time.perf_counter()
         outcome = "ok"
         try:
             yield
         except StoreDown as down:
             outcome = "denied" if down.denied else "error"
-            self.failed(down)
+            failed(down)
         except asyncio.CancelledError:
             outcome = "error"  # Nobody has said that it was done.
             raise
         except Exception as error:
             outcome = "error"
             report(f"session store ({name})", error)
-            self.failed(StoreDown(type(error).__name__))
+            failed(StoreDown(type(error).__name__))
         finally:
             with guarded("session events"):
                 self._events.store_operation(name, outcome, time.perf_counter() - started)
 
-    def failed(self, down: StoreDown) -> None:
-        """Note that the store does not work; one warning an outage."""
-        if not self.breaker.failed(denied=down.denied):
+    def failed(self, down: StoreDown, *, proof: bool = False) -> None:
+        """Note that the store does not work; one warning an outage.
+
+        While a part of it is known not to work, only what does not concern that part is a `proof`.
+        """
+        if self.is_partial and not proof:
+            self._last_failure = self._clock()
             return
+        if self.breaker.failed(denied=down.denied):
+            if not self.is_partial:
+                self._warn(down)
+            _tell(self.on_outage)
+
+    def partly(self, down: StoreDown) -> None:
+        """Note that a part of the store does not work, and that the rest does; one warning, as of an outage."""
+        self._last_failure = self._clock()
+        was_away = self.breaker.succeeded()
+        if not self.is_partial:
+            self.is_partial = True
+            if not was_away:
+                self._warn(down, "a part of ")
+        if was_away:
+            _tell(self.on_recovery)
+
+    def answered(self) -> None:
+        """Note that it answers one question: of a divided store that says nothing of the other parts."""
+        if self.divided and self.is_away and not self.is_partial:
+            self.partly(StoreDown("unknown"))
+        else:
+            self.succeeded()
+
+    def _warn(self, down: StoreDown, part: str = "") -> None:
         now = self._clock()
         self._is_told = len(self._told) < _TOLD or now - self._told[0] >= _WITHIN
         if self._is_told:
             self._told.append(now)
-            _warn(down)
-        _tell(self.on_outage)
+            _warn(down, part)
 
     def succeeded(self) -> None:
         """Note that the store works; one line an outage."""
         if not self.breaker.succeeded():
             return
+        if not self.is_partial:
+            self._tell_end()
+        _tell(self.on_recovery)
+
+    def all_written(self) -> None:
+        """Nothing waits that could not be written: a part that failed is back, unless it has failed just now."""
+        if self.is_partial and not self.is_away and self._clock() - self._last_failure >= _CALM:
+            self.is_partial = False
+            self._tell_end()
+            _tell(self.on_recovery)
+
+    def _tell_end(self) -> None:
         if self._is_told:
             # For information; but whoever saw the warning has to see this, also where nobody set up logging.
             level = logging.INFO if logger.isEnabledFor(logging.INFO) else logging.WARNING
             logger.log(level, "otel_mcp: Redis can be used again; what was kept in memory is being written")
-        _tell(self.on_recovery)
 
 
-def _warn(down: StoreDown) -> None:
+def _warn(down: StoreDown, part: str) -> None:
     if down.denied:
         logger.warning(
             "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
@@ -96,8 +149,9 @@ def _warn(down: StoreDown) -> None:
         )
     else:
         logger.warning(
-            "otel_mcp: Redis cannot be used (%s); requests are not affected, "
+            "otel_mcp: %sRedis cannot be used (%s); requests are not affected, "
             "sessions are kept in memory and written when it is back",
+            part,
             down.reason,
         )
 

@@ -10,11 +10,12 @@ from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+
+from otel_mcp.sessions.redis_cluster import Cluster
 
 TIMEOUT: Final = 0.5
 """Seconds for connecting and for each reply."""
@@ -23,8 +24,6 @@ CONNECTIONS: Final = 16
 AT_ONCE: Final = 12
 """Commands or pipelines under way in one loop, the others wait: redis-py has no patience where all connections are
 taken, and a cluster client needs some to ask about slots."""
-_AGAIN: Final = 1
-"""Further tries in a cluster, where an outdated map of slots is an error at first."""
 
 
 class Pipeline(Protocol):
@@ -64,9 +63,9 @@ def connect(url: str) -> Client:
     return cast(Client, Redis.from_url(url, **_options()))  # pyright: ignore[reportUnknownMemberType]
 
 
-def _options(retries: int = 0) -> dict[str, Any]:
+def _options() -> dict[str, Any]:
     return {
-        "retry": Retry(NoBackoff(), retries),
+        "retry": Retry(NoBackoff(), 0),
         "socket_timeout": TIMEOUT,
         "socket_connect_timeout": TIMEOUT,
         "health_check_interval": 0,
@@ -114,14 +113,4 @@ def _sentinel(url: str, scheme: str) -> Client:
 
 def _cluster(url: str, scheme: str) -> Client:
     hosts, _, options = _hosts(url, scheme, 6379)
-    nodes = [ClusterNode(host, port) for host, port in hosts]
-    settings: dict[str, Any] = {**_options(_AGAIN), **options, "ssl": scheme == "rediss"}
-    # Each node tells where a slot has gone: to read the whole map anew takes 20 ms of the loop's time.
-    settings = {"reinitialize_steps": 0, **settings}
-    return cast(Client, _Cluster(startup_nodes=nodes, require_full_coverage=False, **settings))
-
-
-class _Cluster(RedisCluster):
-    """Gives up soon on a slot whose keys are on their way: what waits is written with the next flush."""
-
-    RedisClusterRequestTTL = 4
+    return cast(Client, Cluster(hosts, **{**_options(), **options, "ssl": scheme == "rediss"}))

@@ -51,14 +51,15 @@ class FlushWriter:
         return answers
 
     async def _send(self, flushes: Sequence[Flush]) -> list[Applied]:
-        beside = self._deadlines(flushes) + self._touches(flushes)
+        deadlines = self._deadlines(flushes)
+        beside = deadlines + self._touches(flushes)
         now = time.time()
         runs = [self._run(flush, now) for flush in flushes]
         results = await self._link.run_all([*beside, *(run for run in runs if run is not None)])
         written = iter(results[len(beside) :])
         replies: list[Any] = [None if run is None else next(written) for run in runs]
         answers = [_answer(flush, reply) for flush, reply in zip(flushes, replies, strict=True)]
-        _without_deadline(answers, results[: len(beside)])
+        _without_deadline(answers, results[: len(deadlines)])
         failed = next((result for result in results if isinstance(result, Exception)), None)
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed

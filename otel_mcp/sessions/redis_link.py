@@ -20,6 +20,7 @@ from redis.exceptions import NoScriptError
 
 from otel_mcp.guard import guarded
 from otel_mcp.sessions.redis_client import AT_ONCE, Client
+from otel_mcp.sessions.redis_cluster import Cluster
 from otel_mcp.sessions.redis_errors import outage
 from otel_mcp.sessions.scripts import Script
 
@@ -110,9 +111,9 @@ class RedisLink:
         async with held.turns:
             with _translated():
                 try:
-                    return await held.client.execute_command(*run.command())
+                    return await _run(held.client, run.command())
                 except NoScriptError:
-                    return await held.client.execute_command(*run.command(by_source=True))
+                    return await _run(held.client, run.command(by_source=True))
 
     async def run_all(self, runs: Sequence[Run]) -> list[Any]:
         """Run many in one round trip; an error stands in the place of its result.
@@ -132,8 +133,18 @@ class RedisLink:
         return results
 
 
+async def _run(client: Client, command: tuple[Any, ...]) -> Any:
+    if not isinstance(client, Cluster):
+        return await client.execute_command(*command)
+    (result,) = await client.run_all([command])
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 async def _pipelined(client: Client, commands: list[tuple[Any, ...]]) -> list[Any]:
-    # A cluster client takes no argument here, and never needs one.
+    if isinstance(client, Cluster):
+        return await client.run_all(commands)
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from otel_mcp.guard import guarded, quietly, report
 from otel_mcp.sessions.background import Background
-from otel_mcp.sessions.choice import choose
+from otel_mcp.sessions.choice import choose, is_divided
 from otel_mcp.sessions.coalescer import Coalescer
 from otel_mcp.sessions.delta import Known, SessionDelta
 from otel_mcp.sessions.documents import SessionDocuments
@@ -58,7 +58,8 @@ class Sessions:
         self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
         self.handshakes = Handshakes(self._take, _HANDSHAKE * settings.flush_interval)
-        self._health = StoreHealth(events)
+        divided = is_divided(settings)
+        self._health = StoreHealth(events, divided=divided)
         self._flusher = Flusher(self._coalescer, self._store, events, self._process, self._health)
         self._sweeper = Sweeper(settings, self._flusher, self._store, self._health)
         self._lookups = Lookups(events, self._health.failed)
@@ -123,13 +124,13 @@ class Sessions:
         if breaker.wait:
             return breaker.wait
         await flusher.flush(yielding=True)
-        if breaker.is_open and not breaker.wait:
+        if (breaker.is_open and not breaker.wait) or flusher.is_unclear or self._health.is_partial:
             # Nothing waited that could have shown whether the store is back.
-            with self._health.operation("probe"):
+            with self._health.operation("probe", proof=True):
                 # It writes: a server that is full or read-only answers everything else.
                 await self._store.agree(_PROBE, self._process.token, _PROBE_KEPT)
-                self._health.succeeded()
-                flusher.has_news = True
+                flusher.has_news = breaker.is_open
+                self._health.answered()
         await self._documents.fulfil()
         if not breaker.is_open:
             await self._hash_key.agree()
@@ -138,7 +139,7 @@ class Sessions:
             await self._sweeper.refresh_safely()
         if breaker.is_open:
             return max(breaker.wait, 0.01)
-        return None if flusher.is_idle else self._settings.flush_interval
+        return None if flusher.is_idle and not self._health.is_partial else self._settings.flush_interval
 
     async def _sweep(self) -> None:
         await self._sweeper.sweep()

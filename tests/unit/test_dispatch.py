@@ -512,9 +512,7 @@ async def test_a_session_that_cannot_be_found_keeps_no_span_from_being_adopted(
 
     monkeypatch.setattr(runtime.resolver, "resolve", broken)
 
-    reply = await post(
-        MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok)), modern(), MODERN_HEADERS
-    )
+    reply = await post(MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok)), modern(), MODERN_HEADERS)
 
     attributes = telemetry.span().attributes or {}
     assert (reply.status, attributes["client.address"], +runtime.watch.active) == (200, "127.0.0.1", {})
