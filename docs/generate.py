@@ -78,7 +78,8 @@ def reference() -> str:
 _HTTP: Final = """### HTTP spans
 
 Where nobody else instruments HTTP (`HTTP_SPAN`), one SERVER span for each HTTP request, made by
-`opentelemetry-instrumentation-asgi` with its own attributes, the query left out."""
+`opentelemetry-instrumentation-asgi` with its own attributes, the query left out. Its metrics are left out, too: they
+have a series for each `Host` that somebody sends."""
 
 _METRICS: Final = """Prometheus's names are those of its OTLP receiver and of the Collector, with the default
 translation; a histogram ends in `_bucket`, `_count` and `_sum`. No id is ever an attribute. A tool's or prompt's name

@@ -56,6 +56,14 @@ def masks_content_and_no_links(config: Config) -> Iterator[str]:
             yield f"{name}: no redaction"
 
 
+def drops_the_texts_of_errors(config: Config) -> Iterator[str]:
+    """The SDK and FastMCP put them on their spans, and they may repeat what a tool was given."""
+    for name, pipeline in config["service"]["pipelines"].items():
+        processors = pipeline.get("processors", ())
+        if name.startswith("traces") and "redaction" in processors and "transform/errors" not in processors:
+            yield f"{name}: texts of errors pass"
+
+
 def makes_the_series_that_are_asked_for(config: Config) -> Iterator[str]:
     """Dashboards ask for seconds, by these names."""
     for name, connector in (config.get("connectors") or {}).items():
@@ -167,6 +175,7 @@ RULES: Final[tuple[Callable[[Config], Iterator[str]], ...]] = (
     sends_to_what_is_there,
     says_its_units,
     masks_content_and_no_links,
+    drops_the_texts_of_errors,
     makes_the_series_that_are_asked_for,
     connects_both_ends,
     keeps_its_order_and_its_queues,

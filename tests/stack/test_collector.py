@@ -36,7 +36,7 @@ def test_a_manifest_that_differs_is_found(change: str) -> None:
     manifest = collector.read("builder.yaml")
     if change == "one less":
         manifest["processors"].pop()
-        complaint = "processors: tailsampling is configured but not built"
+        complaint = "processors: transform is configured but not built"
     else:
         manifest["processors"].append({"gomod": "example.org/processor/batchprocessor v1"})
         complaint = "processors: batch is built but not configured"
@@ -82,6 +82,11 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Spoil, str]] = {
     ),
     "limiter not first": (SAMPLING, lambda c: _received(c)["processors"].reverse(), "memory_limiter is not first"),
     "no redaction": (SAMPLING, lambda c: _received(c)["processors"].remove("redaction"), "no redaction"),
+    "texts of errors": (
+        SAMPLING,
+        lambda c: _received(c)["processors"].remove("transform/errors"),
+        "texts of errors pass",
+    ),
     "no redaction of events": (
         SAMPLING,
         lambda c: c["service"]["pipelines"]["logs"]["processors"].remove("redaction"),

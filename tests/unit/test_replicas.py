@@ -188,8 +188,9 @@ async def test_another_user_cannot_use_a_session_on_a_replica_that_has_not_seen_
 
 async def test_of_two_users_who_meet_an_id_at_once_the_first_one_keeps_it(replicas: Replicas) -> None:
     """Before either replica has written whose it is, none can know; soon after, both do."""
-    first = await replicas.post(0, call(meta=CHAT), [ANN])
-    second = await replicas.post(1, call(meta=CHAT), [BOB])
+    first, second = await asyncio.gather(
+        replicas.post(0, call(meta=CHAT), [ANN]), replicas.post(1, call(meta=CHAT), [BOB])
+    )
     assert first.session_id == second.session_id
 
     async def apart() -> set[str | None]:

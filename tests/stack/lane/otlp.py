@@ -25,6 +25,9 @@ class Span:
     seconds: float = 0.01
     failed: bool = False
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+    scope: str = "lane"
+    error: str = ""
+    """Text of its status, and of the exception that it recorded."""
 
     def encoded(self) -> dict[str, Any]:
         """Return it as OTLP's JSON."""
@@ -38,15 +41,21 @@ class Span:
             "startTimeUnixNano": str(end - int(self.seconds * 1e9)),
             "endTimeUnixNano": str(end),
             "attributes": [{"key": key, "value": {"stringValue": value}} for key, value in self.attributes.items()],
-            "status": {"code": ERROR} if self.failed else {},
+            "status": {"code": ERROR, "message": self.error} if self.failed else {},
+            "events": [self._exception(end)] if self.error else [],
         }
+
+    def _exception(self, at: int) -> dict[str, Any]:
+        said = {"exception.type": "KeyError", "exception.message": self.error, "exception.stacktrace": self.error}
+        attributes = [{"key": key, "value": {"stringValue": value}} for key, value in said.items()]
+        return {"name": "exception", "timeUnixNano": str(at), "attributes": attributes}
 
 
 def send(collector: str, service: str, *spans: Span) -> None:
     """Send spans to a Collector in one request."""
     resource = {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]}
-    scope = {"scope": {"name": "lane"}, "spans": [span.encoded() for span in spans]}
-    body = json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]}).encode()
+    scopes = [{"scope": {"name": span.scope}, "spans": [span.encoded()]} for span in spans]
+    body = json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": scopes}]}).encode()
     request = Request(f"{collector}/v1/traces", body, {"Content-Type": "application/json"})
     with urlopen(request, timeout=10) as response:
         response.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -51,6 +52,23 @@ def secrets_are_masked(seen: Seen) -> Iterator[str]:
     for key in SECRETS:
         if key not in stored:
             yield f"{key} is gone, not masked"
+
+
+def error_texts_of_sdks_are_dropped(seen: Seen) -> Iterator[str]:
+    """Send failures as the SDK, FastMCP and somebody else tell them, and read back what is stored."""
+    text = "no such order: 4711"
+    spans = {scope: Span(scope=scope, failed=True, error=text) for scope in ("mcp-python-sdk", "fastmcp", "a library")}
+    send(seen.stack.url("collector_http"), "lane-errors", *spans.values())
+    for scope, span in spans.items():
+        if not eventually(lambda span=span: bool(seen.traces.trace(span.trace_id))):  # type: ignore[misc]
+            yield f"the span of {scope} did not arrive"
+            continue
+        (stored,) = seen.traces.trace(span.trace_id)
+        told = json.dumps(stored)
+        if (text in told) is (scope != "a library"):
+            yield f"{scope}: {told}"
+        if '"error"' not in told or (scope != "a library" and "KeyError" not in told):
+            yield f"{scope}: that it failed, and how, is gone"
 
 
 def sampling_keeps_what_matters(seen: Seen) -> Iterator[str]:
@@ -141,6 +159,7 @@ def queue_survives_a_restart(seen: Seen) -> Iterator[str]:
 
 PROOFS: Final[dict[str, Proof]] = {
     "secrets are masked, ids are not": secrets_are_masked,
+    "texts of errors are dropped": error_texts_of_sdks_are_dropped,
     "sampling behind a gateway keeps what matters": sampling_keeps_what_matters,
     "a persistent queue survives a restart": queue_survives_a_restart,
 }

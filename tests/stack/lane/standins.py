@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .builds import NotBuilt
+from .otlp import ERROR
 from .paths import CACHE, ROOT
 
 _TYPES: Final = {"intValue": int, "doubleValue": float, "boolValue": bool, "stringValue": str}
@@ -89,8 +90,15 @@ class TraceFile:
 
 
 def _as_jaeger(span: dict[str, Any]) -> dict[str, Any]:
-    tags = [{"key": key, "value": value} for key, value in _attributes(span).items()]
-    return {"traceID": span["traceId"], "operationName": span["name"], "tags": tags}
+    status: dict[str, Any] = span.get("status") or {}
+    told = {"error": True, "otel.status_description": status.get("message", "")} if status.get("code") == ERROR else {}
+    events = [{"fields": _fields(_attributes(event))} for event in span.get("events") or ()]
+    tags = _fields({**_attributes(span), **told})
+    return {"traceID": span["traceId"], "operationName": span["name"], "tags": tags, "logs": events}
+
+
+def _fields(of: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": value} for key, value in of.items()]
 
 
 def _attributes(of: dict[str, Any]) -> dict[str, Any]:
