@@ -120,11 +120,13 @@ class Flusher:
             health.partly(down)
         elif health.is_partial:
             self.is_unclear = True
-        else:
+        elif health.divided:
             health.failed(down)
 
     def _failed(self, down: StoreDown) -> None:
         self._down = down
+        if not self._health.divided:
+            self._health.failed(down)  # At once: requests must not wait for it any longer.
 
     async def _send(self, flushes: list[Flush]) -> bool:
         """Whether the store took any of them."""
