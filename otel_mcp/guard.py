@@ -5,7 +5,7 @@ and ours runs under :func:`guarded`: whatever we raise is counted, logged once a
 minute for each component without any content, and swallowed. What the user's
 app raises never passes through here.
 
-Steps that every request takes write the guard out, as ``try`` with :func:`report`
+Steps that a request waits for write the guard out, as ``try`` with :func:`report`
 in its ``except``: the same mechanism, less two calls each.
 """
 

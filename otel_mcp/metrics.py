@@ -15,7 +15,8 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
-from otel_mcp import guard, semconv
+from otel_mcp import semconv
+from otel_mcp.guard import guarded
 from otel_mcp.instruments import Gauges, Instruments
 from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
@@ -30,6 +31,8 @@ _LEGACY_VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
 _PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
 _BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred": (MODERN,), "inferred_weak": (MODERN,)}
 """Session sources, with the protocol versions that their clients speak."""
+
+_GUARD = guarded("record")
 
 Bucket = tuple[tuple[str | None, ...], int]
 """A series of the durations, and the place of one of its buckets."""
@@ -92,12 +95,10 @@ class Metrics:
             self._on.clients_requests.add(count, attributes, NO_SPAN)
 
     def _measure(self, call: Call, exemplified: set[Bucket], clients: Counter[tuple[str, str]]) -> None:
-        try:
+        with _GUARD:
             if call.method not in STREAMS:
                 self._record(call, exemplified)
                 self._count_client(call, clients)
-        except Exception as failure:
-            guard.report("record", failure)
 
     def _record(self, call: Call, exemplified: set[Bucket]) -> None:
         key, attributes = self._attributes(call)

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext
 from pydantic_core import to_json
 
 from otel_mcp.content import redactor
-from otel_mcp.guard import guarded, quietly, report
+from otel_mcp.guard import guarded, quietly
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.session import Session
 from otel_mcp.metrics import Metrics
@@ -137,7 +137,7 @@ class Recorder:
             self._submit(delta)
 
     def _add_to(self, deltas: dict[int, SessionDelta], call: Call, now: float) -> None:
-        try:
+        with _GUARD:
             if call.session is None or not was_taken(call):
                 return
             session = call.session.part_of or call.session
@@ -149,8 +149,6 @@ class Recorder:
                 _link(session, call.span_context)
             if call.id is not None:
                 self._count(call, session, delta)
-        except Exception as failure:
-            report("record", failure)
 
     def _count(self, call: Call, session: Session, delta: SessionDelta) -> None:
         delta.requests += 1

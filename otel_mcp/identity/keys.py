@@ -22,8 +22,9 @@ OURS: Final = "om1."
 NAMED: Final = "c_"
 """Begins the id of every session that a host, a header of one or a cookie names."""
 _SKEW: Final = 3600.0
+"""Seconds by which the clock of another replica may be ahead."""
 _LONG_AGO: Final = 366 * 86_400.0
-"""Seconds."""
+"""Seconds after which no client uses an id any more."""
 _EARLIER: Final = 8
 """Keys whose ids are still known."""
 _BODY_BYTES: Final = 21

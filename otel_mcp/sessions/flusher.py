@@ -61,8 +61,6 @@ class Flusher:
         """Sessions have begun or ended since this was looked at."""
         self._through = 0
         self._down: StoreDown | None = None
-        self.is_unclear = False
-        """A part of the store does not work, and nothing was sent to the others that would show whether they do."""
 
     @property
     def calls(self) -> int:
@@ -112,14 +110,12 @@ class Flusher:
 
     def _judge(self) -> None:
         """What this flush has shown of the store."""
-        health, down, self.is_unclear = self._health, self._down, False
+        health, down = self._health, self._down
         if down is None:
             if not self.frozen:
                 health.all_written()
-        elif self._through and health.divided:
+        elif health.divided and self._through:
             health.partly(down)
-        elif health.is_partial:
-            self.is_unclear = True
         elif health.divided:
             health.failed(down)
 

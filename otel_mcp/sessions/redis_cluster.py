@@ -19,8 +19,6 @@ from redis.exceptions import AskError, MovedError, RedisError, SlotNotCoveredErr
 from redis.exceptions import ConnectionError as Disconnected
 
 _SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
-
-
 _PAUSE: Final = 1.0
 """Seconds between two looks at the map of slots."""
 

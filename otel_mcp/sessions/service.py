@@ -58,8 +58,7 @@ class Sessions:
         self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
         self.handshakes = Handshakes(self._take, _HANDSHAKE * settings.flush_interval)
-        divided = is_divided(settings)
-        self._health = StoreHealth(events, divided=divided)
+        self._health = StoreHealth(events, divided=is_divided(settings))
         self._flusher = Flusher(self._coalescer, self._store, events, self._process, self._health)
         self._sweeper = Sweeper(settings, self._flusher, self._store, self._health)
         self._lookups = Lookups(events, self._health.failed)
@@ -124,12 +123,12 @@ class Sessions:
         if breaker.wait:
             return breaker.wait
         await flusher.flush(yielding=True)
-        if (breaker.is_open and not breaker.wait) or flusher.is_unclear or self._health.is_partial:
-            # Nothing waited that could have shown whether the store is back.
+        if (breaker.is_open and not breaker.wait) or self._health.is_partial:
+            # Perhaps nothing waited that could have shown whether the store, or its other parts, can be used.
             with self._health.operation("probe", proof=True):
                 # It writes: a server that is full or read-only answers everything else.
                 await self._store.agree(_PROBE, self._process.token, _PROBE_KEPT)
-                flusher.has_news = breaker.is_open
+                flusher.has_news = flusher.has_news or breaker.is_open
                 self._health.answered()
         await self._documents.fulfil()
         if not breaker.is_open:
