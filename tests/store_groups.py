@@ -50,6 +50,15 @@ class Cluster:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[number].port)
         _wait_for(lambda: all(self._knows_all(client) for client in clients))
 
+    def wait(self) -> None:
+        """Until all nodes serve, and know that the others do, after one of them has come back."""
+        clients = [node.client() for node in self.nodes]
+        _wait_for(lambda: all(self._is_whole(client) for client in clients))
+
+    def _is_whole(self, client: Any) -> bool:
+        info = client.execute_command("CLUSTER", "INFO")
+        return b"cluster_state:ok" in info and b"fail" not in client.execute_command("CLUSTER", "NODES")
+
     def _knows_all(self, client: Any) -> bool:
         info = client.execute_command("CLUSTER", "INFO")
         return b"cluster_state:ok" in info and len(client.execute_command("CLUSTER", "SLOTS")) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -72,6 +73,44 @@ def test_a_store_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogCap
     assert outages(20) == [logging.WARNING, logging.INFO] * 5
     clock.now += 60
     assert outages(1) == [logging.WARNING, logging.INFO]
+
+
+def test_a_part_of_a_cluster_is_told_once_and_is_back_when_it_has_not_failed_for_a_while(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "otel_mcp")
+    clock = Clock()
+    health = StoreHealth(Listener(), divided=True, clock=clock)
+
+    def told() -> list[int]:
+        return [record.levelno for record in caplog.records]
+
+    # A question fails, another one is answered: that says nothing of the part which failed.
+    health.failed(StoreDown("ConnectionError"))
+    assert health.is_away
+    health.answered()
+    assert (health.is_away, health.is_partial, told()) == (False, True, [logging.WARNING])
+    # It fails again and again, and only that: nobody else has to do without the store.
+    for _ in range(4):
+        clock.now += 4
+        health.failed(StoreDown("ConnectionError"))
+        health.all_written()
+        assert (health.is_away, health.is_partial, told()) == (False, True, [logging.WARNING])
+    # Then nothing can be used any more.
+    health.failed(StoreDown("ConnectionError"), proof=True)
+    assert (health.is_away, told()) == (True, [logging.WARNING])
+    health.answered()
+    clock.now += 6
+    health.all_written()
+    assert (health.is_away, health.is_partial, told()) == (False, False, [logging.WARNING, logging.INFO])
+
+
+def test_what_was_cancelled_is_not_counted_as_done() -> None:
+    listener = Listener()
+    with pytest.raises(asyncio.CancelledError), StoreHealth(listener).operation("flush"):
+        raise asyncio.CancelledError
+
+    assert listener.operations == {("flush", "error"): 1}
 
 
 # Text.

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known, SessionDelta, SessionFacts
+from otel_mcp.sessions.flusher import BATCH
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.sessions.state import SessionState
@@ -40,6 +41,8 @@ class Remote:
         self.asked: list[str] = []
         self.sent: list[Flush] = []
         self.foreign: set[str] = set()
+        self.stuck: set[str] = set()
+        """Sessions that cannot be written now."""
         self.contexts: list[str] = []
 
     async def _reach(self, what: str) -> MemoryStore:
@@ -54,7 +57,9 @@ class Remote:
         self.sent += deltas
         memory = await self._reach("apply")
         done = [
-            Applied(flush.delta.facts.session_id, refused="foreign")
+            Applied(flush.delta.facts.session_id, retry="TryAgainError")
+            if flush.delta.facts.session_id in self.stuck
+            else Applied(flush.delta.facts.session_id, refused="foreign")
             if flush.delta.facts.session_id in self.foreign
             else memory.write(flush)
             for flush in deltas
@@ -468,6 +473,34 @@ async def test_get_or_create_creates_once(sessions: Sessions, listener: Listener
 
     assert first == again
     assert (first.user_agent, listener.started_ids) == ("agent", ["abc"])
+
+
+async def test_sessions_that_cannot_be_written_do_not_stand_in_front_of_others(
+    sessions: Sessions, remote: Remote
+) -> None:
+    names = [f"s{number}" for number in range(2 * BATCH + 5)]
+    remote.stuck = set(names[: 2 * BATCH])
+    remote.loses_answer = True
+    for name in names:
+        sessions.submit(delta(1, of=facts(name)))
+    sessions.ensure_running()
+
+    await until(lambda: all(remote.read(name) is not None for name in names[2 * BATCH :]))
+    assert sessions.pending == 2 * BATCH
+    remote.stuck.clear()
+    await until(lambda: not sessions.pending)
+
+
+async def test_who_is_asked_when_it_ends_is_not_waited_for(sessions: Sessions, remote: Remote) -> None:
+    remote.answers.clear()
+    before = asyncio.all_tasks()
+    asking = asyncio.create_task(sessions.recall("abc"))
+    await until(lambda: "recall" in remote.asked)
+
+    await sessions.aclose()
+
+    assert await asking is None
+    assert asyncio.all_tasks() == before
 
 
 # The shared key.

@@ -12,6 +12,7 @@ from redis.crc import key_slot
 
 from otel_mcp.sessions import health
 from otel_mcp.sessions.delta import Applied, Flush
+from otel_mcp.sessions.keys import Keys
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_store import RedisStore
 from otel_mcp.sessions.service import Sessions
@@ -142,6 +143,22 @@ async def test_a_dead_node_stops_only_its_own_sessions(cluster: Cluster, store: 
     cluster.nodes[dead].start()
     await write(store, sent)
     assert await counts(store, names) == [2] * 40
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+async def test_a_process_that_starts_while_a_node_is_away_uses_the_others(cluster: Cluster, dead: int) -> None:
+    keys = [f"client:{number}" for number in range(20)]
+    living = next(key for key in keys if cluster.owner(Keys("", "svc").agreement(key)) != dead)
+    cluster.nodes[dead].kill()
+    store = RedisStore(settings(cluster.url))
+
+    with anyio.fail_after(10):
+        assert await store.agree(living, "a", 10) == "a"
+        assert await store.consult(living) == "a"
+
+    await store.aclose()
+    cluster.nodes[dead].start()
+    cluster.wait()
 
 
 @pytest.fixture

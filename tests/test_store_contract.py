@@ -170,8 +170,9 @@ async def test_two_processes_with_different_facts_do_not_take_turns(store: Sessi
     assert (await loaded(store)).user_agent == "other"
 
 
-async def test_an_end_is_reported_by_the_first_that_brings_it(store: SessionStore, process: Process) -> None:
-    now = time.time()
+async def test_an_end_is_reported_by_the_first_that_brings_it(
+    store: SessionStore, process: Process, now: float
+) -> None:
     known = facts(at=now - 60, client_name="client", source="header", previous_id="before")
     await store.apply([flush(process, delta(4, of=known, at=now - 30, errors=1))])
     ending = flush(process, delta(1, of=known, at=now, ended="client_delete"))

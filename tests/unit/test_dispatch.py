@@ -162,6 +162,15 @@ async def ok(_: Any) -> Any:
     return OK
 
 
+async def leave_early(app: MCPMiddleware, begun: asyncio.Event) -> None:
+    """A client that goes away as soon as `begun`; the server cancels its call."""
+    serving = asyncio.ensure_future(post(app, modern(), MODERN_HEADERS))
+    await begun.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+
 @pytest.fixture
 def runner(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The patched stand-in of the SDK 2.x."""
@@ -471,11 +480,7 @@ async def test_a_cancelled_handler_is_cancelled_everywhere(runner: ModuleType, t
         await asyncio.Event().wait()
 
     app = MCPMiddleware(Sdk2(runner, [], handler))
-    serving = asyncio.ensure_future(post(app, modern(), MODERN_HEADERS))
-    await started.wait()
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
+    await leave_early(app, started)
 
     assert (telemetry.span().attributes or {})["error.type"] == "cancelled"
     (point,) = telemetry.points("mcp.server.operation.duration")
@@ -493,11 +498,7 @@ async def test_a_client_that_leaves_while_its_session_is_looked_up_has_cancelled
 
     monkeypatch.setattr(runtime.resolver, "resolve", never)
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
-    serving = asyncio.ensure_future(post(app, modern(), MODERN_HEADERS))
-    await asked.wait()
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
+    await leave_early(app, asked)
 
     assert +runtime.watch.active == {}
     (point,) = telemetry.points("mcp.server.operation.duration")
@@ -554,11 +555,7 @@ async def test_a_tool_that_is_cancelled_says_so_on_the_native_span(runner: Modul
     module.__dict__["Tool"] = Tool
     tools.tool_base(module, patches)
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], handler))
-    serving = asyncio.ensure_future(post(app, modern(), MODERN_HEADERS))
-    await started.wait()
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
+    await leave_early(app, started)
     patches.restore()
 
     span = telemetry.span()

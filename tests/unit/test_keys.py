@@ -82,6 +82,16 @@ async def test_what_was_hashed_before_is_hashed_otherwise_only_if_the_key_is_ano
     assert made.digest("a") == (await keys(b"shared")).digest("a")
 
 
+async def test_the_ids_of_the_last_keys_stay_ours_and_no_others() -> None:
+    made = await keys(b"0")
+    minted = [made.mint()]
+    for number in range(1, 10):
+        made.learn(str(number).encode())
+        minted.append(made.mint())
+
+    assert [made.is_ours(session_id) for session_id in minted] == [False, *[True] * 9]
+
+
 async def test_a_key_that_was_agreed_meanwhile_is_not_replaced_by_the_answer_to_a_request() -> None:
     async def fetch() -> bytes:
         made.learn(b"shared")

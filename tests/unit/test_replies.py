@@ -22,6 +22,8 @@ from tests.unit.kit import (
     Send,
     Telemetry,
     call,
+    described,
+    id_of,
     initialize,
     legacy_headers,
     post,
@@ -54,6 +56,8 @@ class Streaming:
         self.result: Message = OK
         self.before: list[bytes] = []
         """Events ahead of the answer."""
+        self.breaks_off = False
+        """The stream ends before anything is on it; the answer will come on another one."""
         self._runner = runner.ServerRunner(self)
         self.handle: Callable[[Any], Awaitable[Message]] = self.answer
 
@@ -64,6 +68,8 @@ class Streaming:
         message = json.loads(await read(receive))
         headers = [(name.encode(), value.encode()) for name, value in self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if self.breaks_off:
+            return await send({"type": "http.response.body", "body": b"", "more_body": False})
         ctx = SimpleNamespace(
             request=SimpleNamespace(scope=scope),
             request_id=message["id"],
@@ -197,6 +203,34 @@ async def test_the_class_that_a_tool_raised_stands_beside_how_the_call_ended(
     attributes = dict(span.attributes or {})
     assert (attributes["error.type"], attributes["otel_mcp.tool.exception.type"]) == ("tool_error", "KeyError")
     assert "secret" not in telemetry.everything()
+
+
+async def test_a_stream_that_ends_without_the_answer_leaves_its_call_open(
+    streaming: Streaming, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    await post(streaming, initialize())
+    streaming.breaks_off = True
+    await post(streaming, call(request_id=7), legacy_headers("own"))
+
+    found = runtime.watch.pending.find("own", 7)
+    assert found is not None
+    assert not found.finished
+    assert measured(telemetry, DURATION) == []
+
+
+async def test_what_is_recorded_after_its_request_is_over_still_lies_beneath_the_span_of_that_request(
+    streaming: Streaming, telemetry: Telemetry
+) -> None:
+    async def answers(_: Any, __: Any) -> Message:
+        return OK
+
+    streaming.middleware = [answers]
+    tracer = telemetry.tracer_provider.get_tracer("http instrumentation")
+    with tracer.start_as_current_span("POST"):
+        await post(streaming, call(), legacy_headers("own"))
+
+    by_name = {span.name: span for span in telemetry.spans()}
+    assert described(by_name["tools/call add"])["parent"] == id_of(by_name["POST"])
 
 
 async def test_a_refusal_in_front_of_the_sdk_ends_a_session_of_the_sdks(

@@ -425,6 +425,15 @@ async def test_the_http_span_of_ours_brings_no_metrics_whose_attributes_a_strang
     assert not [name for name in telemetry.metrics() if name.startswith("http.")]
 
 
+async def test_where_attributes_are_limited_the_session_is_not_among_the_first_to_go(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+
+    names = list(telemetry.span().attributes or {})
+    assert names.index("session.id") > max(names.index(name) for name in ("client.address", "user_agent.original"))
+
+
 async def test_what_an_app_without_seams_does_lies_beneath_its_call(runtime: Runtime, telemetry: Telemetry) -> None:
     tracer = telemetry.tracer_provider.get_tracer("a library")
 
