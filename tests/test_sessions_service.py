@@ -479,12 +479,13 @@ async def test_sessions_that_cannot_be_written_do_not_stand_in_front_of_others(
     sessions: Sessions, remote: Remote
 ) -> None:
     names = [f"s{number}" for number in range(2 * BATCH + 5)]
-    remote.stuck = set(names[: 2 * BATCH])
-    remote.loses_answer = True
+    remote.stuck = set(names)
     for name in names:
         sessions.submit(delta(1, of=facts(name)))
     sessions.ensure_running()
+    await until(lambda: {flush.delta.facts.session_id for flush in remote.sent} == set(names))
 
+    remote.stuck = set(names[: 2 * BATCH])
     await until(lambda: all(remote.read(name) is not None for name in names[2 * BATCH :]))
     assert sessions.pending == 2 * BATCH
     remote.stuck.clear()
