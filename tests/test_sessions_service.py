@@ -15,6 +15,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from otel_mcp.sessions import breaker
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known, SessionDelta, SessionFacts
 from otel_mcp.sessions.flusher import BATCH
 from otel_mcp.sessions.memory import MemoryStore
@@ -476,8 +477,9 @@ async def test_get_or_create_creates_once(sessions: Sessions, listener: Listener
 
 
 async def test_sessions_that_cannot_be_written_do_not_stand_in_front_of_others(
-    sessions: Sessions, remote: Remote
+    sessions: Sessions, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(breaker, "_FIRST", 0.001)
     names = [f"s{number}" for number in range(2 * BATCH + 5)]
     remote.stuck = set(names)
     for name in names:
