@@ -67,7 +67,8 @@ def look(scope: Scope) -> Seen | None:
             return None
         if kind == "lifespan":
             return {}, wire_headers.NO
-        headers = wire_headers.header_map(scope)
+        # Of a repeated header the first stands, as frameworks read it.
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         verdict = wire_headers.recognise(scope["method"], headers)
         if verdict != wire_headers.NO:
             return headers, verdict

@@ -31,6 +31,8 @@ _GUARD: Final = guarded("record")
 _MAX_QUEUE: Final = 10_000
 _DRAIN_SHARE: Final = 0.25
 """Part of the flush interval after which the queue is drained: the rest is the store's."""
+_SLICE: Final = 16
+"""Calls that are drained in one turn of the loop: about a millisecond on a slow machine."""
 _MAX_LINKS: Final = 100
 """Calls that the span of a session leads to."""
 _MAX_DIGESTED: Final = 64 * 1024
@@ -72,48 +74,68 @@ class Recorder:
         self._delay = settings.flush_interval * _DRAIN_SHARE
         self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._hurries = False
+        """That timer is due at once."""
         self._idle_gap = min(settings.session_idle_gap, settings.session_ttl)
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
         self._lock = threading.Lock()
 
     def add(self, call: Call) -> None:
-        """Take a finished call. Drains at once only when a batch is full."""
+        """Take a finished call. A full batch is drained from the next turn of the loop on, else a timer drains."""
         self._queue.append(call)
-        if len(self._queue) >= self._batch:
-            self.drain()
-            self._observers.ensure_running()
-        elif self._timer is None or self._timer_loop is None or self._timer_loop.is_closed():
-            self._start_timer()
+        if self._timer is None or (len(self._queue) >= self._batch and not self._hurries):
+            self._schedule()
 
-    def _start_timer(self) -> None:
+    def look_at_timer(self) -> None:
+        """Requests come on another loop: a timer of one that has been closed will not drain."""
+        if self._timer_loop is not None and self._timer_loop.is_closed():
+            self._timer = None
+
+    def _schedule(self, *, at_once: bool = False) -> None:
         try:
-            self._timer_loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:
+            if len(self._queue) >= self._batch:
+                self.drain()
             return  # The process is ending: whoever ends it drains.
+        if self._timer is not None and self._timer_loop is loop:
+            self._timer.cancel()
+        self._timer_loop, self._hurries = loop, at_once or len(self._queue) >= self._batch
         # Not in the context of the request that happens to be the first.
-        self._timer = Context().run(self._timer_loop.call_later, self._delay, quietly, "record", self._on_timer)
+        delay = 0.0 if self._hurries else self._delay
+        self._timer = Context().run(loop.call_later, delay, quietly, "record", self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        self.drain()
+        """Drain a part, so that requests under way do not wait for all of it; the rest in the turns that follow."""
+        self._timer, self._hurries = None, False
+        drained = self._drain(max(_SLICE, len(self._queue) // 4))
         self._observers.ensure_running()
+        if self._queue:
+            self._schedule(at_once=drained)
 
     def drain(self) -> None:
         """Record everything that has finished. From any thread; a second caller leaves it to the first."""
-        if not self._queue or not self._lock.acquire(blocking=False):
-            return
+        if self._queue:
+            self._drain(_MAX_QUEUE)
+
+    def _drain(self, most: int) -> bool:
+        """Whether this caller was the one to do it."""
+        if not self._lock.acquire(blocking=False):
+            return False
         try:
-            while self._queue:
-                calls = self._take()
+            while self._queue and most > 0:
+                calls = self._take(min(most, self._batch))
+                most -= len(calls)
                 with _GUARD:
                     self._metrics.record_all(calls)
                 self._submit_all(calls)
         finally:
             self._lock.release()
+        return True
 
-    def _take(self) -> list[Call]:
+    def _take(self, most: int) -> list[Call]:
         calls: list[Call] = []
-        while self._queue and len(calls) < self._batch:
+        while self._queue and len(calls) < most:
             call = self._queue.popleft()
             if call.open_span is not None or not call.dispatched:
                 self._end_span(call)

@@ -97,19 +97,27 @@ def session_attributes(call: Call) -> Mapping[str, str]:
     return session.attributes
 
 
-def call_attributes(call: Call, scope: str | None = None) -> dict[str, Any]:
+def call_attributes(call: Call, scope: str | None = None) -> Mapping[str, Any]:
     """What we know of a call before its handler runs, beside what the span of `scope` says itself."""
     claim = call.claim
     if claim is None or claim.session is not call.session or call.method == "initialize":
-        attributes = _common_attributes(call)
+        common = _common_attributes(call)
     else:
         # What one client says with every request of one session is put together once.
         facts = claim.session.facts if claim.session is not None else None
         made_of = (facts.client_name, facts.client_version, facts.previous_id) if facts is not None else ()
         if claim.attributes is None or claim.made_of != made_of:
             claim.attributes, claim.made_of = _common_attributes(call), made_of
-        attributes = claim.attributes.copy()
+        common = claim.attributes
     # The SDK's span says id and operation. But an id that is a text may be none that can be exported.
+    if scope == _SDK and type(call.id) is int and call.exchange.capture is None:
+        return common
+    return {**common, **_further_attributes(call, scope)}
+
+
+def _further_attributes(call: Call, scope: str | None) -> dict[str, Any]:
+    """What is of this one call."""
+    attributes: dict[str, Any] = {}
     if call.id is not None and (scope != _SDK or type(call.id) is not int):
         attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
     if call.method == "tools/call":

@@ -86,6 +86,7 @@ class Candidates:
             b"baggage", _OUR_HEADER, *PROXY_HEADERS, *_further(rules.settings),
             *((b"cookie",) if "cookie" in rules.settings.session_sources else ()),
         })  # fmt: skip
+        self._telling = self._headers.union(CREDENTIALS)
         self._known: dict[tuple[object, ...], Candidate | None] = {}
         self._generation = keys.generation
 
@@ -94,23 +95,20 @@ class Candidates:
         if self._generation != self._keys.generation:
             self._known.clear()
             self._generation = self._keys.generation
-        headers, session, caller = exchange.headers, exchange.transport_session, None
-        if exchange.user is not None or not headers.keys().isdisjoint(CREDENTIALS):
-            caller = principal(exchange.user, headers, self._keys)
-        info: Any = call.meta.get(CLIENT_INFO)
+        headers, meta = exchange.headers, call.meta
+        info: Any = meta.get(CLIENT_INFO) if meta else None
         fields = info
         said = (
-            call.method == "initialize" and client_info(call),
             exchange.transport_id if exchange.transport_id and not exchange.modern else None,
             exchange.client,
-            caller,
-            session.facts.client_name if session is not None and call.meta else None,
             (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
             exchange.http_version,
             headers.get(b"user-agent"),
-            # Most requests have none of them.
-            None if headers.keys().isdisjoint(self._headers) else tuple(map(headers.get, self._headers)),
-            None if call.meta.keys().isdisjoint(self._meta) else tuple(map(call.meta.get, self._meta)),
+            # Most requests say no more.
+            None
+            if exchange.user is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
+            else self._more(exchange, call),
+            self._asides(exchange, call) if meta else None,
         )
         try:
             return self._known[said]
@@ -123,6 +121,21 @@ class Candidates:
             return found
         except TypeError:  # Something in `_meta` cannot be a key.
             return candidate(exchange, call, self._rules, self._keys)
+
+    def _more(self, exchange: Exchange, call: Call) -> tuple[object, ...]:
+        headers = exchange.headers
+        return (
+            call.method == "initialize" and client_info(call),
+            principal(exchange.user, headers, self._keys),
+            None if headers.keys().isdisjoint(self._headers) else tuple(map(headers.get, self._headers)),
+        )
+
+    def _asides(self, exchange: Exchange, call: Call) -> tuple[object, ...] | None:
+        """What hosts put into ``_meta``, and whose they are by the transport they come on."""
+        session = exchange.transport_session
+        if session is None and call.meta.keys().isdisjoint(self._meta):
+            return None
+        return session.facts.client_name if session is not None else None, tuple(map(call.meta.get, self._meta))
 
 
 def _further(settings: Settings) -> tuple[bytes, ...]:

@@ -96,7 +96,8 @@ class Observers:
                 self._dropped(lane.name, left)
 
     async def _work(self, lane: _Lane) -> None:
-        while lane.queue:
+        loop = asyncio.get_running_loop()
+        while lane.queue and not loop.is_closed():  # A task that is thrown away with its loop is run once more.
             make = lane.queue.popleft()
             with guarded(f"observer {lane.name}"):
                 error = await _outcome(lane.observer, make)
@@ -116,7 +117,8 @@ async def _outcome(observer: Observe, make: Callable[[], tuple[ToolCall, Session
         await asyncio.wait({task}, timeout=TIMEOUT)
     finally:
         late = not task.done()
-        task.cancel()
+        if not task.get_loop().is_closed():
+            task.cancel()
     if late:
         return TimeoutError()
     return asyncio.CancelledError() if task.cancelled() else task.exception()

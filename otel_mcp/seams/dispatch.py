@@ -24,7 +24,7 @@ from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.spans import adopt, is_native, parent_of, same_span, scope_of
-from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, error_outcome, json_id, text
+from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, MAX_ID, JsonId, Outcome, error_outcome, json_id, text
 
 T = TypeVar("T")
 
@@ -45,7 +45,8 @@ def call_of(
         ``None`` for a message that never was on the wire: the SDK lists tools by
         itself, under the id of the call that it is about to serve.
     """
-    request_id = json_id(request_id)
+    if type(request_id) is not int or not -MAX_ID < request_id < MAX_ID:
+        request_id = json_id(request_id)
     if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
         method = text(method)
     if exchange.calls:
@@ -70,6 +71,8 @@ class Dispatch:
     _attached: Token[Context] | None = None
     _call_token: Token[Call | None] | None = None
     _own: Span | None = None
+    before: Awaitable[None] | None = None
+    """What has to be known before the handler runs, and takes waiting for."""
 
     def __init__(self, runtime: Runtime, call: Call, *, handwritten: bool = False) -> None:
         self._runtime = runtime
@@ -87,6 +90,10 @@ class Dispatch:
     def owes_span(self) -> bool:
         """Whether a message without a span is known to be one that nobody has let go unsampled."""
         return False
+
+    def told(self, result: Any) -> Outcome | None:
+        """How the handler's result says that the message ended; ``None`` = only the answer tells."""
+        return None
 
     def take(self) -> bool:
         """The handler gets its message. Returns whether its session is known, or has still to be resolved."""
@@ -153,15 +160,9 @@ class Dispatch:
         call.running = False
         if call.span_context is None and call.id is not None and self.owes_span():
             call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
-        if call.told is None or told is not None:
-            exception_type = call.told.exception_type if call.told is not None else None
-            if told is not None and told.exception_type is None and exception_type is not None:
-                told = replace(told, exception_type=exception_type)
-            call.told = told
-        if self._own is not None and self._handwritten and not call.finished:
-            call.open_span = self._own  # Its end is that of the answer, which may come on another stream.
-        elif self._own is not None:
-            self._runtime.spans.close(call, self._own)
+        call.told = told if call.told is None else _told_more(call.told, told)
+        if self._own is not None:
+            self._close(call, self._own)
         # In another task the context is not ours to touch; it ends with its task.
         if self._task is None or self._task is current_task():
             if self._call_token is not None:
@@ -171,18 +172,19 @@ class Dispatch:
         if call.exchange.closed:
             self._runtime.watch.handled(call)
 
-    async def run(
-        self,
-        handler: Callable[[], Awaitable[T]],
-        told: Callable[[T], Outcome | None],
-        before: Awaitable[None] | None = None,
-    ) -> T:
+    def _close(self, call: Call, own: Span) -> None:
+        if self._handwritten and not call.finished:
+            call.open_span = own  # Its end is that of the answer, which may come on another stream.
+        else:
+            self._runtime.spans.close(call, own)
+
+    async def run(self, handler: Callable[[], Awaitable[T]]) -> T:
         """Run `handler` as this message. What it returns or raises passes untouched."""
         outcome: Outcome | None = None
         try:
             try:
-                if before is not None:
-                    await before
+                if self.before is not None:
+                    await self.before
             except Exception as failure:
                 report("dispatch", failure)
             try:
@@ -196,7 +198,7 @@ class Dispatch:
                 report("dispatch", failure)
             result = await handler()
             try:
-                outcome = told(result)
+                outcome = self.told(result)
             except Exception as failure:
                 report("dispatch", failure)
             return result
@@ -211,6 +213,15 @@ class Dispatch:
                 self.leave(outcome)
             except Exception as failure:
                 report("dispatch", failure)
+
+
+def _told_more(earlier: Outcome, told: Outcome | None) -> Outcome:
+    """What a handler's end says, beside what its tool has shown before."""
+    if told is None:
+        return earlier
+    if told.exception_type is None and earlier.exception_type is not None:
+        return replace(told, exception_type=earlier.exception_type)
+    return told
 
 
 def outcome_of_error(error: BaseException) -> Outcome:

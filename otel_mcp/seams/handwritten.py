@@ -47,11 +47,10 @@ def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
 def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     @wraps(original)
     def handle(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        exchange = scope.get(SCOPE_KEY)
-        if not isinstance(exchange, Exchange) or not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
+        if not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
             return original(self, scope, receive, send)
-        runtime = process.existing()
-        if runtime is None or exchange.http_method != "POST" or exchange.at_sdk:
+        exchange, runtime = scope.get(SCOPE_KEY), process.existing()
+        if not isinstance(exchange, Exchange) or runtime is None or exchange.http_method != "POST" or exchange.at_sdk:
             return original(self, scope, receive, send)
         return serve(self, runtime, exchange, scope, receive, send)
 
@@ -73,9 +72,7 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
         if call is None:
             return await original(route, scope, receive, send)
         exchange.ambient = otel_context.get_current()  # Inside whatever instruments HTTP.
-        await Dispatch(runtime, call, handwritten=True).run(
-            lambda: original(route, scope, receive, send), lambda _: None
-        )
+        await Dispatch(runtime, call, handwritten=True).run(lambda: original(route, scope, receive, send))
 
     return handle
 

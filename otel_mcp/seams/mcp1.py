@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from types import ModuleType
 from typing import Any, Final
@@ -49,8 +49,8 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
                 call = call_of(runtime, exchange, message.request_id, req.method, None)
         if call is None or runtime is None:
             return await original(self, message, req, *args, **kwargs)
-        dispatch = Dispatch(runtime, call)
-        outcomes = _responses(message)
+        dispatch = _Dispatch(runtime, call)
+        dispatch.answered_by(self, message)
 
         async def handler() -> None:
             token = None
@@ -64,13 +64,21 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
                     with _GUARD:
                         otel_context.detach(token)
 
-        def told(_: None) -> Outcome | None:
-            call.trusted_name = call.target in getattr(self, "_tool_cache", ())
-            return outcomes[-1] if outcomes else None
-
-        return await dispatch.run(handler, told)
+        return await dispatch.run(handler)
 
     return handle
+
+
+class _Dispatch(Dispatch):
+    _server: Any = None
+    _outcomes: Sequence[Outcome] = ()
+
+    def answered_by(self, server: Any, message: Any) -> None:
+        self._server, self._outcomes = server, _responses(message)
+
+    def told(self, result: Any) -> Outcome | None:
+        self.call.trusted_name = self.call.target in getattr(self._server, "_tool_cache", ())
+        return self._outcomes[-1] if self._outcomes else None
 
 
 def _responses(message: Any) -> list[Outcome]:

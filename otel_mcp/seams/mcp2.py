@@ -41,14 +41,15 @@ def runner(module: ModuleType, patches: Patches) -> None:
                 exchange = exchange_of(getattr(ctx, "request", None))
                 if exchange is None or (runtime := process.existing()) is None:
                     return compose(self, inner)(ctx)
-                call: Call | None = None
                 try:
-                    call = call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)
+                    if (call := call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)) is None:
+                        return _unseen(compose, self, inner, ctx, runtime)
+                    dispatch = _Dispatch(runtime, call, self, inner)
+                    dispatch.begin(ctx)
                 except Exception as failure:
                     report("dispatch", failure)
-                if call is None:
-                    return _unseen(compose, self, inner, ctx, runtime)
-                return _serve(compose, self, inner, ctx, runtime, call)
+                    return compose(self, inner)(ctx)
+                return dispatch.run(partial(compose(self, dispatch.handle), ctx))
 
             return dispatched
 
@@ -57,38 +58,44 @@ def runner(module: ModuleType, patches: Patches) -> None:
     patches.replace(module.ServerRunner, "_compose_server_middleware", make)
 
 
-def _serve(
-    compose: Callable[[Any, Handler], Handler], owner: Any, inner: Handler, ctx: Any, runtime: Runtime, call: Call
-) -> Awaitable[Any]:
-    dispatch = _Dispatch(runtime, call)
-    dispatch.owner = owner
-    before: Awaitable[None] | None = None
-    try:
+class _Dispatch(Dispatch):
+    def __init__(self, runtime: Runtime, call: Call, owner: Any, inner: Handler) -> None:
+        self._runtime = runtime
+        self.call = call
+        self._owner = owner
+        self._inner = inner
+
+    def begin(self, ctx: Any) -> None:
+        """Note what only this SDK can tell before the handler runs."""
+        call = self.call
         if call.exchange.protocol_version is None:
             call.exchange.protocol_version = ctx.protocol_version
         if call.method == "initialize":
-            before = _initialize(ctx, runtime, call)
-        elif call.target is not None and call.target not in runtime.metrics.tools.known:
-            call.trusted_name = _is_tool(owner, call)
-    except Exception as failure:
-        report("dispatch", failure)
+            self.before = _initialize(ctx, self._runtime, call)
+        elif call.method == "tools/call" and call.target not in self._runtime.metrics.tools.known:
+            call.trusted_name = _is_tool(self._owner, call)
 
-    def innermost(ctx: Any) -> Awaitable[Any]:
+    def handle(self, ctx: Any) -> Awaitable[Any]:
+        """The SDK's handler, inside everything that goes around it."""
         token = None
+        call = self.call
         try:
             if call.span is None:
-                token = dispatch.innermost()
+                token = self.innermost()
         except Exception as failure:
             report("dispatch", failure)
         if token is None and call.exchange.capture is None:
-            return inner(ctx)
-        return _within(inner(ctx), call, token)
+            return self._inner(ctx)
+        return _within(self._inner(ctx), call, token)
 
-    def told(result: Any) -> Outcome | None:
-        runtime.metrics.learn_listed(call.method, result)
+    def told(self, result: Any) -> Outcome | None:
+        if self.call.method != "tools/call":
+            self._runtime.metrics.learn_listed(self.call.method, result)
         return outcome_of_result(result)
 
-    return dispatch.run(partial(compose(owner, innermost), ctx), told, before)
+    def owes_span(self) -> bool:
+        # A span of the SDK's that was not sampled is seen only where the handler is reached.
+        return not any(_is_native(entry) for entry in self._owner.server.middleware)
 
 
 async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | None) -> Any:
@@ -104,14 +111,6 @@ async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | 
                 otel_context.detach(token)
 
 
-class _Dispatch(Dispatch):
-    owner: Any
-
-    def owes_span(self) -> bool:
-        # A span of the SDK's that was not sampled is seen only where the handler is reached.
-        return not any(_is_native(entry) for entry in self.owner.server.middleware)
-
-
 def _is_native(middleware: object) -> bool:
     return type(middleware).__name__ == "OpenTelemetryMiddleware"
 
@@ -119,7 +118,7 @@ def _is_native(middleware: object) -> bool:
 def _is_tool(owner: Any, call: Call) -> bool:
     """Whether the server knows the tool by itself: then its name may be told though the call fails."""
     lookup = getattr(owner.server, "get_tool_input_schema", None)
-    return call.method == "tools/call" and lookup is not None and lookup(call.target) is not None
+    return call.target is not None and lookup is not None and lookup(call.target) is not None
 
 
 async def _initialize(ctx: Any, runtime: Runtime, call: Call) -> None:

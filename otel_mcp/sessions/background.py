@@ -72,7 +72,12 @@ class Background:
         self.clear()
         self.loop, self._event = weakref.ref(loop), weakref.ref(event)
         # Without the context of the request that happens to be the first.
-        contextvars.Context().run(_task, loop, self._run(event))
+        work = self._run(event)
+        try:
+            contextvars.Context().run(_task, loop, work)
+        except BaseException:
+            work.close()
+            raise
 
     def stop(self) -> None:
         """Have the task end at once; whoever stops it writes what waits."""

@@ -24,11 +24,6 @@ NAME: Final = b"mcp-name"
 HeaderMap = Mapping[bytes, bytes]
 
 
-def header_map(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """Request headers by lower-case name; of a repeated header the first stands, as frameworks read it."""
-    return dict(reversed(scope["headers"]))
-
-
 def with_all_hops(headers: HeaderMap, scope: Mapping[str, Any]) -> HeaderMap:
     """The headers with every line of the forwarding ones: the last, not the first, is of the nearest proxy."""
     found = [name for name in (b"x-forwarded-for", b"forwarded") if name in headers]

@@ -48,7 +48,8 @@ class Message:
 def meta_of(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """The ``_meta`` of a message; empty where there is none."""
     meta: Any = params.get("_meta")
-    return cast(dict[str, Any], meta) if isinstance(meta, dict) else _NOTHING
+    found = meta
+    return found if isinstance(meta, dict) else _NOTHING
 
 
 def target_of(method: str, params: Mapping[str, Any]) -> str | None:
@@ -56,7 +57,9 @@ def target_of(method: str, params: Mapping[str, Any]) -> str | None:
     if method != "tools/call" and method != "prompts/get":
         return None
     name: Any = params.get("name")
-    return text(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    return name if name.isascii() and len(name) <= MAX_TEXT else text(name)
 
 
 @dataclass(slots=True, frozen=True)
@@ -89,7 +92,8 @@ def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
     return [] if message is None else [message]
 
 
-_MAX_ID: Final = 2**63
+MAX_ID: Final = 2**63
+"""Ids beyond it, on both sides of zero, are kept as text."""
 _BATCH_LIMIT: Final = 100
 """Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
 
@@ -106,7 +110,11 @@ def _message(entry: Any) -> Message | None:
     return Message(text(method), request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
 
 
-def text(value: str, limit: int = 256) -> str:
+MAX_TEXT: Final = 256
+"""Characters of a stranger's text that are kept."""
+
+
+def text(value: str, limit: int = MAX_TEXT) -> str:
     """At most `limit` characters of a stranger's text, such as UTF-8 can hold.
 
     JSON may name half of a surrogate pair. An exporter cannot send such a text,
@@ -120,7 +128,7 @@ def text(value: str, limit: int = 256) -> str:
 def json_id(value: object) -> JsonId | None:
     """A JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
     if type(value) is int:
-        return value if -_MAX_ID < value < _MAX_ID else str(value)[:256]
+        return value if -MAX_ID < value < MAX_ID else str(value)[:256]
     return text(value) if isinstance(value, str) else None
 
 

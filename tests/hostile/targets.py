@@ -133,7 +133,7 @@ def head(data: bytes) -> None:
     """Request headers of any shape, and a query."""
     given = _lines(data)
     scope = {"headers": list(given.items()), "query_string": data}
-    found = headers.with_all_hops(headers.header_map(scope), scope)
+    found = headers.with_all_hops(dict(reversed(scope["headers"])), scope)
     for method in ("GET", "POST", "DELETE"):
         headers.recognise(method, found)
     headers.query_session_id(scope)

@@ -304,6 +304,41 @@ async def test_a_document_keeps_the_newest_calls_and_the_true_count(make_runtime
     assert kept == list(range(23))[-len(kept) :]
 
 
+async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=64)
+    drained: list[int] = []
+    monkeypatch.setattr(runtime.metrics, "record_all", lambda calls: drained.append(len(calls)))
+
+    for _ in range(100):
+        runtime.recorder.add(ended(200))
+    assert drained == []
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+    assert sum(drained) == 100
+    assert drained[0] == 25  # A quarter, so that it keeps up with whatever comes.
+    assert max(drained[1:]) <= 18
+    assert len(drained) <= 7
+
+
+async def test_without_a_loop_a_full_batch_is_drained_at_once(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=8)
+    drained: list[int] = []
+    monkeypatch.setattr(runtime.metrics, "record_all", lambda calls: drained.append(len(calls)))
+
+    def finish() -> None:
+        for _ in range(20):
+            runtime.recorder.add(ended(200))
+
+    await asyncio.to_thread(finish)
+
+    assert drained == [8, 8]
+
+
 async def test_finished_calls_are_recorded_without_another_request(make_runtime: MakeRuntime) -> None:
     seen = anyio.Event()
     telemetry_of: list[ToolCall] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from otel_mcp.middleware import look
 from otel_mcp.wire import headers
 from otel_mcp.wire.headers import MAYBE, NO, YES
 from tests.unit.kit import make_scope
@@ -47,7 +48,7 @@ def test_a_request_is_recognised_by_its_method_and_headers(
 def test_of_a_repeated_header_the_first_stands() -> None:
     scope = make_scope(headers=[("mcp-session-id", "one"), ("host", "a"), ("mcp-session-id", "two")])
 
-    assert headers.header_map(scope) == {b"mcp-session-id": b"one", b"host": b"a"}
+    assert look({**scope, "method": "DELETE"}) == ({b"mcp-session-id": b"one", b"host": b"a"}, YES)
 
 
 def test_a_header_is_read_as_text_of_bounded_length() -> None:
