@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.context import Context
@@ -36,6 +35,21 @@ _GUARD = guarded("record")
 
 Bucket = tuple[tuple[str | None, ...], int]
 """A series of the durations, and the place of one of its buckets."""
+
+
+class Batch:
+    """Calls that are recorded together.
+
+    A reservoir keeps one exemplar of each bucket, so of a batch only one sampled
+    call of a bucket is offered: an offer costs as much as a record.
+    """
+
+    __slots__ = ("clients", "exemplified")
+
+    def __init__(self) -> None:
+        self.clients: Counter[tuple[str, str]] = Counter()
+        """Requests by client and method."""
+        self.exemplified: set[Bucket] = set()
 
 
 class Metrics:
@@ -76,29 +90,18 @@ class Metrics:
         for reason in ("foreign", "full", "error", "shutdown"):
             self._on.dropped.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
-    def record(self, call: Call) -> None:
-        """Measure one finished call."""
-        self.record_all((call,))
-
-    def record_all(self, calls: Sequence[Call]) -> None:
-        """Measure finished calls, oldest first.
-
-        A reservoir keeps one exemplar of each bucket, so of a batch only one
-        sampled call of a bucket is offered: an offer costs as much as a record.
-        """
-        clients: Counter[tuple[str, str]] = Counter()
-        exemplified: set[Bucket] = set()
-        for call in calls:
-            self._measure(call, exemplified, clients)
-        for (client, method), count in clients.items():
-            attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
-            self._on.clients_requests.add(count, attributes, NO_SPAN)
-
-    def _measure(self, call: Call, exemplified: set[Bucket], clients: Counter[tuple[str, str]]) -> None:
+    def record(self, call: Call, batch: Batch) -> None:
+        """Measure one finished call; of a batch the oldest first."""
         with _GUARD:
             if call.method not in STREAMS:
-                self._record(call, exemplified)
-                self._count_client(call, clients)
+                self._record(call, batch.exemplified)
+                self._count_client(call, batch.clients)
+
+    def close(self, batch: Batch) -> None:
+        """Count what is counted once for a whole batch."""
+        for (client, method), count in batch.clients.items():
+            attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
+            self._on.clients_requests.add(count, attributes, NO_SPAN)
 
     def _record(self, call: Call, exemplified: set[Bucket]) -> None:
         key, attributes = self._attributes(call)

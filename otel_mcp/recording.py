@@ -17,7 +17,7 @@ from otel_mcp.content import redactor
 from otel_mcp.guard import guarded, quietly
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.session import Session
-from otel_mcp.metrics import Metrics
+from otel_mcp.metrics import Batch, Metrics
 from otel_mcp.observers.queue import Observers
 from otel_mcp.request import Call
 from otel_mcp.sessions.delta import CallRecord, SessionDelta
@@ -31,8 +31,8 @@ _GUARD: Final = guarded("record")
 _MAX_QUEUE: Final = 10_000
 _DRAIN_SHARE: Final = 0.25
 """Part of the flush interval after which the queue is drained: the rest is the store's."""
-_SLICE: Final = 16
-"""Calls that are drained in one turn of the loop: about a millisecond on a slow machine."""
+_SLICE: Final = 4
+"""Calls that are drained in one turn of the loop: a fraction of a millisecond."""
 _MAX_LINKS: Final = 100
 """Calls that the span of a session leads to."""
 _MAX_DIGESTED: Final = 64 * 1024
@@ -79,6 +79,10 @@ class Recorder:
         self._idle_gap = min(settings.session_idle_gap, settings.session_ttl)
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
         self._lock = threading.Lock()
+        self._open = 0
+        """Calls of the batch that is being recorded; with what is known of it, only touched under the lock."""
+        self._measured = Batch()
+        self._deltas: dict[Session, SessionDelta] = {}
 
     def add(self, call: Call) -> None:
         """Take a finished call. A full batch is drained from the next turn of the loop on, else a timer drains."""
@@ -108,39 +112,48 @@ class Recorder:
     def _on_timer(self) -> None:
         """Drain a part, so that requests under way do not wait for all of it; the rest in the turns that follow."""
         self._timer, self._hurries = None, False
-        drained = self._drain(max(_SLICE, len(self._queue) // 4))
+        drained = self._drain(max(_SLICE, len(self._queue) // 8))
         self._observers.ensure_running()
         if self._queue:
             self._schedule(at_once=drained)
 
     def drain(self) -> None:
         """Record everything that has finished. From any thread; a second caller leaves it to the first."""
-        if self._queue:
+        if self._queue or self._open:
             self._drain(_MAX_QUEUE)
 
     def _drain(self, most: int) -> bool:
-        """Whether this caller was the one to do it."""
+        """Record so many calls, oldest first. Returns whether this caller was the one to do it."""
         if not self._lock.acquire(blocking=False):
             return False
         try:
+            now = time.time()
             while self._queue and most > 0:
-                calls = self._take(min(most, self._batch))
-                most -= len(calls)
-                with _GUARD:
-                    self._metrics.record_all(calls)
-                self._submit_all(calls)
+                most -= 1
+                self._record(self._queue.popleft(), now)
+                if self._open >= self._batch:
+                    self._close()
+            if not self._queue:
+                self._close()
         finally:
             self._lock.release()
         return True
 
-    def _take(self, most: int) -> list[Call]:
-        calls: list[Call] = []
-        while self._queue and len(calls) < most:
-            call = self._queue.popleft()
-            if call.open_span is not None or not call.dispatched:
-                self._end_span(call)
-            calls.append(call)
-        return calls
+    def _record(self, call: Call, now: float) -> None:
+        self._open += 1
+        if call.open_span is not None or not call.dispatched:
+            self._end_span(call)
+        self._metrics.record(call, self._measured)
+        self._add_to(self._deltas, call, now)
+
+    def _close(self) -> None:
+        """A batch is complete: one delta for each session that its calls belong to."""
+        measured, deltas = self._measured, self._deltas
+        self._open, self._measured, self._deltas = 0, Batch(), {}
+        with _GUARD:
+            self._metrics.close(measured)
+        for delta in deltas.values():
+            self._submit(delta)
 
     def _end_span(self, call: Call) -> None:
         with _GUARD:
@@ -149,24 +162,15 @@ class Recorder:
             elif call.open_span is not None:
                 self._spans.close(call, call.open_span)
 
-    def _submit_all(self, calls: list[Call]) -> None:
-        """One delta for each session that these calls belong to."""
-        now = time.time()
-        deltas: dict[int, SessionDelta] = {}
-        for call in calls:
-            self._add_to(deltas, call, now)
-        for delta in deltas.values():
-            self._submit(delta)
-
-    def _add_to(self, deltas: dict[int, SessionDelta], call: Call, now: float) -> None:
+    def _add_to(self, deltas: dict[Session, SessionDelta], call: Call, now: float) -> None:
         with _GUARD:
             if call.session is None or not was_taken(call):
                 return
             session = call.session.part_of or call.session
-            delta = deltas.get(id(session))
+            delta = deltas.get(session)
             if delta is None:
                 session.last_activity = max(session.last_activity, now)
-                deltas[id(session)] = delta = SessionDelta(session.facts, session.last_activity)
+                deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
             if self._links and call.method == "tools/call" and call.span_context is not None:
                 _link(session, call.span_context)
             if call.id is not None:

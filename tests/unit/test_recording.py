@@ -13,6 +13,7 @@ import pytest
 
 from otel_mcp import MCPMiddleware, ToolCall
 from otel_mcp.content import as_attribute, redactor
+from otel_mcp.metrics import Batch
 from otel_mcp.recording import was_taken
 from otel_mcp.request import Call, Exchange
 from otel_mcp.runtime import Runtime
@@ -308,27 +309,47 @@ async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = make_runtime(flush_calls=64)
-    drained: list[int] = []
-    monkeypatch.setattr(runtime.metrics, "record_all", lambda calls: drained.append(len(calls)))
+    recorded: list[Call] = []
+    batches: list[Batch] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "close", batches.append)
+    calls = [ended(200) for _ in range(100)]
 
-    for _ in range(100):
-        runtime.recorder.add(ended(200))
-    assert drained == []
-    for _ in range(50):
+    for call_ in calls:
+        runtime.recorder.add(call_)
+    assert recorded == []
+    parts: list[int] = []
+    while len(recorded) < 100:
+        before = len(recorded)
+        await asyncio.sleep(0)
+        parts.append(len(recorded) - before)
+
+    assert recorded == calls
+    assert max(parts) == 12  # An eighth of what waits, so that it keeps up with whatever comes.
+    assert parts[-2] == 4
+    assert len(batches) == 2
+
+
+async def test_a_batch_is_one_delta_of_a_session_however_many_parts_it_comes_in(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(flush_calls=20)
+    deltas: list[SessionDelta] = []
+    runtime.recorder._submit = deltas.append  # pyright: ignore[reportPrivateUsage]
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    for number in range(20):
+        await post(app, call(request_id=number), legacy_headers("own"))
+    for _ in range(20):
         await asyncio.sleep(0)
 
-    assert sum(drained) == 100
-    assert drained[0] == 25  # A quarter, so that it keeps up with whatever comes.
-    assert max(drained[1:]) <= 18
-    assert len(drained) <= 7
+    assert [delta.call_count for delta in deltas] == [20]
 
 
 async def test_without_a_loop_a_full_batch_is_drained_at_once(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = make_runtime(flush_calls=8)
-    drained: list[int] = []
-    monkeypatch.setattr(runtime.metrics, "record_all", lambda calls: drained.append(len(calls)))
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
 
     def finish() -> None:
         for _ in range(20):
@@ -336,7 +357,7 @@ async def test_without_a_loop_a_full_batch_is_drained_at_once(
 
     await asyncio.to_thread(finish)
 
-    assert drained == [8, 8]
+    assert len(recorded) == 16
 
 
 async def test_finished_calls_are_recorded_without_another_request(make_runtime: MakeRuntime) -> None:
