@@ -59,6 +59,7 @@ MESSAGE: Final = Signal(
         names.GEN_AI_OPERATION_NAME: "`tools/call`",
         names.GEN_AI_TOOL_NAME: "`tools/call`",
         names.GEN_AI_PROMPT_NAME: "`prompts/get`",
+        names.MCP_RESOURCE_URI: "`resources/read`, `/subscribe`, `/unsubscribe`",
         names.GEN_AI_TOOL_CALL_ARGUMENTS: "`CAPTURE_CONTENT`",
         names.GEN_AI_TOOL_CALL_RESULT: "`CAPTURE_CONTENT`",
         names.JSONRPC_REQUEST_ID: ALWAYS,

@@ -24,10 +24,12 @@ from otel_mcp.request import Call, Exchange, client_of
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.carrier import carried
+from otel_mcp.wire.jsonrpc import RESOURCE_METHODS, resource_uri
 
-NATIVE_SCOPES: Final = frozenset({"mcp-python-sdk", "fastmcp"})
-"""Instrumentation scopes of the libraries that open a server span of their own."""
 _SDK: Final = "mcp-python-sdk"
+_FASTMCP: Final = "fastmcp"
+NATIVE_SCOPES: Final = frozenset({_SDK, _FASTMCP})
+"""Instrumentation scopes of the libraries that open a server span of their own."""
 NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
 _W3C: Final = ("traceparent", "tracestate", "baggage")
@@ -110,7 +112,7 @@ def call_attributes(call: Call, scope: str | None = None) -> Mapping[str, Any]:
             claim.attributes, claim.made_of = _common_attributes(call), made_of
         common = claim.attributes
     # The SDK's span says id and operation. But an id that is a text may be none that can be exported.
-    if scope == _SDK and type(call.id) is int and call.exchange.capture is None:
+    if call.method == "tools/call" and scope == _SDK and type(call.id) is int and call.exchange.capture is None:
         return common
     return {**common, **_further_attributes(call, scope)}
 
@@ -125,6 +127,8 @@ def _further_attributes(call: Call, scope: str | None) -> dict[str, Any]:
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
         if call.exchange.capture is not None:
             attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
+    elif call.method in RESOURCE_METHODS and scope != _FASTMCP and (uri := resource_uri(call.params)) is not None:
+        attributes[semconv.MCP_RESOURCE_URI] = uri
     return attributes
 
 

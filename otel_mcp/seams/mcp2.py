@@ -44,8 +44,8 @@ def runner(module: ModuleType, patches: Patches) -> None:
                 try:
                     if (call := call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)) is None:
                         return _unseen(compose, self, inner, ctx, runtime)
-                    dispatch = _Dispatch(runtime, call, self, inner)
-                    dispatch.begin(ctx)
+                    dispatch = _Dispatch(runtime, call)
+                    dispatch.begin(self, inner, ctx)
                 except Exception as failure:
                     report("dispatch", failure)
                     return compose(self, inner)(ctx)
@@ -59,21 +59,19 @@ def runner(module: ModuleType, patches: Patches) -> None:
 
 
 class _Dispatch(Dispatch):
-    def __init__(self, runtime: Runtime, call: Call, owner: Any, inner: Handler) -> None:
-        self._runtime = runtime
-        self.call = call
-        self._owner = owner
-        self._inner = inner
+    _owner: Any
+    _inner: Handler
 
-    def begin(self, ctx: Any) -> None:
-        """Note what only this SDK can tell before the handler runs."""
+    def begin(self, owner: Any, inner: Handler, ctx: Any) -> None:
+        """Note what goes around the handler, and what only this SDK can tell before it runs."""
+        self._owner, self._inner = owner, inner
         call = self.call
         if call.exchange.protocol_version is None:
             call.exchange.protocol_version = ctx.protocol_version
         if call.method == "initialize":
             self.before = _initialize(ctx, self._runtime, call)
         elif call.method == "tools/call" and call.target not in self._runtime.metrics.tools.known:
-            call.trusted_name = _is_tool(self._owner, call)
+            call.trusted_name = _is_tool(owner, call)
 
     def handle(self, ctx: Any) -> Awaitable[Any]:
         """The SDK's handler, inside everything that goes around it."""

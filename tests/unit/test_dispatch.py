@@ -750,6 +750,18 @@ async def test_a_message_of_the_sdk_1_has_our_span_around_its_handler(
     assert [described(span)["parent"] for span in works] == [id_of(span) for span in messages[1:]]
 
 
+@pytest.mark.parametrize(("scope", "shown"), [("mcp-python-sdk", "res://host/x"), ("fastmcp", None)])
+async def test_a_native_span_is_told_the_resource_unless_it_tells_it_itself(
+    runner: ModuleType, telemetry: Telemetry, scope: str, shown: str | None
+) -> None:
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry, scope)], ok))
+
+    await post(app, ask("resources/read", uri="res://user@host/x?token=secret"), legacy_headers("own"))
+
+    assert (telemetry.span().attributes or {}).get("mcp.resource.uri") == shown
+    assert "secret" not in telemetry.everything()
+
+
 async def test_an_error_of_the_sdk_1_is_its_code(lowlevel: ModuleType, telemetry: Telemetry) -> None:
     async def handler(_: Any) -> Any:
         return SimpleNamespace(code=-32602, message="secret")

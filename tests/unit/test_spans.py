@@ -280,7 +280,8 @@ async def test_a_notification_gets_no_span_afterwards(runtime: Runtime, telemetr
     [
         (ask("tools/list"), "tools/list", {}),
         (ask("prompts/get", name="greet"), "prompts/get greet", {"gen_ai.prompt.name": "greet"}),
-        (ask("resources/read", uri="res://x", name="n"), "resources/read", {}),
+        (ask("resources/read", uri="res://x", name="n"), "resources/read", {"mcp.resource.uri": "res://x"}),
+        (ask("resources/list", uri="res://x"), "resources/list", {"mcp.resource.uri": None}),
         (ask("tools/call", name=7), "tools/call", {"gen_ai.operation.name": "execute_tool"}),
         (ask("ping", "an-id"), "ping", {"jsonrpc.request.id": "an-id"}),
         (ask("made/up"), "made/up", {}),
