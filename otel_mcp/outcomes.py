@@ -9,6 +9,8 @@ from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
 def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
     """The wire's word, completed by what the handler's seam and the client said."""
     told = call.told
+    if outcome is FINE and told is FINE:
+        return FINE
     failed = outcome is not None and outcome.error_type is not None
     if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
         if call.method in STREAMS:

@@ -29,6 +29,8 @@ REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421})
 REFUSED_CODES: Final = frozenset({"-32600", "-32700"})
 _GUARD: Final = guarded("record")
 _MAX_QUEUE: Final = 10_000
+_MAX_WAITING: Final = 1000
+"""Calls that wait for turns of the loop; more are drained where they end."""
 _DRAIN_SHARE: Final = 0.25
 """Part of the flush interval after which the queue is drained: the rest is the store's."""
 _SLICE: Final = 4
@@ -87,13 +89,15 @@ class Recorder:
     def add(self, call: Call) -> None:
         """Take a finished call. A full batch is drained from the next turn of the loop on, else a timer drains."""
         self._queue.append(call)
-        if self._timer is None or (len(self._queue) >= self._batch and not self._hurries):
+        if len(self._queue) >= _MAX_WAITING:
+            self.drain()  # Very many have ended within one turn, as where a process stops: none may fall off the end.
+        elif (
+            self._timer is None
+            or self._timer_loop is None
+            or self._timer_loop.is_closed()
+            or (len(self._queue) >= self._batch and not self._hurries)
+        ):
             self._schedule()
-
-    def look_at_timer(self) -> None:
-        """Requests come on another loop: a timer of one that has been closed will not drain."""
-        if self._timer_loop is not None and self._timer_loop.is_closed():
-            self._timer = None
 
     def _schedule(self, *, at_once: bool = False) -> None:
         try:
@@ -103,7 +107,7 @@ class Recorder:
                 self.drain()
             return  # The process is ending: whoever ends it drains.
         if self._timer is not None and self._timer_loop is loop:
-            self._timer.cancel()
+            self._timer.cancel()  # It would come later.
         self._timer_loop, self._hurries = loop, at_once or len(self._queue) >= self._batch
         # Not in the context of the request that happens to be the first.
         delay = 0.0 if self._hurries else self._delay

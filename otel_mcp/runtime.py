@@ -124,8 +124,7 @@ class Runtime:
             self._processor = install(self._tracer_provider)
         if not self.metrics.registered:
             self.metrics.register()
-        if self.sessions.ensure_running():
-            self.recorder.look_at_timer()
+        self.sessions.ensure_running()
         return self.watch.begin(scope, headers, verdict)
 
     def _is_excluded(self, excluded: ExcludeList, scope: Scope, headers: wire_headers.HeaderMap) -> bool:

@@ -28,7 +28,6 @@ from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
-    FINE,
     KNOWN_METHODS,
     JsonId,
     Message,
@@ -195,7 +194,7 @@ class Watch:
         call.finished = True
         call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
-        call.outcome = FINE if outcome is FINE and call.told is FINE else merged(outcome, call)
+        call.outcome = merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         exchange = call.exchange
         if call.id is not None and (transport_id := exchange.transport_id):
@@ -230,13 +229,11 @@ class Watch:
             self.pending.expire()
         if not exchange.at_sdk:
             self._learn_bare(exchange)
-        recorded = True
         for call in exchange.calls:
             if not call.finished and not call.running:
                 self._leave(call)
-            recorded = recorded and call.dispatched and call.finished
         if exchange.at_sdk:
-            _let_go(exchange, recorded=recorded)
+            _let_go(exchange)
         transport_id = exchange.transport_id
         if transport_id is None or exchange.modern:
             return
@@ -271,8 +268,11 @@ class Watch:
         self._endings.close()
 
 
-def _let_go(exchange: Exchange, *, recorded: bool) -> None:
-    """What waits keeps only what a record takes, if its spans are made."""
+def _let_go(exchange: Exchange) -> None:
+    """Until its calls are recorded, an exchange keeps only what that takes."""
     exchange.answer = None
-    if recorded:
-        exchange.ambient, exchange.headers = None, _NOTHING
+    for call in exchange.calls:
+        if not (call.dispatched and call.finished):
+            return  # Its span is still to be made, under this context.
+    exchange.ambient = None
+    exchange.headers = _NOTHING

@@ -132,9 +132,9 @@ class Candidates:
 
     def _asides(self, exchange: Exchange, call: Call) -> tuple[object, ...] | None:
         """What hosts put into ``_meta``, and whose they are by the transport they come on."""
-        session = exchange.transport_session
-        if session is None and call.meta.keys().isdisjoint(self._meta):
+        if call.meta.keys().isdisjoint(self._meta):
             return None
+        session = exchange.transport_session
         return session.facts.client_name if session is not None else None, tuple(map(call.meta.get, self._meta))
 
 

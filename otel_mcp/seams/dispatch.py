@@ -24,7 +24,7 @@ from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.spans import adopt, is_native, parent_of, same_span, scope_of
-from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, MAX_ID, JsonId, Outcome, error_outcome, json_id, text
+from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, error_outcome, json_id, text
 
 T = TypeVar("T")
 
@@ -45,8 +45,7 @@ def call_of(
         ``None`` for a message that never was on the wire: the SDK lists tools by
         itself, under the id of the call that it is about to serve.
     """
-    if type(request_id) is not int or not -MAX_ID < request_id < MAX_ID:
-        request_id = json_id(request_id)
+    request_id = json_id(request_id)
     if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
         method = text(method)
     if exchange.calls:

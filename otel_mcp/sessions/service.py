@@ -97,23 +97,17 @@ class Sessions:
         except Exception as error:
             report("session submit", error)
 
-    def ensure_running(self) -> bool:
-        """Have the background task on the running loop, or on another one that runs.
-
-        Returns:
-            Whether it was not known to be on this one.
-        """
+    def ensure_running(self) -> None:
+        """Have the background task on the running loop, or on another one that runs."""
         try:
             loop = get_running_loop()
         except RuntimeError:
-            return False
-        if self._background.loop() is loop:
-            return False
-        with guarded("session background"):
-            self._tell_memory_only()
-            self._loops.add(loop)
-            self._background.start(loop)
-        return True
+            return
+        if self._background.loop() is not loop:
+            with guarded("session background"):
+                self._tell_memory_only()
+                self._loops.add(loop)
+                self._background.start(loop)
 
     def _tell_memory_only(self) -> None:
         if not self._told:

@@ -50,8 +50,7 @@ class Message:
 def meta_of(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """The ``_meta`` of a message; empty where there is none."""
     meta: Any = params.get("_meta")
-    found = meta
-    return found if isinstance(meta, dict) else _NOTHING
+    return cast(dict[str, Any], meta) if isinstance(meta, dict) else _NOTHING
 
 
 def target_of(method: str, params: Mapping[str, Any]) -> str | None:
@@ -59,9 +58,7 @@ def target_of(method: str, params: Mapping[str, Any]) -> str | None:
     if method != "tools/call" and method != "prompts/get":
         return None
     name: Any = params.get("name")
-    if not isinstance(name, str):
-        return None
-    return name if name.isascii() and len(name) <= MAX_TEXT else text(name)
+    return text(name) if isinstance(name, str) else None
 
 
 def resource_uri(params: Mapping[str, Any]) -> str | None:
@@ -70,7 +67,7 @@ def resource_uri(params: Mapping[str, Any]) -> str | None:
     if not isinstance(uri, str):
         return None
     bare = uri.partition("#")[0].partition("?")[0]
-    scheme, separator, rest = bare.partition("://")
+    scheme, separator, rest = bare.partition("//")
     authority, slash, path = rest.partition("/")
     return text(f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}") or None
 
@@ -105,8 +102,7 @@ def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
     return [] if message is None else [message]
 
 
-MAX_ID: Final = 2**63
-"""Ids beyond it, on both sides of zero, are kept as text."""
+_MAX_ID: Final = 2**63
 _BATCH_LIMIT: Final = 100
 """Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
 
@@ -123,11 +119,7 @@ def _message(entry: Any) -> Message | None:
     return Message(text(method), request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
 
 
-MAX_TEXT: Final = 256
-"""Characters of a stranger's text that are kept."""
-
-
-def text(value: str, limit: int = MAX_TEXT) -> str:
+def text(value: str, limit: int = 256) -> str:
     """At most `limit` characters of a stranger's text, such as UTF-8 can hold.
 
     JSON may name half of a surrogate pair. An exporter cannot send such a text,
@@ -141,7 +133,7 @@ def text(value: str, limit: int = MAX_TEXT) -> str:
 def json_id(value: object) -> JsonId | None:
     """A JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
     if type(value) is int:
-        return value if -MAX_ID < value < MAX_ID else str(value)[:256]
+        return value if -_MAX_ID < value < _MAX_ID else str(value)[:256]
     return text(value) if isinstance(value, str) else None
 
 

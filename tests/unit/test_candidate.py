@@ -8,7 +8,9 @@ import pytest
 
 from otel_mcp.identity.candidate import Candidate, Candidates, candidate, client_info, rules_from
 from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.session import Session
 from otel_mcp.request import Call, Exchange
+from otel_mcp.sessions.delta import SessionFacts
 from otel_mcp.settings import load
 from otel_mcp.wire.jsonrpc import Message
 from tests.unit.kit import CLIENT_INFO, MODERN
@@ -296,6 +298,20 @@ async def test_what_is_remembered_of_one_request_is_not_taken_for_another(other:
     assert remembered == [candidate(request.exchange, request, rules, keys) for request in requests]
     assert remembered[0] is remembered[2]
     assert remembered[0] != remembered[1]
+
+
+async def test_what_is_remembered_depends_on_who_opened_the_transport_session() -> None:
+    rules, keys = rules_from(load(service_name="shop")), await prepared()
+    remembering = Candidates(rules, keys)
+    sources: list[str | None] = []
+
+    for name in ("other", "codex-mcp-client", "other"):
+        request = called({"mcp-session-id": "t"}, {"threadId": "t"})
+        request.exchange.transport_session = Session(SessionFacts("t", 1.0, 3600.0, client_name=name), 1.0)
+        found = remembering.of(request.exchange, request)
+        sources.append(found.source if found is not None else None)
+
+    assert sources == ["header", "conversation", "header"]
 
 
 async def test_nothing_is_inferred_for_initialize() -> None:

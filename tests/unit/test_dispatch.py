@@ -750,6 +750,23 @@ async def test_a_message_of_the_sdk_1_has_our_span_around_its_handler(
     assert [described(span)["parent"] for span in works] == [id_of(span) for span in messages[1:]]
 
 
+async def test_where_our_seam_fails_the_span_of_the_sdk_stays(
+    runner: ModuleType, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, failures: Any
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(mcp2, "call_of", broken)
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
+
+    reply = await post(app, modern(), MODERN_HEADERS)
+
+    assert reply.status == 200
+    assert "mcp-python-sdk" in [described(span)["scope"] for span in telemetry.spans()]
+    assert failures.pop("dispatch") == 1
+    failures.clear()
+
+
 @pytest.mark.parametrize(("scope", "shown"), [("mcp-python-sdk", "res://host/x"), ("fastmcp", None)])
 async def test_a_native_span_is_told_the_resource_unless_it_tells_it_itself(
     runner: ModuleType, telemetry: Telemetry, scope: str, shown: str | None

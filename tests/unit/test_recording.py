@@ -344,6 +344,21 @@ async def test_a_batch_is_one_delta_of_a_session_however_many_parts_it_comes_in(
     assert [delta.call_count for delta in deltas] == [20]
 
 
+async def test_however_many_calls_end_at_once_none_is_lost(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime()
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    calls = [ended(200) for _ in range(12_000)]
+
+    for call_ in calls:
+        runtime.recorder.add(call_)
+    runtime.recorder.drain()
+
+    assert recorded == calls
+
+
 async def test_without_a_loop_a_full_batch_is_drained_at_once(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_target_is_the_name_of_a_tool_or_prompt(method: str, name: object, t
         ("postgres://app:secret@db:5432/orders/schema", "postgres://db:5432/orders/schema"),
         ("https://host/a@b?token=secret#secret", "https://host/a@b"),
         ("https://secret@host?token=secret", "https://host"),
+        ("//user:secret@host/x", "//host/x"),
         ("memo:today#secret", "memo:today"),
         ("x" * 1000, "x" * 256),
         ("res://\ud800", "res://?"),
