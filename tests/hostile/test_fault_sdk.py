@@ -36,7 +36,7 @@ SHELL = {
     "otel_mcp.seams.handwritten._Attaching.__call__",
     "otel_mcp.seams.http_span._run",
     "otel_mcp.seams.http_span.within",
-    "otel_mcp.seams.mcp2._serve",
+    "otel_mcp.seams.mcp2._Dispatch.handle",
     "otel_mcp.seams.mcp2._within",
 }
 
@@ -107,9 +107,11 @@ def test_whatever_raises_at_a_seam_or_in_the_store_the_server_answers_as_without
     assert failures == {}
 
     problems: list[str] = []
+    functions = list(injection.functions())
+    assert SHELL <= {target.name for target in functions}
     targets = [
         target
-        for target in injection.functions()
+        for target in functions
         if target.code in seen and target.name.startswith(ONLY_HERE) and target.name not in SHELL
     ]
     for target in targets:
