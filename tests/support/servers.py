@@ -166,7 +166,9 @@ class Server:
             connection.close()
 
     def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHONPATH"))}
+        # With byte code, as a user's server: compiling the package anew is most of what some starts would take.
+        left_out = ("OTEL_", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         return {
             **inherited,
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
