@@ -24,7 +24,7 @@ from otel_mcp.request import Call, Exchange, client_of
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.carrier import carried
-from otel_mcp.wire.jsonrpc import RESOURCE_METHODS, resource_uri
+from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
 
 _SDK: Final = "mcp-python-sdk"
 _FASTMCP: Final = "fastmcp"
@@ -127,9 +127,15 @@ def _further_attributes(call: Call, scope: str | None) -> dict[str, Any]:
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
         if call.exchange.capture is not None:
             attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
-    elif call.method in RESOURCE_METHODS and scope != _FASTMCP and (uri := resource_uri(call.params)) is not None:
-        attributes[semconv.MCP_RESOURCE_URI] = uri
+    # FastMCP says it itself of what it reads, after us, and as it came.
+    elif call.method in RESOURCE_METHODS and (scope, call.method) != (_FASTMCP, "resources/read"):
+        attributes |= _resource(call.params)
     return attributes
+
+
+def _resource(params: Mapping[str, Any]) -> dict[str, str]:
+    uri = resource_uri(params)
+    return {} if uri is None else {semconv.MCP_RESOURCE_URI: uri}
 
 
 def _common_attributes(call: Call) -> dict[str, Any]:

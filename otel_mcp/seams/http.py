@@ -102,12 +102,13 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             # It comes back here, with the span current.
             return traced(within(scope, partial(serve, self)), receive, send)
 
-        # No coroutine of its own: nobody asks a transport of the SDK's whether it is one.
+        # A coroutine function like the original: whoever takes a transport for an app asks whether it is of ASGI 3.
         @wraps(original)
-        def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
             if SCOPE_KEY in scope or (seen := look(scope)) is None:
-                return serve(self, scope, receive, send)
-            return observe(process.runtime, seen, partial(serve, self), scope, receive, send)
+                await serve(self, scope, receive, send)
+            else:
+                await observe(process.runtime, seen, partial(serve, self), scope, receive, send)
 
         return __call__
 

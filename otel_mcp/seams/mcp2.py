@@ -44,11 +44,14 @@ def runner(module: ModuleType, patches: Patches) -> None:
                 try:
                     if (call := call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)) is None:
                         return _unseen(compose, self, inner, ctx, runtime)
-                    dispatch = _Dispatch(runtime, call)
-                    dispatch.begin(self, inner, ctx)
+                    dispatch = _Dispatch(runtime, call, self, inner)
                 except Exception as failure:
                     report("dispatch", failure)
                     return compose(self, inner)(ctx)
+                try:
+                    dispatch.learn(ctx)
+                except Exception as failure:
+                    report("dispatch", failure)
                 return dispatch.run(partial(compose(self, dispatch.handle), ctx))
 
             return dispatched
@@ -59,19 +62,19 @@ def runner(module: ModuleType, patches: Patches) -> None:
 
 
 class _Dispatch(Dispatch):
-    _owner: Any
-    _inner: Handler
-
-    def begin(self, owner: Any, inner: Handler, ctx: Any) -> None:
-        """Note what goes around the handler, and what only this SDK can tell before it runs."""
+    def __init__(self, runtime: Runtime, call: Call, owner: Any, inner: Handler) -> None:
+        super().__init__(runtime, call)
         self._owner, self._inner = owner, inner
+
+    def learn(self, ctx: Any) -> None:
+        """Note what only this SDK can tell before the handler runs."""
         call = self.call
         if call.exchange.protocol_version is None:
             call.exchange.protocol_version = ctx.protocol_version
         if call.method == "initialize":
             self.before = _initialize(ctx, self._runtime, call)
         elif call.method == "tools/call" and call.target not in self._runtime.metrics.tools.known:
-            call.trusted_name = _is_tool(owner, call)
+            call.trusted_name = _is_tool(self._owner, call)
 
     def handle(self, ctx: Any) -> Awaitable[Any]:
         """The SDK's handler, inside everything that goes around it."""
@@ -116,7 +119,12 @@ def _is_native(middleware: object) -> bool:
 def _is_tool(owner: Any, call: Call) -> bool:
     """Whether the server knows the tool by itself: then its name may be told though the call fails."""
     lookup = getattr(owner.server, "get_tool_input_schema", None)
-    return call.target is not None and lookup is not None and lookup(call.target) is not None
+    if call.target is None or lookup is None:
+        return False
+    try:
+        return lookup(call.target) is not None
+    except Exception:
+        return False  # A function of the user's, which may raise for a name that it does not know: no failure of ours.
 
 
 async def _initialize(ctx: Any, runtime: Runtime, call: Call) -> None:

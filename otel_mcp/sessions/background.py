@@ -77,6 +77,7 @@ class Background:
             contextvars.Context().run(_task, loop, work)
         except BaseException:
             work.close()
+            self.clear()  # Nothing runs there: the next request tries again.
             raise
 
     def stop(self) -> None:

@@ -25,8 +25,6 @@ KNOWN_METHODS: Final = frozenset({
 """Methods that a client sends; the bound of the metric attribute."""
 STREAMS: Final = frozenset({"subscriptions/listen"})
 """Requests that stay open on purpose: their duration says nothing."""
-RESOURCE_METHODS: Final = frozenset({"resources/read", "resources/subscribe", "resources/unsubscribe"})
-"""Requests that name a resource."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 _META_NAMESPACE: Final = "io.modelcontextprotocol/"
 
@@ -59,17 +57,6 @@ def target_of(method: str, params: Mapping[str, Any]) -> str | None:
         return None
     name: Any = params.get("name")
     return text(name) if isinstance(name, str) else None
-
-
-def resource_uri(params: Mapping[str, Any]) -> str | None:
-    """The resource that is asked for, without what may be secret in a URI: user, query and fragment."""
-    uri: Any = params.get("uri")
-    if not isinstance(uri, str):
-        return None
-    bare = uri.partition("#")[0].partition("?")[0]
-    scheme, separator, rest = bare.partition("//")
-    authority, slash, path = rest.partition("/")
-    return text(f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}") or None
 
 
 @dataclass(slots=True, frozen=True)

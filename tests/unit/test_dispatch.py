@@ -767,13 +767,52 @@ async def test_where_our_seam_fails_the_span_of_the_sdk_stays(
     failures.clear()
 
 
-@pytest.mark.parametrize(("scope", "shown"), [("mcp-python-sdk", "res://host/x"), ("fastmcp", None)])
+async def test_a_server_whose_look_up_of_tools_raises_has_its_one_span_and_session(
+    runner: ModuleType, telemetry: Telemetry, failures: Any
+) -> None:
+    """The SDK lets go of what a `get_tool_input_schema` of the user's raises, and so do we."""
+
+    class Raising(Sdk2):
+        def get_tool_input_schema(self, name: str) -> object:
+            raise KeyError(name)
+
+    app = MCPMiddleware(Raising(runner, [OpenTelemetryMiddleware(telemetry)], ok))
+
+    await post(app, call(), legacy_headers("own"))
+
+    assert (telemetry.span().attributes or {})["session.id"] == "own"
+    assert failures == {}
+
+
+async def test_what_cannot_be_learned_before_the_handler_costs_neither_span_nor_session(
+    runner: ModuleType, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(mcp2, "_is_tool", broken)
+    app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
+
+    await post(app, call(), legacy_headers("own"))
+
+    assert (telemetry.span().attributes or {})["session.id"] == "own"
+    assert failures.pop("dispatch") == 1
+
+
+@pytest.mark.parametrize(
+    ("scope", "method", "shown"),
+    [
+        ("mcp-python-sdk", "resources/read", "res://host/x"),
+        ("fastmcp", "resources/read", None),
+        ("fastmcp", "resources/subscribe", "res://host/x"),
+    ],
+)
 async def test_a_native_span_is_told_the_resource_unless_it_tells_it_itself(
-    runner: ModuleType, telemetry: Telemetry, scope: str, shown: str | None
+    runner: ModuleType, telemetry: Telemetry, scope: str, method: str, shown: str | None
 ) -> None:
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry, scope)], ok))
 
-    await post(app, ask("resources/read", uri="res://user@host/x?token=secret"), legacy_headers("own"))
+    await post(app, ask(method, uri="res://user@host/x?token=secret"), legacy_headers("own"))
 
     assert (telemetry.span().attributes or {}).get("mcp.resource.uri") == shown
     assert "secret" not in telemetry.everything()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -207,6 +209,40 @@ def test_instrument_replaces_every_seam_and_uninstrument_restores_the_very_origi
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
     assert {module for module, _, _ in SEAM_NAMES} <= {module for module, _ in SEAMS}
+
+
+NO_APP = {"Route.handle"}
+"""What nobody takes for an app: a route is one itself, by its own `__call__`, which is left alone."""
+
+
+def test_whoever_asks_what_kind_of_function_it_is_hears_the_same_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers, test clients and asgiref tell ASGI 3 from ASGI 2 and WSGI by asking for a coroutine function."""
+    for module, _ in SEAMS:
+        if find_spec(module.partition(".")[0]) is not None:
+            with suppress(ImportError):
+                import_module(module)
+    replaced: dict[str, tuple[Any, Any]] = {}
+    replace = Patches.replace
+
+    def noting(self: Patches, owner: Any, name: str, make: Callable[[Any], Any]) -> bool:
+        original = owner.__dict__.get(name)
+        done = replace(self, owner, name, make)
+        if done:
+            replaced[f"{owner.__name__}.{name}"] = original, owner.__dict__[name]
+        return done
+
+    monkeypatch.setattr(Patches, "replace", noting)
+    instrumentor = MCPInstrumentor()
+    instrumentor.instrument()
+    instrumentor.uninstrument()
+
+    changed = {
+        name
+        for name, (original, ours) in replaced.items()
+        if inspect.iscoroutinefunction(original) != inspect.iscoroutinefunction(ours)
+    }
+    assert changed == NO_APP
+    assert {"StreamableHTTPSessionManager.handle_request", "SseServerTransport.handle_post_message"} <= set(replaced)
 
 
 def test_instrument_never_raises_and_asks_for_no_library(

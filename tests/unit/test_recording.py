@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
+from collections import Counter
 from datetime import datetime, timezone
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,8 +16,8 @@ import pytest
 
 from otel_mcp import MCPMiddleware, ToolCall
 from otel_mcp.content import as_attribute, redactor
+from otel_mcp.deltas import was_taken
 from otel_mcp.metrics import Batch
-from otel_mcp.recording import was_taken
 from otel_mcp.request import Call, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.sessions.delta import SessionDelta
@@ -357,6 +360,160 @@ async def test_however_many_calls_end_at_once_none_is_lost(
     runtime.recorder.drain()
 
     assert recorded == calls
+
+
+class Slow:
+    """Stands for `Metrics.record`: keeps what is recorded, and holds the first until it is let go."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Call] = []
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, call: Call, _: Batch) -> None:
+        if not self.began.is_set():
+            self.began.set()
+            assert self.go_on.wait(20)
+        self.recorded.append(call)
+
+
+async def test_the_loop_does_not_spin_while_another_thread_records(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, slow = (runtime := make_runtime(flush_calls=8)).recorder, Slow()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+    looks: list[None] = []
+    ensure_running = runtime.observers.ensure_running
+    monkeypatch.setattr(runtime.observers, "ensure_running", lambda: (looks.append(None), ensure_running()))
+    calls = [ended(200) for _ in range(20)]
+    recorder.add(calls[0])
+    thread = threading.Thread(target=recorder.drain)
+    thread.start()
+    slow.began.wait(20)
+
+    for call_ in calls[1:]:
+        recorder.add(call_)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    turns = len(looks)
+    slow.go_on.set()
+    with anyio.fail_after(20):
+        while len(slow.recorded) < 20:
+            await anyio.lowlevel.checkpoint()
+    thread.join()
+
+    assert turns < 20
+    assert sorted(map(id, slow.recorded)) == sorted(map(id, calls))
+
+
+async def test_who_is_asked_to_drain_all_while_it_drains_a_part_goes_on_to_the_end(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends drains from another thread than the loop's, and the loop may have no other turn."""
+    recorder, slow = (runtime := make_runtime(flush_calls=8)).recorder, Slow()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+
+    async def loop_that_ends() -> None:
+        for _ in range(200):
+            recorder.add(ended(200))
+        await asyncio.sleep(0)
+
+    thread = threading.Thread(target=asyncio.run, args=(loop_that_ends(),))
+    thread.start()
+    slow.began.wait(20)
+    recorder.drain()
+    slow.go_on.set()
+    await asyncio.to_thread(thread.join)
+
+    assert len(slow.recorded) == 200
+
+
+async def test_calls_that_find_no_room_are_counted(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, slow = (runtime := make_runtime()).recorder, Slow()
+    dropped: Counter[str] = Counter()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+    monkeypatch.setattr(runtime.metrics, "store_dropped", lambda count, reason: dropped.update({reason: count}))
+    calls = [ended(200) for _ in range(10_500)]
+    recorder.add(calls[0])
+    thread = threading.Thread(target=recorder.drain)
+    thread.start()
+    slow.began.wait(20)
+
+    for call_ in calls[1:]:
+        recorder.add(call_)
+    slow.go_on.set()
+    thread.join()
+    recorder.drain()
+
+    assert len(slow.recorded) + dropped["full"] == len(calls)
+    assert dropped["full"] == 500
+    assert slow.recorded[1:] == calls[501:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_begins_with_none_of_its_parents_calls(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with its lock, which a thread that is not in the child may have held."""
+    recorder, slow = (runtime := make_runtime(flush_calls=8)).recorder, Slow()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+    for _ in range(5):
+        recorder.add(ended(200))
+    thread = threading.Thread(target=recorder.drain)
+    thread.start()
+    slow.began.wait(20)
+
+    if not (child := os.fork()):
+        slow.go_on.set()
+        recorder.add(ended(200))
+        recorder.drain()
+        os._exit(len(slow.recorded))
+    status = os.waitpid(child, 0)[1]
+    slow.go_on.set()
+    thread.join()
+
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert len(slow.recorded) == 5
+
+
+def test_a_loop_that_stopped_in_a_hurry_keeps_no_other_from_recording(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=8)
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+
+    async def fill() -> None:
+        for _ in range(10):
+            runtime.recorder.add(ended(200))
+
+    async def go_on() -> None:
+        await fill()
+        while len(recorded) < 20:
+            await anyio.lowlevel.checkpoint()
+
+    stopped = asyncio.new_event_loop()
+    try:
+        stopped.run_until_complete(fill())
+        asyncio.run(asyncio.wait_for(go_on(), 20))
+    finally:
+        stopped.close()
+
+    assert len(recorded) == 20
+
+
+async def test_where_content_is_kept_fewer_calls_wait(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=8, store_content=True)
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+
+    for _ in range(20):
+        runtime.recorder.add(ended(200))
+
+    assert len(recorded) == 16
 
 
 async def test_without_a_loop_a_full_batch_is_drained_at_once(

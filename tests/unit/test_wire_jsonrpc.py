@@ -17,7 +17,6 @@ from otel_mcp.wire.jsonrpc import (
     negotiated_version,
     outcome_of,
     parse_messages,
-    resource_uri,
     result_outcome,
 )
 
@@ -125,27 +124,6 @@ def test_meta_that_is_no_object_is_empty(meta: object) -> None:
 )
 def test_the_target_is_the_name_of_a_tool_or_prompt(method: str, name: object, target: str | None) -> None:
     assert parsed(message(method, name=name))[0].target == target
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("file:///home/notes.txt", "file:///home/notes.txt"),
-        ("postgres://app:secret@db:5432/orders/schema", "postgres://db:5432/orders/schema"),
-        ("https://host/a@b?token=secret#secret", "https://host/a@b"),
-        ("https://secret@host?token=secret", "https://host"),
-        ("//user:secret@host/x", "//host/x"),
-        ("memo:today#secret", "memo:today"),
-        ("x" * 1000, "x" * 256),
-        ("res://\ud800", "res://?"),
-        ("?token=secret", None),
-        ("", None),
-        (7, None),
-        (None, None),
-    ],
-)
-def test_a_resource_is_shown_without_what_may_be_secret(uri: object, shown: str | None) -> None:
-    assert resource_uri({"uri": uri}) == shown
 
 
 def test_an_id_is_bounded_whatever_it_is_made_of() -> None:
