@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timezone
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -376,6 +377,13 @@ class Slow:
             assert self.go_on.wait(20)
         self.recorded.append(call)
 
+    def held_in(self, work: Callable[[], None]) -> threading.Thread:
+        """A thread that does `work`, which has begun to record."""
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert self.began.wait(20)
+        return thread
+
 
 async def test_the_loop_does_not_spin_while_another_thread_records(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
@@ -387,9 +395,7 @@ async def test_the_loop_does_not_spin_while_another_thread_records(
     monkeypatch.setattr(runtime.observers, "ensure_running", lambda: (looks.append(None), ensure_running()))
     calls = [ended(200) for _ in range(20)]
     recorder.add(calls[0])
-    thread = threading.Thread(target=recorder.drain)
-    thread.start()
-    slow.began.wait(20)
+    thread = slow.held_in(recorder.drain)
 
     for call_ in calls[1:]:
         recorder.add(call_)
@@ -418,9 +424,7 @@ async def test_who_is_asked_to_drain_all_while_it_drains_a_part_goes_on_to_the_e
             recorder.add(ended(200))
         await asyncio.sleep(0)
 
-    thread = threading.Thread(target=asyncio.run, args=(loop_that_ends(),))
-    thread.start()
-    slow.began.wait(20)
+    thread = slow.held_in(lambda: asyncio.run(loop_that_ends()))
     recorder.drain()
     slow.go_on.set()
     await asyncio.to_thread(thread.join)
@@ -435,9 +439,7 @@ async def test_calls_that_find_no_room_are_counted(make_runtime: MakeRuntime, mo
     monkeypatch.setattr(runtime.metrics, "store_dropped", lambda count, reason: dropped.update({reason: count}))
     calls = [ended(200) for _ in range(10_500)]
     recorder.add(calls[0])
-    thread = threading.Thread(target=recorder.drain)
-    thread.start()
-    slow.began.wait(20)
+    thread = slow.held_in(recorder.drain)
 
     for call_ in calls[1:]:
         recorder.add(call_)
@@ -460,9 +462,7 @@ def test_a_child_begins_with_none_of_its_parents_calls(
     monkeypatch.setattr(runtime.metrics, "record", slow)
     for _ in range(5):
         recorder.add(ended(200))
-    thread = threading.Thread(target=recorder.drain)
-    thread.start()
-    slow.began.wait(20)
+    thread = slow.held_in(recorder.drain)
 
     if not (child := os.fork()):
         slow.go_on.set()
