@@ -318,6 +318,10 @@ async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
     monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
     monkeypatch.setattr(runtime.metrics, "close", batches.append)
     calls = [ended(200) for _ in range(100)]
+    runtime.recorder.add(ended(200))
+    runtime.recorder.drain()  # As a reader of metrics may have done before: all at once then, and only then.
+    recorded.clear()
+    batches.clear()
 
     for call_ in calls:
         runtime.recorder.add(call_)
@@ -430,6 +434,51 @@ async def test_who_is_asked_to_drain_all_while_it_drains_a_part_goes_on_to_the_e
     await asyncio.to_thread(thread.join)
 
     assert len(slow.recorded) == 200
+
+
+async def test_who_is_asked_after_its_last_look_looks_again(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = (runtime := make_runtime()).recorder
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+
+    class Late:
+        """A lock, before whose first release somebody else wants what has just ended."""
+
+        def __init__(self) -> None:
+            self.asked = False
+            self.acquire = (lock := threading.Lock()).acquire
+            self._release = lock.release
+
+        def release(self) -> None:
+            if not self.asked:
+                self.asked = True
+                recorder.add(ended(200))
+                recorder.drain()
+            self._release()
+
+    recorder._lock = Late()  # type: ignore[assignment]  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    recorder.add(ended(200))
+    recorder.drain()
+
+    assert len(recorded) == 2
+
+
+async def test_nothing_of_a_batch_is_left_when_it_begins_anew(make_runtime: MakeRuntime) -> None:
+    recorder = (runtime := make_runtime(flush_calls=20)).recorder
+    deltas: list[SessionDelta] = []
+    recorder._submit = deltas.append  # pyright: ignore[reportPrivateUsage]
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    for number in range(3):
+        await post(app, call(request_id=number), legacy_headers("own"))
+    recorder._drain(2)  # pyright: ignore[reportPrivateUsage]
+
+    recorder.clear()
+    await post(app, call(request_id=3), legacy_headers("own"))
+    recorder.drain()
+
+    assert [delta.call_count for delta in deltas] == [1]
 
 
 async def test_calls_that_find_no_room_are_counted(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
