@@ -7,7 +7,7 @@ fork would be exported again by every child.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 from opentelemetry.context import Context
@@ -30,6 +30,9 @@ _LEGACY_VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
 _PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
 _BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred": (MODERN,), "inferred_weak": (MODERN,)}
 """Session sources, with the protocol versions that their clients speak."""
+
+_MAX_OPERATIONS = 1000
+"""Uses of the store that wait to be recorded."""
 
 _GUARD = guarded("record")
 
@@ -64,6 +67,7 @@ class Metrics:
         self._error_types.learn(_USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS)
         self._error_codes.learn(_USUAL_CODES)
+        self._operations: deque[tuple[str, str, float]] = deque()
         self.registered = False
 
     def watch(self, gauges: Gauges) -> None:
@@ -91,8 +95,10 @@ class Metrics:
             self._on.dropped.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def record(self, call: Call, batch: Batch) -> None:
-        """Measure one finished call; of a batch the oldest first."""
+        """Measure one finished call, of a batch the oldest first; and what has been put off, as little at a time."""
         with _GUARD:
+            if self._operations:
+                self.settle(2)
             if call.method not in STREAMS:
                 self._record(call, batch.exemplified)
                 self._count_client(call, batch.clients)
@@ -180,9 +186,26 @@ class Metrics:
         self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
-        self._on.store_duration.record(
-            seconds, {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}, NO_SPAN
-        )
+        """Measure a use of the store, but later: of what is asked on behalf of a request, that request waits."""
+        self._operations.append((operation, outcome, seconds))
+        if len(self._operations) > _MAX_OPERATIONS:
+            self.settle(2)
+
+    def settle(self, most: int = _MAX_OPERATIONS + 1) -> None:
+        """Record what has been put off, the oldest first. From any thread."""
+        while most > 0 and self._operations:
+            most -= 1
+            try:
+                operation, outcome, seconds = self._operations.popleft()
+            except IndexError:  # Another thread was faster.
+                return
+            self._on.store_duration.record(
+                seconds, {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}, NO_SPAN
+            )
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: what has been put off is the parent's."""
+        self._operations.clear()
 
     def observer_dropped(self, observer: str, count: int) -> None:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)

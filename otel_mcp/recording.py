@@ -71,6 +71,7 @@ class Recorder:
         self._open = 0
         """Calls of the batch that is being recorded; with what is known of it, only touched under the lock."""
         self._measured = Batch()
+        self._metrics.forget()
         self._deltas.take()
 
     def add(self, call: Call) -> None:
@@ -121,6 +122,8 @@ class Recorder:
         if self._queue or self._open:
             self._wanted = True
             self._drain(0)
+        with _GUARD:
+            self._metrics.settle()
 
     def _drain(self, most: int) -> bool:
         """Record so many calls, oldest first, or all where that is wanted. Returns whether this caller did it."""

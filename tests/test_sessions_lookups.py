@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
+from typing import Any, cast
 
 import pytest
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 
 from otel_mcp.sessions.lookups import Lookups
+from otel_mcp.sessions.redis_link import RedisLink, Run
 from otel_mcp.sessions.store import StoreDown
 from tests.store_support import Listener
 
@@ -129,3 +133,36 @@ async def test_what_is_under_way_when_the_connections_go_is_given_up_without_a_w
     # The next request begins again.
     questions.gate.set()
     assert await questions.ask("c") == "c"
+
+
+# What a question is asked in.
+
+REQUEST: ContextVar[str] = ContextVar("request", default="nobody's")
+
+
+async def test_a_question_is_traced_by_nobody_and_knows_nothing_of_the_request(lookups: Lookups) -> None:
+    REQUEST.set("somebody's")
+
+    async def question() -> tuple[bool, str]:
+        first = REQUEST.get()
+        REQUEST.set("asked")
+        return is_instrumentation_enabled(), first
+
+    answers = [await lookups.ask("recall", key, question, None) for key in ("a", "b")]
+
+    assert answers == [(False, "nobody's")] * 2
+    assert (is_instrumentation_enabled(), REQUEST.get()) == (True, "somebody's")
+
+
+async def test_what_the_store_is_asked_is_traced_by_nobody_whoever_asks() -> None:
+    class Client:
+        async def execute_command(self, *_: object) -> bool:
+            return is_instrumentation_enabled()
+
+    link = RedisLink(lambda: cast("Any", Client()))
+
+    assert await link.run(Run("GET", ("a",))) is False
+    assert is_instrumentation_enabled()
+    with suppress_instrumentation():
+        assert await link.run(Run("GET", ("a",))) is False
+        assert not is_instrumentation_enabled()

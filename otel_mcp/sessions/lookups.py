@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar, cast
 
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.breaker import Breaker
 from otel_mcp.sessions.events import SessionEvents
@@ -48,6 +50,8 @@ class Lookups:
         )
         self.pace = Pace()
         """How fast questions have been answered."""
+        self._context = _untraced()
+        """That of questions."""
         self._pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
 
     @property
@@ -84,7 +88,7 @@ class Lookups:
         task = self._asked.get(name)
         if task is None or task.get_loop() is not loop:
             # Without the context of the request: others may wait for the same answer.
-            task = contextvars.Context().run(loop.create_task, self._question(loop, question, brief=brief))
+            task = self._context.copy().run(loop.create_task, self._question(loop, question, brief=brief))
             self._asked[name] = task
             task.add_done_callback(lambda done: self._asked.pop(name, None) and _retrieved(done))
         if is_trial:
@@ -150,6 +154,16 @@ class Lookups:
                 raise
             pulse.heard(sent, loop.time() - started)
             return answer
+
+
+def _untraced() -> contextvars.Context:
+    """A context in which nobody traces what a client of the store does."""
+
+    def copied() -> contextvars.Context:
+        with suppress_instrumentation():
+            return contextvars.copy_context()
+
+    return contextvars.Context().run(copied)
 
 
 def _retrieved(task: asyncio.Task[object]) -> None:

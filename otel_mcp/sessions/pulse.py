@@ -115,8 +115,7 @@ class Pulse:
             # Quiet may have ended in the very turn of the loop in which it woke this.
             while not (task.done() or waiter.is_over or self.is_quiet):
                 waiter.woken = asyncio.get_running_loop().create_future()
-                await asyncio.wait({task, waiter.woken}, timeout=_AT_MOST, return_when=asyncio.FIRST_COMPLETED)
-                if not (waiter.woken.done() or waiter.is_seen):
+                if not await _first(task, waiter.woken) and not waiter.is_seen:
                     break
                 waiter.is_seen = False
         finally:
@@ -165,3 +164,31 @@ class Pulse:
                 waiter.wake()
         if any(waiter.is_over for waiter in self._waiters) or is_over:
             self._silent()
+
+
+async def _first(task: asyncio.Task[object], woken: asyncio.Future[None]) -> bool:
+    """Wait for whichever comes first, or for `_AT_MOST`; returns False where neither has come.
+
+    What ``asyncio.wait`` does for any number, without its sets and its future for
+    each call: a request waits meanwhile.
+    """
+    came = True
+
+    def done(_: object) -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    def late() -> None:
+        nonlocal came
+        if not woken.done():
+            came = False
+            woken.set_result(None)
+
+    timer = asyncio.get_running_loop().call_later(_AT_MOST, late)
+    task.add_done_callback(done)
+    try:
+        await woken
+    finally:
+        task.remove_done_callback(done)
+        timer.cancel()
+    return came

@@ -11,11 +11,11 @@ import asyncio
 import os
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 from redis.exceptions import NoScriptError
 
 from otel_mcp.guard import guarded
@@ -58,7 +58,8 @@ class _Held:
 @contextmanager
 def _translated() -> Generator[None]:
     """Keep our commands out of traces, and turn an outage into `StoreDown`."""
-    with suppress_instrumentation():
+    # Whoever asks on behalf of a request has seen to the former once and for all.
+    with suppress_instrumentation() if is_instrumentation_enabled() else nullcontext():
         try:
             yield
         except Exception as error:

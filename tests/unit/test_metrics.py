@@ -508,3 +508,52 @@ async def test_our_own_failures_are_counted_by_component(runtime: Runtime, telem
         ({"otel_mcp.component": "send"}, 2),
         ({"otel_mcp.component": "record"}, 1),
     ]
+
+
+STORE = "otel_mcp.store.operation.duration"
+
+
+async def test_what_the_store_took_is_recorded_when_the_request_is_over(runtime: Runtime, telemetry: Telemetry) -> None:
+    recorded: list[float] = []
+    duration = runtime.metrics._on.store_duration  # pyright: ignore[reportPrivateUsage]
+    duration.record = lambda seconds, *_: recorded.append(seconds)  # type: ignore[method-assign]
+
+    for seconds in (1.0, 2.0, 3.0):
+        runtime.metrics.store_operation("agree", "ok", seconds)
+    assert recorded == []
+
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+    assert recorded == []
+    runtime.recorder.drain()
+    assert recorded[:3] == [1.0, 2.0, 3.0]
+
+
+async def test_no_use_of_the_store_is_lost_where_nobody_calls(runtime: Runtime, telemetry: Telemetry) -> None:
+    for number in range(2500):
+        runtime.metrics.store_operation("flush", "ok", number / 1e6)
+    assert len(runtime.metrics._operations) == 1000  # pyright: ignore[reportPrivateUsage]
+
+    (((_, point),)) = telemetry.points(STORE)
+
+    assert point[0] == 2500
+
+
+async def test_what_the_store_took_is_recorded_a_little_with_each_call(runtime: Runtime) -> None:
+    for _ in range(10):
+        runtime.metrics.store_operation("agree", "ok", 0.001)
+    operations = runtime.metrics._operations  # pyright: ignore[reportPrivateUsage]
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    await post(app, call(), legacy_headers("own"))
+    left = len(operations)
+    runtime.recorder._drain(1)  # pyright: ignore[reportPrivateUsage]
+
+    assert left - len(operations) == 2
+
+
+def test_a_child_measures_nothing_that_its_parent_did(runtime: Runtime, telemetry: Telemetry) -> None:
+    runtime.metrics.store_operation("agree", "ok", 0.001)
+
+    runtime.recorder.clear()
+
+    assert telemetry.points(STORE) == []
