@@ -21,7 +21,8 @@ CURRENT: Final = Library("current")
 MCP_1_30: Final = Library("mcp-1.30", ("mcp == 1.30.0",))
 MCP_1_12: Final = Library("mcp-1.12", ("mcp == 1.12.4", "pydantic < 2.12"))
 MCP_1_9: Final = Library("mcp-1.9", ("mcp == 1.9.4", "pydantic < 2.12"))
-FASTMCP_3: Final = Library("fastmcp-3", ("fastmcp == 3.4.10",))
+FASTMCP_4_1: Final = Library("fastmcp-4.1", ("fastmcp == 4.1.7",))
+FASTMCP_3: Final = Library("fastmcp-3", ("fastmcp == 3.4.11",))
 FASTMCP_2: Final = Library("fastmcp-2", ("fastmcp == 2.14.7",))
 FASTAPI_MCP: Final = Library("fastapi-mcp", ("fastapi-mcp == 0.4.0", "mcp < 2", "fastapi"))
 HANDWRITTEN: Final = Library("handwritten", ("fastapi",))
@@ -29,10 +30,10 @@ SERVERS: Final = Library(
     "servers",
     (
         "mcp == 2.3.0",
-        "fastmcp == 4.1.2",
+        "fastmcp == 4.2.3",
         "fastapi",
         "litestar == 2.25.0",
-        "granian == 2.8.7",
+        "granian == 2.8.9",
         "hypercorn == 0.18.0",
         "gunicorn == 27.0.1",
         "uvicorn-worker == 0.4.0",
@@ -77,6 +78,8 @@ CELLS: Final = (
     *(Cell(MCP_1_30, "sdk1", mode) for mode in ("stateful", "stateless", "json", "sse")),
     *(Cell(MCP_1_12, "sdk1", mode) for mode in ("stateful", "stateless", "sse")),
     *(Cell(MCP_1_9, "sdk1", mode) for mode in ("stateful", "sse")),
+    # Before 4.2 the SDK lists the tools again for each call, and a mounted server opens a server span of its own.
+    *(Cell(FASTMCP_4_1, "fastmcp_app", mode) for mode in ("stateful", "stateless", "sse")),
     *(Cell(FASTMCP_3, "fastmcp_app", mode) for mode in ("stateful", "stateless", "sse")),
     *(Cell(FASTMCP_2, "fastmcp_app", mode) for mode in ("stateful", "stateless", "sse")),
     # It calls its tools through HTTP again, without any trace headers.
