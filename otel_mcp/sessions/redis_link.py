@@ -19,7 +19,6 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled, supp
 from redis.exceptions import NoScriptError
 
 from otel_mcp.guard import guarded
-from otel_mcp.sessions.redis_asking import asker
 from otel_mcp.sessions.redis_client import AT_ONCE, Client
 from otel_mcp.sessions.redis_cluster import Cluster
 from otel_mcp.sessions.redis_errors import outage
@@ -48,12 +47,11 @@ class Run:
 class _Held:
     """What one loop holds."""
 
-    __slots__ = ("asker", "client", "loop", "turns")
+    __slots__ = ("client", "loop", "turns")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
         self.loop = weakref.ref(loop)
         self.client = client
-        self.asker = asker(client)
         self.turns = asyncio.Semaphore(AT_ONCE)
 
 
@@ -114,9 +112,9 @@ class RedisLink:
         async with held.turns:
             with _translated():
                 try:
-                    return await _run(held, run.command())
+                    return await _run(held.client, run.command())
                 except NoScriptError:
-                    return await _run(held, run.command(by_source=True))
+                    return await _run(held.client, run.command(by_source=True))
 
     async def run_all(self, runs: Sequence[Run]) -> list[Any]:
         """Run many in one round trip; an error stands in the place of its result.
@@ -136,12 +134,10 @@ class RedisLink:
         return results
 
 
-async def _run(held: _Held, command: tuple[Any, ...]) -> Any:
-    if held.asker is not None:
-        return await held.asker.ask(command)
-    if not isinstance(held.client, Cluster):
-        return await held.client.execute_command(*command)
-    (result,) = await held.client.run_all([command])
+async def _run(client: Client, command: tuple[Any, ...]) -> Any:
+    if not isinstance(client, Cluster):
+        return await client.execute_command(*command)
+    (result,) = await client.run_all([command])
     if isinstance(result, Exception):
         raise result
     return result
