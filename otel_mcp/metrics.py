@@ -189,7 +189,7 @@ class Metrics:
         """Measure a use of the store, but later: of what is asked on behalf of a request, that request waits."""
         self._operations.append((operation, outcome, seconds))
         if len(self._operations) > _MAX_OPERATIONS:
-            self.settle(2)
+            self.settle(1)
 
     def settle(self, most: int = _MAX_OPERATIONS + 1) -> None:
         """Record what has been put off, the oldest first. From any thread."""

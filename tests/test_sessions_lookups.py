@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -152,6 +154,42 @@ async def test_a_question_is_traced_by_nobody_and_knows_nothing_of_the_request(l
 
     assert answers == [(False, "nobody's")] * 2
     assert (is_instrumentation_enabled(), REQUEST.get()) == (True, "somebody's")
+
+
+async def test_what_may_tell_events_is_done_as_ever(lookups: Lookups) -> None:
+    async def question() -> bool:
+        return is_instrumentation_enabled()
+
+    assert await lookups.ask("publish", "a", question, None, brief=False) is True
+
+
+async def test_two_loops_may_ask_at_the_same_time(lookups: Lookups) -> None:
+    """One is in the middle of beginning a question while the other one asks."""
+    begun, other_done = threading.Event(), threading.Event()
+
+    def slow(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        begun.set()
+        other_done.wait(10)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def question() -> str:
+        return "answer"
+
+    async def ask_slowly() -> str | None:
+        asyncio.get_running_loop().set_task_factory(slow)
+        try:
+            return await lookups.ask("recall", "a", question, None)
+        finally:
+            asyncio.get_running_loop().set_task_factory(None)
+
+    with ThreadPoolExecutor(1) as threads:
+        slowly = threads.submit(asyncio.run, ask_slowly())
+        await asyncio.to_thread(begun.wait, 10)
+        try:
+            assert await lookups.ask("recall", "b", question, None) == "answer"
+        finally:
+            other_done.set()
+        assert await asyncio.wrap_future(slowly) == "answer"
 
 
 async def test_what_the_store_is_asked_is_traced_by_nobody_whoever_asks() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.sessions.pulse import PATIENCE, Pace, Pulse
+from otel_mcp.sessions.pulse import PATIENCE, Pace, Pulse, _first, _Waiting  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.anyio
 
@@ -302,4 +302,55 @@ async def test_where_looking_itself_fails_nobody_waits_for_ever(silences: Silenc
     await asyncio.wait_for(pulse.wait(loop, answer), 10)
 
     assert (answer.done(), len(told) > 1) == (False, True)
+    answer.cancel()
+
+
+async def test_whoever_is_woken_leaves_neither_a_timer_nor_a_callback(monkeypatch: Any) -> None:
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+    call_later = loop.call_later
+    monkeypatch.setattr(loop, "call_later", lambda *given: timers.append(call_later(*given)) or timers[-1])
+    answer = asyncio.create_task(asyncio.Event().wait())
+    woken = loop.create_future()
+    loop.call_soon(woken.set_result, None)
+
+    assert await _first(answer, woken)
+
+    assert [timer.cancelled() for timer in timers] == [True]
+    assert not answer._callbacks  # type: ignore[attr-defined]  # pyright: ignore
+    answer.cancel()
+
+
+async def test_an_answer_and_a_wake_in_the_same_turn_are_no_error() -> None:
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    waiting, gate = _Waiting(0.0), asyncio.Event()
+    waiting.woken = loop.create_future()
+    answer = asyncio.create_task(gate.wait())
+    first = asyncio.create_task(_first(answer, waiting.woken))
+    await settle()
+
+    gate.set()
+    loop.call_soon(waiting.wake)
+
+    assert await first
+    await settle()
+    assert told == []
+
+
+async def test_what_comes_after_the_last_look_is_no_error(monkeypatch: Any) -> None:
+    """The timer that lets nobody wait for ever is due in the turn in which somebody was woken."""
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    monkeypatch.setattr("otel_mcp.sessions.pulse._AT_MOST", 0.0)
+    answer = asyncio.create_task(asyncio.Event().wait())
+    woken = loop.create_future()
+    loop.call_later(0, lambda: woken.done() or woken.set_result(None))
+
+    assert await _first(answer, woken)
+
+    await settle()
+    assert told == []
     answer.cancel()

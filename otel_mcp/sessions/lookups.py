@@ -50,8 +50,7 @@ class Lookups:
         )
         self.pace = Pace()
         """How fast questions have been answered."""
-        self._context = _untraced()
-        """That of questions."""
+        self._untraced = _untraced()
         self._pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
 
     @property
@@ -87,8 +86,10 @@ class Lookups:
         name = (id(loop), operation, key)
         task = self._asked.get(name)
         if task is None or task.get_loop() is not loop:
-            # Without the context of the request: others may wait for the same answer.
-            task = self._context.copy().run(loop.create_task, self._question(loop, question, brief=brief))
+            # Without the context of the request: others may wait for the same answer. What is not brief may tell of
+            # sessions, which is not ours to hide. A copy, since two threads cannot be in one context at once.
+            context = self._untraced.copy() if brief else contextvars.Context()
+            task = context.run(loop.create_task, self._question(loop, question, brief=brief))
             self._asked[name] = task
             task.add_done_callback(lambda done: self._asked.pop(name, None) and _retrieved(done))
         if is_trial:

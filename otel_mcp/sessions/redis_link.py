@@ -58,7 +58,7 @@ class _Held:
 @contextmanager
 def _translated() -> Generator[None]:
     """Keep our commands out of traces, and turn an outage into `StoreDown`."""
-    # Whoever asks on behalf of a request has seen to the former once and for all.
+    # For a request's question `lookups` has seen to the former, once for all of them.
     with suppress_instrumentation() if is_instrumentation_enabled() else nullcontext():
         try:
             yield

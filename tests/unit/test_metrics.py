@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -557,3 +558,30 @@ def test_a_child_measures_nothing_that_its_parent_did(runtime: Runtime, telemetr
     runtime.recorder.clear()
 
     assert telemetry.points(STORE) == []
+
+
+def test_a_use_of_the_store_that_cannot_be_recorded_stops_nobody(runtime: Runtime, failures: Any) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    runtime.metrics._on.store_duration.record = broken  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+    runtime.metrics.store_operation("agree", "ok", 0.001)
+
+    runtime.recorder.drain()
+
+    assert failures["record"] == 1
+
+
+def test_two_threads_may_record_what_has_been_put_off(runtime: Runtime) -> None:
+    class Faster(deque[tuple[str, str, float]]):
+        """Another thread takes the last one between the look and the hand."""
+
+        def popleft(self) -> tuple[str, str, float]:
+            self.clear()
+            return super().popleft()
+
+    runtime.metrics._operations = Faster([("agree", "ok", 0.001)])  # pyright: ignore[reportPrivateUsage]
+
+    runtime.metrics.settle()
+
+    assert not runtime.metrics._operations  # pyright: ignore[reportPrivateUsage]
