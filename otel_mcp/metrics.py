@@ -97,11 +97,11 @@ class Metrics:
     def record(self, call: Call, batch: Batch) -> None:
         """Measure one finished call, of a batch the oldest first; and what has been put off, as little at a time."""
         with _GUARD:
-            if self._operations:
-                self.settle(2)
             if call.method not in STREAMS:
                 self._record(call, batch.exemplified)
                 self._count_client(call, batch.clients)
+            if self._operations:
+                self.settle(2)
 
     def close(self, batch: Batch) -> None:
         """Count what is counted once for a whole batch."""

@@ -572,6 +572,21 @@ def test_a_use_of_the_store_that_cannot_be_recorded_stops_nobody(runtime: Runtim
     assert failures["record"] == 1
 
 
+async def test_a_use_of_the_store_that_cannot_be_recorded_takes_no_call_with_it(
+    runtime: Runtime, telemetry: Telemetry, failures: Any
+) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    runtime.metrics._on.store_duration.record = broken  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+    runtime.metrics.store_operation("agree", "ok", 0.001)
+
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+
+    assert sum(telemetry.counts(DURATION).values()) == 1
+    assert failures["record"] == 1
+
+
 def test_two_threads_may_record_what_has_been_put_off(runtime: Runtime) -> None:
     class Faster(deque[tuple[str, str, float]]):
         """Another thread takes the last one between the look and the hand."""
