@@ -55,16 +55,19 @@ class Deltas:
         deltas, self._deltas = self._deltas, {}
         return list(deltas.values())
 
-    def add(self, call: Call, now: float) -> None:
-        """Take up a finished call; `now` in Unix seconds. The oldest first."""
+    def add(self, call: Call) -> None:
+        """Take up a finished call. The oldest first."""
         with _GUARD:
             if call.session is None or not was_taken(call):
                 return
             session = call.session.part_of or call.session
             delta = self._deltas.get(session)
             if delta is None:
-                session.last_activity = max(session.last_activity, now)
                 self._deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
+            # Its own end: by now the session may have said goodbye.
+            ended = call.exchange.started_ns / 1e9 + call.duration
+            if ended > session.last_activity:
+                session.last_activity = delta.last_activity = ended
             if self._links and call.method == "tools/call" and call.span_context is not None:
                 _link(session, call.span_context)
             if call.id is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -133,10 +132,9 @@ class Recorder:
             if not self._lock.acquire(blocking=False):
                 break
             try:
-                now = time.time()
                 while self._queue and (most > 0 or self._wanted):
                     most -= 1
-                    self._record(self._queue.popleft(), now)
+                    self._record(self._queue.popleft())
                     if self._open >= self._batch:
                         self._close()
                 if not self._queue:
@@ -147,12 +145,12 @@ class Recorder:
             drained = True
         return drained
 
-    def _record(self, call: Call, now: float) -> None:
+    def _record(self, call: Call) -> None:
         self._open += 1
         if call.open_span is not None or not call.dispatched:
             self._end_span(call)
         self._metrics.record(call, self._measured)
-        self._deltas.add(call, now)
+        self._deltas.add(call)
 
     def _close(self) -> None:
         """A batch is complete: one delta for each session that its calls belong to."""

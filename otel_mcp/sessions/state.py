@@ -61,7 +61,7 @@ class SessionState(BaseModel):
     created_at: datetime | None = None
     """UTC."""
     last_activity: datetime | None = None
-    """UTC; the key lives for the configured time from here."""
+    """UTC; when the last request ended. The key lives for the configured time from its next write."""
     tool_calls: list[ToolCall] = Field(default_factory=list["ToolCall"])
     """The newest calls; ``tool_call_count`` tells how many there were."""
 

@@ -338,6 +338,21 @@ async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
     assert len(batches) == 2
 
 
+async def test_a_session_was_active_until_its_last_call_ended_whenever_that_is_recorded(
+    make_runtime: MakeRuntime,
+) -> None:
+    runtime = make_runtime()
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, call(request_id=1), legacy_headers("own"))
+    await post(app, call(request_id=2), legacy_headers("own"))
+    await asyncio.sleep(0.02)
+
+    state = await document(runtime)
+
+    ends = [entry.started_at.timestamp() + entry.duration for entry in state.tool_calls]
+    assert state.last_activity.timestamp() == pytest.approx(max(ends), abs=5e-6)
+
+
 async def test_a_batch_is_one_delta_of_a_session_however_many_parts_it_comes_in(make_runtime: MakeRuntime) -> None:
     runtime = make_runtime(flush_calls=20)
     deltas: list[SessionDelta] = []
