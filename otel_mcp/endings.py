@@ -19,6 +19,8 @@ from otel_mcp.settings import Settings
 MAX_KEPT: Final = 10_000
 _DELAY: Final = 2.0
 """Flush intervals by which the end of a session waits that several replicas may serve."""
+_UNSEEN: Final = 4.0
+"""The same where all of it was elsewhere: perhaps no more than a handshake, which that replica keeps back."""
 
 
 class Endings:
@@ -61,7 +63,7 @@ class Endings:
             self._resolver.tracker.forget(session)
         if not exchange.owns_sessions:
             # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
-            delay = _DELAY * self._interval
+            delay = (_UNSEEN if session is None else _DELAY) * self._interval
             timer = asyncio.get_running_loop().call_later(delay, self._submit_late, id(delta))
             self._late[id(delta)] = (delta, timer)
             if len(self._late) > MAX_KEPT:

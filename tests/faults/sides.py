@@ -12,6 +12,7 @@ from typing import Final
 import httpx
 
 from examples.demo.server_process import free_port
+from tests.support.servers import PLAIN
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 WARNINGS: Final = ("Redis cannot be used", "Redis does not let us in")
@@ -32,6 +33,7 @@ class Side:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment = {
             **inherited,
+            **PLAIN,
             "OTEL_SERVICE_NAME": self.service,
             "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",

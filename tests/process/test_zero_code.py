@@ -20,7 +20,7 @@ from examples.demo.otlp_store import TelemetryStore
 from tests.process.conftest import Servers
 from tests.support.clients import LEGACY, MODERN, Caller, connect
 from tests.support.documents import Document, Documents
-from tests.support.servers import FASTMCP, SDK, TWO_WORKERS, Launch, Server
+from tests.support.servers import FASTMCP, PLAIN, SDK, TWO_WORKERS, Launch, Server
 from tests.support.telemetry import OPERATION_DURATION, TOOLS_CALL, ancestors, counted, server_spans
 from tests.support.waiting import wait_until
 
@@ -32,8 +32,8 @@ LAUNCHES = [
     for library in (SDK, FASTMCP)
     for launch in (
         Launch(library, "uvicorn", "uvicorn app:app --port={port}"),
-        Launch(library, "uvicorn-workers", TWO_WORKERS, stateless=True),
-        Launch(library, "uvicorn-reload", "uvicorn app:app --port={port} --reload"),
+        Launch(library, "uvicorn-workers", TWO_WORKERS, stateless=True, environment=PLAIN),
+        Launch(library, "uvicorn-reload", "uvicorn app:app --port={port} --reload", environment=PLAIN),
         Launch(library, "uvicorn-run", "python main.py"),
         Launch(library, "mcp-run", "python run.py"),
         Launch(library, "gunicorn", GUNICORN, stateless=True),
@@ -100,7 +100,12 @@ def _observed(server: Server, documents: Documents) -> Run:
     def written() -> bool:
         counted = sum(documents.count(caller.session_id) for caller in callers)
         left = documents.get(guest.session_id)
-        return counted >= total and left is not None and "ended" in left.fields
+        return counted >= total and left is not None and "ended" in left.fields and all(map(shaken_hands, callers))
+
+    def shaken_hands(caller: Caller) -> bool:
+        # What a process knows of a session but its handshake, it writes last.
+        document = documents.get(caller.session_id)
+        return document is not None and document.fields["request_count"] >= sum(caller.wire.requests.values())
 
     wait_until(written, deadline=5)
     stored = {caller.name: documents.get(caller.session_id) for caller in callers}

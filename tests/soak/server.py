@@ -12,6 +12,7 @@ from typing import Any, Final
 import httpx
 
 from examples.demo.server_process import free_port
+from tests.support.servers import PLAIN
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SMALL_BOUNDS: Final = {
@@ -35,6 +36,7 @@ class SoakServer:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment = {
             **inherited,
+            **PLAIN,
             **SMALL_BOUNDS,
             "OTEL_SERVICE_NAME": "soak",
             "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,

@@ -365,3 +365,26 @@ async def test_the_end_of_a_loop_ends_what_is_due_later_on_it(make_runtime: Make
     await asyncio.sleep(0)
 
     assert not any("Later" in repr(task) for task in asyncio.all_tasks())
+
+
+async def test_a_client_that_says_goodbye_to_another_replica_right_after_its_handshake_has_ended(
+    replicas: Replicas,
+) -> None:
+    ids: set[str] = set()
+    goodbye = MCPMiddleware(Server(), replicas.runtimes[1])
+    for _ in range(5):
+        opened = await replicas.post(0, initialize())
+        ids.add(opened.headers["mcp-session-id"])
+        await delete(goodbye, legacy_headers(opened.headers["mcp-session-id"]))
+
+    async def have_begun() -> bool:
+        return len(replicas.documents()) == len(ids)
+
+    async def have_ended() -> bool:
+        return not replicas.living()
+
+    await eventually(have_begun)
+    await eventually(have_ended)
+    await replicas.settle()
+
+    assert replicas.events("session.start") == replicas.events("session.end") == Counter(ids)
