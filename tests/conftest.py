@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +13,9 @@ from tests.support.documents import Documents
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """MCP servers and the session store run on asyncio only."""
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """MCP servers and the session store run on asyncio only; with ``OTEL_MCP_TEST_LOOP=uvloop`` on uvloop."""
+    return "asyncio", {"use_uvloop": os.environ.get("OTEL_MCP_TEST_LOOP") == "uvloop"}
 
 
 @pytest.fixture(scope="session")
