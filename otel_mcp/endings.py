@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import Context
 from time import time
 from typing import Final
 
@@ -19,8 +20,8 @@ from otel_mcp.settings import Settings
 MAX_KEPT: Final = 10_000
 _DELAY: Final = 2.0
 """Flush intervals by which the end of a session waits that several replicas may serve."""
-_UNSEEN: Final = 4.0
-"""The same where all of it was elsewhere: perhaps no more than a handshake, which that replica keeps back."""
+_HANDSHAKE: Final = 4.0
+"""The same, but from its beginning: another replica may have kept the handshake back, for two, before it wrote it."""
 
 
 class Endings:
@@ -63,8 +64,10 @@ class Endings:
             self._resolver.tracker.forget(session)
         if not exchange.owns_sessions:
             # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
-            delay = (_UNSEEN if session is None else _DELAY) * self._interval
-            timer = asyncio.get_running_loop().call_later(delay, self._submit_late, id(delta))
+            begun = min(facts.created_at, at)
+            delay = max(_DELAY * self._interval, begun + _HANDSHAKE * self._interval - at)
+            # Not in the context of the request.
+            timer = Context().run(asyncio.get_running_loop().call_later, delay, self._submit_late, id(delta))
             self._late[id(delta)] = (delta, timer)
             if len(self._late) > MAX_KEPT:
                 self._submit_late(next(iter(self._late)))

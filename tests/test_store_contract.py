@@ -326,6 +326,24 @@ async def test_late_activity_of_an_expired_session_does_not_reopen_it(store: Ses
     assert (answer.late, answer.created, answer.total_calls) == (True, False, 2)
 
 
+async def test_what_was_in_flight_when_a_session_expired_does_not_hold_what_comes_after_it(
+    store: SessionStore, process: Process
+) -> None:
+    now = time.time()
+    known = facts(at=now - 200, limit=60.0)
+    await store.apply([flush(process, delta(1, of=known, at=now - 150))])
+    await store.settle(await store.due(now, 10))
+    long = delta(1, of=known, at=now - 50)
+    long.first_activity = now - 140
+
+    (late,) = await store.apply([flush(process, long)])
+    (begun,) = await store.apply([flush(process, delta(1, of=known, at=now - 49))])
+
+    assert (late.late, late.created, late.total_calls) == (True, False, 2)
+    assert (begun.late, begun.created, begun.total_calls) == (False, True, 1)
+    assert (await loaded(store)).created_at.timestamp() == pytest.approx(now - 49, abs=1e-3)  # pyright: ignore[reportOptionalMemberAccess]
+
+
 async def test_saving_replaces_the_head_and_keeps_what_others_counted(store: SessionStore, process: Process) -> None:
     now = time.time()
     await store.apply([flush(process, delta(2, of=facts(at=now, client_name="client"), at=now))])

@@ -79,7 +79,8 @@ class Record:
         """Whether `delta` is of another session under the id of this ended one."""
         assert self.ended is not None
         if self.ended[1] == "expired":
-            return _first(delta) > self.deadline
+            # Not by the last activity, which whatever was in flight has moved.
+            return _first(delta) > self.ended[0] + self.facts.limit
         return delta.facts.created_at > self.ended[0] + 1.0
 
     def late(self, flush: Flush, now: float) -> None:

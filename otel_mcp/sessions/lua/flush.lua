@@ -39,7 +39,8 @@ if s.x then
   -- In-flight requests of an ended session do not reopen it; another session under its id does.
   local _, why, at = string.match(s.x, '^(%S+) (%S+) (%d+)$')
   if why == 'expired' then
-    fresh = first > known_last + tonumber(s.i)
+    -- Not by the last activity, which whatever was in flight has moved.
+    fresh = first > tonumber(at) + tonumber(s.i)
   else
     fresh = created > tonumber(at) + 1000000
   end
