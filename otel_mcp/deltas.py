@@ -66,6 +66,8 @@ class Deltas:
                 self._deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
             # Its own end: by now the session may have said goodbye.
             ended = call.exchange.started_ns / 1e9 + call.duration
+            if ended - session.last_activity >= session.facts.limit:
+                session.ended = True  # Before this call did: what names it next is to be asked about.
             if ended > session.last_activity:
                 session.last_activity = delta.last_activity = ended
             if self._links and call.method == "tools/call" and call.span_context is not None:

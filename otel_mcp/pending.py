@@ -69,9 +69,9 @@ class Pending:
         else:
             self._streams.pop(session_id, None)
 
-    def has_stream(self, session_id: str) -> bool:
-        """Whether an answer may still pass by on a stream that is open now."""
-        return session_id in self._streams
+    def awaits(self, session_id: str, call: Call) -> bool:
+        """Whether the answer to `call` may still pass by on a stream that is open now."""
+        return call.id is not None and session_id in self._streams and self.find(session_id, call.id) is call
 
     def session_closed(self, session_id: str) -> None:
         """No answer can come any more on this session's streams."""

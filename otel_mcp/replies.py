@@ -131,7 +131,7 @@ class Replies:
                     await self._accepted(call, said)
             if exchange.session is None:
                 exchange.session = self._resolver.known(exchange)
-            if exchange.http_method == "GET" and exchange.transport_id:
+            if exchange.http_method == "GET" and exchange.transport_id and not exchange.modern:
                 self._stream_opened(exchange, exchange.transport_id)
         return self._headers.added(exchange, message, present)
 

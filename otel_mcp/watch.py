@@ -217,7 +217,7 @@ class Watch:
     def handled(self, call: Call) -> None:
         """A handler has returned. If its request is over, nothing else may say how it ended."""
         exchange = call.exchange
-        if exchange.closed and not (exchange.transport_id and self.pending.has_stream(exchange.transport_id)):
+        if exchange.closed and not (exchange.transport_id and self.pending.awaits(exchange.transport_id, call)):
             self.finish(call, call.told, None)
 
     def end(self, exchange: Exchange) -> None:
@@ -234,14 +234,17 @@ class Watch:
                 self._leave(call)
         if exchange.at_sdk:
             _let_go(exchange)
-        transport_id = exchange.transport_id
-        if transport_id is None or exchange.modern:
-            return
-        if exchange.streaming:
-            self.pending.stream_closed(transport_id)
-            if exchange.sse_endpoint:
-                # The stream was the session: there is no way back to it.
-                self._endings.end(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
+        if (transport_id := exchange.transport_id) is not None:
+            if exchange.streaming:
+                self.pending.stream_closed(transport_id)
+            if not exchange.modern:
+                self._end_session(exchange, transport_id)
+
+    def _end_session(self, exchange: Exchange, transport_id: str) -> None:
+        """What the end of a request may say of its transport session."""
+        if exchange.sse_endpoint:
+            # The stream was the session: there is no way back to it.
+            self._endings.end(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
         status = exchange.status or 500
         served = 200 <= status < 300 or (exchange.owns_sessions is False and status not in _KEPT_OUT)
         if exchange.http_method == "DELETE" and served:

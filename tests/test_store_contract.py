@@ -407,6 +407,31 @@ async def test_deleting_leaves_nothing_and_nothing_brings_it_back(store: Session
     assert await store.delete("abc") is False
 
 
+async def test_what_goes_on_after_a_delete_begins_anew(store: SessionStore, process: Process) -> None:
+    now = time.time() - 20
+    known = facts(at=now)
+    await store.apply([flush(process, delta(2, of=known, at=now))])
+    await store.delete("abc")
+
+    (begun,) = await store.apply([flush(process, delta(1, of=known, at=now + 30))])
+
+    assert (begun.created, begun.late, begun.total_calls) == (True, False, 1)
+    assert (await loaded(store)).tool_call_count == 1
+
+
+async def test_what_was_in_flight_does_not_change_the_limit_of_an_expired_session(
+    store: SessionStore, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 300, limit=60.0), at=now - 300))])
+    await store.settle(await store.due(now, 10))
+
+    (late,) = await store.apply([flush(process, delta(1, of=facts(at=now - 300, limit=3600.0), at=now - 290))])
+    (begun,) = await store.apply([flush(process, delta(1, of=facts(at=now - 300, limit=60.0), at=now))])
+
+    assert (late.late, begun.late, begun.created) == (True, False, True)
+
+
 async def test_a_deleted_session_can_be_saved_again(store: SessionStore, process: Process) -> None:
     await store.apply([flush(process, delta(2, at=time.time()))])
     await store.delete("abc")

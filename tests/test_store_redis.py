@@ -524,3 +524,24 @@ async def test_replicas_with_wrong_clocks_agree(
     assert state.last_activity is not None
     assert abs(state.last_activity.timestamp() - now) < 60
     assert await store.active() == 1
+
+
+async def test_an_end_that_is_sent_again_after_another_session_began_under_the_id_is_told(
+    store: RedisStore, other: RedisStore, process: Process
+) -> None:
+    now = time.time() - 60
+    end = flush(process, delta(2, of=facts(at=now), at=now, ended="client_delete"))
+    await store.apply([end])
+    await other.apply([flush(Process(), delta(1, of=facts(at=now + 30), at=now + 30))])
+
+    # Its answer was lost.
+    (again, beside) = await store.apply([end, flush(process, delta(1, of=facts("beside", at=now), at=now))])
+
+    assert beside.created
+    assert again.repeated
+    assert again.ended is not None
+    assert (again.ended.reason, again.ended.tool_call_count) == ("client_delete", 2)
+    state = await store.load("abc")
+    assert state is not None
+    assert state.tool_call_count == 1
+    assert not hasattr(state, "ended") or state.ended is None

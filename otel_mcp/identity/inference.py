@@ -33,7 +33,9 @@ class Inference:
         agreed = await self._directory.consult(_agreement(claim))
         if agreed is None and not self._table.may_open():
             return None
-        return self._table.draft(agreed or new_id(), claim.source, limit=self._gap)
+        session = self._table.draft(agreed or new_id(), claim.source, limit=self._gap)
+        session.agreement = _agreement(claim) if agreed is not None else None
+        return session
 
     async def resolve(self, claim: Candidate, proposed: Session | None) -> Session | None:
         """The session that all replicas agree on; ``None`` beyond the limit on new ones."""
@@ -44,14 +46,20 @@ class Inference:
             if agreed is None:
                 self._rejected("limit")
                 return None
-            session_id = agreed
+            session_id, joined = agreed, True
         else:
             candidate = proposed.id if proposed is not None else new_id()
             with self._table.room():
-                session_id = await self._directory.agree(agreement, candidate, self._gap)
-            session_id = self._table.first(self._fingerprints, claim.key, session_id, candidate)
+                answer = await self._directory.agree(agreement, candidate, self._gap)
+            joined = answer != candidate or (proposed is not None and proposed.agreement is not None)
+            session_id = self._table.first(self._fingerprints, claim.key, answer, candidate)
         self._table.remember(self._fingerprints, claim.key, session_id)
-        session = self._table.get(session_id) or self._table.admit(session_id, claim.source, limit=self._gap)
+        session = self._table.get(session_id)
+        if session is None and joined:
+            session = self._table.draft(session_id, claim.source, limit=self._gap)
+            self._table.put(session)
+        elif session is None:
+            session = self._table.admit(session_id, claim.source, limit=self._gap)
         if session is not None:
             session.agreement = agreement
         return session

@@ -81,12 +81,16 @@ class Record:
         if self.ended[1] == "expired":
             # Not by the last activity, which whatever was in flight has moved.
             return _first(delta) > self.ended[0] + self.facts.limit
+        if self.ended[1] == "deleted" and _first(delta) > self.ended[0]:
+            return True  # The process goes on with the session that it knows.
         return delta.facts.created_at > self.ended[0] + 1.0
 
     def late(self, flush: Flush, now: float) -> None:
         """Count what was in flight when the session ended."""
         if self.has_document(now):
+            limit = self.facts.limit
             self._count(flush.delta)
+            self.facts.limit = limit
             self.note(flush, created=False, ended=None)
 
     def add(self, delta: SessionDelta, now: float) -> None:

@@ -113,6 +113,13 @@ class FlushWriter:
 
 
 def _answer(flush: Flush, result: Any) -> Applied:
+    # One answer that cannot be understood must not hold the others: it would be asked for again and again.
+    with guarded("session answer"):
+        return _understood(flush, result)
+    return Applied(flush.delta.facts.session_id, refused="error")
+
+
+def _understood(flush: Flush, result: Any) -> Applied:
     session_id = flush.delta.facts.session_id
     if result is None:
         return Applied(session_id, refused="error")

@@ -13,6 +13,7 @@ from otel_mcp.sessions.state import SessionState
 
 LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that can be told apart from no limit."""
+REPEATED: Final = 2
 EXPIRED: Final = 3
 FOREIGN: Final = 5
 FOREIGN_NOW: Final = 6
@@ -102,15 +103,39 @@ def applied(flush: Flush, reply: list[Any]) -> Applied:
     """What ``flush.lua`` answered; status 3 is not for the caller."""
     status, total, flags, report = reply
     session_id = flush.delta.facts.session_id
+    ended = ended_session(session_id, report) if report else None
+    if status == REPEATED and b"e" in flags and ended is None:
+        ended = _own_end(flush)
     return Applied(
         session_id=session_id,
         created=b"c" in flags,
         resumed=b"r" in flags,
         total_calls=total,
-        repeated=status == 2,
-        ended=ended_session(session_id, report) if report else None,
+        repeated=status == REPEATED,
+        ended=ended,
         late=status == 4,
         refused="foreign" if status in (FOREIGN, FOREIGN_NOW) else None,
+    )
+
+
+def _own_end(flush: Flush) -> EndedSession | None:
+    """The end that a flush has brought, where another session has begun under the id before it was answered."""
+    delta = flush.delta
+    if delta.ended is None:
+        return None
+    return EndedSession(
+        session_id=delta.facts.session_id,
+        reason=delta.ended[1],
+        created_at=delta.facts.created_at,
+        last_activity=max(delta.last_activity, delta.ended[0]),
+        tool_call_count=delta.call_count,
+        error_count=delta.errors,
+        request_count=delta.requests,
+        client_name=delta.facts.client_name,
+        client_version=delta.facts.client_version,
+        protocol_version=delta.facts.protocol_version,
+        source=delta.facts.source,
+        previous_id=delta.facts.previous_id,
     )
 
 

@@ -6,14 +6,18 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.request import SCOPE_KEY
 from otel_mcp.runtime import Runtime
+from otel_mcp.seams.dispatch import Dispatch, call_of
 from tests.unit.kit import (
     FAILED,
+    OK,
     Clock,
     Message,
     Receive,
@@ -402,3 +406,57 @@ async def test_a_get_that_the_server_refuses_opens_nothing(runtime: Runtime, tel
     await runtime.shut_down()
 
     assert telemetry.events() == []
+
+
+async def test_a_client_that_leaves_a_running_tool_while_its_stream_is_open_leaves_nothing_behind(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    """Its answer may come by another stream only where the call was left to that."""
+    head = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+    running, over, left = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def tool() -> Message:
+        running.set()
+        await over.wait()
+        return OK
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await send(head)
+            await over.wait()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        exchange = scope[SCOPE_KEY]
+        exchange.at_sdk = True
+        message = json.loads(await read(receive))
+        made = call_of(runtime, exchange, message["id"], message["method"], message["params"])
+        assert made is not None
+        group.start_soon(Dispatch(runtime, made).run, tool)
+        await running.wait()
+        await send(head)
+        await receive()  # The client has gone; as in the SDK, its tool goes on.
+
+    wrapped = MCPMiddleware(app, runtime)
+    async with anyio.create_task_group() as group:
+        group.start_soon(get, wrapped, legacy_headers("own"))
+        await settled()
+        group.start_soon(partial(post, wrapped, call(request_id=7), legacy_headers("own"), left=left))
+        await running.wait()
+        left.set()
+        await settled()
+        over.set()
+    await runtime.shut_down()
+
+    assert dict(runtime.watch.active) == {"tools/call": 0}
+    assert list(telemetry.counts("mcp.server.operation.duration").values()) == [1]
+
+
+async def test_a_stream_of_a_revision_without_sessions_is_none_of_a_session(runtime: Runtime) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await respond(send, b"", 200)
+
+    for number in range(3):
+        headers = [("mcp-session-id", f"stranger-{number}"), ("mcp-protocol-version", "2026-07-28")]
+        await get(MCPMiddleware(app, runtime), headers)
+
+    assert runtime.watch.pending._streams == {}  # pyright: ignore[reportPrivateUsage]

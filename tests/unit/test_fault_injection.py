@@ -232,6 +232,7 @@ def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
         capture_content=True,
         session_span=True,
         flush_calls=4,
+        flush_interval=60,  # What a timer does depends on how long the machine takes.
     )
 
 

@@ -13,15 +13,20 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.identity.directory import Later
+from otel_mcp.request import SCOPE_KEY
 from otel_mcp.runtime import Runtime
+from otel_mcp.seams.dispatch import Dispatch, call_of
 from tests.store_support import Server as Valkey
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import (
     MODERN_HEADERS,
+    OK,
     PATIENCE,
     Headers,
     Message,
+    Receive,
     Reply,
+    Send,
     Server,
     Telemetry,
     ask,
@@ -32,6 +37,9 @@ from tests.unit.kit import (
     modern,
     notify,
     post,
+    read,
+    respond,
+    result,
 )
 from tests.unit.test_identity_flows import jwt, sessions_of
 
@@ -401,3 +409,43 @@ async def test_a_session_ends_after_the_handshake_that_another_replica_keeps_bac
     (end,) = [event["attributes"] for event in slow_replicas.telemetry.events() if event["name"] == "session.end"]
     assert end["otel_mcp.client.name"] == "unit-client"
     assert end["otel_mcp.session.requests"] == 1 + bool(between and "id" in between)
+
+
+async def test_a_call_longer_than_the_idle_gap_is_the_last_of_its_session(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(session_idle_gap=0.3)
+    takes = [0.0, 0.5, 0.0, 0.0]
+
+    async def tool() -> Message:
+        await asyncio.sleep(takes.pop(0))
+        return OK
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        message = json.loads(await read(receive))
+        made = call_of(runtime, scope[SCOPE_KEY], message["id"], message["method"], message["params"])
+        assert made is not None
+        await Dispatch(runtime, made).run(tool)
+        await respond(send, result(message["id"]))
+
+    found: list[str | None] = []
+    while takes:
+        found.append((await post(MCPMiddleware(app, runtime), modern(), [*MODERN_HEADERS, ANN])).session_id)
+        runtime.recorder.drain()
+
+    assert found[0] == found[1] != found[2] == found[3]
+
+
+async def test_sessions_of_another_replica_are_joined_beyond_the_limit_on_new_ones(
+    replicas: Replicas, valkey: Valkey, make_runtime: MakeRuntime
+) -> None:
+    replicas.runtimes.append(make_runtime(redis_url=valkey.url, flush_interval=FLUSH, max_new_sessions=1))
+    people = [jwt(f"person-{number}") for number in range(3)]
+    met = [(await replicas.post(0, modern(), [*MODERN_HEADERS, person])).session_id for person in people]
+
+    joined = [(await replicas.post(2, modern(), [*MODERN_HEADERS, person])).session_id for person in people]
+    new = [(await replicas.post(2, modern(), [*MODERN_HEADERS, jwt(name)])).session_id for name in ("first", "second")]
+    await replicas.settle()
+
+    assert None not in met
+    assert joined == met
+    assert new[0] is not None
+    assert new[1] is None

@@ -20,7 +20,9 @@ local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6
 if raw[11] then
   local seen, flags = string.match(raw[11], '^(%d+) %d+ ?(%a*)$')
   if seen and tonumber(seen) >= sequence then
-    return {2, tonumber(s.n) or 0, flags, string.find(flags, 'e', 1, true) and report() or false}
+    -- Not of another session, which has begun under the id since.
+    local own = s.x and string.match(s.x, '^%S+ (%S+)') == reason
+    return {2, tonumber(s.n) or 0, flags, own and string.find(flags, 'e', 1, true) and report() or false}
   end
 elseif redis.call('HLEN', stats) > 48 then
   forget_processes(now)
@@ -42,7 +44,8 @@ if s.x then
     -- Not by the last activity, which whatever was in flight has moved.
     fresh = first > tonumber(at) + tonumber(s.i)
   else
-    fresh = created > tonumber(at) + 1000000
+    -- After a `delete` a process goes on with the session that it knows.
+    fresh = created > tonumber(at) + 1000000 or (why == 'deleted' and first > tonumber(at))
   end
   late = not fresh
 elseif known_last and first > known_last + tonumber(s.i) then
@@ -127,7 +130,7 @@ if moved then
   set[#set + 1] = 'a'
   set[#set + 1] = int(created) .. ' ' .. created_iso
 end
-if s.i ~= int(limit) then
+if not late and s.i ~= int(limit) then
   set[#set + 1] = 'i'
   set[#set + 1] = int(limit)
 end
