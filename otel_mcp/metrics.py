@@ -91,7 +91,7 @@ class Metrics:
         self._on.resumed.add(0, None, NO_SPAN)
         for reason in ("limit", "principal"):
             self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
-        for reason in ("foreign", "full", "error", "shutdown"):
+        for reason in ("foreign", "full", "error", "ended", "shutdown"):
             self._on.dropped.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def record(self, call: Call, batch: Batch) -> None:

@@ -400,7 +400,9 @@ async def test_deleting_leaves_nothing_and_nothing_brings_it_back(store: Session
     assert await store.delete("abc") is True
     assert await store.load("abc") is None
     (late,) = await store.apply([flush(process, delta(1, of=facts(at=now), at=now))])
-    assert (late.late, late.created) == (True, False)
+    assert (late.late, late.created, late.refused) == (True, False, "ended")
+    (nothing,) = await store.apply([flush(process, delta(0, of=facts(at=now), at=now, requests=1))])
+    assert (nothing.late, nothing.refused) == (True, None)
     assert await store.load("abc") is None
     assert await store.active() == 0
     assert await store.due(now + 10_000, 10) == []

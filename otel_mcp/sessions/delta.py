@@ -139,7 +139,7 @@ class Applied:
     retry: str | None = None
     """Why it was not written, or is not known to be: send the same flush again."""
     refused: str | None = None
-    """Why this flush can never be written, e.g. ``foreign``: the key holds a value not ours."""
+    """Why this flush can never be written, e.g. ``foreign``: the key holds a value not ours; with `late`, ``ended``."""
 
 
 @dataclass(slots=True)

@@ -145,12 +145,13 @@ class Flusher:
             self.report_end(answer.expired)
         if answer.retry or self.frozen.pop(answer.session_id, None) is not flush:
             return
+        with guarded("session events"):
+            if answer.late and delta.ended is None:
+                self.on_late(answer.session_id)
         if answer.refused is not None:
             self.drop(delta.call_count, answer.refused)
             return
         with guarded("session events"):
-            if answer.late and delta.ended is None:
-                self.on_late(answer.session_id)
             if answer.created:
                 self.has_news = True
                 events.started(delta.facts)
@@ -214,5 +215,6 @@ _WHY: Final = {
     "full": "too many sessions wait for the store",
     "foreign": "a key of ours holds a value that is not ours, which is left alone",
     "error": "the store refuses what we send",
+    "ended": "their session had ended, and its document is gone",
     "shutdown": "the process ends before the store is back",
 }

@@ -51,8 +51,9 @@ class MemoryStore:
             if record.is_over(delta):
                 expired = record.expire(now)
             if record.ended is not None and not record.begins_anew(delta):
-                record.late(flush, now)
-                return Applied(session_id, late=True, total_calls=record.calls_total)
+                counted = record.late(flush, now) or not delta.call_count
+                refused = None if counted else "ended"
+                return Applied(session_id, late=True, total_calls=record.calls_total, refused=refused)
         created = record is None or record.ended is not None
         if created and delta.ended is not None and not delta.requests and not delta.call_count:
             # The mere end of a session that is not there begins none.

@@ -85,13 +85,15 @@ class Record:
             return True  # The process goes on with the session that it knows.
         return delta.facts.created_at > self.ended[0] + 1.0
 
-    def late(self, flush: Flush, now: float) -> None:
-        """Count what was in flight when the session ended."""
-        if self.has_document(now):
-            limit = self.facts.limit
-            self._count(flush.delta)
-            self.facts.limit = limit
-            self.note(flush, created=False, ended=None)
+    def late(self, flush: Flush, now: float) -> bool:
+        """Count what was in flight when the session ended, where its document still stands."""
+        if not self.has_document(now):
+            return False
+        limit = self.facts.limit
+        self._count(flush.delta)
+        self.facts.limit = limit
+        self.note(flush, created=False, ended=None)
+        return True
 
     def add(self, delta: SessionDelta, now: float) -> None:
         self._count(delta)

@@ -15,9 +15,12 @@ LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that can be told apart from no limit."""
 REPEATED: Final = 2
 EXPIRED: Final = 3
+LATE: Final = 4
 FOREIGN: Final = 5
 FOREIGN_NOW: Final = 6
+LOST: Final = 7
 """What the scripts answer, see ``flush.lua``."""
+_REFUSED: Final = {FOREIGN: "foreign", FOREIGN_NOW: "foreign", LOST: "ended"}
 LEASE: Final = 60_000_000
 """Microseconds after which a claimed end that nobody settled falls to another process."""
 
@@ -113,8 +116,8 @@ def applied(flush: Flush, reply: list[Any]) -> Applied:
         total_calls=total,
         repeated=status == REPEATED,
         ended=ended,
-        late=status == 4,
-        refused="foreign" if status in (FOREIGN, FOREIGN_NOW) else None,
+        late=status in (LATE, LOST),
+        refused=_REFUSED.get(status),
     )
 
 

@@ -3,7 +3,7 @@
 -- Returns {status, calls in total, flags, end report}:
 -- 1 written, 2 seen before, 3 an earlier session had to be ended first (nothing
 -- applied), 4 late: the session had ended, 5 the document is not ours, nor is there
--- any session, 6 the document is not ours any more.
+-- any session, 6 the document is not ours any more, 7 late, and nowhere to count it.
 -- Flags: c created, r resumed, e ended by this flush.
 local a = cjson.decode(ARGV[1])
 local token, sequence, now, first, first_iso, last, last_iso, created, created_iso =
@@ -58,7 +58,7 @@ if fresh and ended_iso and requests == 0 and calls == 0 then return {4, 0, '', f
 local o = offsets(s.o)
 local state = condition(o)
 if state == 'foreign' then return {s.t and 6 or 5, 0, '', false} end
-if late and state == 'missing' then return {4, tonumber(s.n) or 0, '', false} end
+if late and state == 'missing' then return {calls > 0 and 7 or 4, tonumber(s.n) or 0, '', false} end
 
 local flags, set = '', {}
 if fresh then
