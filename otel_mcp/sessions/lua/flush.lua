@@ -141,6 +141,6 @@ end
 redis.call('HSET', stats, unpack(set))
 if not late then
   redis.call('PEXPIRE', doc, x and GRACE or int(ttl))
-  redis.call('PEXPIRE', stats, x and GRACE + 60000 or int(math.max(ttl, limit / 1000) + GRACE))
+  redis.call('PEXPIRE', stats, x and GRACE + 60000 or int(math.max(ttl, limit / 1000) + WAITS))
 end
 return {late and 4 or 1, tonumber(total), flags, string.find(flags, 'e', 1, true) and report() or false}

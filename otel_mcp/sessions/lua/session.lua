@@ -15,7 +15,8 @@
 --   lc lv lp ls lq labels of the end report.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
-local GRACE = 600000 -- ms that an ended document stays, and that the stats outlive a document
+local GRACE = 600000 -- ms that an ended document stays
+local WAITS = 604800000 -- ms that an end waits to be reported where no process runs
 local TAIL = '],"last_activity":"'
 local BEFORE_CALLS = '","tool_calls":['
 local FACTS = {'session_id', 'service', 'user_agent', 'client_name', 'client_version',
