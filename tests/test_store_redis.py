@@ -12,6 +12,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from redis import exceptions
 from redis.crc import key_slot
 
+from otel_mcp.sessions import redis_wire
 from otel_mcp.sessions.delta import Flush
 from otel_mcp.sessions.keys import Keys
 from otel_mcp.sessions.process import Process
@@ -547,3 +548,22 @@ async def test_an_end_that_is_sent_again_after_another_session_began_under_the_i
     assert state is not None
     assert state.tool_call_count == 1
     assert not hasattr(state, "ended") or state.ended is None
+
+
+async def test_an_answer_that_cannot_be_understood_holds_no_other(
+    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(flushed: Flush, reply: Any) -> Any:
+        if flushed.delta.facts.session_id == "abc":
+            raise AttributeError
+        return understood(flushed, reply)
+
+    understood = redis_wire.applied
+    monkeypatch.setattr(redis_wire, "applied", broken)
+    now = time.time()
+    beside = flush(process, delta(1, of=facts("beside", at=now), at=now))
+
+    (odd, answer) = await store.apply([fresh(process), beside])
+
+    assert (odd.refused, odd.retry) == ("error", None)
+    assert answer.created

@@ -27,10 +27,10 @@ class FlushWriter:
         self._ttl = max(round(ttl * 1000), 1)
 
     async def write(self, flushes: Sequence[Flush]) -> list[Applied]:
-        """Send `flushes`; one that cannot even be sent does not keep the others."""
+        """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
         try:
             return await self._write(flushes)
-        except (DataError, TypeError, ValueError) as error:
+        except (DataError, AttributeError, LookupError, TypeError, ValueError) as error:
             if len(flushes) == 1:
                 report("session encoding", error)
                 return [Applied(flushes[0].delta.facts.session_id, refused="error")]
@@ -113,13 +113,6 @@ class FlushWriter:
 
 
 def _answer(flush: Flush, result: Any) -> Applied:
-    # One answer that cannot be understood must not hold the others: it would be asked for again and again.
-    with guarded("session answer"):
-        return _understood(flush, result)
-    return Applied(flush.delta.facts.session_id, refused="error")
-
-
-def _understood(flush: Flush, result: Any) -> Applied:
     session_id = flush.delta.facts.session_id
     if result is None:
         return Applied(session_id, refused="error")

@@ -16,7 +16,7 @@
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
 local GRACE = 600000 -- ms that an ended document stays
-local WAITS = 604800000 -- ms that an end waits to be reported where no process runs
+local WAITS = 604800000 -- ms that an end waits to be reported where no process runs, as long as its deadline does
 local TAIL = '],"last_activity":"'
 local BEFORE_CALLS = '","tool_calls":['
 local FACTS = {'session_id', 'service', 'user_agent', 'client_name', 'client_version',
