@@ -71,7 +71,7 @@ class Runtime:
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
         reporter.calls_of = tracker.calls_of
-        self.sessions.on_late(tracker.outlived)
+        self.sessions.on_overruled(tracker.overruled)
         self.sessions.on_end.append(tracker.later.close)
         handshakes = self.sessions.handshakes
         conversations = Conversations(tracker, self.sessions, handshakes, time.time, settings.flush_interval)

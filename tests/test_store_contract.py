@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
+import anyio
 import fakeredis
 import pytest
 
@@ -522,6 +523,32 @@ async def test_a_flush_keeps_alive_what_was_agreed_about_its_session(store: Sess
 
     assert await store.agree("client:1", "other", 60.0) == "new"
     assert await store.succeed("old", "other") == "new"
+
+
+async def test_of_two_sessions_that_began_apart_the_second_is_told_of_the_one_that_stands(
+    store: SessionStore, process: Process
+) -> None:
+    now = time.time()
+    first, second = (delta(1, of=facts(name, now, previous_id="old"), at=now) for name in ("first", "second"))
+    first.touch_key = second.touch_key = ("client:1", 60.0)
+
+    (stands,) = await store.apply([flush(process, first)])
+    (loses,) = await store.apply([flush(process, second)])
+
+    assert (stands.rival, stands.heir) == (None, None)
+    assert (loses.rival, loses.heir, loses.created, loses.total_calls) == ("first", "first", True, 1)
+    assert await store.consult("client:1") == "first"
+
+
+async def test_what_was_agreed_is_kept_alive_by_its_own_session_alone(store: SessionStore, process: Process) -> None:
+    now = time.time()
+    first, second = (delta(1, of=facts(name, now), at=now) for name in ("first", "second"))
+    first.touch_key, second.touch_key = ("client:1", 0.2), ("client:1", 60.0)
+    await store.apply([flush(process, first)])
+    await store.apply([flush(process, second)])
+    await anyio.sleep(0.3)
+
+    assert await store.consult("client:1") is None
 
 
 async def test_hostile_text_stays_text(store: SessionStore, process: Process) -> None:

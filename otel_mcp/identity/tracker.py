@@ -24,7 +24,7 @@ from otel_mcp.identity.learning import Learning
 from otel_mcp.identity.principal import Principal
 from otel_mcp.identity.session import Session
 from otel_mcp.identity.table import Table
-from otel_mcp.sessions.delta import Known
+from otel_mcp.sessions.delta import Applied, Known, SessionDelta
 from otel_mcp.settings import Settings
 
 __all__ = ["Session", "Tracker"]
@@ -162,10 +162,18 @@ class Tracker:
         """The session has ended; its id opens nothing any more."""
         session.ended = True
 
-    def outlived(self, session_id: str) -> None:
-        """Another process has ended the session: what names it next is to be asked about."""
-        session = self._sessions.get(session_id)
-        if session is not None and session.source == "header" and session.part_of is None:
+    def overruled(self, delta: SessionDelta, answer: Applied) -> None:
+        """Other processes have decided otherwise about a session: what names it next is to be asked about."""
+        session, previous = self._sessions.get(answer.session_id), delta.facts.previous_id
+        if answer.heir is not None and previous is not None and self._successors.get(previous) != answer.heir:
+            self.follow(previous, answer.heir)
+            if session is not None:
+                # Another object, so that no claim leads to it any more but that by its own id.
+                session = replace(session)
+                self.table.put(session)
+        if session is None or session.part_of is not None:
+            return
+        if answer.rival is not None or (answer.late and session.source == "header"):
             self.forget(session)
 
     def _instead(self, claim: Candidate) -> Session | None:

@@ -136,6 +136,10 @@ class Applied:
     """An earlier session under this id, whose end nobody had reported; this flush began another."""
     late: bool = False
     """The session had ended before: counted where its document still stands, not reopened."""
+    rival: str | None = None
+    """Another session on which the replicas have agreed for the client of this one."""
+    heir: str | None = None
+    """Another session on which the replicas have agreed to continue `SessionFacts.previous_id`."""
     retry: str | None = None
     """Why it was not written, or is not known to be: send the same flush again."""
     refused: str | None = None

@@ -18,7 +18,7 @@ from typing import Final
 
 from otel_mcp.guard import guarded
 from otel_mcp.sessions.coalescer import Coalescer
-from otel_mcp.sessions.delta import Applied, EndedSession, Flush
+from otel_mcp.sessions.delta import Applied, EndedSession, Flush, SessionDelta
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.process import Process
@@ -45,8 +45,8 @@ class Flusher:
         self._events = events
         self._process = process
         self._health = health
-        self.on_late: Callable[[str], None] = lambda _: None
-        """Told of a session that went on here and has ended in another process."""
+        self.on_overruled: Callable[[SessionDelta, Applied], None] = lambda *_: None
+        """Told where other processes have decided otherwise: the session has ended, or is not the agreed one."""
         self.dropped: Counter[str] = Counter()
         """Tool calls that will not be in the store, by reason."""
         self.clear()
@@ -146,8 +146,8 @@ class Flusher:
         if answer.retry or self.frozen.pop(answer.session_id, None) is not flush:
             return
         with guarded("session events"):
-            if answer.late and delta.ended is None:
-                self.on_late(answer.session_id)
+            if answer.rival is not None or answer.heir is not None or (answer.late and delta.ended is None):
+                self.on_overruled(delta, answer)
         if answer.refused is not None:
             self.drop(delta.call_count, answer.refused)
             return

@@ -65,8 +65,9 @@ class MemoryStore:
         record.add(delta, now)
         ended = record.end(delta, now) if delta.ended is not None else None
         record.note(flush, created=created, ended=ended)
-        self._keep_alive(flush, now)
-        return Applied(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
+        answer = Applied(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
+        self._keep_alive(delta, answer, now)
+        return answer
 
     def _record(self, session_id: str, now: float) -> Record | None:
         record = self._records.get(session_id)
@@ -86,12 +87,12 @@ class MemoryStore:
             if oldest.ended is None:
                 self._evicted.append(oldest.report("expired"))
 
-    def _keep_alive(self, flush: Flush, now: float) -> None:
-        delta = flush.delta
+    def _keep_alive(self, delta: SessionDelta, answer: Applied, now: float) -> None:
         if delta.touch_key is not None:
-            self._agree(delta.touch_key[0], delta.facts.session_id, now + delta.touch_key[1])
+            answer.rival = self._touch(delta.touch_key[0], delta.facts.session_id, now + delta.touch_key[1])
         if delta.facts.previous_id:
-            self._agree(_next(delta.facts.previous_id), delta.facts.session_id, now + self._settings.session_ttl)
+            until = now + self._settings.session_ttl
+            answer.heir = self._touch(_next(delta.facts.previous_id), delta.facts.session_id, until)
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document."""
@@ -157,8 +158,16 @@ class MemoryStore:
         value, until = self._agreed.get(key, (None, 0.0))
         return value if until > now else None
 
+    def _touch(self, key: str, value: str, until: float) -> str | None:
+        """Keep an agreed value alive; another one, where that stands."""
+        standing = self._value(key, self._clock())
+        if standing is not None and standing != value:
+            return standing
+        self._agree(key, value, until)
+        return None
+
     def _agree(self, key: str, value: str, until: float) -> None:
-        self._agreed[key] = (self._value(key, self._clock()) or value, until)
+        self._agreed[key] = (value, until)
         self._agreed.move_to_end(key)
         while len(self._agreed) > 2 * self._settings.max_sessions:
             self._agreed.popitem(last=False)

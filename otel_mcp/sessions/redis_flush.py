@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from redis.exceptions import DataError
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions import redis_wire, scripts
 from otel_mcp.sessions.delta import Applied, Flush
-from otel_mcp.sessions.keys import Keys
+from otel_mcp.sessions.keys import Keys, agreed_id
 from otel_mcp.sessions.redis_errors import is_foreign, is_ours, outage
 from otel_mcp.sessions.redis_link import RedisLink, Run
 from otel_mcp.sessions.store import StoreDown
+
+
+class _Touch(NamedTuple):
+    """One agreement to keep alive."""
+
+    at: int
+    """Place of its flush."""
+    tells: Literal["rival", "heir"]
+    """What of `Applied` it decides."""
+    run: Run
 
 
 class FlushWriter:
@@ -51,8 +61,8 @@ class FlushWriter:
         return answers
 
     async def _send(self, flushes: Sequence[Flush]) -> list[Applied]:
-        deadlines = self._deadlines(flushes)
-        beside = deadlines + self._touches(flushes)
+        deadlines, touches = self._deadlines(flushes), self._touches(flushes)
+        beside = [*deadlines, *(touch.run for touch in touches)]
         now = time.time()
         runs = [self._run(flush, now) for flush in flushes]
         results = await self._link.run_all([*beside, *(run for run in runs if run is not None)])
@@ -60,6 +70,7 @@ class FlushWriter:
         replies: list[Any] = [None if run is None else next(written) for run in runs]
         answers = [_answer(flush, reply) for flush, reply in zip(flushes, replies, strict=True)]
         _without_deadline(answers, results[: len(deadlines)])
+        _overruled(answers, touches, results[len(deadlines) : len(beside)])
         failed = next((result for result in results if isinstance(result, Exception)), None)
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
@@ -87,19 +98,20 @@ class FlushWriter:
                 members += (self._writer.deadline(flush), flush.delta.facts.session_id)
         return [Run("ZADD", (self._keys.deadlines,), ("GT", *members))] if members else []
 
-    def _touches(self, flushes: Sequence[Flush]) -> list[Run]:
+    def _touches(self, flushes: Sequence[Flush]) -> list[_Touch]:
         """Keep alive what was agreed about these sessions."""
-        runs: list[Run] = []
-        for flush in flushes:
-            delta = flush.delta
+        touches: list[_Touch] = []
+        for at, flush in enumerate(flushes):
+            delta, session_id = flush.delta, flush.delta.facts.session_id
             if delta.touch_key is not None:
                 name, kept = delta.touch_key
                 ttl = max(round(kept * 1000), 1)
-                runs.append(Run(scripts.TOUCH, (self._keys.agreement(name),), (delta.facts.session_id, ttl)))
+                run = Run(scripts.TOUCH, (self._keys.agreement(name),), (session_id, ttl))
+                touches.append(_Touch(at, "rival", run))
             if delta.facts.previous_id:
                 key = self._keys.successor(delta.facts.previous_id)
-                runs.append(Run(scripts.TOUCH, (key,), (delta.facts.session_id, self._ttl)))
-        return runs
+                touches.append(_Touch(at, "heir", Run(scripts.TOUCH, (key,), (session_id, self._ttl))))
+        return touches
 
     async def _forget(self, ended: Sequence[tuple[Flush, Applied]]) -> None:
         """Take sessions that do not live out of the deadlines, which the gauge counts."""
@@ -132,6 +144,13 @@ def _answer(flush: Flush, result: Any) -> Applied:
 def _is_nothing(reply: Any) -> bool:
     """Whether the refused flush has no session to which it belongs."""
     return reply is None or (not isinstance(reply, Exception) and reply[0] == redis_wire.FOREIGN)
+
+
+def _overruled(answers: list[Applied], touches: Sequence[_Touch], results: list[Any]) -> None:
+    """Note where another session stands than the one that was to be kept alive."""
+    for touch, result in zip(touches, results, strict=True):
+        if isinstance(result, bytes) and (standing := agreed_id(result)) not in (None, answers[touch.at].session_id):
+            setattr(answers[touch.at], touch.tells, standing)
 
 
 def _without_deadline(answers: list[Applied], results: list[Any]) -> None:

@@ -20,7 +20,7 @@ from otel_mcp.guard import guarded, quietly, report
 from otel_mcp.sessions.background import Background
 from otel_mcp.sessions.choice import choose, is_divided
 from otel_mcp.sessions.coalescer import Coalescer
-from otel_mcp.sessions.delta import Known, SessionDelta
+from otel_mcp.sessions.delta import Applied, Known, SessionDelta
 from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.exit_loop import is_running, run_alone
@@ -283,9 +283,9 @@ class Sessions:
         """Have `tell` called with the key once all replicas have agreed on it."""
         self._hash_key.on_agreed.append(tell)
 
-    def on_late(self, tell: Callable[[str], None]) -> None:
-        """Have `tell` called with the id of a session that went on here and has ended in another process."""
-        self._flusher.on_late = tell
+    def on_overruled(self, tell: Callable[[SessionDelta, Applied], None]) -> None:
+        """Have `tell` called where other processes have decided otherwise about a session that went on here."""
+        self._flusher.on_overruled = tell
 
     @property
     def degraded(self) -> bool:

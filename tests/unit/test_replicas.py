@@ -86,6 +86,12 @@ class Replicas:
     def living(self) -> list[str]:
         return [session_id for session_id, document in self.documents().items() if "ended" not in document]
 
+    async def forget(self) -> None:
+        """Empty the store after all replicas have agreed on the hash key, which is left."""
+        for replica in range(len(self.runtimes)):
+            await self.post(replica, modern(), [*MODERN_HEADERS, jwt(f"early-{replica}")])
+        self.redis.delete(*(key for key in self.redis.keys("*") if not key.endswith("hash-key")))
+
     def events(self, name: str) -> Counter[str]:
         return Counter(event["attributes"]["session.id"] for event in self.telemetry.events() if event["name"] == name)
 
@@ -449,3 +455,37 @@ async def test_sessions_of_another_replica_are_joined_beyond_the_limit_on_new_on
     assert joined == met
     assert new[0] is not None
     assert new[1] is None
+
+
+async def test_replicas_that_began_two_sessions_for_a_client_go_on_in_one(replicas: Replicas) -> None:
+    headers = [*MODERN_HEADERS, ANN]
+    apart = [(await replicas.post(0, modern(), headers)).session_id]
+    await replicas.forget()
+    apart.append((await replicas.post(1, modern(), headers)).session_id)
+    await replicas.settle()
+
+    for replica in (0, 1):
+        await replicas.post(replica, modern(), headers)
+        await replicas.settle()
+    found = {(await replicas.post(replica, modern(), headers)).session_id for replica in (0, 1)}
+
+    assert len(set(apart)) == 2
+    assert len(found) == 1
+    assert found <= set(apart)
+
+
+async def test_replicas_that_continued_a_lost_id_apart_go_on_in_one_session(replicas: Replicas) -> None:
+    headers = [*MODERN_HEADERS, ("x-session-id", "lost")]
+    apart = [(await replicas.post(0, modern(), headers)).session_id]
+    await replicas.forget()
+    apart.append((await replicas.post(1, modern(), headers)).session_id)
+    await replicas.settle()
+
+    for replica in (0, 1):
+        await replicas.post(replica, modern(), headers)
+        await replicas.settle()
+    found = {(await replicas.post(replica, modern(), headers)).session_id for replica in (0, 1)}
+
+    assert len(set(apart)) == 2
+    assert len(found) == 1
+    assert found <= set(apart)
