@@ -443,7 +443,9 @@ async def test_what_is_saved_during_an_outage_is_seen_here_and_written_later(
     assert listener.started_ids == ["abc"]
 
 
-async def test_what_is_deleted_during_an_outage_goes_later(sessions: Sessions, remote: Remote) -> None:
+async def test_what_is_deleted_during_an_outage_goes_later_and_its_end_is_told(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
     sessions.submit(delta(2, at=time.time()))
     await sessions.flush()
     remote.down = StoreDown("ConnectionError")
@@ -456,6 +458,7 @@ async def test_what_is_deleted_during_an_outage_goes_later(sessions: Sessions, r
 
     await until(lambda: remote.read("abc") is None)
     await until(lambda: sessions.pending == 0)
+    assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("server_closed", 3)]
 
 
 async def test_deleting_a_live_session_tells_its_end(sessions: Sessions, listener: Listener) -> None:

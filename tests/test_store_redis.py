@@ -18,6 +18,7 @@ from otel_mcp.sessions.keys import Keys
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_client import connect
 from otel_mcp.sessions.redis_errors import outage
+from otel_mcp.sessions.redis_link import RedisLink
 from otel_mcp.sessions.redis_store import RedisStore
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.sessions.store import StoreDown
@@ -527,6 +528,110 @@ async def test_replicas_with_wrong_clocks_agree(
     assert state.last_activity is not None
     assert abs(state.last_activity.timestamp() - now) < 60
     assert await store.active() == 1
+
+
+async def test_an_expiry_whose_answer_was_lost_is_told_once(
+    store: RedisStore, raw: Any, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    after = flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now))
+    run_all, lost = RedisLink.run_all, [True]
+
+    async def unanswered(self: RedisLink, runs: Any) -> Any:
+        results = await run_all(self, runs)
+        if lost.pop() if lost else False:
+            raise StoreDown("TimeoutError")
+        return results
+
+    monkeypatch.setattr(RedisLink, "run_all", unanswered)
+    with pytest.raises(StoreDown):
+        await store.apply([after])
+    (answer,) = await store.apply([after])
+
+    assert answer.expired is not None
+    assert (answer.expired.reason, answer.expired.tool_call_count) == ("expired", 3)
+    assert (answer.created, answer.total_calls) == (True, 1)
+    assert (await store.apply([after]))[0].expired is None
+    assert raw.hget(STATS, "w") is None
+
+
+async def test_an_expiry_that_was_told_is_not_told_again_where_what_follows_failed(
+    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    after = flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now))
+    run_all, runs_made = RedisLink.run_all, [0]
+
+    async def unsent(self: RedisLink, runs: Any) -> Any:
+        runs_made[0] += 1
+        if runs_made[0] == 2:
+            raise StoreDown("ConnectionError")
+        return await run_all(self, runs)
+
+    monkeypatch.setattr(RedisLink, "run_all", unsent)
+    (first,) = await store.apply([after])
+    (second,) = await store.apply([after])
+
+    assert first.expired is not None
+    assert first.retry is not None
+    assert (second.expired, second.retry, second.created) == (None, None, True)
+
+
+async def test_an_expiry_that_another_process_did_not_live_to_tell_is_told(
+    store: RedisStore, other: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    assert len(await other.due(now - 80, 10)) == 1
+    owner = raw.hget(STATS, "w").decode().split(" ")[0]
+    after = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
+
+    raw.hset(STATS, "w", f"{owner} {round((now - 1) * 1e6)}")
+    (answer,) = await store.apply([after])
+
+    assert answer.expired is not None
+    assert (answer.created, answer.total_calls) == (True, 1)
+
+
+async def test_an_expiry_that_another_process_is_telling_is_not_told_twice(
+    store: RedisStore, other: RedisStore, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    assert len(await other.due(now - 80, 10)) == 1
+
+    (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
+
+    assert (answer.expired, answer.created, answer.total_calls) == (None, True, 1)
+
+
+async def test_a_session_that_begins_while_the_end_of_another_under_its_id_is_told_has_a_deadline(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    ended = await store.due(now, 10)
+    await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
+
+    await store.settle(ended)
+
+    assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
+    assert [end.tool_call_count for end in await store.due(now + 11, 10)] == [1]
+
+
+async def test_saving_a_document_does_not_put_off_the_end_of_its_session(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
+    state = await store.load("abc")
+    assert state is not None
+
+    await store.save(state)
+
+    assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
 
 
 async def test_an_end_that_is_sent_again_after_another_session_began_under_the_id_is_told(

@@ -69,20 +69,16 @@ class SessionDocuments:
     async def delete(self, session_id: str) -> bool:
         """End a session and remove it; `False` where there was none."""
         known = await self.load(session_id)
-        if known is not None and known.ended is None and not self._health.is_away:
-            now = time.time()
-            self._coalescer.add(SessionDelta(_facts(known, self._limit), now, ended=(now, "server_closed")))
-            await self._flusher.flush()
         self._coalescer.discard(session_id)
-        self.kept.doom(session_id)
+        self.kept.doom(session_id, time.time())
         await self.fulfil()
         return known is not None
 
     async def fulfil(self) -> None:
         """Tell the store what it missed."""
         while not self._health.is_away and (wish := self.kept.oldest()) is not None:
-            session_id, state = wish
-            done = await (self._delete(session_id) if state is None else self._save(state))
+            session_id, wanted = wish
+            done = await (self._save(wanted) if isinstance(wanted, SessionState) else self._delete(session_id, wanted))
             if not done:
                 return
             self.kept.fulfilled(session_id)
@@ -100,7 +96,17 @@ class SessionDocuments:
             return True
         return False
 
-    async def _delete(self, session_id: str) -> bool:
+    async def _delete(self, session_id: str, at: float) -> bool:
+        """Whether it is gone. Its end comes first, so that it is told."""
+        answered, known = False, None
+        with self._health.operation("load"):
+            known = await self._store.load(session_id)
+            answered = True
+        if known is not None and known.ended is None:
+            self._coalescer.add(SessionDelta(_facts(known, self._limit), at, ended=(at, "server_closed")))
+            await self._flusher.flush()
+        if not answered or self._health.is_away:
+            return False
         with self._health.operation("delete"):
             await self._store.delete(session_id)
             self._flusher.has_news = True

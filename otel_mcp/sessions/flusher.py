@@ -45,7 +45,7 @@ class Flusher:
         self._events = events
         self._process = process
         self._health = health
-        self.on_overruled: Callable[[SessionDelta, Applied], None] = lambda *_: None
+        self.on_overruled: Callable[[SessionDelta, Applied], None] = lambda _delta, _answer: None
         """Told where other processes have decided otherwise: the session has ended, or is not the agreed one."""
         self.dropped: Counter[str] = Counter()
         """Tool calls that will not be in the store, by reason."""

@@ -20,8 +20,8 @@ class LocalDocuments:
 
     def clear(self) -> None:
         """Forget all: after a fork they are the parent's."""
-        self._wishes: OrderedDict[str, SessionState | None] = OrderedDict()
-        """A document to save, or `None` for one to delete."""
+        self._wishes: OrderedDict[str, SessionState | float] = OrderedDict()
+        """A document to save, or when (Unix seconds) one was deleted."""
 
     def __len__(self) -> int:
         return len(self._wishes)
@@ -30,12 +30,12 @@ class LocalDocuments:
         """Save this later."""
         self._wish(state.session_id, state.model_copy(deep=True))
 
-    def doom(self, session_id: str) -> None:
-        """Delete this later."""
-        self._wish(session_id, None)
+    def doom(self, session_id: str, at: float) -> None:
+        """Delete this later; `at` is when that was asked for."""
+        self._wish(session_id, at)
 
-    def _wish(self, session_id: str, state: SessionState | None) -> None:
-        self._wishes[session_id] = state
+    def _wish(self, session_id: str, wanted: SessionState | float) -> None:
+        self._wishes[session_id] = wanted
         self._wishes.move_to_end(session_id)
         while len(self._wishes) > self._settings.max_sessions:
             self._wishes.popitem(last=False)
@@ -44,18 +44,18 @@ class LocalDocuments:
         """The store has been told, or need not be told any more."""
         self._wishes.pop(session_id, None)
 
-    def oldest(self) -> tuple[str, SessionState | None] | None:
+    def oldest(self) -> tuple[str, SessionState | float] | None:
         """The next wish to fulfil."""
         return next(iter(self._wishes.items()), None)
 
     def load(self, session_id: str, waiting: Iterable[SessionDelta]) -> SessionState | None:
         """The document as far as this process knows it: what was saved, and what waits over it."""
         memory = MemoryStore(self._settings)
-        saved = self._wishes.get(session_id)
-        if saved is None and session_id in self._wishes:
+        wanted = self._wishes.get(session_id)
+        if isinstance(wanted, SessionState):
+            memory.put(wanted)
+        elif wanted is not None:
             return None
-        if saved is not None:
-            memory.put(saved)
         for sequence, delta in enumerate(waiting):
             memory.write(Flush(delta, "", sequence))
         return memory.read(session_id)

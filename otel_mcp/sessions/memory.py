@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
-from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known
+from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known, SessionDelta
 from otel_mcp.sessions.memory_record import Record
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.settings import Settings

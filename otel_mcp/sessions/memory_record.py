@@ -7,11 +7,10 @@ from typing import Any, Final
 
 from otel_mcp.sessions import text
 from otel_mcp.sessions.delta import KNOWN, CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
+from otel_mcp.sessions.lifetimes import GRACE
 from otel_mcp.sessions.state import EndReason, SessionState
 from otel_mcp.settings import Settings
 
-GRACE: Final = 600.0
-"""Seconds that an ended document stays."""
 _VARIANTS: Final = 7
 """Sets of facts that are remembered as merged."""
 

@@ -83,7 +83,8 @@ class Documents:
         arguments = self._writer.save(state, now, self._ttl)
         results = await self._link.run_all(
             [
-                Run("ZADD", (self._keys.deadlines,), ("GT", deadline, state.session_id)),
+                # A session that exists has one, by its own limit.
+                Run("ZADD", (self._keys.deadlines,), ("NX", deadline, state.session_id)),
                 Run(scripts.SAVE, self._keys.session(state.session_id), (*arguments, replaces)),
             ]
         )

@@ -35,6 +35,8 @@ class FlushWriter:
         self._keys = keys
         self._writer = writer
         self._ttl = max(round(ttl * 1000), 1)
+        self._told: dict[str, tuple[str, int]] = {}
+        """The flush of a session that was answered with the end of an earlier one, and is not written yet."""
 
     async def write(self, flushes: Sequence[Flush]) -> list[Applied]:
         """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
@@ -71,6 +73,7 @@ class FlushWriter:
         answers = [_answer(flush, reply) for flush, reply in zip(flushes, replies, strict=True)]
         _without_deadline(answers, results[: len(deadlines)])
         _overruled(answers, touches, results[len(deadlines) : len(beside)])
+        self._note_told(flushes, answers)
         failed = next((result for result in results if isinstance(result, Exception)), None)
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
@@ -83,10 +86,18 @@ class FlushWriter:
         )
         return answers
 
+    def _note_told(self, flushes: Sequence[Flush], answers: Sequence[Applied]) -> None:
+        for flush, answer in zip(flushes, answers, strict=True):
+            if answer.expired is not None:
+                self._told[answer.session_id] = (flush.token, flush.sequence)
+            elif not answer.retry:
+                self._told.pop(answer.session_id, None)
+
     def _run(self, flush: Flush, now: float) -> Run | None:
         with guarded("session encoding"):
             keys = self._keys.session(flush.delta.facts.session_id)
-            return Run(scripts.FLUSH, keys, self._writer.flush(flush, now))
+            told = self._told.get(flush.delta.facts.session_id) == (flush.token, flush.sequence)
+            return Run(scripts.FLUSH, keys, self._writer.flush(flush, now, told=told))
         return None
 
     def _deadlines(self, flushes: Sequence[Flush]) -> list[Run]:

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from otel_mcp.sessions import redis_wire, scripts
 from otel_mcp.sessions.delta import EndedSession
 from otel_mcp.sessions.keys import Keys
+from otel_mcp.sessions.lifetimes import ABANDONED
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_errors import is_foreign, outage
 from otel_mcp.sessions.redis_link import RedisLink, Run
@@ -24,8 +25,6 @@ _SWEEPER: Final = (1.0, 10.0)
 """Seconds, at least and at most, that one process sweeps alone: two sweeps long."""
 _CLAIM: Final = (2.0, 60.0)
 """Seconds, at least and at most, after which an end that nobody settled is another's to report: six sweeps long."""
-_ABANDONED: Final = 7 * 86_400.0
-"""Seconds that ends wait to be reported where no process of the service runs any more; then nothing of it is left."""
 
 
 class Sweep:
@@ -39,7 +38,7 @@ class Sweep:
         """Milliseconds."""
         self._lease = round(_within(6 * interval, _CLAIM) * 1_000_000)
         """Microseconds."""
-        self._kept = round((ttl + _ABANDONED) * 1000)
+        self._kept = round((ttl + ABANDONED) * 1000)
         """Milliseconds."""
         self._reported: dict[str, int] = {}
         """Reported but not settled yet: the claim is known, the store was away."""
@@ -112,13 +111,20 @@ class Sweep:
         gone: list[Any] = []
         runs: list[Run] = []
         for session_id in session_ids:
-            runs.append(Run("HDEL", self._keys.session(session_id)[1:], ("w",)))
+            runs.append(Run(scripts.SETTLE, self._keys.session(session_id)))
             gone += (session_id, self._reported.get(session_id, 0) / 1e6)
         results = await self._link.run_all([*runs, Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone))])
         # The last one decides: what is no longer among the deadlines is not given out again.
         _checked(results[-1:])
         for session_id in session_ids:
             self._reported.pop(session_id, None)
+        begun: list[Any] = []
+        for session_id, deadline in zip(session_ids, results, strict=False):
+            if isinstance(deadline, bytes) and deadline != b"0":
+                begun += (int(deadline) / 1e6, session_id)
+        if begun:
+            # Their own may have been earlier than the claim, which had taken its place.
+            await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", *begun)))
 
 
 def _within(value: float, bounds: tuple[float, float]) -> float:

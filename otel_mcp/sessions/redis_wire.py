@@ -46,8 +46,8 @@ class Writer:
         last = delta.last_activity if delta.ended is None else max(delta.last_activity, delta.ended[0])
         return round(self.instant(last) / 1e6 + min(delta.facts.limit, LONGEST), 6)
 
-    def flush(self, flush: Flush, now: float) -> tuple[bytes, bytes, bytes]:
-        """Arguments of ``flush.lua``."""
+    def flush(self, flush: Flush, now: float, *, told: bool = False) -> tuple[bytes, bytes, bytes]:
+        """Arguments of ``flush.lua``; `told`: it has answered with the end of an earlier session before."""
         delta = flush.delta
         facts = text.utf8(text.facts(delta.facts, self._service))
         records = delta.calls[-self._cap :]
@@ -63,7 +63,7 @@ class Writer:
             f'["{flush.token}",{flush.sequence},{moment},{first},"{text.iso(first)}",{last},"{text.iso(last)}",'
             f'{created},"{text.iso(created)}",{delta.requests},{delta.errors},{delta.call_count},{len(records)},'
             f"{text.micros(min(delta.facts.limit, LONGEST))},{self.instant(self._process.started_at)},"
-            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE},"{user}"{ended}]'
+            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE},"{user}",{told:d}{ended}]'
         )
         return scalars.encode(), facts, text.utf8(text.calls(records))
 

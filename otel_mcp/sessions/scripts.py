@@ -7,6 +7,8 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
+from otel_mcp.sessions.lifetimes import ABANDONED, GRACE
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -19,12 +21,15 @@ class Script:
 def _read(*names: str) -> Script:
     folder = files("otel_mcp.sessions") / "lua"
     source = "\n".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
+    if names[0] == "session":
+        source = f"local GRACE, ABANDONED = {GRACE * 1000:.0f}, {ABANDONED * 1000:.0f}\n{source}"
     return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 FLUSH: Final = _read("session", "flush")
 CLAIM: Final = _read("session", "claim")
 SAVE: Final = _read("session", "save")
+SETTLE: Final = _read("session", "settle")
 RECALL: Final = _read("session", "recall")
 DELETE: Final = _read("session", "delete")
 AGREE: Final = _read("agree")

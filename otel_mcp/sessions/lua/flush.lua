@@ -1,8 +1,8 @@
 -- Apply one flush, once. ARGV[1] scalars (JSON array), ARGV[2] facts (JSON object
 -- of strings), ARGV[3] the new calls, joined by ",\n".
 -- Returns {status, calls in total, flags, end report}:
--- 1 written, 2 seen before, 3 an earlier session had to be ended first (nothing
--- applied), 4 late: the session had ended, 5 the document is not ours, nor is there
+-- 1 written, 2 seen before, 3 the end of an earlier session has to be reported first
+-- (nothing applied; the next try says so in `told`), 4 late: the session had ended, 5 the document is not ours, nor is there
 -- any session, 6 the document is not ours any more, 7 late, and nowhere to count it.
 -- Flags: c created, r resumed, e ended by this flush.
 local a = cjson.decode(ARGV[1])
@@ -10,10 +10,11 @@ local token, sequence, now, first, first_iso, last, last_iso, created, created_i
   a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
 local requests, errors, calls, sent, limit, start, fingerprint, ttl, cap, lease =
   a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19]
-local user, ended_iso, reason, ended = a[20], a[21], a[22], a[23]
+local user, told, ended_iso, reason, ended = a[20], a[21], a[22], a[23], a[24]
+local claimer = 'f:' .. token -- Another one than the sweeper of the same process.
 
 local mark = 'p:' .. token
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u')
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u', 'w')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], g = raw[8],
            f = raw[9], x = raw[10], d = raw[12], u = raw[13]}
 
@@ -48,8 +49,14 @@ if s.x then
     fresh = created > tonumber(at) + 1000000 or (why == 'deleted' and first > tonumber(at))
   end
   late = not fresh
+  local owner, untill = string.match(raw[14] or '', '^(%S+) (%d+)$')
+  if fresh and owner and told == 0 and (owner == claimer or tonumber(untill) <= now) then
+    -- Of the end before this session nobody has been told, or the answer was lost.
+    redis.call('HSET', stats, 'w', claimer .. ' ' .. int(lease))
+    return {3, 0, '', report()}
+  end
 elseif known_last and first > known_last + tonumber(s.i) then
-  return {3, 0, '', expire(s, token, lease)}
+  return {3, 0, '', expire(s, claimer, lease)}
 end
 
 -- The mere end of a session that is not there begins none.
@@ -141,6 +148,6 @@ end
 redis.call('HSET', stats, unpack(set))
 if not late then
   redis.call('PEXPIRE', doc, x and GRACE or int(ttl))
-  redis.call('PEXPIRE', stats, x and GRACE + 60000 or int(math.max(ttl, limit / 1000) + WAITS))
+  redis.call('PEXPIRE', stats, x and GRACE + 60000 or int(math.max(ttl, limit / 1000) + ABANDONED))
 end
 return {late and 4 or 1, tonumber(total), flags, string.find(flags, 'e', 1, true) and report() or false}

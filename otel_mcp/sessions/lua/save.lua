@@ -48,6 +48,6 @@ set[count + 3], set[count + 4] = 'o', pack(o)
 redis.call('HSET', stats, unpack(set))
 if not s.x then
   redis.call('PEXPIRE', doc, int(ttl))
-  redis.call('PEXPIRE', stats, int(math.max(ttl, limit / 1000) + WAITS))
+  redis.call('PEXPIRE', stats, int(math.max(ttl, limit / 1000) + ABANDONED))
 end
 return {1, made}

@@ -1,4 +1,4 @@
--- Common to all scripts of one session. KEYS[1] its document, KEYS[2] its stats,
+-- Common to all scripts of one session, after two lifetimes in ms: GRACE, ABANDONED. KEYS[1] its document, KEYS[2] its stats,
 -- in one hash slot. Instants are microseconds of Unix time, as decimal text.
 --
 -- The document is appended in place, so its text is in five parts:
@@ -15,8 +15,6 @@
 --   lc lv lp ls lq labels of the end report.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
-local GRACE = 600000 -- ms that an ended document stays
-local WAITS = 604800000 -- ms that an end waits to be reported where no process runs, as long as its deadline does
 local TAIL = '],"last_activity":"'
 local BEFORE_CALLS = '","tool_calls":['
 local FACTS = {'session_id', 'service', 'user_agent', 'client_name', 'client_version',
