@@ -56,6 +56,8 @@ class Call:
     """The SDK handed it to its handler, so the server accepted it."""
     proposed: bool = False
     """Its session is only proposed: nothing is written before the server accepts the message."""
+    refused: bool = False
+    """The limit on new sessions keeps it from having one: that is counted once."""
     running: bool = False
     """Its handler has not returned yet."""
     finished: bool = False

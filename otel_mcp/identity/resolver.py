@@ -57,8 +57,10 @@ class Resolver:
         session until its answer brings one: see `opened`.
         """
         exchange = call.exchange
-        if (call.session is not None and not call.proposed) or (
-            call.method == "initialize" and not exchange.transport_id
+        if (
+            call.refused
+            or (call.session is not None and not call.proposed)
+            or (call.method == "initialize" and not exchange.transport_id)
         ):
             return
         if not self.keys.ready:
@@ -74,6 +76,7 @@ class Resolver:
             session = self.tracker.peek(claim)
         else:
             session = await self.tracker.resolve(claim, owned=exchange.owns_sessions, proposed=call.session)
+            call.refused = session is None
         if call.proposed and session is None:
             call.session = None  # Over the limit: what was proposed may not come in by the back door.
         call.proposed = False

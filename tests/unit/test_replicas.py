@@ -417,13 +417,8 @@ async def test_a_session_ends_after_the_handshake_that_another_replica_keeps_bac
     assert end["otel_mcp.session.requests"] == 1 + bool(between and "id" in between)
 
 
-async def test_a_call_longer_than_the_idle_gap_is_the_last_of_its_session(make_runtime: MakeRuntime) -> None:
-    runtime = make_runtime(session_idle_gap=0.3)
-    takes = [0.0, 0.5, 0.0, 0.0]
-
-    async def tool() -> Message:
-        await asyncio.sleep(takes.pop(0))
-        return OK
+def dispatching(runtime: Runtime, tool: Callable[[], Awaitable[Message]]) -> MCPMiddleware:
+    """A server with a seam, as the SDKs have it."""
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         message = json.loads(await read(receive))
@@ -432,12 +427,41 @@ async def test_a_call_longer_than_the_idle_gap_is_the_last_of_its_session(make_r
         await Dispatch(runtime, made).run(tool)
         await respond(send, result(message["id"]))
 
+    return MCPMiddleware(app, runtime)
+
+
+async def test_a_call_longer_than_the_idle_gap_is_the_last_of_its_session(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(session_idle_gap=0.3)
+    takes = [0.0, 0.5, 0.0, 0.0]
+
+    async def tool() -> Message:
+        await asyncio.sleep(takes.pop(0))
+        return OK
+
     found: list[str | None] = []
     while takes:
-        found.append((await post(MCPMiddleware(app, runtime), modern(), [*MODERN_HEADERS, ANN])).session_id)
+        found.append((await post(dispatching(runtime, tool), modern(), [*MODERN_HEADERS, ANN])).session_id)
         runtime.recorder.drain()
 
     assert found[0] == found[1] != found[2] == found[3]
+
+
+async def test_a_call_beyond_the_limit_on_new_sessions_is_counted_once(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    runtime = make_runtime(max_new_sessions=1)
+
+    async def tool() -> Message:
+        return OK
+
+    met = [
+        (await post(dispatching(runtime, tool), modern(), [*MODERN_HEADERS, jwt(name)])).session_id
+        for name in ("one", "two", "three")
+    ]
+    await runtime.shut_down()
+
+    assert [session_id is None for session_id in met] == [False, True, True]
+    assert ({"otel_mcp.reason": "limit"}, 2) in telemetry.points("otel_mcp.session.rejected")
 
 
 async def test_sessions_of_another_replica_are_joined_beyond_the_limit_on_new_ones(
