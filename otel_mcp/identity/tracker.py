@@ -182,12 +182,19 @@ class Tracker:
         session_id = id_for(self._keys, claim.key, claim.principal)
         return self.get(session_id) or self.table.admit(session_id, claim.source)
 
-    def _begin(self, claim: Candidate, session_id: str, *, previous: str | None = None) -> Session | None:
+    def _begin(
+        self, claim: Candidate, session_id: str, *, previous: str | None = None, joined: bool = False
+    ) -> Session | None:
         held = self.get(session_id)
         if held is not None:
             # A successor, which somebody else was the first to need.
             return self._instead(replace(claim, key=session_id)) if is_foreign(held.facts, claim.principal) else held
-        session = self.table.admit(session_id, claim.source, previous=previous)
+        if joined:
+            # Another replica's, which has counted it.
+            session = self.table.draft(session_id, claim.source, previous=previous)
+            self.table.put(session)
+        else:
+            session = self.table.admit(session_id, claim.source, previous=previous)
         if session is not None:
             self._learning.later(session)
         return session
@@ -219,6 +226,7 @@ class Tracker:
     async def _succeed(self, claim: Candidate, known: Known | None, proposed: Session | None) -> Session | None:
         """The one session that continues an unknown or ended id, on all replicas."""
         successor = known.successor if known is not None else None
+        joined = successor is not None
         if successor is None:
             if not self.table.may_open():
                 self._rejected("limit")
@@ -226,6 +234,7 @@ class Tracker:
             candidate = proposed.id if proposed is not None else self._successor_id(claim)
             with self.table.room():
                 successor = await self._directory.succeed(claim.key, candidate)
+            joined = successor != candidate
             successor = self.table.first(self._successors, claim.key, successor, candidate)
         self.follow(claim.key, successor)
         if (held := self.peek(claim)) is not None:
@@ -233,7 +242,7 @@ class Tracker:
         known = await self._directory.recall(successor) if successor.startswith(NAMED) else None
         if known is not None and known.live is not None and not is_foreign(known.live, claim.principal):
             return self._adopt(claim, known)
-        return self._begin(claim, successor, previous=claim.key)
+        return self._begin(claim, successor, previous=claim.key, joined=joined)
 
     def follow(self, old_id: str, successor: str) -> None:
         """From now on, what names `old_id` means `successor`."""

@@ -475,6 +475,11 @@ async def test_sessions_of_another_replica_are_joined_beyond_the_limit_on_new_on
     new = [(await replicas.post(2, modern(), [*MODERN_HEADERS, jwt(name)])).session_id for name in ("first", "second")]
     await replicas.settle()
 
+    lost = [*MODERN_HEADERS, ("x-session-id", "lost")]
+    continued = [(await replicas.post(replica, modern(), lost)).session_id for replica in (0, 2)]
+    await replicas.settle()
+
+    assert continued[0] == continued[1] is not None
     assert None not in met
     assert joined == met
     assert new[0] is not None
