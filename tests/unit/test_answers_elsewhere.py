@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.request import SCOPE_KEY
+from otel_mcp.request import SCOPE_KEY, Call
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams.dispatch import Dispatch, call_of
 from tests.unit.kit import (
@@ -449,6 +449,49 @@ async def test_a_client_that_leaves_a_running_tool_while_its_stream_is_open_leav
 
     assert dict(runtime.watch.active) == {"tools/call": 0}
     assert list(telemetry.counts("mcp.server.operation.duration").values()) == [1]
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["stream open", "no stream"])
+async def test_an_accepted_call_waits_for_its_answer_on_the_wire_only_where_a_stream_is_open(
+    runtime: Runtime, telemetry: Telemetry, is_open: bool
+) -> None:
+    head = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+    accepted, over = anyio.Event(), anyio.Event()
+
+    async def tool() -> Message:
+        return OK
+
+    async def work(made: Call) -> None:
+        await accepted.wait()
+        await Dispatch(runtime, made).run(tool)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await send(head)
+            await over.wait()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        exchange = scope[SCOPE_KEY]
+        exchange.at_sdk = True
+        message = json.loads(await read(receive))
+        made = call_of(runtime, exchange, message["id"], message["method"], message["params"])
+        assert made is not None
+        group.start_soon(work, made)
+        await respond(send, b"", 202)
+
+    wrapped = MCPMiddleware(app, runtime)
+    async with anyio.create_task_group() as group:
+        if is_open:
+            group.start_soon(get, wrapped, legacy_headers("own"))
+            await settled()
+        await post(wrapped, call(), legacy_headers("own"))
+        accepted.set()
+        await settled()
+        runtime.recorder.drain()
+        measured = sum(telemetry.counts("mcp.server.operation.duration").values())
+        over.set()
+
+    assert measured == (0 if is_open else 1)
 
 
 async def test_a_stream_of_a_revision_without_sessions_is_none_of_a_session(runtime: Runtime) -> None:
