@@ -579,6 +579,22 @@ async def test_an_expiry_that_was_told_is_not_told_again_where_what_follows_fail
     assert (second.expired, second.retry, second.created) == (None, None, True)
 
 
+async def test_an_expiry_that_a_mere_end_has_brought_to_light_is_told_once(
+    store: RedisStore, other: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    end = delta(0, of=facts(at=now - 99, limit=10.0), at=now, ended="client_delete")
+
+    (answer,) = await store.apply([flush(process, end)])
+
+    assert answer.expired is not None
+    assert (answer.expired.tool_call_count, answer.ended, answer.late) == (3, None, True)
+    assert raw.hget(STATS, "w") is None
+    assert await other.due(now + 100, 10) == []
+    assert raw.zcard(DEADLINES) == 0
+
+
 async def test_an_expiry_that_another_process_did_not_live_to_tell_is_told(
     store: RedisStore, other: RedisStore, raw: Any, process: Process
 ) -> None:
@@ -619,6 +635,47 @@ async def test_a_session_that_begins_while_the_end_of_another_under_its_id_is_to
 
     assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
     assert [end.tool_call_count for end in await store.due(now + 11, 10)] == [1]
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late", "ended"])
+async def test_a_session_that_begins_while_another_process_ends_one_under_its_id_has_a_deadline(
+    store: RedisStore, other: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    now, run = time.time(), RedisLink.run
+    await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    begins = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
+    if late:
+        (ended,) = await store.due(now, 10)
+        await store.settle([ended])
+    end = delta(0, of=facts(at=now - 99, limit=200.0), at=now - 90, ended="client_delete")
+
+    async def meanwhile(self: RedisLink, what: Any) -> Any:
+        if what.script != "ZADD":
+            return await run(self, what)
+        monkeypatch.setattr(RedisLink, "run", run)
+        assert [answer.created for answer in await store.apply([begins])] == [True]
+        return await run(self, what)
+
+    monkeypatch.setattr(RedisLink, "run", meanwhile)
+    (answer,) = await other.apply([flush(Process(), end)])
+    await store.due(now, 10)
+
+    assert answer.late is late
+    assert await store.active() == 1
+    assert [end.tool_call_count for end in await store.due(now + 11, 10)] == [1]
+
+
+async def test_many_sessions_that_have_ended_otherwise_do_not_hold_up_the_end_of_one(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    ended = [delta(1, of=facts(f"s{n}", now), at=now, ended="client_delete") for n in range(30)]
+    await store.apply([flush(process, each) for each in ended])
+    await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+
+    assert await store.active() == 0
+    assert [end.session_id for end in await store.due(now, 10)] == ["abc"]
+    assert raw.zcard(DEADLINES) == 1
 
 
 async def test_saving_a_document_does_not_put_off_the_end_of_its_session(

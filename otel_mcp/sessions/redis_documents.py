@@ -65,7 +65,8 @@ class Documents:
             if raw is None or held is None or not redis_wire.is_of(held, self._service):
                 return False
             _, existed = await self._delete(session_id, _digest(raw))
-        await self._link.run(Run("ZREM", (self._keys.deadlines,), (session_id,)))
+        # The next sweep takes it out, unless another session has begun under the id.
+        await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", 0, session_id)))
         return bool(existed)
 
     async def _raw(self, session_id: str) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,7 +11,7 @@ from redis.exceptions import DataError
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions import redis_wire, scripts
-from otel_mcp.sessions.delta import Applied, Flush
+from otel_mcp.sessions.delta import Applied, EndedSession, Flush
 from otel_mcp.sessions.keys import Keys, agreed_id
 from otel_mcp.sessions.redis_errors import is_foreign, is_ours, outage
 from otel_mcp.sessions.redis_link import RedisLink, Run
@@ -27,6 +28,15 @@ class _Touch(NamedTuple):
     run: Run
 
 
+class _Told(NamedTuple):
+    """What a flush was answered that is yet to be written."""
+
+    flush: tuple[str, int]
+    """Token and sequence."""
+    ended: EndedSession | None
+    """The end of an earlier session under the id, until somebody has it."""
+
+
 class FlushWriter:
     """Writes flushes; a failure of one session stands in its own answer."""
 
@@ -35,8 +45,8 @@ class FlushWriter:
         self._keys = keys
         self._writer = writer
         self._ttl = max(round(ttl * 1000), 1)
-        self._told: dict[str, tuple[str, int]] = {}
-        """The flush of a session that was answered with the end of an earlier one, and is not written yet."""
+        self._told: dict[str, _Told] = {}
+        """Sessions whose flush was answered with the end of an earlier one, and is not written yet."""
 
     async def write(self, flushes: Sequence[Flush]) -> list[Applied]:
         """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
@@ -53,13 +63,22 @@ class FlushWriter:
         answers = await self._send(flushes)
         again = [at for at, answer in enumerate(answers) if answer.retry and answer.expired is not None]
         if again:
-            try:
-                seconds = await self._send([flushes[at] for at in again])
-            except StoreDown:
-                return answers
-            for at, second in zip(again, seconds, strict=True):
-                second.expired = second.expired or answers[at].expired
-                answers[at] = second
+            with contextlib.suppress(StoreDown):
+                for at, second in zip(again, await self._send([flushes[at] for at in again]), strict=True):
+                    answers[at] = second
+        return self._handed_over(flushes, answers)
+
+    def _handed_over(self, flushes: Sequence[Flush], answers: list[Applied]) -> list[Applied]:
+        """The answers, each earlier end in one of them: also one whose caller was cancelled before it had it."""
+        for flush, answer in zip(flushes, answers, strict=True):
+            told = self._told.get(answer.session_id)
+            if told is None or told.flush != (flush.token, flush.sequence):
+                continue
+            answer.expired = told.ended
+            if answer.retry:
+                self._told[answer.session_id] = told._replace(ended=None)
+            else:
+                del self._told[answer.session_id]
         return answers
 
     async def _send(self, flushes: Sequence[Flush]) -> list[Applied]:
@@ -73,31 +92,27 @@ class FlushWriter:
         answers = [_answer(flush, reply) for flush, reply in zip(flushes, replies, strict=True)]
         _without_deadline(answers, results[: len(deadlines)])
         _overruled(answers, touches, results[len(deadlines) : len(beside)])
-        self._note_told(flushes, answers)
+        for flush, answer in zip(flushes, answers, strict=True):
+            if answer.expired is not None:
+                self._told[answer.session_id] = _Told((flush.token, flush.sequence), answer.expired)
         failed = next((result for result in results if isinstance(result, Exception)), None)
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
-        await self._forget(
+        await self._let_go(
             [
-                (flush, answer)
-                for flush, answer, reply in zip(flushes, answers, replies, strict=True)
+                answer.session_id
+                for answer, reply in zip(answers, replies, strict=True)
                 if answer.ended is not None or answer.late or (answer.refused and _is_nothing(reply))
             ]
         )
         return answers
 
-    def _note_told(self, flushes: Sequence[Flush], answers: Sequence[Applied]) -> None:
-        for flush, answer in zip(flushes, answers, strict=True):
-            if answer.expired is not None:
-                self._told[answer.session_id] = (flush.token, flush.sequence)
-            elif not answer.retry:
-                self._told.pop(answer.session_id, None)
-
     def _run(self, flush: Flush, now: float) -> Run | None:
         with guarded("session encoding"):
             keys = self._keys.session(flush.delta.facts.session_id)
-            told = self._told.get(flush.delta.facts.session_id) == (flush.token, flush.sequence)
-            return Run(scripts.FLUSH, keys, self._writer.flush(flush, now, told=told))
+            told = self._told.get(flush.delta.facts.session_id)
+            is_told = told is not None and told.flush == (flush.token, flush.sequence)
+            return Run(scripts.FLUSH, keys, self._writer.flush(flush, now, told=is_told))
         return None
 
     def _deadlines(self, flushes: Sequence[Flush]) -> list[Run]:
@@ -124,15 +139,15 @@ class FlushWriter:
                 touches.append(_Touch(at, "heir", Run(scripts.TOUCH, (key,), (session_id, self._ttl))))
         return touches
 
-    async def _forget(self, ended: Sequence[tuple[Flush, Applied]]) -> None:
-        """Take sessions that do not live out of the deadlines, which the gauge counts."""
-        gone: list[Any] = []
-        for flush, answer in ended:
-            last = answer.ended.last_activity if answer.ended is not None else 0.0
-            gone += (answer.session_id, max(self._writer.deadline(flush), last + flush.delta.facts.limit))
-        if gone:
+    async def _let_go(self, session_ids: Sequence[str]) -> None:
+        """Have the next sweep look at sessions that do not live, and count them no longer until then.
+
+        It takes them out of the deadlines, unless another session has begun under the id meanwhile.
+        """
+        if session_ids:
+            members = [part for session_id in session_ids for part in (0, session_id)]
             with guarded("redis deadlines"):
-                await self._link.run(Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone)))
+                await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *members)))
 
 
 def _answer(flush: Flush, result: Any) -> Applied:

@@ -27,6 +27,10 @@ _CLAIM: Final = (2.0, 60.0)
 """Seconds, at least and at most, after which an end that nobody settled is another's to report: six sweeps long."""
 
 
+_ROUNDS: Final = 100
+"""Of one call, at most, in which there is nothing but what has ended otherwise."""
+
+
 class Sweep:
     """The ends of sessions of one service."""
 
@@ -51,6 +55,16 @@ class Sweep:
         sweeper = await self._link.run(Run(scripts.AGREE, (self._keys.sweeper,), (token, self._sweeper)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
+        ended: list[EndedSession] = []
+        for _ in range(_ROUNDS):
+            scores = await self._scores(now, limit)
+            ended = await self._claim(scores, now) if scores else []
+            if ended or len(scores) < limit:
+                break
+        return ended
+
+    async def _scores(self, now: int, limit: int) -> dict[str, float]:
+        """Sessions whose time is over, with their deadlines."""
         *_, found = _checked(
             await self._link.run_all(
                 [
@@ -64,8 +78,7 @@ class Sweep:
                 ]
             )
         )
-        scores = _scores(found)
-        return await self._claim(scores, now) if scores else []
+        return _scores(found)
 
     async def _claim(self, scores: dict[str, float], now: int) -> list[EndedSession]:
         # The claim stands for its time from now on, whatever `now` was asked for.
@@ -113,13 +126,15 @@ class Sweep:
         for session_id in session_ids:
             runs.append(Run(scripts.SETTLE, self._keys.session(session_id)))
             gone += (session_id, self._reported.get(session_id, 0) / 1e6)
-        results = await self._link.run_all([*runs, Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone))])
-        # The last one decides: what is no longer among the deadlines is not given out again.
-        _checked(results[-1:])
-        for session_id in session_ids:
-            self._reported.pop(session_id, None)
+        forgotten, *settled = await self._link.run_all(
+            [Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone)), *runs]
+        )
+        # What is no longer among the deadlines is not given out again.
+        _checked([forgotten])
         begun: list[Any] = []
-        for session_id, deadline in zip(session_ids, results, strict=False):
+        for session_id, deadline in zip(session_ids, settled, strict=True):
+            if not isinstance(deadline, Exception) or is_foreign(deadline):
+                self._reported.pop(session_id, None)
             if isinstance(deadline, bytes) and deadline != b"0":
                 begun += (int(deadline) / 1e6, session_id)
         if begun:

@@ -52,7 +52,7 @@ class Sweeper:
             for end in ended:
                 self._flusher.report_end(end)
             await self._store.settle(ended)
-            if len(ended) < _BATCH:
+            if not ended:
                 return
 
     async def refresh(self) -> None:

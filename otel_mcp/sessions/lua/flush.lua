@@ -50,7 +50,9 @@ if s.x then
   end
   late = not fresh
   local owner, untill = string.match(raw[14] or '', '^(%S+) (%d+)$')
-  if fresh and owner and told == 0 and (owner == claimer or tonumber(untill) <= now) then
+  if owner == claimer and told == 1 then
+    redis.call('HDEL', stats, 'w')
+  elseif fresh and owner and (owner == claimer or tonumber(untill) <= now) then
     -- Of the end before this session nobody has been told, or the answer was lost.
     redis.call('HSET', stats, 'w', claimer .. ' ' .. int(lease))
     return {3, 0, '', report()}
