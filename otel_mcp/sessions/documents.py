@@ -10,7 +10,7 @@ import time
 
 from otel_mcp.guard import guarded
 from otel_mcp.sessions.coalescer import Coalescer
-from otel_mcp.sessions.delta import SessionDelta, SessionFacts
+from otel_mcp.sessions.delta import Known, SessionDelta, SessionFacts
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import StoreHealth
@@ -98,15 +98,18 @@ class SessionDocuments:
 
     async def _delete(self, session_id: str, at: float) -> bool:
         """Whether it is gone. Its end comes first, so that it is told."""
-        answered, known = False, None
-        with self._health.operation("load"):
-            known = await self._store.load(session_id)
-            answered = True
-        if known is not None and known.ended is None:
-            self._coalescer.add(SessionDelta(_facts(known, self._limit), at, ended=(at, "server_closed")))
-            await self._flusher.flush()
-        if not answered or self._health.is_away:
+        answered, known = False, Known(exists=False)
+        with self._health.operation("recall"):
+            known, answered = await self._store.recall(session_id), True
+        if not answered:
             return False
+        if known.exists or known.ended:
+            # Its time may be over, its document gone, and nobody been told yet.
+            facts = known.facts or SessionFacts(session_id, at, self._limit)
+            self._coalescer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
+            await self._flusher.flush()
+            if self._health.is_away or session_id in self._flusher.frozen:
+                return False
         with self._health.operation("delete"):
             await self._store.delete(session_id)
             self._flusher.has_news = True
