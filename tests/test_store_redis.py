@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -575,8 +576,33 @@ async def test_an_expiry_that_was_told_is_not_told_again_where_what_follows_fail
     (second,) = await store.apply([after])
 
     assert first.expired is not None
-    assert first.retry is not None
+    assert first.retry == "ConnectionError"
     assert (second.expired, second.retry, second.created) == (None, None, True)
+
+
+async def test_an_expiry_is_told_where_its_flush_was_cancelled_before_it_could_be(
+    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    after = flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now))
+    run_all, runs_made = RedisLink.run_all, [0]
+
+    async def cancelled(self: RedisLink, runs: Any) -> Any:
+        runs_made[0] += 1
+        results = await run_all(self, runs)
+        if runs_made[0] == 2:
+            raise asyncio.CancelledError
+        return results
+
+    monkeypatch.setattr(RedisLink, "run_all", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await store.apply([after])
+    (answer,) = await store.apply([after])
+
+    assert answer.expired is not None
+    assert (answer.expired.tool_call_count, answer.repeated, answer.total_calls) == (3, True, 1)
+    assert (await store.apply([after]))[0].expired is None
 
 
 async def test_an_expiry_that_a_mere_end_has_brought_to_light_is_told_once(

@@ -167,7 +167,7 @@ class Tracker:
         session, previous = self._sessions.get(answer.session_id), delta.facts.previous_id
         if answer.heir is not None and previous is not None and self._successors.get(previous) != answer.heir:
             self.follow(previous, answer.heir)
-            if session is not None:
+            if session is not None and session.source != "conversation":
                 # Another object, so that no claim leads to it any more but that by its own id.
                 session = replace(session)
                 self.table.put(session)

@@ -108,7 +108,8 @@ class SessionDocuments:
             facts = known.facts or SessionFacts(session_id, at, self._limit)
             self._coalescer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()
-            if self._health.is_away or session_id in self._flusher.frozen:
+            frozen = self._flusher.frozen.get(session_id)
+            if self._health.is_away or (frozen is not None and frozen.delta.ended is not None):
                 return False
         with self._health.operation("delete"):
             await self._store.delete(session_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -63,9 +62,12 @@ class FlushWriter:
         answers = await self._send(flushes)
         again = [at for at, answer in enumerate(answers) if answer.retry and answer.expired is not None]
         if again:
-            with contextlib.suppress(StoreDown):
+            try:
                 for at, second in zip(again, await self._send([flushes[at] for at in again]), strict=True):
                     answers[at] = second
+            except StoreDown as down:
+                for at in again:
+                    answers[at].retry = down.reason
         return self._handed_over(flushes, answers)
 
     def _handed_over(self, flushes: Sequence[Flush], answers: list[Applied]) -> list[Applied]:

@@ -2,8 +2,9 @@
 -- of strings), ARGV[3] the new calls, joined by ",\n".
 -- Returns {status, calls in total, flags, end report}:
 -- 1 written, 2 seen before, 3 the end of an earlier session has to be reported first
--- (nothing applied; the next try says so in `told`), 4 late: the session had ended, 5 the document is not ours, nor is there
--- any session, 6 the document is not ours any more, 7 late, and nowhere to count it.
+-- (nothing applied; the next try says so in `told`), 4 late: the session had ended,
+-- 5 the document is not ours, nor is there any session, 6 the document is not ours
+-- any more, 7 late, and nowhere to count it.
 -- Flags: c created, r resumed, e ended by this flush.
 local a = cjson.decode(ARGV[1])
 local token, sequence, now, first, first_iso, last, last_iso, created, created_iso =

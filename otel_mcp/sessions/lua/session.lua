@@ -1,5 +1,6 @@
--- Common to all scripts of one session, after two lifetimes in ms: GRACE, ABANDONED. KEYS[1] its document, KEYS[2] its stats,
--- in one hash slot. Instants are microseconds of Unix time, as decimal text.
+-- Common to all scripts of one session, after two lifetimes in ms: GRACE, ABANDONED.
+-- KEYS[1] its document, KEYS[2] its stats, in one hash slot. Instants are
+-- microseconds of Unix time, as decimal text.
 --
 -- The document is appended in place, so its text is in five parts:
 --   {facts  ,attributes and extras  ,"created_at":"..","tool_calls":[  calls  ],"last_activity":..}
