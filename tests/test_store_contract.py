@@ -316,6 +316,20 @@ async def test_a_long_wait_for_the_store_is_no_gap(store: SessionStore, process:
     assert (answer.expired, answer.created, answer.total_calls) == (None, False, 6)
 
 
+async def test_what_was_late_is_late_when_it_is_sent_again(store: SessionStore, process: Process) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 9), at=now - 9, ended="client_delete"))])
+    after = flush(process, delta(2, of=facts(at=now - 9), at=now - 10))
+
+    answers = [answer for _ in range(2) for answer in await store.apply([after])]
+
+    assert [(answer.late, answer.repeated, answer.refused) for answer in answers] == [
+        (True, False, None),
+        (True, True, None),
+    ]
+    assert (await loaded(store)).tool_call_count == 3
+
+
 async def test_late_activity_of_an_expired_session_does_not_reopen_it(store: SessionStore, process: Process) -> None:
     now = time.time()
     known = facts(at=now - 200, limit=60.0)

@@ -26,7 +26,9 @@ class Inference:
     def peek(self, claim: Candidate) -> Session | None:
         """The session, if it can be told without asking."""
         known = self._fingerprints.get(claim.key)
-        return self._table.get(known) if known else None
+        session = self._table.get(known) if known else None
+        # One that came back by its id is none that replicas have agreed on, as far as is known here.
+        return session if session is not None and session.agreement is not None else None
 
     async def propose(self, claim: Candidate) -> Session | None:
         """The session that `resolve` would give; agrees on nothing."""

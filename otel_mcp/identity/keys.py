@@ -56,7 +56,7 @@ class Keys:
         self.ready = False
         """There is a key, agreed or not."""
         self.generation = 0
-        """Grows when the key changes: what was hashed before is hashed otherwise now."""
+        """Grows when claims are to be made anew: what was hashed before may be hashed otherwise now."""
 
     async def prepare(self) -> None:
         """Learn a key; at once, except for the first call of the process."""
@@ -73,8 +73,12 @@ class Keys:
             self._earlier = [self._key, *self._earlier][:_EARLIER]
         if self._key != key:
             self._key = key
-            self.generation += 1
+            self.renew_claims()
         self.ready = True
+
+    def renew_claims(self) -> None:
+        """What claims have led to holds no longer."""
+        self.generation += 1
 
     def digest(self, *parts: str, size: int = 16) -> str:
         """Keyed hash of the parts in hexadecimal, `size` bytes long; the parts cannot run into each other."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.session import Session
 from otel_mcp.sessions.delta import SessionFacts
@@ -16,12 +18,20 @@ class Learning:
         self._later = later
         self._delay = delay
 
-    def later(self, session: Session) -> None:
-        """Ask about a session that has just been met."""
+    def later(self, session: Session, continued: Callable[[str], None] | None = None) -> None:
+        """Ask about a session that has just been met.
+
+        `continued` is for one that has begun while nobody could be asked: it is told the id of the session that
+        others have in its place. That is asked until there is an answer.
+        """
 
         async def look() -> None:
             known = await self._directory.recall(session.id)
-            if known is not None and known.live is not None:
+            if known is None and continued is not None and not session.ended:
+                self._later.run(look, self._delay)
+            elif known is not None and known.successor is not None and continued is not None:
+                continued(known.successor)
+            elif known is not None and known.live is not None:
                 learn(session, known.live)
 
         self._later.run(look, self._delay)

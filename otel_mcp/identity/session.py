@@ -27,6 +27,8 @@ class Session:
     agreement: str | None = None
     """Key under which replicas agreed on an inferred session."""
     ended: bool = False
+    overruled: bool = False
+    """Another one continues its `previous_id`: only its own id leads to it."""
     worked: bool = False
     """A tool has been called in it, as far as this process knows."""
     part_of: Session | None = None

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from opentelemetry.trace import SpanContext
@@ -77,7 +78,7 @@ class Tracker:
 
     async def propose(self, claim: Candidate, *, owned: bool | None) -> Session | None:
         """The session that a message would have if the server took it. Asks; writes and opens nothing."""
-        if (session := self.peek(claim)) is not None:
+        if (session := self.again(claim) or self.peek(claim)) is not None:
             return session
         if claim.inferred:
             return await self._inference.propose(claim)
@@ -91,6 +92,10 @@ class Tracker:
         if self._stands(claim, known, owned):
             return self._draft(claim, claim.key)
         successor = known.successor if known is not None else None
+        if successor is not None:
+            held = await self._directory.recall(successor)
+            if held is not None and held.live is not None and is_foreign(held.live, claim.principal):
+                return self._draft(claim, id_for(self._keys, successor, claim.principal))
         return self._draft(
             claim, successor or self._successor_id(claim), previous=claim.key, known=successor is not None
         )
@@ -165,12 +170,11 @@ class Tracker:
     def overruled(self, delta: SessionDelta, answer: Applied) -> None:
         """Other processes have decided otherwise about a session: what names it next is to be asked about."""
         session, previous = self._sessions.get(answer.session_id), delta.facts.previous_id
-        if answer.heir is not None and previous is not None and self._successors.get(previous) != answer.heir:
+        if answer.heir is not None and previous is not None:
             self.follow(previous, answer.heir)
-            if session is not None and session.source != "conversation":
-                # Another object, so that no claim leads to it any more but that by its own id.
-                session = replace(session)
-                self.table.put(session)
+            if session is not None and not session.overruled:
+                session.overruled = True
+                self._keys.renew_claims()  # Some remember the session that they have led to.
         if session is None or session.part_of is not None:
             return
         if answer.rival is not None or (answer.late and session.source == "header"):
@@ -183,7 +187,13 @@ class Tracker:
         return self.get(session_id) or self.table.admit(session_id, claim.source)
 
     def _begin(
-        self, claim: Candidate, session_id: str, *, previous: str | None = None, joined: bool = False
+        self,
+        claim: Candidate,
+        session_id: str,
+        *,
+        previous: str | None = None,
+        joined: bool = False,
+        blindly: bool = False,
     ) -> Session | None:
         held = self.get(session_id)
         if held is not None:
@@ -196,8 +206,13 @@ class Tracker:
         else:
             session = self.table.admit(session_id, claim.source, previous=previous)
         if session is not None:
-            self._learning.later(session)
+            self._learning.later(session, partial(self._continued, session) if blindly else None)
         return session
+
+    def _continued(self, session: Session, successor: str) -> None:
+        """Replicas had continued the id under which this one has begun a session since nobody could be asked."""
+        self.follow(session.id, successor)
+        self.forget(session)
 
     async def _recall(self, claim: Candidate, owned: bool | None, proposed: Session | None) -> Session | None:
         known = await self._directory.recall(claim.key)
@@ -205,10 +220,13 @@ class Tracker:
             return told  # Another request has asked the same, and was answered.
         if self.get(claim.key) is not None:
             return self._instead(claim)
+        if known is not None and known.successor is not None and self._successors.get(claim.key) == known.successor:
+            return await self._succeed(claim, known, proposed)  # Also where a session has begun under the id itself.
         if known is not None and known.live is not None:
             return self._instead(claim) if is_foreign(known.live, claim.principal) else self._adopt(claim, known)
         if self._stands(claim, known, owned):
-            return self._begin(claim, claim.key)
+            blindly = known is None and not claim.derived and not owned
+            return self._begin(claim, claim.key, blindly=blindly)
         return await self._succeed(claim, known, proposed)
 
     def _stands(self, claim: Candidate, known: Known | None, owned: bool | None) -> bool:
@@ -239,9 +257,12 @@ class Tracker:
         self.follow(claim.key, successor)
         if (held := self.peek(claim)) is not None:
             return held
-        known = await self._directory.recall(successor) if successor.startswith(NAMED) else None
-        if known is not None and known.live is not None and not is_foreign(known.live, claim.principal):
+        known = await self._directory.recall(successor) if joined or successor.startswith(NAMED) else None
+        if known is not None and known.live is not None:
+            if is_foreign(known.live, claim.principal):
+                return self._instead(replace(claim, key=successor))
             return self._adopt(claim, known)
+        joined = joined and not (known is not None and known.ended)
         return self._begin(claim, successor, previous=claim.key, joined=joined)
 
     def follow(self, old_id: str, successor: str) -> None:

@@ -91,7 +91,7 @@ class Record:
         limit = self.facts.limit
         self._count(flush.delta)
         self.facts.limit = limit
-        self.note(flush, created=False, ended=None)
+        self.note(flush, late=True)
         return True
 
     def add(self, delta: SessionDelta, now: float) -> None:
@@ -142,9 +142,11 @@ class Record:
         self.calls_total = self.errors = self.requests = 0
         self.facts = SessionFacts(self.facts.session_id, self.facts.created_at, self.facts.limit)
 
-    def note(self, flush: Flush, *, created: bool, ended: EndedSession | None) -> None:
+    def note(
+        self, flush: Flush, *, created: bool = False, ended: EndedSession | None = None, late: bool = False
+    ) -> None:
         """Remember what this flush was told, for when it comes again."""
-        self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended})
+        self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended, "late": late})
 
     def report(self, reason: EndReason) -> EndedSession:
         facts = self.known_facts()

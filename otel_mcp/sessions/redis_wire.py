@@ -116,7 +116,7 @@ def applied(flush: Flush, reply: list[Any]) -> Applied:
         total_calls=total,
         repeated=status == REPEATED,
         ended=ended,
-        late=status in (LATE, LOST),
+        late=status in (LATE, LOST) or (status == REPEATED and b"l" in flags),
         refused=_REFUSED.get(status),
     )
 

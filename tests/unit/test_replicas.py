@@ -90,6 +90,7 @@ class Replicas:
         """Empty the store after all replicas have agreed on the hash key, which is left."""
         for replica in range(len(self.runtimes)):
             await self.post(replica, modern(), [*MODERN_HEADERS, jwt(f"early-{replica}")])
+        await self.settle()  # Or what is flushed now puts back what was agreed.
         self.redis.delete(*(key for key in self.redis.keys("*") if not key.endswith("hash-key")))
 
     def events(self, name: str) -> Counter[str]:
@@ -518,3 +519,76 @@ async def test_replicas_that_continued_a_lost_id_apart_go_on_in_one_session(repl
     assert len(set(apart)) == 2
     assert len(found) == 1
     assert found <= set(apart)
+
+
+async def test_a_user_is_not_moved_into_the_session_of_another_who_names_the_same_lost_id(replicas: Replicas) -> None:
+    anns, bobs = ([*MODERN_HEADERS, ("x-session-id", "lost"), user] for user in (ANN, BOB))
+    await replicas.post(0, modern(), anns)
+    await replicas.forget()
+    await replicas.post(1, modern(), bobs)
+    await replicas.settle()
+
+    seen: list[set[str | None]] = [set(), set()]
+    found: list[set[str | None]] = []
+    for _ in range(4):
+        found = [set(), set()]
+        for replica in (0, 1):
+            for sessions, headers in zip(found, (anns, bobs), strict=True):
+                sessions.add((await replicas.post(replica, modern(), headers)).session_id)
+        seen = [before | sessions for before, sessions in zip(seen, found, strict=True)]
+        await replicas.settle()
+
+    assert seen[0].isdisjoint(seen[1])
+    assert [len(sessions) for sessions in found] == [1, 1]
+
+
+async def test_another_user_who_names_a_lost_id_has_a_session_of_its_own_on_another_replica(
+    replicas: Replicas,
+) -> None:
+    anns, bobs = ([*MODERN_HEADERS, ("x-session-id", "lost"), user] for user in (ANN, BOB))
+    first = (await replicas.post(0, modern(), anns)).session_id
+    await replicas.settle()
+
+    found = {(await replicas.post(1, modern(), bobs)).session_id for _ in range(3)}
+    await replicas.settle()
+
+    assert len(found) == 1
+    assert first not in found
+
+
+async def test_an_id_that_a_replica_met_while_the_store_said_nothing_is_continued_as_elsewhere(
+    replicas: Replicas, valkey: Valkey
+) -> None:
+    lost = [*MODERN_HEADERS, ("x-session-id", "lost")]
+    await replicas.forget()
+    elsewhere = (await replicas.post(0, modern(), lost)).session_id
+    await replicas.settle()
+    valkey.hang()
+    blindly = (await replicas.post(1, modern(), lost)).session_id
+    await anyio.sleep(0.7)
+    valkey.resume()
+
+    async def joined() -> bool:
+        return (await replicas.post(1, modern(), lost)).session_id == elsewhere
+
+    await eventually(joined)
+
+    assert blindly == "lost" != elsewhere
+
+
+async def test_a_client_that_names_the_session_it_was_in_is_agreed_upon_all_the_same(replicas: Replicas) -> None:
+    headers = [*MODERN_HEADERS, ANN]
+    first = (await replicas.post(0, modern(), headers)).session_id or ""
+    await replicas.forget()
+    await replicas.post(1, modern(), headers)
+    await replicas.settle()
+    await replicas.post(0, modern(), headers)
+    await replicas.settle()
+
+    await replicas.post(0, modern(), [*headers, ("x-session-id", first)])
+    for replica in (0, 1):
+        await replicas.post(replica, modern(), headers)
+        await replicas.settle()
+    found = {(await replicas.post(replica, modern(), headers)).session_id for replica in (0, 1)}
+
+    assert len(found) == 1

@@ -5,7 +5,7 @@
 -- (nothing applied; the next try says so in `told`), 4 late: the session had ended,
 -- 5 the document is not ours, nor is there any session, 6 the document is not ours
 -- any more, 7 late, and nowhere to count it.
--- Flags: c created, r resumed, e ended by this flush.
+-- Flags: c created, r resumed, e ended by this flush, l late.
 local a = cjson.decode(ARGV[1])
 local token, sequence, now, first, first_iso, last, last_iso, created, created_iso =
   a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
@@ -70,7 +70,7 @@ local state = condition(o)
 if state == 'foreign' then return {s.t and 6 or 5, 0, '', false} end
 if late and state == 'missing' then return {calls > 0 and 7 or 4, tonumber(s.n) or 0, '', false} end
 
-local flags, set = '', {}
+local flags, set = late and 'l' or '', {}
 if fresh then
   if s.x then
     redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq', 'u')
