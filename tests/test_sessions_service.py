@@ -471,6 +471,44 @@ async def test_deleting_a_live_session_tells_its_end(sessions: Sessions, listene
     assert await sessions.delete("abc") is False
 
 
+async def test_deleting_a_session_whose_time_is_over_tells_its_end(remote: Remote, listener: Listener) -> None:
+    sessions, now = remote_sessions(remote, listener), time.time()
+    remote.memory = MemoryStore(settings(session_ttl=0.05))
+    sessions.submit(delta(2, of=facts(at=now, limit=0.05), at=now))
+    await sessions.flush()
+    await anyio.sleep(0.1)
+    assert await sessions.load("abc") is None
+
+    await sessions.delete("abc")
+
+    assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("expired", 2)]
+    assert await remote.memory.due(time.time(), 10) == []
+
+
+async def test_what_is_deleted_while_it_cannot_be_written_goes_later_and_its_end_is_told(
+    remote: Remote, listener: Listener
+) -> None:
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, redis_url="redis+cluster://127.0.0.1:1")
+    now = time.time()
+    sessions.submit(delta(2, of=facts(at=now), at=now))
+    sessions.submit(delta(1, of=facts("other", at=now), at=now))
+    await sessions.flush()
+    remote.stuck = {"abc"}
+    sessions.submit(delta(1, of=facts(at=now), at=now))
+    sessions.submit(delta(1, of=facts("other", at=now), at=now))
+    await sessions.flush()
+
+    await sessions.delete("abc")
+    assert remote.read("abc") is not None
+    assert await sessions.load("abc") is None
+
+    remote.stuck.clear()
+    sessions.ensure_running()
+    await until(lambda: remote.read("abc") is None)
+    assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("server_closed", 3)]
+    await sessions.aclose()
+
+
 async def test_get_or_create_creates_once(sessions: Sessions, listener: Listener) -> None:
     first = await sessions.get_or_create("abc", user_agent="agent")
     again = await sessions.get_or_create("abc", user_agent="other")

@@ -565,6 +565,18 @@ async def test_what_was_agreed_is_kept_alive_by_its_own_session_alone(store: Ses
     assert await store.consult("client:1") is None
 
 
+async def test_a_flush_prolongs_what_was_agreed_about_its_session(store: SessionStore, process: Process) -> None:
+    now = time.time()
+    await store.agree("client:1", "abc", 0.2)
+    change = delta(1, of=facts(at=now), at=now)
+    change.touch_key = ("client:1", 60.0)
+
+    await store.apply([flush(process, change)])
+    await anyio.sleep(0.3)
+
+    assert await store.consult("client:1") == "abc"
+
+
 async def test_hostile_text_stays_text(store: SessionStore, process: Process) -> None:
     now = time.time()
     nasty = 'a"],"last_activity":"\\\n\r\t\x00\x7f\u2028\ud800</script>{}%s' + "x" * 5000

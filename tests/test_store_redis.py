@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from redis import exceptions
 from redis.crc import key_slot
 
-from otel_mcp.sessions import redis_wire
+from otel_mcp.sessions import redis_wire, scripts
 from otel_mcp.sessions.delta import Flush
 from otel_mcp.sessions.keys import Keys
 from otel_mcp.sessions.process import Process
@@ -248,6 +248,19 @@ async def test_a_document_that_the_user_replaced_is_taken_over(store: RedisStore
     assert (state.tool_call_count, len(state.tool_calls)) == (5, 5)
     assert (state.attributes, state.model_extra) == ({"a": 1}, {"mine": [1]})
     assert raw.ttl(DOCUMENT) > 3500
+
+
+async def test_an_expiry_is_told_where_the_user_has_replaced_the_document(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    raw.set(DOCUMENT, json.dumps(json.loads(raw.get(DOCUMENT)), indent=2))
+
+    (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
+
+    assert answer.expired is not None
+    assert (answer.expired.tool_call_count, answer.refused) == (3, None)
 
 
 async def test_a_document_whose_stats_were_evicted_counts_on(store: RedisStore, raw: Any, process: Process) -> None:
@@ -667,7 +680,7 @@ async def test_a_session_that_begins_while_the_end_of_another_under_its_id_is_to
 async def test_a_session_that_begins_while_another_process_ends_one_under_its_id_has_a_deadline(
     store: RedisStore, other: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    now, run = time.time(), RedisLink.run
+    now, run_all = time.time(), RedisLink.run_all
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
     begins = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
     if late:
@@ -675,14 +688,13 @@ async def test_a_session_that_begins_while_another_process_ends_one_under_its_id
         await store.settle([ended])
     end = delta(0, of=facts(at=now - 99, limit=200.0), at=now - 90, ended="client_delete")
 
-    async def meanwhile(self: RedisLink, what: Any) -> Any:
-        if what.script != "ZADD":
-            return await run(self, what)
-        monkeypatch.setattr(RedisLink, "run", run)
-        assert [answer.created for answer in await store.apply([begins])] == [True]
-        return await run(self, what)
+    async def meanwhile(self: RedisLink, runs: Any) -> Any:
+        if [run.script for run in runs] == ["ZADD"]:
+            monkeypatch.setattr(RedisLink, "run_all", run_all)
+            assert [answer.created for answer in await store.apply([begins])] == [True]
+        return await run_all(self, runs)
 
-    monkeypatch.setattr(RedisLink, "run", meanwhile)
+    monkeypatch.setattr(RedisLink, "run_all", meanwhile)
     (answer,) = await other.apply([flush(Process(), end)])
     await store.due(now, 10)
 
@@ -695,13 +707,114 @@ async def test_many_sessions_that_have_ended_otherwise_do_not_hold_up_the_end_of
     store: RedisStore, raw: Any, process: Process
 ) -> None:
     now = time.time()
-    ended = [delta(1, of=facts(f"s{n}", now), at=now, ended="client_delete") for n in range(30)]
-    await store.apply([flush(process, each) for each in ended])
+    for reason in (None, "client_delete"):
+        each = [delta(1, of=facts(f"s{n}", now), at=now, ended=reason) for n in range(30)]
+        await store.apply([flush(process, one) for one in each])
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
 
+    assert raw.zcard(DEADLINES) == 31
     assert await store.active() == 0
     assert [end.session_id for end in await store.due(now, 10)] == ["abc"]
     assert raw.zcard(DEADLINES) == 1
+
+
+async def test_the_sweeper_of_a_process_and_its_flushes_do_not_tell_the_same_end(server: Server, raw: Any) -> None:
+    process, now = Process(), time.time()
+    store = RedisStore(settings(server.url), process)
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    claimed = await store.due(now, 10)
+
+    (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
+    await store.aclose()
+
+    assert [end.tool_call_count for end in claimed] == [3]
+    assert (answer.expired, answer.created) == (None, True)
+
+
+async def test_a_session_that_is_settled_is_gone(store: RedisStore, raw: Any, process: Process) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+
+    await store.settle(await store.due(now, 10))
+
+    assert raw.hget(STATS, "w") is None
+    assert raw.zcard(DEADLINES) == 0
+
+
+async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, process: Process) -> None:
+    now = time.time()
+    raw.set("mcp_session:foreign", "not ours")
+    end, refused = delta(0, at=now, ended="client_delete"), delta(1, of=facts("foreign", now), at=now)
+
+    await store.apply([flush(process, end), flush(process, refused)])
+    assert await store.delete("unknown") is False
+
+    assert raw.zcard(DEADLINES) == 0
+
+
+async def test_the_end_of_a_session_is_told_by_its_own_service(
+    server: Server, store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    others = RedisStore(settings(server.url, service_name="two"))
+    await store.apply([flush(process, delta(3, of=facts(at=now, limit=10.0), at=now))])
+    (answer,) = await others.apply([flush(Process(), delta(1, of=facts(at=now, limit=10.0, client_name="x"), at=now))])
+
+    assert answer.refused == "foreign"
+    assert await others.due(now + 20, 10) == []
+    assert await others.active() == 0
+    assert [end.tool_call_count for end in await store.due(now + 20, 10)] == [3]
+    await others.aclose()
+
+
+async def test_nothing_is_known_of_a_key_of_another_type_or_text(store: RedisStore, raw: Any, process: Process) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(name, now), at=now)) for name in ("text", "stats", "document")])
+    raw.setrange("mcp_session:text", 0, "?")
+    for key in ("{mcp_session:stats}:stats", "mcp_session:document"):
+        raw.delete(key)
+        raw.lpush(key, "not ours")
+
+    assert [(await store.recall(name)).exists for name in ("text", "stats", "document")] == [False] * 3
+
+
+async def test_a_document_that_is_saved_while_the_sweep_takes_out_what_stood_there_has_a_deadline(
+    store: RedisStore, raw: Any, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, run_all = time.time(), RedisLink.run_all
+    await store.apply([flush(process, delta(1, of=facts(at=now), at=now))])
+    await store.delete("abc")
+
+    async def meanwhile(self: RedisLink, runs: Any) -> Any:
+        results = await run_all(self, runs)
+        if any(run.script is scripts.CLAIM for run in runs):
+            monkeypatch.setattr(RedisLink, "run_all", run_all)
+            await store.save(SessionState(session_id="abc"))
+        return results
+
+    monkeypatch.setattr(RedisLink, "run_all", meanwhile)
+    await store.due(now, 10)
+
+    assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 3600, abs=5.0)
+
+
+async def test_sessions_that_cannot_be_looked_at_do_not_hold_the_sweep(
+    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, run_all, claims = time.time(), RedisLink.run_all, [0]
+    late = [delta(1, of=facts(f"s{n}", now - 99, 10.0), at=now - 99) for n in range(5)]
+    await store.apply([flush(process, each) for each in late])
+
+    async def silent(self: RedisLink, runs: Any) -> Any:
+        if any(run.script is scripts.CLAIM for run in runs):
+            claims[0] += 1
+            return [exceptions.TimeoutError()] * len(runs)
+        return await run_all(self, runs)
+
+    monkeypatch.setattr(RedisLink, "run_all", silent)
+
+    assert await store.due(now, 5) == []
+    assert claims == [1]
 
 
 async def test_saving_a_document_does_not_put_off_the_end_of_its_session(

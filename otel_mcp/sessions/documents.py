@@ -51,6 +51,8 @@ class SessionDocuments:
         """The document, this process's calls included."""
         if not self._health.is_away and (session_id in self._coalescer or session_id in self._flusher.frozen):
             await self._flusher.flush()
+        if self.kept.is_doomed(session_id):
+            return None
         if not self._health.is_away:
             with self._health.operation("load"):
                 return await self._store.load(session_id)
@@ -108,8 +110,7 @@ class SessionDocuments:
             facts = known.facts or SessionFacts(session_id, at, self._limit)
             self._coalescer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()
-            frozen = self._flusher.frozen.get(session_id)
-            if self._health.is_away or (frozen is not None and frozen.delta.ended is not None):
+            if self._health.is_away or session_id in self._flusher.frozen or session_id in self._coalescer:
                 return False
         with self._health.operation("delete"):
             await self._store.delete(session_id)

@@ -34,6 +34,10 @@ class LocalDocuments:
         """Delete this later; `at` is when that was asked for."""
         self._wish(session_id, at)
 
+    def is_doomed(self, session_id: str) -> bool:
+        """Whether it is to be deleted."""
+        return isinstance(self._wishes.get(session_id), float)
+
     def _wish(self, session_id: str, wanted: SessionState | float) -> None:
         self._wishes[session_id] = wanted
         self._wishes.move_to_end(session_id)

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from otel_mcp.sessions import redis_wire, scripts, text
 from otel_mcp.sessions.delta import Applied
-from otel_mcp.sessions.keys import Keys
+from otel_mcp.sessions.keys import Keys, mark
 from otel_mcp.sessions.redis_errors import is_foreign, outage
 from otel_mcp.sessions.redis_link import RedisLink, Run
 from otel_mcp.sessions.state import SessionState
@@ -66,7 +66,7 @@ class Documents:
                 return False
             _, existed = await self._delete(session_id, _digest(raw))
         # The next sweep takes it out, unless another session has begun under the id.
-        await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", 0, session_id)))
+        await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", mark(), session_id)))
         return bool(existed)
 
     async def _raw(self, session_id: str) -> bytes | None:
@@ -95,6 +95,9 @@ class Documents:
                     return None
                 raise outage(result) or result
         status, created = results[1]
+        if created:
+            # Whatever stood there was of another one, and may be taken out at any time.
+            await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", deadline, state.session_id)))
         return None if status == redis_wire.FOREIGN else bool(created)
 
     async def _delete(self, session_id: str, replaces: str) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from redis.exceptions import DataError
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions import redis_wire, scripts
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush
-from otel_mcp.sessions.keys import Keys, agreed_id
+from otel_mcp.sessions.keys import Keys, agreed_id, mark
 from otel_mcp.sessions.redis_errors import is_foreign, is_ours, outage
 from otel_mcp.sessions.redis_link import RedisLink, Run
 from otel_mcp.sessions.store import StoreDown
@@ -101,11 +101,12 @@ class FlushWriter:
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
         await self._let_go(
+            [answer.session_id for answer in answers if answer.ended is not None or answer.late],
             [
                 answer.session_id
                 for answer, reply in zip(answers, replies, strict=True)
-                if answer.ended is not None or answer.late or (answer.refused and _is_nothing(reply))
-            ]
+                if answer.refused and not answer.late and _is_nothing(reply)
+            ],
         )
         return answers
 
@@ -141,15 +142,20 @@ class FlushWriter:
                 touches.append(_Touch(at, "heir", Run(scripts.TOUCH, (key,), (session_id, self._ttl))))
         return touches
 
-    async def _let_go(self, session_ids: Sequence[str]) -> None:
-        """Have the next sweep look at sessions that do not live, and count them no longer until then.
+    async def _let_go(self, ended: Sequence[str], others: Sequence[str]) -> None:
+        """Take out of the deadlines what is none of this service's, and have the next sweep look at what has ended.
 
-        It takes them out of the deadlines, unless another session has begun under the id meanwhile.
+        Until then that is not counted. It is taken out by the sweep, unless another session has begun under the id.
         """
-        if session_ids:
-            members = [part for session_id in session_ids for part in (0, session_id)]
+        runs: list[Run] = []
+        if ended:
+            members = [part for session_id in ended for part in (mark(), session_id)]
+            runs.append(Run("ZADD", (self._keys.deadlines,), ("XX", *members)))
+        if others:
+            runs.append(Run("ZREM", (self._keys.deadlines,), tuple(others)))
+        if runs:
             with guarded("redis deadlines"):
-                await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *members)))
+                await self._link.run_all(runs)
 
 
 def _answer(flush: Flush, result: Any) -> Applied:

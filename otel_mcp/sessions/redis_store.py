@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from redis.exceptions import ResponseError
+
 from otel_mcp.sessions import redis_wire, scripts
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known
 from otel_mcp.sessions.keys import Keys, agreed_id
@@ -17,10 +19,12 @@ from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_client import Client, connect
 from otel_mcp.sessions.redis_clock import ServerClock
 from otel_mcp.sessions.redis_documents import Documents
+from otel_mcp.sessions.redis_errors import is_foreign
 from otel_mcp.sessions.redis_flush import FlushWriter
 from otel_mcp.sessions.redis_link import RedisLink, Run
 from otel_mcp.sessions.redis_sweep import Sweep
 from otel_mcp.sessions.state import SessionState
+from otel_mcp.sessions.store import StoreDown
 from otel_mcp.settings import Settings
 
 
@@ -52,9 +56,20 @@ class RedisStore:
         await self._clock.compare()
         answers = await self._flushes.write(deltas)
         for at, answer in enumerate(answers):
-            if answer.refused == "foreign" and await self._documents.adopt(answer.session_id):
-                answers[at] = (await self._flushes.write([deltas[at]]))[0]
+            if answer.refused == "foreign":
+                answers[at] = await self._adopted(deltas[at], answer)
         return answers
+
+    async def _adopted(self, flush: Flush, refused: Applied) -> Applied:
+        """The answer once the document that stood in its way has been taken over, if it is one of ours."""
+        answer = refused
+        try:
+            if await self._documents.adopt(refused.session_id):
+                (answer,) = await self._flushes.write([flush])
+        except StoreDown as down:
+            answer = Applied(refused.session_id, retry=down.reason)
+        answer.expired = answer.expired or refused.expired
+        return answer
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document."""
@@ -73,7 +88,13 @@ class RedisStore:
         """What is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))
         now = self._writer.instant(time.time())
-        return redis_wire.known(session_id, await self._link.run(Run(scripts.RECALL, keys, (now,))), self._service)
+        try:
+            reply = await self._link.run(Run(scripts.RECALL, keys, (now,)))
+        except ResponseError as error:
+            if is_foreign(error):
+                return Known(exists=False)
+            raise
+        return redis_wire.known(session_id, reply, self._service)
 
     async def consult(self, key: str) -> str | None:
         """The value that was agreed on under `key`."""

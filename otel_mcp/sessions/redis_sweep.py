@@ -27,8 +27,8 @@ _CLAIM: Final = (2.0, 60.0)
 """Seconds, at least and at most, after which an end that nobody settled is another's to report: six sweeps long."""
 
 
-_ROUNDS: Final = 100
-"""Of one call, at most, in which there is nothing but what has ended otherwise."""
+_TURN: Final = 1.0
+"""Seconds after which the search for an end is left to the next sweep."""
 
 
 class Sweep:
@@ -55,13 +55,13 @@ class Sweep:
         sweeper = await self._link.run(Run(scripts.AGREE, (self._keys.sweeper,), (token, self._sweeper)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
-        ended: list[EndedSession] = []
-        for _ in range(_ROUNDS):
+        until = time.monotonic() + _TURN
+        while True:
             scores = await self._scores(now, limit)
-            ended = await self._claim(scores, now) if scores else []
-            if ended or len(scores) < limit:
-                break
-        return ended
+            ended, all_moved = await self._claim(scores, now) if scores else ([], True)
+            # Of what has ended otherwise there may be very much.
+            if ended or len(scores) < limit or not all_moved or time.monotonic() > until:
+                return ended
 
     async def _scores(self, now: int, limit: int) -> dict[str, float]:
         """Sessions whose time is over, with their deadlines."""
@@ -80,7 +80,8 @@ class Sweep:
         )
         return _scores(found)
 
-    async def _claim(self, scores: dict[str, float], now: int) -> list[EndedSession]:
+    async def _claim(self, scores: dict[str, float], now: int) -> tuple[list[EndedSession], bool]:
+        """The ends that are ours to report, and whether none of these sessions is due any longer."""
         # The claim stands for its time from now on, whatever `now` was asked for.
         lease = max(now, round(time.time() * 1e6)) + self._lease
         runs = [
@@ -106,7 +107,8 @@ class Sweep:
         with contextlib.suppress(StoreDown):
             # Left undone, the same members are due again, and the claims stand.
             await self._move(gone, later)
-        return ended
+            return ended, len(gone) + len(later) == 2 * len(scores)
+        return ended, False
 
     async def _move(self, gone: list[Any], later: list[Any]) -> None:
         runs: list[Run] = []
@@ -126,20 +128,20 @@ class Sweep:
         for session_id in session_ids:
             runs.append(Run(scripts.SETTLE, self._keys.session(session_id)))
             gone += (session_id, self._reported.get(session_id, 0) / 1e6)
-        forgotten, *settled = await self._link.run_all(
-            [Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone)), *runs]
-        )
-        # What is no longer among the deadlines is not given out again.
-        _checked([forgotten])
+        # Before the look at the sessions: one that begins later brings its own deadline.
+        await self._link.run(Run(scripts.FORGET, (self._keys.deadlines,), tuple(gone)))
+        settled: list[str] = []
         begun: list[Any] = []
-        for session_id, deadline in zip(session_ids, settled, strict=True):
+        for session_id, deadline in zip(session_ids, await self._link.run_all(runs), strict=True):
             if not isinstance(deadline, Exception) or is_foreign(deadline):
-                self._reported.pop(session_id, None)
+                settled.append(session_id)
             if isinstance(deadline, bytes) and deadline != b"0":
                 begun += (int(deadline) / 1e6, session_id)
         if begun:
             # Their own may have been earlier than the claim, which had taken its place.
             await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", *begun)))
+        for session_id in settled:
+            self._reported.pop(session_id, None)
 
 
 def _within(value: float, bounds: tuple[float, float]) -> float:

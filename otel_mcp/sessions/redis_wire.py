@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from otel_mcp.sessions import text
 from otel_mcp.sessions.delta import Applied, EndedSession, Flush, Known, SessionFacts
 from otel_mcp.sessions.keys import agreed_id
@@ -168,7 +170,10 @@ def known(session_id: str, reply: list[Any], service: str) -> Known:
     after = agreed_id(successor)
     if not exists:
         return Known(exists=False, ended=bool(ended), successor=after)
-    state = SessionState.model_validate_json(reply[3])
+    try:
+        state = SessionState.model_validate_json(reply[3])
+    except ValidationError:
+        return Known(exists=False, successor=after)
     if not is_of(state, service):
         return Known(exists=False, ended=True, successor=after)
     facts = SessionFacts(

@@ -508,3 +508,43 @@ async def test_the_public_state_of_a_session_is_a_copy_without_calls(store: Stor
     assert (state.session_id, state.source, state.conversation_id) == (session.id, "conversation", "v1/abc")
     assert state.tool_calls == []
     assert session.facts.client_name is None
+
+
+async def test_another_user_of_a_lost_id_is_not_asked_about_again(store: Store) -> None:
+    there, here = await replica(store), await replica(store)
+    anns = await there.resolve(header("lost", ANN))
+    store.documents[anns.id] = Known(True, facts=anns.facts)
+    bobs = await here.resolve(header("lost", BOB))
+    claim = header("lost", BOB)
+    await here.resolve(claim)
+    asked = store.asked.copy()
+
+    proposed = await here.tracker.propose(claim, owned=False)
+
+    assert proposed is bobs
+    assert bobs.id != anns.id
+    assert store.asked == asked
+
+
+async def test_what_is_proposed_to_another_user_of_a_lost_id_is_not_the_first_ones_session(store: Store) -> None:
+    there, here = await replica(store), await replica(store)
+    anns = await there.resolve(header("lost", ANN))
+    store.documents[anns.id] = Known(True, facts=anns.facts)
+
+    proposed = await here.tracker.propose(header("lost", BOB), owned=False)
+    resolved = await here.tracker.resolve(header("lost", BOB), owned=False, proposed=proposed)
+
+    assert proposed is not None
+    assert resolved is not None
+    assert proposed.id == resolved.id != anns.id
+
+
+async def test_a_successor_that_has_ended_is_begun_anew_within_the_limit_only(store: Store) -> None:
+    there, here = await replica(store), await replica(store, max_new_sessions=1)
+    continued = [await there.resolve(header(name)) for name in ("lost", "found")]
+    await here.resolve(header("other"))
+    store.documents[continued[0].id] = Known(False, ended=True)
+
+    assert await here.tracker.resolve(header("lost"), owned=False) is None
+    assert here.rejected == ["limit"]
+    assert (await here.resolve(header("found"))).id == continued[1].id
