@@ -680,7 +680,7 @@ async def test_a_session_that_begins_while_the_end_of_another_under_its_id_is_to
 async def test_a_session_that_begins_while_another_process_ends_one_under_its_id_has_a_deadline(
     store: RedisStore, other: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    now, run_all = time.time(), RedisLink.run_all
+    now, run = time.time(), RedisLink.run
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
     begins = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
     if late:
@@ -688,13 +688,13 @@ async def test_a_session_that_begins_while_another_process_ends_one_under_its_id
         await store.settle([ended])
     end = delta(0, of=facts(at=now - 99, limit=200.0), at=now - 90, ended="client_delete")
 
-    async def meanwhile(self: RedisLink, runs: Any) -> Any:
-        if [run.script for run in runs] == ["ZADD"]:
-            monkeypatch.setattr(RedisLink, "run_all", run_all)
+    async def meanwhile(self: RedisLink, what: Any) -> Any:
+        if what.script == "ZADD":
+            monkeypatch.setattr(RedisLink, "run", run)
             assert [answer.created for answer in await store.apply([begins])] == [True]
-        return await run_all(self, runs)
+        return await run(self, what)
 
-    monkeypatch.setattr(RedisLink, "run_all", meanwhile)
+    monkeypatch.setattr(RedisLink, "run", meanwhile)
     (answer,) = await other.apply([flush(Process(), end)])
     await store.due(now, 10)
 
@@ -749,6 +749,9 @@ async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, 
     await store.apply([flush(process, end), flush(process, refused)])
     assert await store.delete("unknown") is False
 
+    assert raw.zrange(DEADLINES, 0, -1) == [b"foreign"]
+    assert await store.active() == 0
+    await store.due(now, 10)
     assert raw.zcard(DEADLINES) == 0
 
 
@@ -765,6 +768,48 @@ async def test_the_end_of_a_session_is_told_by_its_own_service(
     assert await others.active() == 0
     assert [end.tool_call_count for end in await store.due(now + 20, 10)] == [3]
     await others.aclose()
+
+
+async def test_a_service_that_saves_the_session_of_another_does_not_take_its_end(
+    server: Server, store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    others = RedisStore(settings(server.url, service_name="two", session_ttl=5.0))
+    await store.apply([flush(process, delta(3, of=facts(at=now, limit=10.0), at=now))])
+    answer = await others.save(SessionState(session_id="abc"))
+    raw.zadd("otel_mcp:two:deadlines", {"abc": now + 5})  # As after a crash before it was let go.
+
+    assert answer.refused == "foreign"
+    assert await others.due(now + 20, 10) == []
+    assert raw.zcard("otel_mcp:two:deadlines") == 0
+    assert [end.tool_call_count for end in await store.due(now + 20, 10)] == [3]
+    await others.aclose()
+
+
+async def test_a_document_of_the_users_is_swept_by_its_service(server: Server, store: RedisStore, raw: Any) -> None:
+    now = time.time()
+    others = RedisStore(settings(server.url, service_name="two"))
+    await store.save(SessionState(session_id="abc"))
+    raw.zadd("otel_mcp:two:deadlines", {"abc": now})
+
+    assert await others.due(now + 4000, 10) == []
+    assert [end.session_id for end in await store.due(now + 4000, 10)] == ["abc"]
+    await others.aclose()
+
+
+async def test_a_flush_that_cannot_be_written_leaves_its_session_a_deadline(
+    store: RedisStore, raw: Any, process: Process
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
+    bad = delta(1, of=facts(at=now, limit=10.0), at=now)
+    bad.calls[0].duration = cast(float, "not a number")
+
+    (answer,) = await store.apply([flush(process, bad)])
+    await store.due(now, 10)
+
+    assert answer.refused == "error"
+    assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
 
 
 async def test_nothing_is_known_of_a_key_of_another_type_or_text(store: RedisStore, raw: Any, process: Process) -> None:

@@ -2,39 +2,76 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Final
 
+from otel_mcp.bounded import remember
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.session import Session
 from otel_mcp.sessions.delta import SessionFacts
+
+_MAX_BLIND: Final = 1000
+_PAUSE: Final = 0.01
+"""Seconds between two questions about them: after an outage requests come first."""
 
 
 class Learning:
     """Asks once more, beside the requests."""
 
-    def __init__(self, directory: Directory, later: Later, delay: float) -> None:
-        """`delay` in seconds: by then every replica has written what it knew."""
+    def __init__(
+        self, directory: Directory, later: Later, delay: float, continued: Callable[[Session, str], None]
+    ) -> None:
+        """Begin with nothing to ask.
+
+        Args:
+            directory: whom to ask.
+            later: asks beside the requests.
+            delay: seconds; by then every replica has written what it knew.
+            continued: told of a session that has begun under an id which others continue, and as what.
+        """
         self._directory = directory
         self._later = later
         self._delay = delay
+        self._continued = continued
+        self._blind: OrderedDict[str, Session] = OrderedDict()
+        self._look_at = 0.0
 
-    def later(self, session: Session, continued: Callable[[str], None] | None = None) -> None:
-        """Ask about a session that has just been met.
-
-        `continued` is for one that has begun while nobody could be asked: it is told the id of the session that
-        others have in its place. That is asked until there is an answer.
-        """
+    def later(self, session: Session) -> None:
+        """Ask about a session that has just been met."""
 
         async def look() -> None:
             known = await self._directory.recall(session.id)
-            if known is None and continued is not None and not session.ended:
-                self._later.run(look, self._delay)
-            elif known is not None and known.successor is not None and continued is not None:
-                continued(known.successor)
-            elif known is not None and known.live is not None:
+            if known is not None and known.live is not None:
                 learn(session, known.live)
 
         self._later.run(look, self._delay)
+
+    def at_last(self, session: Session) -> None:
+        """Ask about a session that has begun while nobody could be asked, as soon as somebody can."""
+        remember(self._blind, session.id, session, _MAX_BLIND)
+        if time.monotonic() >= self._look_at:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._look_at = time.monotonic() + self._delay
+        self._later.run(self._look_at_blind, self._delay)
+
+    async def _look_at_blind(self) -> None:
+        while self._blind:
+            session_id, session = next(iter(self._blind.items()))
+            known = await self._directory.recall(session_id)
+            if known is None:
+                self._look_again()
+                return
+            self._blind.pop(session_id, None)
+            if known.successor is not None:
+                self._continued(session, known.successor)
+            elif known.live is not None:
+                learn(session, known.live)
+            await asyncio.sleep(_PAUSE)
 
 
 def learn(session: Session, facts: SessionFacts) -> None:

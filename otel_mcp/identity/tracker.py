@@ -1,8 +1,8 @@
 """The rules that turn a claim into a session.
 
 In steady state this is a look-up in a dictionary. Only an id or a client that
-this process meets for the first time asks the shared store, for 50 ms at most,
-so that replicas agree; while the store is degraded it is answered from here.
+this process meets for the first time asks the shared store, each time for 50
+ms at most, so that replicas agree; while the store is degraded it is answered from here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 from opentelemetry.trace import SpanContext
@@ -20,18 +19,17 @@ from otel_mcp.identity.binding import bind, id_for, is_foreign
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.inference import Inference
-from otel_mcp.identity.keys import NAMED, OURS, Keys, new_id
+from otel_mcp.identity.keys import NAMED, Keys, new_id
 from otel_mcp.identity.learning import Learning
 from otel_mcp.identity.principal import Principal
 from otel_mcp.identity.session import Session
+from otel_mcp.identity.standing import Standing
 from otel_mcp.identity.table import Table
 from otel_mcp.sessions.delta import Applied, Known, SessionDelta
 from otel_mcp.settings import Settings
 
 __all__ = ["Session", "Tracker"]
 
-_FRESH: Final = 30.0
-"""Seconds in which an id of ours may be unknown to the store: another replica has still to write it."""
 _LOOK_AGAIN: Final = 2.0
 """Flush intervals after which the store knows what other replicas knew at the time."""
 
@@ -47,7 +45,6 @@ class Tracker:
         rejected: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._settings = settings
         self._directory = directory
         self._keys = keys
         self._rejected = rejected
@@ -57,7 +54,8 @@ class Tracker:
         self._successors: OrderedDict[str, str] = OrderedDict()
         self.later = Later()
         gap = min(settings.session_idle_gap, settings.session_ttl)
-        self._learning = Learning(directory, self.later, _LOOK_AGAIN * settings.flush_interval)
+        self._learning = Learning(directory, self.later, _LOOK_AGAIN * settings.flush_interval, self._continued)
+        self._standing = Standing(keys, settings.flush_interval)
         self._inference = Inference(self.table, directory, gap, rejected)
 
     def get(self, session_id: str) -> Session | None:
@@ -85,13 +83,13 @@ class Tracker:
         if self.get(claim.key) is not None:
             return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
         known = await self._directory.recall(claim.key)
-        if known is not None and known.live is not None:
+        successor = self._standing.continued_as(claim, known, owned)
+        if known is not None and known.live is not None and successor is None:
             if is_foreign(known.live, claim.principal):
                 return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
             return self._draft(claim, claim.key, known=True)
-        if self._stands(claim, known, owned):
+        if successor is None and self._standing.stands(claim, known, owned):
             return self._draft(claim, claim.key)
-        successor = known.successor if known is not None else None
         if successor is not None:
             held = await self._directory.recall(successor)
             if held is not None and held.live is not None and is_foreign(held.live, claim.principal):
@@ -205,8 +203,10 @@ class Tracker:
             self.table.put(session)
         else:
             session = self.table.admit(session_id, claim.source, previous=previous)
-        if session is not None:
-            self._learning.later(session, partial(self._continued, session) if blindly else None)
+        if session is not None and blindly:
+            self._learning.at_last(session)
+        elif session is not None:
+            self._learning.later(session)
         return session
 
     def _continued(self, session: Session, successor: str) -> None:
@@ -220,26 +220,14 @@ class Tracker:
             return told  # Another request has asked the same, and was answered.
         if self.get(claim.key) is not None:
             return self._instead(claim)
-        if known is not None and known.successor is not None and self._successors.get(claim.key) == known.successor:
-            return await self._succeed(claim, known, proposed)  # Also where a session has begun under the id itself.
+        if self._standing.continued_as(claim, known, owned) is not None:
+            return await self._succeed(claim, known, proposed)
         if known is not None and known.live is not None:
             return self._instead(claim) if is_foreign(known.live, claim.principal) else self._adopt(claim, known)
-        if self._stands(claim, known, owned):
+        if self._standing.stands(claim, known, owned):
             blindly = known is None and not claim.derived and not owned
             return self._begin(claim, claim.key, blindly=blindly)
         return await self._succeed(claim, known, proposed)
-
-    def _stands(self, claim: Candidate, known: Known | None, owned: bool | None) -> bool:
-        """Whether an id that the store knows no live session of may begin one under itself."""
-        if claim.derived or (owned and claim.transport):
-            return True
-        if self._is_forged(claim):
-            return False
-        if known is None or self._is_fresh(claim, known):
-            # Nobody can be asked now, or nobody has written it yet: the id itself is the best there is.
-            return True
-        # Perhaps the server's own, met first by this replica; it has accepted it.
-        return owned is None and claim.transport and not known.ended
 
     async def _succeed(self, claim: Candidate, known: Known | None, proposed: Session | None) -> Session | None:
         """The one session that continues an unknown or ended id, on all replicas."""
@@ -268,14 +256,6 @@ class Tracker:
     def follow(self, old_id: str, successor: str) -> None:
         """From now on, what names `old_id` means `successor`."""
         self.table.remember(self._successors, old_id, successor)
-
-    def _is_forged(self, claim: Candidate) -> bool:
-        """It looks like an id that we gave out, and is none."""
-        return claim.key.startswith(OURS) and self._keys.is_agreed() and not self._keys.is_ours(claim.key)
-
-    def _is_fresh(self, claim: Candidate, known: Known) -> bool:
-        unknown = not known.exists and not known.ended and known.successor is None
-        return unknown and self._keys.age(claim.key) < _FRESH + self._settings.flush_interval
 
     def _successor_id(self, claim: Candidate) -> str:
         # One that a client may be told of, where the protocol has a way to.

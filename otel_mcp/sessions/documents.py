@@ -42,6 +42,8 @@ class SessionDocuments:
 
     async def save(self, state: SessionState) -> None:
         """Write the user's document."""
+        if self.kept.is_doomed(state.session_id):
+            await self.fulfil()  # What is written now is not what was to be deleted.
         if not self._health.is_away and await self._save(state):
             self.kept.fulfilled(state.session_id)
         else:
@@ -110,7 +112,9 @@ class SessionDocuments:
             facts = known.facts or SessionFacts(session_id, at, self._limit)
             self._coalescer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()
-            if self._health.is_away or session_id in self._flusher.frozen or session_id in self._coalescer:
+            frozen, waiting = self._flusher.frozen.get(session_id), self._coalescer.waiting(session_id)
+            sent = frozen.delta.ended if frozen is not None else None
+            if self._health.is_away or sent or (waiting is not None and waiting.ended):
                 return False
         with self._health.operation("delete"):
             await self._store.delete(session_id)

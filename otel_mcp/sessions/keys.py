@@ -46,7 +46,7 @@ class Keys:
         self._name = service
         self.service = f"{prefix}otel_mcp:{service}:"
         self.deadlines = f"{self.service}deadlines"
-        """Sorted set of live sessions by the Unix seconds at which their time is over."""
+        """Sorted set of sessions by the Unix seconds at which their time is over, or a claim, or a `mark`."""
         self.sweeper = f"{self.service}sweeper"
         """Who looks for ends at present."""
 

@@ -7,6 +7,7 @@ there, and it is taken over. Anything else is left as it is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from typing import Any
@@ -20,6 +21,7 @@ from otel_mcp.sessions.keys import Keys, mark
 from otel_mcp.sessions.redis_errors import is_foreign, outage
 from otel_mcp.sessions.redis_link import RedisLink, Run
 from otel_mcp.sessions.state import SessionState
+from otel_mcp.sessions.store import StoreDown
 
 
 class Documents:
@@ -53,6 +55,7 @@ class Documents:
             if raw is not None and held is not None and redis_wire.is_of(held, self._service):
                 created = await self._save(state, _digest(raw))
         if created is None:
+            await self._let_go(state.session_id)
             return Applied(state.session_id, refused="foreign")
         return Applied(state.session_id, created=created)
 
@@ -65,9 +68,12 @@ class Documents:
             if raw is None or held is None or not redis_wire.is_of(held, self._service):
                 return False
             _, existed = await self._delete(session_id, _digest(raw))
-        # The next sweep takes it out, unless another session has begun under the id.
-        await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", mark(), session_id)))
+        await self._let_go(session_id)
         return bool(existed)
+
+    async def _let_go(self, session_id: str) -> None:
+        # The next sweep takes it out of the deadlines, unless another session has begun under the id.
+        await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", mark(), session_id)))
 
     async def _raw(self, session_id: str) -> bytes | None:
         try:
@@ -97,7 +103,8 @@ class Documents:
         status, created = results[1]
         if created:
             # Whatever stood there was of another one, and may be taken out at any time.
-            await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", deadline, state.session_id)))
+            with contextlib.suppress(StoreDown):
+                await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", deadline, state.session_id)))
         return None if status == redis_wire.FOREIGN else bool(created)
 
     async def _delete(self, session_id: str, replaces: str) -> tuple[Any, ...]:

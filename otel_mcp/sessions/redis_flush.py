@@ -101,12 +101,11 @@ class FlushWriter:
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
         await self._let_go(
-            [answer.session_id for answer in answers if answer.ended is not None or answer.late],
             [
                 answer.session_id
                 for answer, reply in zip(answers, replies, strict=True)
-                if answer.refused and not answer.late and _is_nothing(reply)
-            ],
+                if answer.ended is not None or answer.late or (answer.refused and _is_nothing(reply))
+            ]
         )
         return answers
 
@@ -142,20 +141,15 @@ class FlushWriter:
                 touches.append(_Touch(at, "heir", Run(scripts.TOUCH, (key,), (session_id, self._ttl))))
         return touches
 
-    async def _let_go(self, ended: Sequence[str], others: Sequence[str]) -> None:
-        """Take out of the deadlines what is none of this service's, and have the next sweep look at what has ended.
+    async def _let_go(self, session_ids: Sequence[str]) -> None:
+        """Have the next sweep look at sessions that do not live, and count them no longer until then.
 
-        Until then that is not counted. It is taken out by the sweep, unless another session has begun under the id.
+        It takes them out of the deadlines, unless another session has begun under the id meanwhile.
         """
-        runs: list[Run] = []
-        if ended:
-            members = [part for session_id in ended for part in (mark(), session_id)]
-            runs.append(Run("ZADD", (self._keys.deadlines,), ("XX", *members)))
-        if others:
-            runs.append(Run("ZREM", (self._keys.deadlines,), tuple(others)))
-        if runs:
+        if session_ids:
+            members = [part for session_id in session_ids for part in (mark(), session_id)]
             with guarded("redis deadlines"):
-                await self._link.run_all(runs)
+                await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *members)))
 
 
 def _answer(flush: Flush, result: Any) -> Applied:

@@ -47,7 +47,7 @@ class RedisStore:
         self._clock = ServerClock(self._link, self._keys, self._writer)
         self._flushes = FlushWriter(self._link, self._keys, self._writer, self._ttl)
         self._documents = Documents(self._link, self._keys, self._writer, self._ttl, self._service)
-        self._sweep = Sweep(self._link, self._keys, process, settings.sweep_interval, self._ttl)
+        self._sweep = Sweep(self._link, self._keys, process, settings.sweep_interval, self._ttl, self._writer.owner)
 
     async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
         """Write each flush once."""

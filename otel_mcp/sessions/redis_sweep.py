@@ -34,8 +34,9 @@ _TURN: Final = 1.0
 class Sweep:
     """The ends of sessions of one service."""
 
-    def __init__(self, link: RedisLink, keys: Keys, process: Process, interval: float, ttl: float) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, process: Process, interval: float, ttl: float, owner: str) -> None:
         self._link = link
+        self._owner = owner
         self._keys = keys
         self._process = process
         self._sweeper = round(_within(2 * interval, _SWEEPER) * 1000)
@@ -85,7 +86,7 @@ class Sweep:
         # The claim stands for its time from now on, whatever `now` was asked for.
         lease = max(now, round(time.time() * 1e6)) + self._lease
         runs = [
-            Run(scripts.CLAIM, self._keys.session(session_id), (now, self._process.token, lease))
+            Run(scripts.CLAIM, self._keys.session(session_id), (now, self._process.token, lease, self._owner))
             for session_id in scores
         ]
         ended: list[EndedSession] = []

@@ -32,6 +32,8 @@ class Writer:
 
     def __init__(self, service: str, ttl: float, cap: int, process: Process) -> None:
         self._service = service
+        self.owner = f"{zlib.crc32(service.encode('utf-8', 'replace')):08x}"
+        """Digest of the service, by which a session says whose it is."""
         self._ttl = max(round(min(ttl, LONGEST) * 1000), 1)
         self._cap = cap
         self._process = process
@@ -65,7 +67,8 @@ class Writer:
             f'["{flush.token}",{flush.sequence},{moment},{first},"{text.iso(first)}",{last},"{text.iso(last)}",'
             f'{created},"{text.iso(created)}",{delta.requests},{delta.errors},{delta.call_count},{len(records)},'
             f"{text.micros(min(delta.facts.limit, LONGEST))},{self.instant(self._process.started_at)},"
-            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE},"{user}",{told:d}{ended}]'
+            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE},"{user}",'
+            f'"{self.owner}",{told:d}{ended}]'
         )
         return scalars.encode(), facts, text.utf8(text.calls(records))
 
@@ -89,7 +92,7 @@ class Writer:
         scalars = (
             f'[{last},"{text.iso(last)}",{created},"{text.iso(created)}",{state.request_count},{state.error_count},'
             f"{max(state.tool_call_count, len(state.tool_calls))},{len(kept)},{text.micros(limit)},"
-            f"{self.instant(self._process.started_at)},{self._ttl}]"
+            f'{self.instant(self._process.started_at)},{self._ttl},"{self.owner}"]'
         )
         return (
             scalars.encode(),

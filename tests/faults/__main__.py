@@ -108,6 +108,7 @@ class Row:
 class Stage:
     """A store and the two servers on it."""
 
+    fault: Fault
     store: Store
     observed: Side
     plain: Side
@@ -128,6 +129,9 @@ class Stage:
         )
 
     def dropped(self) -> int:
+        """Tool calls that were counted as dropped."""
+        if self.fault.drops:
+            self.observed.export()
         return round(self.otlp.telemetry.total("otel_mcp.store.dropped"))
 
 
@@ -140,14 +144,11 @@ def _stage(fault: Fault) -> Iterator[Stage]:
     store = fault.store()
     try:
         with tempfile.TemporaryDirectory() as folder, OtlpReceiver(capacity=1000) as otlp:
-            sides = [
-                Side(Path(folder), otlp.endpoint, store.url, observed=observed, tells_drops=fault.drops)
-                for observed in (True, False)
-            ]
+            sides = [Side(Path(folder), otlp.endpoint, store.url, observed=observed) for observed in (True, False)]
             try:
                 for side in sides:
                     side.wait()
-                yield Stage(store, *sides, otlp)
+                yield Stage(fault, store, *sides, otlp)
             finally:
                 for side in sides:
                     side.stop()

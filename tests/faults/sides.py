@@ -24,7 +24,7 @@ _LOGGING: Final = ("--no-access-log", f"--log-config={ROOT / 'tests/faults/loggi
 class Side:
     """One server as a process."""
 
-    def __init__(self, folder: Path, otlp: str, redis_url: str, *, observed: bool, tells_drops: bool = False) -> None:
+    def __init__(self, folder: Path, otlp: str, redis_url: str, *, observed: bool) -> None:
         self.observed = observed
         self.service = "with" if observed else "without"
         self._log = folder / f"{self.service}.log"
@@ -41,8 +41,6 @@ class Side:
             "OTEL_PYTHON_MCP_MAX_NEW_SESSIONS": "100000",
             # As many spans on either side: the other one has none of HTTP, and exporting is what p99 is made of.
             "OTEL_PYTHON_MCP_HTTP_SPAN": "off",
-            # Else as seldom as by default: exporting takes its time as well, and only one side has metrics.
-            **({"OTEL_METRIC_EXPORT_INTERVAL": "5000"} if tells_drops else {}),
             **({} if observed else {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "otel_mcp"}),
         }
         self._folder = Path(sys.executable).parent
@@ -71,6 +69,10 @@ class Side:
         except httpx.HTTPError:
             return False
         return True
+
+    def export(self) -> None:
+        """Have it export its metrics."""
+        httpx.post(f"http://127.0.0.1:{self.port}/export", trust_env=False).raise_for_status()
 
     def new_lines(self) -> list[str]:
         """What it has logged since this was asked last."""

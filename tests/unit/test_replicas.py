@@ -576,6 +576,28 @@ async def test_an_id_that_a_replica_met_while_the_store_said_nothing_is_continue
     assert blindly == "lost" != elsewhere
 
 
+async def test_a_replica_that_comes_later_continues_a_lost_id_as_the_others(
+    replicas: Replicas, valkey: Valkey, make_runtime: MakeRuntime
+) -> None:
+    lost = [*MODERN_HEADERS, ("x-session-id", "lost")]
+    await replicas.forget()
+    elsewhere = (await replicas.post(0, modern(), lost)).session_id
+    await replicas.settle()
+    valkey.hang()
+    await replicas.post(1, modern(), lost)
+    await anyio.sleep(0.7)
+    valkey.resume()
+
+    async def written() -> bool:
+        await replicas.settle()
+        return await replicas.has("lost")
+
+    await eventually(written)
+    replicas.runtimes.append(make_runtime(redis_url=valkey.url, flush_interval=FLUSH))
+
+    assert (await replicas.post(2, modern(), lost)).session_id == elsewhere
+
+
 async def test_a_client_that_names_the_session_it_was_in_is_agreed_upon_all_the_same(replicas: Replicas) -> None:
     headers = [*MODERN_HEADERS, ANN]
     first = (await replicas.post(0, modern(), headers)).session_id or ""

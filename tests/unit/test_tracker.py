@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from otel_mcp.identity import learning
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.principal import Principal
@@ -548,3 +549,25 @@ async def test_a_successor_that_has_ended_is_begun_anew_within_the_limit_only(st
     assert await here.tracker.resolve(header("lost"), owned=False) is None
     assert here.rejected == ["limit"]
     assert (await here.resolve(header("found"))).id == continued[1].id
+
+
+async def test_ids_that_were_met_while_the_store_was_away_are_asked_about_one_after_another(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "_MAX_BLIND", 3)
+    here = await replica(store, flush_interval=0.01)
+    store.down = True
+    blindly = [await here.resolve(header(f"lost-{number}")) for number in range(5)]
+    await anyio.sleep(0.1)
+    asked = store.asked["recall"]
+    store.down = False
+    for number in range(5):
+        store.agreed[f"lost-{number}:next"] = f"next-{number}"
+    with anyio.fail_after(5):
+        while not blindly[4].ended:  # noqa: ASYNC110 (somebody is asked beside the requests)
+            await anyio.sleep(0.01)
+
+    assert [session.id for session in blindly] == [f"lost-{number}" for number in range(5)]
+    assert [session.ended for session in blindly] == [False, False, True, True, True]
+    assert asked < 5 + 2 * 5
+    assert (await here.resolve(header("lost-4"))).id == "next-4"

@@ -11,11 +11,11 @@ local token, sequence, now, first, first_iso, last, last_iso, created, created_i
   a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
 local requests, errors, calls, sent, limit, start, fingerprint, ttl, cap, lease =
   a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19]
-local user, told, ended_iso, reason, ended = a[20], a[21], a[22], a[23], a[24]
+local user, service, told, ended_iso, reason, ended = a[20], a[21], a[22], a[23], a[24], a[25]
 local claimer = 'f:' .. token -- Another one than the sweeper of the same process.
 
 local mark = 'p:' .. token
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u', 'w')
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u', 'w', 'v')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], g = raw[8],
            f = raw[9], x = raw[10], d = raw[12], u = raw[13]}
 
@@ -143,6 +143,10 @@ end
 if not late and s.i ~= int(limit) then
   set[#set + 1] = 'i'
   set[#set + 1] = int(limit)
+end
+if raw[15] ~= service then
+  set[#set + 1] = 'v'
+  set[#set + 1] = service
 end
 if user ~= '' and not s.u then
   set[#set + 1] = 'u'

@@ -4,8 +4,8 @@
 -- ARGV[4] calls, ARGV[5] SHA-1 of an unrecorded document that may be replaced.
 -- Returns {status, created}: 1 written, 5 the document is not ours.
 local a = cjson.decode(ARGV[1])
-local last, last_iso, created, created_iso, requests, errors, calls, kept, limit, start, ttl =
-  a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]
+local last, last_iso, created, created_iso, requests, errors, calls, kept, limit, start, ttl, service =
+  a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12]
 local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'x')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], x = raw[8]}
 local o = offsets(s.o)
@@ -30,7 +30,7 @@ else
   made = 1
   requests, errors, calls = int(requests), int(errors), int(calls)
   set = {'a', int(created) .. ' ' .. created_iso, 'n', calls, 'r', requests, 'e', errors,
-         'i', int(limit)}
+         'i', int(limit), 'v', service}
 end
 local text = tail(calls, errors, requests, last_iso, s.x)
 if state == 'ours' then
