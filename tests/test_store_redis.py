@@ -786,6 +786,27 @@ async def test_a_service_that_saves_the_session_of_another_does_not_take_its_end
     await others.aclose()
 
 
+@pytest.mark.parametrize("what", ["flush", "save", "delete"])
+async def test_another_service_cannot_take_a_session_whose_time_is_over_and_whose_document_is_gone(
+    server: Server, store: RedisStore, raw: Any, process: Process, what: str
+) -> None:
+    now = time.time()
+    others = RedisStore(settings(server.url, service_name="two"))
+    await store.apply([flush(process, delta(3, of=facts(at=now - 20, limit=10.0), at=now - 20))])
+    raw.delete(DOCUMENT)
+
+    if what == "flush":
+        (answer,) = await others.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+        assert (answer.refused, answer.expired) == ("foreign", None)
+    elif what == "save":
+        assert (await others.save(SessionState(session_id="abc"))).refused == "foreign"
+    else:
+        await others.delete("abc")
+
+    assert [end.tool_call_count for end in await store.due(now, 10)] == [3]
+    await others.aclose()
+
+
 async def test_a_document_of_the_users_is_swept_by_its_service(server: Server, store: RedisStore, raw: Any) -> None:
     now = time.time()
     others = RedisStore(settings(server.url, service_name="two"))

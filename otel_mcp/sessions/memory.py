@@ -40,7 +40,13 @@ class MemoryStore:
 
     def write(self, flush: Flush) -> Applied:
         """Write one flush, once."""
-        now, delta = self._clock(), flush.delta
+        now = self._clock()
+        answer = self._write(flush, now)
+        self._keep_alive(flush.delta, answer, now)
+        return answer
+
+    def _write(self, flush: Flush, now: float) -> Applied:
+        delta = flush.delta
         session_id = delta.facts.session_id
         record = self._record(session_id, now)
         expired: EndedSession | None = None
@@ -65,9 +71,7 @@ class MemoryStore:
         record.add(delta, now)
         ended = record.end(delta, now) if delta.ended is not None else None
         record.note(flush, created=created, ended=ended)
-        answer = Applied(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
-        self._keep_alive(delta, answer, now)
-        return answer
+        return Applied(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
 
     def _record(self, session_id: str, now: float) -> Record | None:
         record = self._records.get(session_id)

@@ -109,9 +109,8 @@ class Documents:
 
     async def _delete(self, session_id: str, replaces: str) -> tuple[Any, ...]:
         now = self._writer.instant(time.time())
-        run = Run(
-            scripts.DELETE, self._keys.session(session_id), (now, text.iso(now), replaces, text.owner(self._service))
-        )
+        arguments = (now, text.iso(now), replaces, text.owner(self._service), self._writer.owner)
+        run = Run(scripts.DELETE, self._keys.session(session_id), arguments)
         try:
             return tuple(await self._link.run(run))
         except ResponseError as error:

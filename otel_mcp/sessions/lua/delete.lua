@@ -1,8 +1,10 @@
 -- Remove a session at once; what is still under way of it must not bring it back.
--- ARGV: now, now as ISO text, SHA-1 of an unrecorded document that may go, whose session (facts).
+-- ARGV: now, now as ISO text, SHA-1 of an unrecorded document that may go, whose
+-- session (facts), digest of the service.
 -- Returns {status, existed}: 1 done, 5 the document is not ours.
-local raw = redis.call('HMGET', stats, 't', 'o')
+local raw = redis.call('HMGET', stats, 't', 'o', 'x', 'v')
 local state = condition(offsets(raw[2]))
+if raw[4] and raw[4] ~= ARGV[5] and not raw[3] then return {5, 0} end
 if raw[1] and of_another(raw[2], ARGV[4]) then return {5, 0} end
 if state == 'foreign' then
   if ARGV[3] == '' or redis.sha1hex(redis.call('GET', doc)) ~= ARGV[3] then return {5, 0} end

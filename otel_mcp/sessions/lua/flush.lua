@@ -35,6 +35,7 @@ local known_created, known_created_iso = instant(s.a)
 local fresh, late = not s.t and not s.x, false
 
 -- Who flushes here for the first time may be another service, which was given a foreign id.
+if raw[15] and raw[15] ~= service and (not s.x or raw[14]) then return {5, 0, '', false} end
 if s.t and not string.find(s.f or '', fingerprint, 1, true) and of_another(s.o, ARGV[2]) then
   return {5, 0, '', false}
 end

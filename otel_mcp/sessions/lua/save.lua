@@ -6,7 +6,7 @@
 local a = cjson.decode(ARGV[1])
 local last, last_iso, created, created_iso, requests, errors, calls, kept, limit, start, ttl, service =
   a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12]
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'x')
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'x', 'v')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], x = raw[8]}
 local o = offsets(s.o)
 local state = condition(o)
@@ -15,6 +15,7 @@ if state == 'foreign' then
   state = 'missing'
 end
 if s.t and s.x and state == 'missing' then s = {} end
+if raw[9] and raw[9] ~= service and not s.x then return {5, 0} end
 if s.t and of_another(s.o, ARGV[2]) then return {5, 0} end
 
 local news = cjson.decode(ARGV[2])

@@ -12,7 +12,9 @@
 --   the id, before which this one cannot have begun; n calls, r requests, e errors;
 --   i limit; o offsets "b c k len calls"; g last counted process start;
 --   f fingerprints of facts that were merged; x end "iso reason instant";
---   v digest of the service it is of; u keyed hash of the user that it is bound to; w who reports the end "token until"; p:<token> "sequence seconds flags";
+--   v digest of the service it is of; u keyed hash of the user it is bound to;
+--   w who reports the end "token until", where nobody has yet;
+--   p:<token> "sequence seconds flags";
 --   lc lv lp ls lq labels of the end report.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
