@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
+import anyio
 import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from redis import exceptions
@@ -21,9 +22,10 @@ from otel_mcp.sessions.redis_client import connect
 from otel_mcp.sessions.redis_errors import outage
 from otel_mcp.sessions.redis_link import RedisLink
 from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.sessions.service import Sessions
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.sessions.store import StoreDown
-from tests.store_support import SERVERS, Server, delta, facts, flush, settings
+from tests.store_support import SERVERS, Listener, Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -481,6 +483,25 @@ async def test_a_restart_resumes_each_session_once(store: RedisStore, server: Se
     assert restarted == [True, False, False, False]
     assert added == [True, False]
     assert rolling == [True, False, False]
+
+
+async def test_a_time_limit_does_not_end_what_writes_in_the_background(server: Server, raw: Any) -> None:
+    listener = Listener()
+    sessions = Sessions(settings(server.url, flush_interval=0.05), listener)
+    sessions.ensure_running()
+    server.hang()
+    try:
+        sessions.submit(delta(2, of=facts(at=time.time()), at=time.time()))
+        await anyio.sleep(1.2)  # Two time limits.
+    finally:
+        server.resume()
+
+    with anyio.fail_after(10):
+        while raw.exists(DOCUMENT) == 0:  # noqa: ASYNC110 (what is waited for lies in a store)
+            await anyio.sleep(0.01)
+    await sessions.aclose()
+
+    assert sum(listener.dropped_calls.values()) == 0
 
 
 async def test_one_process_sweeps_at_a_time(store: RedisStore, other: RedisStore, raw: Any, process: Process) -> None:

@@ -147,7 +147,10 @@ class _Task(asyncio.Task[None]):
     _cancelled = 0
 
     def cancel(self, msg: Any = None) -> bool:
-        self._cancelled += 1
+        caller = sys._getframe(1).f_globals.get("__name__")  # pyright: ignore[reportPrivateUsage]
+        # Time limits of redis-py are cancellations there, which it turns into errors itself.
+        if caller != "async_timeout":
+            self._cancelled += 1
         return super().cancel(msg)
 
     def cancelling(self) -> int:
