@@ -487,25 +487,9 @@ async def test_sessions_of_another_replica_are_joined_beyond_the_limit_on_new_on
     assert new[1] is None
 
 
-async def test_replicas_that_began_two_sessions_for_a_client_go_on_in_one(replicas: Replicas) -> None:
-    headers = [*MODERN_HEADERS, ANN]
-    apart = [(await replicas.post(0, modern(), headers)).session_id]
-    await replicas.forget()
-    apart.append((await replicas.post(1, modern(), headers)).session_id)
-    await replicas.settle()
-
-    for replica in (0, 1):
-        await replicas.post(replica, modern(), headers)
-        await replicas.settle()
-    found = {(await replicas.post(replica, modern(), headers)).session_id for replica in (0, 1)}
-
-    assert len(set(apart)) == 2
-    assert len(found) == 1
-    assert found <= set(apart)
-
-
-async def test_replicas_that_continued_a_lost_id_apart_go_on_in_one_session(replicas: Replicas) -> None:
-    headers = [*MODERN_HEADERS, ("x-session-id", "lost")]
+@pytest.mark.parametrize("who", [ANN, ("x-session-id", "lost")], ids=["inferred", "lost id"])
+async def test_replicas_that_began_two_sessions_go_on_in_one(replicas: Replicas, who: tuple[str, str]) -> None:
+    headers = [*MODERN_HEADERS, who]
     apart = [(await replicas.post(0, modern(), headers)).session_id]
     await replicas.forget()
     apart.append((await replicas.post(1, modern(), headers)).session_id)
