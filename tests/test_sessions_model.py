@@ -1,7 +1,8 @@
 """Made-up clients on several replicas whose store hangs, drops connections, and whose processes come and go.
 
 Sessions last for 0.6 s here, so that most calls come at an end, a beginning, or both. Whatever happens, each session
-that begins ends once, each call is counted once, replicas agree on who a client is, and no deadline is left.
+that begins ends once, each call is counted once, replicas agree on who a client is, and no deadline is left. But for
+one thing, see the end of the test.
 """
 
 from __future__ import annotations
@@ -267,7 +268,17 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
     dropped = sum((replica.dropped for replica in world.replicas), Counter[str]())
     if dropped["shutdown"]:
         pytest.skip("the machine stood still while a process ended, and what that had sent counts as lost")
-    assert begun == ended
-    assert told + sum(late) + sum(dropped.values()) == world.calls
+    missing = world.calls - told - sum(late) - sum(dropped.values())
+    untold = sum((begun - ended).values())
+    unanswered = sum(
+        count
+        for attributes, (count, _) in telemetry.points("otel_mcp.store.operation.duration")
+        if attributes["otel_mcp.store.outcome"] != "ok"
+    )
+    assert ended - begun == Counter()
+    assert missing >= 0
+    # Of an expiry whose claim was not answered nobody tells where another process begins a session under the id then.
+    assert untold <= unanswered
+    assert untold or not missing
     assert guard.failures == Counter()
     telemetry.shut_down()
