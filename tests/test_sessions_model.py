@@ -266,8 +266,6 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
     )
     told = sum(event["attributes"]["otel_mcp.session.tool_calls"] for event in events if event["name"] == "session.end")
     dropped = sum((replica.dropped for replica in world.replicas), Counter[str]())
-    if dropped["shutdown"]:
-        pytest.skip("the machine stood still while a process ended, and what that had sent counts as lost")
     missing = world.calls - told - sum(late) - sum(dropped.values())
     untold = sum((begun - ended).values())
     unanswered = sum(
@@ -275,10 +273,11 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
         for attributes, (count, _) in telemetry.points("otel_mcp.store.operation.duration")
         if attributes["otel_mcp.store.outcome"] != "ok"
     )
-    assert ended - begun == Counter()
-    assert missing >= 0
+    # What a process has sent and not heard of when it ends counts as lost, whether it was written or not.
+    assert dropped["shutdown"] or ended - begun == Counter()
+    assert missing >= -dropped["shutdown"]
     # Of an expiry whose claim was not answered nobody tells where another process begins a session under the id then.
     assert untold <= unanswered
-    assert untold or not missing
+    assert untold or missing <= 0
     assert guard.failures == Counter()
     telemetry.shut_down()

@@ -540,20 +540,28 @@ async def test_another_user_who_names_a_lost_id_has_a_session_of_its_own_on_anot
     assert first not in found
 
 
+LOST = [*MODERN_HEADERS, ("x-session-id", "lost")]
+
+
+async def meet_apart(replicas: Replicas, valkey: Valkey) -> tuple[str | None, str | None]:
+    """Have one replica continue an unknown id, and another meet it while the store says nothing. Their sessions."""
+    await replicas.forget()
+    elsewhere = (await replicas.post(0, modern(), LOST)).session_id
+    await replicas.settle()
+    valkey.hang()
+    blindly = (await replicas.post(1, modern(), LOST)).session_id
+    await anyio.sleep(0.7)
+    valkey.resume()
+    return elsewhere, blindly
+
+
 async def test_an_id_that_a_replica_met_while_the_store_said_nothing_is_continued_as_elsewhere(
     replicas: Replicas, valkey: Valkey
 ) -> None:
-    lost = [*MODERN_HEADERS, ("x-session-id", "lost")]
-    await replicas.forget()
-    elsewhere = (await replicas.post(0, modern(), lost)).session_id
-    await replicas.settle()
-    valkey.hang()
-    blindly = (await replicas.post(1, modern(), lost)).session_id
-    await anyio.sleep(0.7)
-    valkey.resume()
+    elsewhere, blindly = await meet_apart(replicas, valkey)
 
     async def joined() -> bool:
-        return (await replicas.post(1, modern(), lost)).session_id == elsewhere
+        return (await replicas.post(1, modern(), LOST)).session_id == elsewhere
 
     await eventually(joined)
 
@@ -563,14 +571,7 @@ async def test_an_id_that_a_replica_met_while_the_store_said_nothing_is_continue
 async def test_a_replica_that_comes_later_continues_a_lost_id_as_the_others(
     replicas: Replicas, valkey: Valkey, make_runtime: MakeRuntime
 ) -> None:
-    lost = [*MODERN_HEADERS, ("x-session-id", "lost")]
-    await replicas.forget()
-    elsewhere = (await replicas.post(0, modern(), lost)).session_id
-    await replicas.settle()
-    valkey.hang()
-    await replicas.post(1, modern(), lost)
-    await anyio.sleep(0.7)
-    valkey.resume()
+    elsewhere, _ = await meet_apart(replicas, valkey)
 
     async def written() -> bool:
         await replicas.settle()
@@ -579,7 +580,7 @@ async def test_a_replica_that_comes_later_continues_a_lost_id_as_the_others(
     await eventually(written)
     replicas.runtimes.append(make_runtime(redis_url=valkey.url, flush_interval=FLUSH))
 
-    assert (await replicas.post(2, modern(), lost)).session_id == elsewhere
+    assert (await replicas.post(2, modern(), LOST)).session_id == elsewhere
 
 
 async def test_a_client_that_names_the_session_it_was_in_is_agreed_upon_all_the_same(replicas: Replicas) -> None:
