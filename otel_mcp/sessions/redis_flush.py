@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -148,7 +149,8 @@ class FlushWriter:
         """
         if session_ids:
             members = [part for session_id in session_ids for part in (mark(), session_id)]
-            with guarded("redis deadlines"):
+            # Of an outage whoever comes next tells, and the sweep comes upon them at their deadlines.
+            with guarded("redis deadlines"), contextlib.suppress(StoreDown):
                 await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *members)))
 
 
