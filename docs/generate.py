@@ -84,7 +84,8 @@ have a series for each `Host` that somebody sends."""
 _METRICS: Final = """Prometheus's names are those of its OTLP receiver and of the Collector, with the default
 translation; a histogram ends in `_bucket`, `_count` and `_sum`. No id is ever an attribute. A tool's or prompt's name
 counts once a call of it worked or the server listed it, 200 of each at most; 20 clients and 50 error types at most;
-everything else is `_OTHER`. Temporality is the exporter's choice."""
+everything else is `_OTHER`. Half of the places are kept for what is proven: tools that the server itself knows, clients
+whose tool calls work, errors that an SDK answered. Temporality is the exporter's choice."""
 
 
 def _signal(signal: signals.Signal) -> str:

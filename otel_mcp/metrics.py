@@ -123,8 +123,10 @@ class Metrics:
 
     def _count_client(self, call: Call, clients: Counter[tuple[str, str]]) -> None:
         if call.id is not None and (client := client_of(call)[0]) is not None:
-            proven = call.dispatched or (call.exchange.status or 500) < 300
-            clients[self._clients.bounded(client, proven=proven), known_method(call.method)] += 1
+            taken = call.taken or (call.exchange.status or 500) < 300
+            # A client that has only introduced itself, which servers let anybody do, leaves room for those that work.
+            works = taken and call.method == "tools/call" and _worked(call)
+            clients[self._clients.bounded(client, proven=works, likely=taken), known_method(call.method)] += 1
 
     def _attributes(self, call: Call) -> tuple[tuple[str | None, ...], dict[str, Any]]:
         """What tells a call's series from others, and the attributes made of it."""
@@ -132,7 +134,7 @@ class Metrics:
         error_type = outcome.error_type if outcome is not None else None
         status_code = outcome.status_code if outcome is not None else None
         method, version = known_method(call.method), exchange.protocol_version
-        proven = call.trusted_name or (error_type is None and outcome is not None and not outcome.unclassified)
+        known, worked = call.trusted_name and call.target is not None, _worked(call) and call.target is not None
         name: str | None = None
         attributes: dict[str, Any] = {
             semconv.MCP_METHOD_NAME: method,
@@ -143,17 +145,17 @@ class Metrics:
         if version:
             attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in _PROTOCOL_VERSIONS else semconv.OTHER
         if error_type is not None:
-            error_type = self._error_types.bounded(error_type, proven=True)
+            error_type = self._error_types.bounded(error_type, proven=call.taken, likely=True)
             attributes[semconv.ERROR_TYPE] = error_type
         if status_code is not None:
-            status_code = self._error_codes.bounded(status_code, proven=True)
+            status_code = self._error_codes.bounded(status_code, proven=call.taken, likely=True)
             attributes[semconv.RPC_RESPONSE_STATUS_CODE] = status_code
         if method == "tools/call":
-            name = self.tools.bounded(call.target or "", proven=proven and call.target is not None)
+            name = self.tools.bounded(call.target or "", proven=known, likely=worked)
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
             attributes[semconv.GEN_AI_TOOL_NAME] = name
         elif method == "prompts/get":
-            name = self.prompts.bounded(call.target or "", proven=proven and call.target is not None)
+            name = self.prompts.bounded(call.target or "", proven=known, likely=worked)
             attributes[semconv.GEN_AI_PROMPT_NAME] = name
         return (method, name, error_type, status_code, version, exchange.http_version), attributes
 
@@ -177,6 +179,7 @@ class Metrics:
         self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: ended.source or "none"}, NO_SPAN)
         if ended.source != "inferred_weak":
             attributes[semconv.SESSION_END_REASON] = ended.reason
+            attributes[semconv.NETWORK_PROTOCOL_NAME] = "http"
             self._on.session_duration.record(max(0.0, ended.last_activity - ended.created_at), attributes, NO_SPAN)
 
     def session_rejected(self, reason: str) -> None:
@@ -209,6 +212,10 @@ class Metrics:
 
     def observer_dropped(self, observer: str, count: int) -> None:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)
+
+
+def _worked(call: Call) -> bool:
+    return call.outcome is not None and call.outcome.error_type is None and not call.outcome.unclassified
 
 
 def known_method(method: str) -> str:

@@ -15,28 +15,44 @@ _MAX_LENGTH: Final = 128
 
 
 class BoundedNames:
-    """The first `limit` names that proved themselves; every other one is ``_OTHER``."""
+    """The first `limit` names that proved themselves; every other one is ``_OTHER``.
 
-    __slots__ = ("_limit", "_names", "known")
+    Half of the places are kept for names that are proven: a server that answers
+    anything makes every name look likely.
+    """
+
+    __slots__ = ("_likely", "_limit", "_names", "known")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._names: dict[str, str] = {}
+        self._likely: set[str] = set()
         self.known = self._names.keys()
         """The names that are told apart."""
 
     def learn(self, names: Iterable[str]) -> None:
-        """Take in names that somebody trustworthy used: the server, or a call that worked."""
+        """Take in names that the server itself uses."""
         for name in names:
-            if len(self._names) >= self._limit:
-                return
-            if len(name) <= _MAX_LENGTH:
+            self._likely.discard(name)
+            if len(name) <= _MAX_LENGTH and len(self._names) < self._limit:
                 self._names.setdefault(name, name)
 
-    def bounded(self, name: str, *, proven: bool) -> str:
-        """The name itself if it is known or `proven` and there is room."""
+    def bounded(self, name: str, *, proven: bool, likely: bool = False) -> str:
+        """The name itself if it is known, or if there is room for it.
+
+        Args:
+            name: perhaps made up.
+            proven: the server itself knows it.
+            likely: the server has answered as if it knew it.
+        """
         if name in self._names:
+            if proven:
+                self._likely.discard(name)
             return name
         if proven:
             self.learn((name,))
+        elif likely and len(self._likely) < self._limit // 2:
+            self.learn((name,))
+            if name in self._names:
+                self._likely.add(name)
         return self._names.get(name, OTHER)

@@ -56,7 +56,7 @@ NETWORK_TRANSPORT: Final = "network.transport"
 NETWORK_PROTOCOL_NAME: Final = "network.protocol.name"
 """``http``."""
 NETWORK_PROTOCOL_VERSION: Final = "network.protocol.version"
-"""``1.1``, ``2``."""
+"""``1.0``, ``1.1``, ``2`` or ``3``, else ``_OTHER``."""
 
 EXECUTE_TOOL: Final = "execute_tool"
 """Value of ``gen_ai.operation.name`` on tool calls."""

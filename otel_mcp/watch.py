@@ -82,7 +82,7 @@ class Watch:
             scope["method"],
             scope["path"],
             headers,
-            scope.get("http_version", "1.1"),
+            wire_headers.HTTP_VERSIONS.get(scope.get("http_version", "1.1"), OTHER),
             str(client[0]) if client else None,
             scope.get("user"),
             protocol_version=version[:32].decode("latin-1") if version else None,

@@ -102,6 +102,7 @@ SESSION_DURATION: Final = Metric(
     "histogram",
     (
         names.MCP_PROTOCOL_VERSION,
+        names.NETWORK_PROTOCOL_NAME,
         names.SESSION_END_REASON,
         names.SESSION_SOURCE,
     ),

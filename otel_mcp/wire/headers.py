@@ -21,6 +21,9 @@ PROTOCOL_VERSION: Final = b"mcp-protocol-version"
 METHOD: Final = b"mcp-method"
 NAME: Final = b"mcp-name"
 
+HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "3", "3.0": "3"}
+"""Versions of HTTP that exist, as servers write them and as the conventions do. Clients can make up any."""
+
 HeaderMap = Mapping[bytes, bytes]
 
 

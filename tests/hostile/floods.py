@@ -19,6 +19,7 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS
 from tests.unit.kit import (
+    JSON_HEADERS,
     MODERN_HEADERS,
     App,
     Message,
@@ -32,9 +33,11 @@ from tests.unit.kit import (
     get,
     initialize,
     legacy_headers,
+    make_scope,
     modern,
     post,
     read,
+    request,
     respond,
     result,
 )
@@ -78,6 +81,12 @@ async def unknown(scope: Message, receive: Receive, send: Send) -> None:
         await respond(send, error(-32602, message["id"]))
 
 
+async def echoing(scope: Message, receive: Receive, send: Send) -> None:
+    """Fails with whatever code the client has made up."""
+    message = json.loads(await read(receive))
+    await respond(send, error(message["id"], message["id"]))
+
+
 def jwt(subject: str) -> str:
     payload = urlsafe_b64encode(json.dumps({"iss": "i", "sub": subject}).encode()).decode().rstrip("=")
     return f"Bearer e30.{payload}.sig"
@@ -91,6 +100,24 @@ async def names(app: App, number: int) -> None:
     await post(app, ask("resources/read", number, uri=f"file:///{made_up}"), legacy_headers("one"))
     await post(app, ask(made_up, number), legacy_headers("one"))
     await post(app, initialize(number, version=made_up, name=made_up))
+
+
+async def labels(app: App, number: int) -> None:
+    """Everything that a client may vary and that a metric has an attribute for, each of it new."""
+    made_up = f"{number}.{number}"
+    headers = [("mcp-protocol-version", made_up), ("mcp-method", made_up), ("mcp-name", made_up)]
+    for message in (
+        call(made_up, number),
+        modern(made_up, number, made_up),
+        ask("prompts/get", number, name=made_up),
+        ask(made_up, number),
+        initialize(number, version=made_up, name=made_up),
+    ):
+        for added in ([], headers, legacy_headers("one", made_up)):
+            scope = make_scope("POST", headers=[*JSON_HEADERS, *added])
+            await request(
+                app, {**scope, "http_version": f"{number // 10}.{number % 10}"}, [json.dumps(message).encode()]
+            )
 
 
 async def session_ids(app: App, number: int) -> None:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from otel_mcp import MCPMiddleware
 from tests.hostile import floods
 from tests.hostile.floods import CONSTANT, KEYS_OF_ONE, SERIES, Left
-from tests.unit.kit import App
+from tests.unit.conftest import MakeRuntime
+from tests.unit.kit import (
+    MODERN_HEADERS,
+    App,
+    Message,
+    Receive,
+    Send,
+    Telemetry,
+    initialize,
+    modern,
+    post,
+    read,
+    respond,
+    result,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +41,57 @@ async def test_made_up_names_leave_a_bounded_number_of_series(app: App, valkey_u
     left = await flooded(app, floods.names, valkey_url)
 
     assert 10 < left.series < SERIES
+
+
+LIKELY = {  # Values at most of what only looks likely: half of the bound, and the one for all others.
+    "gen_ai.tool.name": 101,
+    "gen_ai.prompt.name": 101,
+    "otel_mcp.client.name": 21,
+    "error.type": 40,
+    "rpc.response.status_code": 35,
+    "mcp.protocol.version": 6,
+    "network.protocol.version": 5,
+}
+
+
+@pytest.mark.parametrize("app", [floods.anything, floods.unauthorized, floods.unknown, floods.echoing])
+async def test_nothing_that_a_client_makes_up_fills_an_attribute_of_a_metric(
+    app: App, make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    watched = MCPMiddleware(app, make_runtime())
+
+    for number in range(COUNT):
+        await floods.labels(watched, number)
+
+    seen: dict[str, set[object]] = {}
+    for metric in telemetry.metrics().values():
+        for attributes in metric.points:
+            for key, value in attributes:
+                seen.setdefault(key, set()).add(value)
+    counts = {key: len(values) for key, values in seen.items()}
+    assert {key: count for key, count in counts.items() if count > LIKELY.get(key, 10)} == {}
+    assert "_OTHER" in seen["network.protocol.version"]
+
+
+async def test_a_client_that_only_introduces_itself_leaves_room_for_those_that_work(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    """Introductions are open to anybody, calls take a credential."""
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        let_in = dict(scope["headers"]).get(b"authorization") == b"Bearer real"
+        message = json.loads(await read(receive))
+        await respond(send, result(message["id"]), 200 if let_in or message["method"] == "initialize" else 401)
+
+    watched = MCPMiddleware(app, make_runtime())
+    for number in range(COUNT):
+        await post(watched, initialize(name=f"junk-{number}"))
+        await post(watched, modern(client=f"junk-{number}"), MODERN_HEADERS)
+    await post(watched, modern(client="real"), [*MODERN_HEADERS, ("authorization", "Bearer real")])
+
+    names = {attributes["otel_mcp.client.name"] for attributes, _ in telemetry.points("otel_mcp.client.requests")}
+    assert "real" in names
+    assert len(names) == 12  # Half of the places, the real one, and `_OTHER`.
 
 
 @pytest.mark.parametrize(

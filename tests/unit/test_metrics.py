@@ -85,6 +85,7 @@ ATTRIBUTES = {
     },
     "mcp.server.session.duration": {
         "mcp.protocol.version",
+        "network.protocol.name",
         "otel_mcp.session.end.reason",
         "otel_mcp.session.source",
     },
@@ -362,8 +363,8 @@ async def test_made_up_names_leave_a_bounded_number_of_series(make_runtime: Make
         )
     }
     assert {key: len(names) for key, names in values.items()} == {
-        "gen_ai.tool.name": 201,
-        "gen_ai.prompt.name": 201,
+        "gen_ai.tool.name": 101,
+        "gen_ai.prompt.name": 101,
         "mcp.method.name": 3,
         "mcp.protocol.version": 2,
         "otel_mcp.client.name": 21,
@@ -475,11 +476,12 @@ async def test_a_session_whose_borders_are_guessed_stays_out_of_the_session_dura
     for source in ("header", "inferred", "inferred_weak", None):
         runtime.metrics.session_ended(EndedSession("s", "expired", 100.0, 130.0, 4, 0, 9, source=source))
     reason = {"otel_mcp.session.end.reason": "expired"}
+    ended = {**reason, "network.protocol.name": "http"}
 
     assert telemetry.points("mcp.server.session.duration") == [
-        ({SOURCE: "header", **reason}, (1, 30.0)),
-        ({SOURCE: "inferred", **reason}, (1, 30.0)),
-        ({SOURCE: "none", **reason}, (1, 30.0)),
+        ({SOURCE: "header", **ended}, (1, 30.0)),
+        ({SOURCE: "inferred", **ended}, (1, 30.0)),
+        ({SOURCE: "none", **ended}, (1, 30.0)),
     ]
     assert telemetry.points("otel_mcp.session.ended") == [(reason, 4)]
     assert len(telemetry.points("otel_mcp.session.tool_calls")) == 4
@@ -498,7 +500,8 @@ async def test_the_life_of_a_session_is_measured(runtime: Runtime, telemetry: Te
     assert ({"otel_mcp.session.end.reason": "client_delete"}, 1) in telemetry.points("otel_mcp.session.ended")
     assert telemetry.points("otel_mcp.session.tool_calls") == [({SOURCE: "header"}, (1, 3))]
     (((attributes, (count, _))),) = telemetry.points("mcp.server.session.duration")
-    assert (attributes, count) == ({SOURCE: "header", **version, "otel_mcp.session.end.reason": "client_delete"}, 1)
+    ended = {"otel_mcp.session.end.reason": "client_delete", "network.protocol.name": "http"}
+    assert (attributes, count) == ({SOURCE: "header", **version, **ended}, 1)
 
 
 async def test_our_own_failures_are_counted_by_component(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:

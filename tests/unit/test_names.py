@@ -13,6 +13,28 @@ def test_a_name_that_proved_itself_is_known_from_then_on() -> None:
     assert names.bounded("add", proven=False) == "add"
 
 
+def test_names_that_are_only_likely_leave_half_of_the_places() -> None:
+    names = BoundedNames(6)
+
+    told = [names.bounded(f"made-up-{number}", proven=False, likely=True) for number in range(100)]
+    names.learn(["listed"])
+
+    assert {name for name in told if name != "_OTHER"} == {"made-up-0", "made-up-1", "made-up-2"}
+    assert names.bounded("listed", proven=False) == "listed"
+    assert names.bounded("known", proven=True) == "known"
+
+
+def test_a_likely_name_that_is_proven_later_makes_room_for_another_likely_one() -> None:
+    names = BoundedNames(4)
+    for name in ("a", "b"):
+        names.bounded(name, proven=False, likely=True)
+
+    names.learn(["a"])
+    names.bounded("b", proven=True)
+
+    assert [names.bounded(name, proven=False, likely=True) for name in ("c", "d", "e")] == ["c", "d", "_OTHER"]
+
+
 def test_beyond_the_limit_every_new_name_is_other() -> None:
     names = BoundedNames(3)
 
