@@ -1,12 +1,18 @@
-"""Puts the session on every span that a message's handler opens.
+"""Puts the session on every span beneath that of a message.
 
 A span processor, because those spans are made by libraries that know nothing of
-us. It runs for every span of the process, so it does one look-up and, outside a
-call, nothing else.
+us. What lies beneath a call is decided by the parent, which may have come by way
+of a thread or an attached context: a span whose parent has a session has the
+same one. Only above the call's own span, and where a parent tells nothing, the
+call is taken from the context. It runs for every span of the process, so outside
+a call it does a few look-ups and nothing else.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -14,8 +20,10 @@ from opentelemetry.trace import SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import report
-from otel_mcp.request import current_call
-from otel_mcp.spans import NATIVE_SCOPES, adopt, session_attributes
+from otel_mcp.request import Call, current_call
+from otel_mcp.spans import CALL, NATIVE_SCOPES, adopt, session_attributes
+
+_STAMP: Final = (semconv.SESSION_ID, semconv.SESSION_SOURCE)
 
 
 class SessionSpanProcessor(SpanProcessor):
@@ -25,18 +33,31 @@ class SessionSpanProcessor(SpanProcessor):
         self.enabled = True
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        call = current_call.get()
-        if call is None or not self.enabled:
+        if not self.enabled:
             return
         try:
-            made_by = span.instrumentation_scope
-            scope = made_by.name if made_by is not None else None
-            if scope == semconv.SCOPE:
+            # Native spans may be given a context made of `_meta` alone, so the task tells whose they are.
+            serving = current_call.get()
+            if serving is not None and serving.span is None and _is_native(span):
+                adopt(serving, span, span.instrumentation_scope.name)  # pyright: ignore[reportOptionalMemberAccess]
+                return
+            call = otel_context.get_value(CALL, parent_context)
+            parent = trace.get_current_span(parent_context)
+            said = getattr(parent, "attributes", None)
+            if call is None and not said:
+                return
+            if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
                 return  # Ours has its own session, perhaps of another request than the one being served.
-            if call.span is None and scope in NATIVE_SCOPES and span.kind is SpanKind.SERVER:
-                adopt(call, span, scope)
-            elif call.session is not None and semconv.SESSION_ID not in (span.attributes or {}):
-                span.set_attributes(session_attributes(call))
+            if isinstance(call, Call) and call.span_context is None:
+                stamp = session_attributes(call)
+            elif said and semconv.SESSION_SOURCE in said:
+                stamp = {name: said[name] for name in _STAMP if name in said}
+            elif isinstance(call, Call) and _is_beneath(parent, call):
+                stamp = session_attributes(call)
+            else:
+                return
+            if semconv.SESSION_ID in stamp and semconv.SESSION_ID not in (span.attributes or {}):
+                span.set_attributes(stamp)
         except Exception as failure:
             report("span processor", failure)
 
@@ -48,6 +69,20 @@ class SessionSpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return True
+
+
+def _is_native(span: Span) -> bool:
+    scope = span.instrumentation_scope
+    return scope is not None and scope.name in NATIVE_SCOPES and span.kind is SpanKind.SERVER
+
+
+def _is_beneath(parent: trace.Span, call: Call) -> bool:
+    """Whether a parent that has no session of its own lies in the trace of the call, at its span or beneath it."""
+    own, context = call.span_context, parent.get_span_context()
+    if own is None or context.is_remote or context.trace_id != own.trace_id:
+        return False
+    above = getattr(call.span, "parent", None)
+    return above is None or above.span_id != context.span_id
 
 
 def install(provider: TracerProvider | None) -> SessionSpanProcessor | None:

@@ -32,6 +32,8 @@ NATIVE_SCOPES: Final = frozenset({_SDK, _FASTMCP})
 """Instrumentation scopes of the libraries that open a server span of their own."""
 NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
+CALL: Final = otel_context.create_key("otel_mcp-call")
+"""Where the context of a handler names its call."""
 _W3C: Final = ("traceparent", "tracestate", "baggage")
 
 

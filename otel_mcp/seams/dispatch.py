@@ -23,7 +23,7 @@ from otel_mcp.guard import report
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
-from otel_mcp.spans import adopt, is_native, parent_of, same_span, scope_of
+from otel_mcp.spans import CALL, adopt, is_native, parent_of, same_span, scope_of
 from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, error_outcome, json_id, text
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class Dispatch:
         call = self.call
         if self._handwritten:
             self._task = current_task()
-        around = parent_of(call)
+        around = otel_context.set_value(CALL, call, parent_of(call))
         if call.span is not None:
             # An SDK inside a route of the user's: the span is there already, perhaps not in this task.
             self._parent = trace.set_span_in_context(call.span, around)
@@ -120,8 +120,7 @@ class Dispatch:
             self._parent = trace.set_span_in_context(self._own, around)
         else:
             self._parent = around
-        if self._parent is not otel_context.get_current():
-            self._attached = otel_context.attach(self._parent)
+        self._attached = otel_context.attach(self._parent)
         self._call_token = current_call.set(call)
 
     def innermost(self) -> Token[Context] | None:
