@@ -1,7 +1,7 @@
-"""Write the reference of everything that is emitted and read: `python -m docs.generate`.
+"""Write the reference of everything that is emitted and read, and the registry: `python -m docs.generate`.
 
-From the package's own constants, instruments, settings and models and the texts beside them, so it
-cannot say anything else. `docs/reference.md` is committed; `tests` generates it again and compares.
+From the package's own constants, instruments, settings and models and the texts beside them, so they
+cannot say anything else. Both are committed; `tests` generates them again and compares.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from grafana.boards import contract
 from otel_mcp import semconv, settings
 from otel_mcp.sessions import state
 
-from . import signals
+from . import conventions, signals
 from .source import instruments, texts, types
 
 PAGE: Final = Path(__file__).with_name("reference.md")
@@ -35,6 +35,9 @@ Attributes named `otel_mcp.*` are this package's own, all others are of the Open
 ([MCP]({_SPEC}) and general).
 Values are texts unless it says otherwise. No argument, result, error text or credential is anywhere unless
 `CAPTURE_CONTENT` or `STORE_CONTENT` asks for it.
+
+For machines: [registry](registry), a semantic-convention registry in Weaver's format that builds on the official ones.
+`weaver registry live-check -r docs/registry --include-unreferenced` holds a running server against all of them.
 """
 
 
@@ -178,5 +181,6 @@ def _row(cells: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(reference(), encoding="utf-8")
-    print(PAGE)
+    for path, content in ({PAGE: reference()} | conventions.registry()).items():
+        path.write_text(content, encoding="utf-8")
+        print(path)

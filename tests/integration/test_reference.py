@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import anyio
 import anyio.to_thread
@@ -17,10 +16,13 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 
 import otel_mcp
-from docs import generate, signals, source
+from docs import conventions, generate, signals, source
 from grafana.boards import contract
 from otel_mcp import MCPInstrumentor, guard, process, semconv
+from otel_mcp.sessions.state import EndReason
 from otel_mcp.settings import PREFIX, Settings
+from tests.support import registry
+from tests.support.registry import Emitted
 from tests.support.waiting import wait_until
 from tests.unit.kit import CLIENT_INFO, MODERN, Message, Telemetry, ask, call, initialize, legacy_headers
 
@@ -33,6 +35,18 @@ MINE: Final = semconv.SCOPE
 
 def test_the_page_is_what_the_code_says() -> None:
     assert generate.reference() == generate.PAGE.read_text(encoding="utf-8"), "run: python -m docs.generate"
+
+
+def test_the_registry_is_what_the_code_says() -> None:
+    written = {path: path.read_text(encoding="utf-8") for path in conventions.FOLDER.iterdir()}
+    assert conventions.registry() == written, "run: python -m docs.generate"
+
+
+def test_values_in_the_registry_are_those_of_the_code() -> None:
+    described = {getattr(semconv, constant): text for constant, text in source.texts(semconv).items()}
+    assert set(conventions.MEMBERS[semconv.SESSION_END_REASON]) == set(get_args(EndReason))
+    for name, members in conventions.MEMBERS.items():
+        assert [value for value in members if f'"{value}"' not in SOURCES or f"`{value}`" not in described[name]] == []
 
 
 def test_instruments_are_those_that_dashboards_count_on() -> None:
@@ -62,27 +76,18 @@ def test_every_header_that_is_read_is_listed() -> None:
     assert named >= signals.PLUMBING
 
 
-@dataclass
-class Emitted:
-    """Attributes by what carried them."""
-
-    metrics: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    messages: set[str] = field(default_factory=set[str])
-    sessions: set[str] = field(default_factory=set[str])
-    beneath: set[str] = field(default_factory=set[str])
-    events: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-
-
-async def test_a_server_emits_what_the_reference_lists_and_nothing_else(valkey_url: str) -> None:
+async def test_a_server_emits_what_the_reference_and_the_registry_list_and_nothing_else(valkey_url: str) -> None:
     emitted = await _use_everything(valkey_url)
 
-    assert emitted.metrics == {metric.name: set(metric.attributes) for metric in contract.METRICS}
-    assert emitted.messages == set(signals.MESSAGE.attributes)
-    assert emitted.sessions == set(signals.SESSION.attributes)
-    assert emitted.beneath == set(signals.BENEATH.attributes)
-    assert {f"`{name}`": attributes for name, attributes in emitted.events.items()} == {
-        event.name: set(event.attributes) for event in signals.EVENTS
-    }
+    on_metrics = {name: _names(map(dict, metric.points)) for name, metric in emitted.metrics.items()}
+    assert on_metrics == {metric.name: set(metric.attributes) for metric in contract.METRICS}
+    assert _names(emitted.messages) == set(signals.MESSAGE.attributes)
+    assert _names(emitted.sessions) == set(signals.SESSION.attributes)
+    assert _names(emitted.beneath) == set(signals.BENEATH.attributes)
+    for event in signals.EVENTS:
+        found = (attributes for name, attributes in emitted.events if f"`{name}`" == event.name)
+        assert _names(found) == set(event.attributes)
+    assert registry.problems(registry.load(), emitted) == set()
 
 
 async def broken(*_: object) -> None:
@@ -181,17 +186,18 @@ async def _post(client: httpx2.AsyncClient, message: Message, headers: Any = ())
     return await client.post("/mcp", content=json.dumps(message), headers=own)
 
 
+def _names(carried: Iterable[registry.Attributes]) -> set[str]:
+    return {name for attributes in carried for name in attributes}
+
+
 def _read(telemetry: Telemetry) -> Emitted:
-    emitted = Emitted()
-    for name, metric in telemetry.metrics().items():
-        emitted.metrics[name] = {key for attributes in metric.points for key, _ in attributes}
+    emitted = Emitted(telemetry.metrics())
     for span in telemetry.spans():
         assert span.instrumentation_scope is not None
         if span.instrumentation_scope.name != MINE:
             into = emitted.beneath
         else:
             into = emitted.sessions if span.name == semconv.SPAN_SESSION else emitted.messages
-        into.update(span.attributes or {})
-    for event in telemetry.events():
-        emitted.events.setdefault(event["name"], set()).update(event["attributes"])
+        into.append(dict(span.attributes or {}))
+    emitted.events = [(event["name"], event["attributes"]) for event in telemetry.events()]
     return emitted

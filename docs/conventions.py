@@ -1,0 +1,227 @@
+"""The semantic-convention registry of what is emitted, in Weaver's format.
+
+Anybody's `weaver registry live-check` knows the names of this package by it. It holds what is the
+package's own and refines what is of the conventions; those are its dependencies. From the same
+constants, instruments and texts as the reference; `tests` compares it with what is emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from grafana.boards import contract
+from otel_mcp import semconv as names
+from otel_mcp.version import __version__
+
+from . import signals
+from .source import Instrument, instruments, texts
+
+FOLDER: Final = Path(__file__).with_name("registry")
+OWN: Final = f"{names.SCOPE}."
+_STABILITY: Final = "development"
+_INSTRUMENTS: Final = {
+    "counter": "counter",
+    "histogram": "histogram",
+    "observable_counter": "counter",
+    "observable_gauge": "gauge",
+    "observable_up_down_counter": "updowncounter",
+}
+
+INTEGERS: Final = frozenset({names.SESSION_TOOL_CALLS, names.SESSION_REQUESTS, names.SESSION_ERRORS})
+MEMBERS: Final = {
+    names.SESSION_SOURCE: {
+        "conversation": "The host sent the id of its conversation.",
+        "header": "A header carried the session's id.",
+        "cookie": "A cookie carried it.",
+        "inferred": "The same caller, address, user agent and client as not long before.",
+        "inferred_weak": "The same without a caller, from an address that stands for one client.",
+        "none": "Nothing is known of it.",
+    },
+    names.SESSION_END_REASON: {
+        "client_delete": "The client sent DELETE.",
+        "expired": "There was no activity for too long.",
+        "server_closed": "The server answered 404 for its own session, or deleted it.",
+        "replaced": "A transport session turned out to be part of a conversation.",
+    },
+    names.REJECT_REASON: {
+        "limit": "More new sessions a minute than are allowed.",
+        "principal": "The session is another user's.",
+        "foreign": "What the store holds under the key of the session is not ours.",
+        "full": "The buffer before the store was full.",
+        "error": "The store refused it.",
+        "ended": "The session had ended.",
+        "shutdown": "The process ended before the store took it.",
+    },
+    names.STORE_OUTCOME: {
+        "ok": "It was done.",
+        "error": "It failed.",
+        "denied": "The user, the password or the permissions do not suffice.",
+        "timeout": "It was not done in time.",
+    },
+}
+"""Attributes with a closed set of values; all others are any text."""
+EXAMPLES: Final = {
+    names.CLIENT_NAME: ("claude-code", "mcp"),
+    names.CLIENT_VERSION: ("1.2.0",),
+    names.TOOL_EXCEPTION_TYPE: ("KeyError", "TimeoutError"),
+    names.STORE_OPERATION: ("flush", "recall", "sweep"),
+    names.OBSERVER: ("otel_mcp.observers.slow:SlowCalls",),
+    names.COMPONENT: ("dispatch", "session events"),
+}
+ABSENT: Final = {names.MCP_PROTOCOL_VERSION: "where known"}
+"""What not every point of a metric of our own carries; all else is on each."""
+
+_MANIFEST: Final = {
+    "description": "What otel_mcp emits beyond the OpenTelemetry conventions for MCP servers.",
+    # It identifies; nothing is served there.
+    "schema_url": f"https://otel-mcp.invalid/schemas/{__version__}",
+    "stability": _STABILITY,
+    "dependencies": [
+        {
+            "schema_url": names.SCHEMA_URL,
+            "registry_path": "https://github.com/open-telemetry/semantic-conventions.git"
+            f"@v{names.SCHEMA_URL.rpartition('/')[2]}[model]",
+        },
+        {
+            # Has no release; the commit of 2026-10-07.
+            "schema_url": "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev",
+            "registry_path": "https://github.com/open-telemetry/semantic-conventions-genai.git"
+            "@06ec68e722c45a7218e23ea1bc1339fe4e21ecae[model]",
+        },
+    ],
+}
+
+
+def registry() -> dict[Path, str]:
+    """Return what each file of the registry should hold."""
+    parts = {"attributes": attributes(), "metrics": metrics(), "events": events(), "spans": spans()}
+    files = {name: {"file_format": "definition/2"} | content for name, content in parts.items()}
+    return {FOLDER / f"{name}.yaml": _written(content) for name, content in ({"manifest": _MANIFEST} | files).items()}
+
+
+def attributes() -> dict[str, Any]:
+    """Return the attributes of our own."""
+    found: list[dict[str, Any]] = []
+    for constant, text in texts(names).items():
+        key = getattr(names, constant)
+        if isinstance(key, str) and key.startswith(OWN) and not constant.startswith("METRIC_"):
+            found.append({"key": key, "type": _type(key), "stability": _STABILITY, "brief": _plain(text)})
+            if key in EXAMPLES:
+                found[-1]["examples"] = list(EXAMPLES[key])
+    return {"attributes": sorted(found, key=lambda attribute: attribute["key"])}
+
+
+def metrics() -> dict[str, Any]:
+    """Return the metrics of our own, and what those of the conventions carry beyond them."""
+    declared = {metric.name: metric.attributes for metric in contract.METRICS}
+    own: list[dict[str, Any]] = []
+    refined: list[dict[str, Any]] = []
+    for made in sorted(instruments(), key=lambda instrument: instrument.name):
+        if made.name.startswith(OWN):
+            own.append(_metric(made, declared[made.name]))
+        elif added := [name for name in declared[made.name] if name.startswith(OWN)]:
+            refined.append(
+                {"id": f"{OWN}{made.name}", "ref": made.name, "attributes": _refs(dict.fromkeys(added, signals.ALWAYS))}
+            )
+    return {"metrics": own, "metric_refinements": refined}
+
+
+def events() -> dict[str, Any]:
+    """Return the events, which are the conventions', with what they carry beyond them."""
+    return {
+        "event_refinements": [
+            {
+                "id": f"{OWN}{_name(event)}",
+                "ref": _name(event),
+                "brief": _plain(event.what),
+                "attributes": _refs(event.attributes),
+            }
+            for event in signals.EVENTS
+        ]
+    }
+
+
+def spans() -> dict[str, Any]:
+    """Return the span of a message, which is the conventions', and the ones of our own."""
+    message, session, beneath = signals.MESSAGE, signals.SESSION, signals.BENEATH
+    return {
+        "spans": [
+            {
+                "type": f"{OWN}session",
+                "kind": "internal",
+                "name": {"note": f"`{names.SPAN_SESSION}`"},
+                "stability": _STABILITY,
+                "brief": _plain(session.what),
+                "requirement_level": "opt_in",
+                "attributes": _refs(session.attributes),
+            }
+        ],
+        "span_refinements": [
+            {
+                "id": f"{OWN}server",
+                "ref": "mcp.server",
+                "brief": _plain(message.what),
+                "attributes": _refs(message.attributes),
+            }
+        ],
+        "attribute_groups": [
+            {
+                "id": f"{OWN}beneath",
+                "visibility": "public",
+                "stability": _STABILITY,
+                "brief": f"On {beneath.name}. {_plain(beneath.what)}",
+                "attributes": _refs(beneath.attributes),
+            }
+        ],
+    }
+
+
+def _metric(made: Instrument, carried: Iterable[str]) -> dict[str, Any]:
+    return {
+        "name": made.name,
+        "instrument": _INSTRUMENTS[made.kind],
+        "unit": made.unit,
+        "stability": _STABILITY,
+        "brief": made.description,
+        "attributes": _refs({name: ABSENT.get(name, signals.ALWAYS) for name in carried}),
+    }
+
+
+def _refs(carried: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"ref": name, "requirement_level": _level(when)} for name, when in carried.items()]
+
+
+def _level(when: str) -> str | dict[str, str]:
+    if when == signals.ALWAYS:
+        return "required"
+    return "opt_in" if when == "`CAPTURE_CONTENT`" else {"conditionally_required": when}
+
+
+def _type(key: str) -> str | dict[str, Any]:
+    if key in INTEGERS:
+        return "int"
+    if key not in MEMBERS:
+        return "string"
+    return {
+        "members": [
+            {"id": value, "value": value, "brief": brief, "stability": _STABILITY}
+            for value, brief in MEMBERS[key].items()
+        ]
+    }
+
+
+def _name(signal: signals.Signal) -> str:
+    return signal.name.strip("`")
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\|", "|")
+
+
+def _written(content: dict[str, Any]) -> str:
+    head = "# Generated by `python -m docs.generate`; edits here are lost.\n"
+    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

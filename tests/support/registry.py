@@ -1,0 +1,135 @@
+"""Holds what was emitted against the committed semantic-convention registry, as Weaver's live-check would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from otel_mcp import semconv
+from tests.unit.kit import Metric
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "registry"
+OWN: Final = "otel_mcp."
+Attributes = Mapping[str, Any]
+Registry = dict[str, list[dict[str, Any]]]
+
+
+@dataclass
+class Emitted:
+    """Everything that a run exported."""
+
+    metrics: dict[str, Metric] = field(default_factory=dict[str, Metric])
+    messages: list[Attributes] = field(default_factory=list[Attributes])
+    sessions: list[Attributes] = field(default_factory=list[Attributes])
+    beneath: list[Attributes] = field(default_factory=list[Attributes])
+    events: list[tuple[str, Attributes]] = field(default_factory=list[tuple[str, Attributes]])
+
+    def points(self) -> Iterator[tuple[str, Attributes]]:
+        """Yield the attributes of each point of each metric."""
+        for name, metric in self.metrics.items():
+            yield from ((name, dict(attributes)) for attributes in metric.points)
+
+    def carried(self) -> Iterator[Attributes]:
+        """Yield the attributes of everything."""
+        yield from (*self.messages, *self.sessions, *self.beneath)
+        yield from (attributes for _, attributes in (*self.events, *self.points()))
+
+
+def load() -> Registry:
+    """Return the registry, all files of it."""
+    merged: Registry = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stem != "manifest":
+            assert content.pop("file_format") == "definition/2"
+            merged |= content
+    return merged
+
+
+def attributes_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
+    """Each name of ours has a definition, and values of its type; each definition is of something."""
+    defined = {each["key"]: each["type"] for each in registry["attributes"]}
+    seen: set[str] = set()
+    for attributes in emitted.carried():
+        for name, value in attributes.items():
+            if not name.startswith(OWN):
+                continue
+            seen.add(name)
+            if name not in defined:
+                yield f"{name} is not defined"
+            elif not _is_of(defined[name], value):
+                yield f"{name} is {value!r}"
+    yield from (f"{name} is defined, and nothing carries it" for name in sorted(defined.keys() - seen))
+
+
+def metrics_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
+    """Each metric of ours is defined with its unit and kind."""
+    defined = {each["name"]: (each["instrument"], each["unit"]) for each in registry["metrics"]}
+    own = {name: (each.kind.lower(), each.unit) for name, each in emitted.metrics.items() if name.startswith(OWN)}
+    for name in sorted(own.keys() | defined.keys()):
+        if own.get(name) != defined.get(name):
+            yield f"{name} is {own.get(name)}, and defined as {defined.get(name)}"
+
+
+def signals_carry_their_attributes(registry: Registry, emitted: Emitted) -> Iterator[str]:
+    """What is required is on each, and what is on one is listed; of the conventions' metrics only ours is."""
+    listed = {each["name"]: each["attributes"] for each in registry["metrics"]}
+    refined = {each["ref"]: each["attributes"] for each in registry["metric_refinements"]}
+    for name, attributes in emitted.points():
+        if name.startswith(OWN):
+            yield from _carries(name, listed.get(name, ()), attributes)
+        else:
+            own = {key: value for key, value in attributes.items() if key.startswith(OWN)}
+            yield from _carries(name, refined.get(name, ()), own)
+    events = {each["ref"]: each["attributes"] for each in registry["event_refinements"]}
+    if events.keys() != {name for name, _ in emitted.events}:
+        yield f"events are {sorted(name for name, _ in emitted.events)}"
+    for name, attributes in emitted.events:
+        yield from _carries(name, events.get(name, ()), attributes)
+    (message,), (session,) = registry["span_refinements"], registry["spans"]
+    (beneath,) = registry["attribute_groups"]
+    for what, found in ((message, emitted.messages), (session, emitted.sessions), (beneath, emitted.beneath)):
+        for attributes in found:
+            yield from _carries(str(what.get("id") or what.get("type")), what["attributes"], attributes)
+
+
+def references_lead_somewhere(registry: Registry, _: Emitted) -> Iterator[str]:
+    """What is referred to is defined here, or a name of the conventions that the package knows."""
+    defined = {each["key"] for each in registry["attributes"]}
+    known = {value for value in vars(semconv).values() if isinstance(value, str) and not value.startswith(OWN)}
+    for group in (signal for name, signals in registry.items() if name != "attributes" for signal in signals):
+        for each in group["attributes"]:
+            if each["ref"] not in defined | known:
+                yield f"there is no {each['ref']}"
+
+
+RULES: Final[tuple[Callable[[Registry, Emitted], Iterator[str]], ...]] = (
+    attributes_are_defined,
+    metrics_are_defined,
+    signals_carry_their_attributes,
+    references_lead_somewhere,
+)
+
+
+def problems(registry: Registry, emitted: Emitted) -> set[str]:
+    """Return everything in which the two differ."""
+    return {problem for rule in RULES for problem in rule(registry, emitted)}
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if isinstance(kind, dict):
+        return value in {member["value"] for member in kind["members"]}
+    return type(value) is {"string": str, "int": int}[kind]
+
+
+def _carries(what: str, listed: Iterable[dict[str, Any]], attributes: Attributes) -> Iterator[str]:
+    levels = {each["ref"]: each["requirement_level"] for each in listed}
+    required = {name for name, level in levels.items() if level == "required"}
+    if missing := required - attributes.keys():
+        yield f"{what} lacks {sorted(missing)}"
+    if unknown := attributes.keys() - levels.keys():
+        yield f"{what} carries {sorted(unknown)}"
