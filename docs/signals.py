@@ -69,6 +69,7 @@ MESSAGE: Final = Signal(
         names.SESSION_PREVIOUS_ID: "where the session continues another",
         names.CLIENT_NAME: "where the client said it",
         names.CLIENT_ADDRESS: "where the server tells it",
+        names.CLIENT_PORT: "where it is known for that address",
         names.NETWORK_TRANSPORT: ALWAYS,
         names.NETWORK_PROTOCOL_NAME: ALWAYS,
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,
@@ -134,9 +135,9 @@ REQUEST_HEADERS: Final = {
     "api-key": "Who calls, as a keyed hash.",
     "user-agent": "The client program.",
     "origin": "A browser asks: it is given no session id of ours.",
-    "forwarded": "The client's address; only from `TRUSTED_PROXIES`.",
-    "x-forwarded-for": "The client's address; only from `TRUSTED_PROXIES`.",
-    "x-real-ip": "Tells of a proxy, whose address stands for many clients.",
+    "forwarded": "The client's address, from `TRUSTED_PROXIES` with `PROXY_HEADER=forwarded`; else tells of a proxy.",
+    "x-forwarded-for": "The client's address, from `TRUSTED_PROXIES`; with another `PROXY_HEADER` tells of a proxy.",
+    "x-real-ip": "The client's address, from `TRUSTED_PROXIES` with `PROXY_HEADER=x-real-ip`; else tells of a proxy.",
     "via": "Tells of a proxy, whose address stands for many clients.",
 }
 """Headers of requests that tell sessions, callers and parents."""

@@ -131,7 +131,11 @@ class Exchange:
     headers: HeaderMap
     http_version: str = "1.1"
     client: str | None = None
-    """Address of the peer."""
+    """Address of the client: the peer's, or what a trusted proxy says."""
+    client_port: int | None = None
+    """Its port there, where known."""
+    client_is_shared: bool = False
+    """That address is a proxy's and stands for many clients."""
     user: object = None
     """What an authentication middleware put into the scope. (The scope itself is
     not kept: it refers to this record, and a cycle would be left to the collector.)"""

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     response_headers: Names = ("mcp-session-id", "x-session-id")
     """Which headers we may add to responses; ``none`` for no header at all."""
     trusted_proxies: Names = ()
-    """Addresses or networks whose ``Forwarded`` and ``X-Forwarded-For`` are believed."""
+    """Addresses or networks of proxies that are believed when they say who the client is."""
+    proxy_header: Literal["x-forwarded-for", "forwarded", "x-real-ip"] = "x-forwarded-for"
+    """The header in which these proxies say so; no other one is read, since clients may send it."""
     max_new_sessions: int = Field(600, ge=1)
     """New sessions a minute in one process; beyond it calls have no session."""
     max_sessions: int = Field(10_000, ge=1)
@@ -110,6 +112,11 @@ class Settings(BaseSettings):
         if not all(name.isascii() for name in value):
             raise ValueError("no name of a header")
         return tuple(name.lower() for name in value)
+
+    @field_validator("proxy_header", mode="before")
+    @classmethod
+    def _lower_name(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
 
     @field_validator("trusted_proxies", mode="after")
     @classmethod

@@ -115,13 +115,14 @@ def call_attributes(call: Call, scope: str | None = None) -> Mapping[str, Any]:
         common = claim.attributes
     # The SDK's span says id and operation. But an id that is a text may be none that can be exported.
     if call.method == "tools/call" and scope == _SDK and type(call.id) is int and call.exchange.capture is None:
-        return common
+        port = call.exchange.client_port
+        return {**common, semconv.CLIENT_PORT: port} if port else common
     return {**common, **_further_attributes(call, scope)}
 
 
 def _further_attributes(call: Call, scope: str | None) -> dict[str, Any]:
     """What is of this one call."""
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, Any] = {semconv.CLIENT_PORT: port} if (port := call.exchange.client_port) else {}
     if call.id is not None and (scope != _SDK or type(call.id) is not int):
         attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
     if call.method == "tools/call":

@@ -17,6 +17,7 @@ from otel_mcp.bounded import remember
 from otel_mcp.content import capturer
 from otel_mcp.endings import Endings
 from otel_mcp.flights import Flights
+from otel_mcp.identity.address import PROXY_HEADERS, Clients
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.middleware import Scope
 from otel_mcp.outcomes import left_open, merged
@@ -63,6 +64,7 @@ class Watch:
         self._recorder = recorder
         self._capture = capturer(settings)
         self._hides_ids = settings.session_id == "hashed"
+        self._clients = Clients(settings.trusted_proxies, settings.proxy_header)
         self.active: Counter[str] = Counter()
         """Requests being served, by method."""
         self.pending = Pending(lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None))
@@ -73,8 +75,7 @@ class Watch:
 
     def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> Exchange:
         """Take up an HTTP request that may be MCP. One that names a session has still to be claimed, see `owning`."""
-        if b"x-forwarded-for" in headers or b"forwarded" in headers:
-            headers = wire_headers.with_all_hops(headers, scope)
+        http_version = wire_headers.HTTP_VERSIONS.get(scope.get("http_version", "1.1"), OTHER)
         client = scope.get("client")
         version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
         wire_session_id = session_id[:512].decode("latin-1") if session_id else None
@@ -82,9 +83,10 @@ class Watch:
             scope["method"],
             scope["path"],
             headers,
-            wire_headers.HTTP_VERSIONS.get(scope.get("http_version", "1.1"), OTHER),
+            http_version,
             str(client[0]) if client else None,
-            scope.get("user"),
+            client[1] if client else None,
+            user=scope.get("user"),
             protocol_version=version[:32].decode("latin-1") if version else None,
             wire_session_id=wire_session_id,
             transport_id=wire_session_id,
@@ -93,6 +95,9 @@ class Watch:
             hides_ids=self._hides_ids,
             ambient=otel_context.get_current(),
         )
+        # A proxy that adds no header is known by its HTTP/1.0: no client of MCP speaks it, nginx does by default.
+        if http_version == "1.0" or not PROXY_HEADERS.isdisjoint(headers):
+            exchange.client, exchange.client_port, exchange.client_is_shared = self._clients.of(scope)
         if wire_session_id is None and scope.get("query_string"):
             exchange.transport_id = wire_headers.query_session_id(scope)
         scope[SCOPE_KEY] = exchange

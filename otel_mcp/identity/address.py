@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from otel_mcp.wire.headers import HeaderMap
-
-PROXY_HEADERS: Final = (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")
+PROXY_HEADERS: Final = frozenset({b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip"})
+"""Any of them says that there is a proxy."""
 _FOR: Final = re.compile(r"""(?:^|;)\s*for=("[^"]*"|[^;,\s]+)""", re.IGNORECASE)
 _MAX: Final = 2048
-"""Characters of a header that are read."""
+"""Characters of a header that are read, from its end: there the nearest proxy writes."""
 Network = IPv4Network | IPv6Network
 
 
@@ -24,50 +24,73 @@ def networks(names: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(ip_network(name, strict=False) for name in names)
 
 
-def client_address(
-    peer: str | None, headers: HeaderMap, trusted: tuple[Network, ...], http_version: str = "1.1"
-) -> tuple[str | None, bool]:
-    """The client's address, and whether it stands for one client.
+class Client(NamedTuple):
+    """A client, as far as the network shows it."""
 
-    Behind a proxy that nobody told us to trust, every client has the proxy's
-    address: then it stands for nobody. A proxy that adds no header is told by
-    its HTTP/1.0, which no client of MCP speaks, and nginx does by default.
+    address: str | None
+    port: int | None
+    is_shared: bool
+    """The address stands for many clients: it is a proxy's."""
+
+
+class Clients:
+    """Finds the client behind the proxies that are trusted.
+
+    Only the header that these proxies write is read. Every other one comes from the
+    client itself, since a proxy passes on what it does not know.
     """
-    proxied = http_version == "1.0" or any(name in headers for name in PROXY_HEADERS)
-    if not proxied:
-        return peer, peer is not None
-    if peer is None or not _within(peer, trusted):
-        return peer, False
-    # Right to left: each trusted proxy vouches for the hop that it wrote down.
-    for hop in reversed(_hops(headers)):
-        address = _address(hop)
-        if address is None:
-            return peer, False
-        if not _within(str(address), trusted):
-            return str(address), True
-    return peer, False
+
+    def __init__(self, trusted: tuple[str, ...], header: str) -> None:
+        """Believe `header` where it comes from one of the `trusted` addresses and networks."""
+        self._trusted = networks(trusted)
+        self._header = header.encode()
+
+    def of(self, scope: Mapping[str, Any]) -> Client:
+        """The client of a request that has passed a proxy.
+
+        Behind a proxy that nobody trusts every client has the proxy's address.
+        """
+        peer = scope.get("client")
+        address, port = (str(peer[0]), peer[1]) if peer else (None, None)
+        if address is None or not self._trusts(address):
+            return Client(address, port, is_shared=True)
+        # Right to left: each trusted proxy vouches for the hop that it wrote down.
+        for hop in self._hops(scope["headers"]):
+            found, found_port = _parsed(hop)
+            if found is None:
+                break
+            if not any(found in network for network in self._trusted):
+                return Client(str(found), found_port, is_shared=False)
+        return Client(address, port, is_shared=True)
+
+    def _hops(self, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+        """What the proxies wrote, the nearest first. Some append a line of their own."""
+        lines = [value for name, value in headers if name == self._header]
+        if self._header == b"x-real-ip":
+            return [line[-_MAX:].decode("latin-1") for line in lines[-1:]]
+        elements = b",".join(lines)[-_MAX:].decode("latin-1").split(",")[::-1]
+        if self._header == b"x-forwarded-for":
+            return [element for element in elements if element.strip()]
+        return [match[1] if (match := _FOR.search(element)) else "" for element in elements if element.strip()]
+
+    def _trusts(self, address: str) -> bool:
+        parsed, _ = _parsed(address)
+        return parsed is not None and any(parsed in network for network in self._trusted)
 
 
-def _hops(headers: HeaderMap) -> list[str]:
-    if forwarded := headers.get(b"x-forwarded-for", b"").decode("latin-1"):
-        return [hop for hop in forwarded[:_MAX].split(",") if hop.strip()]
-    elements = headers.get(b"forwarded", b"").decode("latin-1")[:_MAX].split(",")
-    return [match[1] for element in elements if (match := _FOR.search(element))]
-
-
-def _address(hop: str) -> IPv4Address | IPv6Address | None:
-    """The address of a hop, without quotes, brackets and port."""
-    text = hop.strip().strip('"')
+def _parsed(hop: str) -> tuple[IPv4Address | IPv6Address | None, int | None]:
+    """The address of a hop, without quotes and brackets, and its port where there is one."""
+    text, port = hop.strip().strip('"'), ""
     if text.startswith("["):
-        text = text[1:].partition("]")[0]
+        text, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
     elif text.count(":") == 1:
-        text = text.partition(":")[0]
+        text, _, port = text.partition(":")
     try:
-        return ip_address(text)
+        address = ip_address(text)
     except ValueError:
-        return None
-
-
-def _within(address: str, trusted: tuple[Network, ...]) -> bool:
-    parsed = _address(address)
-    return parsed is not None and any(parsed in network for network in trusted)
+        return None, None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # So a socket for both versions names peers of the old one.
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65_536
+    return address, (int(port) or None) if is_port else None

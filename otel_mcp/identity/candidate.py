@@ -12,7 +12,6 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_mcp.guard import guarded
-from otel_mcp.identity.address import PROXY_HEADERS, Network, client_address, networks
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
 from otel_mcp.identity.keys import NAMED, Keys
 from otel_mcp.identity.principal import CREDENTIALS, Principal, principal
@@ -63,7 +62,6 @@ class Rules:
 
     settings: Settings
     host_keys: tuple[HostKey, ...]
-    trusted: tuple[Network, ...]
 
 
 def rules_from(settings: Settings) -> Rules:
@@ -72,7 +70,7 @@ def rules_from(settings: Settings) -> Rules:
     for entry in entry_points(group=CONVERSATION_KEYS):
         with guarded(f"conversation keys {entry.name}"):
             keys.extend(entry.load())
-    return Rules(settings, (*keys, *HOST_KEYS), networks(settings.trusted_proxies))
+    return Rules(settings, (*keys, *HOST_KEYS))
 
 
 class Candidates:
@@ -83,7 +81,7 @@ class Candidates:
         self._keys = keys
         self._meta = frozenset({"baggage", *(entry.key for entry in rules.host_keys)})
         self._headers = frozenset({
-            b"baggage", _OUR_HEADER, *PROXY_HEADERS, *_further(rules.settings),
+            b"baggage", _OUR_HEADER, *_further(rules.settings),
             *((b"cookie",) if "cookie" in rules.settings.session_sources else ()),
         })  # fmt: skip
         self._telling = self._headers.union(CREDENTIALS)
@@ -102,7 +100,7 @@ class Candidates:
             exchange.transport_id if exchange.transport_id and not exchange.modern else None,
             exchange.client,
             (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
-            exchange.http_version,
+            exchange.client_is_shared,
             headers.get(b"user-agent"),
             # Most requests say no more.
             None
@@ -213,13 +211,13 @@ def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
 
 
 def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
-    address, telling = client_address(exchange.client, exchange.headers, rules.trusted, exchange.http_version)
-    if caller is None and not telling:
+    address = None if exchange.client_is_shared else exchange.client
+    if caller is None and address is None:
         return None
     name, version = client_info(call)
     agent = wire_headers.text(exchange.headers, b"user-agent") or ""
     who = caller.digest if caller else ""
     fingerprint = keys.digest(
-        "client", rules.settings.service_name, who, (address or "") if telling else "", agent, name or "", version or ""
+        "client", rules.settings.service_name, who, address or "", agent, name or "", version or ""
     )
     return Candidate("inferred" if caller else "inferred_weak", fingerprint)

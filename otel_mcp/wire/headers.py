@@ -27,13 +27,6 @@ HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "
 HeaderMap = Mapping[bytes, bytes]
 
 
-def with_all_hops(headers: HeaderMap, scope: Mapping[str, Any]) -> HeaderMap:
-    """The headers with every line of the forwarding ones: the last, not the first, is of the nearest proxy."""
-    found = [name for name in (b"x-forwarded-for", b"forwarded") if name in headers]
-    lines = {name: [value for key, value in scope["headers"] if key == name] for name in found}
-    return {**headers, **{name: b",".join(values) for name, values in lines.items()}}
-
-
 def recognise(method: str, headers: HeaderMap) -> int:
     """Tell whether a request is MCP: `NO`, `MAYBE` or `YES`."""
     if method == "POST":

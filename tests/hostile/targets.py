@@ -14,7 +14,7 @@ from typing import Any, Final
 from opentelemetry import propagate
 
 from otel_mcp.answer import Answer
-from otel_mcp.identity.address import client_address, networks
+from otel_mcp.identity.address import Clients
 from otel_mcp.identity.candidate import Candidates, rules_from
 from otel_mcp.identity.hosts import HOST_KEYS, conversation, from_baggage
 from otel_mcp.identity.keys import Keys
@@ -43,7 +43,7 @@ KEYS: Final = _keys()
 CANDIDATES: Final = Candidates(
     rules_from(load(service_name="s", session_sources="cookie,conversation,header,inferred")), KEYS
 )
-NETWORKS: Final = networks(("10.0.0.0/8", "::1"))
+CLIENTS: Final = {name: Clients(("10.0.0.0/8", "::1"), name) for name in ("x-forwarded-for", "forwarded", "x-real-ip")}
 LIMIT: Final = 300
 
 
@@ -133,13 +133,14 @@ def head(data: bytes) -> None:
     """Request headers of any shape, and a query."""
     given = _lines(data)
     scope = {"headers": list(given.items()), "query_string": data}
-    found = headers.with_all_hops(dict(reversed(scope["headers"])), scope)
+    found = dict(reversed(scope["headers"]))
     for method in ("GET", "POST", "DELETE"):
         headers.recognise(method, found)
     headers.query_session_id(scope)
     headers.endpoint_session_id(data)
-    client_address("10.0.0.1", found, NETWORKS)
-    client_address("10.0.0.1", {b"x-forwarded-for": data, b"forwarded": data}, NETWORKS)
+    for name, clients in CLIENTS.items():
+        clients.of({**scope, "client": ("10.0.0.1", 1)})
+        clients.of({"headers": [(name.encode(), data)], "client": ("10.0.0.1", 1)})
     principal(None, {**found, b"authorization": b"Bearer e30." + data + b".x"}, KEYS)
     principal(None, {b"authorization": data}, KEYS)
 

@@ -209,6 +209,7 @@ async def test_a_native_span_is_adopted_and_no_other_is_made(
                 "network.protocol.name": "http",
                 "network.protocol.version": "1.1",
                 "client.address": "127.0.0.1",
+                "client.port": 50_000,
                 "otel_mcp.client.name": "unit-client",
                 "otel_mcp.session.source": "inferred_weak",
                 "session.id": reply.session_id,

@@ -29,6 +29,7 @@ def test_without_configuration_everything_has_its_default() -> None:
         "session_id": "raw",
         "response_headers": ("mcp-session-id", "x-session-id"),
         "trusted_proxies": (),
+        "proxy_header": "x-forwarded-for",
         "max_new_sessions": 600,
         "max_sessions": 10_000,
         "max_tool_calls": 25,
@@ -54,6 +55,7 @@ def test_the_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(PREFIX + "SESSION_HEADERS", "X-Agent-Run,X-Other")
     monkeypatch.setenv(PREFIX + "STORE_CONTENT", "true")
     monkeypatch.setenv(PREFIX + "HTTP_SPAN", "off")
+    monkeypatch.setenv(PREFIX + "PROXY_HEADER", "X-Real-IP")
     monkeypatch.setenv("SESSION_IDLE_GAP", "1")
 
     settings = load()
@@ -63,6 +65,7 @@ def test_the_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch
     assert settings.session_headers == ("x-agent-run", "x-other")
     assert settings.store_content is True
     assert settings.http_span == "off"
+    assert settings.proxy_header == "x-real-ip"
     assert settings.session_idle_gap == 1800.0
 
 
@@ -106,6 +109,7 @@ BAD = [
     ("STORE_CONTENT", "42"),
     ("TRUSTED_PROXIES", "10.0.0.0/99"),
     ("TRUSTED_PROXIES", "proxy.internal"),
+    ("PROXY_HEADER", "cf-connecting-ip"),
     ("EXCLUDED_URLS", "["),
     ("SLOW_CALL", "x"),
 ]
