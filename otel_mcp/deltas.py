@@ -30,7 +30,7 @@ def was_taken(call: Call) -> bool:
     """Whether the server accepted the message: only then may it open or prolong a session."""
     if call.taken:
         return True
-    if call.method == "server/discover" and call.outcome is not None and call.outcome.error_type is not None:
+    if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
         return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
     status = call.exchange.status
     if status is None or status in REFUSED_STATUS or status >= 500:

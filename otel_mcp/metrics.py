@@ -21,10 +21,14 @@ from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS, listed_names
+from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, listed_names
 
 _USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
-_USUAL_ERRORS = (semconv.TOOL_ERROR, "cancelled", "disconnected", *_USUAL_CODES, "400", "401", "403", "404", "500")
+_USUAL_ERRORS = (
+    *(semconv.TOOL_ERROR, "cancelled", "disconnected"),
+    *(code for code in _USUAL_CODES if code not in CALLER_CODES),
+    *("400", "401", "403", "404", "500"),
+)
 """These are told apart whatever else has come before."""
 _LEGACY_VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
 _PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
@@ -215,7 +219,7 @@ class Metrics:
 
 
 def _worked(call: Call) -> bool:
-    return call.outcome is not None and call.outcome.error_type is None and not call.outcome.unclassified
+    return call.outcome is not None and not call.outcome.failed and not call.outcome.unclassified
 
 
 def known_method(method: str) -> str:

@@ -11,7 +11,7 @@ def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
     told = call.told
     if outcome is FINE and told is FINE:
         return FINE
-    failed = outcome is not None and outcome.error_type is not None
+    failed = outcome is not None and outcome.failed
     if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
         if call.method in STREAMS:
             return FINE  # A client ends its subscription by leaving.

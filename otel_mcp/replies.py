@@ -91,7 +91,7 @@ class Replies:
         call = exchange.served
         if call is None or call.running or call.session is None or call.told is None:
             return None
-        if call.told.error_type not in _RESULTS:
+        if call.told.status_code is not None or call.told.error_type not in _RESULTS:
             return None
         exchange.result_of = call
         return call.session

@@ -44,9 +44,11 @@ GEN_AI_TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
 JSONRPC_REQUEST_ID: Final = "jsonrpc.request.id"
 """Id of the JSON-RPC request, as text."""
 RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
-"""Code of a JSON-RPC error, as text: ``-32602``."""
+"""Code of a JSON-RPC error, as text: ``-32602``. Those of the caller's fault (-32700, -32600, -32601, -32602, -32002)
+come without ``error.type`` and leave the span's status unset."""
 ERROR_TYPE: Final = "error.type"
-"""How it failed: ``tool_error`` (the tool said so), a JSON-RPC code, ``cancelled``, ``disconnected`` or a class."""
+"""How it failed, unless by the caller's fault: ``tool_error`` (the result says ``isError``), a JSON-RPC code, a status
+code of HTTP, ``cancelled``, ``disconnected`` or a class."""
 CLIENT_ADDRESS: Final = "client.address"
 """Address of the client; behind a trusted proxy, the one that the proxy names."""
 CLIENT_PORT: Final = "client.port"

@@ -23,7 +23,7 @@ class ToolCall(BaseModel):
     duration: float
     """Seconds until the response was on its way."""
     error_type: str | None = None
-    """``None`` = it worked; ``tool_error``, a JSON-RPC code, ``cancelled``..."""
+    """``tool_error``, a JSON-RPC code, ``cancelled``...; ``None`` = it worked, or failed by the caller's fault."""
     result_bytes: int | None = None
     """Size of the JSON-RPC response; ``None`` = not seen."""
     arguments_digest: str | None = None
@@ -67,7 +67,7 @@ class SessionState(BaseModel):
 
     tool_call_count: int = 0
     error_count: int = 0
-    """Requests that failed, tool calls among them."""
+    """Requests that failed, tool calls among them, but for those that failed by the caller's fault."""
     request_count: int = 0
     """JSON-RPC requests of any method."""
     service: str | None = None

@@ -23,6 +23,8 @@ KNOWN_METHODS: Final = frozenset({
     "notifications/roots/list_changed", "notifications/tasks/status",
 })  # fmt: skip
 """Methods that a client sends; the bound of the metric attribute."""
+CALLER_CODES: Final = frozenset({"-32700", "-32600", "-32601", "-32602", "-32002"})
+"""JSON-RPC errors that are the caller's fault: a server that answers so has done its work."""
 STREAMS: Final = frozenset({"subscriptions/listen"})
 """Requests that stay open on purpose: their duration says nothing."""
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -64,12 +66,18 @@ class Outcome:
     """How a request ended. All ``None`` = it worked."""
 
     error_type: str | None = None
+    """``None`` also where a request failed by the caller's fault."""
     status_code: str | None = None
     """JSON-RPC error code, as text."""
     exception_type: str | None = None
     """Class that the tool raised; known where the dispatch seam saw it."""
     unclassified: bool = False
-    """The answer was too large to read, and nobody else told: not a success, not an error."""
+    """The answer could not be read, and nobody else told: not a success, not an error."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the request failed, by whose fault ever."""
+        return self.error_type is not None or self.status_code is not None
 
 
 FINE: Final = Outcome()
@@ -170,9 +178,9 @@ def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:
 
 
 def error_outcome(code: object) -> Outcome:
-    """A JSON-RPC error: its code is both the error type and the status code."""
+    """A JSON-RPC error: its code is the status code, and the error type where the server is to blame."""
     said = str(code) if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 10**9 else "0"
-    return Outcome(error_type=said, status_code=said)
+    return Outcome(error_type=None if said in CALLER_CODES else said, status_code=said)
 
 
 def result_outcome(result: object) -> Outcome:

@@ -17,6 +17,8 @@ from urllib.parse import parse_qs
 from tests.replay.capture import Capture, Recorded
 
 _LINE = re.compile(rb"\r\n|\n|\r")
+CALLERS_FAULT = {"-32700", "-32600", "-32601", "-32602", "-32002"}
+"""Codes with which a server blames its client."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,13 @@ class Told:
         return f"{self.method} {self.target}" if self.target else self.method
 
     @property
+    def failed(self) -> bool:
+        return self.error_type is not None or self.status_code is not None
+
+    @property
     def refused(self) -> bool:
         """Whether the server did not take it; a probe that ends in an error asked for nothing."""
-        probe = self.method == "server/discover" and self.error_type is not None
+        probe = self.method == "server/discover" and self.failed
         return probe or self.exchange.status is None or self.exchange.status >= 400
 
 
@@ -148,7 +154,7 @@ def read(capture: Capture) -> Reading:
     for told in requests:
         _outcome(told, capture)
         own = (told.transport_id, told.id)
-        if told.error_type is not None and any(
+        if told.failed and any(
             (session, request_id) == own and at < (told.ended or 0.0) for session, request_id, at in cancelled
         ):
             told.error_type = "cancelled"
@@ -203,7 +209,8 @@ def _outcome(told: Told, capture: Capture) -> None:
 def _answered(told: Told, answer: Said) -> None:
     told.ended, told.size = answer.at, answer.size
     if isinstance(problem := answer.message.get("error"), dict):
-        told.error_type = told.status_code = str(cast("dict[str, Any]", problem)["code"])
+        told.status_code = str(cast("dict[str, Any]", problem)["code"])
+        told.error_type = None if told.status_code in CALLERS_FAULT else told.status_code
     elif isinstance(value := answer.message.get("result"), dict):
         found = cast("dict[str, Any]", value)
         told.error_type = "tool_error" if found.get("isError") is True else None

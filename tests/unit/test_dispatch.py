@@ -419,7 +419,8 @@ class SdkError(Exception):
 @pytest.mark.parametrize(
     ("problem", "attributes"),
     [
-        (SdkError(-32002), {"error.type": "-32002", "rpc.response.status_code": "-32002"}),
+        (SdkError(-32002), {"error.type": None, "rpc.response.status_code": "-32002"}),
+        (SdkError(-32603), {"error.type": "-32603", "rpc.response.status_code": "-32603"}),
         (ValueError("secret"), {"error.type": "ValueError"}),
     ],
 )
@@ -820,13 +821,16 @@ async def test_a_native_span_is_told_the_resource_unless_it_tells_it_itself(
 
 
 async def test_an_error_of_the_sdk_1_is_its_code(lowlevel: ModuleType, telemetry: Telemetry) -> None:
-    async def handler(_: Any) -> Any:
-        return SimpleNamespace(code=-32602, message="secret")
+    for code in (-32602, -32603):
 
-    await post(MCPMiddleware(Sdk1(lowlevel, handler)), ask("resources/read", uri="res://x"), legacy_headers("own"))
+        async def handler(_: Any, code: int = code) -> Any:
+            return SimpleNamespace(code=code, message="secret")
 
-    attributes = telemetry.span().attributes or {}
-    assert (attributes["error.type"], attributes["rpc.response.status_code"]) == ("-32602", "-32602")
+        await post(MCPMiddleware(Sdk1(lowlevel, handler)), ask("resources/read", uri="res://x"), legacy_headers("own"))
+
+    names = ("error.type", "rpc.response.status_code")
+    found = [tuple(map((span.attributes or {}).get, names)) for span in telemetry.spans()]
+    assert found == [(None, "-32602"), ("-32603", "-32603")]
 
 
 async def test_a_handler_of_the_sdk_1_that_raises_passes_untouched(lowlevel: ModuleType, telemetry: Telemetry) -> None:

@@ -222,7 +222,11 @@ async def test_a_server_that_has_started_counts_from_zero(runtime: Runtime, tele
         ({"result": FAILED}, {"error.type": "tool_error"}),
         (
             {"error": {"code": -32602, "message": "secret"}},
-            {"error.type": "-32602", "rpc.response.status_code": "-32602"},
+            {"rpc.response.status_code": "-32602"},
+        ),
+        (
+            {"error": {"code": -32603, "message": "secret"}},
+            {"error.type": "-32603", "rpc.response.status_code": "-32603"},
         ),
     ],
 )
@@ -373,7 +377,7 @@ async def test_made_up_names_leave_a_bounded_number_of_series(make_runtime: Make
 
 
 async def test_made_up_errors_leave_a_bounded_number_of_series(runtime: Runtime, telemetry: Telemetry) -> None:
-    for number in (*range(200), -32602):
+    for number in (*range(200), -32602, -32603):
         server = Server({"tools/call": {"error": error(number)["error"]}})
         await post(MCPMiddleware(server, runtime), modern("add"), MODERN_HEADERS)
 
@@ -381,7 +385,8 @@ async def test_made_up_errors_leave_a_bounded_number_of_series(runtime: Runtime,
     types = {found.get("error.type") for found in points}
     codes = {found.get("rpc.response.status_code") for found in points}
     assert max(len(types), len(codes)) < 60
-    assert {"_OTHER", "-32602"} <= types & codes
+    assert {"_OTHER", "-32603"} <= types & codes
+    assert ("-32602" in types, "-32602" in codes) == (False, True)
 
 
 async def test_clients_are_counted_by_name_and_method(runtime: Runtime, telemetry: Telemetry) -> None:

@@ -72,10 +72,10 @@ def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = F
     [
         (200, Outcome(), True),
         (200, Outcome("tool_error"), True),
-        (200, Outcome("-32602", "-32602"), True),
-        (200, Outcome("-32601", "-32601"), True),
-        (200, Outcome("-32600", "-32600"), False),
-        (200, Outcome("-32700", "-32700"), False),
+        (200, Outcome(None, "-32602"), True),
+        (200, Outcome(None, "-32601"), True),
+        (200, Outcome(None, "-32600"), False),
+        (200, Outcome(None, "-32700"), False),
         (200, None, True),
         (202, None, True),
         (None, None, False),
@@ -89,7 +89,7 @@ def test_a_message_was_taken_where_the_answer_shows_it(
 
 
 def test_what_reached_a_handler_was_taken_whatever_the_answer() -> None:
-    assert was_taken(ended(404, Outcome("-32600", "-32600"), taken=True))
+    assert was_taken(ended(404, Outcome(None, "-32600"), taken=True))
 
 
 async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: Runtime, telemetry: Telemetry) -> None:
