@@ -18,6 +18,7 @@ from otel_mcp.sessions.state import EndReason
 from otel_mcp.settings import Settings
 
 MAX_KEPT: Final = 10_000
+_KEEPS_NONE: Final = frozenset({404, 405})
 _DELAY: Final = 2.0
 """Flush intervals by which the end of a session waits that several replicas may serve."""
 _HANDSHAKE: Final = 4.0
@@ -42,27 +43,50 @@ class Endings:
         self._drain = drain
         self._submit = submit
         self._late: dict[int, tuple[SessionDelta, asyncio.TimerHandle]] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()
-        """Ids that the server has disowned: a client goes on using them for hours."""
+        self._gone: OrderedDict[tuple[str, str | None], None] = OrderedDict()
+        """Ids of sessions that have been closed, and by whom."""
 
-    def end(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
+    def closed(self, exchange: Exchange, transport_id: str) -> None:
+        """A request is over: what it says of its transport session."""
+        status = exchange.status or 500
+        if exchange.sse_endpoint:
+            # The stream was the session: there is no way back to it.
+            self._end(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
+        elif exchange.http_method == "DELETE" and (
+            200 <= status < 300 or self._is_goodbye(exchange, transport_id, status)
+        ):
+            # What a server refuses changes nothing else.
+            self._end(exchange, transport_id, "client_delete")
+        if status == 404 and exchange.owns_sessions:
+            self._end(exchange, transport_id, "server_closed")
+
+    def _is_goodbye(self, exchange: Exchange, transport_id: str, status: int) -> bool:
+        """A client closes a session that only we know of: the server's refusal says that it keeps none."""
+        keys = self._resolver.keys
+        return exchange.owns_sessions is False and status in _KEEPS_NONE and keys.ready and keys.is_ours(transport_id)
+
+    def _end(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
         """Tell the store that a session is over. It counts each end once, however many say so."""
         if not self._resolver.keys.ready:
             return
         # Of another user it is another session, and that one alone ends.
-        session_id = self._resolver.named_by(exchange, transport_id)
-        if session_id in self._gone:
-            return
-        remember(self._gone, session_id, None, MAX_KEPT)
+        session_id, user = self._resolver.named_by(exchange, transport_id), self._resolver.user(exchange)
         session = self._resolver.tracker.get(session_id)
+        if session is None and (reason == "server_closed" or (session_id, user) in self._gone):
+            # A server of several processes, one of which keeps the session, answers 404 in the others.
+            return
+        remember(self._gone, (session_id, user), None, MAX_KEPT)
         at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
-        facts = SessionFacts(session_id, at, self._ttl) if session is None else session.facts
-        if session_id == self._resolver.storable(transport_id):
+        if session is None:
+            # It is for the store to say whether it is this user's.
+            facts = SessionFacts(session_id, at, self._ttl, principal=user)
+        else:
+            facts = session.facts
+            self._resolver.tracker.forget(session)
+        if session_id == self._resolver.storable(transport_id) and (session is not None or exchange.sse_endpoint):
             self._pending.session_closed(transport_id)
         delta = SessionDelta(facts, at, ended=(at, reason))
-        if session is not None:
-            self._resolver.tracker.forget(session)
-        if not exchange.owns_sessions:
+        if session is None or not exchange.owns_sessions:
             # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
             begun = min(facts.created_at, at)
             delay = max(_DELAY * self._interval, begun + _HANDSHAKE * self._interval - at)

@@ -95,7 +95,7 @@ class Metrics:
         self._on.resumed.add(0, None, NO_SPAN)
         for reason in ("limit", "principal"):
             self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
-        for reason in ("foreign", "full", "error", "ended", "shutdown"):
+        for reason in ("foreign", "full", "error", "ended", "principal", "shutdown"):
             self._on.dropped.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def record(self, call: Call, batch: Batch) -> None:

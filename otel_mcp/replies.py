@@ -177,7 +177,7 @@ class Replies:
         exchange = call.exchange
         if exchange.minted is None:
             await self._resolver.keys.prepare()
-            exchange.minted = self._resolver.keys.mint()
+            exchange.minted = self._resolver.keys.mint(self._resolver.user(exchange))
             await self._resolver.opened(call, exchange.minted)
 
     def may_mint(self, exchange: Exchange) -> bool:

@@ -22,6 +22,7 @@ from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.tracker import Tracker
+from otel_mcp.identity.verdicts import Verdicts
 from otel_mcp.instruments import Gauges
 from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import ASGIApp, Scope
@@ -71,7 +72,9 @@ class Runtime:
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
         reporter.calls_of = tracker.calls_of
-        self.sessions.on_overruled(tracker.overruled)
+        verdicts = Verdicts(tracker, keys, self.metrics.session_rejected)
+        self.sessions.on_overruled(verdicts.overruled)
+        self.sessions.on_refused(verdicts.put_out)
         self.sessions.on_end.append(tracker.later.close)
         handshakes = self.sessions.handshakes
         conversations = Conversations(tracker, self.sessions, handshakes, time.time, settings.flush_interval)

@@ -44,7 +44,6 @@ MAX_BODY: Final = 1024 * 1024
 """Bytes of a request body that are read; a larger one is told by its headers or the dispatch seam."""
 _NOTHING: Final[Mapping[Any, Any]] = {}
 _MAX_PATHS: Final = 100
-_KEPT_OUT: Final = frozenset({401, 403})
 _MAX_KEPT: Final = 64 * 1024
 """Bytes of a request whose arguments are kept until it is recorded."""
 _VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
@@ -237,25 +236,13 @@ class Watch:
         for call in exchange.calls:
             if not call.finished and not call.running:
                 self._leave(call)
-        if exchange.at_sdk:
-            _let_go(exchange)
         if (transport_id := exchange.transport_id) is not None:
             if exchange.streaming:
                 self.pending.stream_closed(transport_id)
             if not exchange.modern:
-                self._end_session(exchange, transport_id)
-
-    def _end_session(self, exchange: Exchange, transport_id: str) -> None:
-        """What the end of a request may say of its transport session."""
-        if exchange.sse_endpoint:
-            # The stream was the session: there is no way back to it.
-            self._endings.end(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
-        status = exchange.status or 500
-        served = 200 <= status < 300 or (exchange.owns_sessions is False and status not in _KEPT_OUT)
-        if exchange.http_method == "DELETE" and served:
-            self._endings.end(exchange, transport_id, "client_delete")
-        elif status == 404 and exchange.owns_sessions:
-            self._endings.end(exchange, transport_id, "server_closed")
+                self._endings.closed(exchange, transport_id)
+        if exchange.at_sdk:
+            _let_go(exchange)
 
     def _leave(self, call: Call) -> None:
         """The HTTP request of an unanswered call is over."""

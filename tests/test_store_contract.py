@@ -481,32 +481,161 @@ async def test_recall_tells_a_live_session_from_an_ended_and_an_unknown_one(
         assert (recalled.exists, recalled.ended, recalled.facts) == (False, ended, None)
 
 
-async def test_the_first_user_of_a_session_stands_and_is_in_no_document(store: SessionStore, process: Process) -> None:
+ANN, BOB = "a" * 32, "b" * 32
+
+
+async def test_the_user_of_a_session_is_in_no_document(store: SessionStore, process: Process) -> None:
     now = round(time.time(), 6)
-    for user in (None, "a" * 32, "b" * 32):
-        await store.apply([flush(process, delta(1, of=facts("live", now, principal=user), at=now))])
+    await store.apply([flush(process, delta(1, of=facts("live", now, principal=ANN), at=now))])
 
     recalled, state = await store.recall("live"), await store.load("live")
 
     assert recalled.facts is not None
-    assert recalled.facts.principal == "a" * 32
+    assert recalled.principal == recalled.facts.principal == ANN
     assert recalled.worked
     assert state is not None
     assert "aaaa" not in state.model_dump_json()
 
 
-async def test_another_session_under_the_id_is_not_bound_to_the_user_of_the_former(
+@pytest.mark.parametrize("stranger", [BOB, None], ids=["another user", "nobody"])
+async def test_what_comes_under_another_users_session_changes_nothing(
+    store: SessionStore, process: Process, stranger: str | None
+) -> None:
+    now = time.time()
+    anns = facts(at=now, limit=60.0, principal=ANN, client_name="hers", source="header")
+    await store.apply([flush(process, delta(2, of=anns, at=now))])
+    before = await loaded(store)
+    bobs = facts(at=now - 50, limit=7200.0, principal=stranger, client_name="his", client_version="9")
+    tries = [
+        delta(3, of=bobs, at=now + 50, errors=2),
+        delta(0, of=bobs, at=now + 50, ended="client_delete"),
+        delta(0, of=bobs, at=now + 50, ended="server_closed"),
+        delta(0, of=bobs, at=now + 50, ended="replaced"),
+        delta(1, of=facts(at=now + 50, principal=stranger, opened=False), at=now + 50, ended="client_delete"),
+        delta(1, of=facts(at=now + 300, principal=stranger), at=now + 300),
+    ]
+
+    for each in tries:
+        sent = flush(process, each)
+        for _ in range(2):
+            (answer,) = await store.apply([sent])
+            assert answer.owner == ANN
+            assert (answer.created, answer.repeated, answer.late, answer.ended) == (False, False, False, None)
+            assert (answer.retry, answer.refused, answer.expired) == (None, None, None)
+
+    assert await loaded(store) == before
+    assert await store.active() == 1
+    (ended,) = await store.due(now + 61, 10)
+    assert (ended.tool_call_count, ended.error_count, ended.client_name) == (2, 0, "hers")
+
+
+async def test_the_deadline_of_an_ended_session_is_not_put_back_by_another_user(
     store: SessionStore, process: Process
 ) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now, principal=ANN), at=now, ended="client_delete"))])
+
+    (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, principal=BOB), at=now + 1))])
+
+    assert answer.owner == ANN
+    assert await store.active() == 0
+    assert await store.due(now + 7200, 10) == []
+
+
+async def test_a_session_that_began_without_a_user_stays_nobodys(store: SessionStore, process: Process) -> None:
+    now = time.time()
+    for user in (None, ANN, BOB, None):
+        (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, principal=user), at=now))])
+        assert answer.owner is None
+
+    assert (await store.recall("abc")).principal is None
+    assert (await loaded(store)).tool_call_count == 4
+
+
+@pytest.mark.parametrize("whose", [ANN, None], ids=["a user's", "nobody's"])
+@pytest.mark.parametrize("first", [BOB, None], ids=["after another user", "after nobody"])
+async def test_whose_a_session_is_its_handshake_says_also_where_it_is_written_late(
+    store: SessionStore, process: Process, first: str | None, whose: str | None
+) -> None:
+    now = time.time()
+    other = Process()
+    earlier = facts(at=now, principal=first)
+    await store.apply([flush(other, delta(1, of=earlier, at=now))])
+    opened = facts(at=now, principal=whose, opened=True)
+
+    (answer,) = await store.apply([flush(process, delta(0, of=opened, at=now, requests=1))])
+    later = [
+        (await store.apply([flush(other, delta(1, of=facts(at=now, principal=user, opened=user == BOB), at=now))]))[0]
+        for user in (BOB, None)
+    ]
+
+    assert answer.owner is None
+    assert (await store.recall("abc")).principal == whose
+    assert [answer.owner for answer in later] == [whose, whose]
+
+
+async def test_a_session_of_the_users_api_is_that_of_its_first_message(store: SessionStore, process: Process) -> None:
+    now = time.time()
+    await store.save(SessionState(session_id="abc"))
+
+    answers = [
+        (await store.apply([flush(process, delta(1, of=facts(at=now, principal=user), at=now))]))[0]
+        for user in (ANN, BOB)
+    ]
+
+    assert [answer.owner for answer in answers] == [None, ANN]
+    assert (await loaded(store)).tool_call_count == 1
+
+
+async def test_only_its_own_user_goes_on_with_a_session(store: SessionStore, process: Process) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts("old", now, principal=ANN), at=now, ended="client_delete"))])
+
+    assert await store.succeed("old", "bobs", BOB) == "bobs"
+    assert await store.succeed("old", "nobodys") == "nobodys"
+    bobs = facts("bobs", now, principal=BOB, previous_id="old")
+    assert (await store.apply([flush(process, delta(1, of=bobs, at=now))]))[0].heir is None
+    assert (await store.recall("old")).successor is None
+    assert await store.succeed("old", "anns", ANN) == "anns"
+    assert await store.succeed("old", "bobs", BOB) == "anns"
+    assert (await store.apply([flush(process, delta(1, of=bobs, at=now))]))[0].heir == "anns"
+
+
+@pytest.mark.parametrize("how", ["client_delete", "expired", "deleted"])
+async def test_an_id_stays_its_users_while_the_store_remembers_the_session(
+    store: SessionStore, process: Process, how: str
+) -> None:
     now = round(time.time(), 6)
-    former = delta(1, of=facts("again", now - 20, principal="a" * 32), at=now - 15, ended="client_delete")
+    former = delta(1, of=facts("again", now - 20, 1.0 if how == "expired" else 60.0, principal=ANN), at=now - 15)
     await store.apply([flush(process, former)])
-    await store.apply([flush(process, delta(0, of=facts("again", now), at=now, requests=1))])
+    if how == "client_delete":
+        end = delta(0, of=former.facts, at=now - 15, ended="client_delete")
+        await store.apply([flush(process, end)])
+    elif how == "deleted":
+        await store.delete("again")
+    else:
+        await store.due(now, 10)
+    later = now + 60
+
+    assert (await store.recall("again")).principal == ANN
+    answers = [
+        (await store.apply([flush(process, delta(1, of=facts("again", later, principal=user), at=later))]))[0]
+        for user in (BOB, None, ANN, BOB)
+    ]
+
+    assert [answer.owner for answer in answers] == [ANN, ANN, None, ANN]
+    assert answers[2].created
+    assert (await loaded(store, "again")).tool_call_count == 1
+
+
+async def test_an_id_without_a_user_is_bound_by_who_begins_anew_under_it(store: SessionStore, process: Process) -> None:
+    now = round(time.time(), 6)
+    await store.apply([flush(process, delta(1, of=facts("again", now - 20), at=now - 15, ended="client_delete"))])
+    await store.apply([flush(process, delta(0, of=facts("again", now, principal=ANN), at=now, requests=1))])
 
     recalled = await store.recall("again")
 
-    assert recalled.facts is not None
-    assert (recalled.facts.principal, recalled.worked) == (None, False)
+    assert (recalled.principal, recalled.worked) == (ANN, False)
 
 
 async def test_the_first_candidate_is_agreed(store: SessionStore) -> None:

@@ -1,31 +1,39 @@
-"""A session that a user has been seen in is that user's: under another one the same id is another session.
+"""A session is that of the user who began it: under another one the same id is another session.
 
-Only users bind, by the keyed hash of their names. A bare token does not: it
-may be a rotated one. No I/O.
+By ``initialize``, or, where there was none, by its first message; who comes
+later binds nothing. Only users bind, by the keyed hash of their names. A bare
+token does not: it may be a rotated one. No I/O.
 """
 
 from __future__ import annotations
 
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.principal import Principal
+from otel_mcp.identity.session import Session
 from otel_mcp.sessions.delta import SessionFacts
 
 
 def is_foreign(facts: SessionFacts, principal: Principal | None) -> bool:
     """Whether the session is bound to somebody else."""
-    if facts.principal is None:
-        return False
-    return principal is None or not principal.binds or facts.principal != principal.digest
+    return facts.principal is not None and facts.principal != user_of(principal)
 
 
-def bind(facts: SessionFacts, principal: Principal | None) -> bool:
-    """Bind an unbound session; returns whether that has just happened."""
-    if facts.principal is not None or principal is None or not principal.binds:
-        return False
-    facts.principal = principal.digest
-    return True
+def user_of(principal: Principal | None) -> str | None:
+    """The user that a caller is, as what sessions are bound by; ``None`` = nobody in particular."""
+    return principal.digest if principal is not None and principal.binds else None
+
+
+def bind(session: Session, principal: Principal | None) -> None:
+    """Bind a session that begins."""
+    session.caller = principal.digest if principal is not None else ""
+    session.facts.principal = user_of(principal)
 
 
 def id_for(keys: Keys, session_id: str, principal: Principal | None) -> str:
     """The id of the session that `principal` has instead of somebody else's."""
-    return f"p_{keys.digest('bound', session_id, principal.digest if principal else '')}"
+    return own_id(keys, session_id, principal.digest if principal else "")
+
+
+def own_id(keys: Keys, session_id: str, caller: str) -> str:
+    """The same, by the digest of the caller."""
+    return f"p_{keys.digest('bound', session_id, caller)}"

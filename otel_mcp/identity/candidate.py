@@ -12,8 +12,9 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_mcp.guard import guarded
+from otel_mcp.identity.binding import id_for, user_of
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
-from otel_mcp.identity.keys import NAMED, Keys
+from otel_mcp.identity.keys import NAMED, Keys, Whose
 from otel_mcp.identity.principal import CREDENTIALS, Principal, principal
 from otel_mcp.request import CLIENT_INFO, Call, Exchange, client_info
 from otel_mcp.settings import Settings
@@ -44,6 +45,8 @@ class Candidate:
     principal: Principal | None = None
     derived: bool = False
     """The key is a hash that every replica computes alike, so nobody need be asked."""
+    whose: Whose | None = None
+    """Whose the id is, seen from the caller, where it says so itself; of another's the key is the caller's own."""
     session: Session | None = field(default=None, compare=False, repr=False)
     """What it led to last."""
     attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)
@@ -151,7 +154,7 @@ def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candi
             key = keys.digest("conversation", rules.settings.service_name, *said)
             found = Candidate("conversation", f"{NAMED}{key}", derived=True)
         elif source == "header":
-            found = _header(exchange, rules, keys)
+            found = _header(exchange, rules, keys, caller)
         elif source == "cookie":
             found = _cookie(exchange, rules, keys)
         elif source == "inferred" and call.method != "initialize":
@@ -181,19 +184,28 @@ def _client_text(exchange: Exchange, call: Call) -> str:
     return f"{name or ''} {agent}".lower()
 
 
-def _header(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
+def _header(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
     hashed = rules.settings.session_id == "hashed"
     if exchange.transport_id and not exchange.modern:
-        return Candidate("header", keys.storable(exchange.transport_id, hashed=hashed), transport=True)
+        key = keys.storable(exchange.transport_id, hashed=hashed)
+        return _of(Candidate("header", key, transport=True), exchange.transport_id, keys, caller)
     if value := exchange.headers.get(_OUR_HEADER):
         # We send this one out ourselves, so a client may bring back the id of a session.
-        return Candidate("header", keys.storable(value.decode("latin-1"), hashed=False))
+        said = value.decode("latin-1")
+        return _of(Candidate("header", keys.storable(said, hashed=False)), said, keys, caller)
     for name in _further(rules.settings):
         if value := exchange.headers.get(name):
             # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
             key = keys.digest("header", rules.settings.service_name, name.decode(), value.decode("latin-1"))
             return Candidate("header", f"{NAMED}{key}", derived=True)
     return None
+
+
+def _of(found: Candidate, said: str, keys: Keys, caller: Principal | None) -> Candidate:
+    """The claim to an id, which may say that it is another user's: then it means a session of the caller's own."""
+    if (whose := keys.whose(said, user_of(caller))) == "another":
+        return Candidate("header", id_for(keys, found.key, caller), derived=True, whose=whose)
+    return found if whose is None else replace(found, whose=whose)
 
 
 def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:

@@ -81,6 +81,7 @@ class Conversations:
         self._tracker.later.run(partial(look, again=True))
 
     async def _agree(self, transport_id: str, conversation: Session) -> None:
-        successor = await self._directory.succeed(transport_id, conversation.id)
+        user = conversation.facts.principal
+        successor = await self._directory.succeed(transport_id, conversation.id, user)
         if self._tracker.get(transport_id) is None:
             self._tracker.follow(transport_id, successor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from otel_mcp.identity.binding import bind
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.directory import Directory
 from otel_mcp.identity.keys import new_id
@@ -57,11 +58,14 @@ class Inference:
             session_id = self._table.first(self._fingerprints, claim.key, answer, candidate)
         self._table.remember(self._fingerprints, claim.key, session_id)
         session = self._table.get(session_id)
-        if session is None and joined:
-            session = self._table.draft(session_id, claim.source, limit=self._gap)
-            self._table.put(session)
-        elif session is None:
-            session = self._table.admit(session_id, claim.source, limit=self._gap)
+        if session is None:
+            if joined:
+                session = self._table.draft(session_id, claim.source, limit=self._gap)
+                self._table.put(session)
+            else:
+                session = self._table.admit(session_id, claim.source, limit=self._gap)
+            if session is not None:
+                bind(session, claim.principal)
         if session is not None:
             session.agreement = agreement
         return session

@@ -15,7 +15,9 @@ from hashlib import blake2b
 from hmac import compare_digest
 from math import inf
 from time import time
-from typing import Final
+from typing import Final, Literal
+
+Whose = Literal["nobody", "caller", "another"]
 
 OURS: Final = "om1."
 """Begins every id that we gave to a client."""
@@ -27,7 +29,10 @@ _LONG_AGO: Final = 366 * 86_400.0
 """Seconds after which no client uses an id any more."""
 _EARLIER: Final = 8
 """Keys whose ids are still known."""
-_BODY_BYTES: Final = 21
+_MADE_BYTES: Final = 21
+_MARK_BYTES: Final = 6
+_BODY_BYTES: Final = (_MADE_BYTES, _MADE_BYTES + _MARK_BYTES)
+"""Earlier versions said nothing of the user."""
 _TAG_BYTES: Final = 9
 _SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 
@@ -88,10 +93,30 @@ class Keys:
         """Keyed hash of 64 bits: enough to tell repeats apart within a session."""
         return blake2b(data, key=self._key or b"", digest_size=8).hexdigest()
 
-    def mint(self) -> str:
-        """A new id for a client: 128 random bits, the time, and a tag that only this deployment can make."""
-        body = urlsafe_b64encode(secrets.token_bytes(16) + int(self._clock()).to_bytes(5, "big")).decode()
+    def mint(self, user: str | None = None) -> str:
+        """A new id for a client: 128 random bits, the time, whose it is, and a tag that only this deployment can make.
+
+        Whose it is every replica can tell so from the first message on, before anything is written.
+        """
+        made = secrets.token_bytes(16) + int(self._clock()).to_bytes(5, "big")
+        body = urlsafe_b64encode(made + self._mark(made, user)).decode()
         return f"{OURS}{body}.{self._tag(body, self._known())}"
+
+    def whose(self, session_id: str, user: str | None) -> Whose | None:
+        """Whose an id of ours is, seen from `user`; ``None`` = it does not say."""
+        body, _, tag = session_id.removeprefix(OURS).partition(".")
+        if not session_id.startswith(OURS) or not compare_digest(tag.encode(), self._tag(body, self._known()).encode()):
+            return None  # A foreign one, or made with an earlier key, when users had other hashes.
+        decoded = urlsafe_b64decode(body)
+        made, mark = decoded[:_MADE_BYTES], decoded[_MADE_BYTES:]
+        if not mark:
+            return None
+        if mark == self._mark(made, None):
+            return "nobody"
+        return "caller" if user is not None and mark == self._mark(made, user) else "another"
+
+    def _mark(self, made: bytes, user: str | None) -> bytes:
+        return _hash(self._known(), "whose", made.hex(), user or "", size=_MARK_BYTES)
 
     def is_ours(self, session_id: str) -> bool:
         """Whether this deployment made that id."""
@@ -113,9 +138,9 @@ class Keys:
             made = urlsafe_b64decode(body)
         except ValueError:
             return inf
-        if len(made) != _BODY_BYTES or not session_id.startswith(OURS):
+        if len(made) not in _BODY_BYTES or not session_id.startswith(OURS):
             return inf
-        return self._clock() - int.from_bytes(made[16:], "big")
+        return self._clock() - int.from_bytes(made[16:_MADE_BYTES], "big")
 
     def _tag(self, body: str, key: bytes) -> str:
         return urlsafe_b64encode(_hash(key, "om1", body, size=_TAG_BYTES)).decode()

@@ -75,12 +75,13 @@ class Learning:
 
 
 def learn(session: Session, facts: SessionFacts) -> None:
-    """Complete a session by what the store has of it."""
+    """Complete a session by what the store has of it; the users that they are bound to may differ."""
+    if not session.facts.opened and facts.principal != session.facts.principal:
+        if facts.principal is not None:
+            # Two met the id at once; the store has it from the other one first. What is under way here is refused.
+            session.ended = True
+            return
+        session.facts.principal = None
     for name, value in facts.known().items():
         if getattr(session.facts, name) is None:
             setattr(session.facts, name, value)
-    if facts.principal is not None and facts.principal != session.facts.principal:
-        if session.facts.principal is not None:
-            # Two users met the id at once; the store has it from the other one first.
-            session.ended = True
-        session.facts.principal = facts.principal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from otel_mcp.identity.binding import id_for, user_of
 from otel_mcp.identity.candidate import Candidates, Rules
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
@@ -121,7 +122,14 @@ class Resolver:
 
     def named_by(self, exchange: Exchange, session_id: str) -> str:
         """The session that the caller of this exchange means by a transport id: of another user it is another."""
-        return self.tracker.owned_id(self.storable(session_id), self._caller(exchange))
+        caller, key = self._caller(exchange), self.storable(session_id)
+        if self.keys.whose(session_id, user_of(caller)) == "another":
+            return id_for(self.keys, key, caller)
+        return self.tracker.owned_id(key, caller)
+
+    def user(self, exchange: Exchange) -> str | None:
+        """The user that speaks on this exchange, as what sessions are bound by."""
+        return user_of(self._caller(exchange))
 
     def are_strangers(self, one: Exchange, other: Exchange) -> bool:
         """Whether two exchanges are known to be of different users."""

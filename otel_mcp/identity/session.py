@@ -26,6 +26,8 @@ class Session:
     """Unix seconds."""
     agreement: str | None = None
     """Key under which replicas agreed on an inferred session."""
+    caller: str = ""
+    """Digest of the caller with whom it began here, whether or not that is a user."""
     ended: bool = False
     overruled: bool = False
     """Another one continues its `previous_id`: only its own id leads to it."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext
 
-from otel_mcp.identity.binding import bind, id_for, is_foreign
+from otel_mcp.identity.binding import bind, id_for, is_foreign, user_of
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.inference import Inference
@@ -25,7 +25,7 @@ from otel_mcp.identity.principal import Principal
 from otel_mcp.identity.session import Session
 from otel_mcp.identity.standing import Standing
 from otel_mcp.identity.table import Table
-from otel_mcp.sessions.delta import Applied, Known, SessionDelta
+from otel_mcp.sessions.delta import Known
 from otel_mcp.settings import Settings
 
 __all__ = ["Session", "Tracker"]
@@ -83,10 +83,10 @@ class Tracker:
         if self.get(claim.key) is not None:
             return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
         known = await self._directory.recall(claim.key)
+        if _is_of_another(known, claim):
+            return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
         successor = self._standing.continued_as(claim, known, owned)
         if known is not None and known.live is not None and successor is None:
-            if is_foreign(known.live, claim.principal):
-                return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
             return self._draft(claim, claim.key, known=True)
         if successor is None and self._standing.stands(claim, known, owned):
             return self._draft(claim, claim.key)
@@ -137,7 +137,8 @@ class Tracker:
             else:
                 session = await self._recall(claim, owned, proposed)
         if session is not None:
-            self._bind(session, claim)
+            if claim.conversation_id and session.facts.conversation_id is None:
+                session.facts.conversation_id = claim.conversation_id
             if session.id in self._sessions:
                 self._sessions.move_to_end(session.id)
         if claim.session is not session:
@@ -156,33 +157,38 @@ class Tracker:
         """
         if (mine := self.owned_id(session_id, principal)) != session_id:
             self._rejected("principal")
-        session = self.get(mine) or self.table.admit(mine, source)
-        if session is not None:
-            bind(session.facts, principal)
+        session = self.get(mine)
+        if session is None and (session := self.table.admit(mine, source)) is not None:
+            bind(session, principal)
+            session.facts.opened = True
         return session
+
+    def hold(self, session_id: str, source: str, owner: str) -> None:
+        """The store has a session that this process took for another one: it is that of `owner`."""
+        session = self.table.draft(session_id, source)
+        session.facts.principal = owner
+        self.table.put(session)
+        self._learning.later(session)
 
     def forget(self, session: Session) -> None:
         """The session has ended; its id opens nothing any more."""
         session.ended = True
 
-    def overruled(self, delta: SessionDelta, answer: Applied) -> None:
-        """Other processes have decided otherwise about a session: what names it next is to be asked about."""
-        session, previous = self._sessions.get(answer.session_id), delta.facts.previous_id
-        if answer.heir is not None and previous is not None:
-            self.follow(previous, answer.heir)
-            if session is not None and not session.overruled:
-                session.overruled = True
-                self._keys.renew_claims()  # Some remember the session that they have led to.
-        if session is None or session.part_of is not None:
-            return
-        if answer.rival is not None or (answer.late and session.source == "header"):
-            self.forget(session)
-
     def _instead(self, claim: Candidate) -> Session | None:
         """Under another user the same id is another session."""
         self._rejected("principal")
         session_id = id_for(self._keys, claim.key, claim.principal)
-        return self.get(session_id) or self.table.admit(session_id, claim.source)
+        if (session := self.get(session_id)) is not None:
+            return session
+        return self._bound(self.table.admit(session_id, claim.source), claim)
+
+    def _bound(self, session: Session | None, claim: Candidate) -> Session | None:
+        """A session that begins with this claim."""
+        if session is not None:
+            bind(session, claim.principal)
+            if claim.whose == "nobody":
+                session.facts.principal = None
+        return session
 
     def _begin(
         self,
@@ -203,6 +209,9 @@ class Tracker:
             self.table.put(session)
         else:
             session = self.table.admit(session_id, claim.source, previous=previous)
+        self._bound(session, claim)
+        if claim.whose == "another":
+            self._rejected("principal")
         if session is not None and blindly:
             self._learning.at_last(session)
         elif session is not None:
@@ -218,12 +227,12 @@ class Tracker:
         known = await self._directory.recall(claim.key)
         if (told := self.peek(claim)) is not None:
             return told  # Another request has asked the same, and was answered.
-        if self.get(claim.key) is not None:
+        if self.get(claim.key) is not None or _is_of_another(known, claim):
             return self._instead(claim)
         if self._standing.continued_as(claim, known, owned) is not None:
             return await self._succeed(claim, known, proposed)
         if known is not None and known.live is not None:
-            return self._instead(claim) if is_foreign(known.live, claim.principal) else self._adopt(claim, known)
+            return self._adopt(claim, known)
         if self._standing.stands(claim, known, owned):
             blindly = known is None and not claim.derived and not owned
             return self._begin(claim, claim.key, blindly=blindly)
@@ -239,7 +248,7 @@ class Tracker:
                 return None
             candidate = proposed.id if proposed is not None else self._successor_id(claim)
             with self.table.room():
-                successor = await self._directory.succeed(claim.key, candidate)
+                successor = await self._directory.succeed(claim.key, candidate, user_of(claim.principal))
             joined = successor != candidate
             successor = self.table.first(self._successors, claim.key, successor, candidate)
         self.follow(claim.key, successor)
@@ -259,7 +268,7 @@ class Tracker:
 
     def _successor_id(self, claim: Candidate) -> str:
         # One that a client may be told of, where the protocol has a way to.
-        return self._keys.mint() if claim.transport else new_id()
+        return self._keys.mint(user_of(claim.principal)) if claim.transport else new_id()
 
     def owned_id(self, session_id: str, principal: Principal | None) -> str:
         """The id of the session that this caller means by an id: under another user it is another session."""
@@ -272,11 +281,11 @@ class Tracker:
         facts = known.live
         assert facts is not None
         session = Session(replace(facts, source=facts.source or claim.source), self._clock(), worked=known.worked)
+        session.caller = claim.principal.digest if claim.principal is not None else ""
         self.table.put(session)
         return session
 
-    def _bind(self, session: Session, claim: Candidate) -> None:
-        if bind(session.facts, claim.principal) and session.last_activity < self._clock():
-            self._learning.later(session)  # It has been here unbound; elsewhere perhaps not.
-        if claim.conversation_id and session.facts.conversation_id is None:
-            session.facts.conversation_id = claim.conversation_id
+
+def _is_of_another(known: Known | None, claim: Candidate) -> bool:
+    """Whether the store has the id as that of another user's session, which may have ended."""
+    return known is not None and known.principal not in (None, user_of(claim.principal))

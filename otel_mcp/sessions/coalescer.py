@@ -40,6 +40,7 @@ class Coalescer:
         """Forget everything, the lock too: it may have been held when the process forked."""
         self._lock = threading.Lock()
         self._pending: dict[str, SessionDelta] = {}
+        """By the id of the session, and also its user where others speak under that id: they are not of one mind."""
         self._records = 0
         self._content = 0
         self._dropped = 0
@@ -71,10 +72,13 @@ class Coalescer:
             self._content += delta.content
             self.calls += delta.call_count
             self._records += len(delta.calls)
-            waiting = self._pending.get(session_id)
+            key, waiting = session_id, self._pending.get(session_id)
+            if waiting is not None and waiting.facts.principal != delta.facts.principal:
+                key = f"{session_id} {delta.facts.principal}"
+                waiting = self._pending.get(key)
             if waiting is None:
                 delta.first_activity = first
-                self._pending[session_id] = waiting = delta
+                self._pending[key] = waiting = delta
                 if len(self._pending) > self._max_sessions:
                     self._drop_session()
             else:
@@ -93,11 +97,14 @@ class Coalescer:
         And no more once they have `records` call records together: these are what takes time to write.
         """
         taken: list[SessionDelta] = []
+        ids: set[str] = set()
         with self._lock:
-            for session_id in list(self._pending):
-                if session_id in busy:
+            for key, delta in list(self._pending.items()):
+                session_id = delta.facts.session_id
+                if session_id in busy or session_id in ids:
                     continue
-                taken.append(self._remove(session_id))
+                ids.add(session_id)
+                taken.append(self._remove(key))
                 if records is not None:
                     records -= len(taken[-1].calls) + taken[-1].content // _RECORD
                 if len(taken) == limit or (records is not None and records <= 0):
@@ -120,8 +127,8 @@ class Coalescer:
             dropped, self._dropped = self._dropped, 0
             return dropped
 
-    def _remove(self, session_id: str) -> SessionDelta:
-        delta = self._pending.pop(session_id)
+    def _remove(self, key: str) -> SessionDelta:
+        delta = self._pending.pop(key)
         self.calls -= delta.call_count
         self._records -= len(delta.calls)
         self._content -= delta.content

@@ -51,7 +51,9 @@ class SessionFacts:
     conversation_id: str | None = None
     previous_id: str | None = None
     principal: str | None = None
-    """Keyed hash of the user that it is bound to; the first one stands. In no document."""
+    """Keyed hash of the user that it is bound to, and that speaks here; `None` = nobody. In no document."""
+    opened: bool = False
+    """This process has seen the `initialize` that began it, so the user of that is the session's."""
 
     def known(self) -> dict[str, str]:
         """The facts that are known, but for id and times."""
@@ -63,7 +65,7 @@ class SessionFacts:
             self,
             created_at=min(self.created_at, news.created_at),
             limit=news.limit,
-            principal=self.principal or news.principal,
+            opened=self.opened or news.opened,
             **cast("Any", news.known()),
         )
 
@@ -142,6 +144,8 @@ class Applied:
     """Another session on which the replicas have agreed to continue `SessionFacts.previous_id`."""
     retry: str | None = None
     """Why it was not written, or is not known to be: send the same flush again."""
+    owner: str | None = None
+    """Keyed hash of the user to whom the session is bound, and who is another: nothing was written."""
     refused: str | None = None
     """Why this flush can never be written, e.g. ``foreign``: the key holds a value not ours; with `late`, ``ended``."""
 
@@ -178,6 +182,8 @@ class Known:
     facts: SessionFacts | None = None
     worked: bool = False
     """A tool has been called in it."""
+    principal: str | None = None
+    """Keyed hash of the user that it is bound to, also where it has ended."""
 
     @property
     def live(self) -> SessionFacts | None:

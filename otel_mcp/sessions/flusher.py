@@ -47,6 +47,8 @@ class Flusher:
         self._health = health
         self.on_overruled: Callable[[SessionDelta, Applied], None] = lambda _delta, _answer: None
         """Told where other processes have decided otherwise: the session has ended, or is not the agreed one."""
+        self.on_refused: Callable[[SessionDelta, str], SessionDelta | None] = lambda _delta, _owner: None
+        """Told of what came under a session of another user, and of that one; answers what is to be written instead."""
         self.dropped: Counter[str] = Counter()
         """Tool calls that will not be in the store, by reason."""
         self.clear()
@@ -59,6 +61,7 @@ class Flusher:
         self._warned: set[str] = set()
         self.has_news = False
         """Sessions have begun or ended since this was looked at."""
+        self._moved = False
         self._through = 0
         self._down: StoreDown | None = None
 
@@ -81,10 +84,13 @@ class Flusher:
             self._through, self._down = 0, None
             try:
                 await self._send_all(yielding=yielding)
+                if self._moved:
+                    await self._send_all(yielding=yielding)
             finally:
                 self._judge()
 
     async def _send_all(self, *, yielding: bool) -> None:
+        self._moved = False
         await self._resend()
         # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
         left = len(self._coalescer)
@@ -145,6 +151,9 @@ class Flusher:
             self.report_end(answer.expired)
         if answer.retry or self.frozen.pop(answer.session_id, None) is not flush:
             return
+        if answer.owner is not None:
+            self._move(delta, answer.owner)
+            return
         with guarded("session events"):
             if answer.rival is not None or answer.heir is not None or (answer.late and delta.ended is None):
                 self.on_overruled(delta, answer)
@@ -159,6 +168,17 @@ class Flusher:
                 events.resumed(delta.facts)
         if answer.ended is not None:
             self.report_end(answer.ended)
+
+    def _move(self, delta: SessionDelta, owner: str) -> None:
+        """The session is another user's: write it under one of the caller's own, or count it as lost."""
+        moved: SessionDelta | None = None
+        with guarded("session events"):
+            moved = self.on_refused(delta, owner)
+        if moved is not None:
+            self._moved = True
+            self._coalescer.add(moved)
+        elif delta.call_count:
+            self.drop(delta.call_count, "principal")
 
     def report_end(self, ended: EndedSession) -> None:
         """Tell of an end."""
@@ -216,5 +236,6 @@ _WHY: Final = {
     "foreign": "a key of ours holds a value that is not ours, which is left alone",
     "error": "the store refuses what we send",
     "ended": "their session had ended, and its document is gone",
+    "principal": "their session is another user's, and there is no room for one of their own",
     "shutdown": "the process ends before the store is back",
 }

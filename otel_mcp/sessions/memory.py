@@ -54,6 +54,8 @@ class MemoryStore:
             seen = record.sequences.get(flush.token)
             if seen is not None and seen[0] >= flush.sequence:
                 return Applied(session_id, repeated=True, total_calls=record.calls_total, **seen[1])
+            if record.is_bound_to_another(delta):
+                return Applied(session_id, owner=record.facts.principal, total_calls=record.calls_total)
             if record.is_over(delta):
                 expired = record.expire(now)
             if record.ended is not None and not record.begins_anew(delta):
@@ -96,7 +98,9 @@ class MemoryStore:
             answer.rival = self._touch(delta.touch_key[0], delta.facts.session_id, now + delta.touch_key[1])
         if delta.facts.previous_id:
             until = now + self._settings.session_ttl
-            answer.heir = self._touch(_next(delta.facts.previous_id), delta.facts.session_id, until)
+            key, bound = _next(delta.facts.previous_id), self._bound(delta.facts.previous_id, now)
+            if bound in (None, delta.facts.principal) or self._value(key, now) is not None:
+                answer.heir = self._touch(key, delta.facts.session_id, until)
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document."""
@@ -118,7 +122,8 @@ class MemoryStore:
         record = self._record(state.session_id, now)
         created = record is None or (record.ended is not None and not record.has_document(now))
         if record is None or created:
-            record = Record.given(state, self._settings, now)
+            former, record = record, Record.given(state, self._settings, now)
+            record.facts.principal = former.facts.principal if former is not None else None
             self._put(record)
         record.replace_head(state, now)
         return Applied(state.session_id, created=created)
@@ -142,8 +147,9 @@ class MemoryStore:
             return Known(exists=False, successor=successor)
         if record.ended is not None or record.deadline <= now or not record.has_document(now):
             over = record.ended is not None or record.deadline <= now
-            return Known(exists=False, ended=over, successor=successor)
-        return Known(exists=True, successor=successor, facts=record.known_facts(), worked=record.calls_total > 0)
+            return Known(exists=False, ended=over, successor=successor, principal=record.facts.principal)
+        facts, worked = record.known_facts(), record.calls_total > 0
+        return Known(exists=True, successor=successor, facts=facts, worked=worked, principal=facts.principal)
 
     async def consult(self, key: str) -> str | None:
         """The value under `key`."""
@@ -176,9 +182,17 @@ class MemoryStore:
         while len(self._agreed) > 2 * self._settings.max_sessions:
             self._agreed.popitem(last=False)
 
-    async def succeed(self, old_id: str, candidate: str) -> str:
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """The id of the one session that continues `old_id`."""
+        now = self._clock()
+        standing = self._value(_next(old_id), now)
+        if standing is None and self._bound(old_id, now) not in (None, user):
+            return candidate
         return await self.agree(_next(old_id), candidate, self._settings.session_ttl)
+
+    def _bound(self, session_id: str, now: float) -> str | None:
+        record = self._record(session_id, now)
+        return record.facts.principal if record is not None else None
 
     async def due(self, now: float, limit: int) -> list[EndedSession]:
         """Sessions whose time was over at `now`."""

@@ -39,12 +39,15 @@ class Record:
     not_before: float = 0.0
     """The end of an earlier session under the id."""
     merged: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    opened: bool = False
+    """Its user is that of `initialize`."""
 
     @classmethod
     def begun(cls, delta: SessionDelta, settings: Settings, former: Record | None) -> Record:
         """A session that begins with `delta`."""
         facts = replace(delta.facts)
         record = cls(facts, settings.service_name, settings.session_ttl, settings.max_tool_calls)
+        record.opened = facts.opened
         if former is not None and former.ended is not None:
             record.not_before = max(former.last_activity, former.ended[0])
             if facts.created_at <= record.not_before:
@@ -84,6 +87,11 @@ class Record:
             return True  # The process goes on with the session that it knows.
         return delta.facts.created_at > self.ended[0] + 1.0
 
+    def is_bound_to_another(self, delta: SessionDelta) -> bool:
+        """Whether `delta` is of another user. Whose it is `initialize` says, which may be written late."""
+        bound = self.facts.principal
+        return bound is not None and bound != delta.facts.principal and (self.opened or not delta.facts.opened)
+
     def late(self, flush: Flush, now: float) -> bool:
         """Count what was in flight when the session ended, where its document still stands."""
         if not self.has_document(now):
@@ -101,11 +109,14 @@ class Record:
 
     def _count(self, delta: SessionDelta) -> None:
         news = delta.facts.known()
+        if not self.merged and self.facts.principal is None:
+            self.facts.principal = delta.facts.principal  # Of a session of the user's API it is the first message.
         if news not in self.merged:
             created = self.facts.created_at
             self.facts = replace(self.facts.with_news(delta.facts), created_at=created)
             self.merged = [news, *self.merged[: _VARIANTS - 1]]
-        self.facts.principal = self.facts.principal or delta.facts.principal
+        if delta.facts.opened and not self.opened:
+            self.facts.principal, self.opened = delta.facts.principal, True
         if delta.facts.created_at > self.not_before:
             self.facts.created_at = min(self.facts.created_at, delta.facts.created_at)
         self.last_activity = max(self.last_activity, delta.last_activity)
@@ -140,7 +151,8 @@ class Record:
         self.document_until, self.until = 0.0, now + GRACE
         self.calls, self.sequences, self.head = [], {}, ""
         self.calls_total = self.errors = self.requests = 0
-        self.facts = SessionFacts(self.facts.session_id, self.facts.created_at, self.facts.limit)
+        bound = self.facts.principal
+        self.facts = SessionFacts(self.facts.session_id, self.facts.created_at, self.facts.limit, principal=bound)
 
     def note(
         self, flush: Flush, *, created: bool = False, ended: EndedSession | None = None, late: bool = False

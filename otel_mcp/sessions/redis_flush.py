@@ -101,13 +101,24 @@ class FlushWriter:
         failed = next((result for result in results if isinstance(result, Exception)), None)
         if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
-        await self._let_go(
-            [
-                answer.session_id
-                for answer, reply in zip(answers, replies, strict=True)
-                if answer.ended is not None or answer.late or (answer.refused and _is_nothing(reply))
-            ]
-        )
+        scores: list[Any] = []
+        for answer, reply in zip(answers, replies, strict=True):
+            if answer.owner is not None and reply[3] != b"0":
+                # Its deadline is where its own user has left it.
+                scores += (int(reply[3]) / 1e6, answer.session_id)
+            elif (
+                answer.ended is not None
+                or answer.late
+                or answer.owner is not None
+                or (answer.refused and _is_nothing(reply))
+            ):
+                # Have the next sweep look at it, and count it no longer until then. It takes it out of the deadlines,
+                # unless another session has begun under the id meanwhile.
+                scores += (mark(), answer.session_id)
+        if scores:
+            # Of an outage whoever comes next tells, and the sweep comes upon them at their deadlines.
+            with guarded("redis deadlines"), contextlib.suppress(StoreDown):
+                await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *scores)))
         return answers
 
     def _run(self, flush: Flush, now: float) -> Run | None:
@@ -138,20 +149,11 @@ class FlushWriter:
                 run = Run(scripts.TOUCH, (self._keys.agreement(name),), (session_id, ttl))
                 touches.append(_Touch(at, "rival", run))
             if delta.facts.previous_id:
-                key = self._keys.successor(delta.facts.previous_id)
-                touches.append(_Touch(at, "heir", Run(scripts.TOUCH, (key,), (session_id, self._ttl))))
+                previous = delta.facts.previous_id
+                keys = (self._keys.successor(previous), self._keys.session(previous)[1])
+                run = Run(scripts.SUCCEED, keys, (session_id, self._ttl, delta.facts.principal or "", 1))
+                touches.append(_Touch(at, "heir", run))
         return touches
-
-    async def _let_go(self, session_ids: Sequence[str]) -> None:
-        """Have the next sweep look at sessions that do not live, and count them no longer until then.
-
-        It takes them out of the deadlines, unless another session has begun under the id meanwhile.
-        """
-        if session_ids:
-            members = [part for session_id in session_ids for part in (mark(), session_id)]
-            # Of an outage whoever comes next tells, and the sweep comes upon them at their deadlines.
-            with guarded("redis deadlines"), contextlib.suppress(StoreDown):
-                await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *members)))
 
 
 def _answer(flush: Flush, result: Any) -> Applied:

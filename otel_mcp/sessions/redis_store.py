@@ -102,17 +102,17 @@ class RedisStore:
 
     async def agree(self, key: str, candidate: str, ttl: float) -> str:
         """The value that all replicas have under `key`."""
-        return await self._agree(self._keys.agreement(key), candidate, ttl)
-
-    async def succeed(self, old_id: str, candidate: str) -> str:
-        """The id of the one session that continues `old_id`."""
-        return await self._agree(self._keys.successor(old_id), candidate, self._ttl)
-
-    async def _agree(self, key: str, candidate: str, ttl: float) -> str:
         kept = max(round(min(ttl, redis_wire.LONGEST) * 1000), 1) if ttl else 0
-        value = await self._link.run(Run(scripts.AGREE, (key,), (candidate, kept)))
+        value = await self._link.run(Run(scripts.AGREE, (self._keys.agreement(key),), (candidate, kept)))
         # What stays for good is the hash key, which an operator may have put there: it is no id.
         return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
+
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+        """The id of the one session that continues `old_id`."""
+        keys = (self._keys.successor(old_id), self._keys.session(old_id)[1])
+        kept = max(round(self._ttl * 1000), 1)
+        value = await self._link.run(Run(scripts.SUCCEED, keys, (candidate, kept, user or "", 0)))
+        return agreed_id(value) or candidate
 
     async def due(self, now: float, limit: int) -> list[EndedSession]:
         """Sessions whose time was over at `now`, claimed for the caller."""

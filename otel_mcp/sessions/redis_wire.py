@@ -21,6 +21,7 @@ LATE: Final = 4
 FOREIGN: Final = 5
 FOREIGN_NOW: Final = 6
 LOST: Final = 7
+BOUND: Final = 8
 """What the scripts answer, see ``flush.lua``."""
 _REFUSED: Final = {FOREIGN: "foreign", FOREIGN_NOW: "foreign", LOST: "ended"}
 LEASE: Final = 60_000_000
@@ -68,7 +69,7 @@ class Writer:
             f'{created},"{text.iso(created)}",{delta.requests},{delta.errors},{delta.call_count},{len(records)},'
             f"{text.micros(min(delta.facts.limit, LONGEST))},{self.instant(self._process.started_at)},"
             f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE},"{user}",'
-            f'"{self.owner}",{told:d}{ended}]'
+            f'"{self.owner}",{told:d},{delta.facts.opened:d}{ended}]'
         )
         return scalars.encode(), facts, text.utf8(text.calls(records))
 
@@ -111,6 +112,8 @@ def applied(flush: Flush, reply: list[Any]) -> Applied:
     """What ``flush.lua`` answered; status 3 is not for the caller."""
     status, total, flags, report = reply
     session_id = flush.delta.facts.session_id
+    if status == BOUND:
+        return Applied(session_id, owner=flags.decode(), total_calls=total)
     ended = ended_session(session_id, report) if report else None
     if status == REPEATED and b"e" in flags and ended is None:
         ended = _own_end(flush)
@@ -169,20 +172,21 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
 
 def known(session_id: str, reply: list[Any], service: str) -> Known:
     """What ``recall.lua`` answered; the session of another service is over for this one."""
-    exists, ended, successor = reply[:3]
+    exists, ended, successor, bound = reply[:4]
     after = agreed_id(successor)
+    user = None if bound is None else bound.decode()
     if not exists:
-        return Known(exists=False, ended=bool(ended), successor=after)
+        return Known(exists=False, ended=bool(ended), successor=after, principal=user)
     try:
-        state = SessionState.model_validate_json(reply[3])
+        state = SessionState.model_validate_json(reply[4])
     except ValidationError:
         return Known(exists=False, successor=after)
     if not is_of(state, service):
         return Known(exists=False, ended=True, successor=after)
     facts = SessionFacts(
         session_id=session_id,
-        created_at=int(reply[4]) / 1e6,
-        limit=int(reply[5]) / 1e6,
+        created_at=int(reply[5]) / 1e6,
+        limit=int(reply[6]) / 1e6,
         user_agent=state.user_agent,
         client_name=state.client_name,
         client_version=state.client_version,
@@ -190,6 +194,6 @@ def known(session_id: str, reply: list[Any], service: str) -> Known:
         source=state.source,
         conversation_id=state.conversation_id,
         previous_id=state.previous_id,
-        principal=None if reply[6] is None else reply[6].decode(),
+        principal=user,
     )
-    return Known(exists=True, successor=after, facts=facts, worked=int(reply[7] or 0) > 0)
+    return Known(exists=True, successor=after, facts=facts, worked=int(reply[7] or 0) > 0, principal=user)

@@ -247,9 +247,11 @@ class Sessions:
         """The value that all replicas have under `key`; `candidate` where we cannot tell."""
         return await self._ask("agree", key, lambda: self._store.agree(key, candidate, ttl), candidate)
 
-    async def succeed(self, old_id: str, candidate: str) -> str:
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """The id of the session that continues `old_id` on all replicas; `candidate` where we cannot tell."""
-        return await self._ask("succeed", old_id, lambda: self._store.succeed(old_id, candidate), candidate)
+        # Users do not share an answer: for one of them the id may be another's.
+        key = old_id if user is None else f"{old_id} {user}"
+        return await self._ask("succeed", key, lambda: self._store.succeed(old_id, candidate, user), candidate)
 
     async def _ask(
         self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T, *, brief: bool = True
@@ -282,6 +284,13 @@ class Sessions:
     def on_hash_key(self, tell: Callable[[bytes], None]) -> None:
         """Have `tell` called with the key once all replicas have agreed on it."""
         self._hash_key.on_agreed.append(tell)
+
+    def on_refused(self, tell: Callable[[SessionDelta, str], SessionDelta | None]) -> None:
+        """Have `tell` called with what came under a session of another user, and that user.
+
+        It says what is written instead.
+        """
+        self._flusher.on_refused = tell
 
     def on_overruled(self, tell: Callable[[SessionDelta, Applied], None]) -> None:
         """Have `tell` called where other processes have decided otherwise about a session that went on here."""

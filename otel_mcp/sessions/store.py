@@ -37,6 +37,7 @@ class SessionStore(Protocol):
 
         One session's failure is in its own answer (`Applied.retry`,
         `Applied.refused`) and stops no other. At most one flush a session.
+        What comes under a session of another user is not written (`Applied.owner`).
         """
         ...
 
@@ -69,8 +70,11 @@ class SessionStore(Protocol):
         """The value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
         ...
 
-    async def succeed(self, old_id: str, candidate: str) -> str:
-        """The id of the one session that continues `old_id` on all replicas."""
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+        """The id of the one session that continues `old_id` on all replicas.
+
+        Where that is bound to another than `user`, it is `candidate`, and nobody else is told so.
+        """
         ...
 
     async def due(self, now: float, limit: int) -> list[EndedSession]:

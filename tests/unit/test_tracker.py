@@ -51,7 +51,7 @@ class Store:
         await anyio.lowlevel.checkpoint()
         return candidate if self.down else self.agreed.setdefault(key, candidate)
 
-    async def succeed(self, old_id: str, candidate: str) -> str:
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
         self.asked["succeed"] += 1
         await anyio.lowlevel.checkpoint()
         return candidate if self.down else self.agreed.setdefault(f"{old_id}:next", candidate)
@@ -167,7 +167,7 @@ async def test_requests_that_come_together_share_a_successor_also_when_the_store
     here = await replica(store)
     found: list[Session] = []
 
-    async def failing(old_id: str, candidate: str) -> str:
+    async def failing(old_id: str, candidate: str, user: str | None = None) -> str:
         await anyio.lowlevel.checkpoint()
         return candidate
 
@@ -383,15 +383,27 @@ async def test_a_rotated_token_is_no_other_user(store: Store) -> None:
     assert here.rejected == []
 
 
-async def test_a_session_is_bound_by_the_first_user_who_is_known_by_name(store: Store) -> None:
+@pytest.mark.parametrize("begun", ["by a handshake", "by a message", "on another replica"])
+async def test_a_session_that_began_without_a_user_is_nobodys(store: Store, begun: str) -> None:
+    here = await replica(store)
+    if begun == "by a handshake":
+        here.tracker.open("abc", "header")
+    elif begun == "on another replica":
+        store.documents["abc"] = Known(True, facts=SessionFacts("abc", 5.0, HOUR))
+
+    found = [await here.resolve(header("abc", who), owned=True) for who in (None, ANN, BOB, None)]
+
+    assert len(set(found)) == 1
+    assert here.rejected == []
+
+
+async def test_a_session_without_a_handshake_is_that_of_the_user_of_its_first_message(store: Store) -> None:
     here = await replica(store)
 
-    first = await here.resolve(header("abc"), owned=True)
-    second = await here.resolve(header("abc", ANN), owned=True)
-    third = await here.resolve(header("abc", BOB), owned=True)
+    first, second, third = [await here.resolve(header("abc", who), owned=True) for who in (ANN, None, BOB)]
 
-    assert first is second
-    assert third is not first
+    assert len({first, second, third}) == 3
+    assert await here.resolve(header("abc", ANN), owned=True) is first
 
 
 async def test_beyond_the_limit_there_is_no_session_and_each_is_counted(store: Store) -> None:

@@ -4,20 +4,22 @@
 -- 1 written, 2 seen before, 3 the end of an earlier session has to be reported first
 -- (nothing applied; the next try says so in `told`), 4 late: the session had ended,
 -- 5 the document is not ours, nor is there any session, 6 the document is not ours
--- any more, 7 late, and nowhere to count it.
+-- any more, 7 late, and nowhere to count it, 8 the session is another user's
+-- (nothing applied; in place of flags whose it is, in place of the report its deadline, or 0).
 -- Flags: c created, r resumed, e ended by this flush, l late.
 local a = cjson.decode(ARGV[1])
 local token, sequence, now, first, first_iso, last, last_iso, created, created_iso =
   a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
 local requests, errors, calls, sent, limit, start, fingerprint, ttl, cap, lease =
   a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19]
-local user, service, told, ended_iso, reason, ended = a[20], a[21], a[22], a[23], a[24], a[25]
+local user, service, told, opened = a[20], a[21], a[22], a[23]
+local ended_iso, reason, ended = a[24], a[25], a[26]
 local claimer = 'f:' .. token -- Another one than the sweeper of the same process.
 
 local mark = 'p:' .. token
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u', 'w', 'v')
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u', 'w', 'v', 'k')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], g = raw[8],
-           f = raw[9], x = raw[10], d = raw[12], u = raw[13]}
+           f = raw[9], x = raw[10], d = raw[12], u = raw[13], k = raw[16]}
 
 if raw[11] then
   local seen, flags = string.match(raw[11], '^(%d+) %d+ ?(%a*)$')
@@ -38,6 +40,11 @@ local fresh, late = not s.t and not s.x, false
 if raw[15] and raw[15] ~= service and (not s.x or raw[14]) then return {5, 0, '', false} end
 if s.t and not string.find(s.f or '', fingerprint, 1, true) and of_another(s.o, ARGV[2]) then
   return {5, 0, '', false}
+end
+-- Whose it is `initialize` says, which may be written late, else the first message.
+local opens = opened == 1 and not s.k
+if is_bound_to_another(s.u, user) and not opens then
+  return {8, tonumber(s.n) or 0, s.u, s.t and not s.x and int(known_last + tonumber(s.i)) or '0'}
 end
 
 if s.x then
@@ -73,8 +80,9 @@ if late and state == 'missing' then return {calls > 0 and 7 or 4, tonumber(s.n) 
 
 local flags, set = late and 'l' or '', {}
 if fresh then
+  opens = opened == 1
   if s.x then
-    redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq', 'u')
+    redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq', 'u', 'k')
     -- The process may have met the id in its former life.
     local former = math.max(known_last or 0, tonumber(string.match(s.x, '(%d+)$')))
     if created <= former then created, created_iso = first, first_iso end
@@ -149,9 +157,14 @@ if raw[15] ~= service then
   set[#set + 1] = 'v'
   set[#set + 1] = service
 end
-if user ~= '' and not s.u then
+if opens and user == '' then redis.call('HDEL', stats, 'u') end
+if user ~= '' and (opens or fresh or not s.f) then
   set[#set + 1] = 'u'
   set[#set + 1] = user
+end
+if opens then
+  set[#set + 1] = 'k'
+  set[#set + 1] = '1'
 end
 redis.call('HSET', stats, unpack(set))
 if not late then

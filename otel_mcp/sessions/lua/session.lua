@@ -12,7 +12,8 @@
 --   the id, before which this one cannot have begun; n calls, r requests, e errors;
 --   i limit; o offsets "b c k len calls"; g last counted process start;
 --   f fingerprints of facts that were merged; x end "iso reason instant";
---   v digest of the service it is of; u keyed hash of the user it is bound to;
+--   v digest of the service it is of; u keyed hash of the user it is bound to,
+--   absent where it is nobody's; k there where that is the user of `initialize`;
 --   w who reports the end "token until", where nobody has yet;
 --   p:<token> "sequence seconds flags";
 --   lc lv lp ls lq labels of the end report.
@@ -130,6 +131,9 @@ local function of_another(field, facts)
   local readable, held = pcall(cjson.decode, redis.call('GETRANGE', doc, 0, o.b - 1) .. '}')
   return readable and type(held) == 'table' and held.service ~= nil and held.service ~= cjson.decode(facts).service
 end
+
+-- Whether somebody else than `user` ('' = nobody) asks for what is bound to a user.
+local function is_bound_to_another(bound, user) return bound and bound ~= user end
 
 local function add_labels(set, facts)
   for field, name in pairs(LABELS) do
