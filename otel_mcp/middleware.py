@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otel_mcp import process
 from otel_mcp.guard import guarded, report
-from otel_mcp.request import SCOPE_KEY, Exchange
+from otel_mcp.nesting import is_same
+from otel_mcp.request import SCOPE_KEY, Exchange, current_exchange
 from otel_mcp.wire import headers as wire_headers
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def look(scope: Scope) -> Seen | None:
 
     Returns:
         ``None`` where there is nothing to observe: no MCP by its headers, or
-        somebody further out has begun to watch.
+        somebody further out has begun to watch, perhaps under another scope.
     """
     try:
         kind = scope["type"]
@@ -70,8 +71,11 @@ def look(scope: Scope) -> Seen | None:
         # Of a repeated header the first stands, as frameworks read it.
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         verdict = wire_headers.recognise(scope["method"], headers)
-        if verdict != wire_headers.NO:
+        if verdict == wire_headers.NO:
+            return None
+        if (around := current_exchange.get()) is None or not is_same(around, scope, headers):
             return headers, verdict
+        scope[SCOPE_KEY] = around
     except Exception as failure:
         report("first look", failure)
     return None
@@ -101,10 +105,12 @@ async def observe(
     if exchange is None or runtime is None:
         await app(scope, receive, send)
         return
+    token = current_exchange.set(exchange)
     try:
         await app(scope, _watched_receive(runtime, exchange, receive), _watched_send(runtime, exchange, send))
     finally:
         try:
+            current_exchange.reset(token)
             if exchange.dispatch is not None:
                 exchange.dispatch.leave(None)
             runtime.watch.end(exchange)

@@ -36,6 +36,9 @@ _MAX_SAID: Final = 1024
 
 current_call: ContextVar[Call | None] = ContextVar("otel_mcp_call", default=None)
 
+current_exchange: ContextVar[Exchange | None] = ContextVar("otel_mcp_exchange", default=None)
+"""The request that a task works for; it may have ended."""
+
 
 @dataclass(slots=True, eq=False)
 class Call:

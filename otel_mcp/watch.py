@@ -20,6 +20,7 @@ from otel_mcp.flights import Flights
 from otel_mcp.identity.address import PROXY_HEADERS, Clients
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.middleware import Scope
+from otel_mcp.nesting import HandedOver
 from otel_mcp.outcomes import left_open, merged
 from otel_mcp.pending import Pending
 from otel_mcp.recording import Recorder
@@ -69,6 +70,7 @@ class Watch:
         self.pending = Pending(lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None))
         self._flights = Flights(resolver.are_strangers)
         self._endings = Endings(settings, resolver, self.pending, recorder.drain, submit)
+        self.handed_over = HandedOver()
         self._bare: OrderedDict[str, None] = OrderedDict()
         """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
 
@@ -179,10 +181,12 @@ class Watch:
                 said = call.params.get("protocolVersion") if initial else call.meta.get(_VERSION_META)
                 exchange.protocol_version = text(said, 32) if isinstance(said, str) else None
             self._flights.note(exchange, call)
+            self.handed_over.add(call)
 
     def is_bare(self, exchange: Exchange) -> bool:
         """Whether nobody but us will open a span for the calls of this exchange."""
         bare = exchange.path in self._bare and not exchange.at_sdk and exchange.confirmed
+        bare = bare and not self.handed_over.hands_over(exchange)
         return bare and exchange.transport_id == exchange.wire_session_id
 
     def _learn_bare(self, exchange: Exchange) -> None:
@@ -201,6 +205,7 @@ class Watch:
         call.outcome = merged(outcome, call)
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         exchange = call.exchange
+        self.handed_over.drop(call)
         if call.id is not None and (transport_id := exchange.transport_id):
             self._flights.landed(transport_id, call.id)
             if self.pending.calls:

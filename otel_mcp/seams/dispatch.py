@@ -18,7 +18,6 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from otel_mcp import process
 from otel_mcp.guard import report
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.runtime import Runtime
@@ -34,6 +33,28 @@ def exchange_of(request: object) -> Exchange | None:
     scope: Any = getattr(request, "scope", None)
     exchange: object = scope.get(SCOPE_KEY) if isinstance(scope, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return exchange if isinstance(exchange, Exchange) else None
+
+
+def handed_over(
+    runtime: Runtime, request_id: JsonId | None, method: str, params: object, *, native: bool
+) -> Call | None:
+    """The call that a message is which came without its HTTP request: over another transport than the SDK's.
+
+    Args:
+        runtime: that of the process.
+        request_id: of the message.
+        method: of the message.
+        params: of the message, as dictionary or model.
+        native: whether a library opens a span for it. Where it is not certain which call it is, that is the only one.
+    """
+    found = runtime.watch.handed_over.find(json_id(request_id), method, params)
+    for call in found:
+        runtime.watch.handed_over.learn(call.exchange)
+    if len(found) == 1:
+        return found[0]
+    for call in found:
+        call.dispatched = call.dispatched or native
+    return None
 
 
 def call_of(
@@ -113,9 +134,10 @@ class Dispatch:
             self._task = current_task()
         around = otel_context.set_value(CALL, call, parent_of(call))
         if call.span is not None:
-            # An SDK inside a route of the user's: the span is there already, perhaps not in this task.
-            self._parent = trace.set_span_in_context(call.span, around)
-        elif self._handwritten:
+            # An SDK inside a route of the user's decides on the span. Ours is not ended, so nobody sees it.
+            call.span = call.span_context = None
+            self._runtime.watch.handed_over.learn(call.exchange)
+        if self._handwritten:
             self._own = self._runtime.spans.open(call, around)
             self._parent = trace.set_span_in_context(self._own, around)
         else:
@@ -159,7 +181,7 @@ class Dispatch:
         if call.span_context is None and call.id is not None and self.owes_span():
             call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
         call.told = told if call.told is None else _told_more(call.told, told)
-        if self._own is not None:
+        if self._own is not None and self._own is call.span:
             self._close(call, self._own)
         # In another task the context is not ours to touch; it ends with its task.
         if self._task is None or self._task is current_task():
@@ -241,7 +263,3 @@ def outcome_of_result(result: object) -> Outcome:
     else:
         failed = getattr(result, "is_error", False) is True or getattr(result, "isError", False)
     return Outcome(TOOL_ERROR) if failed is True else FINE
-
-
-def runtime_for(exchange: Exchange | None) -> Runtime | None:
-    return process.existing() if exchange is not None else None

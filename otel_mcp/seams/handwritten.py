@@ -69,7 +69,7 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
 
     async def run(route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         call = _only_call(exchange)
-        if call is None:
+        if call is None or runtime.watch.handed_over.hands_over(exchange):
             return await original(route, scope, receive, send)
         exchange.ambient = otel_context.get_current()  # Inside whatever instruments HTTP.
         await Dispatch(runtime, call, handwritten=True).run(lambda: original(route, scope, receive, send))

@@ -17,7 +17,7 @@ from opentelemetry import context as otel_context
 from otel_mcp import process
 from otel_mcp.guard import report
 from otel_mcp.middleware import ASGIApp, Receive, Scope, Send, look, observe
-from otel_mcp.request import SCOPE_KEY, Exchange
+from otel_mcp.request import SCOPE_KEY, Exchange, current_exchange
 from otel_mcp.seams.http_span import http_app, within
 from otel_mcp.seams.patching import Patches
 
@@ -33,6 +33,11 @@ def starlette(module: ModuleType, patches: Patches) -> None:
 def litestar(module: ModuleType, patches: Patches) -> None:
     """Every Litestar app, on any server."""
     patches.replace(module.Litestar, "__call__", _outer)
+
+
+def http_client(module: ModuleType, patches: Patches) -> None:
+    """The in-process transport of httpx: what is asked through it is a request of its own, however much it repeats."""
+    patches.replace(module.ASGITransport, "handle_async_request", _asked)
 
 
 def session_manager(module: ModuleType, patches: Patches) -> None:
@@ -72,6 +77,18 @@ def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
             await observe(process.runtime, seen, partial(original, self), scope, receive, send)
 
     return __call__
+
+
+def _asked(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(original)
+    async def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = current_exchange.set(None)
+        try:
+            return await original(self, *args, **kwargs)
+        finally:
+            current_exchange.reset(token)
+
+    return handle_async_request
 
 
 def _learn(exchange: Exchange, owns: bool | None) -> None:

@@ -17,9 +17,10 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
+from otel_mcp import process
 from otel_mcp.guard import guarded
 from otel_mcp.request import Call
-from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, outcome_of_result, runtime_for
+from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
 from otel_mcp.seams.patching import Patches
 from otel_mcp.wire.jsonrpc import Outcome, error_outcome
 
@@ -42,7 +43,12 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
     async def handle(self: Any, message: Any, req: Any, *args: Any, **kwargs: Any) -> None:
         call: Call | None = None
         exchange = exchange_of(getattr(getattr(message, "message_metadata", None), "request_context", None))
-        runtime = runtime_for(exchange)
+        runtime = process.existing()
+        if runtime is not None:
+            with _GUARD:
+                if exchange is None:
+                    native = _fastmcp_will(self, req.method)
+                    call = handed_over(runtime, message.request_id, req.method, req.params, native=native)
         if exchange is not None and runtime is not None:
             with _GUARD:
                 runtime.watch.read(exchange)  # Here the parameters are models; the body has them as they were sent.

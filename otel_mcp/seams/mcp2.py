@@ -22,7 +22,7 @@ from otel_mcp import process
 from otel_mcp.guard import guarded, report
 from otel_mcp.request import Call
 from otel_mcp.runtime import Runtime
-from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, outcome_of_result
+from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
 from otel_mcp.seams.patching import Patches
 from otel_mcp.spans import capture_result
 from otel_mcp.wire.jsonrpc import Outcome
@@ -38,11 +38,17 @@ def runner(module: ModuleType, patches: Patches) -> None:
         def composed(self: Any, inner: Handler) -> Handler:
             # No coroutine of its own: each one is paid for whenever the handler waits.
             def dispatched(ctx: Any) -> Awaitable[Any]:
-                exchange = exchange_of(getattr(ctx, "request", None))
-                if exchange is None or (runtime := process.existing()) is None:
+                if (runtime := process.existing()) is None:
                     return compose(self, inner)(ctx)
                 try:
-                    if (call := call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)) is None:
+                    if (exchange := exchange_of(getattr(ctx, "request", None))) is None:
+                        call = _handed_over(runtime, self, ctx)
+                        if call is None:
+                            return compose(self, inner)(ctx)
+                        if ctx.method == "initialize":
+                            # Whether the transport gives out a session shows in its answer alone, after a native span.
+                            return _unseen(compose, self, inner, ctx, runtime)
+                    elif (call := call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)) is None:
                         return _unseen(compose, self, inner, ctx, runtime)
                     dispatch = _Dispatch(runtime, call, self, inner)
                 except Exception as failure:
@@ -96,7 +102,7 @@ class _Dispatch(Dispatch):
 
     def owes_span(self) -> bool:
         # A span of the SDK's that was not sampled is seen only where the handler is reached.
-        return not any(_is_native(entry) for entry in self._owner.server.middleware)
+        return not _has_native(self._owner)
 
 
 async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | None) -> Any:
@@ -114,6 +120,14 @@ async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | 
 
 def _is_native(middleware: object) -> bool:
     return type(middleware).__name__ == "OpenTelemetryMiddleware"
+
+
+def _has_native(owner: Any) -> bool:
+    return any(_is_native(entry) for entry in owner.server.middleware)
+
+
+def _handed_over(runtime: Runtime, owner: Any, ctx: Any) -> Call | None:
+    return handed_over(runtime, ctx.request_id, ctx.method, ctx.params, native=_has_native(owner))
 
 
 def _is_tool(owner: Any, call: Call) -> bool:

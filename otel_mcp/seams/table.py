@@ -29,6 +29,8 @@ SEAMS: Final = (
     ("gunicorn.workers.gasgi", _lazy("servers", "gunicorn")),
     ("hypercorn.app_wrappers", _lazy("servers", "hypercorn")),
     ("granian.asgi", _lazy("servers", "granian")),
+    ("httpx", _lazy("http", "http_client")),
+    ("httpx2", _lazy("http", "http_client")),
     ("mcp.server.streamable_http_manager", _lazy("http", "session_manager")),
     ("mcp.server.sse", _lazy("http", "sse_transport")),
     ("mcp.server.runner", _lazy("mcp2", "runner")),
