@@ -55,8 +55,12 @@ Seen = tuple[dict[bytes, bytes], int]
 """Request headers, and the verdict on them."""
 
 
-def look(scope: Scope) -> Seen | None:
+def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
     """The first look at a connection, by every seam that it passes.
+
+    Args:
+        scope: the connection.
+        from_server: it comes from the server itself, so it is of no other request.
 
     Returns:
         ``None`` where there is nothing to observe: no MCP by its headers, or
@@ -73,7 +77,8 @@ def look(scope: Scope) -> Seen | None:
         verdict = wire_headers.recognise(scope["method"], headers)
         if verdict == wire_headers.NO:
             return None
-        if (around := current_exchange.get()) is None or not is_same(around, scope, headers):
+        around = None if from_server else current_exchange.get()
+        if around is None or not is_same(around, scope, headers):
             return headers, verdict
         scope[SCOPE_KEY] = around
     except Exception as failure:

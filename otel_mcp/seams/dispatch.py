@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from otel_mcp.guard import report
-from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call
+from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call, current_exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.spans import CALL, adopt, is_native, parent_of, same_span, scope_of
@@ -51,7 +51,10 @@ def handed_over(
     for call in found:
         runtime.watch.handed_over.learn(call.exchange)
     if len(found) == 1:
-        return found[0]
+        (call,) = found
+        if call.exchange is current_exchange.get() and call.span is None:
+            call.exchange.ambient = otel_context.get_current()  # Inside whatever instruments HTTP.
+        return call
     for call in found:
         call.dispatched = call.dispatched or native
     return None

@@ -60,7 +60,7 @@ class Observed:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # By now the server knows that the app is one of ASGI 3, so no coroutine is needed around it.
-        if (seen := look(scope)) is None:
+        if (seen := look(scope, from_server=True)) is None:
             return self.app(scope, receive, send)
         return observe(process.runtime, seen, self.app, scope, receive, send)
 

@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, process
+from otel_mcp.seams.http import Observed
 from tests.unit.kit import (
     MODERN,
     MODERN_HEADERS,
@@ -287,6 +288,19 @@ async def test_a_scope_that_says_something_else_is_a_request_of_its_own(
             await _answer(send, await _ask(handle, _made_scope("POST", "/mcp", headers), await read(receive)))
 
         await _post(MCPMiddleware(gateway), modern("add", **ENVELOPE), MODERN_HEADERS)
+
+    assert sum(seen.counts(DURATION).values()) == 2
+
+
+async def test_what_comes_from_the_server_is_a_request_of_its_own(seen: Telemetry) -> None:
+    """A connection may carry the context of an earlier request, which is still open."""
+    async with running(manager_of(server())) as handle:
+
+        async def leaking(scope: Message, receive: Receive, send: Send) -> None:
+            reply = await _ask(Observed(handle), _made_scope("POST", "/mcp", scope["headers"]), await read(receive))
+            await _answer(send, reply)
+
+        await _post(MCPMiddleware(leaking), modern("add", **ENVELOPE), MODERN_HEADERS)
 
     assert sum(seen.counts(DURATION).values()) == 2
 
