@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
 from otel_mcp import process
 from otel_mcp.guard import guarded, report
 from otel_mcp.nesting import is_same
-from otel_mcp.request import SCOPE_KEY, Exchange, current_exchange
+from otel_mcp.request import SCOPE_KEY, Exchange, current_call, current_exchange
 from otel_mcp.wire import headers as wire_headers
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+T = TypeVar("T")
 
 _LIFESPAN: Final = guarded("lifespan")
 
@@ -52,7 +57,7 @@ class MCPMiddleware:
 
 
 Seen = tuple[dict[bytes, bytes], int]
-"""Request headers, and the verdict on them."""
+"""Request headers by lower-case name, and the verdict on them."""
 
 
 def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
@@ -67,14 +72,13 @@ def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
         somebody further out has begun to watch, perhaps under another scope.
     """
     try:
-        kind = scope["type"]
+        kind = scope.get("type")
         if kind not in ("http", "lifespan") or SCOPE_KEY in scope:
             return None
         if kind == "lifespan":
             return {}, wire_headers.NO
-        # Of a repeated header the first stands, as frameworks read it.
-        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        verdict = wire_headers.recognise(scope["method"], headers)
+        headers = wire_headers.by_name(scope)
+        verdict = wire_headers.recognise(scope.get("method", ""), headers)
         if verdict == wire_headers.NO:
             return None
         around = None if from_server else current_exchange.get()
@@ -94,8 +98,7 @@ async def observe(
     The runtime is asked for only where the headers allow MCP: other traffic, and
     processes without any, never load it.
     """
-    exchange: Exchange | None = None
-    runtime: Runtime | None = None
+    handler: _Handler | None = None
     try:
         if scope["type"] == "lifespan":
             scope[SCOPE_KEY] = None  # Once is enough: flushing waits, perhaps for exporters that are away.
@@ -103,36 +106,71 @@ async def observe(
         elif (runtime := get_runtime()) is not None:
             headers, verdict = seen
             exchange = runtime.begin(scope, headers, verdict)
-            if exchange is not None and exchange.transport_id is not None:
-                scope = await runtime.owning.claimed(exchange, scope)
+            if exchange is not None:
+                handler = _Handler(runtime, exchange, receive, send)
+                if exchange.transport_id is not None:
+                    scope = await runtime.owning.claimed(exchange, scope)
     except Exception as failure:
         report("request", failure)
-    if exchange is None or runtime is None:
+    if handler is None:
         await app(scope, receive, send)
-        return
-    token = current_exchange.set(exchange)
-    try:
-        await app(scope, _watched_receive(runtime, exchange, receive), _watched_send(runtime, exchange, send))
-    finally:
+    else:
+        await handler.run(app, scope)
+
+
+class _Handler:
+    """One request that is watched. Its bound methods are the `receive` and `send` of the app."""
+
+    __slots__ = ("_call", "_exchange", "_outside", "_receive", "_runtime", "_scope", "_send")
+
+    def __init__(self, runtime: Runtime, exchange: Exchange, receive: Receive, send: Send) -> None:
+        self._runtime = runtime
+        self._exchange = exchange
+        self._receive = receive
+        self._send = send
+        self._scope: Scope = {}
+        self._outside = exchange.ambient or Context()
+        self._call = current_call.get()
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Serve the request. What `app` raises passes untouched."""
+        exchange, error, token = self._exchange, None, None
+        self._scope = scope
+        if otel_context.get_current() is not self._outside:
+            token = otel_context.attach(self._outside)  # The span that was current has ended.
+        here = current_exchange.set(exchange)
         try:
-            current_exchange.reset(token)
-            if exchange.dispatch is not None:
-                exchange.dispatch.leave(None)
-            runtime.watch.end(exchange)
-        except Exception as failure:
-            report("end of request", failure)
+            await app(scope, self.receive, self.send)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            try:
+                if exchange.dispatch is not None:
+                    exchange.dispatch.leave(None)
+                spans = self._runtime.http_spans
+                if exchange.confirmed and not exchange.http_decided:
+                    spans.begin(exchange, scope)
+                self._runtime.watch.end(exchange)
+                spans.end(exchange, error)
+                current_exchange.reset(here)
+            except Exception as failure:
+                report("end of request", failure)
+            error = None  # Or this frame and its traceback refer to each other.
+            if token is not None:
+                otel_context.detach(token)
 
-
-def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> Receive:
-    watch = runtime.watch
-
-    async def watched() -> Message:
-        message = await receive()
+    async def receive(self) -> Message:
+        if otel_context.get_current() is self._outside and current_call.get() is self._call:
+            message = await self._receive()
+        else:
+            message = await self._as_outside(self._receive)
+        exchange = self._exchange
         try:
             if message["type"] == "http.request":
-                watch.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
+                self._runtime.watch.requested(exchange, message.get("body", b""), more=message.get("more_body", False))
                 if exchange.parsed and not (exchange.at_sdk or exchange.attaches_inside):
-                    await runtime.attach(exchange)
+                    await self._runtime.attach(exchange, self._scope)
             elif message["type"] == "http.disconnect":
                 # Servers also say so after a completed response: then nobody has left early.
                 exchange.disconnected = not exchange.responded
@@ -140,27 +178,51 @@ def _watched_receive(runtime: Runtime, exchange: Exchange, receive: Receive) -> 
             report("receive", failure)
         return message
 
-    return watched
-
-
-def _watched_send(runtime: Runtime, exchange: Exchange, send: Send) -> Send:
-    replies = runtime.replies
-
-    async def watched(message: Message) -> None:
-        outgoing = message
-        if message["type"] == "http.response.start":
+    async def send(self, message: Message) -> None:
+        exchange, runtime = self._exchange, self._runtime
+        outgoing, is_body = message, False
+        try:
+            kind = message["type"]
+            is_body = kind == "http.response.body"
+            if kind == "http.response.start":
+                # In the order of what the app sees: the span first, whose context the message's span belongs under.
+                if exchange.confirmed and not exchange.http_decided:
+                    runtime.http_spans.begin(exchange, self._scope)
+                elif not exchange.http_decided:
+                    runtime.http_spans.left_to_others(exchange)
+                outgoing = runtime.replies.at_once(exchange, message) or await runtime.replies.answering(
+                    exchange, message
+                )
+                if exchange.http_span is not None:
+                    outgoing = runtime.http_spans.responding(exchange, outgoing)
+        except Exception as failure:
+            report("send", failure)
+        if otel_context.get_current() is self._outside and current_call.get() is self._call:
+            await self._send(outgoing)
+        else:
+            await self._as_outside(self._send, outgoing)
+        if is_body:
             try:
-                outgoing = replies.at_once(exchange, message) or await replies.answering(exchange, message)
+                more = message.get("more_body", False)
+                runtime.replies.answered(exchange, message.get("body", b""), more=more)
+                if not more and exchange.http_span is not None:
+                    runtime.http_spans.end(exchange)
             except Exception as failure:
                 report("send", failure)
-        await send(outgoing)
-        if message["type"] == "http.response.body":
-            try:
-                replies.answered(exchange, message.get("body", b""), more=message.get("more_body", False))
-            except Exception as failure:
-                report("send", failure)
 
-    return watched
+    async def _as_outside(self, server: Callable[..., Awaitable[T]], *message: Message) -> T:
+        """Wait for the server in the context that it called us in.
+
+        A server may schedule callbacks meanwhile, which keep the context that they
+        are scheduled in: in that of a request, the later ones of its connection
+        would seem to be part of it (uvicorn with h11 or httptools, on asyncio).
+        """
+        token, call_token = otel_context.attach(self._outside), current_call.set(self._call)
+        try:
+            return await server(*message)
+        finally:
+            current_call.reset(call_token)
+            otel_context.detach(token)
 
 
 def _lifespan(get_runtime: Callable[[], Runtime | None], send: Send) -> Send:

@@ -29,9 +29,9 @@ def is_same(around: Exchange, scope: Mapping[str, Any], headers: wire_headers.He
 
     It is, where no SDK has got that request yet, and whatever both say of it agrees.
     """
-    if around.at_sdk or around.closed or around.responded or around.http_method != scope["method"]:
+    if around.at_sdk or around.closed or around.responded or around.http_method != scope.get("method"):
         return False
-    outer, inner = around.path.rstrip("/"), scope["path"].rstrip("/")
+    outer, inner = around.path.rstrip("/"), str(scope.get("path", "")).rstrip("/")
     if not (outer.endswith(inner) or inner.endswith(outer)):
         return False
     return all(name not in headers or headers[name] == around.headers.get(name) for name in _SAID + _MCP)

@@ -34,15 +34,10 @@ class Owning:
             # Also one that another replica seems to have made, with another key: the server has given out neither.
             if self._keys.is_ours(wire_id) or (self._keys.is_shaped(wire_id) and not self._paths.get(exchange.path)):
                 exchange.owns_sessions = False
-                scope = _without_session_id(scope)
+                # As the app would have got it had we not given the client an id.
+                scope = wire_headers.without(scope, wire_headers.SESSION_ID)
         else:
             exchange.owns_sessions = self._paths.get(exchange.path)
             if not self._keys.ready:
                 await self._keys.prepare()
         return scope
-
-
-def _without_session_id(scope: Scope) -> Scope:
-    """The scope as the app would have got it had we not given the client an id."""
-    kept = [(name, value) for name, value in scope["headers"] if name != wire_headers.SESSION_ID]
-    return {**scope, "headers": kept}

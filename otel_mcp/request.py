@@ -171,8 +171,15 @@ class Exchange:
     body_size: int = 0
     parsed: bool = False
     ambient: Context | None = None
-    """OpenTelemetry context where the SDK took over: inside any HTTP instrumentation."""
+    """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
+    Its span has not ended."""
     at_sdk: bool = False
+    http_span: Span | None = None
+    """The HTTP server span, where it is ours."""
+    http_decided: bool = False
+    """It is known whether that span is ours or somebody else's."""
+    http_status: int | None = None
+    http_ended: bool = False
     dispatch: Dispatch | None = None
     """Where the handler is the HTTP app itself: what is attached to its task until it returns."""
     attaches_inside: bool = False

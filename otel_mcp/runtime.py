@@ -17,6 +17,7 @@ from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
 from otel_mcp.events import SessionReporter
 from otel_mcp.guard import guarded
+from otel_mcp.http_span import HTTPSpans
 from otel_mcp.identity.candidate import Rules, rules_from
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
@@ -25,14 +26,13 @@ from otel_mcp.identity.tracker import Tracker
 from otel_mcp.identity.verdicts import Verdicts
 from otel_mcp.instruments import Gauges
 from otel_mcp.metrics import Metrics
-from otel_mcp.middleware import ASGIApp, Scope
+from otel_mcp.middleware import Scope
 from otel_mcp.observers.queue import Observers
 from otel_mcp.owning import Owning
 from otel_mcp.processor import SessionSpanProcessor, install
 from otel_mcp.recording import Recorder
 from otel_mcp.replies import Replies
 from otel_mcp.request import Exchange
-from otel_mcp.seams.http_span import make_http_app
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.spans import Spans
@@ -62,8 +62,8 @@ class Runtime:
         self._logger_provider = logger_provider
         self._excluded = _excluded(settings)
         self._processor: SessionSpanProcessor | None = None
-        self._http_app: ASGIApp | None = None
         self.spans = Spans(tracer_provider)
+        self.http_spans = HTTPSpans(settings, tracer_provider)
         self.metrics = Metrics(meter_provider)
         reporter = SessionReporter(self.metrics, tracer_provider, logger_provider, session_span=settings.session_span)
         self.sessions = Sessions(settings, reporter)
@@ -134,18 +134,12 @@ class Runtime:
         host = headers.get(b"host", b"").decode("latin-1")
         return excluded.url_disabled(f"{scope.get('scheme', 'http')}://{host}{scope['path']}")
 
-    async def attach(self, exchange: Exchange) -> None:
+    async def attach(self, exchange: Exchange, scope: Scope) -> None:
         """The app has read its request: if it is a bare one, the span of its call begins here."""
         if self.watch.is_bare(exchange):
             from otel_mcp.seams.handwritten import attach
 
-            await attach(self, exchange)
-
-    def http_app(self) -> ASGIApp:
-        """The app that opens an HTTP span around another; made when it is first needed."""
-        if self._http_app is None:
-            self._http_app = make_http_app(self._tracer_provider)
-        return self._http_app
+            await attach(self, exchange, scope)
 
     async def shut_down(self) -> None:
         """Write what is pending and let the exporters send it, within seconds. The runtime stays usable."""

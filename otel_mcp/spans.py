@@ -9,21 +9,18 @@ true times.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from otel_mcp import semconv
-from otel_mcp.request import Call, Exchange, client_of
+from otel_mcp.propagation import ambient_context, context_in_meta
+from otel_mcp.request import Call, client_of
 from otel_mcp.version import __version__
-from otel_mcp.wire import headers as wire_headers
-from otel_mcp.wire.carrier import carried
 from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
 
 _SDK: Final = "mcp-python-sdk"
@@ -34,7 +31,6 @@ NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
 CALL: Final = otel_context.create_key("otel_mcp-call")
 """Where the context of a handler names its call."""
-_W3C: Final = ("traceparent", "tracestate", "baggage")
 
 
 def scope_of(span: Span) -> str | None:
@@ -48,45 +44,19 @@ def is_native(span: Span) -> bool:
     return scope_of(span) in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
 
 
-def ambient_context(exchange: Exchange) -> Context:
-    """The context that the HTTP request came with: an HTTP span's if there is one, else its headers'."""
-    ambient = exchange.ambient if exchange.ambient is not None else otel_context.get_current()
-    if b"traceparent" not in exchange.headers or trace.get_current_span(ambient).get_span_context().is_valid:
-        return ambient
-    said = ((name, wire_headers.text(exchange.headers, name.encode(), 8193)) for name in _W3C)
-    return propagate.extract(carried(said), ambient)
-
-
 def parent_of(call: Call) -> Context:
     """The context that a message's span belongs under.
 
     What ``_meta`` carries is the parent; the ambient HTTP span is then linked,
     if it is sampled, as the MCP conventions ask.
     """
-    exchange = call.exchange
-    ambient = exchange.ambient
-    if ambient is None or b"traceparent" in exchange.headers:
-        ambient = ambient_context(exchange)
+    ambient = ambient_context(call.exchange)
     if not call.meta:
         return ambient
-    fields = _fields(propagate.get_global_textmap())
-    if call.meta.keys().isdisjoint(fields):
-        return ambient
-    carrier = carried((name, call.meta.get(name)) for name in fields)
-    around = trace.get_current_span(ambient).get_span_context()
-    bare = trace.set_span_in_context(trace.INVALID_SPAN, ambient)
-    parent = propagate.extract(carrier, bare)
-    if not trace.get_current_span(parent).get_span_context().is_valid:
-        return ambient
-    if around.is_valid and around.trace_flags.sampled:
-        call.link = around
+    parent, link = context_in_meta(call.meta, ambient)
+    if link is not None:
+        call.link = link
     return parent
-
-
-@lru_cache(maxsize=1)
-def _fields(textmap: TextMapPropagator) -> frozenset[str]:
-    """The names that a propagator reads; it gathers them anew each time it is asked."""
-    return frozenset(textmap.fields)
 
 
 def session_attributes(call: Call) -> Mapping[str, str]:

@@ -23,6 +23,7 @@ from otel_mcp.middleware import Scope
 from otel_mcp.nesting import HandedOver
 from otel_mcp.outcomes import left_open, merged
 from otel_mcp.pending import Pending
+from otel_mcp.propagation import without_ended_span
 from otel_mcp.recording import Recorder
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, slim
 from otel_mcp.semconv import OTHER
@@ -81,12 +82,12 @@ class Watch:
         version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
         wire_session_id = session_id[:512].decode("latin-1") if session_id else None
         exchange = Exchange(
-            scope["method"],
-            scope["path"],
+            scope.get("method", ""),
+            scope.get("path", ""),
             headers,
             http_version,
-            str(client[0]) if client else None,
-            client[1] if client else None,
+            str(client[0]) if client and client[0] else None,
+            client[1] if client and len(client) > 1 else None,
             user=scope.get("user"),
             protocol_version=version[:32].decode("latin-1") if version else None,
             wire_session_id=wire_session_id,
@@ -94,7 +95,7 @@ class Watch:
             confirmed=verdict == wire_headers.YES,
             capture=self._capture,
             hides_ids=self._hides_ids,
-            ambient=otel_context.get_current(),
+            ambient=without_ended_span(otel_context.get_current()),
         )
         # A proxy that adds no header is known by its HTTP/1.0: no client of MCP speaks it, nginx does by default.
         if http_version == "1.0" or not PROXY_HEADERS.isdisjoint(headers):

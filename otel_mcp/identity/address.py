@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
+from otel_mcp.wire import headers as wire_headers
+
 PROXY_HEADERS: Final = frozenset({b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip"})
 """Any of them says that there is a proxy."""
 _FOR: Final = re.compile(r"""(?:^|;)\s*for=("[^"]*"|[^;,\s]+)""", re.IGNORECASE)
@@ -55,7 +57,7 @@ class Clients:
         if address is None or not self._trusts(address):
             return Client(address, port, is_shared=True)
         # Right to left: each trusted proxy vouches for the hop that it wrote down.
-        for hop in self._hops(scope["headers"]):
+        for hop in self._hops(wire_headers.pairs(scope)):
             found, found_port = _parsed(hop)
             if found is None:
                 break

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Token
 from functools import wraps
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
 from otel_mcp import process
-from otel_mcp.guard import guarded
+from otel_mcp.guard import guarded, report
 from otel_mcp.middleware import ASGIApp, Message, Receive, Scope, Send
+from otel_mcp.propagation import without_ended_span
 from otel_mcp.request import SCOPE_KEY, Call, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams.dispatch import Dispatch
@@ -50,7 +53,7 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
         if not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
             return original(self, scope, receive, send)
         exchange, runtime = scope.get(SCOPE_KEY), process.existing()
-        if not isinstance(exchange, Exchange) or runtime is None or exchange.http_method != "POST" or exchange.at_sdk:
+        if not isinstance(exchange, Exchange) or runtime is None or exchange.at_sdk:
             return original(self, scope, receive, send)
         return serve(self, runtime, exchange, scope, receive, send)
 
@@ -68,13 +71,30 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
             ahead.let_go()  # Also where the app never reads it.
 
     async def run(route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        call = _only_call(exchange)
-        if call is None or runtime.watch.handed_over.hands_over(exchange):
-            return await original(route, scope, receive, send)
-        exchange.ambient = otel_context.get_current()  # Inside whatever instruments HTTP.
-        await Dispatch(runtime, call, handwritten=True).run(lambda: original(route, scope, receive, send))
+        token = None
+        try:
+            token = _arrive(runtime, exchange, scope)
+        except Exception as failure:
+            report("route seam", failure)
+        try:
+            call = _only_call(exchange)
+            if call is None or runtime.watch.handed_over.hands_over(exchange):
+                await original(route, scope, receive, send)
+            else:
+                await Dispatch(runtime, call, handwritten=True).run(lambda: original(route, scope, receive, send))
+        finally:
+            if token is not None:
+                otel_context.detach(token)
 
     return handle
+
+
+def _arrive(runtime: Runtime, exchange: Exchange, scope: Scope) -> Token[Context] | None:
+    """Note the context here, inside every middleware; returns what to detach after the request."""
+    if exchange.http_span is None:
+        exchange.ambient = without_ended_span(otel_context.get_current())
+    context = runtime.http_spans.begin(exchange, scope) if exchange.confirmed else None
+    return otel_context.attach(context) if context is not None else None
 
 
 def _only_call(exchange: Exchange) -> Call | None:
@@ -98,20 +118,28 @@ class _Ahead:
         self._receive = receive
         self._length = length
         self._messages: deque[Message] = deque()
+        self._error: Exception | None = None
         # From before its first byte: a thousand slow ones must not all find room.
         _ahead += length
 
     async def read(self) -> None:
-        """Wait for the whole body, unless it comes in too many pieces."""
+        """Wait for the whole body, unless it comes in too many pieces. What that raises, the app gets when it asks."""
         size, more = 0, True
         while more and size <= MAX_BODY and len(self._messages) < _MAX_PIECES:
-            message = await self._receive()
+            try:
+                message = await self._receive()
+            except Exception as error:
+                self._error = error
+                return
             self._messages.append(message)
             size += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)
 
     async def __call__(self) -> Message:
         if not self._messages:
+            if (error := self._error) is not None:
+                self._error = None
+                raise error
             return await self._receive()
         message = self._messages.popleft()
         if not self._messages:
@@ -125,7 +153,7 @@ class _Ahead:
         self._length = 0
 
 
-async def attach(runtime: Runtime, exchange: Exchange) -> None:
+async def attach(runtime: Runtime, exchange: Exchange, scope: Scope) -> None:
     """Put the rest of a bare ASGI app under the span of the one call that it has just read.
 
     Runs in the app's own task, so that what is attached is the app's context.
@@ -136,6 +164,7 @@ async def attach(runtime: Runtime, exchange: Exchange) -> None:
         return
     call = _only_call(exchange)
     if call is not None:
+        runtime.http_spans.begin(exchange, scope)
         exchange.dispatch = Dispatch(runtime, call, handwritten=True)
         exchange.dispatch.take()
         await exchange.dispatch.resolve()
@@ -170,7 +199,7 @@ class _Attaching:
             message = await receive()
             with _GUARD:
                 if exchange.parsed:
-                    await attach(runtime, exchange)
+                    await attach(runtime, exchange, scope)
             return message
 
         await self.app(scope, attaching, send)

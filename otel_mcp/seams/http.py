@@ -8,17 +8,19 @@ inside any HTTP instrumentation, the authenticated user, and who owns sessions.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import Token
 from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
 from otel_mcp import process
 from otel_mcp.guard import report
 from otel_mcp.middleware import ASGIApp, Receive, Scope, Send, look, observe
+from otel_mcp.propagation import without_ended_span
 from otel_mcp.request import SCOPE_KEY, Exchange, current_exchange
-from otel_mcp.seams.http_span import http_app, within
 from otel_mcp.seams.patching import Patches
 
 Owns = Callable[[Any], bool | None]
@@ -100,24 +102,21 @@ def _learn(exchange: Exchange, owns: bool | None) -> None:
 
 def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def serve(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-            traced: ASGIApp | None = None
+        async def serve(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            token = None
             exchange = scope.get(SCOPE_KEY)
             if isinstance(exchange, Exchange):
                 try:
-                    traced = http_app(scope)
-                    if traced is None:
-                        exchange.at_sdk = True
-                        exchange.ambient = otel_context.get_current()
-                        exchange.user = scope.get("user")
-                        if exchange.owns_sessions is None and not exchange.modern:
-                            _learn(exchange, owns(self))
+                    token = _arrive(exchange, scope)
+                    if exchange.owns_sessions is None and not exchange.modern:
+                        _learn(exchange, owns(self))
                 except Exception as failure:
                     report("SDK seam", failure)
-            if traced is None:
-                return original(self, scope, receive, send)
-            # It comes back here, with the span current.
-            return traced(within(scope, partial(serve, self)), receive, send)
+            try:
+                await original(self, scope, receive, send)
+            finally:
+                if token is not None:
+                    otel_context.detach(token)
 
         # A coroutine function like the original: whoever takes a transport for an app asks whether it is of ASGI 3.
         @wraps(original)
@@ -130,3 +129,14 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return __call__
 
     return make
+
+
+def _arrive(exchange: Exchange, scope: Scope) -> Token[Context] | None:
+    """Note what is known here alone, inside every middleware; returns what to detach after the request."""
+    exchange.at_sdk = True
+    exchange.user = scope.get("user")
+    exchange.ambient = without_ended_span(otel_context.get_current())
+    context = None
+    if (runtime := process.existing()) is not None:
+        context = runtime.http_spans.begin(exchange, scope)
+    return otel_context.attach(context) if context is not None else None

@@ -8,7 +8,7 @@ answers, and *maybe* is settled by the body or by the response.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qs
 
 NO: Final = 0
@@ -25,6 +25,50 @@ HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "
 """Versions of HTTP that exist, as servers write them and as the conventions do. Clients can make up any."""
 
 HeaderMap = Mapping[bytes, bytes]
+
+
+def by_name(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The headers of an ASGI scope by lower-case name. Of a repeated one the first stands, as frameworks read it.
+
+    Adapters and tests make scopes whose headers are missing, text, in mixed case,
+    or an iterator: the last is replaced by a list, for the app has still to read it.
+    """
+    given: Any = scope.get("headers") or ()
+    lines = cast("list[Any]", given)
+    if type(given) is not list and type(given) is not tuple:
+        lines = cast("dict[str, Any]", scope)["headers"] = list(given)
+    try:
+        named: dict[bytes, bytes] = dict(reversed(lines))
+        if b"".join(named).islower():
+            b"".join(named.values())
+            return named
+    except (TypeError, ValueError):
+        pass
+    return dict(reversed(pairs(scope)))
+
+
+def pairs(scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """Every line of the headers that can be read, in their order, with lower-case names."""
+    found = [pair for line in scope.get("headers") or () if (pair := _as_bytes(line)) is not None]
+    return [(name.lower(), value) for name, value in found]
+
+
+def without(scope: Mapping[str, Any], unwanted: bytes) -> dict[str, Any]:
+    """The scope without a header, whose name is in lower case; all else is as it was."""
+    lines = [line for line in scope["headers"] if (pair := _as_bytes(line)) is None or pair[0].lower() != unwanted]
+    return {**scope, "headers": lines}
+
+
+def _as_bytes(line: Any) -> tuple[bytes, bytes] | None:
+    try:
+        name, value = line
+    except (TypeError, ValueError):
+        return None
+    return _encoded(name), _encoded(value)
+
+
+def _encoded(part: Any) -> bytes:
+    return part if type(part) is bytes else str(part).encode("latin-1", "replace")
 
 
 def recognise(method: str, headers: HeaderMap) -> int:

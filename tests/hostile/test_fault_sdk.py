@@ -34,8 +34,6 @@ SHELL = {
     "otel_mcp.seams.dispatch.Dispatch.run",
     "otel_mcp.seams.dispatch.exchange_of",
     "otel_mcp.seams.handwritten._Attaching.__call__",
-    "otel_mcp.seams.http_span._run",
-    "otel_mcp.seams.http_span.within",
     "otel_mcp.seams.mcp2._Dispatch.handle",
     "otel_mcp.seams.mcp2._within",
 }

@@ -77,7 +77,7 @@ def make_runtime(telemetry: Telemetry) -> Iterator[MakeRuntime]:
 
     def make(**options: object) -> Runtime:
         runtime = Runtime(
-            settings.load(**{"service_name": "unit", **options}),
+            settings.load(**{"service_name": "unit", "http_span": "off", **options}),
             telemetry.tracer_provider,
             telemetry.meter_provider,
             telemetry.logger_provider,
@@ -100,7 +100,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> Clock:
 
 @pytest.fixture
 def runtime(make_runtime: MakeRuntime) -> Runtime:
-    """A runtime with the default settings."""
+    """A runtime with the default settings, but for the HTTP span: most tests are about the span of a message."""
     return make_runtime()
 
 

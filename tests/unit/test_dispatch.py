@@ -228,7 +228,7 @@ async def test_the_span_of_the_sdk_is_adopted_also_where_no_processor_can_be_add
     monkeypatch: pytest.MonkeyPatch, telemetry: Telemetry
 ) -> None:
     provider = SimpleNamespace(get_tracer=telemetry.tracer_provider.get_tracer)
-    runtime = Runtime(load(service_name="unit"), provider, telemetry.meter_provider)  # type: ignore[arg-type]
+    runtime = Runtime(load(service_name="unit", http_span="off"), provider, telemetry.meter_provider)  # type: ignore[arg-type]
     monkeypatch.setattr(process, "_runtime", runtime)
     module, patches = make_runner(), Patches()
     mcp2.runner(module, patches)
@@ -391,7 +391,7 @@ async def test_a_listing_that_never_was_on_the_wire_is_neither_a_span_nor_a_coun
 
 async def test_a_span_that_the_sampler_let_go_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     telemetry = Telemetry(ParentBased(ALWAYS_OFF))
-    runtime = Runtime(load(service_name="unit"), telemetry.tracer_provider, telemetry.meter_provider)
+    runtime = Runtime(load(service_name="unit", http_span="off"), telemetry.tracer_provider, telemetry.meter_provider)
     monkeypatch.setattr(process, "_runtime", runtime)
     module, patches = make_runner(), Patches()
     mcp2.runner(module, patches)

@@ -53,8 +53,10 @@ SHELL = {
     "otel_mcp.middleware.MCPMiddleware.__init__",
     "otel_mcp.middleware.MCPMiddleware.__call__",
     "otel_mcp.middleware.observe",
-    "otel_mcp.middleware._watched_receive",
-    "otel_mcp.middleware._watched_send",
+    "otel_mcp.middleware._Handler.run",
+    "otel_mcp.middleware._Handler.receive",
+    "otel_mcp.middleware._Handler.send",
+    "otel_mcp.middleware._Handler._as_outside",
     "otel_mcp.middleware._until_shutdown",
 }
 """What the guards themselves stand in: these only put guarded parts together."""
