@@ -70,9 +70,12 @@ class Cell:
     nested: bool = True
     """What the tool opens lies beneath its call."""
     server: WebServer = UVICORN
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables that the app reads."""
 
     def __str__(self) -> str:
-        return f"{self.library.name} {self.app} {self.mode} {self.server.name}"
+        options = "".join(f" {value}" for _, value in self.environment)
+        return f"{self.library.name} {self.app} {self.mode} {self.server.name}{options}"
 
 
 CELLS: Final = (

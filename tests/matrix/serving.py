@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,12 +27,22 @@ class ServerFailed(Exception):
 
 
 @contextmanager
-def served(cell: Cell, endpoint: str | None) -> Generator[str]:
+def served(
+    cell: Cell,
+    endpoint: str | None,
+    *,
+    apps: Path = APPS,
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> Generator[str]:
     """Serve a cell on loopback; the value is its root URL.
 
     Args:
         cell: what to serve.
         endpoint: where telemetry goes by OTLP; ``None`` = the server runs without any instrumentation.
+        apps: the folder of the cell's module.
+        environment: variables of this run.
+        log: where to leave what the server wrote to its terminal.
 
     Raises:
         ServerFailed: it did not start, or the block raised.
@@ -42,22 +52,22 @@ def served(cell: Cell, endpoint: str | None) -> Generator[str]:
     command[0] = str(bin_folder / command[0])
     if endpoint is not None:
         command.insert(0, str(bin_folder / "opentelemetry-instrument"))
-    with TemporaryFile() as log:
+    with log.open("w+b") if log else TemporaryFile() as written:
         server = subprocess.Popen(
             command,
-            cwd=APPS,
-            env=_environment(cell, endpoint),
+            cwd=apps,
+            env={**_environment(cell, endpoint), "PYTHONPATH": str(apps), **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=written,
+            stderr=written,
             start_new_session=True,
         )
         try:
             _wait_for(port, server)
             yield f"http://127.0.0.1:{port}"
         except Exception as error:
-            log.seek(0)
-            lines = log.read().decode(errors="replace").splitlines()[-15:]
+            written.seek(0)
+            lines = written.read().decode(errors="replace").splitlines()[-15:]
             raise ServerFailed("\n".join([f"{type(error).__name__}: {error}", *lines])) from error
         finally:
             _stop(server)
@@ -65,14 +75,14 @@ def served(cell: Cell, endpoint: str | None) -> Generator[str]:
 
 def _environment(cell: Cell, endpoint: str | None) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHONPATH"))}
-    given = {"MODE": cell.mode, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(APPS)}
+    given = {"MODE": cell.mode, "NO_PROXY": "127.0.0.1"}
     if endpoint is not None:
         given |= {
             "OTEL_SERVICE_NAME": "matrix",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         }
-    return {**inherited, **given}
+    return {**inherited, **given, **dict(cell.environment)}
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,1 @@
+"""The official MCP conformance suite, with us and without: run by CI as ``python -m tests.conformance``."""
