@@ -86,8 +86,10 @@ class Settings(BaseSettings):
     """Comma-separated regular expressions of URLs that are left alone."""
     observers: Names = ()
     """``module:name`` of observers, beside those found by entry point."""
+    log_calls: bool = False
+    """Log a line for each tool call that failed or was slow, 60 a minute at most."""
     slow_call: Seconds = 5.0
-    """Seconds from which the bundled observer logs a call as slow."""
+    """Seconds from which such a call is slow."""
     hash_key: str | None = None
     """Key of every hash we write; unset = shared through Redis, else random."""
 

@@ -125,8 +125,8 @@ async def _outcome(observer: Observe, make: Callable[[], tuple[ToolCall, Session
 
 
 def discover(settings: Settings) -> dict[str, Observe]:
-    """Observers by name: the bundled one, entry points, then configured ``module:name``."""
-    found: dict[str, Observe] = {"log": slow_and_failing(settings.slow_call)}
+    """Observers by name: the bundled one if wanted, entry points, then configured ``module:name``."""
+    found: dict[str, Observe] = {"log": slow_and_failing(settings.slow_call)} if settings.log_calls else {}
     for entry in entry_points(group=ENTRY_POINTS):
         with guarded(f"observer {entry.name}"):
             found[entry.name] = entry.load()

@@ -1,4 +1,7 @@
-"""The bundled observer: a log line for a call that failed or took long, within a limit. Never any content."""
+"""The bundled observer, if it is switched on: a log line for a call that failed or took long, within a limit.
+
+Never any content, and no id that could be used.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,14 @@ logger = logging.getLogger("otel_mcp.calls")
 LINES: Final = 60
 """Lines a minute at most: whoever calls tools that fail decides how many there would be."""
 _MINUTE: Final = 60.0
+
+
+_SHOWN: Final = 8
+
+
+def _shortened(session_id: str) -> str:
+    """Enough of an id to find the session by: whoever has the whole of it can use a transport's session."""
+    return session_id if len(session_id) <= _SHOWN else f"{session_id[:_SHOWN]}…"
 
 
 class slow_and_failing:
@@ -33,23 +44,11 @@ class slow_and_failing:
         failed = call.error_type is not None
         if not (failed or call.duration >= self._threshold) or not self._has_room():
             return
-        if failed:
-            logger.warning(
-                "tool %r failed with %s after %.3f s (session %s, trace %s)",
-                call.tool_name,
-                call.error_type,
-                call.duration,
-                session.session_id,
-                call.trace_id,
-            )
-        else:
-            logger.warning(
-                "tool %r took %.3f s (session %s, trace %s)",
-                call.tool_name,
-                call.duration,
-                session.session_id,
-                call.trace_id,
-            )
+        what = f"failed with {call.error_type} after" if failed else "took"
+        shown = _shortened(session.session_id)
+        logger.warning(
+            "tool %r %s %.3f s (session %s, trace %s)", call.tool_name, what, call.duration, shown, call.trace_id
+        )
 
     def _has_room(self) -> bool:
         now = time.monotonic()

@@ -127,7 +127,8 @@ def _has_native(owner: Any) -> bool:
 
 
 def _handed_over(runtime: Runtime, owner: Any, ctx: Any) -> Call | None:
-    return handed_over(runtime, ctx.request_id, ctx.method, ctx.params, native=_has_native(owner))
+    native = _has_native(owner) or type(owner.server).__module__.startswith("fastmcp")
+    return handed_over(runtime, ctx.request_id, ctx.method, ctx.params, native=native)
 
 
 def _is_tool(owner: Any, call: Call) -> bool:

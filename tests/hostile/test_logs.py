@@ -57,7 +57,7 @@ async def test_failing_calls_write_60_lines_a_minute_and_tell_how_many_there_wer
 async def test_a_flood_of_hostile_requests_leaves_a_bounded_and_harmless_log(
     make_runtime: MakeRuntime, lines: Lines
 ) -> None:
-    runtime = make_runtime(max_new_sessions=5, session_sources="cookie,conversation,header,inferred")
+    runtime = make_runtime(log_calls=True, max_new_sessions=5, session_sources="cookie,conversation,header,inferred")
     app = MCPMiddleware(Server({"tools/call": {"result": FAILED}}), runtime)
     for number in range(FLOOD):
         secret = f"s3cret-{number}\r\nERROR forged"

@@ -21,7 +21,7 @@ from otel_mcp.observers.queue import Observers
 from otel_mcp.observers.slow import slow_and_failing
 from otel_mcp.settings import load
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import FAILED, Server, call, initialize, legacy_headers, post
+from tests.unit.kit import FAILED, Server, call, initialize, legacy_headers, modern, post
 
 pytestmark = pytest.mark.anyio
 
@@ -222,7 +222,7 @@ async def test_more_calls_than_an_observer_takes_let_the_oldest_go(
     await settled(lambda: len(seen) == 10)
 
     assert seen == [str(number) for number in range(990, 1000)]
-    assert dropped == {"log": 990, "observers_of_a_user:observer": 990}
+    assert dropped == {"observers_of_a_user:observer": 990}
 
 
 async def test_at_the_end_observers_may_finish_and_what_is_left_is_counted(
@@ -250,7 +250,7 @@ async def test_at_the_end_observers_may_finish_and_what_is_left_is_counted(
 
 @pytest.mark.parametrize("path", ["nowhere:observer", "json:nothing", "json", ":", "a b:c"])
 async def test_an_observer_that_cannot_be_loaded_is_left_out(failures: Any, path: str) -> None:
-    observers = Observers(load(observers=path), Dropped())
+    observers = Observers(load(observers=path, log_calls=True), Dropped())
 
     assert bool(observers)
     assert sum(failures.values()) == 1
@@ -268,11 +268,27 @@ async def test_the_bundled_observer_tells_of_failing_and_slow_calls_without_cont
         {"duration": 0.1, "error_type": "tool_error"},
     ):
         await observe(*finished(arguments={"secret": 1}, result="secret", **changes))
+    call_, session = finished(duration=9.0)
+    await observe(call_, session.model_copy(update={"session_id": "0123456789abcdef"}))
 
     assert caplog.messages == [
         f"tool 'add' took 2.000 s (session own, trace {'ab' * 16})",
         "tool 'add' failed with tool_error after 0.100 s (session own, trace None)",
+        "tool 'add' took 9.000 s (session 01234567…, trace None)",
     ]
+
+
+async def test_failed_calls_are_not_logged_unless_that_is_wanted(
+    make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for wanted in (False, True):
+        runtime = make_runtime(log_calls=wanted)
+        await post(MCPMiddleware(Server({"tools/call": {"result": FAILED}}), runtime), modern())
+        await runtime.shut_down()
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "otel_mcp.calls"]
+    assert [line[:33] for line in lines] == ["tool 'add' failed with tool_error"]
 
 
 async def test_a_name_with_line_ends_writes_no_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,6 +44,7 @@ def test_without_configuration_everything_has_its_default() -> None:
         "redaction_hook": None,
         "excluded_urls": None,
         "observers": (),
+        "log_calls": False,
         "slow_call": 5.0,
         "hash_key": None,
     }
