@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.server.mcpserver import MCPServer
+from opentelemetry import propagate
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_mcp import MCPInstrumentor, guard, process
 from tests.hostile import strategies as made
@@ -163,3 +167,23 @@ async def serve(sent: Sequence[tuple[Any, bytes]], *, sse: bool) -> list[Any]:
             reply = await request(app, dict(scope), [body], patience=30)
             got.append((repr(reply.error), reply.messages))
     return got
+
+
+@pytest.mark.parametrize("line", [("x-forwarded-proto", b"https"), ("x-team", "blue"), [b"X-Mixed", b"1"]])
+def test_a_scope_with_an_odd_header_is_answered_as_without_us(line: Any) -> None:
+    scope, body = modern()
+    _compare([({**scope, "headers": [line, *scope["headers"]]}, body)], sse=False)
+
+
+@pytest.mark.parametrize("propagators", ["none", "logfire's"])
+def test_propagators_of_any_kind_leave_the_answers_alone(propagators: str) -> None:
+    class Unhashable(TraceContextTextMapPropagator):
+        __hash__ = None  # type: ignore[assignment]
+
+    chosen = CompositePropagator([]) if propagators == "none" else Unhashable()
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(chosen)
+    try:
+        _compare([modern(), modern(baggage="a=b;c", tracestate="=;")], sse=False)
+    finally:
+        propagate.set_global_textmap(before)
