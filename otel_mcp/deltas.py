@@ -13,29 +13,16 @@ from otel_mcp.guard import guarded
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.session import Session
 from otel_mcp.observers.queue import Observers
+from otel_mcp.outcomes import was_taken
 from otel_mcp.request import Call
 from otel_mcp.sessions.delta import CallRecord, SessionDelta
 from otel_mcp.sessions.state import ToolCall
 from otel_mcp.settings import Settings
 
-REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421})
-REFUSED_CODES: Final = frozenset({"-32600", "-32700"})
 _GUARD: Final = guarded("record")
 _MAX_LINKS: Final = 100
 """Calls that the span of a session leads to."""
 _MAX_DIGESTED: Final = 64 * 1024
-
-
-def was_taken(call: Call) -> bool:
-    """Whether the server accepted the message: only then may it open or prolong a session."""
-    if call.taken:
-        return True
-    if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
-        return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
-    status = call.exchange.status
-    if status is None or status in REFUSED_STATUS or status >= 500:
-        return False
-    return call.outcome is None or call.outcome.status_code not in REFUSED_CODES
 
 
 class Deltas:

@@ -73,7 +73,11 @@ def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
     """
     try:
         kind = scope.get("type")
-        if kind not in ("http", "lifespan") or SCOPE_KEY in scope:
+        if kind not in ("http", "lifespan"):
+            return None
+        if SCOPE_KEY in scope:
+            if (exchange := scope[SCOPE_KEY]) is not None:
+                exchange.scope = scope
             return None
         if kind == "lifespan":
             return {}, wire_headers.NO
@@ -84,7 +88,7 @@ def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
         around = None if from_server else current_exchange.get()
         if around is None or not is_same(around, scope, headers):
             return headers, verdict
-        scope[SCOPE_KEY] = around
+        scope[SCOPE_KEY], around.scope = around, scope
     except Exception as failure:
         report("first look", failure)
     return None

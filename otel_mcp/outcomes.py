@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from otel_mcp.request import Call
 from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
+
+REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421, 429})
+REFUSED_CODES: Final = frozenset({"-32600", "-32700", "-32020", "-32021", "-32022"})
+"""No message, or headers, capabilities or a revision that the server does not serve."""
+
+
+def was_refused(call: Call) -> bool:
+    """Whether the server did not even look into the message: it has no session, whatever it names."""
+    if call.taken:
+        return False
+    status, code = call.exchange.status, call.outcome.status_code if call.outcome is not None else None
+    return status in REFUSED_STATUS or code in REFUSED_CODES or (status == 400 and code is None)
+
+
+def was_taken(call: Call) -> bool:
+    """Whether the server accepted the message: only then may it open or prolong a session."""
+    if call.taken:
+        return True
+    if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
+        return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
+    status = call.exchange.status
+    return status is not None and status < 500 and not was_refused(call)
 
 
 def merged(outcome: Outcome | None, call: Call) -> Outcome | None:

@@ -35,7 +35,7 @@ class Owning:
             if self._keys.is_ours(wire_id) or (self._keys.is_shaped(wire_id) and not self._paths.get(exchange.path)):
                 exchange.owns_sessions = False
                 # As the app would have got it had we not given the client an id.
-                scope = wire_headers.without(scope, wire_headers.SESSION_ID)
+                exchange.scope = scope = wire_headers.without(scope, wire_headers.SESSION_ID)
         else:
             exchange.owns_sessions = self._paths.get(exchange.path)
             if not self._keys.ready:

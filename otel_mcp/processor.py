@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind, TracerProvider
 from otel_mcp import semconv
 from otel_mcp.guard import report
 from otel_mcp.request import Call, current_call
-from otel_mcp.spans import CALL, NATIVE_SCOPES, adopt, session_attributes
+from otel_mcp.spans import CALL, NATIVE_SCOPES, PROPOSED, adopt, session_attributes
 
 _STAMP: Final = (semconv.SESSION_ID, semconv.SESSION_SOURCE)
 
@@ -44,7 +44,7 @@ class SessionSpanProcessor(SpanProcessor):
             call = otel_context.get_value(CALL, parent_context)
             parent = trace.get_current_span(parent_context)
             said = getattr(parent, "attributes", None)
-            if call is None and not said:
+            if call is None and not said:  # Ours always say something.
                 return
             if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
                 return  # Ours has its own session, perhaps of another request than the one being served.
@@ -52,6 +52,8 @@ class SessionSpanProcessor(SpanProcessor):
                 stamp = session_attributes(call)
             elif said and semconv.SESSION_SOURCE in said:
                 stamp = {name: said[name] for name in _STAMP if name in said}
+            elif isinstance(parent, ReadableSpan) and parent in PROPOSED:
+                stamp = PROPOSED[parent]
             elif isinstance(call, Call) and _is_beneath(parent, call):
                 stamp = session_attributes(call)
             else:

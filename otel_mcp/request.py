@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from otel_mcp.answer import Answer
     from otel_mcp.identity.candidate import Candidate
+    from otel_mcp.identity.principal import Principal
     from otel_mcp.identity.session import Session
     from otel_mcp.seams.dispatch import Dispatch
     from otel_mcp.wire.headers import HeaderMap
@@ -139,9 +140,12 @@ class Exchange:
     """Its port there, where known."""
     client_is_shared: bool = False
     """That address is a proxy's and stands for many clients."""
+    scope: Mapping[str, Any] | None = None
+    """The innermost scope that has been seen; kept until the request is over, since it refers to this record."""
     user: object = None
-    """What an authentication middleware put into the scope. (The scope itself is
-    not kept: it refers to this record, and a cycle would be left to the collector.)"""
+    """What an authentication middleware put into the scope, once that has been looked at."""
+    caller: tuple[object, int, Principal | None] | None = None
+    """Who calls, with the user and the generation of the hash key that this was made of."""
     started_ns: int = field(default_factory=time_ns)
     """Unix nanoseconds."""
     started: float = field(default_factory=perf_counter)
@@ -219,6 +223,14 @@ class Exchange:
             return None
         asked = None if self.modern else self.wire_session_id
         return asked or self.server_session_id or self.minted
+
+    def see_user(self) -> object:
+        """The user that the app has authenticated by now; middlewares and dependencies do so along the way."""
+        if self.scope is not None:
+            self.user = self.scope.get("user")
+            if self.closed:
+                self.scope = None
+        return self.user
 
     @property
     def modern(self) -> bool:

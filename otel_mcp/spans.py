@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
@@ -31,6 +33,10 @@ NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
 CALL: Final = otel_context.create_key("otel_mcp-call")
 """Where the context of a handler names its call."""
+
+
+PROPOSED: Final[WeakKeyDictionary[ReadableSpan, Mapping[str, str]]] = WeakKeyDictionary()
+"""What spans beneath a message get of its session, while the server may yet refuse the message itself."""
 
 
 def scope_of(span: Span) -> str | None:
@@ -182,12 +188,15 @@ class Spans:
             span_name(call),
             context,
             SpanKind.SERVER,
-            {**_identity(call), **call_attributes(call)},
+            # The session of a message that the server may yet refuse is written when it has not.
+            {**_identity(call), **(_further_attributes(call, None) if call.proposed else call_attributes(call))},
             _links(call),
             start_time=call.exchange.started_ns,
         )
         call.span = span
         call.span_context = span.get_span_context()
+        if call.proposed and isinstance(span, ReadableSpan):
+            PROPOSED[span] = session_attributes(call)
         return span
 
     def write(self, call: Call) -> None:
@@ -201,9 +210,12 @@ class Spans:
         """End a span of ours with its outcome; its text never gets on it."""
         outcome = call.outcome or call.told
         if outcome is not None and span.is_recording():
-            # The answer to `initialize` brings the session, after the span began.
-            initial = call.method == "initialize"
-            attributes: dict[str, Any] = {**_identity(call), **call_attributes(call)} if initial else {}
+            attributes: dict[str, Any] = {}
+            if call.method == "initialize":
+                # The answer to it brings the session, after the span began.
+                attributes = {**_identity(call), **call_attributes(call)}
+            elif semconv.SESSION_SOURCE not in (getattr(span, "attributes", None) or ()):
+                attributes = _common_attributes(call)
             if outcome.error_type is not None:
                 attributes[semconv.ERROR_TYPE] = outcome.error_type
                 span.set_status(Status(StatusCode.ERROR))

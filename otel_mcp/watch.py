@@ -21,7 +21,7 @@ from otel_mcp.identity.address import PROXY_HEADERS, Clients
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.middleware import Scope
 from otel_mcp.nesting import HandedOver
-from otel_mcp.outcomes import left_open, merged
+from otel_mcp.outcomes import left_open, merged, was_refused
 from otel_mcp.pending import Pending
 from otel_mcp.propagation import without_ended_span
 from otel_mcp.recording import Recorder
@@ -88,7 +88,7 @@ class Watch:
             http_version,
             str(client[0]) if client and client[0] else None,
             client[1] if client and len(client) > 1 else None,
-            user=scope.get("user"),
+            scope=scope,
             protocol_version=version[:32].decode("latin-1") if version else None,
             wire_session_id=wire_session_id,
             transport_id=wire_session_id,
@@ -204,6 +204,8 @@ class Watch:
         call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
         call.outcome = merged(outcome, call)
+        if call.session is not None and was_refused(call):
+            call.session = None
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         exchange = call.exchange
         self.handed_over.drop(call)
@@ -216,7 +218,10 @@ class Watch:
         if call.dispatched:
             # It waits to be recorded: nothing that only the path needed is kept until then.
             call.arguments = call.params.get("arguments")
-            call.params = call.meta = _NOTHING
+            if call.session is None:
+                slim(call)  # Nobody else remembers which client it was.
+            else:
+                call.params = call.meta = _NOTHING
         self._recorder.add(call)
 
     def _slim(self, call: Call) -> None:
@@ -233,6 +238,7 @@ class Watch:
     def end(self, exchange: Exchange) -> None:
         """The app has returned, or raised."""
         exchange.closed = True
+        exchange.see_user()
         if exchange.unread is not None:
             self.read(exchange)
         if self.pending.calls:

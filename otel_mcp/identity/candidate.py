@@ -15,7 +15,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.identity.binding import id_for, user_of
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
 from otel_mcp.identity.keys import NAMED, Keys, Whose
-from otel_mcp.identity.principal import CREDENTIALS, Principal, principal
+from otel_mcp.identity.principal import CREDENTIALS, Principal, caller
 from otel_mcp.request import CLIENT_INFO, Call, Exchange, client_info
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
@@ -107,7 +107,7 @@ class Candidates:
             headers.get(b"user-agent"),
             # Most requests say no more.
             None
-            if exchange.user is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
+            if exchange.see_user() is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
             else self._more(exchange, call),
             self._asides(exchange, call) if meta else None,
         )
@@ -127,7 +127,7 @@ class Candidates:
         headers = exchange.headers
         return (
             call.method == "initialize" and client_info(call),
-            principal(exchange.user, headers, self._keys),
+            caller(exchange, self._keys),
             None if headers.keys().isdisjoint(self._headers) else tuple(map(headers.get, self._headers)),
         )
 
@@ -145,7 +145,7 @@ def _further(settings: Settings) -> tuple[bytes, ...]:
 
 def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candidate | None:
     """The first source that says something; ``None`` = nothing can be known."""
-    caller = principal(exchange.user, exchange.headers, keys)
+    who = caller(exchange, keys)
     said = _conversation(exchange, call, rules)
     conversation_id = said[1] if said else None
     for source in rules.settings.session_sources:
@@ -154,14 +154,14 @@ def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candi
             key = keys.digest("conversation", rules.settings.service_name, *said)
             found = Candidate("conversation", f"{NAMED}{key}", derived=True)
         elif source == "header":
-            found = _header(exchange, rules, keys, caller)
+            found = _header(exchange, rules, keys, who)
         elif source == "cookie":
             found = _cookie(exchange, rules, keys)
         elif source == "inferred" and call.method != "initialize":
             # The answer to `initialize` brings the id, so nothing is inferred for it.
-            found = _inferred(exchange, call, rules, keys, caller)
+            found = _inferred(exchange, call, rules, keys, who)
         if found is not None:
-            return replace(found, conversation_id=conversation_id, principal=caller)
+            return replace(found, conversation_id=conversation_id, principal=who)
     return None
 
 
@@ -184,15 +184,15 @@ def _client_text(exchange: Exchange, call: Call) -> str:
     return f"{name or ''} {agent}".lower()
 
 
-def _header(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
+def _header(exchange: Exchange, rules: Rules, keys: Keys, who: Principal | None) -> Candidate | None:
     hashed = rules.settings.session_id == "hashed"
     if exchange.transport_id and not exchange.modern:
         key = keys.storable(exchange.transport_id, hashed=hashed)
-        return _of(Candidate("header", key, transport=True), exchange.transport_id, keys, caller)
+        return _of(Candidate("header", key, transport=True), exchange.transport_id, keys, who)
     if value := exchange.headers.get(_OUR_HEADER):
         # We send this one out ourselves, so a client may bring back the id of a session.
         said = value.decode("latin-1")
-        return _of(Candidate("header", keys.storable(said, hashed=False)), said, keys, caller)
+        return _of(Candidate("header", keys.storable(said, hashed=False)), said, keys, who)
     for name in _further(rules.settings):
         if value := exchange.headers.get(name):
             # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
@@ -201,10 +201,10 @@ def _header(exchange: Exchange, rules: Rules, keys: Keys, caller: Principal | No
     return None
 
 
-def _of(found: Candidate, said: str, keys: Keys, caller: Principal | None) -> Candidate:
+def _of(found: Candidate, said: str, keys: Keys, who: Principal | None) -> Candidate:
     """The claim to an id, which may say that it is another user's: then it means a session of the caller's own."""
-    if (whose := keys.whose(said, user_of(caller))) == "another":
-        return Candidate("header", id_for(keys, found.key, caller), derived=True, whose=whose)
+    if (whose := keys.whose(said, user_of(who))) == "another":
+        return Candidate("header", id_for(keys, found.key, who), derived=True, whose=whose)
     return found if whose is None else replace(found, whose=whose)
 
 
@@ -222,14 +222,19 @@ def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
     return Candidate("cookie", f"{NAMED}{key}", derived=True)
 
 
-def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, caller: Principal | None) -> Candidate | None:
+def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, who: Principal | None) -> Candidate | None:
     address = None if exchange.client_is_shared else exchange.client
-    if caller is None and address is None:
+    if who is None and address is None:
         return None
     name, version = client_info(call)
     agent = wire_headers.text(exchange.headers, b"user-agent") or ""
-    who = caller.digest if caller else ""
     fingerprint = keys.digest(
-        "client", rules.settings.service_name, who, address or "", agent, name or "", version or ""
+        "client",
+        rules.settings.service_name,
+        who.digest if who else "",
+        address or "",
+        agent,
+        name or "",
+        version or "",
     )
-    return Candidate("inferred" if caller else "inferred_weak", fingerprint)
+    return Candidate("inferred" if who else "inferred_weak", fingerprint)

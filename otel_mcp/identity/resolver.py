@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from otel_mcp.identity.binding import id_for, user_of
+from otel_mcp.identity.binding import id_for, is_foreign, user_of
 from otel_mcp.identity.candidate import Candidates, Rules
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
-from otel_mcp.identity.principal import Principal, principal
+from otel_mcp.identity.principal import Principal, caller
 from otel_mcp.identity.session import Session
 from otel_mcp.identity.tracker import Tracker
 from otel_mcp.request import Call, Exchange, client_info
@@ -109,13 +109,20 @@ class Resolver:
         """The session that an exchange names by its transport id, if this process knows it."""
         if exchange.session is not None or (session := self._transport(exchange)) is None:
             return exchange.session
-        return session.part_of or session
+        whole = session.part_of or session
+        return None if whole is not session and self._is_foreign(whole, exchange) else whole
 
     def _transport(self, exchange: Exchange) -> Session | None:
-        """The session of the transport itself, also where a conversation has taken it in."""
+        """The caller's session of the transport itself, also where a conversation has taken it in."""
         if not exchange.transport_id or exchange.modern or not self.keys.ready:
             return None
-        return self.tracker.table.get(self.keys.storable(exchange.transport_id, hashed=self._hashed))
+        session = self.tracker.table.get(self.storable(exchange.transport_id))
+        if session is not None and self._is_foreign(session, exchange):
+            return self.tracker.table.get(self.named_by(exchange, exchange.transport_id))
+        return session
+
+    def _is_foreign(self, session: Session, exchange: Exchange) -> bool:
+        return session.facts.principal is not None and is_foreign(session.facts, self._caller(exchange))
 
     def storable(self, session_id: str) -> str:
         return self.keys.storable(session_id, hashed=self._hashed)
@@ -141,7 +148,7 @@ class Resolver:
         return first is None or second is None or first.digest != second.digest
 
     def _caller(self, exchange: Exchange) -> Principal | None:
-        return principal(exchange.user, exchange.headers, self.keys)
+        return caller(exchange, self.keys)
 
     async def opened(self, call: Call, session_id: str) -> None:
         """The protocol has given out `session_id` as the answer to this ``initialize``."""

@@ -50,10 +50,12 @@ def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
 def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     @wraps(original)
     def handle(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
+        exchange = scope.get(SCOPE_KEY)
+        if not isinstance(exchange, Exchange):
             return original(self, scope, receive, send)
-        exchange, runtime = scope.get(SCOPE_KEY), process.existing()
-        if not isinstance(exchange, Exchange) or runtime is None or exchange.at_sdk:
+        exchange.scope = scope  # Middlewares have run, and some of them copy.
+        runtime, is_function = process.existing(), isinstance(getattr(self, "endpoint", None), _FUNCTIONS)
+        if not is_function or runtime is None or exchange.at_sdk:
             return original(self, scope, receive, send)
         return serve(self, runtime, exchange, scope, receive, send)
 

@@ -73,7 +73,7 @@ class Observed:
 def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        if SCOPE_KEY in scope or (seen := look(scope)) is None:
+        if (seen := look(scope)) is None:
             await original(self, scope, receive, send)
         else:
             await observe(process.runtime, seen, partial(original, self), scope, receive, send)
@@ -134,7 +134,7 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _arrive(exchange: Exchange, scope: Scope) -> Token[Context] | None:
     """Note what is known here alone, inside every middleware; returns what to detach after the request."""
     exchange.at_sdk = True
-    exchange.user = scope.get("user")
+    exchange.scope = scope
     exchange.ambient = without_ended_span(otel_context.get_current())
     context = None
     if (runtime := process.existing()) is not None:

@@ -254,3 +254,47 @@ async def test_ids_are_not_to_be_guessed(runtime: Runtime) -> None:
     for bit in range(128):
         ones = sum(identity >> bit & 1 for identity in ids)
         assert 50 < ones < 150  # Seven standard deviations.
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 406, 413, 415, 421, 429])
+@pytest.mark.parametrize("known", [False, True], ids=["span afterwards", "span at once"])
+async def test_a_message_that_the_server_refuses_has_no_session(
+    status: int, known: bool, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    serves = Server()
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if (b"x-refuse", b"1") in scope["headers"]:
+            await read(receive)
+            await respond(send, error(-32001), status)
+        else:
+            await serves(scope, receive, send)
+
+    watched = MCPMiddleware(app, runtime)
+    session_id = (await post(watched, initialize())).headers["mcp-session-id"]
+    if known:
+        await post(watched, call(), legacy_headers(session_id))
+        assert tool_calls(telemetry) == [session_id]
+    telemetry.spans()
+    telemetry.span_exporter.clear()
+
+    reply = await post(watched, call(), [*legacy_headers(session_id), ("x-refuse", "1")])
+
+    attributes = dict(telemetry.span().attributes or {})
+    assert attributes["otel_mcp.session.source"] == "none"
+    assert attributes.keys().isdisjoint({"session.id", "session.previous_id", "otel_mcp.client.name"})
+    assert reply.session_id is None
+
+
+@pytest.mark.parametrize("code", [-32700, -32600, -32020, -32021, -32022])
+async def test_a_message_refused_by_the_protocol_has_no_session(
+    code: int, runtime: Runtime, telemetry: Telemetry
+) -> None:
+    refuses = Server({"tools/call": error(code)})
+    watched = MCPMiddleware(refuses, runtime)
+    session_id = (await post(watched, initialize())).headers["mcp-session-id"]
+
+    for _ in range(2):
+        await post(watched, call(), legacy_headers(session_id))
+
+    assert tool_calls(telemetry) == [None, None]

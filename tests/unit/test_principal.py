@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
+from starlette.authentication import BaseUser, SimpleUser, UnauthenticatedUser
 
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.principal import Principal, principal
@@ -165,3 +168,74 @@ async def test_nothing_of_a_credential_can_be_read_from_what_is_kept() -> None:
     assert found is not None
     assert "s3cret" not in repr(found)
     assert found != elsewhere
+
+
+class Lazy:
+    """A user whose properties raise, as Starlette's own base class and detached rows of a database do."""
+
+    is_authenticated = True
+    display_name = "Ann Example"
+
+    @property
+    def identity(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def username(self) -> str:
+        raise RuntimeError("detached")
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        SimpleUser("ann"),
+        SimpleNamespace(is_authenticated=True, identity="ann"),
+        SimpleNamespace(is_authenticated=True, identity="", username="ann"),
+        SimpleNamespace(is_authenticated=True, identity=None, display_name="ann"),
+        SimpleNamespace(is_authenticated=True, identity=object(), username="ann"),
+    ],
+)
+async def test_a_user_of_starlette_or_django_binds_by_name(user: object) -> None:
+    made = await keys()
+
+    found = principal(user, bearer("opaque"), made)
+
+    assert found is not None
+    assert found.binds
+    assert found == principal(SimpleUser("ann"), {}, made) != principal(SimpleUser("bob"), {}, made)
+
+
+async def test_a_name_whose_other_attributes_raise_is_read_all_the_same() -> None:
+    made = await keys()
+
+    assert principal(Lazy(), {}, made) == principal(SimpleUser("Ann Example"), {}, made)
+
+
+async def test_a_user_may_be_known_by_a_number_or_a_uuid() -> None:
+    made = await keys()
+    names: list[object] = [7, UUID(int=7), "seven"]
+    users = [SimpleNamespace(is_authenticated=True, identity=name) for name in names]
+
+    assert len({found.digest for user in users if (found := principal(user, {}, made)) is not None}) == 3
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        UnauthenticatedUser(),
+        SimpleNamespace(is_authenticated=False, identity="ann"),
+        SimpleNamespace(is_authenticated=lambda: True, identity="ann"),
+        SimpleNamespace(is_authenticated=True, identity="", username=""),
+        SimpleNamespace(identity="ann", username="ann"),
+        BaseUser(),
+    ],
+)
+async def test_a_user_who_is_not_authenticated_or_has_no_name_is_nobody(user: object) -> None:
+    assert principal(user, {}, await keys()) is None
+
+
+async def test_a_user_and_a_token_of_the_same_name_are_two_callers() -> None:
+    made = await keys()
+    token = principal(None, bearer(jwt({"iss": "name", "sub": "ann"})), made)
+
+    assert principal(SimpleUser("ann"), {}, made) != token
