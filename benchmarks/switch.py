@@ -17,10 +17,10 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
 from otel_mcp import process
+from otel_mcp.http_span import HTTPSpans
 from otel_mcp.instrumentor import MCPInstrumentor
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams.patching import Patches
-from otel_mcp.settings import Settings
 
 
 class Mode(Enum):
@@ -102,8 +102,8 @@ class Switch:
         made = process.runtime()
         assert made is not None
         self.runtime: Runtime = made
-        self._off: Settings = made.settings
-        self._on: Settings = made.settings.model_copy(update={"http_span": "on"})
+        self._off = made.http_spans
+        self._on = HTTPSpans(made.settings.model_copy(update={"http_span": "on"}), provider)
 
     def _present(self) -> Runtime | None:
         return self.runtime
@@ -115,7 +115,7 @@ class Switch:
         for processor in self._provider.switched:
             processor.on = mode is Mode.OBSERVED
         process.runtime = process.existing = self._present if mode is Mode.OBSERVED else _absent
-        self.runtime.settings = self._on if http_span else self._off
+        self.runtime.http_spans = self._on if http_span else self._off
 
 
 def _absent() -> Runtime | None:

@@ -80,9 +80,11 @@ def reference() -> str:
 
 _HTTP: Final = """### HTTP spans
 
-Where nobody else instruments HTTP (`HTTP_SPAN`), one SERVER span for each HTTP request, made by
-`opentelemetry-instrumentation-asgi` with its own attributes, the query left out. Its metrics are left out, too: they
-have a series for each `Host` that somebody sends."""
+Where nobody else instruments HTTP (`HTTP_SPAN`), one SERVER span for each HTTP request of MCP, on every server, under
+the scope `otel_mcp.http`. Name and attributes are those of `opentelemetry-instrumentation-asgi`, with the stable names
+(`OTEL_SEMCONV_STABILITY_OPT_IN=http/dup` adds the old ones), the query left out. Headers are captured where
+`OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_…` ask for it. There are no HTTP metrics: they would have a series for
+each `Host` that somebody sends."""
 
 _METRICS: Final = """Prometheus's names are those of its OTLP receiver and of the Collector, with the default
 translation; a histogram ends in `_bucket`, `_count` and `_sum`. No id is ever an attribute. A tool's or prompt's name
