@@ -47,8 +47,9 @@ _END: Final = {
 
 MESSAGE: Final = Signal(
     "`{method} {tool or prompt}`, else `{method}`",
-    "SERVER. One for each JSON-RPC request; status ERROR where it failed. Where the SDK or FastMCP opens one, that "
-    "span is completed, and its name, status and own attributes stay as they are. The parent is the context in "
+    "SERVER. One for each JSON-RPC request; status ERROR where it failed by the fault of the server or the tool. Where "
+    "the SDK 2.x or FastMCP 4 opens one, that span is completed while it is open: it says how the request ended on "
+    "the wire, whatever has answered. The parent is the context in "
     "`params._meta` (the HTTP span is then linked), else the HTTP span, else the `traceparent` header.",
     _SESSION
     | {
@@ -64,7 +65,8 @@ MESSAGE: Final = Signal(
         names.GEN_AI_TOOL_CALL_RESULT: "`CAPTURE_CONTENT`",
         names.JSONRPC_REQUEST_ID: ALWAYS,
         names.RPC_RESPONSE_STATUS_CODE: "a JSON-RPC error",
-        names.ERROR_TYPE: "it failed",
+        names.ERROR_TYPE: "it failed by the fault of the server or the tool",
+        names.FAILURE: "a tool call that failed",
         names.TOOL_EXCEPTION_TYPE: "the tool raised",
         names.SESSION_PREVIOUS_ID: "where the session continues another",
         names.CLIENT_NAME: "where the client said it",

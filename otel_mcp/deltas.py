@@ -89,6 +89,7 @@ class Deltas:
             call.exchange.started_ns / 1e9,
             call.duration,
             call.outcome.error_type if call.outcome else None,
+            call.failure,
             call.result_bytes,
             self._digest(arguments) if arguments else None,
             f"{context.trace_id:032x}" if context is not None and traced else None,

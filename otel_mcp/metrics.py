@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
@@ -17,11 +17,12 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
 from otel_mcp.instruments import Gauges, Instruments
-from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
+from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_LENGTH, MAX_TOOLS, BoundedNames
+from otel_mcp.outcomes import failure_of
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, listed_names
+from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome, listed_names
 
 _USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS = (
@@ -66,6 +67,8 @@ class Metrics:
         self._on = Instruments(provider)
         self.tools = BoundedNames(MAX_TOOLS)
         self.prompts = BoundedNames(MAX_TOOLS)
+        self._tools_listed = False
+        """The server has listed all its tools."""
         self._clients = BoundedNames(MAX_CLIENTS)
         self._error_types = BoundedNames(MAX_ERRORS)
         self._error_types.learn(_USUAL_ERRORS)
@@ -163,10 +166,25 @@ class Metrics:
             attributes[semconv.GEN_AI_PROMPT_NAME] = name
         return (method, name, error_type, status_code, version, exchange.http_version), attributes
 
+    def classify(self, call: Call, outcome: Outcome) -> None:
+        """Settle how a tool call failed."""
+        if call.method == "tools/call":
+            call.unlisted = call.unlisted or self._is_unlisted(call)
+            call.failure = failure_of(call, outcome, unlisted=call.unlisted)
+
+    def _is_unlisted(self, call: Call) -> bool:
+        """Whether the server has listed its tools, and this name is none of them."""
+        if not self._tools_listed or call.trusted_name or len(self.tools.known) >= MAX_TOOLS:
+            return False
+        return call.target is not None and len(call.target) <= MAX_LENGTH and call.target not in self.tools.known
+
     def learn_listed(self, method: str, result: object) -> None:
         """What the server itself listed, where `method` asked for its tools or prompts."""
         if method == "tools/list":
-            self.tools.learn(listed_names(result, "tools"))
+            names = listed_names(result, "tools")
+            self.tools.learn(names)
+            # Of pages, the last one makes the list whole.
+            self._tools_listed = self._tools_listed or (bool(names) and not cast(Any, result).get("nextCursor"))
         elif method == "prompts/list":
             self.prompts.learn(listed_names(result, "prompts"))
 

@@ -11,7 +11,7 @@ MAX_TOOLS: Final = 200
 MAX_CLIENTS: Final = 20
 MAX_ERRORS: Final = 50
 """Error types, and codes, that are told apart: a server may make them of what a client sent."""
-_MAX_LENGTH: Final = 128
+MAX_LENGTH: Final = 128
 
 
 class BoundedNames:
@@ -34,7 +34,7 @@ class BoundedNames:
         """Take in names that the server itself uses."""
         for name in names:
             self._likely.discard(name)
-            if len(name) <= _MAX_LENGTH and len(self._names) < self._limit:
+            if len(name) <= MAX_LENGTH and len(self._names) < self._limit:
                 self._names.setdefault(name, name)
 
     def bounded(self, name: str, *, proven: bool, likely: bool = False) -> str:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from otel_mcp.request import Call
+from otel_mcp.request import Call, Failure
+from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
 
+_LEFT: Final = frozenset({"cancelled", "disconnected"})
+_INVALID_PARAMS: Final = "-32602"
+_NOT_FOUND: Final = frozenset({_INVALID_PARAMS, "-32601", "-32002"})
+"""Codes with which servers answer a name that they do not know."""
+_INTERNAL: Final = frozenset({"-32603", "0"})
+"""Codes of an exception that nobody caught."""
 REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421, 429})
 REFUSED_CODES: Final = frozenset({"-32600", "-32700", "-32020", "-32021", "-32022"})
 """No message, or headers, capabilities or a revision that the server does not serve."""
@@ -66,3 +73,38 @@ def left_open(call: Call) -> Outcome:
     if exchange.status is None:
         return Outcome(error_type="500")
     return Outcome(unclassified=True)
+
+
+def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | None:
+    """Tell what kind of failure the end of a tool call is; ``None`` = it worked, or is not known.
+
+    Args:
+        call: with what the seams have seen of it.
+        outcome: how it ended.
+        unlisted: the server, which lists its tools, has not listed this one.
+    """
+    code, error_type = outcome.status_code, outcome.error_type
+    if not outcome.failed:
+        return None
+    if error_type in _LEFT:
+        return "cancelled"
+    if call.raised == "unknown_tool":
+        return call.raised
+    missed = code in _NOT_FOUND or error_type == TOOL_ERROR or call.raised is not None
+    if unlisted and missed and call.target is not None and not call.ran:
+        return "unknown_tool"
+    if call.raised is not None:
+        return call.raised
+    if code is None:
+        return _without_code(call, error_type or "")
+    if code == _INVALID_PARAMS and call.target is not None:
+        return "invalid_arguments"
+    if code in _INTERNAL:
+        return "exception"
+    return "tool" if call.ran else "refused"
+
+
+def _without_code(call: Call, error_type: str) -> Failure:
+    if error_type == TOOL_ERROR:
+        return "refused" if call.runs_seen and not call.ran else "tool"
+    return "refused" if error_type.isdigit() and error_type < "500" else "exception"

@@ -147,6 +147,10 @@ class Recorder:
 
     def _record(self, call: Call) -> None:
         self._open += 1
+        if call.outcome is not None and call.outcome.failed:
+            self._metrics.classify(call, call.outcome)
+        else:
+            call.failure = None  # Whatever a seam has seen, it was mended.
         if call.open_span is not None or not call.dispatched:
             self._end_span(call)
         self._metrics.record(call, self._measured)

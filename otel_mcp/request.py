@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter, time_ns
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from otel_mcp.wire.jsonrpc import text
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from otel_mcp.seams.dispatch import Dispatch
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome
+
+Failure = Literal["unknown_tool", "invalid_arguments", "tool", "exception", "cancelled", "refused"]
+"""Kinds of failed tool calls: who has to change something."""
 
 SCOPE_KEY: Final = "otel_mcp"
 """Where an `Exchange` stands in the ASGI scope; its presence says that a seam has seen the request."""
@@ -93,6 +96,18 @@ class Call:
     """The body was too large to read: method and target are those of the headers, `id` is not known."""
     trusted_name: bool = False
     """The server itself knows a tool or prompt of this name."""
+    unlisted: bool = False
+    """The server itself knows no tool of this name."""
+    ran: bool = False
+    """A tool has been called, where the seam at tools sees it."""
+    runs_seen: bool = False
+    """The seam at tools sees every tool of this server."""
+    raised: Failure | None = None
+    """How its tool failed, as far as the seam at tools has seen; a middleware may have mended it."""
+    failure: Failure | None = None
+    """How the tool call failed, once it has."""
+    dispatch: Dispatch | None = None
+    """While its handler runs."""
 
 
 def client_info(call: Call) -> tuple[str | None, str | None]:

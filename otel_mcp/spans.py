@@ -23,6 +23,7 @@ from otel_mcp import semconv
 from otel_mcp.propagation import ambient_context, context_in_meta
 from otel_mcp.request import Call, client_of
 from otel_mcp.version import __version__
+from otel_mcp.wire.jsonrpc import Outcome
 from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
 
 _SDK: Final = "mcp-python-sdk"
@@ -106,8 +107,7 @@ def _further_attributes(call: Call, scope: str | None) -> dict[str, Any]:
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
         if call.exchange.capture is not None:
             attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
-    # FastMCP says it itself of what it reads, after us, and as it came.
-    elif call.method in RESOURCE_METHODS and (scope, call.method) != (_FASTMCP, "resources/read"):
+    elif call.method in RESOURCE_METHODS:  # Of what it reads, FastMCP says it itself after us, and as it came.
         attributes |= _resource(call.params)
     return attributes
 
@@ -171,9 +171,36 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
     """Complete the native span of a call. Must come before the handler: native spans end before the answer."""
     call.span = span
     call.span_context = span.get_span_context()
-    span.set_attributes(call_attributes(call, scope))
+    attributes = call_attributes(call, scope)
+    if scope != _SDK:
+        # FastMCP says the target only of what a middleware lets through to it.
+        span.update_name(span_name(call))
+        attributes = {**_identity(call), **attributes}
+    span.set_attributes(attributes)
     if call.link is not None:
         span.add_link(call.link)
+
+
+def complete(call: Call, span: Span, outcome: Outcome, description: str | None = None) -> None:
+    """Put on the open span of a call how the call failed.
+
+    Args:
+        call: with how it failed, see `Metrics.classify`.
+        span: still open.
+        outcome: how it ended.
+        description: of the status, where the library that opened the span gives one; of us its text never gets on it.
+    """
+    attributes: dict[str, Any] = {}
+    if outcome.error_type is not None:
+        attributes[semconv.ERROR_TYPE] = outcome.error_type
+        span.set_status(Status(StatusCode.ERROR, description))
+    if outcome.status_code is not None:
+        attributes[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
+    if outcome.exception_type is not None:
+        attributes[semconv.TOOL_EXCEPTION_TYPE] = outcome.exception_type
+    if call.failure is not None:
+        attributes[semconv.FAILURE] = call.failure
+    span.set_attributes(attributes)
 
 
 class Spans:
@@ -210,20 +237,12 @@ class Spans:
         """End a span of ours with its outcome; its text never gets on it."""
         outcome = call.outcome or call.told
         if outcome is not None and span.is_recording():
-            attributes: dict[str, Any] = {}
             if call.method == "initialize":
                 # The answer to it brings the session, after the span began.
-                attributes = {**_identity(call), **call_attributes(call)}
+                span.set_attributes({**_identity(call), **call_attributes(call)})
             elif semconv.SESSION_SOURCE not in (getattr(span, "attributes", None) or ()):
-                attributes = _common_attributes(call)
-            if outcome.error_type is not None:
-                attributes[semconv.ERROR_TYPE] = outcome.error_type
-                span.set_status(Status(StatusCode.ERROR))
-            if outcome.status_code is not None:
-                attributes[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
-            if outcome.exception_type is not None:
-                attributes[semconv.TOOL_EXCEPTION_TYPE] = outcome.exception_type
-            span.set_attributes(attributes)
+                span.set_attributes(_common_attributes(call))
+            complete(call, span, outcome)
             if call.result is not None:
                 capture_result(call, call.result)
         duration_ns = int(call.duration * 1e9) if call.finished else None

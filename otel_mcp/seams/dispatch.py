@@ -22,8 +22,8 @@ from otel_mcp.guard import report
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call, current_exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
-from otel_mcp.spans import CALL, adopt, is_native, parent_of, same_span, scope_of
-from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, error_outcome, json_id, text
+from otel_mcp.spans import CALL, adopt, complete, is_native, parent_of, same_span, scope_of
+from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, STREAMS, JsonId, Outcome, json_id, text
 
 T = TypeVar("T")
 
@@ -94,6 +94,12 @@ class Dispatch:
     _attached: Token[Context] | None = None
     _call_token: Token[Call | None] | None = None
     _own: Span | None = None
+    described: bool = False
+    """FastMCP 3 is within what would be its span."""
+    served_by: object = None
+    """What the SDK 2.x makes for each message: that of another server in this process is another."""
+    opening: bool = False
+    """A library is about to open the span of this message."""
     before: Awaitable[None] | None = None
     """What has to be known before the handler runs, and takes waiting for."""
 
@@ -111,8 +117,15 @@ class Dispatch:
             await self._runtime.resolver.resolve(self.call)
 
     def owes_span(self) -> bool:
-        """Whether a message without a span is known to be one that nobody has let go unsampled."""
-        return False
+        """Whether a message of which no span was seen has none: nobody has let it go unsampled."""
+        return True
+
+    def failed(self, error: BaseException) -> Outcome:
+        """How an exception out of the handler ends the message."""
+        return Outcome(error_type="cancelled" if isinstance(error, CancelledError) else type(error).__name__)
+
+    def judge(self) -> None:
+        """Note what the server itself knows of the tool of a call that has failed."""
 
     def told(self, result: Any) -> Outcome | None:
         """How the handler's result says that the message ended; ``None`` = only the answer tells."""
@@ -122,6 +135,7 @@ class Dispatch:
         """The handler gets its message. Returns whether its session is known, or has still to be resolved."""
         call = self.call
         call.dispatched = call.running = True
+        call.dispatch = self
         if self._handwritten:
             return False
         call.taken = True
@@ -159,16 +173,20 @@ class Dispatch:
             return None
         current = trace.get_current_span()
         attached = trace.get_current_span(self._parent).get_span_context()
-        opened = not same_span(current.get_span_context(), attached)
-        if opened and is_native(current):
-            adopt(call, current, scope_of(current))
-            return None
-        if opened and not current.is_recording():
-            # Somebody opened a span that the sampler let go: then there is one, and it is not for us to repeat.
-            call.span_context = current.get_span_context()
+        if not same_span(current.get_span_context(), attached) and (self.opened(current) or not current.is_recording()):
             return None
         # A notification gets no span where its library gives it none.
         return self.open() if call.id is not None else None
+
+    def opened(self, span: Span) -> bool:
+        """Take note of a span that somebody has opened around the handler. Returns whether it is to be completed."""
+        call = self.call
+        if call.span is None and is_native(span):
+            adopt(call, span, scope_of(span))
+        elif not span.is_recording():
+            # The sampler has let it go: then there is one, and it is not for us to repeat.
+            call.span_context = span.get_span_context()
+        return call.span is span
 
     def open(self) -> Token[Context] | None:
         """Open our own span and make it current, unless there is one."""
@@ -180,10 +198,12 @@ class Dispatch:
     def leave(self, told: Outcome | None) -> None:
         """The handler has returned or raised."""
         call = self.call
-        call.running = False
+        call.running, call.dispatch = False, None
         if call.span_context is None and call.id is not None and self.owes_span():
             call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
-        call.told = told if call.told is None else _told_more(call.told, told)
+        call.told = told_more(call.told, told)
+        if call.told is not None and call.told.failed:
+            self.judge()
         if self._own is not None and self._own is call.span:
             self._close(call, self._own)
         # In another task the context is not ours to touch; it ends with its task.
@@ -199,7 +219,29 @@ class Dispatch:
         if self._handwritten and not call.finished:
             call.open_span = own  # Its end is that of the answer, which may come on another stream.
         else:
+            outcome = call.outcome or call.told
+            if outcome is not None and outcome.failed:
+                self._runtime.metrics.classify(call, outcome)
             self._runtime.spans.close(call, own)
+
+    def settle(self, span: Span, error: BaseException | None, description: str | None = None) -> None:
+        """Complete the span that a library has opened for this message, at the last moment while it is open.
+
+        Args:
+            span: still open.
+            error: what passes out of the library's layer, if anything does.
+            description: what the library says of the failure.
+        """
+        call = self.call
+        outcome = call.told if error is None else told_more(call.told, self.failed(error))
+        if call.cancel_requested and outcome is not None and outcome.failed:
+            outcome = replace(outcome, error_type="cancelled")
+        if outcome is None or not outcome.failed or (outcome.error_type == "cancelled" and call.method in STREAMS):
+            return
+        self.judge()
+        self._runtime.metrics.classify(call, outcome)
+        complete(call, span, outcome, description)
+        call.told = outcome
 
     async def run(self, handler: Callable[[], Awaitable[T]]) -> T:
         """Run `handler` as this message. What it returns or raises passes untouched."""
@@ -227,7 +269,7 @@ class Dispatch:
             return result
         except BaseException as error:
             try:
-                outcome = outcome_of_error(error)
+                outcome = self.failed(error)
             except Exception as failure:
                 report("dispatch", failure)
             raise
@@ -238,24 +280,13 @@ class Dispatch:
                 report("dispatch", failure)
 
 
-def _told_more(earlier: Outcome, told: Outcome | None) -> Outcome:
+def told_more(earlier: Outcome | None, told: Outcome | None) -> Outcome | None:
     """What a handler's end says, beside what its tool has shown before."""
-    if told is None:
-        return earlier
+    if told is None or earlier is None:
+        return told or earlier
     if told.exception_type is None and earlier.exception_type is not None:
         return replace(told, exception_type=earlier.exception_type)
     return told
-
-
-def outcome_of_error(error: BaseException) -> Outcome:
-    """How an exception out of a handler ends its message."""
-    if isinstance(error, CancelledError):
-        return Outcome(error_type="cancelled")
-    data = getattr(error, "error", None)
-    code = getattr(data, "code", None)
-    if isinstance(code, int):
-        return error_outcome(code)
-    return Outcome(error_type=type(error).__name__)
 
 
 def outcome_of_result(result: object) -> Outcome:

@@ -19,23 +19,27 @@ from opentelemetry import trace
 
 from otel_mcp import process
 from otel_mcp.guard import guarded
-from otel_mcp.request import Call
+from otel_mcp.request import Call, current_call
 from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
 from otel_mcp.seams.patching import Patches
-from otel_mcp.wire.jsonrpc import Outcome, error_outcome
+from otel_mcp.seams.tools import note
+from otel_mcp.wire.jsonrpc import Outcome, error_outcome, protocol_error
 
 _GUARD = guarded("dispatch")
 _FASTMCP3_METHODS: Final = frozenset({
     "tools/call", "tools/list", "resources/read", "resources/list", "resources/templates/list",
     "prompts/get", "prompts/list",
 })  # fmt: skip
-"""Methods that FastMCP 3 opens a server span for, deep inside its handlers."""
+"""Methods that FastMCP 3 opens a server span for, where none of ours is there."""
+_SAID: Final = frozenset({"ToolError", "FastMCPError"})
+"""Exceptions of the high-level servers: what is raised before a tool runs is not the tool's."""
 
 
 def lowlevel_server(module: ModuleType, patches: Patches) -> None:
     """Wrap ``Server._handle_request``, and keep the hidden listing of tools out of the traces."""
     patches.replace(module.Server, "_handle_request", _handle_request)
     patches.replace(module.Server, "_get_cached_tool_definition", _quiet_listing)
+    patches.replace(module.Server, "_make_error_result", _noting)
 
 
 def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -60,9 +64,8 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
 
         async def handler() -> None:
             token = None
-            if not _fastmcp_will(self, req.method):
-                with _GUARD:
-                    token = dispatch.open()
+            with _GUARD:
+                token = dispatch.open()
             try:
                 await original(self, message, req, *args, **kwargs)
             finally:
@@ -86,6 +89,14 @@ class _Dispatch(Dispatch):
         self.call.trusted_name = self.call.target in getattr(self._server, "_tool_cache", ())
         return self._outcomes[-1] if self._outcomes else None
 
+    def judge(self) -> None:
+        call = self.call
+        if _is_fastmcp(self._server):
+            call.runs_seen = True  # It says itself what it does not know.
+        else:
+            # The cache has all tools, from before the call on.
+            call.unlisted = not call.trusted_name and bool(getattr(self._server, "_tool_cache", ()))
+
 
 def _responses(message: Any) -> list[Outcome]:
     """Watch what the handler answers: it returns nothing, it responds."""
@@ -104,11 +115,42 @@ def _responses(message: Any) -> list[Outcome]:
     return outcomes
 
 
+def _is_fastmcp(server: Any) -> bool:
+    return type(server).__module__.startswith("fastmcp")
+
+
 def _fastmcp_will(server: Any, method: str) -> bool:
-    """Whether FastMCP 3 opens the span of this message itself."""
-    if method not in _FASTMCP3_METHODS or not type(server).__module__.startswith("fastmcp"):
-        return False
-    return hasattr(sys.modules.get("fastmcp.server.telemetry"), "server_span")
+    """Whether FastMCP 3 opens a span for a message that none of ours is there for."""
+    telemetry = sys.modules.get("fastmcp.server.telemetry")
+    return method in _FASTMCP3_METHODS and _is_fastmcp(server) and hasattr(telemetry, "server_span")
+
+
+def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What a low-level server makes an error of: the user's exception, or what it has validated itself."""
+
+    @wraps(original)
+    def make(self: Any, error_message: str) -> Any:
+        with _GUARD:
+            if (call := current_call.get()) is not None and call.method == "tools/call":
+                _note(self, call, sys.exc_info()[1], error_message)
+        return original(self, error_message)
+
+    return make
+
+
+def _note(server: Any, call: Call, error: BaseException | None, message: str) -> None:
+    within = error.__traceback__.tb_next if error is not None and error.__traceback__ is not None else None
+    validates = within is not None and within.tb_frame.f_globals.get("__name__", "").startswith("jsonschema")
+    if error is None or validates:
+        call.raised = "invalid_arguments" if validates and message.startswith("Input") else "exception"
+    elif call.raised is None and not _is_refusal(server, error):
+        note(call, error, None)
+
+
+def _is_refusal(server: Any, error: BaseException) -> bool:
+    """Whether a high-level server, or a middleware of its, says no before a tool runs."""
+    said = any(base.__name__ in _SAID for base in type(error).__mro__)
+    return said or (_is_fastmcp(server) and protocol_error(error) is not None)
 
 
 def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -11,23 +11,29 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Token
+from dataclasses import replace
 from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
+from pydantic import ValidationError
 
 from otel_mcp import process
 from otel_mcp.guard import guarded, report
 from otel_mcp.request import Call
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
-from otel_mcp.seams.patching import Patches
+from otel_mcp.seams.patching import Patches, is_replaced
+from otel_mcp.seams.tools import was_entered
 from otel_mcp.spans import capture_result
-from otel_mcp.wire.jsonrpc import Outcome
+from otel_mcp.wire.jsonrpc import Outcome, error_outcome, protocol_error
 
 Handler = Callable[[Any], Awaitable[Any]]
+
+_INVALID_PARAMS, _INTERNAL_ERROR, _UNKNOWN_ERROR = -32602, -32603, 0
+"""What the SDK answers where a message cannot be validated, and for any other exception (0 up to 2025-11-25)."""
 
 
 def runner(module: ModuleType, patches: Patches) -> None:
@@ -75,6 +81,7 @@ class _Dispatch(Dispatch):
     def learn(self, ctx: Any) -> None:
         """Note what only this SDK can tell before the handler runs."""
         call = self.call
+        self.served_by = ctx.session
         if call.exchange.protocol_version is None:
             call.exchange.protocol_version = ctx.protocol_version
         if call.method == "initialize":
@@ -100,9 +107,35 @@ class _Dispatch(Dispatch):
             self._runtime.metrics.learn_listed(self.call.method, result)
         return outcome_of_result(result)
 
+    def failed(self, error: BaseException) -> Outcome:
+        if (code := protocol_error(error)) is not None:
+            return error_outcome(code)
+        if not isinstance(error, Exception):
+            return super().failed(error)
+        call = self.call
+        if isinstance(error, ValidationError):
+            handler = self._owner.server.get_request_handler(call.method)
+            if not was_entered(getattr(handler, "handler", None), error.__traceback__):
+                return error_outcome(_INVALID_PARAMS)
+            outcome = error_outcome(_INVALID_PARAMS)
+        else:
+            outcome = error_outcome(_INTERNAL_ERROR if call.exchange.modern else _UNKNOWN_ERROR)
+        if call.method == "tools/call" and call.raised is None:
+            call.raised = "exception"
+            outcome = replace(outcome, exception_type=type(error).__qualname__[:128])
+        return outcome
+
+    def judge(self) -> None:
+        call, server = self.call, self._owner.server
+        # What another server does not look up, it may know all the same.
+        owner: object = getattr(getattr(server, "get_tool_input_schema", None), "__self__", None)
+        knows_all = any(base.__module__.startswith("mcp.server.mcpserver") for base in type(owner).__mro__)
+        call.runs_seen = knows_all or hasattr(server, "fastmcp")
+        call.unlisted = knows_all and not call.trusted_name and not _is_tool(self._owner, call)
+
     def owes_span(self) -> bool:
-        # A span of the SDK's that was not sampled is seen only where the handler is reached.
-        return not _has_native(self._owner)
+        # Of a layer that the seam has not reached, a span that was not sampled is seen only within.
+        return not any(_is_native(entry) and not is_replaced(entry) for entry in self._owner.server.middleware)
 
 
 async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | None) -> Any:

@@ -16,6 +16,11 @@ logger = logging.getLogger("otel_mcp")
 _OURS: Final = "_otel_mcp_original"
 
 
+def is_replaced(entry: object) -> bool:
+    """Whether calling this object runs a replacement of ours."""
+    return hasattr(type(entry).__call__, _OURS)
+
+
 @dataclass(slots=True)
 class Patches:
     """Everything that has been replaced, in order."""

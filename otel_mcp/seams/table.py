@@ -34,10 +34,13 @@ SEAMS: Final = (
     ("mcp.server.streamable_http_manager", _lazy("http", "session_manager")),
     ("mcp.server.sse", _lazy("http", "sse_transport")),
     ("mcp.server.runner", _lazy("mcp2", "runner")),
+    ("mcp.server._otel", _lazy("native", "sdk")),
+    ("fastmcp.server.low_level", _lazy("native", "fastmcp")),
     ("mcp.server.lowlevel.server", _lazy("mcp1", "lowlevel_server")),
     ("mcp.server.mcpserver.tools.base", _lazy("tools", "tool_base")),
     ("mcp.server.fastmcp.tools.base", _lazy("tools", "tool_base")),
     ("fastmcp.tools.base", _lazy("tools", "fastmcp_tool")),
     ("fastmcp.tools.tool", _lazy("tools", "fastmcp2_tool")),
     ("fastmcp.server.telemetry", _lazy("fastmcp", "telemetry")),
+    ("fastmcp.server.server", _lazy("fastmcp", "server")),
 )

@@ -22,6 +22,7 @@ class CallRecord:
     duration: float
     """Seconds."""
     error_type: str | None = None
+    failure: str | None = None
     result_bytes: int | None = None
     arguments_digest: str | None = None
     trace_id: str | None = None

@@ -24,6 +24,8 @@ class ToolCall(BaseModel):
     """Seconds until the response was on its way."""
     error_type: str | None = None
     """``tool_error``, a JSON-RPC code, ``cancelled``...; ``None`` = it worked, or failed by the caller's fault."""
+    failure: str | None = None
+    """``unknown_tool``, ``invalid_arguments``, ``tool``, ``exception``, ``cancelled`` or ``refused``."""
     result_bytes: int | None = None
     """Size of the JSON-RPC response; ``None`` = not seen."""
     arguments_digest: str | None = None

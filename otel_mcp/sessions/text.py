@@ -95,6 +95,8 @@ def call(made: CallRecord) -> str:
     parts.append(f',"started_at":"{iso(micros(made.started_at))}","duration":{round(duration, 6)!r}')
     if made.error_type is not None:
         parts.append(f',"error_type":{string(made.error_type)}')
+    if made.failure is not None:
+        parts.append(f',"failure":{string(made.failure)}')
     if made.result_bytes is not None:
         parts.append(f',"result_bytes":{int(made.result_bytes)}')
     if made.arguments_digest is not None:
@@ -119,6 +121,7 @@ def record(kept: ToolCall) -> CallRecord:
         started_at=seconds(kept.started_at),
         duration=kept.duration,
         error_type=kept.error_type,
+        failure=kept.failure,
         result_bytes=kept.result_bytes,
         arguments_digest=kept.arguments_digest,
         trace_id=kept.trace_id,

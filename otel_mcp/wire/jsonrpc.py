@@ -183,6 +183,12 @@ def error_outcome(code: object) -> Outcome:
     return Outcome(error_type=None if said in CALLER_CODES else said, status_code=said)
 
 
+def protocol_error(error: BaseException) -> int | None:
+    """The code of an exception that is an error of the protocol."""
+    code = getattr(getattr(error, "error", None), "code", None)
+    return code if isinstance(code, int) else None
+
+
 def result_outcome(result: object) -> Outcome:
     """A JSON-RPC result, which may still say that the tool failed."""
     fields: Any = result

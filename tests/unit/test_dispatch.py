@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, Tracer
 
 import otel_mcp
 from otel_mcp import MCPMiddleware, process
 from otel_mcp.identity.learning import learn
 from otel_mcp.request import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
-from otel_mcp.seams import mcp1, mcp2, tools
+from otel_mcp.seams import mcp1, mcp2, native, tools
 from otel_mcp.seams.dispatch import exchange_of
 from otel_mcp.seams.patching import Patches
 from otel_mcp.sessions.delta import SessionFacts
@@ -69,11 +69,8 @@ class OpenTelemetryMiddleware:
 
     async def __call__(self, ctx: Any, call_next: Handler) -> Any:
         target = (ctx.params or {}).get("name")
-        with self.tracer.start_as_current_span(
-            f"{ctx.method} {target}" if target else ctx.method,
-            kind=SpanKind.SERVER,
-            attributes=self.attributes(ctx, target),
-        ):
+        name = f"{ctx.method} {target}" if target else ctx.method
+        with otel.otel_span(self.tracer, name, self.attributes(ctx, target)):
             return await call_next(ctx)
 
     def attributes(self, ctx: Any, target: str | None) -> dict[str, str]:
@@ -87,6 +84,15 @@ class OpenTelemetryMiddleware:
         if target:
             said["gen_ai.tool.name"] = target
         return said
+
+
+def otel_span(tracer: Tracer, name: str, attributes: dict[str, str]) -> Any:
+    return tracer.start_as_current_span(name, kind=SpanKind.SERVER, attributes=attributes)
+
+
+otel: Any = ModuleType("fake_otel")
+"""A module like ``mcp.server._otel``."""
+otel.OpenTelemetryMiddleware, otel.otel_span = OpenTelemetryMiddleware, otel_span
 
 
 def make_runner() -> ModuleType:
@@ -177,17 +183,18 @@ def runner(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module
     monkeypatch.setattr(process, "_runtime", runtime)
     module, patches = make_runner(), Patches()
     mcp2.runner(module, patches)
+    native.sdk(otel, patches)
     yield module
     patches.restore()
 
 
 @pytest.mark.parametrize(
-    ("scope", "said"),
-    [("mcp-python-sdk", {"mcp.protocol.version": "2026-07-28"}), ("fastmcp", {})],
+    "scope",
+    ["mcp-python-sdk", "fastmcp"],
     ids=["SDK", "FastMCP"],
 )
 async def test_a_native_span_is_adopted_and_no_other_is_made(
-    runner: ModuleType, runtime: Runtime, telemetry: Telemetry, scope: str, said: dict[str, str]
+    runner: ModuleType, runtime: Runtime, telemetry: Telemetry, scope: str
 ) -> None:
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry, scope)], ok))
 
@@ -200,7 +207,7 @@ async def test_a_native_span_is_adopted_and_no_other_is_made(
             "scope": scope,
             "parent": None,
             "attributes": {
-                **said,
+                "mcp.protocol.version": "2026-07-28",
                 "mcp.method.name": "tools/call",
                 "gen_ai.operation.name": "execute_tool",
                 "gen_ai.tool.name": "add",
@@ -421,7 +428,7 @@ class SdkError(Exception):
     [
         (SdkError(-32002), {"error.type": None, "rpc.response.status_code": "-32002"}),
         (SdkError(-32603), {"error.type": "-32603", "rpc.response.status_code": "-32603"}),
-        (ValueError("secret"), {"error.type": "ValueError"}),
+        (ValueError("secret"), {"error.type": "-32603", "otel_mcp.tool.exception.type": "ValueError"}),
     ],
 )
 async def test_what_a_handler_raises_passes_untouched_and_names_the_error(
@@ -805,12 +812,12 @@ async def test_what_cannot_be_learned_before_the_handler_costs_neither_span_nor_
     ("scope", "method", "shown"),
     [
         ("mcp-python-sdk", "resources/read", "res://host/x"),
-        ("fastmcp", "resources/read", None),
+        ("fastmcp", "resources/read", "res://host/x"),
         ("fastmcp", "resources/subscribe", "res://host/x"),
     ],
 )
-async def test_a_native_span_is_told_the_resource_unless_it_tells_it_itself(
-    runner: ModuleType, telemetry: Telemetry, scope: str, method: str, shown: str | None
+async def test_a_native_span_gets_the_resource(
+    runner: ModuleType, telemetry: Telemetry, scope: str, method: str, shown: str
 ) -> None:
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry, scope)], ok))
 
@@ -852,12 +859,15 @@ async def test_a_handler_of_the_sdk_1_that_raises_passes_untouched(lowlevel: Mod
 async def test_the_class_that_a_tool_raised_is_told_and_its_text_is_not(
     runner: ModuleType, telemetry: Telemetry
 ) -> None:
+    class ToolError(Exception):
+        pass
+
     class Tool:
         async def run(self, problem: Exception) -> None:
             try:
                 raise problem
             except Exception as error:
-                raise RuntimeError("Error executing tool") from error
+                raise ToolError("Error executing tool") from error
 
     module, patches = ModuleType("fake_tools"), Patches()
     module.__dict__["Tool"] = Tool
@@ -866,7 +876,7 @@ async def test_the_class_that_a_tool_raised_is_told_and_its_text_is_not(
     async def handler(_: Any) -> Any:
         try:
             await Tool().run(KeyError("secret"))
-        except RuntimeError:
+        except ToolError:
             return {"isError": True}
 
     for middleware in ([OpenTelemetryMiddleware(telemetry)], []):

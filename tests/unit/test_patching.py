@@ -211,8 +211,9 @@ def test_instrument_replaces_every_seam_and_uninstrument_restores_the_very_origi
     assert {module for module, _, _ in SEAM_NAMES} <= {module for module, _ in SEAMS}
 
 
-NO_APP = {"Route.handle"}
-"""What nobody takes for an app: a route is one itself, by its own `__call__`, which is left alone."""
+NO_APP = {"Route.handle", "OpenTelemetryMiddleware.__call__", "FastMCPServerMiddleware.__call__"}
+"""What nobody takes for an app: a route is one itself, by its own `__call__`, which is left alone; and what serves
+messages."""
 
 
 def test_whoever_asks_what_kind_of_function_it_is_hears_the_same_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,18 +216,34 @@ async def test_a_revision_without_sessions_has_no_transport_id_on_its_spans(
 @pytest.mark.parametrize(
     ("answer", "attributes", "status"),
     [
-        ({"result": FAILED}, {"error.type": "tool_error"}, "ERROR"),
+        ({"result": FAILED}, {"error.type": "tool_error", "otel_mcp.failure": "tool"}, "ERROR"),
         *(
-            ({"error": {"code": code, "message": "m"}}, {"rpc.response.status_code": str(code)}, "UNSET")
-            for code in (-32700, -32600, -32601, -32602, -32002)
+            (
+                {"error": {"code": code, "message": "m"}},
+                {"rpc.response.status_code": str(code), "otel_mcp.failure": failure},
+                "UNSET",
+            )
+            for code, failure in (
+                (-32700, "refused"),
+                (-32600, "refused"),
+                (-32601, "refused"),
+                (-32602, "invalid_arguments"),
+                (-32002, "refused"),
+            )
         ),
         *(
             (
                 {"error": {"code": code, "message": "m"}},
-                {"error.type": str(code), "rpc.response.status_code": str(code)},
+                {"error.type": str(code), "rpc.response.status_code": str(code), "otel_mcp.failure": failure},
                 "ERROR",
             )
-            for code in (-32603, -32000, -32001, -32042, 0, 7)
+            for code, failure in (
+                (-32603, "exception"),
+                (-32000, "refused"),
+                (-32042, "refused"),
+                (0, "exception"),
+                (7, "refused"),
+            )
         ),
         ({"result": {}}, {}, "UNSET"),
     ],

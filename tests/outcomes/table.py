@@ -1,0 +1,318 @@
+"""Every server, every way to fail: what the span, the metrics and the document say is what the client got."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from typing import Any, Final
+from unittest import mock
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from otel_mcp import MCPInstrumentor, guard, process
+from tests.outcomes.servers import CODE, major, servers
+
+LEGACY, MODERN = "2025-11-25", "2026-07-28"
+CALLERS_FAULT: Final = {-32700, -32600, -32601, -32602, -32002}
+NOTHING: Final[Mapping[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request, and how it fails where nothing else is said."""
+
+    name: str
+    method: str
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    failure: str | None = None
+    elsewhere: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    """By the beginning of the server's name, the longest that fits: how it fails there."""
+
+    def expected(self, server: str) -> str | None:
+        fitting = [beginning for beginning in self.elsewhere if server.startswith(beginning)]
+        return self.elsewhere[max(fitting, key=len)] if fitting else self.failure
+
+
+def _call(name: str, tool: str, failure: str | None, arguments: Any = NOTHING, **elsewhere: str | None) -> Case:
+    where = {each.replace("_", "-"): kind for each, kind in elsewhere.items()}
+    return Case(name, "tools/call", {"name": tool, "arguments": dict(arguments)}, failure, where)
+
+
+_WIRE: Final = {"handwritten": "refused", "bare": "refused", "sdk2_low": "refused"}
+"""Who raised an error of the protocol, the wire alone does not say."""
+_LIMITED: Final = {"fastmcp3_limiting": "refused", "fastmcp4_limiting": "refused"}
+"""After the handshake everything is refused."""
+_NOT_ANSWERED: Final = {"fastmcp3_answering": None, "fastmcp4_answering": None}
+_REFUSED: Final = {"fastmcp3_answering": "refused", "fastmcp4_answering": "refused"}
+_MADE: Final = {"handwritten": "tool", "bare": "tool", "sdk1_low": "tool", "sdk2_low": "tool"}
+"""Tools that low-level servers answer for with an error."""
+_PROXY: Final = {"fastmcp3_proxy": "tool", "fastmcp4_proxy": "tool"}
+"""What the tool behind it does, it passes on."""
+
+CASES: Final = (
+    _call("works", "add", None, {"a": 1, "b": 2}, **_LIMITED),
+    _call("a made-up name", "made_up", "unknown_tool", **_LIMITED),
+    _call("a wrong type", "add", "invalid_arguments", {"a": "x", "b": 2}, **_LIMITED, **_PROXY),
+    _call("a missing argument", "add", "invalid_arguments", {"a": 1}, **_LIMITED, **_PROXY),
+    _call("a crash", "crash", "exception", **_LIMITED, **_PROXY),
+    _call("a validation of the tool's own", "validate", "exception", **_LIMITED, **_PROXY),
+    _call("a tool that refuses", "refuse", "tool", **_LIMITED),
+    _call("an error of the protocol", "protest", "tool", **_LIMITED, **_WIRE, **_PROXY),
+    _call("a tool that might be cached", "cached", None, **_LIMITED, **_NOT_ANSWERED, **_MADE),
+    _call("a tool that may be denied", "denied", None, **_LIMITED, **_MADE, **_REFUSED),
+    _call("a tool that may be limited", "limited", None, **_LIMITED, **_MADE, **_REFUSED),
+    _call("a crash that may be mended", "mended", None, **_LIMITED, **_NOT_ANSWERED, **_MADE),
+    Case("no name", "tools/call", {"arguments": {}}, "refused"),
+    _call("works again", "add", None, {"a": 1, "b": 2}, **_LIMITED),
+    Case("a made-up prompt", "prompts/get", {"name": "made_up"}),
+    Case("a made-up resource", "resources/read", {"uri": "nope://user:secret@x/y?z=secret"}),
+    Case("a listing", "tools/list"),
+    Case("a made-up method", "no/such"),
+)
+
+
+@dataclass
+class Seen:
+    """One request, with all that came of it."""
+
+    case: Case
+    status: int
+    answer: Mapping[str, Any]
+    spans: list[ReadableSpan]
+    points: list[dict[str, Any]]
+    document: dict[str, Any] | None
+
+    @property
+    def code(self) -> int | None:
+        return self.answer.get("error", NOTHING).get("code")
+
+    @property
+    def is_error(self) -> bool:
+        return self.answer.get("result", NOTHING).get("isError", False)
+
+
+class Telemetry:
+    """Providers that keep everything, in the places where the libraries look."""
+
+    def __init__(self) -> None:
+        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.meters = MeterProvider([self.reader])
+
+    def spans(self) -> list[ReadableSpan]:
+        """What has ended since it was asked last."""
+        found = list(self.exporter.get_finished_spans())
+        self.exporter.clear()
+        return found
+
+    def points(self, name: str) -> dict[frozenset[tuple[str, Any]], int]:
+        """The counts of a metric, by attributes."""
+        data = self.reader.get_metrics_data()
+        return {
+            frozenset((point.attributes or {}).items()): getattr(point, "count", None) or getattr(point, "value", 0)
+            for resource in (data.resource_metrics if data is not None else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        }
+
+
+@contextmanager
+def instrumented(telemetry: Telemetry) -> Iterator[None]:
+    """This process as under `opentelemetry-instrument`; the libraries' own tracers are those of the telemetry."""
+    with ExitStack() as stack:
+        if major("mcp") >= 2:
+            tracer = telemetry.tracers.get_tracer("mcp-python-sdk")
+            stack.enter_context(mock.patch.object(import_module("mcp.shared._otel"), "_tracer", tracer))
+        if major("fastmcp") >= 3:
+            module = import_module("fastmcp.telemetry")
+            get = partial(telemetry.tracers.get_tracer)
+            stack.enter_context(mock.patch.object(module, "otel_get_tracer", get))
+        MCPInstrumentor().instrument(
+            tracer_provider=telemetry.tracers, meter_provider=telemetry.meters, http_span="off"
+        )
+        try:
+            yield
+        finally:
+            MCPInstrumentor().uninstrument()
+
+
+@asynccontextmanager
+async def served(name: str, telemetry: Telemetry) -> AsyncIterator[Any]:
+    with instrumented(telemetry):
+        async with servers()[name]() as app:
+            yield app
+
+
+async def post(app: Any, message: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and JSON-RPC answer of one request."""
+    given = {
+        "host": "127.0.0.1:8000",
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "accept-encoding": "gzip",
+        **headers,
+    }
+    body = json.dumps(message).encode()
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": "/mcp", "raw_path": b"/mcp", "query_string": b"", "root_path": "",
+        "headers": [(key.encode(), value.encode()) for key, value in given.items()],
+        "client": ("127.0.0.1", 50_000), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if waiting:
+            return waiting.pop()
+        import anyio
+
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    answered = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+    data = b"".join(each.get("body", b"") for each in sent[1:])
+    if answered.get("content-encoding") == "gzip":
+        data = gzip.decompress(data)
+    return int(sent[0]["status"]), answered, _answer_in(data)
+
+
+def _answer_in(data: bytes) -> Any:
+    if data[:1] == b"{":
+        return json.loads(data)
+    lines = [line[6:] for line in data.splitlines() if line.startswith(b"data: {")]
+    return next((found for found in map(json.loads, lines) if "method" not in found), {})
+
+
+async def run(name: str, era: str) -> list[Seen]:
+    """Every case at one server, in one session."""
+    telemetry = Telemetry()
+    seen: list[Seen] = []
+    async with served(name, telemetry) as app:
+        headers = await _shake_hands(app, era)
+        runtime = process.existing()
+        assert runtime is not None
+        runtime.recorder.drain()
+        telemetry.spans()
+        counted = telemetry.points("mcp.server.operation.duration")
+        documented = 0
+        for number, case in enumerate(CASES, 1):
+            params = dict(case.params)
+            extra: dict[str, str] = dict(headers)
+            if era == MODERN:
+                params["_meta"] = META
+                extra["mcp-method"] = case.method
+                if isinstance(target := params.get("name", params.get("uri")), str):
+                    extra["mcp-name"] = target
+            message = {"jsonrpc": "2.0", "id": number, "method": case.method, "params": params}
+            status, said, answer = await post(app, message, extra)
+            now = telemetry.points("mcp.server.operation.duration")
+            points = [dict(key) for key, count in now.items() if count != counted.get(key, 0)]
+            counted = now
+            document = None
+            if (session := said.get("x-session-id")) is not None:
+                state = await runtime.sessions.load(session)
+                calls = state.tool_calls if state is not None else []
+                document = calls[-1].model_dump() if len(calls) > documented else None
+                documented = len(calls)
+            seen.append(Seen(case, status, answer, telemetry.spans(), points, document))
+        failures = dict(guard.failures)
+    assert failures == {}, failures
+    return seen
+
+
+META: Final = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientInfo": {"name": "table", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+async def _shake_hands(app: Any, era: str) -> dict[str, str]:
+    if era == MODERN:
+        headers = {"mcp-protocol-version": MODERN}
+        listing = {"jsonrpc": "2.0", "id": 0, "method": "tools/list", "params": {"_meta": META}}
+        await post(app, listing, {**headers, "mcp-method": "tools/list"})
+        return headers
+    params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "table", "version": "1"}}
+    _, said, _ = await post(app, {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}, {})
+    headers = {"mcp-protocol-version": LEGACY}
+    if "mcp-session-id" in said:
+        headers["mcp-session-id"] = said["mcp-session-id"]
+    await post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, headers)
+    await post(app, {"jsonrpc": "2.0", "id": "list", "method": "tools/list"}, headers)
+    return headers
+
+
+def problems(name: str, era: str, seen: Seen) -> list[str]:
+    """What does not agree for one request."""
+    found: list[str] = []
+    case = seen.case
+
+    def expect(what: str, is_: object, wanted: object) -> None:
+        if is_ != wanted:
+            found.append(f"{name} {era}, {case.name}: {what} is {is_!r}, not {wanted!r}")
+
+    # A back end in this process serves messages of its own.
+    ids = {span.context.span_id for span in seen.spans if span.context is not None}
+    ours = [s for s in seen.spans if s.kind.name == "SERVER" and (s.parent is None or s.parent.span_id not in ids)]
+    expect("the number of server spans", len(ours), 1)
+    if len(ours) != 1:
+        return found
+    (span,) = ours
+    attributes = dict(span.attributes or {})
+    target = case.params.get("name")
+    expect("the name", span.name, f"{case.method} {target}" if target else case.method)
+    expect("the method", attributes.get("mcp.method.name"), case.method)
+    expect("the version", attributes.get("mcp.protocol.version"), era)
+    expect("the id", attributes.get("jsonrpc.request.id") is not None, True)
+    if case.method == "tools/call":
+        expect("the tool", attributes.get("gen_ai.tool.name"), target)
+        expect("the operation", attributes.get("gen_ai.operation.name"), "execute_tool")
+    if case.method == "prompts/get":
+        expect("the prompt", attributes.get("gen_ai.prompt.name"), target)
+    if case.method == "resources/read":
+        expect("the resource", attributes.get("mcp.resource.uri") is not None, True)
+    code = seen.code
+    wanted = "tool_error" if seen.is_error else None
+    if code is not None and code not in CALLERS_FAULT:
+        wanted = str(code)
+    elif code is None and seen.status >= 400:
+        wanted = str(seen.status)
+    expect("the type of error", attributes.get("error.type"), wanted)
+    expect("the status", span.status.status_code.name, "UNSET" if wanted is None else "ERROR")
+    expect("the code", attributes.get("rpc.response.status_code"), None if code is None else str(code))
+    expect("how it failed", attributes.get("otel_mcp.failure"), case.expected(name))
+    expect("the number of points", len(seen.points), 1)
+    for point in seen.points:
+        for each in ("error.type", "rpc.response.status_code"):
+            expect(f"the {each} that is measured", point.get(each), attributes.get(each))
+    if seen.document is not None:
+        expect("the failure in the document", seen.document.get("failure"), attributes.get("otel_mcp.failure"))
+        expect("the type in the document", seen.document.get("error_type"), wanted)
+    return found
+
+
+def eras(name: str) -> tuple[str, ...]:
+    """The revisions that a server speaks."""
+    if name.startswith("sdk2-high-sse"):
+        return (LEGACY,)
+    return (LEGACY, MODERN) if name.startswith(("sdk2", "fastmcp4", "handwritten", "bare")) else (LEGACY,)
+
+
+assert CODE not in CALLERS_FAULT
