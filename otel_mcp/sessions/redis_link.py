@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled, supp
 from redis.exceptions import NoScriptError
 
 from otel_mcp.guard import guarded
+from otel_mcp.sessions.lateness import TIMEOUTS, Lateness, once_more_if_late
 from otel_mcp.sessions.redis_client import AT_ONCE, Client
 from otel_mcp.sessions.redis_cluster import Cluster
 from otel_mcp.sessions.redis_errors import outage
@@ -112,7 +113,7 @@ class RedisLink:
         async with held.turns:
             with _translated():
                 try:
-                    return await _run(held.client, run.command())
+                    return await once_more_if_late(lambda: _run(held.client, run.command()))
                 except NoScriptError:
                     return await _run(held.client, run.command(by_source=True))
 
@@ -125,7 +126,8 @@ class RedisLink:
         held = self._held()
         async with held.turns:
             with _translated():
-                results = await _pipelined(held.client, [run.command() for run in runs])
+                commands = [run.command() for run in runs]
+                results = await once_more_if_late(lambda: _pipelined(held.client, commands))
                 unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
                 if unknown:
                     again = await _pipelined(held.client, [runs[at].command(by_source=True) for at in unknown])
@@ -145,11 +147,23 @@ async def _run(client: Client, command: tuple[Any, ...]) -> Any:
 
 async def _pipelined(client: Client, commands: list[tuple[Any, ...]]) -> list[Any]:
     if isinstance(client, Cluster):
-        return await client.run_all(commands)
+        return await _on_nodes(client, commands)
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)
     return await pipeline.execute(raise_on_error=False)
+
+
+async def _on_nodes(client: Cluster, commands: list[tuple[Any, ...]]) -> list[Any]:
+    """A node that runs into a time limit leaves its error in the results, beside what the others have answered."""
+    with Lateness() as lateness:
+        results = await client.run_all(commands)
+    late = [at for at, result in enumerate(results) if isinstance(result, TIMEOUTS)] if lateness.is_much else []
+    if late:
+        again = await client.run_all([commands[at] for at in late])
+        for at, result in zip(late, again, strict=True):
+            results[at] = result
+    return results
 
 
 _links: Final[weakref.WeakSet[RedisLink]] = weakref.WeakSet()

@@ -28,6 +28,7 @@ from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.handshakes import Handshakes
 from otel_mcp.sessions.hash_key import SharedKey
 from otel_mcp.sessions.health import StoreHealth
+from otel_mcp.sessions.lateness import once_more_if_late
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.process import Process
@@ -187,7 +188,7 @@ class Sessions:
         self._background.stop()
         with guarded("last session flush"):
             try:
-                await asyncio.wait_for(self._finish(), timeout)
+                await once_more_if_late(lambda: asyncio.wait_for(self._finish(), timeout))
             except asyncio.TimeoutError:
                 self._health.failed(StoreDown("TimeoutError"))
         with guarded("session store close"):
