@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from otel_mcp.guard import quietly
+
 T = TypeVar("T")
 
 TIMEOUTS: Final = (asyncio.TimeoutError, RedisTimeout)
@@ -36,7 +38,7 @@ class Lateness:
 
     def _next(self) -> None:
         self._due = self._loop.time() + _STEP
-        self._timer = self._loop.call_later(_STEP, self._look)
+        self._timer = self._loop.call_later(_STEP, quietly, "session lateness", self._look)
 
     def _look(self) -> None:
         self._add()

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 import otel_mcp
-from otel_mcp import MCPMiddleware, process
+from otel_mcp import MCPMiddleware, process, propagation
 from otel_mcp.runtime import Runtime
 from tests.unit.kit import (
     FAILED,
@@ -223,6 +223,7 @@ async def serve(app: App) -> list[Reply]:
 def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the next request make a runtime of its own."""
     monkeypatch.setattr(process, "_runtime", None)
+    monkeypatch.setattr(propagation, "_known", getattr(propagation, "_Fields")())  # noqa: B009
     process.configure(
         tracer_provider=telemetry.tracer_provider,
         meter_provider=telemetry.meter_provider,
