@@ -47,6 +47,14 @@ MEMBERS: Final = {
         "server_closed": "The server answered 404 for its own session, or deleted it.",
         "replaced": "A transport session turned out to be part of a conversation.",
     },
+    names.FAILURE: {
+        "unknown_tool": "The caller's fault: the server has no tool of that name.",
+        "invalid_arguments": "The caller's fault: the arguments do not fit the tool.",
+        "tool": "The tool said so itself.",
+        "exception": "The tool or the server raised.",
+        "cancelled": "The client called it off, or left.",
+        "refused": "A middleware or the protocol refused it before a tool ran.",
+    },
     names.REJECT_REASON: {
         "limit": "More new sessions a minute than are allowed.",
         "principal": "The session is another user's.",
@@ -116,23 +124,19 @@ def attributes() -> dict[str, Any]:
 
 
 def metrics() -> dict[str, Any]:
-    """Return the metrics of our own, and what those of the conventions carry beyond them."""
+    """Return all metrics: those of the conventions too, which cannot be imported beside the core registry.
+
+    That keeps deprecated definitions by the same names, from before they moved.
+    """
     declared = {metric.name: metric.attributes for metric in contract.METRICS}
-    own: list[dict[str, Any]] = []
-    refined: list[dict[str, Any]] = []
-    for made in sorted(instruments(), key=lambda instrument: instrument.name):
-        if made.name.startswith(OWN):
-            own.append(_metric(made, declared[made.name]))
-        elif added := [name for name in declared[made.name] if name.startswith(OWN)]:
-            refined.append(
-                {"id": f"{OWN}{made.name}", "ref": made.name, "attributes": _refs(dict.fromkeys(added, signals.ALWAYS))}
-            )
-    return {"metrics": own, "metric_refinements": refined}
+    made = sorted(instruments(), key=lambda instrument: instrument.name)
+    return {"metrics": [_metric(instrument, declared[instrument.name]) for instrument in made]}
 
 
 def events() -> dict[str, Any]:
     """Return the events, which are the conventions', with what they carry beyond them."""
     return {
+        "imports": {"events": [_name(event) for event in signals.EVENTS]},
         "event_refinements": [
             {
                 "id": f"{OWN}{_name(event)}",
@@ -141,53 +145,52 @@ def events() -> dict[str, Any]:
                 "attributes": _refs(event.attributes),
             }
             for event in signals.EVENTS
-        ]
+        ],
     }
 
 
 def spans() -> dict[str, Any]:
-    """Return the span of a message, which is the conventions', and the ones of our own."""
-    message, session, beneath = signals.MESSAGE, signals.SESSION, signals.BENEATH
+    """Return the spans. Weaver knows the attributes of groups, not those of refinements."""
+    session = signals.SESSION
+    groups = {"message": signals.MESSAGE, "beneath": signals.BENEATH, "http": signals.HTTP}
     return {
+        "attribute_groups": [
+            {
+                "id": f"{OWN}{name}",
+                "visibility": "public",
+                "stability": _STABILITY,
+                "brief": f"On {signal.name}. {_plain(signal.what)}",
+                "attributes": _refs(signal.attributes),
+            }
+            for name, signal in groups.items()
+        ],
+        "span_refinements": [
+            {"id": f"{OWN}server", "ref": "mcp.server", "attributes": [{"ref_group": f"{OWN}message"}]}
+        ],
         "spans": [
             {
                 "type": f"{OWN}session",
                 "kind": "internal",
-                "name": {"note": f"`{names.SPAN_SESSION}`"},
+                "name": {"note": session.name},
                 "stability": _STABILITY,
-                "brief": _plain(session.what),
                 "requirement_level": "opt_in",
+                "brief": _plain(session.what),
                 "attributes": _refs(session.attributes),
-            }
-        ],
-        "span_refinements": [
-            {
-                "id": f"{OWN}server",
-                "ref": "mcp.server",
-                "brief": _plain(message.what),
-                "attributes": _refs(message.attributes),
-            }
-        ],
-        "attribute_groups": [
-            {
-                "id": f"{OWN}beneath",
-                "visibility": "public",
-                "stability": _STABILITY,
-                "brief": f"On {beneath.name}. {_plain(beneath.what)}",
-                "attributes": _refs(beneath.attributes),
             }
         ],
     }
 
 
 def _metric(made: Instrument, carried: Iterable[str]) -> dict[str, Any]:
+    absent = ABSENT if made.name.startswith(OWN) else signals.MESSAGE.attributes
     return {
         "name": made.name,
         "instrument": _INSTRUMENTS[made.kind],
         "unit": made.unit,
         "stability": _STABILITY,
+        "requirement_level": "recommended",
         "brief": made.description,
-        "attributes": _refs({name: ABSENT.get(name, signals.ALWAYS) for name in carried}),
+        "attributes": _refs({name: absent.get(name, signals.ALWAYS) for name in carried}),
     }
 
 

@@ -37,7 +37,8 @@ Values are texts unless it says otherwise. No argument, result, error text or cr
 `CAPTURE_CONTENT` or `STORE_CONTENT` asks for it.
 
 For machines: [registry](registry), a semantic-convention registry in Weaver's format that builds on the official ones.
-`weaver registry live-check -r docs/registry --include-unreferenced` holds a running server against all of them.
+`weaver registry live-check -r docs/registry` holds what a server exports over OTLP/gRPC against it. What others emit
+(resources, databases) is not in it: name it as a dependency of a registry of your own.
 """
 
 
@@ -47,7 +48,6 @@ def reference() -> str:
         _HEAD,
         "## Spans",
         *(_signal(signal) for signal in signals.SPANS),
-        _HTTP,
         "## Metrics",
         _METRICS,
         _metrics(),
@@ -77,14 +77,6 @@ def reference() -> str:
     )
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
-
-_HTTP: Final = """### HTTP spans
-
-Where nobody else instruments HTTP (`HTTP_SPAN`), one SERVER span for each HTTP request of MCP, on every server, under
-the scope `otel_mcp.http`. Name and attributes are those of `opentelemetry-instrumentation-asgi`, with the stable names
-(`OTEL_SEMCONV_STABILITY_OPT_IN=http/dup` adds the old ones), the query left out. Headers are captured where
-`OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_…` ask for it. There are no HTTP metrics: they would have a series for
-each `Host` that somebody sends."""
 
 _METRICS: Final = """Prometheus's names are those of its OTLP receiver and of the Collector, with the default
 translation; a histogram ends in `_bucket`, `_count` and `_sum`. No id is ever an attribute. A tool's or prompt's name

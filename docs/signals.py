@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from opentelemetry.semconv.attributes import http_attributes as http
+from opentelemetry.semconv.attributes import server_attributes as server
+from opentelemetry.semconv.attributes import url_attributes as url
+
 from otel_mcp import semconv as names
 
 ALWAYS: Final = "always"
@@ -49,8 +53,8 @@ MESSAGE: Final = Signal(
     "`{method} {tool or prompt}`, else `{method}`",
     "SERVER. One for each JSON-RPC request; status ERROR where it failed by the fault of the server or the tool. Where "
     "the SDK 2.x or FastMCP 4 opens one, that span is completed while it is open: it says how the request ended on "
-    "the wire, whatever has answered. The parent is the context in "
-    "`params._meta` (the HTTP span is then linked), else the HTTP span, else the `traceparent` header.",
+    "the wire, whatever has answered. The parent is the context in `params._meta` (the HTTP span is then linked), else "
+    "the HTTP span, else what the configured propagators read of the headers.",
     _SESSION
     | {
         names.MCP_METHOD_NAME: ALWAYS,
@@ -89,7 +93,28 @@ BENEATH: Final = Signal(
     "overwritten.",
     {names.SESSION_ID: "where the session is known", names.SESSION_SOURCE: "where the session is known"},
 )
-SPANS: Final = (MESSAGE, SESSION, BENEATH)
+HTTP: Final = Signal(
+    "`{HTTP method} {path}`",
+    "SERVER, scope `otel_mcp.http`. One for each HTTP request of MCP where nobody else instruments HTTP (`HTTP_SPAN`). "
+    "Name and attributes are those of `opentelemetry-instrumentation-asgi`, with the stable names "
+    "(`OTEL_SEMCONV_STABILITY_OPT_IN=http/dup` adds the old ones), the query left out. Headers are captured where "
+    "`OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_…` ask for it. There are no HTTP metrics: they would have a "
+    "series for each `Host` that somebody sends.",
+    {
+        http.HTTP_REQUEST_METHOD: ALWAYS,
+        http.HTTP_RESPONSE_STATUS_CODE: "once it is answered",
+        names.ERROR_TYPE: "it failed",
+        url.URL_SCHEME: ALWAYS,
+        url.URL_PATH: ALWAYS,
+        server.SERVER_ADDRESS: "where the server tells it",
+        server.SERVER_PORT: "where the server tells it",
+        names.CLIENT_ADDRESS: "where the server tells it",
+        names.CLIENT_PORT: "where it is known for that address",
+        names.USER_AGENT: "where the client sent it",
+        names.NETWORK_PROTOCOL_VERSION: ALWAYS,
+    },
+)
+SPANS: Final = (MESSAGE, SESSION, BENEATH, HTTP)
 
 EVENTS: Final = (
     Signal(f"`{names.EVENT_SESSION_START}`", "A session began; emitted once across all replicas.", _FACTS | _START),
@@ -106,6 +131,7 @@ STANDARD_VARIABLES: Final = {
     "OTEL_RESOURCE_ATTRIBUTES": "`service.name` in it, where the above is not set.",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "`otel_mcp` in it switches this package off.",
     "OTEL_PYTHON_EXCLUDED_URLS": "URLs to leave alone, where `EXCLUDED_URLS` is not set.",
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "`http/dup` in it puts the old names on our HTTP spans, too.",
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": (
         "`true`, `span_only` and `span_and_event` do what `CAPTURE_CONTENT=true` does."
     ),
@@ -130,7 +156,6 @@ REQUEST_HEADERS: Final = {
     "x-claude-code-session-id": "A conversation of Claude Code.",
     "x-hermes-session-id": "A conversation of Hermes.",
     "baggage": "`gen_ai.conversation.id` or `session.id` of an instrumented agent.",
-    "traceparent": "The parent, where nobody instruments HTTP (`tracestate` with it).",
     "cookie": "The session, only with `cookie` among `SESSION_SOURCES`.",
     "authorization": "Who calls, as a keyed hash; for a JWT its issuer and subject.",
     "x-api-key": "Who calls, as a keyed hash.",

@@ -18,7 +18,8 @@ from mcp.server.mcpserver import MCPServer
 import otel_mcp
 from docs import conventions, generate, signals, source
 from grafana.boards import contract
-from otel_mcp import MCPInstrumentor, guard, process, semconv
+from otel_mcp import MCPInstrumentor, guard, http_span, process, semconv
+from otel_mcp.request import Failure
 from otel_mcp.sessions.state import EndReason
 from otel_mcp.settings import PREFIX, Settings
 from tests.support import registry
@@ -45,6 +46,7 @@ def test_the_registry_is_what_the_code_says() -> None:
 def test_values_in_the_registry_are_those_of_the_code() -> None:
     described = {getattr(semconv, constant): text for constant, text in source.texts(semconv).items()}
     assert set(conventions.MEMBERS[semconv.SESSION_END_REASON]) == set(get_args(EndReason))
+    assert set(conventions.MEMBERS[semconv.FAILURE]) == set(get_args(Failure))
     for name, members in conventions.MEMBERS.items():
         assert [value for value in members if f'"{value}"' not in SOURCES or f"`{value}`" not in described[name]] == []
 
@@ -84,6 +86,8 @@ async def test_a_server_emits_what_the_reference_and_the_registry_list_and_nothi
     assert _names(emitted.messages) == set(signals.MESSAGE.attributes)
     assert _names(emitted.sessions) == set(signals.SESSION.attributes)
     assert _names(emitted.beneath) == set(signals.BENEATH.attributes)
+    # Of HTTP, nothing fails here.
+    assert _names(emitted.http) == set(signals.HTTP.attributes) - {semconv.ERROR_TYPE}
     for event in signals.EVENTS:
         found = (attributes for name, attributes in emitted.events if f"`{name}`" == event.name)
         assert _names(found) == set(event.attributes)
@@ -157,7 +161,7 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncIterator[httpx2.
         redis_prefix="reference:",
         session_span=True,
         capture_content=True,
-        http_span="off",
+        http_span="on",
         observers=(f"{__name__}:broken",),
     )
     try:
@@ -194,7 +198,9 @@ def _read(telemetry: Telemetry) -> Emitted:
     emitted = Emitted(telemetry.metrics())
     for span in telemetry.spans():
         assert span.instrumentation_scope is not None
-        if span.instrumentation_scope.name != MINE:
+        if span.instrumentation_scope.name == http_span.SCOPE:
+            into = emitted.http
+        elif span.instrumentation_scope.name != MINE:
             into = emitted.beneath
         else:
             into = emitted.sessions if span.name == semconv.SPAN_SESSION else emitted.messages

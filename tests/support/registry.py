@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import yaml
 
-from otel_mcp import semconv
 from tests.unit.kit import Metric
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "registry"
 OWN: Final = "otel_mcp."
 Attributes = Mapping[str, Any]
-Registry = dict[str, list[dict[str, Any]]]
+Registry = dict[str, Any]
 
 
 @dataclass
@@ -26,6 +25,7 @@ class Emitted:
     messages: list[Attributes] = field(default_factory=list[Attributes])
     sessions: list[Attributes] = field(default_factory=list[Attributes])
     beneath: list[Attributes] = field(default_factory=list[Attributes])
+    http: list[Attributes] = field(default_factory=list[Attributes])
     events: list[tuple[str, Attributes]] = field(default_factory=list[tuple[str, Attributes]])
 
     def points(self) -> Iterator[tuple[str, Attributes]]:
@@ -35,7 +35,7 @@ class Emitted:
 
     def carried(self) -> Iterator[Attributes]:
         """Yield the attributes of everything."""
-        yield from (*self.messages, *self.sessions, *self.beneath)
+        yield from (*self.messages, *self.sessions, *self.beneath, *self.http)
         yield from (attributes for _, attributes in (*self.events, *self.points()))
 
 
@@ -67,50 +67,58 @@ def attributes_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str
 
 
 def metrics_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
-    """Each metric of ours is defined with its unit and kind."""
+    """Each metric is defined with its unit and kind, and its points carry what it lists."""
     defined = {each["name"]: (each["instrument"], each["unit"]) for each in registry["metrics"]}
-    own = {name: (each.kind.lower(), each.unit) for name, each in emitted.metrics.items() if name.startswith(OWN)}
-    for name in sorted(own.keys() | defined.keys()):
-        if own.get(name) != defined.get(name):
-            yield f"{name} is {own.get(name)}, and defined as {defined.get(name)}"
-
-
-def signals_carry_their_attributes(registry: Registry, emitted: Emitted) -> Iterator[str]:
-    """What is required is on each, and what is on one is listed; of the conventions' metrics only ours is."""
+    made = {name: (each.kind.lower(), each.unit) for name, each in emitted.metrics.items()}
+    for name in sorted(made.keys() | defined.keys()):
+        if made.get(name) != defined.get(name):
+            yield f"{name} is {made.get(name)}, and defined as {defined.get(name)}"
     listed = {each["name"]: each["attributes"] for each in registry["metrics"]}
-    refined = {each["ref"]: each["attributes"] for each in registry["metric_refinements"]}
     for name, attributes in emitted.points():
-        if name.startswith(OWN):
-            yield from _carries(name, listed.get(name, ()), attributes)
-        else:
-            own = {key: value for key, value in attributes.items() if key.startswith(OWN)}
-            yield from _carries(name, refined.get(name, ()), own)
-    events = {each["ref"]: each["attributes"] for each in registry["event_refinements"]}
-    if events.keys() != {name for name, _ in emitted.events}:
-        yield f"events are {sorted(name for name, _ in emitted.events)}"
+        yield from _carries(name, listed.get(name, ()), attributes)
+
+
+def events_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
+    """Each event is one of the conventions', with what it lists."""
+    listed = {each["ref"]: each["attributes"] for each in registry["event_refinements"]}
+    if listed.keys() != {name for name, _ in emitted.events}:
+        yield f"events are {sorted({name for name, _ in emitted.events})}"
     for name, attributes in emitted.events:
-        yield from _carries(name, events.get(name, ()), attributes)
-    (message,), (session,) = registry["span_refinements"], registry["spans"]
-    (beneath,) = registry["attribute_groups"]
-    for what, found in ((message, emitted.messages), (session, emitted.sessions), (beneath, emitted.beneath)):
-        for attributes in found:
-            yield from _carries(str(what.get("id") or what.get("type")), what["attributes"], attributes)
+        yield from _carries(name, listed.get(name, ()), attributes)
+
+
+def spans_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
+    """Each span carries what its group lists."""
+    groups = {each["id"]: each["attributes"] for each in registry["attribute_groups"]}
+    groups |= {each["type"]: each["attributes"] for each in registry["spans"]}
+    found = {
+        "otel_mcp.message": emitted.messages,
+        "otel_mcp.session": emitted.sessions,
+        "otel_mcp.beneath": emitted.beneath,
+        "otel_mcp.http": emitted.http,
+    }
+    for name in groups.keys() | found.keys():
+        if not found.get(name):
+            yield f"there are no spans of {name}"
+        for attributes in found.get(name, ()):
+            yield from _carries(name, groups.get(name, ()), attributes)
 
 
 def references_lead_somewhere(registry: Registry, _: Emitted) -> Iterator[str]:
-    """What is referred to is defined here, or a name of the conventions that the package knows."""
-    defined = {each["key"] for each in registry["attributes"]}
-    known = {value for value in vars(semconv).values() if isinstance(value, str) and not value.startswith(OWN)}
-    for group in (signal for name, signals in registry.items() if name != "attributes" for signal in signals):
-        for each in group["attributes"]:
-            if each["ref"] not in defined | known:
-                yield f"there is no {each['ref']}"
+    """What is referred to is defined here, or is not of ours."""
+    defined = {each["key"] for each in registry["attributes"]} | {each["id"] for each in registry["attribute_groups"]}
+    for section in ("metrics", "event_refinements", "span_refinements", "spans", "attribute_groups"):
+        for each in (attribute for signal in registry[section] for attribute in signal["attributes"]):
+            name = each.get("ref") or each["ref_group"]
+            if name.startswith(OWN) and name not in defined:
+                yield f"there is no {name}"
 
 
 RULES: Final[tuple[Callable[[Registry, Emitted], Iterator[str]], ...]] = (
     attributes_are_defined,
     metrics_are_defined,
-    signals_carry_their_attributes,
+    events_are_defined,
+    spans_are_defined,
     references_lead_somewhere,
 )
 

@@ -18,25 +18,25 @@ REGISTRY: Registry = {
         {"key": "otel_mcp.number", "type": "int"},
     ],
     "metrics": [{"name": "otel_mcp.lost", "instrument": "counter", "unit": "{call}", "attributes": [OWN, METHOD]}],
-    "metric_refinements": [{"ref": "mcp.server.session.duration", "attributes": [OWN]}],
     "event_refinements": [{"ref": "session.end", "attributes": [OWN]}],
-    "span_refinements": [{"id": "otel_mcp.server", "attributes": [METHOD]}],
+    "attribute_groups": [
+        {"id": "otel_mcp.message", "attributes": [METHOD]},
+        {"id": "otel_mcp.beneath", "attributes": [METHOD | {"ref": "otel_mcp.number"}]},
+        {"id": "otel_mcp.http", "attributes": [METHOD | {"ref": "url.path"}]},
+    ],
+    "span_refinements": [{"id": "otel_mcp.server", "attributes": [{"ref_group": "otel_mcp.message"}]}],
     "spans": [{"type": "otel_mcp.session", "attributes": [OWN]}],
-    "attribute_groups": [{"id": "otel_mcp.beneath", "attributes": [METHOD | {"ref": "otel_mcp.number"}]}],
 }
 
 
 def _emitted() -> Emitted:
     why = {"otel_mcp.why": "full"}
-    point = frozenset(why.items())
     return Emitted(
-        metrics={
-            "otel_mcp.lost": Metric("{call}", "Counter", {point: 1}),
-            "mcp.server.session.duration": Metric("s", "Histogram", {point | {("network.transport", "tcp")}: (1, 1.0)}),
-        },
+        metrics={"otel_mcp.lost": Metric("{call}", "Counter", {frozenset(why.items()): 1})},
         messages=[{"mcp.method.name": "ping"}],
         sessions=[why],
         beneath=[{"otel_mcp.number": 1}],
+        http=[{"url.path": "/mcp"}],
         events=[("session.end", why)],
     )
 
@@ -62,16 +62,17 @@ MISTAKES: dict[str, tuple[Callable[[Registry, Emitted], object], str]] = {
         "otel_mcp.lost is None, and defined as ('counter', '{call}')",
     ),
     "required": (lambda _, e: e.events.append(("session.end", {})), "session.end lacks ['otel_mcp.why']"),
-    "carried": (
-        lambda _, e: e.messages.append({"session.id": "1"}),
-        "otel_mcp.server carries ['session.id']",
-    ),
-    "refined": (
-        lambda r, _: r["metric_refinements"].clear(),
-        "mcp.server.session.duration carries ['otel_mcp.why']",
-    ),
+    "carried": (lambda _, e: e.messages.append({"session.id": "1"}), "otel_mcp.message carries ['session.id']"),
+    "no span": (lambda _, e: e.http.clear(), "there are no spans of otel_mcp.http"),
     "event": (lambda _, e: e.events.clear(), "events are []"),
-    "reference": (lambda r, _: r["spans"][0]["attributes"].append(METHOD | {"ref": "mcp.no"}), "there is no mcp.no"),
+    "reference": (
+        lambda r, _: r["spans"][0]["attributes"].append(OWN | {"ref": "otel_mcp.no"}),
+        "there is no otel_mcp.no",
+    ),
+    "group": (
+        lambda r, _: r["span_refinements"][0]["attributes"].append({"ref_group": "otel_mcp.gone"}),
+        "there is no otel_mcp.gone",
+    ),
 }
 
 
