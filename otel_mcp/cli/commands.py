@@ -1,84 +1,61 @@
-"""Commands of ``otel-mcp``. They read, and never write."""
+"""What can be typed: names, options and help of each command. The work is in other modules, imported when needed."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from otel_mcp.cli.reading import Reader
-from otel_mcp.sessions.state import SessionState
-from otel_mcp.settings import PREFIX, Settings, load
+from otel_mcp.cli.app import Color, Url, app
+from otel_mcp.cli.terminal import Code, Failure, Terminal, When, clean
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at MCP sessions as Redis holds them.")
-console = Console()
-
-Url = Annotated[str | None, typer.Option("--redis-url", help=f"Default: ${PREFIX}REDIS_URL")]
+PREFIX = "OTEL_PYTHON_MCP_"
 
 
 @app.command()
-def sessions(redis_url: Url = None, limit: int = 50, service: str | None = None) -> None:
+def sessions(redis_url: Url = None, limit: int = 50, service: str | None = None, color: Color = When.AUTO) -> None:
     """List the newest sessions."""
-    states = asyncio.run(_reader(redis_url).newest(limit, service))
-    table = Table("session", "service", "client", "source", "last activity", "calls", "errors", "state")
-    for state in states:
-        table.add_row(
-            state.session_id,
-            state.service or "",
-            f"{state.client_name or '?'} {state.client_version or ''}",
-            state.source or "",
-            f"{state.last_activity:%Y-%m-%d %H:%M:%S}" if state.last_activity else "",
-            str(state.tool_call_count),
-            str(state.error_count),
-            state.ended.reason if state.ended else "live",
-        )
-    console.print(table)
+    import asyncio
+
+    terminal = Terminal(color)
+    for state in asyncio.run(_reader(redis_url).newest(limit, service)):
+        ended = state.ended.reason if state.ended else "live"
+        terminal.data("\t".join(clean(part) for part in (state.session_id, state.client_name, ended)))
+    terminal.flush()
 
 
 @app.command()
-def show(session_id: str, redis_url: Url = None) -> None:
+def show(session_id: Annotated[str, typer.Argument(metavar="ID")], redis_url: Url = None) -> None:
     """Show one session and its newest tool calls."""
+    import asyncio
+
+    terminal = Terminal()
     state = asyncio.run(_reader(redis_url).one(session_id))
     if state is None:
-        console.print(f"no session {session_id}", style="red", markup=False)
-        raise typer.Exit(1)
-    console.print_json(state.model_dump_json(exclude_none=True, exclude={"tool_calls"}))
-    console.print(_calls(state))
+        raise Failure(Code.NOT_FOUND, f"no session {session_id}")
+    terminal.data(state.model_dump_json(exclude_none=True))
+    terminal.flush()
 
 
 @app.command()
 def settings() -> None:
     """Show every setting as this environment gives it, passwords left out."""
-    table = Table("variable", "value")
-    current = load()
+    from otel_mcp.settings import Settings, load
+
+    terminal, current = Terminal(), load()
     for name in Settings.model_fields:
         value = getattr(current, name)
         if value is not None and name in {"redis_url", "hash_key"}:
             value = "(set)"
-        table.add_row(f"{PREFIX}{name.upper()}", str(value))
-    console.print(table)
+        terminal.data(f"{PREFIX}{name.upper()}\t{clean(value)}")
+    terminal.flush()
 
 
-def _reader(redis_url: str | None) -> Reader:
+def _reader(redis_url: str | None):
+    from otel_mcp.cli.reading import Reader
+    from otel_mcp.settings import load
+
     current = load(redis_url=redis_url)
     if current.redis_url is None:
-        console.print(f"no Redis: give --redis-url or set {PREFIX}REDIS_URL", style="red")
-        raise typer.Exit(2)
+        raise Failure(Code.USAGE, "no Redis", f"give --redis-url or set {PREFIX}REDIS_URL")
     return Reader(current)
-
-
-def _calls(state: SessionState) -> Table:
-    table = Table("started", "tool", "duration", "error", "bytes", "trace")
-    for call in state.tool_calls:
-        table.add_row(
-            f"{call.started_at:%H:%M:%S.%f}"[:-3],
-            call.tool_name,
-            f"{call.duration:.3f} s",
-            call.error_type or "",
-            "" if call.result_bytes is None else str(call.result_bytes),
-            call.trace_id or "",
-        )
-    return table

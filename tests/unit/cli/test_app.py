@@ -1,0 +1,54 @@
+"""How the command line starts and ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from otel_mcp.cli.app import run
+from otel_mcp.version import __version__
+
+LONG_TO_IMPORT = ("redis", "opentelemetry", "pydantic_settings", "otel_mcp.settings", "asyncio", "rich")
+"""Pydantic is not among them: recent versions of typer import it themselves for the options of a command."""
+
+
+def exit_code(*arguments: str) -> int:
+    """The exit code of one command line run in this process."""
+    try:
+        return run(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["sessions", "--help"], ["show"]])
+def test_help_version_and_usage_import_nothing_that_takes_long(arguments: list[str]) -> None:
+    script = (
+        "import json, sys\n"
+        "from otel_mcp.cli import main\n"
+        f"sys.argv = ['otel-mcp', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    modules = set(json.loads(done.stderr.splitlines()[-1]))
+
+    assert "otel_mcp.cli.commands" in modules
+    assert [name for name in LONG_TO_IMPORT if name in modules] == []
+
+
+def test_version_is_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr() == (f"otel-mcp {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], ["sessions", "--nosuch"], ["show"], ["sessions", "--color", "pink"]])
+def test_usage_errors_are_talk_and_exit_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(*arguments) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Usage: otel-mcp" in err
