@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from examples.demo.otlp_receiver import OtlpReceiver
 from tests.conformance.suite import RUNS, Check, Run, run
-from tests.hosts.clients import NodeMissing
+from tests.hosts.clients import ToolMissing
 from tests.matrix.cells import CURRENT, Cell
 from tests.matrix.serving import ServerFailed, served
 from tests.store_support import Server
@@ -76,7 +76,7 @@ def main() -> int:
                     f"     {cell.app} {cell.mode} differs, and is tried again:", *problems, sep="\n       ", flush=True
                 )
                 summary, problems = compare(cell)
-        except (ServerFailed, NodeMissing) as failure:
+        except (ServerFailed, ToolMissing) as failure:
             summary, problems = "", str(failure).splitlines()
         took = time.monotonic() - began
         print(f"{'FAIL' if problems else 'ok  '} {cell.app} {cell.mode}: {summary} ({took:.0f} s)", flush=True)

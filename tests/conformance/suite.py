@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.hosts.clients import NodeMissing, Package
+from tests.hosts.clients import Package, ToolMissing
 
 STABLE: Final = Package("@modelcontextprotocol/conformance", "0.1.16")
 NEXT: Final = Package("@modelcontextprotocol/conformance", "0.2.0-alpha.12")
@@ -61,7 +61,7 @@ def run(what: Run, url: str) -> Counter[Check]:
     """Run the suite against a server.
 
     Raises:
-        NodeMissing: it cannot be installed here.
+        ToolMissing: it cannot be installed here.
         RuntimeError: it found nothing.
     """
     script = what.package.folder / "node_modules" / what.package.name / "dist" / "index.js"
@@ -97,7 +97,7 @@ def _read(folder: Path) -> list[Check]:
 def _node() -> str:
     found = shutil.which("node")
     if found is None:
-        raise NodeMissing("node and npm are needed")
+        raise ToolMissing("node and npm are needed")
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
     if int(version.lstrip("v").partition(".")[0]) >= _OLDEST_NODE:
         return found

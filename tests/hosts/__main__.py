@@ -7,7 +7,6 @@ right source, and the same answers.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import time
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from examples.demo.otlp_receiver import OtlpReceiver
-from tests.hosts.clients import HOSTS, INSPECTOR, Host, NodeMissing
-from tests.hosts.exchanges import Exchange, differences, methods, read, requests
+from tests.hosts.clients import HOSTS, INSPECTOR, Host, ToolMissing
+from tests.hosts.exchanges import Exchange, client_name, differences, methods, read, requests
 from tests.matrix.cells import CURRENT, FASTMCP_3, HANDWRITTEN, MCP_1_9, MCP_1_30, Cell
 from tests.matrix.serving import ServerFailed, served
 
+CLIENT_NAME: Final = "otel_mcp.client.name"
 LISTEN: Final = "subscriptions/listen"
 SERVERS: Final = (
     *(Cell(CURRENT, "sdk2", mode) for mode in ("stateful", "stateless", "json", "sse")),
@@ -47,18 +47,16 @@ class Visit:
 
 def main() -> int:
     """Returns the number of pairs that are wrong."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        print("SKIPPED: no node and npm here, so not one of these clients has been tried", flush=True)
-        return 0
+    able = [host for host in HOSTS if _can_run(host)]
     wrong = pairs = 0
     for cell in (cell for cell in SERVERS if all(word in str(cell) for word in sys.argv[1:])):
-        hosts = [host for host in HOSTS if host.over_sse is (cell.mode == "sse")]
+        hosts = [host for host in able if host.over_sse is (cell.mode == "sse")]
         if cell.library is MCP_1_9:
             # After a DELETE that server answers nobody any more.
-            hosts = [host for host in hosts if host.kind != "http"]
+            hosts = [host for host in hosts if not host.says_goodbye]
         try:
             found = run(cell, hosts)
-        except (ServerFailed, NodeMissing) as failure:
+        except (ServerFailed, ToolMissing) as failure:
             found = {str(cell): str(failure).splitlines()}
         for name, problems in found.items():
             pairs += 1
@@ -68,6 +66,16 @@ def main() -> int:
                 print(f"     {problem}", flush=True)
     print(f"{pairs - wrong} passed, {wrong} failed")
     return wrong
+
+
+def _can_run(host: Host) -> bool:
+    """Install or build a client; what cannot be had is skipped, loudly."""
+    try:
+        host.prepare()
+    except ToolMissing as failure:
+        print(f"SKIPPED: {host} has not been tried: {failure}", flush=True)
+        return False
+    return True
 
 
 def run(cell: Cell, hosts: list[Host]) -> dict[str, list[str]]:
@@ -162,6 +170,10 @@ def _counted(visits: list[Visit], telemetry: Any) -> list[str]:
     expected = sum(_sessions(visit) for visit in visits)
     if set(started.values()) - {1} or len(started) != expected:
         problems.append(f"sessions begun: {started!r}, expected {expected} once each")
+    named = Counter(str(record.attributes.get(CLIENT_NAME)) for record in telemetry.events("session.start"))
+    names = Counter(name for visit in visits for name in [client_name(visit.exchanges)] * _sessions(visit))
+    if named != names:
+        problems.append(f"sessions begun by client: {named!r}, expected {names!r}")
     return problems
 
 

@@ -73,6 +73,15 @@ def methods(exchanges: list[Exchange]) -> Counter[str]:
     return Counter(exchange.message["method"] for exchange in exchanges if "method" in exchange.message)
 
 
+def client_name(exchanges: list[Exchange]) -> str:
+    """What the client calls itself: in the handshake, or since 2026-07-28 in each message."""
+    for params in (exchange.message.get("params") or {} for exchange in exchanges):
+        info = params.get("clientInfo") or (params.get("_meta") or {}).get("io.modelcontextprotocol/clientInfo")
+        if info:
+            return info["name"]
+    return ""
+
+
 def differences(ours: list[Exchange], bare: list[Exchange]) -> list[str]:
     """How the answers that a client got with us differ from those without."""
     # An id of ours has clients name it in requests for streams, and end a session that they would not have had.
