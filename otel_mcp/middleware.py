@@ -1,13 +1,16 @@
 """The ASGI side: watch one request pass, change nothing but the headers we add.
 
 Pure ASGI. Every message is forwarded first and read afterwards; nothing is
-buffered, delayed or reordered, and what the app raises passes untouched.
+buffered, delayed or reordered, and what the app raises passes untouched. But
+for one: the answer to ``initialize`` in JSON starts with its first body message,
+as servers may have it too; only then is it known which headers it gets.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry import context as otel_context
@@ -149,6 +152,10 @@ class _Handler:
             error = raised
             raise
         finally:
+            if (start := exchange.held) is not None:
+                exchange.held = None
+                with suppress(Exception):  # The app has ended without a body, and what it raised is what counts.
+                    await self._as_outside(self._send, start)
             try:
                 if exchange.dispatch is not None:
                     exchange.dispatch.leave(None)
@@ -184,7 +191,10 @@ class _Handler:
 
     async def send(self, message: Message) -> None:
         exchange, runtime = self._exchange, self._runtime
-        outgoing, is_body = message, False
+        outgoing: Message | None = message
+        is_body = False
+        if exchange.held is not None:
+            await self._resume(exchange.held, message)
         try:
             kind = message["type"]
             is_body = kind == "http.response.body"
@@ -197,10 +207,12 @@ class _Handler:
                 outgoing = runtime.replies.at_once(exchange, message) or await runtime.replies.answering(
                     exchange, message
                 )
-                if exchange.http_span is not None:
+                if outgoing is not None and exchange.http_span is not None:
                     outgoing = runtime.http_spans.responding(exchange, outgoing)
         except Exception as failure:
             report("send", failure)
+        if outgoing is None:
+            return  # It waits for the body.
         if otel_context.get_current() is self._outside and current_call.get() is self._call:
             await self._send(outgoing)
         else:
@@ -213,6 +225,18 @@ class _Handler:
                     runtime.http_spans.end(exchange)
             except Exception as failure:
                 report("send", failure)
+
+    async def _resume(self, start: Message, message: Message) -> None:
+        """Send the start that has waited for its body, which is here."""
+        exchange, runtime = self._exchange, self._runtime
+        exchange.held = None
+        try:
+            start = await runtime.replies.resumed(exchange, start, message)
+            if exchange.http_span is not None:
+                start = runtime.http_spans.responding(exchange, start)
+        except Exception as failure:
+            report("send", failure)
+        await self._as_outside(self._send, start)
 
     async def _as_outside(self, server: Callable[..., Awaitable[T]], *message: Message) -> T:
         """Wait for the server in the context that it called us in.

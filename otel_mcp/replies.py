@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from otel_mcp.answer import Answer, Finish
+from otel_mcp.foresight import foresee, has_succeeded, is_decided_by_body
 from otel_mcp.identity.keys import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.session import Session
@@ -22,7 +23,7 @@ from otel_mcp.responses import ResponseHeaders, by_name, with_headers_at_hand
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
-from otel_mcp.wire.jsonrpc import JsonId, negotiated_version
+from otel_mcp.wire.jsonrpc import JsonId, is_handshake, negotiated_version
 from otel_mcp.wire.sse import result_size
 
 _STREAM: Final = {b"content-type": b"text/event-stream"}
@@ -84,7 +85,7 @@ class Replies:
         if session is None:
             return None
         exchange.status = 200
-        return self._headers.with_public(message, present, session)
+        return self._headers.with_public(message, present, session.id)
 
     def _result_begins(self, exchange: Exchange) -> Session | None:
         """The SDK has served the one tool call already: all but the size of its result is known."""
@@ -107,8 +108,12 @@ class Replies:
             exchange.session, exchange.streams = session, True
         return session
 
-    async def answering(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage:
-        """The response starts: last chance for headers of ours. Returns the message to send."""
+    async def answering(self, exchange: Exchange, message: ASGIMessage) -> ASGIMessage | None:
+        """The response starts: last chance for headers of ours.
+
+        Returns:
+            The message to send; ``None`` = it waits for the next one: see `resumed`.
+        """
         if exchange.status is not None:
             return message  # Some transports start twice; the first one stands.
         status = int(message["status"])
@@ -116,6 +121,15 @@ class Replies:
             return message
         message = with_headers_at_hand(message)
         present = by_name(message.get("headers", ()))
+        if exchange.unread is not None and b'"initialize"' in exchange.unread:
+            self._read(exchange)
+        if is_decided_by_body(exchange, status, present):
+            exchange.held = message
+            return None
+        return await self._answering(exchange, message, present)
+
+    async def _answering(self, exchange: Exchange, message: ASGIMessage, present: Mapping[bytes, bytes]) -> ASGIMessage:
+        status = int(message["status"])
         exchange.status, exchange.answer = status, self._answer(exchange, present)
         if not exchange.confirmed:
             return message
@@ -127,13 +141,23 @@ class Replies:
             if exchange.unread is not None:
                 self._read_unless_known(exchange)
             for call in exchange.calls:
-                if call.session is None or call.proposed or call.method == "initialize":
+                if call.method == "initialize" and has_succeeded(call) is False:
+                    call.session = call.opening = exchange.minted = None
+                elif call.session is None or call.proposed or call.method == "initialize":
                     await self._accepted(call, said)
             if exchange.session is None:
                 exchange.session = self._resolver.known(exchange)
             if exchange.http_method == "GET" and exchange.transport_id and not exchange.modern:
                 self._stream_opened(exchange, exchange.transport_id)
-        return self._headers.added(exchange, message, present)
+        public = exchange.session.id if exchange.session is not None else self._opening(exchange)
+        return self._headers.added(exchange, message, present, public)
+
+    def _opening(self, exchange: Exchange) -> str | None:
+        """The id of the session that begins if the rest of the answer says so."""
+        for call in exchange.calls:
+            if call.opening is not None and is_handshake(call.params):
+                return self._resolver.named_by(exchange, call.opening)
+        return None
 
     def _answer(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> Answer:
         find = exchange.find if exchange.calls and exchange.http_method != "GET" else partial(self._find, exchange)
@@ -157,9 +181,11 @@ class Replies:
                 self._owning.learn(exchange, owns=said is not None)
             if said is not None:
                 exchange.server_session_id, exchange.owns_sessions, exchange.minted = said, True, None
-                await self._resolver.opened(call, said)
+                await self._resolver.opens(call, said)
             elif exchange.status == 200 and self._headers.may_mint(exchange):
                 await self.mint(call)
+            if has_succeeded(call):
+                self._resolver.opened(call)
         elif call.session is None or call.proposed:
             if call.method == "initialize" and said is None and exchange.status == 200 and not exchange.modern:
                 # It knew no such session, and gave out none: it keeps none.
@@ -173,15 +199,20 @@ class Replies:
             exchange.minted = new if new.startswith(OURS) and new != exchange.wire_session_id else exchange.minted
 
     async def mint(self, call: Call) -> None:
-        """Open a session of ours for an ``initialize`` that the server keeps none for."""
+        """Give an ``initialize`` that the server keeps no session for one of ours, should it succeed."""
         exchange = call.exchange
-        if exchange.minted is None:
+        if exchange.minted is None and (has_succeeded(call) or is_handshake(call.params)):
             await self._resolver.keys.prepare()
             exchange.minted = self._resolver.keys.mint(self._resolver.user(exchange))
-            await self._resolver.opened(call, exchange.minted)
+            await self._resolver.opens(call, exchange.minted)
 
     def may_mint(self, exchange: Exchange) -> bool:
         return self._headers.may_mint(exchange)
+
+    async def resumed(self, exchange: Exchange, start: ASGIMessage, message: ASGIMessage) -> ASGIMessage:
+        """What `answering` has waited for is about to be sent. Returns the start to send."""
+        foresee(exchange, message)
+        return await self._answering(exchange, start, by_name(start.get("headers", ())))
 
     def answered(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
         """A piece of the response body has been sent."""
@@ -235,6 +266,7 @@ class Replies:
             return
         self._metrics.learn_listed(call.method, reply.get("result"))
         if call.method == "initialize" and (version := negotiated_version(reply)) is not None:
+            self._resolver.opened(call)
             call.exchange.protocol_version = version
             if call.session is not None:
                 call.session.facts.protocol_version = version

@@ -7,7 +7,7 @@ what is learned later is seen by everyone who already has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter, time_ns
@@ -63,6 +63,8 @@ class Call:
     """The SDK handed it to its handler, so the server accepted it."""
     proposed: bool = False
     """Its session is only proposed: nothing is written before the server accepts the message."""
+    opening: str | None = None
+    """The id under which a session begins once this ``initialize`` turns out to have succeeded."""
     refused: bool = False
     """The limit on new sessions keeps it from having one: that is counted once."""
     running: bool = False
@@ -219,6 +221,10 @@ class Exchange:
     result_of: Call | None = None
     """The call whose result the answer is for sure, so that only its size has to be seen."""
     result_size: int = 0
+    held: MutableMapping[str, Any] | None = None
+    """The start of an answer whose headers depend on its body, which is about to come."""
+    foreseen: bool | None = None
+    """Whether that body says that ``initialize`` has succeeded; ``None`` = not known."""
     status: int | None = None
     responded: bool = False
     """The last byte of the answer has been sent."""

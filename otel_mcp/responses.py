@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
-from otel_mcp.identity.session import Session
 from otel_mcp.request import Exchange
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
@@ -38,24 +37,28 @@ class ResponseHeaders:
         )
 
     def added(
-        self, exchange: Exchange, message: MutableMapping[str, Any], present: Mapping[bytes, bytes]
+        self,
+        exchange: Exchange,
+        message: MutableMapping[str, Any],
+        present: Mapping[bytes, bytes],
+        session_id: str | None,
     ) -> MutableMapping[str, Any]:
         """The start of this answer, with ours beside the headers that the server set; its own message is left alone."""
         status = exchange.status or 500
         if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
             ours = (wire_headers.SESSION_ID, exchange.minted.encode("ascii"))
             message = {**message, "headers": [*message.get("headers", ()), ours]}
-        if exchange.session is not None and status < 400:
-            return self.with_public(message, present, exchange.session)
+        if session_id is not None and status < 400:
+            return self.with_public(message, present, session_id)
         return message
 
     def with_public(
-        self, message: MutableMapping[str, Any], present: Mapping[bytes, bytes], session: Session
+        self, message: MutableMapping[str, Any], present: Mapping[bytes, bytes], session_id: str
     ) -> MutableMapping[str, Any]:
         """The start of a response of a session, with its id where nobody has set one."""
         if not self._public or X_SESSION_ID in present:
             return message
-        ours = (X_SESSION_ID, session.facts.session_id.encode("ascii"))
+        ours = (X_SESSION_ID, session_id.encode("ascii"))
         return {**message, "headers": [*message.get("headers", ()), ours]}
 
 

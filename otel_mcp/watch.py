@@ -62,6 +62,7 @@ class Watch:
         submit: Callable[[SessionDelta], None],
     ) -> None:
         self._settings = settings
+        self._resolver = resolver
         self._recorder = recorder
         self._capture = capturer(settings)
         self._hides_ids = settings.session_id == "hashed"
@@ -204,6 +205,8 @@ class Watch:
         call.duration = perf_counter() - call.exchange.started
         call.result_bytes = size
         call.outcome = merged(outcome, call)
+        if call.method == "initialize":
+            self._handshaken(call)
         if call.session is not None and was_refused(call):
             call.session = None
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
@@ -223,6 +226,13 @@ class Watch:
             else:
                 call.params = call.meta = _NOTHING
         self._recorder.add(call)
+
+    def _handshaken(self, call: Call) -> None:
+        """Only a handshake that succeeds begins a session, or goes on with one."""
+        if was_refused(call) or (call.outcome is not None and call.outcome.failed):
+            call.session = call.exchange.session = call.opening = None
+        else:
+            self._resolver.opened(call)
 
     def _slim(self, call: Call) -> None:
         """Let go of arguments too large to be digested: many of them must not wait in memory."""

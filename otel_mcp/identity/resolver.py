@@ -150,15 +150,27 @@ class Resolver:
     def _caller(self, exchange: Exchange) -> Principal | None:
         return caller(exchange, self.keys)
 
-    async def opened(self, call: Call, session_id: str) -> None:
-        """The protocol has given out `session_id` as the answer to this ``initialize``."""
-        if call.session is not None:
-            return
-        if not self.keys.ready:
+    async def opens(self, call: Call, session_id: str) -> None:
+        """The protocol gives out `session_id` with the answer to this ``initialize``: see `opened`."""
+        if call.session is None:
             await self.keys.prepare()
+            call.opening = session_id
+
+    def opened(self, call: Call) -> None:
+        """An ``initialize`` has succeeded: the session begins whose id it was given."""
+        session_id, call.opening = call.opening, None
+        if session_id is None or call.session is not None:
+            return
         session = self.tracker.open(self.storable(session_id), "header", self._caller(call.exchange))
         if session is not None:
             self._join(call, session)
+
+    async def succeeded(self, call: Call) -> None:
+        """An ``initialize`` has succeeded, under a new id or one that the client has named."""
+        if call.opening is not None:
+            self.opened(call)
+        else:
+            await self.resolve(call)
 
     def _inherit(self, call: Call, facts: SessionFacts) -> None:
         """What ``initialize`` said is remembered by the transport session, whichever session the call belongs to."""

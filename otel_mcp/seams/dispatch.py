@@ -110,7 +110,9 @@ class Dispatch:
             self._handwritten = True
 
     async def resolve(self) -> None:
-        """Find the session of a message that is new to this process."""
+        """Find the session of a message that is new to this process; of a handshake only its success tells."""
+        if self.call.method == "initialize":
+            return
         if self._handwritten:
             await self._runtime.resolver.propose(self.call)
         else:

@@ -27,7 +27,7 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
 from otel_mcp.seams.patching import Patches, is_replaced
 from otel_mcp.seams.tools import was_entered
-from otel_mcp.spans import capture_result
+from otel_mcp.spans import call_attributes, capture_result, scope_of
 from otel_mcp.wire.jsonrpc import Outcome, error_outcome, protocol_error
 
 Handler = Callable[[Any], Awaitable[Any]]
@@ -98,6 +98,8 @@ class _Dispatch(Dispatch):
                 token = self.innermost()
         except Exception as failure:
             report("dispatch", failure)
+        if call.method == "initialize":
+            return _handshake(self._inner(ctx), self._runtime, call, token)
         if token is None and call.exchange.capture is None:
             return self._inner(ctx)
         return _within(self._inner(ctx), call, token)
@@ -151,6 +153,16 @@ async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | 
                 otel_context.detach(token)
 
 
+async def _handshake(handling: Awaitable[Any], runtime: Runtime, call: Call, token: Token[Context] | None) -> Any:
+    """What a handshake brings is known once it has succeeded, and its span is still open."""
+    result = await _within(handling, call, token)
+    with guarded("dispatch"):
+        await runtime.resolver.succeeded(call)
+        if call.span is not None:
+            call.span.set_attributes(call_attributes(call, scope_of(call.span)))
+    return result
+
+
 def _is_native(middleware: object) -> bool:
     return type(middleware).__name__ == "OpenTelemetryMiddleware"
 
@@ -182,7 +194,7 @@ async def _initialize(ctx: Any, runtime: Runtime, call: Call) -> None:
     session_id = getattr(connection, "session_id", None)
     if isinstance(session_id, str):
         exchange.server_session_id = session_id
-        await runtime.resolver.opened(call, session_id)
+        await runtime.resolver.opens(call, session_id)
     elif exchange.owns_sessions is False and runtime.replies.may_mint(exchange):
         await runtime.replies.mint(call)
 

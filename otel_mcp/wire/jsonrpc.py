@@ -132,6 +132,15 @@ def json_id(value: object) -> JsonId | None:
     return text(value) if isinstance(value, str) else None
 
 
+def is_handshake(params: Mapping[str, Any]) -> bool:
+    """Whether the parameters of ``initialize`` have all that the protocol requires: a server may refuse others."""
+    client = params.get("clientInfo")
+    named = isinstance(client, dict) and all(
+        isinstance(cast(dict[str, Any], client).get(name), str) for name in ("name", "version")
+    )
+    return named and isinstance(params.get("protocolVersion"), str) and isinstance(params.get("capabilities"), dict)
+
+
 def is_mcp(message: Message) -> bool:
     """Whether a JSON-RPC message is MCP and not, say, LSP or A2A."""
     if message.method == "initialize":

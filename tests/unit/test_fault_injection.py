@@ -56,6 +56,7 @@ SHELL = {
     "otel_mcp.middleware._Handler.run",
     "otel_mcp.middleware._Handler.receive",
     "otel_mcp.middleware._Handler.send",
+    "otel_mcp.middleware._Handler._resume",
     "otel_mcp.middleware._Handler._as_outside",
     "otel_mcp.middleware._until_shutdown",
 }
