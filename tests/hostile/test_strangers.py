@@ -110,9 +110,7 @@ async def everything_that_a_stranger_can_do(replicas: Replicas, at: int, mine: s
         for status in STATUSES:
             app = MCPMiddleware(Refusing(status, own), runtime)
             replies += [await post(app, message, named) for message in (call(), ask("tools/list"), call(meta=chat))]
-            for request in (get, delete):
-                await request(app, named)
-                await request(app, asides)
+            replies += [await request(app, headers) for request in (get, delete) for headers in (named, asides)]
             await post(app, notify("notifications/cancelled", requestId=1), named)
         app = MCPMiddleware(Server(session_id=own), runtime)
         replies += [
