@@ -62,6 +62,11 @@ def reference() -> str:
         "`MCPInstrumentor().instrument(...)`, which win. Read once; a value that cannot be used is one warning and the "
         "default. Lists are separated by commas.",
         _settings(),
+        "Some cannot work together. A setting that has no effect for such a reason is one warning at the start:",
+        _table(
+            ("variable", "has no effect where"),
+            ((f"`{settings.PREFIX}{name.upper()}`", reason) for name, reason, _ in settings.CONFLICTS),
+        ),
         "Of OpenTelemetry's own variables, beside what its SDK reads, these are looked at:",
         _table(("variable", "what for"), ((f"`{k}`", v) for k, v in signals.STANDARD_VARIABLES.items())),
         "## HTTP headers",

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -144,21 +146,61 @@ class Settings(BaseSettings):
         return value
 
 
+CONFLICTS: Final[tuple[tuple[str, str, Callable[[Settings], bool]], ...]] = (
+    ("session_headers", "`SESSION_SOURCES` is without `header`", lambda s: "header" not in s.session_sources),
+    ("session_cookie", "`SESSION_SOURCES` is without `cookie`", lambda s: "cookie" not in s.session_sources),
+    (
+        "conversation_keys",
+        "`SESSION_SOURCES` is without `conversation`",
+        lambda s: "conversation" not in s.session_sources,
+    ),
+    (
+        "session_idle_gap",
+        "it is longer than `SESSION_TTL`, which ends inferred sessions as well",
+        lambda s: s.session_idle_gap > s.session_ttl,
+    ),
+    (
+        "response_headers",
+        "`Mcp-Session-Id` is given out, but `SESSION_SOURCES` is without `header`, so it is not read",
+        lambda s: "mcp-session-id" in s.response_headers and "header" not in s.session_sources,
+    ),
+    ("proxy_header", "`TRUSTED_PROXIES` names nobody who may write it", lambda s: not s.trusted_proxies),
+    (
+        "redaction_hook",
+        "neither `CAPTURE_CONTENT` nor `STORE_CONTENT` is on",
+        lambda s: not (captures_content(s) or s.store_content),
+    ),
+    ("slow_call", "`LOG_CALLS` is off", lambda s: not s.log_calls),
+    ("redis_prefix", "`REDIS_URL` is not set", lambda s: s.redis_url is None),
+)
+"""What cannot work though each value is good: the setting without effect, the reason, and whether it applies."""
+
+
 def load(**overrides: Any) -> Settings:
     """Read the settings; keyword arguments win over the environment.
 
     An unusable value is dropped with one warning that names it, without its
-    content (a URL may hold a password).
+    content (a URL may hold a password). So is a setting that another one leaves
+    without effect.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    settings, bad = _read(given)
+    for name, reason, applies in CONFLICTS:
+        if name in settings.model_fields_set - bad and applies(settings):
+            logger.warning("otel_mcp: %s%s has no effect: %s", PREFIX, name.upper(), reason.replace("`", ""))
+    return settings
+
+
+def _read(given: dict[str, Any]) -> tuple[Settings, set[str]]:
+    """The settings, and the names of those that could not be used."""
     try:
-        return Settings(**given)
+        return Settings(**given), set()
     except ValidationError as error:
         bad = {str(part["loc"][0]).lower() for part in error.errors() if part["loc"]}
     for name in sorted(bad):
         logger.warning("otel_mcp: %s%s cannot be used; the default stands", PREFIX, name.upper())
     defaults = {name: field.get_default(call_default_factory=True) for name, field in _fields(bad)}
-    return Settings(**{**given, **defaults})
+    return Settings(**{**given, **defaults}), bad
 
 
 def _fields(names: set[str]) -> list[tuple[str, FieldInfo]]:
@@ -167,11 +209,13 @@ def _fields(names: set[str]) -> list[tuple[str, FieldInfo]]:
 
 @lru_cache(maxsize=1)
 def _service_name() -> str:
+    """As the SDK has it: values of attributes are percent-encoded, and of a repeated one the last stands."""
+    named = "unknown_service"
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         name, _, value = pair.partition("=")
-        if name.strip() == "service.name" and not os.environ.get("OTEL_SERVICE_NAME"):
-            return value.strip()
-    return os.environ.get("OTEL_SERVICE_NAME") or "unknown_service"
+        if name.strip() == "service.name":
+            named = unquote(value.strip())
+    return os.environ.get("OTEL_SERVICE_NAME") or named
 
 
 def captures_content(settings: Settings) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.resources import OTELResourceDetector
 
-from otel_mcp.settings import Settings, captures_content, load
+from otel_mcp.settings import CONFLICTS, Settings, captures_content, load
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import Server, call, post
 
@@ -193,6 +194,10 @@ def test_lists_are_texts_or_tuples_in_python() -> None:
         ({"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.name = cart ,c=d"}, "cart"),
         ({"OTEL_SERVICE_NAME": "shop", "OTEL_RESOURCE_ATTRIBUTES": "service.name=cart"}, "shop"),
         ({"OTEL_RESOURCE_ATTRIBUTES": "nonsense"}, "unknown_service"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=my%20shop%2Ceu"}, "my shop,eu"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=a,service.name=b%3Dc"}, "b=c"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=a=b"}, "a=b"),
+        ({"OTEL_SERVICE_NAME": "as%20is"}, "as%20is"),
     ],
 )
 def test_the_service_is_that_of_the_standard_variables(
@@ -202,6 +207,45 @@ def test_the_service_is_that_of_the_standard_variables(
         monkeypatch.setenv(variable, value)
 
     assert load().service_name == name
+    assert OTELResourceDetector().detect().attributes.get("service.name", "unknown_service") == name
+
+
+WITHOUT_EFFECT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("SESSION_HEADERS", {"session_headers": "x-run", "session_sources": "inferred", "response_headers": "none"}, {}),
+    ("SESSION_COOKIE", {"session_cookie": "sid"}, {"session_sources": "cookie,header"}),
+    (
+        "CONVERSATION_KEYS",
+        {"conversation_keys": "a/b", "session_sources": "header"},
+        {"session_sources": "conversation"},
+    ),
+    ("SESSION_IDLE_GAP", {"session_idle_gap": 120, "session_ttl": 60}, {"session_ttl": 120}),
+    (
+        "RESPONSE_HEADERS",
+        {"response_headers": "mcp-session-id", "session_sources": "inferred"},
+        {"response_headers": "x-session-id"},
+    ),
+    ("PROXY_HEADER", {"proxy_header": "forwarded"}, {"trusted_proxies": "10.0.0.0/8"}),
+    ("REDACTION_HOOK", {"redaction_hook": "json:dumps"}, {"store_content": True}),
+    ("SLOW_CALL", {"slow_call": 1}, {"log_calls": True}),
+    ("REDIS_PREFIX", {"redis_prefix": "a:"}, {"redis_url": "redis://127.0.0.1"}),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "remedy"), WITHOUT_EFFECT, ids=[case[0] for case in WITHOUT_EFFECT])
+def test_a_setting_that_another_leaves_without_effect_is_one_warning(
+    logs: Logs, name: str, given: dict[str, Any], remedy: dict[str, Any]
+) -> None:
+    remedy = remedy or {"session_sources": "header"}
+    load(**{**given, **remedy})
+    assert logs() == []
+
+    load(**given)
+    (line,) = logs()
+    assert line.startswith(f"otel_mcp: {PREFIX}{name} has no effect: ")
+
+
+def test_every_conflict_is_tried() -> None:
+    assert {name.lower() for name, _, _ in WITHOUT_EFFECT} == {name for name, _, _ in CONFLICTS}
 
 
 def test_settings_do_not_change() -> None:
