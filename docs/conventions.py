@@ -64,6 +64,11 @@ MEMBERS: Final = {
         "ended": "The session had ended.",
         "shutdown": "The process ended before the store took it.",
     },
+    names.HEADER: {
+        "mcp-method": "The method.",
+        "mcp-name": "The tool or prompt.",
+        "mcp-protocol-version": "The revision: one without sessions, on a message of a session.",
+    },
     names.STORE_OUTCOME: {
         "ok": "It was done.",
         "error": "It failed.",

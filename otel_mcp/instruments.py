@@ -21,6 +21,7 @@ class Gauges:
     pending: Callable[[], int]
     degraded: Callable[[], bool]
     requests: Callable[[], Mapping[str, int]]
+    contradicted: Callable[[], Mapping[str, int]]
     collect: Callable[[], None]
     """Called before a reader collects, so that an export misses nothing that has finished."""
 
@@ -96,6 +97,12 @@ class Instruments:
             "1 while the session store does not answer this process, else 0.",
         )
         meter.create_observable_counter(
+            semconv.METRIC_HEADERS_CONTRADICTED,
+            [self._observe_contradicted],
+            "{request}",
+            "Requests with a header that says something else than their body.",
+        )
+        meter.create_observable_counter(
             semconv.METRIC_ERRORS, [self._observe_errors], "{error}", "Failures of the instrumentation itself."
         )
 
@@ -127,6 +134,13 @@ class Instruments:
             lambda gauges: [
                 Observation(count, {semconv.MCP_METHOD_NAME: method})
                 for method, count in dict(gauges.requests()).items()
+            ]
+        )
+
+    def _observe_contradicted(self, _: CallbackOptions) -> Sequence[Observation]:
+        return self._observe(
+            lambda gauges: [
+                Observation(count, {semconv.HEADER: name}) for name, count in dict(gauges.contradicted()).items()
             ]
         )
 

@@ -240,10 +240,9 @@ class Exchange:
     @property
     def shown_session_id(self) -> str | None:
         """The ``Mcp-Session-Id`` on the wire, for spans; ``None`` where there is none or it must not be shown."""
-        if self.hides_ids:
+        if self.hides_ids or self.modern:
             return None
-        asked = None if self.modern else self.wire_session_id
-        return asked or self.server_session_id or self.minted
+        return self.wire_session_id or self.server_session_id or self.minted
 
     def see_user(self) -> object:
         """The user that the app has authenticated by now; middlewares and dependencies do so along the way."""

@@ -99,6 +99,7 @@ class Runtime:
                 pending=lambda: self.sessions.pending,
                 degraded=lambda: self.sessions.degraded,
                 requests=lambda: self.watch.active,
+                contradicted=lambda: self.watch.contradictions.counts,
                 collect=self.recorder.drain,
             )
         )

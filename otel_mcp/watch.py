@@ -15,6 +15,7 @@ from opentelemetry import context as otel_context
 
 from otel_mcp.bounded import remember
 from otel_mcp.content import capturer
+from otel_mcp.contradictions import Contradictions
 from otel_mcp.endings import Endings
 from otel_mcp.flights import Flights
 from otel_mcp.identity.address import PROXY_HEADERS, Clients
@@ -37,9 +38,9 @@ from otel_mcp.wire.jsonrpc import (
     Outcome,
     is_mcp,
     meta_of,
+    parse_head,
     parse_messages,
     target_of,
-    text,
 )
 
 MAX_BODY: Final = 1024 * 1024
@@ -48,7 +49,8 @@ _NOTHING: Final[Mapping[Any, Any]] = {}
 _MAX_PATHS: Final = 100
 _MAX_KEPT: Final = 64 * 1024
 """Bytes of a request whose arguments are kept until it is recorded."""
-_VERSION_META: Final = "io.modelcontextprotocol/protocolVersion"
+_MAX_HEAD: Final = 64 * 1024
+"""Bytes that are read of a larger body."""
 
 
 class Watch:
@@ -73,6 +75,7 @@ class Watch:
         self._flights = Flights(resolver.are_strangers)
         self._endings = Endings(settings, resolver, self.pending, recorder.drain, submit)
         self.handed_over = HandedOver()
+        self.contradictions = Contradictions(resolver)
         self._bare: OrderedDict[str, None] = OrderedDict()
         """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
 
@@ -98,6 +101,8 @@ class Watch:
             hides_ids=self._hides_ids,
             ambient=without_ended_span(otel_context.get_current()),
         )
+        if exchange.http_method != "POST" and exchange.modern:
+            exchange.protocol_version = None  # Streams and goodbyes are of the revisions before it.
         # A proxy that adds no header is known by its HTTP/1.0: no client of MCP speaks it, nginx does by default.
         if http_version == "1.0" or not PROXY_HEADERS.isdisjoint(headers):
             exchange.client, exchange.client_port, exchange.client_is_shared = self._clients.of(scope)
@@ -112,8 +117,10 @@ class Watch:
             return
         exchange.body_size += len(body)
         if exchange.body_size > MAX_BODY:
+            head = exchange.body[:_MAX_HEAD] if exchange.body is not None else b""
             exchange.body, exchange.parsed = None, True
-            self._too_large(exchange)
+            if exchange.http_method == "POST":
+                self._too_large(exchange, head + body[: _MAX_HEAD - len(head)])
             return
         if more or exchange.body is not None:
             exchange.body = bytearray() if exchange.body is None else exchange.body
@@ -139,10 +146,11 @@ class Watch:
     def dispatched(self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any]) -> Call:
         """The SDK has read the body, which holds this one message."""
         target, meta = target_of(method, params), meta_of(params)
-        if exchange.calls:  # Told by its headers until now.
+        if exchange.calls:  # Too large to be read on its way.
             call = exchange.calls[0]
-            call.id, call.id_unknown, call.target = request_id, False, target
-            call.params, call.meta = params, meta
+            call.id, call.id_unknown, call.target = request_id, False, target or call.target
+            if params:
+                call.params, call.meta = params, meta
             return call
         exchange.unread = None
         call = Call(exchange, method, request_id, target, params, meta)
@@ -152,13 +160,22 @@ class Watch:
             self._flights.note(exchange, call)
         return call
 
-    def _too_large(self, exchange: Exchange) -> None:
-        """A body beyond the bound is told by its headers, where the revision has them."""
-        method = wire_headers.text(exchange.headers, wire_headers.METHOD)
-        if exchange.http_method == "POST" and method is not None and not method.startswith("notifications/"):
-            target = wire_headers.text(exchange.headers, wire_headers.NAME)
-            call = self._add(exchange, Message(method, "", {"name": target}))
-            call.id_unknown = True
+    def _too_large(self, exchange: Exchange, head: bytes | bytearray) -> None:
+        """A body beyond the bound is told by its beginning, or else by its headers, where the revision has them."""
+        message = parse_head(head)
+        if message is None and exchange.modern and (method := wire_headers.text(exchange.headers, wire_headers.METHOD)):
+            message = Message(method, None, {"name": wire_headers.text(exchange.headers, wire_headers.NAME)})
+        if message is None or message.method.startswith("notifications/") or not self._is_mcp(exchange, message):
+            return
+        if message.id is None:
+            message.id = ""
+        call = self._add(exchange, message)
+        call.id_unknown = True
+        self.contradictions.compare(exchange, call)
+
+    def _is_mcp(self, exchange: Exchange, *messages: Message) -> bool:
+        exchange.confirmed = exchange.confirmed or any(map(is_mcp, messages))
+        return exchange.confirmed
 
     def _add(self, exchange: Exchange, message: Message) -> Call:
         call = exchange.add(message)
@@ -172,16 +189,11 @@ class Watch:
             messages = parse_messages(body)
         except ValueError:
             return  # Not JSON: the server will say so, and there is no message to speak of.
-        if not exchange.confirmed:
-            if not any(is_mcp(message) for message in messages):
-                return
-            exchange.confirmed = True
+        if not self._is_mcp(exchange, *messages):
+            return
         for message in messages:
             call = self._add(exchange, message)
-            if exchange.protocol_version is None:
-                initial = call.method == "initialize"
-                said = call.params.get("protocolVersion") if initial else call.meta.get(_VERSION_META)
-                exchange.protocol_version = text(said, 32) if isinstance(said, str) else None
+            self.contradictions.compare(exchange, call)
             self._flights.note(exchange, call)
             self.handed_over.add(call)
 

@@ -127,6 +127,12 @@ CLIENT_REQUESTS: Final = Metric(
     (names.CLIENT_NAME, names.MCP_METHOD_NAME),
 )
 REQUESTS_ACTIVE: Final = Metric(names.METRIC_REQUESTS_ACTIVE, "{request}", "gauge", (names.MCP_METHOD_NAME,))
+HEADERS_CONTRADICTED: Final = Metric(
+    names.METRIC_HEADERS_CONTRADICTED,
+    "{request}",
+    "counter",
+    (names.HEADER,),
+)
 STORE_DURATION: Final = Metric(
     names.METRIC_STORE_DURATION,
     "s",

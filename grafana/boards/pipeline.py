@@ -14,6 +14,7 @@ OPERATION = label(names.STORE_OPERATION)
 OUTCOME = label(names.STORE_OUTCOME)
 COMPONENT = label(names.COMPONENT)
 OBSERVER = label(names.OBSERVER)
+HEADER = label(names.HEADER)
 LEGEND_EXPORTER = query.legend("exporter")
 
 
@@ -193,6 +194,17 @@ def _package(b: Board) -> None:
         ),
         6,
     )
+    contradicted = f"sum by ({HEADER}) ({query.select(m.HEADERS_CONTRADICTED.series)})"
+    b.add(
+        panels.bars(
+            "Headers not believed",
+            "Requests with a header that says something else than their body, since each process started: a client or "
+            "a proxy that is wrong, or somebody who tries to hide what a call is.",
+            now(f'{contradicted} or label_replace(vector(0), "{HEADER}", "none", "", "")', query.legend(HEADER)),
+            panels.COUNT,
+        ),
+        4,
+    )
     overflow = 'count({__name__=~"mcp_.*|otel_mcp_.*", otel_metric_overflow="true"}) or vector(0)'
     b.add(
         panels.number(
@@ -202,7 +214,7 @@ def _package(b: Board) -> None:
             over_time(overflow, "overflow"),
             panels.COUNT,
         ),
-        6,
+        4,
     )
     b.add(
         panels.lines(
@@ -211,7 +223,7 @@ def _package(b: Board) -> None:
             [over_time(f"max by ({query.INSTANCE}) ({external.COLLECTOR_MEMORY})", query.legend(query.INSTANCE))],
             panels.BYTES,
         ),
-        6,
+        4,
     )
 
 

@@ -124,6 +124,12 @@ class Resolver:
     def _is_foreign(self, session: Session, exchange: Exchange) -> bool:
         return session.facts.principal is not None and is_foreign(session.facts, self._caller(exchange))
 
+    def is_begun(self, transport_id: str) -> bool:
+        """Whether a transport id is known to be one of a session, whosever: this process has met it, or gave it out."""
+        if not self.keys.ready:
+            return False
+        return self.keys.is_ours(transport_id) or self.tracker.table.get(self.storable(transport_id)) is not None
+
     def storable(self, session_id: str) -> str:
         return self.keys.storable(session_id, hashed=self._hashed)
 

@@ -23,6 +23,7 @@ from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call, current_ex
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.spans import CALL, adopt, complete, is_native, parent_of, same_span, scope_of
+from otel_mcp.wire.headers import METHOD
 from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, STREAMS, JsonId, Outcome, json_id, text
 
 T = TypeVar("T")
@@ -66,19 +67,21 @@ def call_of(
     """The call that a message is.
 
     Returns:
-        ``None`` for a message that never was on the wire: the SDK lists tools by
-        itself, under the id of the call that it is about to serve.
+        ``None`` for a message that never was on the wire: the SDK of 2026-07-28 lists
+        tools by itself, under the id of the call that it is about to serve.
     """
     request_id = json_id(request_id)
     if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
         method = text(method)
-    if exchange.calls:
-        if (call := exchange.find(request_id, method)) is not None:
-            return call
-        if not exchange.calls[0].id_unknown:
-            return None
-    said = exchange.headers.get(b"mcp-method")
-    if said is not None and said != method.encode():
+    if not exchange.calls:
+        said = exchange.headers.get(METHOD)
+        if said is not None and said != method.encode():
+            if exchange.modern and exchange.at_sdk:
+                return None  # The SDK has compared the header with the body.
+            runtime.watch.read(exchange)
+    if exchange.calls and not exchange.calls[0].id_unknown:
+        return exchange.find(request_id, method)
+    if exchange.calls and exchange.calls[0].method != method:
         return None
     # The body has not been read on its way, or was too large for it.
     return runtime.watch.dispatched(exchange, request_id, method, params or {})

@@ -20,15 +20,15 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from pydantic import ValidationError
 
-from otel_mcp import process
+from otel_mcp import process, semconv
 from otel_mcp.guard import guarded, report
-from otel_mcp.request import Call
+from otel_mcp.request import Call, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
 from otel_mcp.seams.patching import Patches, is_replaced
 from otel_mcp.seams.tools import was_entered
 from otel_mcp.spans import call_attributes, capture_result, scope_of
-from otel_mcp.wire.jsonrpc import Outcome, error_outcome, protocol_error
+from otel_mcp.wire.jsonrpc import Outcome, error_outcome, negotiated_version, protocol_error
 
 Handler = Callable[[Any], Awaitable[Any]]
 
@@ -54,7 +54,7 @@ def runner(module: ModuleType, patches: Patches) -> None:
                         if ctx.method == "initialize":
                             # Whether the transport gives out a session shows in its answer alone, after a native span.
                             return _unseen(compose, self, inner, ctx, runtime)
-                    elif (call := call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)) is None:
+                    elif (call := _call_of(runtime, exchange, ctx)) is None:
                         return _unseen(compose, self, inner, ctx, runtime)
                     dispatch = _Dispatch(runtime, call, self, inner)
                 except Exception as failure:
@@ -158,9 +158,17 @@ async def _handshake(handling: Awaitable[Any], runtime: Runtime, call: Call, tok
     result = await _within(handling, call, token)
     with guarded("dispatch"):
         await runtime.resolver.succeeded(call)
+        version = call.exchange.protocol_version = negotiated_version({"result": result})
         if call.span is not None:
-            call.span.set_attributes(call_attributes(call, scope_of(call.span)))
+            agreed = {semconv.MCP_PROTOCOL_VERSION: version} if version else {}
+            call.span.set_attributes({**call_attributes(call, scope_of(call.span)), **agreed})
     return result
+
+
+def _call_of(runtime: Runtime, exchange: Exchange, ctx: Any) -> Call | None:
+    if exchange.protocol_version != ctx.protocol_version and ctx.method != "initialize":
+        exchange.protocol_version = ctx.protocol_version  # What both sides speak, whatever a header says.
+    return call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)
 
 
 def _is_native(middleware: object) -> bool:

@@ -28,7 +28,7 @@ CALLER_CODES: Final = frozenset({"-32700", "-32600", "-32601", "-32602", "-32002
 STREAMS: Final = frozenset({"subscriptions/listen"})
 """Requests that stay open on purpose: their duration says nothing."""
 _NOTHING: Final[Mapping[str, Any]] = {}
-_META_NAMESPACE: Final = "io.modelcontextprotocol/"
+META_NAMESPACE: Final = "io.modelcontextprotocol/"
 
 
 @dataclass(slots=True)
@@ -83,6 +83,24 @@ class Outcome:
 FINE: Final = Outcome()
 
 
+def parse_head(data: bytes | bytearray) -> Message | None:
+    """The message that a body begins with which is not whole: its method, and of the rest only what tells what it is.
+
+    ``None`` where the method comes later than what was read.
+    """
+    try:
+        decoded: Any = from_json(bytes(data), allow_partial=True)
+    except ValueError:
+        return None
+    fields = cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else {}
+    method: object = fields.get("method")
+    if not isinstance(method, str) or fields.get("jsonrpc", "2.0") != "2.0":
+        return None
+    params: object = fields.get("params")
+    given = cast("dict[str, Any]", params) if isinstance(params, dict) else {}
+    return Message(text(method), json_id(fields.get("id")), {key: given[key] for key in _TELLING if key in given})
+
+
 def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
     """Requests and notifications of a POST body: none for a client's answer or for what is no JSON-RPC.
 
@@ -97,6 +115,8 @@ def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
     return [] if message is None else [message]
 
 
+_TELLING: Final = ("_meta", "name", "uri", "protocolVersion", "clientInfo")
+"""Parameters that are read of a message too large to be read."""
 _MAX_ID: Final = 2**63
 _BATCH_LIMIT: Final = 100
 """Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
@@ -145,7 +165,7 @@ def is_mcp(message: Message) -> bool:
     """Whether a JSON-RPC message is MCP and not, say, LSP or A2A."""
     if message.method == "initialize":
         return isinstance(message.params.get("protocolVersion"), str)
-    if any(key.startswith(_META_NAMESPACE) for key in message.meta):
+    if any(key.startswith(META_NAMESPACE) for key in message.meta):
         return True
     return message.method in _UNAMBIGUOUS or message.method.startswith("notifications/")
 

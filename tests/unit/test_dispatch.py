@@ -150,7 +150,7 @@ class Sdk2:
             request_id=message.get("id"),
             method=message["method"],
             params=message.get("params"),
-            protocol_version="2026-07-28",
+            protocol_version=dict(scope["headers"]).get(b"mcp-protocol-version", b"2026-07-28").decode(),
             session=SimpleNamespace(_connection=connection),
         )
         serving = self.runner._compose_server_middleware(self.handler)(ctx)

@@ -66,6 +66,7 @@ CONTRACT = {
     "otel_mcp.store.dropped": ("{call}", "Counter"),
     "otel_mcp.store.degraded": ("{process}", "UpDownCounter"),
     "otel_mcp.observer.dropped": ("{call}", "Counter"),
+    "otel_mcp.headers.contradicted": ("{request}", "Counter"),
     "otel_mcp.errors": ("{error}", "Counter"),
 }
 """The table of the contract."""
@@ -99,6 +100,7 @@ ATTRIBUTES = {
     "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
     "otel_mcp.store.dropped": {"otel_mcp.reason"},
     "otel_mcp.observer.dropped": {"otel_mcp.observer"},
+    "otel_mcp.headers.contradicted": {"otel_mcp.header"},
     "otel_mcp.errors": {"otel_mcp.component"},
 }
 
@@ -184,7 +186,7 @@ async def test_nothing_is_recorded_before_the_first_request(make_runtime: MakeRu
     make_runtime()
 
     recorded = {name for name, metric in telemetry.metrics().items() if metric.kind in {"Counter", "Histogram"}}
-    assert recorded - {"otel_mcp.errors"} == set()
+    assert recorded - {"otel_mcp.errors", "otel_mcp.headers.contradicted"} == set()
 
 
 async def test_the_first_request_registers_the_series_that_may_stay_zero(
