@@ -23,8 +23,9 @@ def was_refused(call: Call) -> bool:
     """Whether the server did not even look into the message: it has no session, whatever it names."""
     if call.taken:
         return False
-    status, code = call.exchange.status, call.outcome.status_code if call.outcome is not None else None
-    return status in REFUSED_STATUS or code in REFUSED_CODES or (status == 400 and code is None)
+    status = call.exchange.status or 0
+    code = call.outcome.status_code if call.outcome is not None else None
+    return status in REFUSED_STATUS or (status == 400 and (code is None or code in REFUSED_CODES))
 
 
 def was_taken(call: Call) -> bool:
@@ -34,7 +35,9 @@ def was_taken(call: Call) -> bool:
     if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
         return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
     status = call.exchange.status
-    return status is not None and status < 500 and not was_refused(call)
+    if status is None or status >= 500 or was_refused(call):
+        return False
+    return call.outcome is None or call.outcome.status_code not in REFUSED_CODES
 
 
 def merged(outcome: Outcome | None, call: Call) -> Outcome | None:

@@ -290,8 +290,11 @@ async def test_a_message_that_the_server_refuses_has_no_session(
 async def test_a_message_refused_by_the_protocol_has_no_session(
     code: int, runtime: Runtime, telemetry: Telemetry
 ) -> None:
-    refuses = Server({"tools/call": error(code)})
-    watched = MCPMiddleware(refuses, runtime)
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        body = await read(receive)
+        await respond(send, *((error(code), 400) if b"tools/call" in body else (initialized(), 200)))
+
+    watched = MCPMiddleware(app, runtime)
     session_id = (await post(watched, initialize())).headers["mcp-session-id"]
 
     for _ in range(2):
