@@ -91,11 +91,11 @@ class LLMObserver:
         logger.warning("%s: %s", call.tool_name, verdict)
 
     def _is_worth_asking(self, call: ToolCall) -> bool:
-        if call.error_type is None and call.duration < self._settings.slow_seconds:
+        if (call.error_type or call.failure) is None and call.duration < self._settings.slow_seconds:
             return False
         now = time.monotonic()
         recent = {key: at for key, at in self._asked.items() if now - at < ASK_AGAIN_AFTER}
-        key = (call.tool_name, call.error_type)
+        key = (call.tool_name, call.error_type or call.failure)
         self._asked = {key: now, **recent}
         return key not in recent
 
@@ -117,7 +117,7 @@ def describe(call: ToolCall, session: SessionState, *, send_content: bool) -> di
         "tool": call.tool_name,
         "client": session.client_name,
         "duration_seconds": round(call.duration, 3),
-        "error_type": call.error_type,
+        "error_type": call.error_type or call.failure,
     }
     if send_content:
         content = {"arguments": call.arguments, "result": call.result}

@@ -13,7 +13,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.session import Session
 from otel_mcp.observers.queue import Observers
-from otel_mcp.outcomes import was_taken
+from otel_mcp.outcomes import CALLERS_FAULT, was_taken
 from otel_mcp.request import Call
 from otel_mcp.sessions.delta import CallRecord, SessionDelta
 from otel_mcp.sessions.state import ToolCall
@@ -64,7 +64,7 @@ class Deltas:
 
     def _count(self, call: Call, session: Session, delta: SessionDelta) -> None:
         delta.requests += 1
-        if call.outcome is not None and call.outcome.error_type is not None:
+        if call.outcome is not None and call.outcome.error_type is not None and call.failure not in CALLERS_FAULT:
             delta.errors += 1
         if session.agreement is not None and delta.touch_key is None:
             delta.touch_key = (session.agreement, self._idle_gap)

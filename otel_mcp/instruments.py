@@ -73,6 +73,15 @@ class Instruments:
         self.ended = counter(semconv.METRIC_SESSION_ENDED, "{session}", "Sessions that ended.")
         self.rejected = counter(semconv.METRIC_SESSION_REJECTED, "{session}", "Claims to a session not followed.")
         self.clients_requests = counter(semconv.METRIC_CLIENT_REQUESTS, "{request}", "Requests by client.")
+        self.failures = counter(semconv.METRIC_CALL_FAILURES, "{call}", "Tool calls that failed, by how.")
+        self.corrected = counter(
+            semconv.METRIC_CALL_CORRECTED,
+            "{call}",
+            "Failed tool calls after which the next call of that tool in the session worked.",
+        )
+        self.refused = counter(
+            semconv.METRIC_REQUESTS_REFUSED, "{request}", "MCP requests that HTTP answered with a refusal."
+        )
         self.dropped = counter(semconv.METRIC_STORE_DROPPED, "{call}", "Calls that the store will never hold.")
         self.observer_dropped = counter(semconv.METRIC_OBSERVER_DROPPED, "{call}", "Calls an observer did not get.")
 

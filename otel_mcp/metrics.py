@@ -15,14 +15,14 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import semconv
+from otel_mcp.failures import Failures
 from otel_mcp.guard import guarded
 from otel_mcp.instruments import Gauges, Instruments
-from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_LENGTH, MAX_TOOLS, BoundedNames
-from otel_mcp.outcomes import failure_of
+from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome, listed_names
+from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, listed_names
 
 _USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS = (
@@ -67,9 +67,8 @@ class Metrics:
         self._on = Instruments(provider)
         self.tools = BoundedNames(MAX_TOOLS)
         self.prompts = BoundedNames(MAX_TOOLS)
-        self._tools_listed = False
-        """The server has listed all its tools."""
         self._clients = BoundedNames(MAX_CLIENTS)
+        self.failures = Failures(self._on, self.tools, self._clients)
         self._error_types = BoundedNames(MAX_ERRORS)
         self._error_types.learn(_USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS)
@@ -96,6 +95,7 @@ class Metrics:
         for reason in ("client_delete", "expired", "server_closed", "replaced"):
             self._on.ended.add(0, {semconv.SESSION_END_REASON: reason}, NO_SPAN)
         self._on.resumed.add(0, None, NO_SPAN)
+        self.failures.register()
         for reason in ("limit", "principal"):
             self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
         for reason in ("foreign", "full", "error", "ended", "principal", "shutdown"):
@@ -105,13 +105,14 @@ class Metrics:
         """Measure one finished call, of a batch the oldest first; and what has been put off, as little at a time."""
         with _GUARD:
             if call.method not in STREAMS:
-                self._record(call, batch.exemplified)
                 self._count_client(call, batch.clients)
+                self._record(call, batch.exemplified)
             if self._operations:
                 self.settle(2)
 
     def close(self, batch: Batch) -> None:
         """Count what is counted once for a whole batch."""
+        self.failures.settle()
         for (client, method), count in batch.clients.items():
             attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
             self._on.clients_requests.add(count, attributes, NO_SPAN)
@@ -125,8 +126,10 @@ class Metrics:
                 exemplified.add(bucket)
                 context = _exemplar_context(call)
         self._on.duration.record(call.duration, attributes, context)
-        if call.result_bytes is not None and call.method == "tools/call":
-            self._on.result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, NO_SPAN)
+        if call.method == "tools/call":
+            if call.result_bytes is not None:
+                self._on.result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, NO_SPAN)
+            self.failures.count(call, key[1], worked=_worked(call))
 
     def _count_client(self, call: Call, clients: Counter[tuple[str, str]]) -> None:
         if call.id is not None and (client := client_of(call)[0]) is not None:
@@ -166,25 +169,14 @@ class Metrics:
             attributes[semconv.GEN_AI_PROMPT_NAME] = name
         return (method, name, error_type, status_code, version, exchange.http_version), attributes
 
-    def classify(self, call: Call, outcome: Outcome) -> None:
-        """Settle how a tool call failed."""
-        if call.method == "tools/call":
-            call.unlisted = call.unlisted or self._is_unlisted(call)
-            call.failure = failure_of(call, outcome, unlisted=call.unlisted)
-
-    def _is_unlisted(self, call: Call) -> bool:
-        """Whether the server has listed its tools, and this name is none of them."""
-        if not self._tools_listed or call.trusted_name or len(self.tools.known) >= MAX_TOOLS:
-            return False
-        return call.target is not None and len(call.target) <= MAX_LENGTH and call.target not in self.tools.known
-
     def learn_listed(self, method: str, result: object) -> None:
         """What the server itself listed, where `method` asked for its tools or prompts."""
         if method == "tools/list":
             names = listed_names(result, "tools")
             self.tools.learn(names)
             # Of pages, the last one makes the list whole.
-            self._tools_listed = self._tools_listed or (bool(names) and not cast(Any, result).get("nextCursor"))
+            if names and not cast(Any, result).get("nextCursor"):
+                self.failures.tools_listed = True
         elif method == "prompts/list":
             self.prompts.learn(listed_names(result, "prompts"))
 
@@ -231,6 +223,7 @@ class Metrics:
     def forget(self) -> None:
         """Begin anew in a forked child: what has been put off is the parent's."""
         self._operations.clear()
+        self.failures.forget()
 
     def observer_dropped(self, observer: str, count: int) -> None:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)

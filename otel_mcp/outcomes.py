@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from otel_mcp.request import Call, Failure
+from otel_mcp.request import Call
 from otel_mcp.semconv import TOOL_ERROR
-from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
+from otel_mcp.wire.jsonrpc import FINE, STREAMS, Failure, Outcome
 
+CALLERS_FAULT: Final = frozenset({"unknown_tool", "invalid_arguments"})
+"""Failures that the server and its tools have no part in."""
 _LEFT: Final = frozenset({"cancelled", "disconnected"})
 _INVALID_PARAMS: Final = "-32602"
 _NOT_FOUND: Final = frozenset({_INVALID_PARAMS, "-32601", "-32002"})
@@ -15,6 +17,8 @@ _NOT_FOUND: Final = frozenset({_INVALID_PARAMS, "-32601", "-32002"})
 _INTERNAL: Final = frozenset({"-32603", "0"})
 """Codes of an exception that nobody caught."""
 REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421, 429})
+REFUSALS: Final = REFUSED_STATUS | {400}
+"""Answers of HTTP by which a request is turned away, whether or not its message was looked into."""
 REFUSED_CODES: Final = frozenset({"-32600", "-32700", "-32020", "-32021", "-32022"})
 """No message, or headers, capabilities or a revision that the server does not serve."""
 

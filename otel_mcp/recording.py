@@ -89,6 +89,11 @@ class Recorder:
         ):
             self._schedule(0.0 if len(self._queue) >= self._batch else self._delay)
 
+    def refused(self, status: int, client: str | None) -> None:
+        """Count a request that HTTP answered with a refusal, of the client with this name."""
+        with _GUARD:
+            self._metrics.failures.refuse(status, client)
+
     def _lose_oldest(self) -> None:
         """Another thread has been recording for very long, and there is no room left."""
         with _GUARD:
@@ -123,6 +128,7 @@ class Recorder:
             self._drain(0)
         with _GUARD:
             self._metrics.settle()
+            self._metrics.failures.settle()
 
     def _drain(self, most: int) -> bool:
         """Record so many calls, oldest first, or all where that is wanted. Returns whether this caller did it."""
@@ -148,7 +154,8 @@ class Recorder:
     def _record(self, call: Call) -> None:
         self._open += 1
         if call.outcome is not None and call.outcome.failed:
-            self._metrics.classify(call, call.outcome)
+            with _GUARD:
+                self._metrics.failures.classify(call, call.outcome)
         else:
             call.failure = None  # Whatever a seam has seen, it was mended.
         if call.open_span is not None or not call.dispatched:

@@ -16,6 +16,7 @@ from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.session import Session
 from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import Message as ASGIMessage
+from otel_mcp.outcomes import REFUSALS
 from otel_mcp.owning import Owning
 from otel_mcp.pending import Pending
 from otel_mcp.request import Call, Exchange
@@ -118,6 +119,8 @@ class Replies:
             return message  # Some transports start twice; the first one stands.
         status = int(message["status"])
         if not exchange.confirmed and not (exchange.http_method == "GET" and status == 200):
+            if status in REFUSALS and not exchange.parsed and wire_headers.takes_streams(exchange.headers):
+                self._metrics.failures.refuse(status, None)  # Before anybody has read what it asks for.
             return message
         message = with_headers_at_hand(message)
         present = by_name(message.get("headers", ()))

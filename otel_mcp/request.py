@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter, time_ns
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from otel_mcp.wire.jsonrpc import text
 
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from otel_mcp.identity.session import Session
     from otel_mcp.seams.dispatch import Dispatch
     from otel_mcp.wire.headers import HeaderMap
-    from otel_mcp.wire.jsonrpc import JsonId, Message, Outcome
-
-Failure = Literal["unknown_tool", "invalid_arguments", "tool", "exception", "cancelled", "refused"]
-"""Kinds of failed tool calls: who has to change something."""
+    from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
 
 SCOPE_KEY: Final = "otel_mcp"
 """Where an `Exchange` stands in the ASGI scope; its presence says that a seam has seen the request."""

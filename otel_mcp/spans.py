@@ -185,7 +185,7 @@ def complete(call: Call, span: Span, outcome: Outcome, description: str | None =
     """Put on the open span of a call how the call failed.
 
     Args:
-        call: with how it failed, see `Metrics.classify`.
+        call: with how it failed, see `Failures.classify`.
         span: still open.
         outcome: how it ended.
         description: of the status, where the library that opened the span gives one; of us its text never gets on it.

@@ -22,11 +22,11 @@ from otel_mcp.identity.address import PROXY_HEADERS, Clients
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.middleware import Scope
 from otel_mcp.nesting import HandedOver
-from otel_mcp.outcomes import left_open, merged, was_refused
+from otel_mcp.outcomes import REFUSALS, left_open, merged, was_refused
 from otel_mcp.pending import Pending
 from otel_mcp.propagation import without_ended_span
 from otel_mcp.recording import Recorder
-from otel_mcp.request import SCOPE_KEY, Call, Exchange, slim
+from otel_mcp.request import SCOPE_KEY, Call, Exchange, client_of, slim
 from otel_mcp.semconv import OTHER
 from otel_mcp.sessions.delta import SessionDelta
 from otel_mcp.settings import Settings
@@ -275,8 +275,18 @@ class Watch:
                 self.pending.stream_closed(transport_id)
             if not exchange.modern:
                 self._endings.closed(exchange, transport_id)
+        if exchange.status in REFUSALS:
+            self._recorder.refused(exchange.status, self._client_of(exchange))
         if exchange.at_sdk:
             _let_go(exchange)
+
+    def _client_of(self, exchange: Exchange) -> str | None:
+        """The name of a client that was refused: its own word, or that of the session which it names and has."""
+        for call in exchange.calls:
+            if (name := client_of(call)[0]) is not None:
+                return name
+        session = self._resolver.known(exchange)
+        return session.facts.client_name if session is not None else None
 
     def _leave(self, call: Call) -> None:
         """The HTTP request of an unanswered call is over."""

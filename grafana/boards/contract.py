@@ -126,6 +126,24 @@ CLIENT_REQUESTS: Final = Metric(
     "counter",
     (names.CLIENT_NAME, names.MCP_METHOD_NAME),
 )
+CALL_FAILURES: Final = Metric(
+    names.METRIC_CALL_FAILURES,
+    "{call}",
+    "counter",
+    (names.GEN_AI_TOOL_NAME, names.FAILURE, names.CLIENT_NAME),
+)
+CALL_CORRECTED: Final = Metric(
+    names.METRIC_CALL_CORRECTED,
+    "{call}",
+    "counter",
+    (names.GEN_AI_TOOL_NAME, names.FAILURE, names.CLIENT_NAME),
+)
+REQUESTS_REFUSED: Final = Metric(
+    names.METRIC_REQUESTS_REFUSED,
+    "{request}",
+    "counter",
+    (names.HTTP_RESPONSE_STATUS_CODE, names.CLIENT_NAME),
+)
 REQUESTS_ACTIVE: Final = Metric(names.METRIC_REQUESTS_ACTIVE, "{request}", "gauge", (names.MCP_METHOD_NAME,))
 HEADERS_CONTRADICTED: Final = Metric(
     names.METRIC_HEADERS_CONTRADICTED,

@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanContext
 
 from otel_mcp.sessions.delta import SessionFacts
 from otel_mcp.sessions.state import SessionState
+from otel_mcp.wire.jsonrpc import Failure
 
 _STATE_FIELDS: Final = (
     "session_id", "user_agent", "created_at", "client_name", "client_version",
@@ -33,6 +34,8 @@ class Session:
     """Another one continues its `previous_id`: only its own id leads to it."""
     worked: bool = False
     """A tool has been called in it, as far as this process knows."""
+    failed: dict[str, Failure] | None = None
+    """Tools whose last call in this process failed, and how; the newest few."""
     part_of: Session | None = None
     """The conversation that this transport session turned out to carry."""
     sampled: deque[SpanContext] | None = None

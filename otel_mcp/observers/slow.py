@@ -27,6 +27,10 @@ def _shortened(session_id: str) -> str:
     return session_id if len(session_id) <= _SHOWN else f"{session_id[:_SHOWN]}…"
 
 
+def _failed(call: CallRecord | ToolCall) -> bool:
+    return call.error_type is not None or call.failure is not None
+
+
 class slow_and_failing:
     """Logs calls of `threshold` seconds or more, and those with an error."""
 
@@ -38,13 +42,13 @@ class slow_and_failing:
 
     def wants(self, call: CallRecord) -> bool:
         """Whether there is anything to log: most calls never reach the queue."""
-        return call.error_type is not None or call.duration >= self._threshold
+        return _failed(call) or call.duration >= self._threshold
 
     async def __call__(self, call: ToolCall, session: SessionState) -> None:
-        failed = call.error_type is not None
+        failed = _failed(call)
         if not (failed or call.duration >= self._threshold) or not self._has_room():
             return
-        what = f"failed with {call.error_type} after" if failed else "took"
+        what = f"failed with {call.error_type or call.failure} after" if failed else "took"
         shown = _shortened(session.session_id)
         logger.warning(
             "tool %r %s %.3f s (session %s, trace %s)", call.tool_name, what, call.duration, shown, call.trace_id

@@ -14,9 +14,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from otel_mcp.guard import guarded
-from otel_mcp.request import Call, Failure, current_call
+from otel_mcp.request import Call, current_call
 from otel_mcp.seams.patching import Patches
-from otel_mcp.wire.jsonrpc import Outcome, protocol_error
+from otel_mcp.wire.jsonrpc import Failure, Outcome, protocol_error
 
 _GUARD = guarded("tool seam")
 _WRAPPERS: Final = frozenset({"ToolError", "UnexpectedToolError", "_ToolBodyError"})

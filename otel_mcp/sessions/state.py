@@ -69,7 +69,8 @@ class SessionState(BaseModel):
 
     tool_call_count: int = 0
     error_count: int = 0
-    """Requests that failed, tool calls among them, but for those that failed by the caller's fault."""
+    """Requests that failed by the fault of the server or a tool: with an ``error_type``, and no ``failure`` of
+    ``unknown_tool`` or ``invalid_arguments``."""
     request_count: int = 0
     """JSON-RPC requests of any method."""
     service: str | None = None

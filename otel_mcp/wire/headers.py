@@ -88,6 +88,12 @@ def recognise(method: str, headers: HeaderMap) -> int:
     return NO
 
 
+def takes_streams(headers: HeaderMap) -> bool:
+    """Whether a client takes JSON and event streams, as MCP asks; who is refused at once says no more."""
+    accept = headers.get(b"accept", b"")
+    return b"application/json" in accept and b"text/event-stream" in accept
+
+
 def query_session_id(scope: Mapping[str, Any]) -> str | None:
     """The ``session_id`` of the query, where 2024-11-05 posts name their session."""
     query: bytes = scope.get("query_string", b"")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from pydantic_core import from_json
 
@@ -59,6 +59,10 @@ def target_of(method: str, params: Mapping[str, Any]) -> str | None:
         return None
     name: Any = params.get("name")
     return text(name) if isinstance(name, str) else None
+
+
+Failure = Literal["unknown_tool", "invalid_arguments", "tool", "exception", "cancelled", "refused"]
+"""Kinds of failed tool calls: who has to change something."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -108,6 +108,8 @@ async def _use_everything(redis_url: str) -> Emitted:
         await _post(client, call("add", 1, arguments={"a": 1, "b": 2}), legacy)
         await _post(client, call("crash", 2, arguments={}), legacy)
         await _post(client, call("missing", 3, arguments={}), legacy)
+        await _post(client, call("add", 8, arguments={"a": "one"}), legacy)
+        await _post(client, call("add", 9, arguments={"a": 1, "b": 2}), legacy)
         await _post(client, ask("prompts/get", 4, name="greet"), legacy)
         await _post(client, ask("resources/read", 5, uri="memo://none"), legacy)
         await client.delete("/mcp", headers=dict(legacy))
@@ -118,6 +120,7 @@ async def _use_everything(redis_url: str) -> Emitted:
         modern = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "add")]
         meta |= {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
         await _post(client, call("add", 7, arguments={"a": 1, "b": 2}, meta=meta), modern)
+        await _post(client, ask("tools/list", 10, _meta=meta), modern)  # Not what its header says.
         runtime = process.existing()
         assert runtime is not None
         await runtime.sessions.delete(successor)

@@ -139,6 +139,7 @@ def instrumented(telemetry: Telemetry) -> Iterator[None]:
             module = import_module("fastmcp.telemetry")
             get = partial(telemetry.tracers.get_tracer)
             stack.enter_context(mock.patch.object(module, "otel_get_tracer", get))
+        guard.failures.clear()
         MCPInstrumentor().instrument(
             tracer_provider=telemetry.tracers, meter_provider=telemetry.meters, http_span="off"
         )

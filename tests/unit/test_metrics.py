@@ -18,6 +18,7 @@ from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import (
     FAILED,
     MODERN_HEADERS,
+    OK,
     Clock,
     Message,
     Receive,
@@ -41,6 +42,7 @@ from tests.unit.kit import (
     stream,
     trace_of,
 )
+from tests.unit.test_identity_flows import jwt
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +62,9 @@ CONTRACT = {
     "otel_mcp.session.tool_calls": ("{call}", "Histogram"),
     "otel_mcp.tool.result.size": ("By", "Histogram"),
     "otel_mcp.client.requests": ("{request}", "Counter"),
+    "otel_mcp.call.failures": ("{call}", "Counter"),
+    "otel_mcp.call.corrected": ("{call}", "Counter"),
+    "otel_mcp.requests.refused": ("{request}", "Counter"),
     "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
     "otel_mcp.store.operation.duration": ("s", "Histogram"),
     "otel_mcp.store.pending": ("{call}", "UpDownCounter"),
@@ -96,6 +101,9 @@ ATTRIBUTES = {
     "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
     "otel_mcp.tool.result.size": {"gen_ai.tool.name"},
     "otel_mcp.client.requests": {"otel_mcp.client.name", "mcp.method.name"},
+    "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
+    "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
+    "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
     "otel_mcp.requests.active": {"mcp.method.name"},
     "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
     "otel_mcp.store.dropped": {"otel_mcp.reason"},
@@ -118,6 +126,9 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     """Have every instrument record something."""
     app = MCPMiddleware(Server(session_id="own"), runtime)
     await post(app, initialize())
+    app.app.results["tools/call"] = {"result": FAILED}
+    await post(app, call(), legacy_headers("own"))
+    app.app.results.clear()
     await post(app, call(), legacy_headers("own"))
     await post(app, ask("prompts/get", name="greet"), legacy_headers("own"))
     await delete(app, legacy_headers("own"))
@@ -152,7 +163,8 @@ async def test_attributes_are_those_of_the_contract_and_texts(
     for name, metric in telemetry.metrics().items():
         for attributes in metric.points:
             assert {key for key, _ in attributes} <= ATTRIBUTES.get(name, set()), name
-            assert all(type(value) is str for _, value in attributes), name
+            numbers = {key for key, value in attributes if type(value) is not str}
+            assert numbers <= {"http.response.status_code"}, name
 
 
 async def test_no_id_is_a_metric_attribute(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
@@ -389,6 +401,120 @@ async def test_made_up_errors_leave_a_bounded_number_of_series(runtime: Runtime,
     assert max(len(types), len(codes)) < 60
     assert {"_OTHER", "-32603"} <= types & codes
     assert ("-32602" in types, "-32602" in codes) == (False, True)
+
+
+FAILURES, CORRECTED = "otel_mcp.call.failures", "otel_mcp.call.corrected"
+
+
+async def test_failed_calls_are_counted_by_tool_kind_and_client(runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Server({"tools/list": {"result": {"tools": [{"name": "add"}]}}})
+    app = MCPMiddleware(server, runtime)
+    await post(app, ask("tools/list"), legacy_headers("x"))
+    for answer in ({"result": FAILED}, {"error": {"code": -32602}}, {"error": {"code": -32603}}, {"result": OK}):
+        server.results["tools/call"] = answer
+        await post(app, modern("add"), MODERN_HEADERS)
+        await post(app, modern("made_up"), MODERN_HEADERS)
+
+    client = {"otel_mcp.client.name": "unit-client"}
+    assert {frozenset(attributes.items()): value for attributes, value in telemetry.points(FAILURES)} == {
+        frozenset({"gen_ai.tool.name": "add", "otel_mcp.failure": "tool", **client}.items()): 1,
+        frozenset({"gen_ai.tool.name": "add", "otel_mcp.failure": "invalid_arguments", **client}.items()): 1,
+        frozenset({"gen_ai.tool.name": "add", "otel_mcp.failure": "exception", **client}.items()): 1,
+        frozenset({"gen_ai.tool.name": "_OTHER", "otel_mcp.failure": "unknown_tool", **client}.items()): 2,
+        frozenset({"gen_ai.tool.name": "_OTHER", "otel_mcp.failure": "exception", **client}.items()): 1,
+    }
+
+
+async def test_a_call_is_corrected_by_the_next_of_its_tool_that_works(runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Server()
+    app = MCPMiddleware(server, runtime)
+    wrong: Message = {"error": {"code": -32602}}
+    for answer, session, tool in (
+        (wrong, "one", "add"),
+        ({"result": OK}, "two", "add"),  # Another session.
+        ({"result": OK}, "one", "list"),  # Another tool.
+        ({"result": FAILED}, "one", "add"),
+        ({"result": OK}, "one", "add"),  # This one.
+        ({"result": OK}, "one", "add"),  # No failure since.
+    ):
+        server.results["tools/call"] = answer
+        await post(app, call(tool), legacy_headers(session))
+        telemetry.metrics()
+
+    assert telemetry.points(CORRECTED) == [({"gen_ai.tool.name": "add", "otel_mcp.failure": "tool"}, 1)]
+
+
+async def test_what_a_session_has_failed_at_is_remembered_of_few_tools(runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Server({"tools/call": {"result": FAILED}})
+    app = MCPMiddleware(server, runtime)
+    for number in range(20):
+        await post(app, call(f"tool-{number}"), legacy_headers("own"))
+    server.results.clear()
+    for number in range(20):
+        await post(app, call(f"tool-{number}"), legacy_headers("own"))
+
+    assert {attributes["gen_ai.tool.name"] for attributes, _ in telemetry.points(CORRECTED)} == {
+        f"tool-{number}" for number in range(4, 20)
+    }
+
+
+REFUSED = "otel_mcp.requests.refused"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 413, 415, 421, 429])
+async def test_refused_requests_are_counted_by_status_and_client(
+    runtime: Runtime, telemetry: Telemetry, status: int
+) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/mcp":
+            await read(receive)
+        await respond(send, b"no", status, content_type="text/plain")
+
+    watched = MCPMiddleware(app, runtime)
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)  # Who has worked is told apart.
+    await post(watched, modern(), MODERN_HEADERS)
+    await post(watched, modern(client="somebody else"), MODERN_HEADERS)
+    await post(watched, call(), path="/before-it-is-read")
+
+    assert {frozenset(attributes.items()): value for attributes, value in _counted(telemetry, REFUSED)} == {
+        frozenset({"http.response.status_code": status, "otel_mcp.client.name": "unit-client"}.items()): 1,
+        frozenset({"http.response.status_code": status, "otel_mcp.client.name": "_OTHER"}.items()): 1,
+        frozenset({"http.response.status_code": status}.items()): 1,
+    }
+
+
+@pytest.mark.parametrize("status", [200, 202, 302, 418, 500, 503])
+async def test_no_other_answer_is_a_refusal(runtime: Runtime, telemetry: Telemetry, status: int) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, b"", status)
+
+    await post(MCPMiddleware(app, runtime), modern(), MODERN_HEADERS)
+
+    assert _counted(telemetry, REFUSED) == []
+
+
+async def test_a_refused_request_has_the_client_of_its_own_session_only(runtime: Runtime, telemetry: Telemetry) -> None:
+    refuses: list[bool] = []
+    server = Server(session_id="own")
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if not refuses:
+            return await server(scope, receive, send)
+        await read(receive)
+        await respond(send, b"", 403)
+
+    watched = MCPMiddleware(app, runtime)
+    ann, bob = jwt("ann"), jwt("bob")
+    await post(watched, initialize(), [ann])
+    await post(watched, call(), [*legacy_headers("own"), ann])
+    refuses.append(True)
+    await post(watched, call(), [*legacy_headers("own"), bob])
+    assert _counted(telemetry, REFUSED) == [({"http.response.status_code": 403}, 1)]
+
+    await post(watched, call(), [*legacy_headers("own"), ann])
+    ours = {"http.response.status_code": 403, "otel_mcp.client.name": "unit-client"}
+    assert (ours, 1) in _counted(telemetry, REFUSED)
 
 
 async def test_clients_are_counted_by_name_and_method(runtime: Runtime, telemetry: Telemetry) -> None:

@@ -114,7 +114,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         "session_id": "own",
         "user_agent": "unit/1",
         "tool_call_count": 2,
-        "error_count": 1,
+        "error_count": 0,
         "request_count": 4,
         "service": "unit",
         "client_name": "unit-client",
@@ -154,6 +154,36 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
             "result": None,
         },
     ]
+
+
+async def test_the_errors_of_a_session_are_those_of_the_server_and_its_tools(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    listed = {"result": {"tools": [{"name": "add"}]}}
+    server = Server({"tools/list": listed}, session_id="own")
+    app = MCPMiddleware(server, runtime)
+    await post(app, ask("tools/list"), legacy_headers("own"))
+    for answer, tool in (
+        ({"result": FAILED}, "add"),
+        ({"error": {"code": -32603}}, "add"),
+        ({"result": FAILED}, "made-up"),
+        ({"error": {"code": -32602}}, "add"),
+        ({"result": {}}, "add"),
+    ):
+        server.results["tools/call"] = answer
+        await post(app, call(tool), legacy_headers("own"))
+
+    telemetry.metrics()
+    state = await runtime.sessions.load("own")
+    assert state is not None
+    assert [made.failure for made in state.tool_calls] == [
+        "tool",
+        "exception",
+        "unknown_tool",
+        "invalid_arguments",
+        None,
+    ]
+    assert state.error_count == 2
 
 
 async def test_a_digest_tells_repeats_apart_and_reveals_nothing(make_runtime: MakeRuntime) -> None:
