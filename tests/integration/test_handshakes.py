@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from starlette.applications import Starlette
 from otel_mcp import MCPInstrumentor, process
 
 pytestmark = pytest.mark.anyio
+ANN = {"authorization": "Bearer e30." + urlsafe_b64encode(b'{"sub": "ann"}').decode() + ".sig"}
 HEADERS = {"accept": "application/json, text/event-stream", "host": "127.0.0.1:8000"}
 
 
@@ -80,3 +82,22 @@ async def test_only_a_handshake_that_the_sdk_takes_begins_a_session(
     assert taken.headers["x-session-id"] == taken.headers["mcp-session-id"]
     assert emitted.sources() == ["none", "header"]
     assert emitted.begun() == 1
+
+
+@pytest.mark.parametrize("who", [{}, ANN], ids=["nobody", "a user"])
+async def test_who_has_shaken_hands_with_the_sdk_says_goodbye_to_it(emitted: Emitted, who: dict[str, str]) -> None:
+    served = app(stateless=False, json=True)
+
+    async with (
+        served.router.lifespan_context(served),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(served), base_url="http://host", headers=HEADERS) as client,
+    ):
+        client.headers.update(who)
+        opened = await client.post("/mcp", json=handshake(clientInfo={"name": "c", "version": "1"}))
+        left = await client.delete("/mcp", headers={"mcp-session-id": opened.headers["mcp-session-id"]})
+        runtime = process.existing()
+        assert runtime is not None
+        await runtime.shut_down()
+
+    assert left.status_code == 200
+    assert [log.log_record.event_name for log in emitted.logs.get_finished_logs()] == ["session.start", "session.end"]
