@@ -28,7 +28,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
-from benchmarks import server
+from benchmarks import requests, server
 from benchmarks.drive import ASGIApp, Lifespan, Request, call, settle_memory
 from benchmarks.intervals import Estimate, median_of, ratio_of, sum_of
 from benchmarks.switch import Mode, Switch
@@ -235,15 +235,15 @@ async def run(cycles: int) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {}
     async with Lifespan(bench.app):
         bench.switch.select(Mode.OBSERVED)
-        requests = {
-            "tools/call, 2025-11-25, one stateful session": await server.legacy(bench.observed_app),
-            "tools/call, 2026-07-28, one inferred session": server.modern(),
+        calls = {
+            "tools/call, 2025-11-25, one stateful session": await requests.legacy(bench.observed_app),
+            "tools/call, 2026-07-28, one inferred session": requests.modern(),
         }
-        others = {"GET, no MCP": server.health(), "JSON POST, no MCP": server.api()}
-        for request in (*requests.values(), *others.values()):
+        others = {"GET, no MCP": requests.health(), "JSON POST, no MCP": requests.api()}
+        for request in (*calls.values(), *others.values()):
             await bench.measure([*bench.compared(), bench.variants()[-1]], request, 50)
         settle_memory()
-        for title, request in requests.items():
+        for title, request in calls.items():
             samples = await bench.measure(bench.variants(), request, cycles)
             tables[title] = rows(samples)
             samples = await bench.measure(bench.compared(), request, cycles // 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from mcp.server.mcpserver import MCPServer
 from opentelemetry import metrics, trace
@@ -15,24 +15,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from benchmarks.drive import ASGIApp, Request, call
+from benchmarks.drive import ASGIApp
 from benchmarks.switch import SwitchedProvider
-
-_META: Final = (
-    b'"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",'
-    b'"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1.0"},'
-    b'"io.modelcontextprotocol/clientCapabilities":{"sampling":{},"elicitation":{"form":{},"url":{}}},'
-    b'"io.modelcontextprotocol/logLevel":"info"}'
-)
-_COMMON: Final = (
-    (b"host", b"127.0.0.1:8000"),
-    (b"accept-encoding", b"gzip, deflate"),
-    (b"connection", b"keep-alive"),
-    (b"user-agent", b"python-httpx2/2.16.2"),
-    (b"accept", b"application/json, text/event-stream"),
-)
-_JSON: Final = (b"content-type", b"application/json")
-_LEGACY_VERSION: Final = b"2025-11-25"
 
 
 class NoExporter(SpanExporter):
@@ -94,42 +78,3 @@ def make_app() -> ASGIApp:
     for name in ("mcp", "otel_mcp"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return server.streamable_http_app()
-
-
-def health() -> Request:
-    """A GET that is no MCP."""
-    return Request("GET", "/health", (*_COMMON[:4], (b"accept", b"*/*")))
-
-
-def api() -> Request:
-    """A JSON POST that is no MCP, though only its body tells."""
-    return Request("POST", "/api", (*_COMMON, _JSON), b'{"number":%d,"items":[1,2,3],"name":"somebody"}')
-
-
-def modern() -> Request:
-    """A ``tools/call`` of the sessionless revision, as the SDK's client sends it."""
-    headers = (
-        *_COMMON,
-        _JSON,
-        (b"mcp-protocol-version", b"2026-07-28"),
-        (b"mcp-method", b"tools/call"),
-        (b"mcp-name", b"add"),
-    )
-    body = b'{"jsonrpc":"2.0","id":%%d,"method":"tools/call","params":{"name":"add","arguments":{"a":1,"b":2},%b}}'
-    return Request("POST", "/mcp", headers, body % _META)
-
-
-async def legacy(app: ASGIApp) -> Request:
-    """A ``tools/call`` within a stateful session, which is opened through the app."""
-    initialize = (
-        b'{"jsonrpc":"2.0","id":%d,"method":"initialize","params":{"protocolVersion":"2025-11-25",'
-        b'"capabilities":{"sampling":{}},"clientInfo":{"name":"bench","version":"1.0"}}}'
-    )
-    opened, _ = await call(app, Request("POST", "/mcp", (*_COMMON, _JSON), initialize))
-    session_id = opened.headers[b"mcp-session-id"]
-    headers = (*_COMMON, _JSON, (b"mcp-session-id", session_id), (b"mcp-protocol-version", _LEGACY_VERSION))
-    initialized = b'{"jsonrpc":"2.0","method":"notifications/initialized","params":{"n":%d}}'
-    told, _ = await call(app, Request("POST", "/mcp", headers, initialized))
-    assert told.status == 202, told.status
-    body = b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"add","arguments":{"a":1,"b":2}}}'
-    return Request("POST", "/mcp", headers, body)

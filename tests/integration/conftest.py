@@ -36,7 +36,7 @@ async def observed() -> AsyncIterator[Observed]:
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
     meters = MeterProvider([InMemoryMetricReader()])
-    runtime = Runtime(load(), tracers, meters)
+    runtime = Runtime(load(http_span="off"), tracers, meters)
     yield Observed(runtime, exporter)
     await runtime.shut_down()
     runtime.disable()

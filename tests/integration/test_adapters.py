@@ -64,7 +64,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
     telemetry = Telemetry()
     monkeypatch.setattr("mcp.shared._otel._tracer", telemetry.tracer_provider.get_tracer("mcp-python-sdk"))
     MCPInstrumentor().instrument(
-        tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider, service_name="adapters"
+        tracer_provider=telemetry.tracer_provider,
+        meter_provider=telemetry.meter_provider,
+        service_name="adapters",
+        http_span="off",
     )
     yield telemetry
     MCPInstrumentor().uninstrument()
