@@ -62,7 +62,16 @@ class _NoEvents:
 
 def _delta(facts: SessionFacts, number: int) -> SessionDelta:
     now = time.time()
-    record = CallRecord("add", number, now - 0.001, 0.00123, None, 229, "89abcdef01234567", f"{number:032x}", "b" * 16)
+    record = CallRecord(
+        "add",
+        number,
+        now - 0.001,
+        0.00123,
+        result_bytes=229,
+        arguments_digest="89abcdef01234567",
+        trace_id=f"{number:032x}",
+        span_id="b" * 16,
+    )
     return SessionDelta(facts, now, requests=1, call_count=1, calls=[record])
 
 

@@ -202,7 +202,7 @@ def cookie(data: bytes) -> None:
 def document(data: bytes) -> None:
     """A document made of a stranger's texts is one that can be read back."""
     said = data.decode("utf-8", "surrogatepass") if _is_utf8(data) else data.decode("latin-1")
-    record = CallRecord(said[:256], said[:256], 1.0, 0.1, said[:64], 1, None, None, None)
+    record = CallRecord(said[:256], said[:256], 1.0, 0.1, error_type=said[:64], result_bytes=1)
     record.arguments = {said: [said]}
     facts = SessionFacts("id", 1.0, 3600.0, user_agent=said, client_name=said, source="header")
     calls = document_text.calls([record])
