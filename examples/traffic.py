@@ -23,6 +23,7 @@ CLIENTS: Final[tuple[Client, ...]] = (
     driver.catalogue_sync,
     driver.planner_agent,
     driver.night_report,
+    driver.new_agent,
 )
 AT_ONCE: Final = 3
 LONGEST_PAUSE: Final = 6.0

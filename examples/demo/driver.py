@@ -8,14 +8,18 @@ the telemetry is held against.
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import anyio
+import anyio.to_thread
 from mcp.client import Client
 from mcp_types import Implementation
 
@@ -24,6 +28,8 @@ LEGACY: Final = "legacy"
 
 MODERN: Final = "2026-07-28"
 """The revision without handshake and without session id."""
+
+_META: Final = "io.modelcontextprotocol/"
 
 CUSTOMER: Final = "ada@example.com"
 CARD: Final = "4111-1111"
@@ -103,6 +109,35 @@ async def night_report(url: str, tally: Tally) -> None:
         await caller.call("find_orders", customer=CUSTOMER)
         await caller.call("import_catalogue", pages=5)
         await caller.call("charge_card", order="A-1002", card=CARD)
+
+
+async def new_agent(url: str, tally: Tally) -> None:
+    """Call wrongly, as models do: a missing argument until it is there, and a tool that there is not.
+
+    Twice each, so that two replicas that take turns both see a call corrected.
+    """
+    async with connect(url, tally, name="new-agent", version="0.1.0", mode=MODERN) as caller:
+        for arguments in ({"article": "LAMP-OAK"}, {"sku": "LAMP-OAK"}):
+            await caller.call("stock_level", **arguments)
+            await caller.call("stock_level", **arguments)
+        await caller.call("charge_card", order="A-1001")
+        await caller.call("refund_order", order="A-1001")
+    await anyio.to_thread.run_sync(_knock, url, "new-agent")
+
+
+def _knock(url: str, name: str) -> None:
+    """Send a request whose header disagrees with its body, which a server refuses."""
+    meta = {f"{_META}protocolVersion": MODERN, f"{_META}clientInfo": {"name": name, "version": "0.1.0"}}
+    meta[f"{_META}clientCapabilities"] = {}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": MODERN,
+        "mcp-method": "prompts/list",
+    }
+    with suppress(HTTPError):
+        urlopen(Request(url, json.dumps(message).encode(), headers), timeout=30).close()
 
 
 async def stay_busy(caller: Caller, until: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .contract import COMMON_LABELS
-from .slo import WINDOWS, error_ratio
+from .slo import WINDOWS, error_ratio, valid_calls
 
 _SPAN: Final = COMMON_LABELS | {"span_name", "span_kind", "status_code", "collector_instance_id"}
 _EDGE: Final = COMMON_LABELS | {"client", "server", "connection_type", "failed"}
@@ -72,5 +72,5 @@ SERIES: Final[dict[str, frozenset[str]]] = {
     **{make(signal): _RECEIVER for make in (accepted, refused) for signal in SIGNALS},
     **{make(signal): _EXPORTER for make in (sent, send_failed, enqueue_failed) for signal in SIGNALS},
     **dict.fromkeys(REDIS_GAUGES, COMMON_LABELS),
-    **{error_ratio(window): COMMON_LABELS for window in WINDOWS},
+    **{name(window): COMMON_LABELS for name in (error_ratio, valid_calls) for window in WINDOWS},
 }

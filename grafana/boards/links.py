@@ -30,6 +30,13 @@ def failed_tool_traces(service_field: str, tool_field: str) -> dict[str, object]
     return link("Failed traces of this tool", url, new_tab=True)
 
 
+def wrong_calls(failure_field: str) -> dict[str, object]:
+    """Lead from a row to the traces of calls that failed in its way, of any tool: a made-up name is no metric's."""
+    failure = f"${{{_FIELDS}.{failure_field}:percentencode}}"
+    tags = quote("{" + f'"{names.FAILURE}":"') + failure + quote('"}')
+    return link("Traces of such calls", _search("$service", tags), new_tab=True)
+
+
 def session_story(trace_field: str) -> dict[str, object]:
     """Lead from a found trace to the dashboard that shows it."""
     trace_id = f"${{{_FIELDS}.{trace_field}:percentencode}}"
@@ -42,5 +49,9 @@ def _jaeger(service_field: str, tool_field: str, *, failed: bool = False) -> str
     tool = f"${{{_FIELDS}.{tool_field}:percentencode}}"
     error = quote(',"error":"true"') if failed else ""
     tags = quote("{" + f'"{names.GEN_AI_TOOL_NAME}":"') + tool + quote('"') + error + quote("}")
+    return _search(service, tags)
+
+
+def _search(service: str, tags: str) -> str:
     # Jaeger counts in microseconds, Grafana in milliseconds.
     return f"$jaeger/search?service={service}&tags={tags}&start=${{__from}}000&end=${{__to}}000&limit=50"

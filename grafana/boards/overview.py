@@ -12,6 +12,8 @@ from .targets import PROMETHEUS, column, now, over_time
 
 CALLS = f'{query.METHOD}="tools/call"'
 BY_TOOL = f"{query.SERVICE}, {query.TOOL}"
+REFUSED = f'{query.STATUS}!="405"'
+"""A server without streams answers 405 to each client of an older revision, which asks for one: no refusal."""
 
 
 def board() -> Board:
@@ -39,31 +41,53 @@ def _numbers(b: Board) -> None:
             over_time(active, "active"),
             panels.COUNT,
         ),
-        4,
+        6,
         4,
     )
     b.add(
         panels.number(
             "Tool calls per second",
             "How much is going on. A sudden drop with steady sessions means that clients are stuck.",
-            over_time(query.rate(m.OPERATION_DURATION.count, CALLS), "calls"),
+            over_time(query.calls(), "calls"),
             panels.PER_SECOND,
         ),
-        4,
+        6,
         4,
     )
     b.add(
         panels.number(
-            "Failing tool calls",
-            "Share of tool calls with an error, the tool's own or the protocol's. Above 10 % an alert fires: "
-            "see which tool below.",
-            over_time(query.failing(CALLS, metric=m.OPERATION_DURATION), "failing"),
+            "Server failed",
+            "Share of valid tool calls in which a tool failed or raised. This alone uses up the error budget. Above "
+            "10 % of one tool an alert fires: see which tool below.",
+            over_time(query.failing(), "failed"),
             panels.SHARE,
             nothing="no calls",
         )
         .thresholds(panels.thresholds((slo.TOOL_FAILING, "red")))
         .color_scheme(_by_threshold()),
+        6,
         4,
+    )
+    b.add(
+        panels.number(
+            "Caller asked wrongly",
+            "Share of tool calls with a tool that does not exist or arguments that do not fit. No failure of the "
+            "server, but of what it says of its tools: their dashboard shows which one misleads which client.",
+            over_time(query.wrong(), "asked wrongly"),
+            panels.SHARE,
+            nothing="no calls",
+        ),
+        6,
+        4,
+    )
+    b.add(
+        panels.number(
+            "Refused at the door",
+            "Requests that no tool saw, for their credentials, session or form: by status and client below.",
+            over_time(query.rate(m.REQUESTS_REFUSED.series, REFUSED), "refused"),
+            panels.PER_SECOND,
+        ),
+        6,
         4,
     )
     b.add(
@@ -76,7 +100,7 @@ def _numbers(b: Board) -> None:
         )
         .thresholds(panels.thresholds((slo.TOOL_SLOW, "red")))
         .color_scheme(_by_threshold()),
-        4,
+        6,
         4,
     )
     ended = query.increase(m.SESSION_ENDED.series)
@@ -90,7 +114,7 @@ def _numbers(b: Board) -> None:
             panels.SHARE,
             nothing="none ended",
         ),
-        4,
+        6,
         4,
     )
     degraded = panels.number(
@@ -100,7 +124,7 @@ def _numbers(b: Board) -> None:
         over_time(f"max({query.select(m.STORE_DEGRADED.series)})", "degraded"),
         panels.COUNT,
     )
-    b.add(degraded.mappings([_state()]).thresholds(panels.thresholds((1, "red"))).color_scheme(_by_threshold()), 4, 4)
+    b.add(degraded.mappings([_state()]).thresholds(panels.thresholds((1, "red"))).color_scheme(_by_threshold()), 6, 4)
 
 
 def _calls(b: Board) -> None:
@@ -117,7 +141,7 @@ def _calls(b: Board) -> None:
     b.add(
         panels.lines(
             "Error budget burn",
-            f"How many times faster than allowed errors come; 1 uses up the month's {slo.BUDGET:.0%} in a month. "
+            f"How many times faster than allowed errors come; 1 uses up the month's {slo.BUDGET:.1%} in a month. "
             f"Above {slo.PAGE_BURN:g} over an hour somebody is paged, above {slo.TICKET_BURN:g} over six a ticket.",
             [
                 over_time(f"max({query.select(slo.error_ratio(window))}) / {slo.BUDGET:.2g}", f"over {window}", ref=ref)
@@ -130,14 +154,9 @@ def _calls(b: Board) -> None:
     b.add(
         panels.lines(
             "Failing share by tool",
-            "The five tools that fail most. One tool: its code or what it depends on; all of them: the server, "
-            "the network, or a client that sends nonsense.",
-            [
-                over_time(
-                    f"topk(5, {query.failing(CALLS, by=query.TOOL, metric=m.OPERATION_DURATION)})",
-                    query.legend(query.TOOL),
-                )
-            ],
+            "The five tools that fail most, by the server's fault. One tool: its code or what it depends on; all of "
+            "them: the server or the network.",
+            [over_time(f"topk(5, {query.failing(by=query.TOOL)})", query.legend(query.TOOL))],
             panels.SHARE,
         ),
         12,
@@ -169,7 +188,7 @@ def _who(b: Board) -> None:
             panels.PER_SECOND,
             stacked=True,
         ),
-        8,
+        12,
     )
     b.add(
         panels.lines(
@@ -179,7 +198,7 @@ def _who(b: Board) -> None:
             panels.PER_SECOND,
             stacked=True,
         ),
-        8,
+        12,
     )
     b.add(
         panels.bars(
@@ -191,18 +210,41 @@ def _who(b: Board) -> None:
             ),
             panels.COUNT,
         ),
-        8,
+        12,
+    )
+    b.add(
+        panels.lines(
+            "Refused at the door",
+            "Requests that no tool saw, by the status of their answer. 401 and 403: credentials; 404: a session that "
+            "is gone; 400 and the rest: a client that speaks otherwise than the server. 405 is left out: so a server "
+            "without streams answers each client of an older revision that asks for one.",
+            [
+                over_time(
+                    query.rate(
+                        m.REQUESTS_REFUSED.series,
+                        chosen,
+                        REFUSED,
+                        by=f"{query.STATUS}, {query.CLIENT}",
+                    ),
+                    query.legend(query.STATUS, query.CLIENT),
+                )
+            ],
+            panels.PER_SECOND,
+            stacked=True,
+        ),
+        12,
     )
 
 
 def _worst(b: Board) -> None:
     order = (query.SERVICE, query.TOOL, "Value")
-    failed = f"{query.increase(m.OPERATION_DURATION.count, CALLS, query.FAILED, by=BY_TOOL)} > 0"
+    failed = f"{query.increase(m.CALL_FAILURES.series, query.SERVER_FAILED, by=BY_TOOL)} > 0"
     slow = query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=BY_TOOL, window=query.RANGE)
     for title, description, expr, unit, name in (
         (
             "Most failures",
-            "Which tools failed most in the range on screen. A click on a tool leads to its failed traces.",
+            "Which tools failed most in the range on screen, by the server's fault. A click on a tool leads to its "
+            "failed traces.",
             failed,
             panels.COUNT,
             "failed calls",

@@ -6,7 +6,8 @@ from typing import Final
 
 from otel_mcp import semconv as names
 
-from .contract import Metric
+from . import slo
+from .contract import CALL_FAILURES, OPERATION_DURATION, Metric
 from .names import label
 
 RATE: Final = "$__rate_interval"
@@ -19,7 +20,8 @@ ENVIRONMENT: Final = label("deployment.environment.name")
 INSTANCE: Final = label("service.instance.id")
 TOOL: Final = label(names.GEN_AI_TOOL_NAME)
 METHOD: Final = label(names.MCP_METHOD_NAME)
-ERROR: Final = label(names.ERROR_TYPE)
+FAILURE: Final = label(names.FAILURE)
+STATUS: Final = label(names.HTTP_RESPONSE_STATUS_CODE)
 CLIENT: Final = label(names.CLIENT_NAME)
 PROTOCOL: Final = label(names.MCP_PROTOCOL_VERSION)
 SOURCE: Final = label(names.SESSION_SOURCE)
@@ -28,8 +30,9 @@ REASON: Final = label(names.REJECT_REASON)
 
 HERE: Final = f'{ENVIRONMENT}=~"$environment", {SERVICE}=~"$service"'
 """What the dashboard's variables select."""
-TOOL_CALLS: Final = f'{HERE}, {METHOD}="tools/call"'
-FAILED: Final = f'{ERROR}!=""'
+SERVER_FAILED: Final = f'{FAILURE}=~"{"|".join(slo.SERVER_FAILED)}"'
+INVALID: Final = f'{FAILURE}!~"{"|".join(slo.SERVER_FAILED)}"'
+CALLER_WRONG: Final = f'{FAILURE}=~"{"|".join(slo.CALLER_WRONG)}"'
 
 
 def select(series: str, *matchers: str) -> str:
@@ -69,11 +72,28 @@ def share(part: str, whole: str) -> str:
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
-def failing(*matchers: str, by: str = "", metric: Metric, window: str = RATE) -> str:
-    """Return the share of calls that failed."""
-    whole = rate(metric.count, *matchers, by=by, window=window)
-    part = rate(metric.count, *matchers, FAILED, by=by, window=window)
-    return share(part, whole)
+def calls(*matchers: str, by: str = "", window: str = RATE) -> str:
+    """Return the rate of tool calls."""
+    return rate(OPERATION_DURATION.count, f'{METHOD}="tools/call"', *matchers, by=by, window=window)
+
+
+def failures(*matchers: str, by: str = "", window: str = RATE) -> str:
+    """Return the rate of tool calls that failed, by whose fault ever."""
+    return rate(CALL_FAILURES.series, *matchers, by=by, window=window)
+
+
+def failing(*matchers: str, by: str = "", window: str = RATE) -> str:
+    """Return the share of valid tool calls that failed: the server's failures alone."""
+    every = calls(*matchers, by=by, window=window)
+    invalid = failures(INVALID, *matchers, by=by, window=window)
+    failed = failures(SERVER_FAILED, *matchers, by=by, window=window)
+    # Where a series has just begun, two rates of the same calls differ a little.
+    return f"clamp_max({share(failed, f'({every} - ({invalid} or 0 * {every}))')}, 1)"
+
+
+def wrong(*matchers: str, by: str = "", window: str = RATE) -> str:
+    """Return the share of tool calls that the caller got wrong."""
+    return share(failures(CALLER_WRONG, *matchers, by=by, window=window), calls(*matchers, by=by, window=window))
 
 
 def legend(*labels: str) -> str:

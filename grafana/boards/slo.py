@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-OBJECTIVE: Final = 0.99
-"""Share of tool calls that shall work, over 30 days."""
+OBJECTIVE: Final = 0.997
+"""Share of valid tool calls that shall work, over 30 days: what a caller asked wrongly does not count."""
+SERVER_FAILED: Final = ("tool", "exception")
+"""Kinds of failures that are the server's; all others make a call invalid."""
+CALLER_WRONG: Final = ("unknown_tool", "invalid_arguments")
+"""Kinds of failures that show what misleads a client."""
+WRONG_CALLS: Final = 0.1
+"""Share of one tool's calls that one client gets wrong from which a ticket names both."""
 BUDGET: Final = 1 - OBJECTIVE
 PAGE_BURN: Final = 14.4
 """At this rate, 2 % of the month's budget go in an hour."""
@@ -22,6 +28,11 @@ TOOL_SLOW: Final = 5.0
 WINDOWS: Final = ("5m", "30m", "1h", "6h")
 
 
+def valid_calls(window: str) -> str:
+    """Return the recorded series of the rate of valid tool calls."""
+    return f"mcp:tool_calls:valid_rate{window}"
+
+
 def error_ratio(window: str) -> str:
-    """Return the recorded series of the share of failed tool calls."""
+    """Return the recorded series of the share of valid tool calls that failed."""
     return f"mcp:tool_calls:error_ratio_rate{window}"

@@ -20,9 +20,10 @@ def board() -> Board:
         "MCP / Tools",
         "What each tool does, how fast, how often it fails, and what it waits for.",
     )
-    b.select("environment", "service", "tool").jaeger_address().mark_deploys()
+    b.select("environment", "service", "tool", "client").jaeger_address().mark_deploys()
     _table(b)
     _rates(b.row("Calls and failures"))
+    _wrong(b.row("Wrong calls"))
     _latency(b.row("Latency"))
     _cost(b.row("Results"))
     _beneath(b.row("What tools wait for"))
@@ -37,7 +38,7 @@ def _table(b: Board) -> None:
         "B": (
             "failing",
             panels.SHARE,
-            query.failing(CALLS, by=BY_TOOL, metric=m.OPERATION_DURATION, window=window),
+            query.failing(CHOSEN, by=BY_TOOL, window=window),
         ),
         "C": ("p50", panels.SECONDS, _quantile(0.5)),
         "D": ("p95", panels.SECONDS, _quantile(0.95)),
@@ -51,7 +52,7 @@ def _table(b: Board) -> None:
     table = panels.rows(
         "Tools",
         "Every tool in the range on screen. A click on a name leads to its traces in Jaeger; the failing share turns "
-        "red where the alert for it would fire.",
+        "red where the alert for it would fire; it counts the server's failures only.",
         [column(ref, expr) for ref, (_, _, expr) in columns.items()],
         panels.COUNT,
     )
@@ -95,12 +96,12 @@ def _rates(b: Board) -> None:
     b.add(
         panels.lines(
             "Failures by tool and kind",
-            "`tool_error`: the tool said so itself; a number: a JSON-RPC error such as -32602 for wrong arguments. "
-            "The exception's type is on the spans.",
+            "`tool`: it said so itself; `exception`: it raised, and the type is on the spans. Those are the server's. "
+            "`unknown_tool` and `invalid_arguments` are the caller's: see below; `refused`: nobody ran it.",
             [
                 over_time(
-                    query.rate(m.OPERATION_DURATION.count, CALLS, query.FAILED, by=f"{query.TOOL}, {query.ERROR}"),
-                    query.legend(query.TOOL, query.ERROR),
+                    query.failures(CHOSEN, by=f"{query.TOOL}, {query.FAILURE}"),
+                    query.legend(query.TOOL, query.FAILURE),
                 )
             ],
             panels.PER_SECOND,
@@ -122,6 +123,41 @@ def _rates(b: Board) -> None:
         ),
         8,
     )
+
+
+def _wrong(b: Board) -> None:
+    chosen = (query.CALLER_WRONG, CHOSEN, f'{query.CLIENT}=~"$client"')
+    for title, description, by in (
+        (
+            "Wrong calls by tool and kind",
+            "`invalid_arguments`: the description or the schema of the tool misleads; `unknown_tool`: the name was "
+            "made up, or comes from a list before a deploy. `_OTHER` are names that the server never listed.",
+            (query.TOOL, query.FAILURE),
+        ),
+        (
+            "Wrong calls by client",
+            "One client: its model or its prompt; all of them: the tool. A step at a deploy: the tool has changed.",
+            (query.CLIENT,),
+        ),
+    ):
+        expr = query.failures(*chosen, by=", ".join(by))
+        b.add(
+            panels.lines(title, description, [over_time(expr, query.legend(*by))], panels.PER_SECOND, stacked=True), 12
+        )
+    by = f"{query.TOOL}, {query.FAILURE}, {query.CLIENT}"
+    wrong, corrected = (query.increase(m.series, *chosen, by=by) for m in (m.CALL_FAILURES, m.CALL_CORRECTED))
+    table = panels.rows(
+        "Who asks wrongly",
+        "Which client gets which tool wrong, and how often its next call of the tool worked: few corrections mean that "
+        "the text of the error does not say what to do. Replicas that share a session without stickiness see only part "
+        "of them. A click on a kind leads to traces.",
+        [column("A", f"{wrong} > 0"), column("B", query.share(corrected, wrong))],
+        panels.COUNT,
+    ).decimals(0)
+    table = table.override_by_name("Value #B", [panels.prop("unit", panels.SHARE)])
+    table = table.override_by_name(query.FAILURE, [panels.prop("links", [links.wrong_calls(query.FAILURE)])])
+    names = {"Value #A": "wrong calls", "Value #B": "corrected themselves"}
+    b.add(panels.columns(table, names, (query.TOOL, query.FAILURE, query.CLIENT, *names)), 24, 7)
 
 
 def _latency(b: Board) -> None:

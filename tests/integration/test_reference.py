@@ -19,9 +19,9 @@ import otel_mcp
 from docs import conventions, generate, signals, source
 from grafana.boards import contract
 from otel_mcp import MCPInstrumentor, guard, http_span, process, semconv
-from otel_mcp.request import Failure
 from otel_mcp.sessions.state import EndReason
 from otel_mcp.settings import PREFIX, Settings
+from otel_mcp.wire.jsonrpc import Failure
 from tests.support import registry
 from tests.support.registry import Emitted
 from tests.support.waiting import wait_until

@@ -15,7 +15,7 @@ pytest.importorskip("promql_parser")
 
 import yaml
 
-from grafana.boards import contract, external, slo
+from grafana.boards import contract, external, query, slo
 
 from . import dashboards, gate
 from .lane import builds
@@ -84,14 +84,28 @@ def test_every_alert_is_tested_both_ways() -> None:
 
 def test_objective_is_the_same_in_dashboards_and_alerts() -> None:
     for name, burn in (("MCPErrorBudgetBurnFast", slo.PAGE_BURN), ("MCPErrorBudgetBurnSlow", slo.TICKET_BURN)):
-        assert ALERTS[name]["expr"].count(f"> {burn:g} * {slo.BUDGET:.2g}") == 2
+        assert ALERTS[name]["expr"].count(f"> {burn:g} * {slo.BUDGET:.2g}\n") == 2
     assert f") > {slo.TOOL_FAILING:g}\n" in ALERTS["MCPToolErrorRateHigh"]["expr"]
     assert f") > {slo.TOOL_SLOW:g}\n" in ALERTS["MCPToolLatencyHigh"]["expr"]
     for rule in _rules():
         if "record" in rule:
             assert ranges(rule["expr"]) == {rule["record"].rpartition("rate")[2]}
+    assert f") > {slo.WRONG_CALLS:g}\n" in ALERTS["MCPWrongCallsHigh"]["expr"]
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
-    assert recorded == {slo.error_ratio(window) for window in slo.WINDOWS}
+    assert recorded == {name(window) for name in (slo.error_ratio, slo.valid_calls) for window in slo.WINDOWS}
+
+
+def test_whose_fault_it_is_is_the_same_in_dashboards_and_alerts() -> None:
+    known = (query.SERVER_FAILED, query.INVALID, query.CALLER_WRONG)
+    for rule in _rules():
+        assert set(re.findall(rf"{query.FAILURE}[!=~]+\"[^\"]*\"", rule["expr"])) <= set(known)
+
+
+def test_nothing_counts_what_callers_ask_wrongly_as_an_error() -> None:
+    """`isError` is one error type, whoever is at fault; only the kind of the failure says whose."""
+    boards = dashboards.load().items()
+    asked = [query.expr for name, board in boards for query in dashboards.queries(name, board)]
+    assert [expr for expr in (*asked, *(rule["expr"] for rule in _rules())) if "error_type" in expr] == []
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)

@@ -26,9 +26,7 @@ def panels_have_data(seen: Seen) -> Iterator[str]:
 
 def panels_have_data_of_one(seen: Seen) -> Iterator[str]:
     """Ask again for one environment, tool and client: a series without the label would vanish."""
-    client = contract.label(names.CLIENT_NAME)
-    (first, *_) = seen.prometheus.query(f"count by ({client}) ({contract.CLIENT_REQUESTS.series})")
-    one = {"environment": "compose", "tool": "charge_card", "client": first["metric"][client]}
+    one = {"environment": "compose", "tool": "charge_card", "client": "new-agent"}
     yield from _without_data(seen, VALUES | one)
 
 
@@ -123,6 +121,27 @@ def sessions_are_told_apart_behind_the_proxy(seen: Seen) -> Iterator[str]:
         yield f"no session was inferred: {sorted(map(str, sources))}"
 
 
+def failures_are_told_apart(seen: Seen) -> Iterator[str]:
+    """Each failed call counts for whose fault it is, and what the client corrected for that."""
+    tool, kind = contract.label(names.GEN_AI_TOOL_NAME), contract.label(names.FAILURE)
+    status, client = contract.label(names.HTTP_RESPONSE_STATUS_CODE), contract.label(names.CLIENT_NAME)
+    wanted = {
+        (contract.CALL_FAILURES.series, tool, kind): {
+            ("charge_card", "tool"),
+            ("charge_card", "invalid_arguments"),
+            ("stock_level", "invalid_arguments"),
+            (names.OTHER, "unknown_tool"),
+        },
+        (contract.CALL_CORRECTED.series, tool, kind): {("stock_level", "invalid_arguments")},
+        (contract.REQUESTS_REFUSED.series, status, client): {("400", "new-agent")},
+    }
+    for (series, *labels), expected in wanted.items():
+        found = seen.prometheus.query(f"count by ({', '.join(labels)}) ({series})")
+        named = {tuple(each["metric"].get(label) for label in labels) for each in found}
+        if missing := expected - named:
+            yield f"{series} does not count {sorted(missing)}: {sorted(map(str, named))}"
+
+
 def counters_begin_at_zero(seen: Seen) -> Iterator[str]:
     """A first sample above zero is no increase: sessions that begin with the process would be lost.
 
@@ -142,6 +161,7 @@ PROOFS: Final[dict[str, Proof]] = {
     "every variable has values": variables_have_values,
     "every rule evaluates": rules_evaluate,
     "metrics are those of the contract": metrics_keep_the_contract,
+    "failures are told apart by whose fault they are": failures_are_told_apart,
     "counters begin at zero": counters_begin_at_zero,
     "rules keep their unit tests": rules_keep_their_unit_tests,
     "sessions are told apart behind the proxy": sessions_are_told_apart_behind_the_proxy,

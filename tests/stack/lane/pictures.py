@@ -6,6 +6,7 @@ committed dashboards', the numbers are what Prometheus answers, the drawing is m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ COLORS: Final = (
     *("#b877d9", "#8ab8ff", "#ffa6b0", "#96d98d", "#fade2a"),
 )
 LONGEST: Final = 34
+_MISSING: Final = re.compile(r"\{\{\w+\}\}")
+"""A label that a series lacks; Grafana leaves it out."""
 LINES: Final = 8
 
 
@@ -88,6 +91,7 @@ class Pictures:
                 name = target.get("legendFormat") or ""
                 for label, value in labels.items():
                     name = name.replace(f"{{{{{label}}}}}", value)
+                name = _MISSING.sub("", name).strip()
                 found.append((name[:LONGEST] or target["refId"], labels, series.get("values") or series["value"]))
         return found
 

@@ -19,5 +19,6 @@ async def drive(url: str, seconds: float) -> driver.Tally:
     await traffic.leave(url)
     while time.monotonic() < until:
         await driver.first_shift(url, tally)
+        await driver.new_agent(url, tally)
         await asyncio.sleep(1)
     return tally
