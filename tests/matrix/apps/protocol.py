@@ -5,6 +5,7 @@ from typing import Any
 from opentelemetry import trace
 
 tracer = trace.get_tracer("app")
+NEWEST = "2025-11-25"
 TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("add", "fail")]
 
 
@@ -16,9 +17,12 @@ def answer(message: dict[str, Any]) -> dict[str, Any] | None:
     result: dict[str, Any]
     if method == "initialize":
         server = {"name": "hand", "version": "1"}
-        result = {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": server}
+        agreed = min(params["protocolVersion"], NEWEST)
+        result = {"protocolVersion": agreed, "capabilities": {"tools": {}}, "serverInfo": server}
     elif method == "tools/list":
         result = {"tools": TOOLS}
+    elif method == "tools/call" and params["name"] not in {tool["name"] for tool in TOOLS}:
+        return {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32602, "message": "no such tool"}}
     elif method == "tools/call":
         with tracer.start_as_current_span("query"):
             result = {"content": [{"type": "text", "text": "x"}], "isError": params["name"] == "fail"}
