@@ -76,7 +76,7 @@ class Endings:
             # A server of several processes, one of which keeps the session, answers 404 in the others.
             return
         remember(self._gone, (session_id, user), None, MAX_KEPT)
-        at = time() if reason != "client_delete" or exchange.streaming else exchange.started_ns / 1e9
+        at = time() if reason != "client_delete" or exchange.stream is not None else exchange.started_ns / 1e9
         if session is None:
             # It is for the store to say whether it is this user's.
             facts = SessionFacts(session_id, at, self._ttl, principal=user)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otel_mcp.bounded import remember
+from otel_mcp.bounded import Paths, remember
 from otel_mcp.request import Call, Exchange, current_exchange
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import JsonId
@@ -21,7 +21,6 @@ _SAID: Final = (b"host", b"user-agent", b"authorization", b"cookie", b"content-t
 """What an adapter may leave out, but has no reason to change. (It may well write the same message in other bytes.)"""
 _MCP: Final = (wire_headers.SESSION_ID, wire_headers.PROTOCOL_VERSION, wire_headers.METHOD, wire_headers.NAME)
 _MAX_CALLS: Final = 10_000
-_MAX_PATHS: Final = 100
 
 
 def is_same(around: Exchange, scope: Mapping[str, Any], headers: wire_headers.HeaderMap) -> bool:
@@ -42,7 +41,7 @@ class HandedOver:
 
     def __init__(self) -> None:
         self._calls: OrderedDict[tuple[JsonId | None, str], dict[Call, None]] = OrderedDict()
-        self._paths: OrderedDict[str, None] = OrderedDict()
+        self._paths: Paths[bool] = Paths()
 
     def add(self, call: Call) -> None:
         """Keep a call that has been read."""
@@ -77,10 +76,10 @@ class HandedOver:
 
     def learn(self, exchange: Exchange) -> None:
         """The app at this path hands its messages over to an SDK, which decides on their spans."""
-        remember(self._paths, exchange.path, None, _MAX_PATHS)
+        self._paths.learn(exchange.path, True)
 
     def hands_over(self, exchange: Exchange) -> bool:
-        return exchange.path in self._paths
+        return self._paths.get(exchange.path) is True
 
 
 def _says(call: Call, params: object) -> bool:

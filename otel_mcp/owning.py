@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final
-
-from otel_mcp.bounded import remember
+from otel_mcp.bounded import Paths
 from otel_mcp.identity.keys import OURS, Keys
 from otel_mcp.middleware import Scope
 from otel_mcp.request import Exchange
 from otel_mcp.wire import headers as wire_headers
-
-_MAX_PATHS: Final = 100
 
 
 class Owning:
@@ -19,11 +14,18 @@ class Owning:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._paths: OrderedDict[str, bool] = OrderedDict()
+        self._paths: Paths[bool] = Paths()
 
-    def learn(self, exchange: Exchange, *, owns: bool) -> None:
-        """It has been shown."""
-        remember(self._paths, exchange.path, owns, _MAX_PATHS)
+    def learn(self, exchange: Exchange, *, owns: bool, named: bool = False) -> None:
+        """It has been shown.
+
+        Args:
+            exchange: that showed it.
+            owns: the server gives out ids.
+            named: the client had named an id, so that the answer says less: many servers repeat what they are sent.
+        """
+        if not named or self._paths.get(exchange.path) is None:
+            self._paths.learn(exchange.path, owns)
 
     async def claimed(self, exchange: Exchange, scope: Scope) -> Scope:
         """Tell whose the id of a transport session is; returns the scope for the app."""

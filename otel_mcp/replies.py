@@ -137,10 +137,10 @@ class Replies:
         if not exchange.confirmed:
             return message
         said = wire_headers.text(present, wire_headers.SESSION_ID, 512)
-        if said is not None and said == exchange.wire_session_id and not exchange.owns_sessions:
-            exchange.owns_sessions = True
-            self._owning.learn(exchange, owns=True)
         if 200 <= status < 300:
+            if said is not None and said == exchange.wire_session_id and exchange.owns_sessions is None:
+                exchange.owns_sessions = True
+                self._owning.learn(exchange, owns=True, named=True)
             if exchange.unread is not None:
                 self._read_unless_known(exchange)
             for call in exchange.calls:
@@ -193,7 +193,7 @@ class Replies:
             if call.method == "initialize" and said is None and exchange.status == 200 and not exchange.modern:
                 # It knew no such session, and gave out none: it keeps none.
                 exchange.owns_sessions = exchange.owns_sessions or False
-                self._owning.learn(exchange, owns=False)
+                self._owning.learn(exchange, owns=False, named=True)
             await self._resolver.resolve(call)
             if call.method == "server/discover":
                 exchange.session = None  # Only the body tells whether this answers the probe or refuses it.
@@ -247,7 +247,7 @@ class Replies:
             self._read(exchange)
         call = exchange.find(request_id)
         if call is None and exchange.http_method == "GET" and exchange.transport_id:
-            call = self._pending.find(exchange.transport_id, request_id)
+            call = self._pending.find(exchange, request_id)
         return call
 
     def _endpoint(self, exchange: Exchange, data: bytes) -> None:
@@ -261,8 +261,7 @@ class Replies:
         self._stream_opened(exchange, session_id)
 
     def _stream_opened(self, exchange: Exchange, session_id: str) -> None:
-        exchange.streaming = True
-        self._pending.stream_opened(session_id)
+        self._pending.stream_opened(exchange, session_id)
 
     def _replied(self, call: Call | None, reply: Mapping[str, object]) -> None:
         if call is None:

@@ -89,6 +89,8 @@ class Call:
     """Of a finished tool call, whose parameters are let go."""
     result: object = None
     """Only while content capture is on."""
+    flight: tuple[str, str | None, JsonId] | None = None
+    """What it may be cancelled by: transport session, user and id."""
     cancel_requested: bool = False
     """The client has sent ``notifications/cancelled`` for it."""
     id_unknown: bool = False
@@ -202,8 +204,8 @@ class Exchange:
     """Where the handler is the HTTP app itself: what is attached to its task until it returns."""
     attaches_inside: bool = False
     """A middleware between us and the app has that done further in."""
-    streaming: bool = False
-    """A GET stream that answers may come on."""
+    stream: tuple[str, str | None] | None = None
+    """Session and user of a GET stream that answers may come on."""
     sse_endpoint: bool = False
     """The GET stream of 2024-11-05, which is the session."""
     session: Session | None = None

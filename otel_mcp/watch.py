@@ -6,14 +6,14 @@ calls over; the recorder turns them into telemetry later.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
 
-from otel_mcp.bounded import remember
+from otel_mcp.bounded import Paths
 from otel_mcp.content import capturer
 from otel_mcp.contradictions import Contradictions
 from otel_mcp.endings import Endings
@@ -46,7 +46,6 @@ from otel_mcp.wire.jsonrpc import (
 MAX_BODY: Final = 1024 * 1024
 """Bytes of a request body that are read; a larger one is told by its headers or the dispatch seam."""
 _NOTHING: Final[Mapping[Any, Any]] = {}
-_MAX_PATHS: Final = 100
 _MAX_KEPT: Final = 64 * 1024
 """Bytes of a request whose arguments are kept until it is recorded."""
 _MAX_HEAD: Final = 64 * 1024
@@ -71,12 +70,14 @@ class Watch:
         self._clients = Clients(settings.trusted_proxies, settings.proxy_header)
         self.active: Counter[str] = Counter()
         """Requests being served, by method."""
-        self.pending = Pending(lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None))
-        self._flights = Flights(resolver.are_strangers)
+        self.pending = Pending(
+            resolver.user, lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None)
+        )
+        self._flights = Flights(resolver)
         self._endings = Endings(settings, resolver, self.pending, recorder.drain, submit)
         self.handed_over = HandedOver()
         self.contradictions = Contradictions(resolver)
-        self._bare: OrderedDict[str, None] = OrderedDict()
+        self._bare: Paths[bool] = Paths()
         """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
 
     def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> Exchange:
@@ -199,7 +200,7 @@ class Watch:
 
     def is_bare(self, exchange: Exchange) -> bool:
         """Whether nobody but us will open a span for the calls of this exchange."""
-        bare = exchange.path in self._bare and not exchange.at_sdk and exchange.confirmed
+        bare = not exchange.at_sdk and exchange.confirmed and self._bare.get(exchange.path) is True
         bare = bare and not self.handed_over.hands_over(exchange)
         return bare and exchange.transport_id == exchange.wire_session_id
 
@@ -207,7 +208,7 @@ class Watch:
         if exchange.status is None or not 200 <= exchange.status < 300:
             return
         if any(call.id is not None and not call.dispatched and call.finished for call in exchange.calls):
-            remember(self._bare, exchange.path, None, _MAX_PATHS)
+            self._bare.learn(exchange.path, True)
 
     def finish(self, call: Call, outcome: Outcome | None, size: int | None) -> None:
         """A call has its outcome. The first one stands."""
@@ -224,10 +225,10 @@ class Watch:
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         exchange = call.exchange
         self.handed_over.drop(call)
-        if call.id is not None and (transport_id := exchange.transport_id):
-            self._flights.landed(transport_id, call.id)
-            if self.pending.calls:
-                self.pending.settled(transport_id, call)
+        if call.flight is not None:
+            self._flights.landed(call)
+        if self.pending.calls:
+            self.pending.settled(call)
         if exchange.body_size > _MAX_KEPT:
             self._slim(call)
         if call.dispatched:
@@ -254,7 +255,7 @@ class Watch:
     def handled(self, call: Call) -> None:
         """A handler has returned. If its request is over, nothing else may say how it ended."""
         exchange = call.exchange
-        if exchange.closed and not (exchange.transport_id and self.pending.awaits(exchange.transport_id, call)):
+        if exchange.closed and not self.pending.awaits(call):
             self.finish(call, call.told, None)
 
     def end(self, exchange: Exchange) -> None:
@@ -271,8 +272,8 @@ class Watch:
             if not call.finished and not call.running:
                 self._leave(call)
         if (transport_id := exchange.transport_id) is not None:
-            if exchange.streaming:
-                self.pending.stream_closed(transport_id)
+            if exchange.stream is not None:
+                self.pending.stream_closed(exchange)
             if not exchange.modern:
                 self._endings.closed(exchange, transport_id)
         if exchange.status in REFUSALS:
@@ -297,8 +298,8 @@ class Watch:
         if unanswered and elsewhere and exchange.transport_id:
             if exchange.body_size > _MAX_KEPT:
                 self._slim(call)
-            self.pending.add(exchange.transport_id, call)
-            return
+            if self.pending.add(exchange.transport_id, call):
+                return
         self.finish(call, left_open(call), None)
 
     def close(self) -> None:

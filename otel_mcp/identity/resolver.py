@@ -6,7 +6,7 @@ from otel_mcp.identity.binding import id_for, is_foreign, user_of
 from otel_mcp.identity.candidate import Candidates, Rules
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.keys import Keys
-from otel_mcp.identity.principal import Principal, caller
+from otel_mcp.identity.principal import CREDENTIALS, Principal, caller
 from otel_mcp.identity.session import Session
 from otel_mcp.identity.tracker import Tracker
 from otel_mcp.request import Call, Exchange, client_info
@@ -142,6 +142,8 @@ class Resolver:
 
     def user(self, exchange: Exchange) -> str | None:
         """The user that speaks on this exchange, as what sessions are bound by."""
+        if not self.keys.ready or (exchange.see_user() is None and exchange.headers.keys().isdisjoint(CREDENTIALS)):
+            return None
         return user_of(self._caller(exchange))
 
     def are_strangers(self, one: Exchange, other: Exchange) -> bool:
