@@ -1,6 +1,6 @@
 """The clients: which package and version, and what one visit of theirs means to an operator.
 
-Those for node record what they send and get by themselves; programs in Go are built here, and recorded by a
+Those for node record what they send and get by themselves; programs in Go and Rust are built here, and recorded by a
 relay.
 """
 
@@ -25,7 +25,7 @@ _BUILD_WITHIN: Final = 600
 
 
 class ToolMissing(Exception):
-    """There is no node or Go that could run the client."""
+    """There is no node, Go or Rust that could run the client."""
 
 
 def cache() -> Path:
@@ -96,10 +96,14 @@ class Program:
             )
             if built.returncode:
                 raise ToolMissing(f"{self.tool} could not build it: {built.stderr[-2000:]}")
+            if self.tool == "cargo":
+                shutil.move(folder / "target" / "debug" / "host", executable)
+                shutil.rmtree(folder / "target")
         return executable
 
 
 GO: Final = Program("go", "1.8.0", "go", ("build", "-o", "{out}/program", "."))
+RUST: Final = Program("rust", "3.11.0", "cargo", ("build", "--quiet"))
 SDK_1: Final = Package("@modelcontextprotocol/sdk", "1.32.2")
 SDK_1_12: Final = Package("@modelcontextprotocol/sdk", "1.12.3")
 SDK_2: Final = Package("@modelcontextprotocol/client", "2.4.0")
@@ -188,6 +192,8 @@ HOSTS: Final = (
     Host(INSPECTOR, _CLI, "legacy", _COMMANDS),
     Host(INSPECTOR, _CLI, "auto", _COMMANDS),
     Host(GO, "", "http"),
+    Host(RUST, "", "http"),
+    Host(RUST, "", "auto"),
     Host(SDK_1, "sdk1.mjs", "sse"),
     Host(SDK_1_12, "sdk1.mjs", "sse"),
     Host(SDK_2, "sdk2.mjs", "sse"),
