@@ -30,13 +30,22 @@ _MEMBERS: Final = {
 }
 
 
+_SPACE: Final = {"baggage": re.compile(r"[ \t]*([,;=])[ \t]*"), "tracestate": re.compile(r"[ \t]*(,)[ \t]*")}
+"""Space that means nothing, and that older propagators do not expect."""
+
+
 def carried(fields: Iterable[tuple[str, object]]) -> dict[str, str]:
     """The fields that can be handed to a propagator."""
     return {
-        name: text(value, _MAX)
+        name: text(_without_space(name, value), _MAX)
         for name, value in fields
         if isinstance(value, str) and len(value) <= _MAX and _is_readable(name, value)
     }
+
+
+def _without_space(name: str, value: str) -> str:
+    space = _SPACE.get(name)
+    return value if space is None else space.sub(r"\1", value).strip(" \t")
 
 
 def _is_readable(name: str, value: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs import export as log_export
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -30,6 +30,10 @@ Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
 
+IN_MEMORY_LOGS: Final[Any] = getattr(
+    log_export, "InMemoryLogRecordExporter", getattr(log_export, "InMemoryLogExporter", None)
+)
+"""Before OpenTelemetry 1.39 it had another name."""
 PATIENCE: Final = 5
 """Seconds after which a test that hangs fails."""
 CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
@@ -56,9 +60,9 @@ class Telemetry:
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.span_exporter))
         self.reader = InMemoryMetricReader()
         self.meter_provider = MeterProvider([self.reader])
-        self.log_exporter = InMemoryLogRecordExporter()
+        self.log_exporter = IN_MEMORY_LOGS()
         self.logger_provider = LoggerProvider()
-        self.logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.log_exporter))
+        self.logger_provider.add_log_record_processor(log_export.SimpleLogRecordProcessor(self.log_exporter))
 
     def metrics(self) -> dict[str, Metric]:
         """All metrics by name. Collecting them also records whatever has finished."""
@@ -115,7 +119,7 @@ class Telemetry:
         """All that has been exported, as one text to look for secrets in."""
         spans = [span.to_json() for span in self.spans()]
         data = self.reader.get_metrics_data()
-        logs = [record.to_json() for record in self.log_exporter.get_finished_logs()]
+        logs = [str(vars(data.log_record)) for data in self.log_exporter.get_finished_logs()]
         return "\n".join([*spans, data.to_json() if data is not None else "", *logs])
 
 

@@ -28,7 +28,8 @@ STATES = ["a=b", "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7", "0a@b=c d", " x=1 ,\
 def test_baggage_that_w3c_allows_goes_through(value: str) -> None:
     context = propagate.extract(carried([("baggage", value)]), Context())
 
-    assert baggage.get_all(context) == baggage.get_all(propagate.extract({"baggage": value}, Context()))
+    plain = {"baggage": value.replace(" ", "")}
+    assert baggage.get_all(context) == baggage.get_all(propagate.extract(plain, Context()))
     assert len(baggage.get_all(context)) == value.count(",") + 1
 
 
