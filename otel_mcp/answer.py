@@ -15,6 +15,7 @@ from otel_mcp.wire.sse import Decoder, Event, whole
 LIMIT: Final = 256 * 1024
 """Bytes held of one answer."""
 
+_PLAIN: Final = frozenset({b"identity", b""})
 _MESSAGES: Final = (b"message", b"")
 """Names of the events that carry JSON-RPC."""
 
@@ -58,7 +59,7 @@ class Answer:
         self._finish = finish
         content_type = headers.get(b"content-type", b"")
         self._kind = ""
-        if headers.get(b"content-encoding", b"identity") == b"identity":
+        if headers.get(b"content-encoding", b"identity").strip().lower() in _PLAIN:
             if content_type.startswith(b"text/event-stream"):
                 self._kind = "sse"
             elif content_type.startswith(b"application/json"):
@@ -73,6 +74,11 @@ class Answer:
         """Gets every answer that could be read, with its call if there is one."""
         self.on_endpoint: Callable[[bytes], None] | None = None
         """Gets the data of an ``endpoint`` event, with which a 2024-11-05 stream begins."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it is JSON or an event stream, not encoded."""
+        return self._kind != ""
 
     @property
     def is_stream(self) -> bool:

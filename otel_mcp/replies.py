@@ -16,6 +16,7 @@ from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.session import Session
 from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import Message as ASGIMessage
+from otel_mcp.middleware import Send
 from otel_mcp.outcomes import REFUSALS
 from otel_mcp.owning import Owning
 from otel_mcp.pending import Pending
@@ -26,6 +27,7 @@ from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import JsonId, is_handshake, negotiated_version
 from otel_mcp.wire.sse import result_size
+from otel_mcp.within import Within
 
 _STREAM: Final = {b"content-type": b"text/event-stream"}
 _RESULTS: Final = frozenset({None, TOOL_ERROR})
@@ -161,6 +163,10 @@ class Replies:
             if call.opening is not None and is_handshake(call.params):
                 return self._resolver.named_by(exchange, call.opening)
         return None
+
+    def within(self, exchange: Exchange, send: Send) -> Send:
+        """The `send` of a handler whose answer may be compressed on its way out."""
+        return Within(exchange, send, self._answer) if b"accept-encoding" in exchange.headers else send
 
     def _answer(self, exchange: Exchange, present: Mapping[bytes, bytes]) -> Answer:
         find = exchange.find if exchange.calls and exchange.http_method != "GET" else partial(self._find, exchange)

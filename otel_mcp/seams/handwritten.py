@@ -75,6 +75,7 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
     async def run(route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         token = None
         try:
+            send = runtime.replies.within(exchange, send)
             token = _arrive(runtime, exchange, scope)
         except Exception as failure:
             report("route seam", failure)

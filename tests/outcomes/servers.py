@@ -84,17 +84,24 @@ async def _running(app: App) -> AsyncIterator[App]:
         yield app
 
 
-def high_level(*, stateless: bool, as_json: bool) -> AbstractAsyncContextManager[App]:
+def high_level(*, stateless: bool, as_json: bool, gzip: bool = False) -> AbstractAsyncContextManager[App]:
     """The high-level server of the SDK, 1.x or 2.x."""
+    app = _high_level(stateless=stateless, as_json=as_json)
+    if gzip:
+        app.add_middleware(GZipMiddleware, minimum_size=1)
+    return _running(app)
+
+
+def _high_level(*, stateless: bool, as_json: bool) -> App:
     if major("mcp") < 2:
         module, errors = import_module("mcp.server.fastmcp"), import_module("mcp.server.fastmcp.exceptions")
         server = module.FastMCP("shop", stateless_http=stateless, json_response=as_json, log_level="CRITICAL")
         _add_tools(server, errors.ToolError)
-        return _running(server.streamable_http_app())
+        return server.streamable_http_app()
     module, errors = import_module("mcp.server.mcpserver"), import_module("mcp.server.mcpserver.exceptions")
     server = module.MCPServer("shop", log_level="CRITICAL")
     _add_tools(server, errors.ToolError)
-    return _running(server.streamable_http_app(stateless_http=stateless, json_response=as_json))
+    return server.streamable_http_app(stateless_http=stateless, json_response=as_json)
 
 
 async def _serve(name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
@@ -272,10 +279,12 @@ def servers() -> dict[str, Opened]:
         sdk = f"sdk{major('mcp')}"
         found[f"{sdk}-high"] = lambda: high_level(stateless=True, as_json=True)
         found[f"{sdk}-high-sse"] = lambda: high_level(stateless=False, as_json=False)
+        found[f"{sdk}-high-gzip"] = lambda: high_level(stateless=True, as_json=True, gzip=True)
         found[f"{sdk}-low"] = low_level
     if (fast := major("fastmcp")) >= 3:
         for kind in ("plain", "caching", "limiting", "answering", "proxy"):
             found[f"fastmcp{fast}-{kind}"] = lambda kind=kind: fastmcp(kind)
     found["handwritten"] = handwritten
+    found["handwritten-gzip"] = lambda: handwritten(gzip=True)
     found["bare"] = lambda: handwritten(route=False)
     return found

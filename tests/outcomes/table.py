@@ -158,14 +158,15 @@ async def served(name: str, telemetry: Telemetry) -> AsyncIterator[Any]:
 
 async def post(app: Any, message: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, dict[str, str], Any]:
     """Status, headers and JSON-RPC answer of one request."""
+    body = json.dumps(message).encode()
     given = {
         "host": "127.0.0.1:8000",
+        "content-length": str(len(body)),
         "content-type": "application/json",
         "accept": "application/json, text/event-stream",
         "accept-encoding": "gzip",
         **headers,
     }
-    body = json.dumps(message).encode()
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
         "scheme": "http", "path": "/mcp", "raw_path": b"/mcp", "query_string": b"", "root_path": "",
