@@ -169,3 +169,19 @@ def test_threads_lose_nothing() -> None:
 
     assert sum(change.call_count for change in taken) + coalescer.take_dropped() == 9000
     assert (coalescer.calls, len(coalescer)) == (0, 0)
+
+
+def test_what_two_users_did_under_one_id_is_written_apart() -> None:
+    coalescer = Coalescer(settings())
+    anns, bobs = facts(principal="ann"), facts(principal="bob")
+
+    for each in (delta(2, of=bobs, ended="client_delete"), delta(1, of=anns), delta(3, of=bobs), delta(1, of=anns)):
+        coalescer.add(each)
+    turns = [coalescer.take(10) for _ in range(3)]
+
+    assert [[(each.facts.principal, each.call_count) for each in turn] for turn in turns] == [
+        [("bob", 5)],
+        [("ann", 2)],
+        [],
+    ]
+    assert coalescer.calls == len(coalescer) == 0

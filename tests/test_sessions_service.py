@@ -471,10 +471,13 @@ async def test_deleting_a_live_session_tells_its_end(sessions: Sessions, listene
     assert await sessions.delete("abc") is False
 
 
-async def test_deleting_a_session_whose_time_is_over_tells_its_end(remote: Remote, listener: Listener) -> None:
+@pytest.mark.parametrize("user", ["a" * 32, None], ids=["a user's", "nobody's"])
+async def test_deleting_a_session_whose_time_is_over_tells_its_end(
+    remote: Remote, listener: Listener, user: str | None
+) -> None:
     sessions, now = remote_sessions(remote, listener), time.time()
     remote.memory = MemoryStore(settings(session_ttl=0.05))
-    sessions.submit(delta(2, of=facts(at=now, limit=0.05), at=now))
+    sessions.submit(delta(2, of=facts(at=now, limit=0.05, principal=user), at=now))
     await sessions.flush()
     await anyio.sleep(0.1)
     assert await sessions.load("abc") is None

@@ -109,7 +109,7 @@ class SessionDocuments:
             return False
         if known.exists or known.ended:
             # Its time may be over, its document gone, and nobody been told yet.
-            facts = known.facts or SessionFacts(session_id, at, self._limit)
+            facts = known.facts or SessionFacts(session_id, at, self._limit, principal=known.principal)
             self._coalescer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()
             frozen, waiting = self._flusher.frozen.get(session_id), self._coalescer.waiting(session_id)

@@ -241,6 +241,43 @@ async def test_who_is_first_with_a_replica_that_cannot_ask_is_moved_out_as_soon_
     await untouched(replicas, mine, "own", calls=1)
 
 
+async def test_a_strangers_goodbye_that_waits_for_the_store_ends_nothing_of_what_comes_meanwhile(
+    replicas: Replicas, valkey: Valkey, request: pytest.FixtureRequest
+) -> None:
+    if "fakeredis" in request.node.name:
+        pytest.skip("does not hang")
+    await replicas.post(1, modern(), [*MODERN_HEADERS, OPAQUE])  # By now it has the hash key of all replicas.
+    mine = await begin(replicas, "own")
+    await eventually(lambda: replicas.has(mine))
+    await replicas.settle()
+
+    valkey.hang()
+    for who in STRANGERS:
+        await delete(MCPMiddleware(Refusing(200, "own"), replicas.runtimes[1]), [*legacy_headers(mine), *who])
+    replicas.runtimes[1].watch.close()  # Their ends are due.
+    await replicas.post(1, call(), [*legacy_headers(mine), ANN], session_id="own")
+    replicas.runtimes[1].recorder.drain()
+    valkey.resume()
+
+    await untouched(replicas, mine, "own", calls=2)
+
+
+@pytest.mark.parametrize("own", [None, "own"], ids=["stateless", "stateful"])
+async def test_its_own_user_ends_a_session_at_a_replica_that_has_not_met_it(
+    replicas: Replicas, own: str | None
+) -> None:
+    mine = await begin(replicas, own)
+    await eventually(lambda: replicas.has(mine))
+
+    for who in (*STRANGERS, [ANN]):
+        assert "ended" not in replicas.documents()[mine]
+        await delete(MCPMiddleware(Refusing(200, own), replicas.runtimes[1]), [*legacy_headers(mine), *who])
+        await replicas.settle()
+
+    assert replicas.documents()[mine]["ended"]["reason"] == "client_delete"
+    assert replicas.events("session.end") == {mine: 1}
+
+
 @pytest.mark.parametrize("first", [0, 1], ids=["her replica", "the other replica"])
 async def test_who_brings_a_name_under_the_id_of_a_nameless_session_does_not_put_its_owner_out(
     replicas: Replicas, first: int
