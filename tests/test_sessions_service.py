@@ -88,8 +88,11 @@ class Remote:
     async def agree(self, key: str, candidate: str, ttl: float) -> str:
         return await (await self._reach("agree")).agree(key, candidate, ttl)
 
-    async def succeed(self, old_id: str, candidate: str) -> str:
-        return await (await self._reach("succeed")).succeed(old_id, candidate)
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+        return await (await self._reach("succeed")).succeed(old_id, candidate, user)
+
+    async def bind(self, session_id: str, user: str | None) -> None:
+        await (await self._reach("bind")).bind(session_id, user)
 
     async def due(self, now: float, limit: int) -> list[EndedSession]:
         return await (await self._reach("due")).due(now, limit)

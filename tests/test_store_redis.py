@@ -25,6 +25,7 @@ from otel_mcp.sessions.redis_store import RedisStore
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.sessions.store import StoreDown
+from otel_mcp.settings import Settings
 from tests.store_support import SERVERS, Listener, Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,69 @@ def process() -> Process:
 
 def fresh(process: Process, calls: int = 1, **values: Any) -> Flush:
     return flush(process, delta(calls, at=time.time(), **values))
+
+
+# Whose a session is that has shaken hands, and is written later.
+
+ANN, BOB = "a" * 32, "b" * 32
+
+
+@pytest.mark.parametrize("whose", [ANN, None], ids=["a user's", "nobody's"])
+async def test_a_handshake_says_whose_a_session_is_before_anything_is_written(
+    store: RedisStore, raw: Any, process: Process, whose: str | None
+) -> None:
+    now = time.time()
+    await store.bind("abc", whose)
+    known = await store.recall("abc")
+
+    first = flush(process, delta(1, of=facts(at=now, principal=BOB), at=now))
+    hers = flush(process, delta(0, of=facts(at=now, principal=whose, opened=True), at=now, requests=1))
+    answers = [(await store.apply([each]))[0] for each in (first, hers)]
+
+    assert (known.exists, known.ended, known.principal, known.opened) == (False, False, whose, True)
+    assert [answer.owner for answer in answers] == [whose, None]
+    recalled = await store.recall("abc")
+    assert (recalled.exists, recalled.principal, recalled.opened) == (True, whose, True)
+    assert answers[1 if whose else 0].created
+    assert raw.ttl(STATS) > WEEK + 3500
+
+
+async def test_what_a_handshake_has_said_is_forgotten_where_nothing_follows(store: RedisStore, raw: Any) -> None:
+    await store.bind("abc", ANN)
+
+    assert 0 < raw.ttl(STATS) <= 120
+    assert raw.keys() == [STATS.encode()]
+    assert await store.delete("abc") is False
+    assert await store.active() == 0
+
+
+@pytest.mark.parametrize("before", ["written by another user", "said by another user", "ended"])
+async def test_a_handshake_that_comes_later_takes_over_only_what_no_handshake_began(
+    store: RedisStore, process: Process, before: str
+) -> None:
+    now = time.time()
+    if before == "said by another user":
+        await store.bind("abc", BOB)
+    else:
+        ended = "client_delete" if before == "ended" else None
+        await store.apply([flush(process, delta(1, of=facts(at=now, principal=BOB), at=now, ended=ended))])
+
+    await store.bind("abc", ANN)
+
+    assert (await store.recall("abc")).principal == (ANN if before == "written by another user" else BOB)
+
+
+async def test_a_handshake_does_not_take_the_session_of_another_service(
+    store: RedisStore, server: Server, process: Process
+) -> None:
+    now = time.time()
+    theirs = RedisStore(Settings.model_validate({"redis_url": server.url, "service_name": "other"}))
+    await theirs.apply([flush(process, delta(1, of=facts(at=now, principal=BOB), at=now))])
+
+    await store.bind("abc", ANN)
+
+    assert (await theirs.recall("abc")).principal == BOB
+    await theirs.aclose()
 
 
 # Names and lifetimes.

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from opentelemetry.trace import SpanContext
@@ -19,7 +20,7 @@ from otel_mcp.identity.binding import bind, id_for, is_foreign, user_of
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.inference import Inference
-from otel_mcp.identity.keys import NAMED, Keys, new_id
+from otel_mcp.identity.keys import NAMED, OURS, Keys, new_id
 from otel_mcp.identity.learning import Learning
 from otel_mcp.identity.principal import Principal
 from otel_mcp.identity.session import Session
@@ -161,6 +162,9 @@ class Tracker:
         if session is None and (session := self.table.admit(mine, source)) is not None:
             bind(session, principal)
             session.facts.opened = True
+            if not session_id.startswith(OURS):  # Which says so itself.
+                # Its handshake is written later: until then other processes must not take it for somebody else's.
+                self.later.run(partial(self._directory.bind, session.id, session.facts.principal))
         return session
 
     def hold(self, session_id: str, source: str, owner: str) -> None:
@@ -235,6 +239,8 @@ class Tracker:
             return self._adopt(claim, known)
         if self._standing.stands(claim, known, owned):
             blindly = known is None and not claim.derived and not owned
+            if known is not None and known.opened:
+                claim = replace(claim, whose="nobody" if known.principal is None else claim.whose)
             return self._begin(claim, claim.key, blindly=blindly)
         return await self._succeed(claim, known, proposed)
 

@@ -184,7 +184,9 @@ class Known:
     worked: bool = False
     """A tool has been called in it."""
     principal: str | None = None
-    """Keyed hash of the user that it is bound to, also where it has ended."""
+    """Keyed hash of the user that it is bound to, also where it has ended, or has still to be written."""
+    opened: bool = False
+    """That, or that it is nobody's, is what its `initialize` has said."""
 
     @property
     def live(self) -> SessionFacts | None:

@@ -151,6 +151,9 @@ class MemoryStore:
         facts, worked = record.known_facts(), record.calls_total > 0
         return Known(exists=True, successor=successor, facts=facts, worked=worked, principal=facts.principal)
 
+    async def bind(self, session_id: str, user: str | None) -> None:
+        """Nothing to do: the one process that could ask has opened it."""
+
     async def consult(self, key: str) -> str | None:
         """The value under `key`."""
         return self._value(key, self._clock())

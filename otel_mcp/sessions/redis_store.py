@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from redis.exceptions import ResponseError
 
@@ -26,6 +27,9 @@ from otel_mcp.sessions.redis_sweep import Sweep
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.sessions.store import StoreDown
 from otel_mcp.settings import Settings
+
+_UNWRITTEN: Final = 120_000
+"""Milliseconds after which a handshake is written that will be: more than the longest flush interval."""
 
 
 class RedisStore:
@@ -95,6 +99,15 @@ class RedisStore:
                 return Known(exists=False)
             raise
         return redis_wire.known(session_id, reply, self._service)
+
+    async def bind(self, session_id: str, user: str | None) -> None:
+        """Note whose a session is that is written later."""
+        arguments = (user or "", self._writer.owner, _UNWRITTEN)
+        try:
+            await self._link.run(Run(scripts.BIND, self._keys.session(session_id), arguments))
+        except ResponseError as error:
+            if not is_foreign(error):
+                raise
 
     async def consult(self, key: str) -> str | None:
         """The value that was agreed on under `key`."""

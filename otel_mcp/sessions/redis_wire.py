@@ -172,21 +172,21 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
 
 def known(session_id: str, reply: list[Any], service: str) -> Known:
     """What ``recall.lua`` answered; the session of another service is over for this one."""
-    exists, ended, successor, bound = reply[:4]
+    exists, ended, successor, bound, opened = reply[:5]
     after = agreed_id(successor)
     user = None if bound is None else bound.decode()
     if not exists:
-        return Known(exists=False, ended=bool(ended), successor=after, principal=user)
+        return Known(exists=False, ended=bool(ended), successor=after, principal=user, opened=opened is not None)
     try:
-        state = SessionState.model_validate_json(reply[4])
+        state = SessionState.model_validate_json(reply[5])
     except ValidationError:
         return Known(exists=False, successor=after)
     if not is_of(state, service):
         return Known(exists=False, ended=True, successor=after)
     facts = SessionFacts(
         session_id=session_id,
-        created_at=int(reply[5]) / 1e6,
-        limit=int(reply[6]) / 1e6,
+        created_at=int(reply[6]) / 1e6,
+        limit=int(reply[7]) / 1e6,
         user_agent=state.user_agent,
         client_name=state.client_name,
         client_version=state.client_version,
@@ -196,4 +196,5 @@ def known(session_id: str, reply: list[Any], service: str) -> Known:
         previous_id=state.previous_id,
         principal=user,
     )
-    return Known(exists=True, successor=after, facts=facts, worked=int(reply[7] or 0) > 0, principal=user)
+    worked = int(reply[8] or 0) > 0
+    return Known(True, successor=after, facts=facts, worked=worked, principal=user, opened=opened is not None)

@@ -240,6 +240,10 @@ class Sessions:
         """What is known of an id that this process meets for the first time; `None` = we cannot tell."""
         return await self._ask("recall", session_id, lambda: self._store.recall(session_id), None)
 
+    async def bind(self, session_id: str, user: str | None) -> None:
+        """Tell other processes whose a session is that has just shaken hands here; `None` = nobody's."""
+        await self._ask("bind", session_id, lambda: self._store.bind(session_id, user), None)
+
     async def consult(self, key: str) -> str | None:
         """The value that was agreed on under `key`; `None` where there is none or we cannot tell."""
         return await self._ask("consult", key, lambda: self._store.consult(key), None)

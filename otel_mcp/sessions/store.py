@@ -62,6 +62,10 @@ class SessionStore(Protocol):
         """What is known of an id that this process meets for the first time."""
         ...
 
+    async def bind(self, session_id: str, user: str | None) -> None:
+        """Note whose a session is that has just shaken hands, and is written later."""
+        ...
+
     async def consult(self, key: str) -> str | None:
         """The value that was agreed on under `key`, if there is one."""
         ...

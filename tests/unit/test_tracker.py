@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -40,7 +40,12 @@ class Store:
         if self.down:
             return None
         known = self.documents.get(session_id, Known(exists=False))
-        return Known(known.exists, known.ended, self.agreed.get(f"{session_id}:next"), known.facts)
+        return replace(known, successor=self.agreed.get(f"{session_id}:next"))
+
+    async def bind(self, session_id: str, user: str | None) -> None:
+        self.asked["bind"] += 1
+        if not self.down:
+            self.documents[session_id] = Known(exists=False, principal=user, opened=True)
 
     async def consult(self, key: str) -> str | None:
         self.asked["consult"] += 1

@@ -80,7 +80,7 @@ if late and state == 'missing' then return {calls > 0 and 7 or 4, tonumber(s.n) 
 
 local flags, set = late and 'l' or '', {}
 if fresh then
-  opens = opened == 1
+  opens = opened == 1 and not (s.k and not s.x)
   if s.x then
     redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq', 'u', 'k')
     -- The process may have met the id in its former life.
@@ -88,7 +88,7 @@ if fresh then
     if created <= former then created, created_iso = first, first_iso end
     set = {'d', int(former)}
   end
-  s = {n = 0, r = 0, e = 0}
+  s = {n = 0, r = 0, e = 0, k = not s.x and s.k}
   known_last, known_last_iso, known_created, known_created_iso = nil, nil, nil, nil
   flags = 'c'
 end
@@ -158,7 +158,7 @@ if raw[15] ~= service then
   set[#set + 1] = service
 end
 if opens and user == '' then redis.call('HDEL', stats, 'u') end
-if user ~= '' and (opens or fresh or not s.f) then
+if user ~= '' and (opens or (not s.k and (fresh or not s.f))) then
   set[#set + 1] = 'u'
   set[#set + 1] = user
 end
