@@ -108,7 +108,11 @@ def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | Non
         return "invalid_arguments"
     if code in _INTERNAL:
         return "exception"
-    return "tool" if call.ran else "refused"
+    if call.ran:
+        return "tool"
+    # Where the tools of a server are not seen, an error that is not the caller's is theirs: it must not go unnoticed.
+    seen = call.runs_seen or error_type is None or code in REFUSED_CODES or was_refused(call)
+    return "refused" if seen else "tool"
 
 
 def _without_code(call: Call, error_type: str) -> Failure:

@@ -47,8 +47,6 @@ def _call(name: str, tool: str, failure: str | None, arguments: Any = NOTHING, *
     return Case(name, "tools/call", {"name": tool, "arguments": dict(arguments)}, failure, where)
 
 
-_WIRE: Final = {"handwritten": "refused", "bare": "refused", "sdk2_low": "refused"}
-"""Who raised an error of the protocol, the wire alone does not say."""
 _LIMITED: Final = {"fastmcp3_limiting": "refused", "fastmcp4_limiting": "refused"}
 """After the handshake everything is refused."""
 _NOT_ANSWERED: Final = {"fastmcp3_answering": None, "fastmcp4_answering": None}
@@ -66,7 +64,7 @@ CASES: Final = (
     _call("a crash", "crash", "exception", **_LIMITED, **_PROXY),
     _call("a validation of the tool's own", "validate", "exception", **_LIMITED, **_PROXY),
     _call("a tool that refuses", "refuse", "tool", **_LIMITED),
-    _call("an error of the protocol", "protest", "tool", **_LIMITED, **_WIRE, **_PROXY),
+    _call("an error of the protocol", "protest", "tool", **_LIMITED, **_PROXY),
     _call("a tool that might be cached", "cached", None, **_LIMITED, **_NOT_ANSWERED, **_MADE),
     _call("a tool that may be denied", "denied", None, **_LIMITED, **_MADE, **_REFUSED),
     _call("a tool that may be limited", "limited", None, **_LIMITED, **_MADE, **_REFUSED),

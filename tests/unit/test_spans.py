@@ -239,10 +239,11 @@ async def test_a_revision_without_sessions_has_no_transport_id_on_its_spans(
             )
             for code, failure in (
                 (-32603, "exception"),
-                (-32000, "refused"),
-                (-32042, "refused"),
+                (-32000, "tool"),
+                (-32042, "tool"),
+                (-32022, "refused"),
                 (0, "exception"),
-                (7, "refused"),
+                (7, "tool"),
             )
         ),
         ({"result": {}}, {}, "UNSET"),
