@@ -195,6 +195,11 @@ class Replies:
                 await self.mint(call)
             if has_succeeded(call):
                 self._resolver.opened(call)
+        elif call.method == "initialize" and exchange.status == 202 and exchange.transport_id is not None:
+            # 2024-11-05: the stream has given out the id, and the answer comes on it.
+            await self._resolver.opens(call, exchange.transport_id)
+        elif call.method == "initialize" and not (has_succeeded(call) or is_handshake(call.params)):
+            pass  # It goes on with no session: most likely it is about to be refused.
         elif call.session is None or call.proposed:
             if call.method == "initialize" and said is None and exchange.status == 200 and not exchange.modern:
                 # It knew no such session, and gave out none: it keeps none.

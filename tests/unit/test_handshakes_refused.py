@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
@@ -22,6 +23,7 @@ from tests.unit.kit import (
     call,
     error,
     event,
+    get,
     initialize,
     initialized,
     legacy_headers,
@@ -166,6 +168,42 @@ async def test_a_refused_handshake_under_an_old_id_does_not_prolong_its_session(
 
     assert before is not None
     assert await runtime.sessions.load(given) == before
+
+
+@pytest.mark.parametrize("answer", [error(-32602, 0), error(-32000, 0), initialized(0)])
+@pytest.mark.parametrize("message", [initialize(), nameless()], ids=["whole", "without a client"])
+async def test_on_the_stream_of_2024_only_a_result_begins_the_session(
+    runtime: Runtime, telemetry: Telemetry, message: Message, answer: Message
+) -> None:
+    asked, answered = anyio.Event(), anyio.Event()
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            await read(receive)
+            asked.set()
+            return await respond(send, b"", 202)
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        begins = b"event: endpoint\r\ndata: /messages/?session_id=own\r\n\r\n"
+        await send({"type": "http.response.body", "body": begins, "more_body": True})
+        await asked.wait()
+        await anyio.lowlevel.checkpoint()
+        await send({"type": "http.response.body", "body": event(answer), "more_body": True})
+        answered.set()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    wrapped = MCPMiddleware(app, runtime)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(get, wrapped, [], "/sse")
+        await anyio.lowlevel.checkpoint()
+        await post(wrapped, message, path="/messages/", query="session_id=own")
+        await answered.wait()
+    await runtime.shut_down()
+
+    span = telemetry.span()
+    succeeded = "result" in answer
+    assert begun(telemetry) == (["own"] if succeeded else [])
+    assert (dict(span.attributes or {})["otel_mcp.session.source"] == "header") is succeeded
 
 
 async def test_an_app_that_fails_after_the_start_of_a_handshakes_answer_fails_as_without_us(runtime: Runtime) -> None:
