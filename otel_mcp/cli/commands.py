@@ -59,3 +59,39 @@ def _reader(redis_url: str | None):
     if current.redis_url is None:
         raise Failure(Code.USAGE, "no Redis", f"give --redis-url or set {PREFIX}REDIS_URL")
     return Reader(current)
+
+
+@app.command()
+def doctor(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND", show_default=False, help="How the server is started.")
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="text|json", help="How to report.")] = "text",
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as well for the exit code.")] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds that importing the app may take.")
+    ] = 8.0,
+    redis_url: Url = None,
+    color: Color = When.AUTO,
+) -> None:
+    """Find out what keeps telemetry from arriving, each with the line that mends it; exit code 1 where something does.
+
+    With a command the app is imported as its server would; no server is started.
+    """
+    import asyncio
+    import os
+
+    from otel_mcp.cli.doctor.diagnosis import diagnose
+    from otel_mcp.cli.doctor.report import as_json, as_lines
+
+    if output not in {"text", "json"}:
+        raise Failure(Code.USAGE, f"no output {output}", "-o text or -o json")
+    terminal = Terminal(color)
+    found = asyncio.run(diagnose(command or [], os.environ, redis_url=redis_url, seconds=timeout))
+    if output == "json":
+        terminal.data(as_json(found))
+    else:
+        as_lines(terminal, found)
+    terminal.flush()
+    if found.count("FAIL") or (strict and found.count("warn")):
+        raise Failure(Code.NOT_FOUND)
