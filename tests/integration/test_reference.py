@@ -64,7 +64,10 @@ def test_every_name_of_the_package_is_used() -> None:
 
 
 def test_every_variable_that_is_read_is_listed() -> None:
-    named = set(re.findall(r'"(OTEL_[A-Z_]+)"', SOURCES)) - {PREFIX}
+    # The doctor speaks of variables that others read.
+    doctor = PACKAGE / "cli" / "doctor"
+    texts = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if doctor not in path.parents]
+    named = {name for text in texts for name in re.findall(r'"(OTEL_[A-Z_]+)"', text)} - {PREFIX}
     assert named == set(signals.STANDARD_VARIABLES)
     assert set(source.texts(Settings)) == set(Settings.model_fields)
 
