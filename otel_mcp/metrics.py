@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
@@ -22,7 +22,7 @@ from otel_mcp.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.request import MODERN, Call, client_of
 from otel_mcp.sessions.delta import EndedSession, SessionFacts
 from otel_mcp.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, listed_names
+from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, field_of, listed_names
 
 _USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS = (
@@ -175,7 +175,7 @@ class Metrics:
             names = listed_names(result, "tools")
             self.tools.learn(names)
             # Of pages, the last one makes the list whole.
-            if names and not cast(Any, result).get("nextCursor"):
+            if names and not field_of(result, "nextCursor"):
                 self.failures.tools_listed = True
         elif method == "prompts/list":
             self.prompts.learn(listed_names(result, "prompts"))

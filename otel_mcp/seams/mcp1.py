@@ -83,11 +83,29 @@ class _Dispatch(Dispatch):
     _outcomes: Sequence[Outcome] = ()
 
     def answered_by(self, server: Any, message: Any) -> None:
-        self._server, self._outcomes = server, _responses(message)
+        self._server, self._outcomes = server, self._responses(message)
 
     def told(self, result: Any) -> Outcome | None:
         self.call.trusted_name = self.call.target in getattr(self._server, "_tool_cache", ())
         return self._outcomes[-1] if self._outcomes else None
+
+    def _responses(self, message: Any) -> list[Outcome]:
+        """Watch what the handler answers: it returns nothing, it responds."""
+        outcomes: list[Outcome] = []
+        with _GUARD:
+            respond = message.respond
+
+            async def watched(response: Any) -> Any:
+                with _GUARD:
+                    code = getattr(response, "code", None)
+                    root = getattr(response, "root", response)
+                    outcomes.append(error_outcome(code) if isinstance(code, int) else outcome_of_result(root))
+                    if self.call.method != "tools/call":
+                        self._runtime.metrics.learn_listed(self.call.method, root)
+                return await respond(response)
+
+            message.respond = watched
+        return outcomes
 
     def judge(self) -> None:
         call = self.call
@@ -96,23 +114,6 @@ class _Dispatch(Dispatch):
         else:
             # The cache has all tools, from before the call on.
             call.unlisted = not call.trusted_name and bool(getattr(self._server, "_tool_cache", ()))
-
-
-def _responses(message: Any) -> list[Outcome]:
-    """Watch what the handler answers: it returns nothing, it responds."""
-    outcomes: list[Outcome] = []
-    with _GUARD:
-        respond = message.respond
-
-        async def watched(response: Any) -> Any:
-            with _GUARD:
-                code = getattr(response, "code", None)
-                root = getattr(response, "root", response)
-                outcomes.append(error_outcome(code) if isinstance(code, int) else outcome_of_result(root))
-            return await respond(response)
-
-        message.respond = watched
-    return outcomes
 
 
 def _is_fastmcp(server: Any) -> bool:

@@ -118,9 +118,9 @@ class _Completed:
         self._span: Span | None = None
 
     def __enter__(self) -> Any:
-        self._dispatch.opening = False
         around = trace.get_current_span()
         value = self._manager.__enter__()
+        self._dispatch.opening = False
         try:
             span = trace.get_current_span()
             if not same_span(span.get_span_context(), around.get_span_context()) and self._dispatch.opened(span):

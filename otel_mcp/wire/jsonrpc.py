@@ -237,13 +237,14 @@ def negotiated_version(reply: Mapping[str, Any]) -> str | None:
 
 
 def listed_names(result: object, kind: str) -> list[str]:
-    """Names in the result of a listing, of ``tools`` or ``prompts``."""
-    listed = cast(Mapping[str, object], result).get(kind) if isinstance(result, Mapping) else None
+    """Names in the result of a listing, of ``tools`` or ``prompts``: as dictionary or model."""
+    listed = field_of(result, kind)
     if not isinstance(listed, list):
         return []
-    entries = (
-        cast(Mapping[str, object], entry).get("name")
-        for entry in cast(list[object], listed)
-        if isinstance(entry, Mapping)
-    )
+    entries = (field_of(entry, "name") for entry in cast(list[object], listed))
     return [name for name in entries if isinstance(name, str)]
+
+
+def field_of(value: object, name: str) -> object:
+    """A field of what may be a dictionary or a model."""
+    return cast(Mapping[str, object], value).get(name) if isinstance(value, Mapping) else getattr(value, name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -24,6 +25,7 @@ SCHEMA: Final = {
     "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
     "required": ["a", "b"],
 }
+_LOW_LEVEL: Final = "mcp.server.lowlevel.server"
 NAMES: Final = ("add", "crash", "validate", "refuse", "protest", "cached", "denied", "limited", "mended")
 CODE: Final = -32001
 """What `protest` raises."""
@@ -255,6 +257,8 @@ async def _answer(message: dict[str, Any]) -> JSONResponse:
 
 
 async def _result(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    if method == "initialize":
+        return {"protocolVersion": params["protocolVersion"], "capabilities": {}, "serverInfo": {"name": "shop"}}
     if method == "tools/list":
         return {"tools": [{"name": name, "inputSchema": SCHEMA} for name in NAMES]}
     if method == "tools/call":
@@ -280,9 +284,12 @@ def servers() -> dict[str, Opened]:
         found[f"{sdk}-high"] = lambda: high_level(stateless=True, as_json=True)
         found[f"{sdk}-high-sse"] = lambda: high_level(stateless=False, as_json=False)
         found[f"{sdk}-high-gzip"] = lambda: high_level(stateless=True, as_json=True, gzip=True)
-        found[f"{sdk}-low"] = low_level
-    if (fast := major("fastmcp")) >= 3:
-        for kind in ("plain", "caching", "limiting", "answering", "proxy"):
+        if major("mcp") >= 2 or "types.CallToolResult)" in inspect.getsource(
+            import_module(_LOW_LEVEL).Server.call_tool
+        ):
+            found[f"{sdk}-low"] = low_level  # Before, a tool can only raise.
+    if fast := major("fastmcp"):
+        for kind in ("plain", "caching", "limiting", "answering", "proxy") if fast > 2 else ("plain",):
             found[f"fastmcp{fast}-{kind}"] = lambda kind=kind: fastmcp(kind)
     found["handwritten"] = handwritten
     found["handwritten-gzip"] = lambda: handwritten(gzip=True)
