@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from contextvars import Context
+from functools import partial
 from time import time
 from typing import Final
 
+from otel_mcp import loops
 from otel_mcp.bounded import remember
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.pending import Pending
@@ -42,7 +43,7 @@ class Endings:
         self._pending = pending
         self._drain = drain
         self._submit = submit
-        self._late: dict[int, tuple[SessionDelta, asyncio.TimerHandle]] = {}
+        self._late: dict[int, tuple[SessionDelta, asyncio.TimerHandle | loops.Timer]] = {}
         self._gone: OrderedDict[tuple[str, str | None], None] = OrderedDict()
         """Ids of sessions that have been closed, and by whom."""
 
@@ -90,8 +91,11 @@ class Endings:
             # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
             begun = min(facts.created_at, at)
             delay = max(_DELAY * self._interval, begun + _HANDSHAKE * self._interval - at)
-            # Not in the context of the request.
-            timer = Context().run(asyncio.get_running_loop().call_later, delay, self._submit_late, id(delta))
+            loop = loops.home()
+            if loop is None:
+                self._submit(delta)
+                return
+            timer = loops.call_later(loop, delay, partial(self._submit_late, id(delta)))
             self._late[id(delta)] = (delta, timer)
             if len(self._late) > MAX_KEPT:
                 self._submit_late(next(iter(self._late)))

@@ -8,9 +8,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
 from typing import Final
 
+from otel_mcp import loops
 from otel_mcp.deltas import Deltas
 from otel_mcp.guard import guarded, quietly
 from otel_mcp.identity.keys import Keys
@@ -60,7 +60,7 @@ class Recorder:
     def clear(self) -> None:
         """Begin anew: after a fork the calls are the parent's, and a thread of its may have held the lock."""
         self._timer_loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | loops.Timer | None = None
         self._hurries = False
         """That timer is due at once."""
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
@@ -101,17 +101,17 @@ class Recorder:
                 self._metrics.store_dropped(1, "full")
 
     def _schedule(self, delay: float) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        if (loop := loops.home()) is None:
             if len(self._queue) >= self._batch:
                 self.drain()
             return  # The process is ending: whoever ends it drains.
         if self._timer is not None and self._timer_loop is loop:
             self._timer.cancel()  # It would come later.
         self._timer_loop, self._hurries = loop, delay < self._delay
-        # Not in the context of the request that happens to be the first.
-        self._timer = Context().run(loop.call_later, delay, quietly, "record", self._on_timer)
+        self._timer = loops.call_later(loop, delay, self._drain_quietly)
+
+    def _drain_quietly(self) -> None:
+        quietly("record", self._on_timer)
 
     def _on_timer(self) -> None:
         """Drain a part, so that requests under way do not wait for all of it; the rest in the turns that follow."""

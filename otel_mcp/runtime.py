@@ -15,6 +15,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
+from otel_mcp import loops
 from otel_mcp.events import SessionReporter
 from otel_mcp.guard import guarded
 from otel_mcp.http_span import HTTPSpans
@@ -81,6 +82,7 @@ class Runtime:
         self.resolver = Resolver(rules, keys, tracker, conversations, handshakes)
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
+        self.sessions.on_end.append(self.recorder.drain)
         self.watch = Watch(settings, self.resolver, self.recorder, self.sessions.submit)
         self.owning = Owning(keys)
         self.replies = Replies(
@@ -113,9 +115,12 @@ class Runtime:
         """
         self.metrics.register()
         self.sessions.ensure_running()
-        deadline = asyncio.get_running_loop().time() + _WARM_UP_SECONDS
         await self.resolver.keys.prepare()
-        while not self.sessions.hash_key_is_agreed and asyncio.get_running_loop().time() < deadline:
+        await loops.at_home(self._agree_on_key)
+
+    async def _agree_on_key(self) -> None:
+        deadline = time.monotonic() + _WARM_UP_SECONDS
+        while not self.sessions.hash_key_is_agreed and time.monotonic() < deadline:
             await self.sessions.hash_key()
             if self.sessions.degraded:
                 await asyncio.sleep(_WARM_UP_PAUSE)
@@ -144,6 +149,11 @@ class Runtime:
 
     async def shut_down(self) -> None:
         """Write what is pending and let the exporters send it, within seconds. The runtime stays usable."""
+        await loops.at_home(self._end)
+        if loops.elsewhere() is not None:
+            loops.stop()
+
+    async def _end(self) -> None:
         self.watch.close()
         self.recorder.drain()
         await self.observers.aclose(1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,14 @@ from tests.support.documents import Documents
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """MCP servers and the session store run on asyncio only; with ``OTEL_MCP_TEST_LOOP=uvloop`` on uvloop."""
     return "asyncio", {"use_uvloop": os.environ.get("OTEL_MCP_TEST_LOOP") == "uvloop"}
+
+
+@pytest.fixture(autouse=True)
+def no_loop_of_ours() -> Iterator[None]:
+    """Where loops come and go, one of ours stays; not for the next test."""
+    yield
+    if (loops := sys.modules.get("otel_mcp.loops")) is not None:
+        loops.stop()
 
 
 @pytest.fixture(scope="session")

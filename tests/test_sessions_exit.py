@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_mcp import loops
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.sessions.state import SessionState
 from tests.store_support import Listener, Server, delta, facts, settings
@@ -193,7 +194,12 @@ def test_loops_that_come_and_go_leave_no_connection_behind(server: Server) -> No
         sessions.submit(delta(1, of=facts(at=now), at=now))
         await asyncio.gather(*(sessions.recall(f"s{number}") for number in range(20)))
 
-    asyncio.run(serve())
+    for _ in range(2):
+        asyncio.run(serve())
+    with server.client() as client:
+        assert len(client.client_list()) == 1
+    for _ in range(3):  # From now on there is one loop that lasts.
+        asyncio.run(serve())
     gc.collect()
     before = len(os.listdir("/dev/fd"))
     for _ in range(10):
@@ -201,6 +207,8 @@ def test_loops_that_come_and_go_leave_no_connection_behind(server: Server) -> No
     gc.collect()
 
     assert len(os.listdir("/dev/fd")) <= before
-    assert counts(server) == {"abc": 11}
+    asyncio.run(loops.at_home(sessions.aclose))
+    loops.stop()
+    assert counts(server) == {"abc": 15}
     with server.client() as client:
         assert len(client.client_list()) == 1

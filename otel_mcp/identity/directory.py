@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
+from otel_mcp import loops
 from otel_mcp.guard import guarded
 from otel_mcp.sessions.delta import Known
 
@@ -43,7 +44,7 @@ class Later:
     def run(self, what: Callable[[], Awaitable[None]], delay: float = 0.0) -> None:
         """Run `what` in `delay` seconds. Without a running loop there is nobody to wait for the answer."""
 
-        def start() -> None:
+        def start(loop: asyncio.AbstractEventLoop) -> None:
             task = loop.create_task(run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -53,7 +54,8 @@ class Later:
                 await what()
 
         with guarded("session facts"):
-            loop = asyncio.get_running_loop()
-            # Not in the context of the request that happens to ask.
-            timer = contextvars.Context().run(loop.call_later, delay, start)
-            self._timers[timer] = ref(loop)
+            if (loop := loops.home()) is None:
+                return
+            timer = loops.call_later(loop, delay, partial(start, loop))
+            if isinstance(timer, asyncio.TimerHandle):
+                self._timers[timer] = ref(loop)

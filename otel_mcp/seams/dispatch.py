@@ -7,7 +7,6 @@ which context the handler really has.
 
 from __future__ import annotations
 
-from asyncio import CancelledError, Task, current_task
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Token
 from dataclasses import replace
@@ -19,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from otel_mcp.guard import report
+from otel_mcp.loops import current_task, is_cancellation
 from otel_mcp.request import SCOPE_KEY, Call, Exchange, current_call, current_exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
@@ -92,7 +92,7 @@ class Dispatch:
 
     _handwritten = False
     """The handler is the HTTP app itself, which may yet refuse the message."""
-    _task: Task[Any] | None = None
+    _task: object = None
     _parent: Context | None = None
     _attached: Token[Context] | None = None
     _call_token: Token[Call | None] | None = None
@@ -127,7 +127,7 @@ class Dispatch:
 
     def failed(self, error: BaseException) -> Outcome:
         """How an exception out of the handler ends the message."""
-        return Outcome(error_type="cancelled" if isinstance(error, CancelledError) else type(error).__name__)
+        return Outcome(error_type="cancelled" if is_cancellation(error) else type(error).__name__)
 
     def judge(self) -> None:
         """Note what the server itself knows of the tool of a call that has failed."""

@@ -5,7 +5,6 @@ The SDK turns every exception into a result that only says *error*.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from types import ModuleType, TracebackType
@@ -14,6 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from otel_mcp.guard import guarded
+from otel_mcp.loops import is_cancellation
 from otel_mcp.request import Call, current_call
 from otel_mcp.seams.patching import Patches
 from otel_mcp.wire.jsonrpc import Failure, Outcome, protocol_error
@@ -56,8 +56,8 @@ def _run(original: Run, *, unwrapped: Callable[[Exception], BaseException]) -> R
                 with _GUARD:
                     note(call, unwrapped(error), getattr(self, "fn", None))
             raise
-        except CancelledError:
-            if call is not None:
+        except BaseException as error:
+            if call is not None and is_cancellation(error):
                 call.raised = "cancelled"
             raise
         if call is not None and call.raised is not None:

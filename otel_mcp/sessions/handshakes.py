@@ -6,12 +6,11 @@ next, says so: then there is nothing to begin, and nothing to end.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
-from contextvars import Context
 from typing import Final
 
+from otel_mcp import loops
 from otel_mcp.guard import guarded
 from otel_mcp.sessions.delta import SessionDelta, SessionFacts
 
@@ -41,12 +40,12 @@ class Handshakes:
                 self.release(session_id)
 
         with guarded("handshake"):
-            loop = asyncio.get_running_loop()
+            loop = loops.home()
             with self._lock:
-                if session_id in self._held or len(self._held) >= _MOST:
+                if loop is None or session_id in self._held or len(self._held) >= _MOST:
                     return
                 self._held[session_id] = []
-            Context().run(loop.call_later, self.delay, over)
+            loops.call_later(loop, self.delay, over)
 
     def submit(self, delta: SessionDelta) -> None:
         """Hand over what happened in a session."""

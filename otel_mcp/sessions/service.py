@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly, report
 from otel_mcp.sessions.background import Background
 from otel_mcp.sessions.choice import choose, is_divided
@@ -45,6 +46,8 @@ _HANDSHAKE: Final = 2.0
 _PROBE: Final = "probe"
 _PROBE_KEPT: Final = 0.001
 """Seconds: gone before the next probe, which has to write again."""
+_SHORT_LIVED: Final = 2
+"""Loops that end by themselves, after which we keep one of our own."""
 _EXIT: Final = 2.0
 """Seconds that the end of the process may wait for the store."""
 
@@ -76,11 +79,18 @@ class Sessions:
         self._health.on_outage.append(lambda: self._background.notify(now=False))
         self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
+        self._begin_loops()
         self.on_end: list[Callable[[], None]] = []
         """Called when what runs on the running loop is to end."""
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Those that have served since they were closed last."""
         _instances.add(self)
+
+    def _begin_loops(self) -> None:
+        self._last_loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
+        self._has_last = False
+        self._gone = 0
+        """Loops that have ended by themselves, as those of single requests do."""
 
     def submit(self, delta: SessionDelta) -> None:
         """Hand over what happened; `delta` belongs to us from here on. From any thread; never waits, never raises."""
@@ -99,16 +109,27 @@ class Sessions:
             report("session submit", error)
 
     def ensure_running(self) -> None:
-        """Have the background task on the running loop, or on another one that runs."""
-        try:
-            loop = get_running_loop()
-        except RuntimeError:
+        """Have the background task on the running loop, on another one that runs, or on one of ours."""
+        loop = loops.home() or loops.own()
+        if self._background.loop() is loop:
             return
-        if self._background.loop() is not loop:
-            with guarded("session background"):
-                self._tell_memory_only()
-                self._loops.add(loop)
+        with guarded("session background"):
+            self._tell_memory_only()
+            if loops.elsewhere() is None and self._come_and_go(loop):
+                loop = loops.own()
+            self._loops.add(loop)
+            if loops.running() is loop:
                 self._background.start(loop)
+            else:
+                loop.call_soon_threadsafe(quietly, "session background", lambda: self._background.start(loop))
+
+    def _come_and_go(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this is one more loop after some that have ended without any end of the server."""
+        last = self._last_loop()
+        if last is not loop:
+            self._gone += self._has_last and (last is None or last.is_closed())
+            self._last_loop, self._has_last = weakref.ref(loop), True
+        return self._gone >= _SHORT_LIVED
 
     def _tell_memory_only(self) -> None:
         if not self._told:
@@ -185,6 +206,7 @@ class Sessions:
 
         What cannot be written is counted as dropped, unless another loop of this process goes on serving.
         """
+        self._begin_loops()
         self._background.stop()
         with guarded("last session flush"):
             try:
@@ -218,23 +240,27 @@ class Sessions:
     async def save(self, state: SessionState) -> None:
         """Write the user's document at once; while the store is away it is kept and written later."""
         self.handshakes.release(state.session_id)
-        await self.flush()
-        await self._documents.save(state)
+
+        async def save() -> None:
+            await self.flush()
+            await self._documents.save(state)
+
+        await loops.at_home(save)
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document, this process's calls included; as far as we know it while the store is away."""
         self.handshakes.release(session_id)
-        return await self._documents.load(session_id)
+        return await loops.at_home(lambda: self._documents.load(session_id))
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
         """The document; a new one where there is none."""
         self.handshakes.release(session_id)
-        return await self._documents.get_or_create(session_id, user_agent=user_agent)
+        return await loops.at_home(lambda: self._documents.get_or_create(session_id, user_agent=user_agent))
 
     async def delete(self, session_id: str) -> bool:
         """End a session and remove it at once; `False` where there was none."""
         self.handshakes.release(session_id)
-        return await self._documents.delete(session_id)
+        return await loops.at_home(lambda: self._documents.delete(session_id))
 
     async def recall(self, session_id: str) -> Known | None:
         """What is known of an id that this process meets for the first time; `None` = we cannot tell."""
@@ -266,6 +292,11 @@ class Sessions:
         if self._in_memory:
             return await question()
         answer = otherwise
+        if (home := loops.elsewhere()) is not None:
+            if loops.running() is None:
+                return otherwise  # On trio nobody waits for the store: what is asked is agreed on later.
+            asked = self._lookups.ask(operation, key, question, otherwise, brief=brief)
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, home))
         with guarded("session lookup"):
             answer = await self._lookups.ask(operation, key, question, otherwise, brief=brief)
         return answer
@@ -332,6 +363,7 @@ class Sessions:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._process.renew()
         self._loops.clear()
+        self._begin_loops()
         for part in (
             self.handshakes,
             self._coalescer,

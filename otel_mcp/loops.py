@@ -1,0 +1,151 @@
+"""Where our own work runs: on the server's event loop, or on one of ours where there is none that lasts.
+
+Under WSGI each request has a loop of its own, which ends with it; under trio there
+is none of asyncio at all. Then a thread keeps one: it writes, sweeps and asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from typing import Any, Final, TypeVar
+
+from otel_mcp.guard import guarded
+
+T = TypeVar("T")
+
+_STOP: Final = 5.0
+"""Seconds that the thread may take to end."""
+
+
+class _Own:
+    """A loop in a thread, which ends with the process."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="otel_mcp", daemon=True)
+        Context().run(self._thread.start)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+            # As servers do: whoever is cancelled here writes what waits.
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self.loop.run_until_complete(asyncio.wait(tasks))
+        finally:
+            self.loop.close()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_STOP)
+
+
+_lock = threading.Lock()
+_own: _Own | None = None
+
+
+def running() -> AbstractEventLoop | None:
+    """The loop of asyncio that runs in this thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def own() -> AbstractEventLoop:
+    """Our own loop, started where there is none yet: from now on all our work runs there."""
+    global _own
+    with _lock:
+        if _own is None:
+            _own = _Own()
+        return _own.loop
+
+
+def stop() -> None:
+    """End our own loop, if there is one; not from itself."""
+    global _own
+    with _lock:
+        ending, _own = _own, None
+    if ending is not None:
+        ending.stop()
+
+
+def home() -> AbstractEventLoop | None:
+    """The loop for our work: our own one if there is any, else the running one."""
+    return _own.loop if _own is not None else running()
+
+
+def elsewhere() -> AbstractEventLoop | None:
+    """Our own loop, where the caller does not run on it."""
+    return _own.loop if _own is not None and running() is not _own.loop else None
+
+
+class Timer:
+    """A timer on the loop of another thread."""
+
+    def __init__(self, loop: AbstractEventLoop, delay: float, callback: Callable[[], object]) -> None:
+        self._callback: Callable[[], object] | None = callback
+        loop.call_soon_threadsafe(loop.call_later, delay, self._due, context=Context())
+
+    def _due(self) -> None:
+        if self._callback is not None:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._callback = None
+
+
+def call_later(loop: AbstractEventLoop, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle | Timer:
+    """Call on `loop`, from whatever thread, and in no request's context."""
+    if running() is loop:
+        return Context().run(loop.call_later, delay, callback)
+    return Timer(loop, delay, callback)
+
+
+async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Wait for work that has to be done where our other work is done."""
+    loop = elsewhere() or (own() if running() is None else None)
+    if loop is None:
+        return await work()
+    done = asyncio.run_coroutine_threadsafe(work(), loop)
+    if running() is not None:
+        return await asyncio.wrap_future(done)
+    # Whoever awaits without asyncio runs on trio, which has been imported for that.
+    wait: Callable[..., Awaitable[T]] = sys.modules["trio"].to_thread.run_sync
+    return await wait(done.result)
+
+
+def current_task() -> object:
+    """The task that runs, of asyncio or of trio."""
+    if running() is not None:
+        return asyncio.current_task()
+    trio = sys.modules.get("trio")
+    if trio is not None:
+        with guarded("task"):
+            return trio.lowlevel.current_task()
+    return None
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether a task is cancelled, of asyncio or of trio."""
+    kind = type(error)
+    return isinstance(error, asyncio.CancelledError) or (kind.__name__ == "Cancelled" and kind.__module__ == "trio")
+
+
+def _after_fork() -> None:
+    """The thread is the parent's, and so is the loop."""
+    global _lock, _own
+    _lock, _own = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
