@@ -30,7 +30,7 @@ class Owning:
     async def claimed(self, exchange: Exchange, scope: Scope) -> Scope:
         """Tell whose the id of a transport session is; returns the scope for the app."""
         if (wire_id := exchange.wire_session_id) and wire_id.startswith(OURS):
-            await self._keys.prepare()
+            await self._keys.prepare(exchange)
             # Also one that another replica seems to have made, with another key: the server has given out neither.
             if self._keys.is_ours(wire_id) or (self._keys.is_shaped(wire_id) and not self._paths.get(exchange.path)):
                 exchange.owns_sessions = False
@@ -39,5 +39,5 @@ class Owning:
         elif not exchange.modern:  # The revision of 2026-07-28 has no transport sessions: an id there says nothing.
             exchange.owns_sessions = self._paths.get(exchange.path)
             if not self._keys.ready:
-                await self._keys.prepare()
+                await self._keys.prepare(exchange)
         return scope

@@ -216,7 +216,7 @@ class Replies:
         """Give an ``initialize`` that the server keeps no session for one of ours, should it succeed."""
         exchange = call.exchange
         if exchange.minted is None and (has_succeeded(call) or is_handshake(call.params)):
-            await self._resolver.keys.prepare()
+            await self._resolver.keys.prepare(exchange)
             exchange.minted = self._resolver.keys.mint(self._resolver.user(exchange))
             await self._resolver.opens(call, exchange.minted)
 

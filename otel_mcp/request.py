@@ -162,6 +162,8 @@ class Exchange:
     """What an authentication middleware put into the scope, once that has been looked at."""
     caller: tuple[object, int, Principal | None] | None = None
     """Who calls, with the user and the generation of the hash key that this was made of."""
+    waited: float = 0.0
+    """Seconds that it has waited for the session store."""
     started_ns: int = field(default_factory=time_ns)
     """Unix nanoseconds."""
     started: float = field(default_factory=perf_counter)

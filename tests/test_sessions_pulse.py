@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -354,3 +355,47 @@ async def test_what_comes_after_the_last_look_is_no_error(monkeypatch: Any) -> N
     await settle()
     assert told == []
     answer.cancel()
+
+
+@dataclass
+class Request:
+    """One that has waited for other answers before."""
+
+    waited: float = 0.0
+
+
+async def test_a_request_that_has_waited_before_waits_for_the_rest_of_its_patience(
+    loop: Loop, silences: Silences
+) -> None:
+    pulse = Pulse(paced(*(30 * MS,) * 8), silences)
+    answer, request = asyncio.create_task(asyncio.Event().wait()), Request(31 * MS)
+    pulse.sent(loop)
+    waiting, other = (asyncio.create_task(pulse.wait(loop, answer, one)) for one in (request, Request()))
+    await settle()
+
+    loop.turns(7)  # The first one had begun before.
+    await settle()
+    assert not waiting.done()
+    loop.turn()
+    await settle()
+
+    assert (waiting.done(), other.done(), silences.count) == (True, False, 0)
+    assert request.waited == pytest.approx(48.5 * MS)
+    assert not pulse.is_quiet
+    answer.cancel()
+    await other
+
+
+async def test_what_is_answered_in_time_takes_of_a_requests_patience(loop: Loop, silences: Silences) -> None:
+    pulse = Pulse(paced(*(30 * MS,) * 8), silences)
+    request = Request()
+
+    for number in (1, 2):
+        gate = asyncio.Event()
+        waiting = asyncio.create_task(pulse.wait(loop, asyncio.create_task(gate.wait()), request))
+        await settle()
+        loop.turns(8)
+        gate.set()
+        await waiting
+        loop.turn()
+        assert request.waited == pytest.approx(number * 20 * MS, abs=6 * MS)

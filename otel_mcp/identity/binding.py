@@ -10,12 +10,17 @@ from __future__ import annotations
 from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.principal import Principal
 from otel_mcp.identity.session import Session
-from otel_mcp.sessions.delta import SessionFacts
+from otel_mcp.sessions.delta import Known, SessionFacts
 
 
 def is_foreign(facts: SessionFacts, principal: Principal | None) -> bool:
     """Whether the session is bound to somebody else."""
     return facts.principal is not None and facts.principal != user_of(principal)
+
+
+def is_of_another(known: Known | None, principal: Principal | None) -> bool:
+    """Whether the store has an id as that of another user's session, which may have ended."""
+    return known is not None and known.principal not in (None, user_of(principal))
 
 
 def user_of(principal: Principal | None) -> str | None:

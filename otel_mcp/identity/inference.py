@@ -11,6 +11,7 @@ from otel_mcp.identity.directory import Directory
 from otel_mcp.identity.keys import new_id
 from otel_mcp.identity.session import Session
 from otel_mcp.identity.table import Table
+from otel_mcp.sessions.pulse import Asker
 
 
 class Inference:
@@ -31,21 +32,21 @@ class Inference:
         # One that came back by its id is none that replicas have agreed on, as far as is known here.
         return session if session is not None and session.agreement is not None else None
 
-    async def propose(self, claim: Candidate) -> Session | None:
+    async def propose(self, claim: Candidate, asker: Asker | None = None) -> Session | None:
         """The session that `resolve` would give; agrees on nothing."""
-        agreed = await self._directory.consult(_agreement(claim))
+        agreed = await self._directory.consult(_agreement(claim), asker)
         if agreed is None and not self._table.may_open():
             return None
         session = self._table.draft(agreed or new_id(), claim.source, limit=self._gap)
         session.agreement = _agreement(claim) if agreed is not None else None
         return session
 
-    async def resolve(self, claim: Candidate, proposed: Session | None) -> Session | None:
+    async def resolve(self, claim: Candidate, proposed: Session | None, asker: Asker | None = None) -> Session | None:
         """The session that all replicas agree on; ``None`` beyond the limit on new ones."""
         agreement = _agreement(claim)
         if not self._table.may_open():
             # Another replica's session may still be joined: that opens none.
-            agreed = await self._directory.consult(agreement)
+            agreed = await self._directory.consult(agreement, asker)
             if agreed is None:
                 self._rejected("limit")
                 return None
@@ -53,7 +54,7 @@ class Inference:
         else:
             candidate = proposed.id if proposed is not None else new_id()
             with self._table.room():
-                answer = await self._directory.agree(agreement, candidate, self._gap)
+                answer = await self._directory.agree(agreement, candidate, self._gap, asker)
             joined = answer != candidate or (proposed is not None and proposed.agreement is not None)
             session_id = self._table.first(self._fingerprints, claim.key, answer, candidate)
         self._table.remember(self._fingerprints, claim.key, session_id)

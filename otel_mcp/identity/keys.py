@@ -17,6 +17,8 @@ from math import inf
 from time import time
 from typing import Final, Literal
 
+from otel_mcp.sessions.pulse import Asker
+
 Whose = Literal["nobody", "caller", "another"]
 
 OURS: Final = "om1."
@@ -42,14 +44,15 @@ class Keys:
 
     def __init__(
         self,
-        fetch: Callable[[], Awaitable[bytes]],
+        fetch: Callable[[Asker | None], Awaitable[bytes]],
         is_agreed: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time,
     ) -> None:
         """Begin without a key.
 
         Args:
-            fetch: asks for a key; good for now, also where the replicas have still to agree.
+            fetch: asks for a key, perhaps on behalf of a request; good for now, also where the replicas have still to
+                agree.
             is_agreed: whether all replicas have it; else an id of theirs may look forged.
             clock: Unix seconds.
         """
@@ -63,10 +66,10 @@ class Keys:
         self.generation = 0
         """Grows when claims are to be made anew: what was hashed before may be hashed otherwise now."""
 
-    async def prepare(self) -> None:
+    async def prepare(self, asker: Asker | None = None) -> None:
         """Learn a key; at once, except for the first call of the process."""
         if not self.ready:
-            secret = await self._fetch()
+            secret = await self._fetch(asker)
             if not self.ready:
                 self.learn(secret)
 

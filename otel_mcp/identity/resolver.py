@@ -65,7 +65,7 @@ class Resolver:
         ):
             return
         if not self.keys.ready:
-            await self.keys.prepare()
+            await self.keys.prepare(exchange)
         if self.again(call):
             return
         exchange.transport_session = self._transport(exchange)
@@ -76,7 +76,9 @@ class Resolver:
         if call.id is None:
             session = self.tracker.peek(claim)
         else:
-            session = await self.tracker.resolve(claim, owned=exchange.owns_sessions, proposed=call.session)
+            session = await self.tracker.resolve(
+                claim, owned=exchange.owns_sessions, proposed=call.session, asker=exchange
+            )
             call.refused = session is None
         if call.proposed and session is None:
             call.session = None  # Over the limit: what was proposed may not come in by the back door.
@@ -93,13 +95,13 @@ class Resolver:
         if call.session is not None or call.id is None or call.method == "initialize":
             return
         if not self.keys.ready:
-            await self.keys.prepare()
+            await self.keys.prepare(exchange)
         exchange.transport_session = self._transport(exchange)
         claim = self._candidates.of(exchange, call)
         if claim is None:
             return
         call.claim, call.conversation_id = claim, claim.conversation_id
-        session = await self.tracker.propose(claim, owned=exchange.owns_sessions)
+        session = await self.tracker.propose(claim, owned=exchange.owns_sessions, asker=exchange)
         if session is not None:
             call.proposed = True
             self._join(call, session)
@@ -161,7 +163,7 @@ class Resolver:
     async def opens(self, call: Call, session_id: str) -> None:
         """The protocol gives out `session_id` with the answer to this ``initialize``: see `opened`."""
         if call.session is None:
-            await self.keys.prepare()
+            await self.keys.prepare(call.exchange)
             call.opening = session_id
 
     def opened(self, call: Call) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext
 
-from otel_mcp.sessions.delta import SessionFacts
+from otel_mcp.sessions.delta import Known, SessionFacts
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.wire.jsonrpc import Failure
 
@@ -27,6 +27,8 @@ class Session:
     """Unix seconds."""
     agreement: str | None = None
     """Key under which replicas agreed on an inferred session."""
+    known: Known | None = None
+    """What the store said of the id for which this session was proposed."""
     caller: str = ""
     """Digest of the caller with whom it began here, whether or not that is a user."""
     ended: bool = False

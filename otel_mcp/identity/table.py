@@ -71,6 +71,12 @@ class Table:
         now = self._clock()
         return Session(SessionFacts(session_id, now, limit or self._ttl, source=source, previous_id=previous), now)
 
+    def proposal(
+        self, session_id: str, source: str, *, previous: str | None = None, known: bool = False
+    ) -> Session | None:
+        """A draft, if it is of a session that the store knows, or if another one may begin."""
+        return self.draft(session_id, source, previous=previous) if known or self.may_open() else None
+
     def put(self, session: Session) -> None:
         """Hold a session."""
         self.sessions[session.id] = session

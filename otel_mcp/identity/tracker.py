@@ -1,8 +1,8 @@
 """The rules that turn a claim into a session.
 
 In steady state this is a look-up in a dictionary. Only an id or a client that
-this process meets for the first time asks the shared store, each time for 50
-ms at most, so that replicas agree; while the store is degraded it is answered from here.
+this process meets for the first time asks the shared store, for 50 ms at most
+in all, so that replicas agree; while the store is degraded it is answered from here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext
 
-from otel_mcp.identity.binding import bind, id_for, is_foreign, user_of
+from otel_mcp.identity.binding import bind, id_for, is_foreign, is_of_another, user_of
 from otel_mcp.identity.candidate import Candidate
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.inference import Inference
@@ -27,6 +27,7 @@ from otel_mcp.identity.session import Session
 from otel_mcp.identity.standing import Standing
 from otel_mcp.identity.table import Table
 from otel_mcp.sessions.delta import Known
+from otel_mcp.sessions.pulse import Asker
 from otel_mcp.settings import Settings
 
 __all__ = ["Session", "Tracker"]
@@ -75,36 +76,35 @@ class Tracker:
         whole = session.part_of or session
         return None if is_foreign(whole.facts, claim.principal) else whole
 
-    async def propose(self, claim: Candidate, *, owned: bool | None) -> Session | None:
+    async def propose(self, claim: Candidate, *, owned: bool | None, asker: Asker | None = None) -> Session | None:
         """The session that a message would have if the server took it. Asks; writes and opens nothing."""
         if (session := self.again(claim) or self.peek(claim)) is not None:
             return session
         if claim.inferred:
-            return await self._inference.propose(claim)
+            return await self._inference.propose(claim, asker)
         if self.get(claim.key) is not None:
-            return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
-        known = await self._directory.recall(claim.key)
-        if _is_of_another(known, claim):
-            return self._draft(claim, id_for(self._keys, claim.key, claim.principal))
+            return self.table.proposal(id_for(self._keys, claim.key, claim.principal), claim.source)
+        known = await self._directory.recall(claim.key, asker)
+        if (session := await self._proposed(claim, owned, known, asker)) is not None:
+            session.known = known
+        return session
+
+    async def _proposed(
+        self, claim: Candidate, owned: bool | None, known: Known | None, asker: Asker | None
+    ) -> Session | None:
+        if is_of_another(known, claim.principal):
+            return self.table.proposal(id_for(self._keys, claim.key, claim.principal), claim.source)
         successor = self._standing.continued_as(claim, known, owned)
         if known is not None and known.live is not None and successor is None:
-            return self._draft(claim, claim.key, known=True)
+            return self.table.proposal(claim.key, claim.source, known=True)
         if successor is None and self._standing.stands(claim, known, owned):
-            return self._draft(claim, claim.key)
+            return self.table.proposal(claim.key, claim.source)
         if successor is not None:
-            held = await self._directory.recall(successor)
+            held = await self._directory.recall(successor, asker)
             if held is not None and held.live is not None and is_foreign(held.live, claim.principal):
-                return self._draft(claim, id_for(self._keys, successor, claim.principal))
-        return self._draft(
-            claim, successor or self._successor_id(claim), previous=claim.key, known=successor is not None
-        )
-
-    def _draft(
-        self, claim: Candidate, session_id: str, *, previous: str | None = None, known: bool = False
-    ) -> Session | None:
-        if not known and not self.table.may_open():
-            return None
-        return self.table.draft(session_id, claim.source, previous=previous)
+                return self.table.proposal(id_for(self._keys, successor, claim.principal), claim.source)
+        is_known, successor = successor is not None, successor or self._successor_id(claim)
+        return self.table.proposal(successor, claim.source, previous=claim.key, known=is_known)
 
     def again(self, claim: Candidate) -> Session | None:
         """The session that this very claim has led to before, if it still would."""
@@ -118,13 +118,16 @@ class Tracker:
         self._sessions.move_to_end(session.facts.session_id)
         return session
 
-    async def resolve(self, claim: Candidate, *, owned: bool | None, proposed: Session | None = None) -> Session | None:
+    async def resolve(
+        self, claim: Candidate, *, owned: bool | None, proposed: Session | None = None, asker: Asker | None = None
+    ) -> Session | None:
         """The session of a message that the server has taken; opens one where needed.
 
         Args:
             claim: what the request says.
             owned: the server itself gives out transport ids; ``None`` = not known.
             proposed: what `propose` answered for this very message.
+            asker: the request that waits for what is asked.
 
         Returns:
             ``None`` where the limit on new sessions is reached.
@@ -132,11 +135,11 @@ class Tracker:
         session = self.peek(claim)
         if session is None:
             if claim.inferred:
-                session = await self._inference.resolve(claim, proposed)
+                session = await self._inference.resolve(claim, proposed, asker)
             elif self.get(claim.key) is not None:
                 session = self._instead(claim)
             else:
-                session = await self._recall(claim, owned, proposed)
+                session = await self._recall(claim, owned, proposed, asker)
         if session is not None:
             if claim.conversation_id and session.facts.conversation_id is None:
                 session.facts.conversation_id = claim.conversation_id
@@ -227,14 +230,18 @@ class Tracker:
         self.follow(session.id, successor)
         self.forget(session)
 
-    async def _recall(self, claim: Candidate, owned: bool | None, proposed: Session | None) -> Session | None:
-        known = await self._directory.recall(claim.key)
+    async def _recall(
+        self, claim: Candidate, owned: bool | None, proposed: Session | None, asker: Asker | None
+    ) -> Session | None:
+        known = await self._directory.recall(claim.key, asker)
+        if known is None and proposed is not None:
+            known = proposed.known  # The request has asked before, and may have no time left for asking again.
         if (told := self.peek(claim)) is not None:
             return told  # Another request has asked the same, and was answered.
-        if self.get(claim.key) is not None or _is_of_another(known, claim):
+        if self.get(claim.key) is not None or is_of_another(known, claim.principal):
             return self._instead(claim)
         if self._standing.continued_as(claim, known, owned) is not None:
-            return await self._succeed(claim, known, proposed)
+            return await self._succeed(claim, known, proposed, asker)
         if known is not None and known.live is not None:
             return self._adopt(claim, known)
         if self._standing.stands(claim, known, owned):
@@ -242,9 +249,11 @@ class Tracker:
             if known is not None and known.opened:
                 claim = replace(claim, whose="nobody" if known.principal is None else claim.whose)
             return self._begin(claim, claim.key, blindly=blindly)
-        return await self._succeed(claim, known, proposed)
+        return await self._succeed(claim, known, proposed, asker)
 
-    async def _succeed(self, claim: Candidate, known: Known | None, proposed: Session | None) -> Session | None:
+    async def _succeed(
+        self, claim: Candidate, known: Known | None, proposed: Session | None, asker: Asker | None
+    ) -> Session | None:
         """The one session that continues an unknown or ended id, on all replicas."""
         successor = known.successor if known is not None else None
         joined = successor is not None
@@ -254,13 +263,13 @@ class Tracker:
                 return None
             candidate = proposed.id if proposed is not None else self._successor_id(claim)
             with self.table.room():
-                successor = await self._directory.succeed(claim.key, candidate, user_of(claim.principal))
+                successor = await self._directory.succeed(claim.key, candidate, user_of(claim.principal), asker)
             joined = successor != candidate
             successor = self.table.first(self._successors, claim.key, successor, candidate)
         self.follow(claim.key, successor)
         if (held := self.peek(claim)) is not None:
             return held
-        known = await self._directory.recall(successor) if joined or successor.startswith(NAMED) else None
+        known = await self._directory.recall(successor, asker) if joined or successor.startswith(NAMED) else None
         if known is not None and known.live is not None:
             if is_foreign(known.live, claim.principal):
                 return self._instead(replace(claim, key=successor))
@@ -290,8 +299,3 @@ class Tracker:
         session.caller = claim.principal.digest if claim.principal is not None else ""
         self.table.put(session)
         return session
-
-
-def _is_of_another(known: Known | None, claim: Candidate) -> bool:
-    """Whether the store has the id as that of another user's session, which may have ended."""
-    return known is not None and known.principal not in (None, user_of(claim.principal))

@@ -1,4 +1,4 @@
-"""Short questions to the store from the path of a request: answered within 50 ms or not at all.
+"""Short questions to the store from the path of a request: answered within 50 ms or not at all, however many it has.
 
 The same question is asked once at a time, and a question that is late goes on
 by itself: nothing that was sent is cancelled, so no connection is lost by it.
@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.breaker import Breaker
 from otel_mcp.sessions.events import SessionEvents
-from otel_mcp.sessions.pulse import PATIENCE, Pace, Pulse
+from otel_mcp.sessions.pulse import PATIENCE, Asker, Pace, Pulse
 from otel_mcp.sessions.store import StoreDown
 
 T = TypeVar("T")
@@ -72,11 +72,24 @@ class Lookups:
             self.breaker.failed()
 
     async def ask(
-        self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T, *, brief: bool = True
+        self,
+        operation: str,
+        key: str,
+        question: Callable[[], Awaitable[T]],
+        otherwise: T,
+        *,
+        brief: bool = True,
+        asker: Asker | None = None,
     ) -> T:
         """The store's answer, or `otherwise` where it does not come in time.
 
-        A question that is not `brief` may well take longer than others: that tells nothing of the store.
+        Args:
+            operation: its name, for metrics.
+            key: what is asked about; the same question is asked once at a time.
+            question: asks.
+            otherwise: the answer from here.
+            brief: it takes no longer than others; else that it is late tells nothing of the store.
+            asker: the request that waits. One that has waited enough for others does not wait, but asks all the same.
         """
         if self.is_silent:
             return otherwise
@@ -96,7 +109,9 @@ class Lookups:
             self.breaker.failed()  # Until it turns out otherwise.
             contextvars.Context().run(loop.call_later, PATIENCE, self._tried, operation, task, started)
             return otherwise
-        await self._pulse(loop).wait(loop, task)
+        if asker is not None and asker.waited >= PATIENCE:
+            return otherwise
+        await self._pulse(loop).wait(loop, task, asker)
         outcome, answer = self._answer(task, otherwise)
         with guarded("session events"):
             self._events.store_operation(operation, outcome, time.perf_counter() - started)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final, Protocol
 
 PATIENCE: Final = 0.05
@@ -40,6 +41,13 @@ class Loop(Protocol):
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> object: ...
 
 
+class Asker(Protocol):
+    """A request, which has one patience for all that it asks."""
+
+    waited: float
+    """Seconds that it has waited for the store."""
+
+
 class Pace:
     """How fast the store has been."""
 
@@ -61,10 +69,13 @@ class Pace:
 class _Waiting:
     """Seconds without an answer, as far as they were the store's."""
 
-    __slots__ = ("is_over", "is_seen", "seconds", "woken")
+    __slots__ = ("is_over", "is_seen", "is_tired", "left", "seconds", "woken")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.left = inf
+        """Seconds that are left of the patience of a request which has waited for other answers before."""
+        self.is_tired = False
         self.is_over = False
         self.is_seen = False
         self.woken: asyncio.Future[None] | None = None
@@ -108,18 +119,22 @@ class Pulse:
         self._sent.discard(question)
         self.is_quiet = self.is_quiet and bool(self._sent)
 
-    async def wait(self, loop: Loop, task: asyncio.Task[object]) -> None:
+    async def wait(self, loop: Loop, task: asyncio.Task[object], asker: Asker | None = None) -> None:
         """Until the answer is there, patience is over, or the store is known to be silent."""
         waiter = self._add(self._waiters, loop)
+        if asker is not None and asker.waited:
+            waiter.left = PATIENCE - asker.waited
         try:
             # Quiet may have ended in the very turn of the loop in which it woke this.
-            while not (task.done() or waiter.is_over or self.is_quiet):
+            while not (task.done() or waiter.is_over or waiter.is_tired or self.is_quiet):
                 waiter.woken = asyncio.get_running_loop().create_future()
                 if not await _first(task, waiter.woken) and not waiter.is_seen:
                     break
                 waiter.is_seen = False
         finally:
             self._waiters.discard(waiter)
+            if asker is not None:
+                asker.waited += max(waiter.seconds, 0.0)
 
     def _add(self, to: set[_Waiting], loop: Loop) -> _Waiting:
         added = _Waiting(-_STEP if self._looks else 0.0)
@@ -160,7 +175,9 @@ class Pulse:
             waiter.is_seen = True
             waiter.seconds += step
             waiter.is_over = waiter.is_over or is_over or waiter.seconds >= PATIENCE
-            if self.is_quiet or waiter.is_over:
+            # The next look would be too late. That tells nothing of the store.
+            waiter.is_tired = waiter.seconds > waiter.left - _STEP
+            if self.is_quiet or waiter.is_over or waiter.is_tired:
                 waiter.wake()
         if any(waiter.is_over for waiter in self._waiters) or is_over:
             self._silent()

@@ -1,7 +1,7 @@
 """Sessions as the rest of the package uses them: submit what happened, ask what is known.
 
 Nothing here waits for the store on the path of a request but the lookups, 50
-ms at most each. The work is done by the parts: `coalescer` keeps, `flusher`
+ms at most for all of a request. The work is done by the parts: `coalescer` keeps, `flusher`
 writes, `background` says when, `lookups` asks, a store remembers.
 """
 
@@ -33,6 +33,7 @@ from otel_mcp.sessions.lateness import once_more_if_late
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.sessions.memory import MemoryStore
 from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.pulse import Asker
 from otel_mcp.sessions.state import SessionState
 from otel_mcp.sessions.store import SessionStore, StoreDown
 from otel_mcp.sessions.sweeper import Sweeper
@@ -262,30 +263,37 @@ class Sessions:
         self.handshakes.release(session_id)
         return await loops.at_home(lambda: self._documents.delete(session_id))
 
-    async def recall(self, session_id: str) -> Known | None:
+    async def recall(self, session_id: str, asker: Asker | None = None) -> Known | None:
         """What is known of an id that this process meets for the first time; `None` = we cannot tell."""
-        return await self._ask("recall", session_id, lambda: self._store.recall(session_id), None)
+        return await self._ask("recall", session_id, lambda: self._store.recall(session_id), None, asker)
 
-    async def bind(self, session_id: str, user: str | None) -> None:
+    async def bind(self, session_id: str, user: str | None, asker: Asker | None = None) -> None:
         """Tell other processes whose a session is that has just shaken hands here; `None` = nobody's."""
-        await self._ask("bind", session_id, lambda: self._store.bind(session_id, user), None)
+        await self._ask("bind", session_id, lambda: self._store.bind(session_id, user), None, asker)
 
-    async def consult(self, key: str) -> str | None:
+    async def consult(self, key: str, asker: Asker | None = None) -> str | None:
         """The value that was agreed on under `key`; `None` where there is none or we cannot tell."""
-        return await self._ask("consult", key, lambda: self._store.consult(key), None)
+        return await self._ask("consult", key, lambda: self._store.consult(key), None, asker)
 
-    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+    async def agree(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str:
         """The value that all replicas have under `key`; `candidate` where we cannot tell."""
-        return await self._ask("agree", key, lambda: self._store.agree(key, candidate, ttl), candidate)
+        return await self._ask("agree", key, lambda: self._store.agree(key, candidate, ttl), candidate, asker)
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None) -> str:
         """The id of the session that continues `old_id` on all replicas; `candidate` where we cannot tell."""
         # Users do not share an answer: for one of them the id may be another's.
         key = old_id if user is None else f"{old_id} {user}"
-        return await self._ask("succeed", key, lambda: self._store.succeed(old_id, candidate, user), candidate)
+        return await self._ask("succeed", key, lambda: self._store.succeed(old_id, candidate, user), candidate, asker)
 
     async def _ask(
-        self, operation: str, key: str, question: Callable[[], Awaitable[T]], otherwise: T, *, brief: bool = True
+        self,
+        operation: str,
+        key: str,
+        question: Callable[[], Awaitable[T]],
+        otherwise: T,
+        asker: Asker | None = None,
+        *,
+        brief: bool = True,
     ) -> T:
         if self._health.is_away:
             return otherwise
@@ -298,14 +306,14 @@ class Sessions:
             asked = self._lookups.ask(operation, key, question, otherwise, brief=brief)
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, home))
         with guarded("session lookup"):
-            answer = await self._lookups.ask(operation, key, question, otherwise, brief=brief)
+            answer = await self._lookups.ask(operation, key, question, otherwise, brief=brief, asker=asker)
         return answer
 
-    async def hash_key(self) -> bytes:
+    async def hash_key(self, asker: Asker | None = None) -> bytes:
         """The key of our hashes: configured, else agreed by all replicas, else this process's own for now."""
 
         async def agree(name: str, candidate: str) -> str | None:
-            return await self._ask("agree", name, lambda: self._store.agree(name, candidate, 0), None)
+            return await self._ask("agree", name, lambda: self._store.agree(name, candidate, 0), None, asker)
 
         key = await self._hash_key.get(agree)
         if not self._hash_key.is_agreed:

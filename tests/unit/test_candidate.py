@@ -22,7 +22,7 @@ LEGACY = "2025-11-25"
 
 
 async def prepared() -> Keys:
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         return b"secret"
 
     made = Keys(fetch)

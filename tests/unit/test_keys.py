@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def keys(secret: bytes = b"secret") -> Keys:
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         return secret
 
     made = Keys(fetch)
@@ -45,7 +45,7 @@ async def test_any_text_can_be_hashed() -> None:
 async def test_the_key_is_asked_for_once() -> None:
     asked = 0
 
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         nonlocal asked
         asked += 1
         return b"secret"
@@ -93,7 +93,7 @@ async def test_the_ids_of_the_last_keys_stay_ours_and_no_others() -> None:
 
 
 async def test_a_key_that_was_agreed_meanwhile_is_not_replaced_by_the_answer_to_a_request() -> None:
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         made.learn(b"shared")
         return b"alone"
 
@@ -106,7 +106,7 @@ async def test_a_key_that_was_agreed_meanwhile_is_not_replaced_by_the_answer_to_
 async def test_an_id_of_ours_tells_its_age_and_another_none() -> None:
     now = 1_000_000.0
 
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         return b"secret"
 
     made = Keys(fetch, clock=lambda: now)
@@ -120,7 +120,7 @@ async def test_an_id_of_ours_tells_its_age_and_another_none() -> None:
 
 
 async def test_before_the_key_is_known_nothing_is_hashed() -> None:
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         return b""
 
     with pytest.raises(RuntimeError, match="not known"):

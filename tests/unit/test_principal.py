@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def keys(secret: bytes = b"secret") -> Keys:
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         return secret
 
     made = Keys(fetch)

@@ -34,7 +34,7 @@ class Store:
     down: bool = False
     asked: Counter[str] = field(default_factory=Counter[str])
 
-    async def recall(self, session_id: str) -> Known | None:
+    async def recall(self, session_id: str, asker: object = None) -> Known | None:
         self.asked["recall"] += 1
         await anyio.lowlevel.checkpoint()
         if self.down:
@@ -47,16 +47,16 @@ class Store:
         if not self.down:
             self.documents[session_id] = Known(exists=False, principal=user, opened=True)
 
-    async def consult(self, key: str) -> str | None:
+    async def consult(self, key: str, asker: object = None) -> str | None:
         self.asked["consult"] += 1
         return None if self.down else self.agreed.get(key)
 
-    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+    async def agree(self, key: str, candidate: str, ttl: float, asker: object = None) -> str:
         self.asked["agree"] += 1
         await anyio.lowlevel.checkpoint()
         return candidate if self.down else self.agreed.setdefault(key, candidate)
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None, asker: object = None) -> str:
         self.asked["succeed"] += 1
         await anyio.lowlevel.checkpoint()
         return candidate if self.down else self.agreed.setdefault(f"{old_id}:next", candidate)
@@ -78,7 +78,7 @@ class Replica:
 
 
 async def make_keys(secret: bytes = b"secret") -> Keys:
-    async def fetch() -> bytes:
+    async def fetch(_: object = None) -> bytes:
         return secret
 
     keys = Keys(fetch)
@@ -172,7 +172,7 @@ async def test_requests_that_come_together_share_a_successor_also_when_the_store
     here = await replica(store)
     found: list[Session] = []
 
-    async def failing(old_id: str, candidate: str, user: str | None = None) -> str:
+    async def failing(old_id: str, candidate: str, user: str | None = None, asker: object = None) -> str:
         await anyio.lowlevel.checkpoint()
         return candidate
 
