@@ -162,6 +162,8 @@ class _Library:
         with _GUARD:
             name, further = self._asgi.get_default_span_details(asked)
             attributes = {**self._asgi.collect_request_attributes(asked, self._mode), **further}
+            if asked["server"] and "server.address" in attributes:
+                attributes["server.address"] = str(asked["server"][0])  # The library's has the port in it.
         if self._request_headers:
             with _GUARD:
                 attributes |= self._asgi.collect_custom_headers_attributes(

@@ -75,7 +75,7 @@ async def test_a_bare_app_has_one_with_the_stable_names(traced: Runtime, telemet
         "parent": None,
         "attributes": {
             "url.scheme": "http",
-            "server.address": "127.0.0.1:8000",
+            "server.address": "127.0.0.1",
             "server.port": 8000,
             "network.protocol.version": "1.1",
             "url.path": "/mcp",
