@@ -34,6 +34,7 @@ TEXTS = (
     "}{",
 )
 CAP = 5
+USERS = ("a" * 32, "a" * 32, "a" * 32, "b" * 32, None)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -143,6 +144,8 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore) -> None:
         else:
             change = random_delta(chance, session_id, clock, step * 100)
             change.facts.limit = 20.0
+            change.facts.principal = chance.choice(USERS)
+            change.facts.opened = chance.random() < 0.1
             if chance.random() < 0.03:
                 change.ended = (clock, "client_delete")
             sender = chance.choice(senders)
@@ -150,6 +153,9 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore) -> None:
             sent.append(flush)
             assert same((await memory.apply([flush]))[0], (await store.apply([flush]))[0])
         assert await memory.load(session_id) == await store.load(session_id)
+        # Memory has the time that passes here as well.
+        known, shared = await memory.recall(session_id), await store.recall(session_id)
+        assert (known.principal, known.opened) == (shared.principal, shared.opened)
 
 
 def same(one: Applied, other: Applied) -> bool:

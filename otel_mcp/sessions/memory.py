@@ -123,7 +123,8 @@ class MemoryStore:
         created = record is None or (record.ended is not None and not record.has_document(now))
         if record is None or created:
             former, record = record, Record.given(state, self._settings, now)
-            record.facts.principal = former.facts.principal if former is not None else None
+            if former is not None:
+                record.facts.principal, record.opened = former.facts.principal, former.opened
             self._put(record)
         record.replace_head(state, now)
         return Applied(state.session_id, created=created)
@@ -147,9 +148,18 @@ class MemoryStore:
             return Known(exists=False, successor=successor)
         if record.ended is not None or record.deadline <= now or not record.has_document(now):
             over = record.ended is not None or record.deadline <= now
-            return Known(exists=False, ended=over, successor=successor, principal=record.facts.principal)
+            return Known(
+                exists=False, ended=over, successor=successor, principal=record.facts.principal, opened=record.opened
+            )
         facts, worked = record.known_facts(), record.calls_total > 0
-        return Known(exists=True, successor=successor, facts=facts, worked=worked, principal=facts.principal)
+        return Known(
+            exists=True,
+            successor=successor,
+            facts=facts,
+            worked=worked,
+            principal=facts.principal,
+            opened=record.opened,
+        )
 
     async def bind(self, session_id: str, user: str | None) -> None:
         """Nothing to do: the one process that could ask has opened it."""

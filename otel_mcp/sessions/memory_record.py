@@ -109,7 +109,7 @@ class Record:
 
     def _count(self, delta: SessionDelta) -> None:
         news = delta.facts.known()
-        if not self.merged and self.facts.principal is None:
+        if not self.merged and not self.opened and self.facts.principal is None:
             self.facts.principal = delta.facts.principal  # Of a session of the user's API it is the first message.
         if news not in self.merged:
             created = self.facts.created_at

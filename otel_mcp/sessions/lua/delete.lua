@@ -3,7 +3,7 @@
 -- ARGV: now, now as ISO text, SHA-1 of an unrecorded document that may go, whose
 -- session (facts), digest of the service.
 -- Returns {status, existed}: 1 done, 5 the document is not ours.
-local raw = redis.call('HMGET', stats, 't', 'o', 'x', 'v', 'u')
+local raw = redis.call('HMGET', stats, 't', 'o', 'x', 'v', 'u', 'k')
 local state = condition(offsets(raw[2]))
 if raw[4] and raw[4] ~= ARGV[5] and not raw[3] then return {5, 0} end
 if raw[1] and of_another(raw[2], ARGV[4]) then return {5, 0} end
@@ -15,5 +15,6 @@ if not raw[1] and state == 'missing' then return {1, 0} end
 redis.call('DEL', doc, stats)
 redis.call('HSET', stats, 'x', ARGV[2] .. ' deleted ' .. ARGV[1])
 if raw[5] then redis.call('HSET', stats, 'u', raw[5]) end
+if raw[6] then redis.call('HSET', stats, 'k', raw[6]) end
 redis.call('PEXPIRE', stats, GRACE)
 return {1, state == 'ours' and 1 or 0}

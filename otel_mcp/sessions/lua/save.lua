@@ -6,7 +6,7 @@
 local a = cjson.decode(ARGV[1])
 local last, last_iso, created, created_iso, requests, errors, calls, kept, limit, start, ttl, service =
   a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12]
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'x', 'v', 'u')
+local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'x', 'v', 'u', 'k')
 local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], x = raw[8]}
 local o = offsets(s.o)
 local state = condition(o)
@@ -33,6 +33,7 @@ else
   set = {'a', int(created) .. ' ' .. created_iso, 'n', calls, 'r', requests, 'e', errors,
          'i', int(limit), 'v', service}
   if raw[10] then set[#set + 1], set[#set + 2] = 'u', raw[10] end
+  if raw[11] then set[#set + 1], set[#set + 2] = 'k', raw[11] end
 end
 local text = tail(calls, errors, requests, last_iso, s.x)
 if state == 'ours' then
