@@ -50,7 +50,7 @@ def read(env: Mapping[str, str], redis_url: str | None = None) -> tuple[Settings
         logger.propagate = propagated
         logger.removeHandler(heard)
     findings = [warn("settings", line, _unset(line)) for line in heard.lines]
-    findings += _misspelled(env)
+    findings += _misspelled(env) + _quoted(env)
     if not env.get("OTEL_SERVICE_NAME") and settings.service_name.startswith("unknown_service"):
         findings.append(warn("settings", "the service has no name", export("OTEL_SERVICE_NAME", "my-mcp-server")))
     if not findings:
@@ -75,3 +75,16 @@ def _misspelled(env: Mapping[str, str]) -> list[Finding]:
         mend = f'export {PREFIX}{close[0]}="${variable}"' if close else f"unset {variable}"
         findings.append(warn("settings", f"there is no setting {variable}", mend))
     return findings
+
+
+def _quoted(env: Mapping[str, str]) -> list[Finding]:
+    """Quotes that a shell would have taken away: files of variables for containers are read without one."""
+    return [
+        warn(
+            "settings",
+            f"the value of {variable} has its quotes in it",
+            f'export {variable}="${{{variable}:1:-1}}"',
+        )
+        for variable, value in sorted(env.items())
+        if variable.startswith("OTEL_") and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    ]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from otel_mcp.cli.doctor.exporters import Target
-from otel_mcp.cli.doctor.finding import Finding, export, fail, ok, skip, warn
+from otel_mcp.cli.doctor.finding import Finding, export, fail, merged, ok, skip, warn
 
 Spoken = Literal["grpc", "http", "other"]
 
@@ -59,19 +59,9 @@ async def check(targets: Sequence[Target]) -> list[Finding]:
         key = (target.protocol, place, str(target.secure))
         groups.setdefault(key, []).append(target)
     asked = await asyncio.gather(*(_check(group[0]) for group in groups.values()))
-    return _merged([(finding, [target.signal for target in group])
-                    for finding, group in zip(asked, groups.values(), strict=True)])  # fmt: skip
-
-
-def _merged(results: list[tuple[Finding, list[str]]]) -> list[Finding]:
-    """The same thing said of several signals is said once."""
-    merged: dict[tuple[str, str, str | None], list[str]] = {}
-    for finding, signals in results:
-        merged.setdefault((finding.status, finding.found, finding.mend), []).extend(signals)
-    return [
-        Finding("endpoint", status, f"{', '.join(signals)}: {found}", mend)  # type: ignore[arg-type]
-        for (status, found, mend), signals in merged.items()
-    ]
+    return merged(
+        (target.signal, finding) for finding, group in zip(asked, groups.values(), strict=True) for target in group
+    )
 
 
 def _address(target: Target) -> tuple[str, int]:
@@ -93,6 +83,8 @@ async def _check(target: Target) -> Finding:
         return fail("endpoint", f"{target.variable} is no URL", _set(target, "http://HOST:4317"))
     if _is_proxied(target, host):
         return skip("endpoint", f"{host}:{port} is reached through a proxy, and was not asked")
+    if (unreadable := _unreadable(target)) is not None:
+        return unreadable
     try:
         return _judged(target, await _asked(target, host, port))
     except _Unreachable as error:
@@ -101,6 +93,19 @@ async def _check(target: Target) -> Finding:
         variable = target.variable.replace("ENDPOINT", "CERTIFICATE")
         mend = f"export {variable}=/path/to/ca.pem"
         return fail("endpoint", f"the certificate of {host}:{port} is not trusted", mend)
+
+
+def _unreadable(target: Target) -> Finding | None:
+    """A certificate or key that is named and cannot be used."""
+    if not target.secure:
+        return None
+    try:
+        _tls(target, "http", verify=True)
+    except (OSError, ValueError):  # Errors of TLS are errors of the operating system.
+        variable = target.variable.replace("ENDPOINT", "CERTIFICATE")
+        found = f"{variable}, or the client's certificate or key, names a file that cannot be read"
+        return fail("endpoint", found, f"export {variable}=/path/to/ca.pem")
+    return None
 
 
 def _is_proxied(target: Target, host: str) -> bool:

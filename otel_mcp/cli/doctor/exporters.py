@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from otel_mcp.cli.doctor.finding import Finding, export, fail, ok, skip, warn
+from otel_mcp.cli.doctor.finding import Finding, export, fail, merged, ok, skip, warn
 from otel_mcp.cli.doctor.inspection import Inventory, Loaded
 
 Protocol = Literal["grpc", "http"]
 
 SIGNALS: Final = ("traces", "metrics", "logs")
 INSTALL: Final = "python -m pip install 'otel-mcp-sessions[otlp]'"
+_STOPS: Final = "so nothing at all is instrumented"
 _BY_PROTOCOL: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 _BUILT_IN: Final = {"prometheus": "opentelemetry-exporter-prometheus", "zipkin": "opentelemetry-exporter-zipkin"}
 _NAMED: Final = (
@@ -79,8 +80,10 @@ def read(env: Mapping[str, str], inventory: Inventory) -> Exporting:
         )
         return result
     names = {signal: _names(env, signal, inventory) for signal in SIGNALS}
+    wrong: list[tuple[str, Finding]] = []
     for signal in SIGNALS:
-        _signal(result, env, inventory, signal, names[signal])
+        wrong += [(signal, finding) for finding in _signal(result, env, inventory, signal, names[signal])]
+    result.findings += merged(wrong)
     result.findings += _switched_off(names)
     result.findings += _named(env, inventory) + _sampling(env) + _not_headers(env)
     if not result.findings:
@@ -107,7 +110,8 @@ def _names(env: Mapping[str, str], signal: str, inventory: Inventory) -> list[st
     said = env.get(_variable(signal))
     if said is None:
         # What opentelemetry-distro, and those made after it, put there.
-        said = "otlp" if inventory.names("opentelemetry_distro") else ""
+        distros, chosen = inventory.names("opentelemetry_distro"), env.get("OTEL_PYTHON_DISTRO")
+        said = "otlp" if (chosen in distros if chosen else distros) else ""
     if said.strip().lower() == "none":
         return []
     return [name.strip() for name in said.split(",") if name.strip()]
@@ -121,35 +125,43 @@ def _protocol(env: Mapping[str, str], signal: str) -> tuple[str, str]:
     return "OTEL_EXPORTER_OTLP_PROTOCOL", env.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "grpc"
 
 
-def _signal(result: Exporting, env: Mapping[str, str], inventory: Inventory, signal: str, names: list[str]) -> None:
-    group = f"opentelemetry_{signal}_exporter"
+def _signal(
+    result: Exporting, env: Mapping[str, str], inventory: Inventory, signal: str, names: list[str]
+) -> Iterator[Finding]:
+    """Take up the exporters of one signal, and report those that cannot be made."""
+    installed = inventory.names(f"opentelemetry_{signal}_exporter")
     for name in names:
         variable, protocol = _protocol(env, signal)
         exporter = name
         if name == "otlp":
             if protocol not in _BY_PROTOCOL:
-                mend = export(variable, "http/protobuf")
-                result.findings.append(fail("exporters", f"{variable} names a protocol that Python has not", mend))
+                yield fail(
+                    "exporters", f"{variable} names a protocol that Python has not", export(variable, "http/protobuf")
+                )
                 continue
             exporter = _BY_PROTOCOL[protocol]
         elif name in _BY_PROTOCOL.values():
             variable = _variable(signal)
-        if exporter not in inventory.names(group):
-            result.findings.append(_unknown(signal, name, exporter))
-        elif exporter in _BY_PROTOCOL.values():
-            result.wanted.append((group, exporter))
-            result.targets.append(_target(env, signal, "grpc" if exporter.endswith("grpc") else "http", variable))
+        if exporter in installed:
+            if exporter in _BY_PROTOCOL.values():
+                result.wanted.append((f"opentelemetry_{signal}_exporter", exporter))
+                result.targets.append(_target(env, signal, "grpc" if exporter.endswith("grpc") else "http", variable))
+            continue
+        other = next((value for value, made in _BY_PROTOCOL.items() if made in installed), None)
+        if name == "otlp" and other is not None:
+            yield fail("exporters", f"the exporter for {protocol} is missing, {_STOPS}", export(variable, other))
+        else:
+            yield _unknown(signal, name, exporter)
 
 
 def _unknown(signal: str, name: str, exporter: str) -> Finding:
-    stops = "so nothing at all is instrumented"
     if exporter in _BY_PROTOCOL.values():
-        return fail("exporters", f"{signal} are to go over {name}, whose package is missing, {stops}", INSTALL)
+        return fail("exporters", f"the package of the exporter {name} is missing, {_STOPS}", INSTALL)
     if package := _BUILT_IN.get(name):
         mend = f"python -m pip install {package}"
-        return fail("exporters", f"{_variable(signal)} names {name}, whose package is missing, {stops}", mend)
+        return fail("exporters", f"the package of the exporter {name} is missing, {_STOPS}", mend)
     mend = export(_variable(signal), "otlp")
-    return fail("exporters", f"{_variable(signal)} names an exporter that nobody has installed, {stops}", mend)
+    return fail("exporters", f"{_variable(signal)} names an exporter that nobody has installed, {_STOPS}", mend)
 
 
 def _switched_off(names: Mapping[str, list[str]]) -> list[Finding]:

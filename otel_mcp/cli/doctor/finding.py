@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Awaitable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 Status = Literal["ok", "warn", "FAIL", "skip"]
@@ -56,6 +56,14 @@ def fail(check: str, found: str, mend: str | None = None) -> Finding:
 def export(variable: str, value: str) -> str:
     """Write the shell command that sets a variable."""
     return f"export {variable}={shlex.quote(value)}"
+
+
+def merged(results: Iterable[tuple[str, Finding]]) -> list[Finding]:
+    """Say once what was found of several signals, with their names before it."""
+    signals: dict[Finding, list[str]] = {}
+    for signal, finding in results:
+        signals.setdefault(finding, []).append(signal)
+    return [replace(finding, found=f"{', '.join(names)}: {finding.found}") for finding, names in signals.items()]
 
 
 async def guarded(check: str, results: Awaitable[Iterable[Finding]], seconds: float) -> list[Finding]:

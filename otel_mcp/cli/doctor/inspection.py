@@ -165,7 +165,7 @@ class Inspection:
         return loaded
 
     async def _read(self, loaded: Loaded) -> None:
-        await _drain(self._process)
+        await _sent(self._process)
         step = None
         while (facts := await self._line()) is not None:
             step = facts.get("step", step)
@@ -183,10 +183,12 @@ class Inspection:
         return json.loads(line) if line.endswith(b"\n") else None
 
 
-async def _drain(process: Process | None) -> None:
+async def _sent(process: Process | None) -> None:
+    """Send what was written, and no more: an app that reads standard input finds its end."""
     if process is not None and process.stdin is not None:
         with suppress(ConnectionError):
             await process.stdin.drain()
+            process.stdin.close()
 
 
 def _environment(env: Mapping[str, str]) -> dict[str, str]:

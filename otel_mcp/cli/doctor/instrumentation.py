@@ -65,6 +65,23 @@ def started(launch: Launch, loaded: Loaded | None) -> list[Finding]:
     """The command brings the instrumentation into the server's process."""
     if not launch.given:
         return [skip("start", "no command was given: otel-mcp doctor -- opentelemetry-instrument uvicorn app:app")]
+    if (no_server := _no_server(launch)) is not None:
+        return [no_server]
+    if launch.auto_directory is None:
+        return [_without_wrapper(launch, loaded)]
+    if launch.shadowing is not None:
+        found = f"{launch.shadowing} is found before the sitecustomize.py of opentelemetry-instrument"
+        return [fail("start", found, _mended(launch))]
+    if (flag := launch.bypassing_flag) is not None:
+        return [fail("start", f"python {flag} does not load what opentelemetry-instrument prepares", _mended(launch))]
+    if launch.late_variables:
+        found = f"{', '.join(launch.late_variables)} of --env-file come after the instrumentation is loaded"
+        return [warn("start", found, f"set -a; . {shlex.quote(launch.env_file or '')}; set +a")]
+    return [ok("start", "opentelemetry-instrument loads the instrumentation in the server's process")]
+
+
+def _no_server(launch: Launch) -> Finding | None:
+    """The command starts no server that could be observed."""
     if launch.missing is not None:
         beside = Path(sys.executable).with_name(launch.missing)
         mend = None
@@ -72,26 +89,22 @@ def started(launch: Launch, loaded: Loaded | None) -> list[Finding]:
             mend = f'export PATH={shlex.quote(str(beside.parent))}:"$PATH"'
         elif launch.missing == "opentelemetry-instrument":
             mend = "python -m pip install 'otel-mcp-sessions[otlp]'"
-        return [fail("start", f"{launch.missing} is not found on PATH", mend)]
+        return fail("start", f"{launch.missing} is not found on PATH", mend)
     if not launch.program:
-        return [fail("start", launch.unknown or "", "opentelemetry-instrument --help")]
+        return fail("start", launch.unknown or "", "opentelemetry-instrument --help")
     if launch.transport == "stdio":
-        mend = (
-            f"{shlex.join(_prefixed(launch))} --transport {'http' if launch.server == 'fastmcp' else 'streamable-http'}"
-        )
-        return [fail("start", "the command serves stdio; only servers over HTTP are observed", mend)]
-    if launch.auto_directory is None and launch.app is not None and loaded is not None and loaded.instrumented:
-        return [ok("start", f"{launch.app} loads the instrumentation itself")]
-    if launch.auto_directory is None and launch.app is None and (script := _instrumented_script(launch)) is not None:
-        return [skip("start", f"{script} seems to load the instrumentation itself; it was not run")]
-    if launch.auto_directory is None:
-        return [fail("start", "the command is not started with opentelemetry-instrument", _mended(launch))]
-    if launch.shadowing is not None:
-        found = f"{launch.shadowing} is found before the sitecustomize.py of opentelemetry-instrument"
-        return [fail("start", found, _mended(launch))]
-    if (flag := launch.bypassing_flag) is not None:
-        return [fail("start", f"python {flag} does not load what opentelemetry-instrument prepares", _mended(launch))]
-    return [ok("start", "opentelemetry-instrument loads the instrumentation in the server's process")]
+        transport = "http" if launch.server == "fastmcp" else "streamable-http"
+        mend = f"{_mended(launch)} --transport {transport}"
+        return fail("start", "the command serves stdio; only servers over HTTP are observed", mend)
+    return None
+
+
+def _without_wrapper(launch: Launch, loaded: Loaded | None) -> Finding:
+    if launch.app is not None and loaded is not None and loaded.instrumented:
+        return ok("start", f"{launch.app} loads the instrumentation itself")
+    if launch.app is None and (script := _instrumented_script(launch)) is not None:
+        return skip("start", f"{script} seems to load the instrumentation itself; it was not run")
+    return fail("start", "the command is not started with opentelemetry-instrument", _mended(launch))
 
 
 def _instrumented_script(launch: Launch) -> str | None:

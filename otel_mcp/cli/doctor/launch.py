@@ -76,6 +76,20 @@ class Launch:
         return None
 
     @property
+    def env_file(self) -> str | None:
+        """A file of variables that the server reads by itself."""
+        return option(self.program, "--env-file") if self.server == "uvicorn" else None
+
+    @property
+    def late_variables(self) -> list[str]:
+        """Variables of OpenTelemetry in that file: by then the SDK has read its own."""
+        if self.env_file is None or not Path(self.env_file).is_file():
+            return []
+        lines = Path(self.env_file).read_text("utf-8", "replace").splitlines()
+        names = [line.strip().removeprefix("export ").partition("=")[0].strip() for line in lines]
+        return sorted({name for name in names if name.startswith("OTEL_")})
+
+    @property
     def initialises(self) -> bool:
         """Whether the interpreter loads the instrumentation at start."""
         return self.auto_directory is not None and self.shadowing is None and self.bypassing_flag is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,12 +10,12 @@ from urllib.parse import urlsplit
 from redis import exceptions as redis
 
 from otel_mcp.cli.doctor.finding import Finding, export, fail, ok, skip, warn
+from otel_mcp.cli.doctor.outage import URL, named, place, template
 from otel_mcp.sessions.keys import Keys
 from otel_mcp.sessions.redis_client import Client, connect
 from otel_mcp.sessions.redis_cluster import Cluster
-from otel_mcp.settings import PREFIX, Settings
+from otel_mcp.settings import Settings
 
-URL: Final = f"{PREFIX}REDIS_URL"
 PROBE: Final = "otel-mcp-doctor"
 """A session that nobody has."""
 SESSION_COMMANDS: Final = (
@@ -28,8 +27,6 @@ INDEX_COMMANDS: Final = (
     "ZADD k XX 0 m", "ZREM k m", "ZSCORE k m", "ZCOUNT k 0 0", "ZRANGEBYSCORE k 0 0", "PEXPIRE k 1", "EVAL x 1 k",
 )  # fmt: skip
 """What is run on the index of all sessions."""
-_DENIED: Final = ("NOAUTH", "WRONGPASS", "Authentication required", "username-password pair")
-"""What a client of a cluster passes on of an error that says no more by its class."""
 _MIB: Final = 1024 * 1024
 _SLOW: Final = 0.05
 """Seconds after which a request goes on without an answer of Redis."""
@@ -50,19 +47,6 @@ return refused
 server."""
 
 
-def place(url: str) -> str:
-    """The URL of a Redis without user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def template(url: str, *, scheme: str | None = None) -> str:
-    """The URL with placeholders where user and password belong."""
-    parts = urlsplit(url)
-    userinfo = "USER:PASSWORD@" if "@" in parts.netloc else ""
-    return f"{scheme or parts.scheme}://{userinfo}{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 async def check(settings: Settings) -> list[Finding]:
     """Look at the Redis that the settings name."""
     url = settings.redis_url
@@ -76,7 +60,7 @@ async def check(settings: Settings) -> list[Finding]:
     try:
         return await _check(client, url, settings)
     except (redis.RedisError, redis.RedisClusterException, OSError, EOFError, asyncio.TimeoutError) as error:
-        return [await _failed(url, error)]
+        return [await named(url, error)]
     finally:
         with suppress(Exception):
             await client.aclose()
@@ -225,72 +209,3 @@ def _memory(info: dict[str, Any]) -> list[Finding]:
     if limit and policy.startswith("volatile-"):
         return [warn("memory", f"{said}: sessions are evicted when memory is full", mend)]
     return [ok("memory", said)]
-
-
-async def _failed(url: str, error: BaseException) -> Finding:
-    """Name the reason, in words of our own: the text of an error may repeat the password."""
-    text = str(error)
-    if isinstance(error, redis.AuthenticationError) or any(sign in text for sign in _DENIED):
-        wants = "does not take this user and password" if "@" in url else "wants a password"
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        mend = export(URL, f"{parts.scheme}://USER:PASSWORD@{host}{parts.path}")
-        return fail("redis", f"{place(url)} {wants}", mend)
-    if "Cluster mode is not enabled" in text or "cluster support disabled" in text:
-        mend = export(URL, template(url, scheme=urlsplit(url).scheme.partition("+")[0]))
-        return fail("redis", f"{place(url)} is no Cluster, and the URL says that it is", mend)
-    if isinstance(error, redis.MovedError) or "MOVED" in text[:8]:
-        mend = export(URL, template(url, scheme=urlsplit(url).scheme + "+cluster"))
-        return fail("redis", f"{place(url)} is a node of a Cluster, and the URL does not say so", mend)
-    if "No master found" in text:
-        return fail(
-            "redis", "the sentinels know no master of that name", export(URL, "redis+sentinel://HOST:26379/NAME/0")
-        )
-    if (found := await _tls_mismatch(url, text)) is not None:
-        return found
-    return fail("redis", f"{place(url)} {_reason(error, text)}", export(URL, template(url)) + "  # where Redis is")
-
-
-def _reason(error: BaseException, text: str) -> str:
-    if "LOADING" in text:
-        return "is still loading its data"
-    if "Name or service not known" in text or "nodename nor servname" in text or "name resolution" in text:
-        return "names a host that is not known"
-    if "refused" in text or "Connect call failed" in text:
-        return "refuses connections: nobody listens there"
-    if isinstance(error, (redis.TimeoutError, asyncio.TimeoutError)):
-        return "does not answer within 0.5 s"
-    return f"cannot be used ({type(error).__name__})"
-
-
-async def _tls_mismatch(url: str, text: str) -> Finding | None:
-    """A server that wants TLS hangs up on a plain client, and the other way round."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss"} or parts.hostname is None:
-        return None
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        mend = export(URL, f"{template(url)}?ssl_ca_certs=/path/to/ca.pem")
-        return fail("redis", f"the certificate of {place(url)} is not trusted", mend)
-    with suppress(OSError, ValueError, asyncio.TimeoutError):
-        port = parts.port or 6379
-        if parts.scheme == "redis" and await _speaks(parts.hostname, port, secure=True):
-            mend = export(URL, template(url, scheme="rediss"))
-            return fail("redis", f"{place(url)} speaks TLS, and the URL does not say so", mend)
-        if parts.scheme == "rediss" and await _speaks(parts.hostname, port, secure=False):
-            mend = export(URL, template(url, scheme="redis"))
-            return fail("redis", f"{place(url)} speaks no TLS, and the URL says that it does", mend)
-    return None
-
-
-async def _speaks(host: str, port: int, *, secure: bool) -> bool:
-    context: ssl.SSLContext | None = None
-    if secure:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=context), 1)
-    try:
-        writer.write(b"PING\r\n")
-        answer = await asyncio.wait_for(reader.read(16), 1)
-        return secure or answer[:1] in {b"+", b"-"}
-    finally:
-        writer.close()

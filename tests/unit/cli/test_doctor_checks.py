@@ -126,6 +126,7 @@ def test_wrapper_and_server_of_different_environments() -> None:
         ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}, "ok", None),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "token"}, "FAIL", "export OTEL_EXPORTER_OTLP_HEADERS=NAME=VALUE,NAME=VALUE"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b,c=d%20e"}, "ok", None),
+        ({"OTEL_PYTHON_DISTRO": "distro"}, "ok", None),
         ({"OTEL_CONFIG_FILE": "otel.yaml"}, "FAIL", "python -m pip install opentelemetry-configuration"),
     ],
 )  # fmt: skip
@@ -140,6 +141,20 @@ def test_exporters_that_are_not_installed() -> None:
     assert exporters.read({}, inventory({"opentelemetry_configurator": []})).findings[0].mend == exporters.INSTALL
     none = inventory({f"opentelemetry_{signal}_exporter": [] for signal in exporters.SIGNALS})
     assert {finding.mend for finding in exporters.read({}, none).findings} == {exporters.INSTALL}
+
+
+def test_exporter_of_the_other_protocol_is_installed() -> None:
+    only_http = {f"opentelemetry_{signal}_exporter": [("otlp_proto_http", "", "")] for signal in exporters.SIGNALS}
+
+    findings = exporters.read({}, inventory(only_http)).findings
+
+    assert {finding.mend for finding in findings} == {"export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"}
+
+
+def test_distro_that_is_not_installed_sets_no_exporter() -> None:
+    findings = exporters.read({"OTEL_PYTHON_DISTRO": "aws"}, inventory()).findings
+
+    assert unwell(findings) == [("exporters", "FAIL"), ("exporters", "warn")]
 
 
 def test_targets_are_those_of_the_exporters() -> None:
@@ -312,6 +327,30 @@ def test_settings_are_those_of_the_given_environment(monkeypatch: pytest.MonkeyP
 
     assert (settings.redis_prefix, settings.session_ttl, settings.service_name) == ("", 60, "shop")
     assert unwell(findings) == []
+
+
+def test_quotes_that_are_part_of_a_value() -> None:
+    _, findings = configuration.read(
+        {"OTEL_SERVICE_NAME": "'shop'", "OTEL_EXPORTER_OTLP_HEADERS": '"a=hunter2"', "A": "'b'"}
+    )
+
+    assert unwell(findings) == [("settings", "warn")] * 2
+    assert findings[1].mend == 'export OTEL_SERVICE_NAME="${OTEL_SERVICE_NAME:1:-1}"'
+    assert "hunter2" not in str(findings)
+
+
+def test_variables_that_come_too_late(tmp_path: Path) -> None:
+    (tmp_path / "env").write_text(
+        "A=1\nexport OTEL_SERVICE_NAME=shop\n# OTEL_X=1\nOTEL_PYTHON_MCP_REDIS_URL=redis://:hunter2@h\n"
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = f"opentelemetry-instrument uvicorn app:app --env-file {tmp_path / 'env'}"
+
+    (finding,) = instrumentation.started(read(command.split(), {"PATH": path}), None)
+
+    assert finding.status == "warn"
+    assert finding.found.startswith("OTEL_PYTHON_MCP_REDIS_URL, OTEL_SERVICE_NAME of --env-file come after")
+    assert finding.mend == f"set -a; . {tmp_path / 'env'}; set +a"
 
 
 def _diagnosis() -> Diagnosis:

@@ -181,6 +181,17 @@ def test_https_at_a_plain_port(port: str, request: pytest.FixtureRequest) -> Non
     assert (finding.status, finding.mend) == ("FAIL", f"export {COMMON}=http://{at}")
 
 
+@pytest.mark.parametrize("name", ["CERTIFICATE", "CLIENT_CERTIFICATE"])
+def test_certificate_that_cannot_be_read(name: str, secure_grpc_port: int) -> None:
+    finding = asked(
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"https://localhost:{secure_grpc_port}",
+        **{f"OTEL_EXPORTER_OTLP_{name}": "/nosuch/ca.pem"},
+    )
+
+    assert finding.status == "FAIL"
+    assert "names a file that cannot be read" in finding.found
+
+
 def test_path_of_the_endpoint(http_port: int) -> None:
     at = f"http://127.0.0.1:{http_port}"
 

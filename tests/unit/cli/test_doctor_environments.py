@@ -46,7 +46,7 @@ def environment(
     "app",
     [
         "from mcp.server import MCPServer\napp = MCPServer('shop').streamable_http_app()",
-        "async def app(scope, receive, send):\n    print('noise on standard output')",
+        "import sys\nprint(repr(sys.stdin.read()))\nasync def app(scope, receive, send):\n    pass",
     ],
     ids=["sdk", "bare"],
 )

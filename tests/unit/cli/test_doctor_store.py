@@ -126,6 +126,12 @@ def test_user_who_may_not_do_what_we_do(server: Server, clean: Any, rules: str, 
     assert unwell(found(url)) == []
 
 
+def test_database_that_is_not_there(server: Server) -> None:
+    (finding,) = found(f"{server.url}/99")
+
+    assert finding.found == f"{server.url}/99 has no database of that number"
+
+
 def test_prefix_is_part_of_the_keys_that_must_be_allowed(server: Server, clean: Any) -> None:
     clean.execute_command("ACL", "SETUSER", "shop", "on", ">right", "+@all", "~mcp_session:*", "~{mcp_*", "~otel_mcp:*")
     url = f"redis://shop:right@127.0.0.1:{server.port}"
