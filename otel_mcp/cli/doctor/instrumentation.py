@@ -148,7 +148,9 @@ def siblings(loaded: Loaded, inventory: Inventory, names: set[str]) -> list[Find
                 findings.append(warn("siblings", f"{dist} does not load ({raised})", mend))
     if not findings:
         others = sorted(inventory.names("opentelemetry_instrumentor") - {"otel_mcp"} - names)
-        findings.append(ok("siblings", f"{', '.join(others)} load as well" if others else "no other instrumentation"))
+        findings.append(
+            ok("siblings", f"loaded as well: {', '.join(others)}" if others else "no other instrumentation")
+        )
     return findings + _second_of_mcp(inventory, loaded, names)
 
 
@@ -199,9 +201,11 @@ def _what(facts: Mapping[str, Any]) -> str:
 
 
 def _import_failed(launch: Launch, facts: Mapping[str, Any]) -> Finding:
-    mend = f"python -m pip install {facts['missing'].partition('.')[0]}" if facts["missing"] else None
-    if facts["missing"] and launch.app is not None and facts["missing"] == (launch.app.module or "").split(".")[0]:
-        mend = f"cd THE_FOLDER_OF/{launch.app.module.replace('.', '/')}.py" if launch.app.module else None
+    mend = None
+    if facts["error"] == "ModuleNotFoundError" and facts["missing"]:
+        mend = f"python -m pip install {facts['missing'].partition('.')[0]}"
+        if launch.app is not None and launch.app.module and launch.app.module.startswith(facts["missing"]):
+            mend = f"cd THE_FOLDER_OF/{launch.app.module.replace('.', '/')}.py"
     return fail("seams", f"{launch.app} cannot be imported ({_what(facts)})", mend)
 
 

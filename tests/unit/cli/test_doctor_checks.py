@@ -259,6 +259,25 @@ def test_sdk_in_none_of_its_known_shapes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "missing", "mend"),
+    [
+        ("ModuleNotFoundError", "fastapi.routing", "python -m pip install fastapi"),
+        ("ModuleNotFoundError", "shop", "cd THE_FOLDER_OF/shop/asgi.py"),
+        ("ImportError", "pydantic._internal", None),
+        ("KeyError", "", None),
+    ],
+)
+def test_imports_that_fail(error: str, missing: str, mend: str | None) -> None:
+    launch = Launch({}, given=True, server="uvicorn", app=App("shop.asgi", "app"))
+    loaded = Loaded(app={"app": None, "error": error, "missing": missing, "where": "app.py:3"})
+
+    (finding,) = instrumentation.seams(loaded, inventory(), launch, is_loaded=True)
+
+    assert (finding.status, finding.mend) == ("FAIL", mend)
+    assert "at app.py:3" in finding.found
+
+
+@pytest.mark.parametrize(
     ("kind", "status"), [("raises", "FAIL"), ("distro", "FAIL"), ("import", "warn"), ("conflict", "warn")]
 )
 def test_siblings_that_do_not_load(kind: str, status: str) -> None:
