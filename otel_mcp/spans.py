@@ -181,6 +181,13 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
         span.add_link(call.link)
 
 
+def rename(call: Call, span: Span) -> None:
+    """Give the span of a call its name, where somebody has given it another meanwhile."""
+    if (name := span_name(call)) != getattr(span, "name", name):
+        span.update_name(name)
+        span.set_attributes(_identity(call))
+
+
 def complete(call: Call, span: Span, outcome: Outcome, description: str | None = None) -> None:
     """Put on the open span of a call how the call failed.
 

@@ -21,7 +21,7 @@ from otel_mcp.guard import guarded, report
 from otel_mcp.request import current_call
 from otel_mcp.seams.dispatch import Dispatch, outcome_of_result, told_more
 from otel_mcp.seams.patching import Patches
-from otel_mcp.spans import capture_result, same_span
+from otel_mcp.spans import capture_result, rename, same_span
 from otel_mcp.wire.jsonrpc import negotiated_version
 
 _GUARD = guarded("native span")
@@ -144,6 +144,7 @@ class _Completed:
         return self._manager.__exit__(kind, error, traceback)
 
     def _settle(self, span: Span, error: BaseException | None) -> None:
+        rename(self._dispatch.call, span)  # FastMCP gives it the name of a listing that it needs to serve it.
         self._dispatch.settle(span, error)
 
 

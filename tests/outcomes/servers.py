@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -118,10 +119,12 @@ async def _serve(name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 @asynccontextmanager
-async def low_level() -> AsyncIterator[App]:
-    """The low-level server of the SDK, 1.x or 2.x."""
+async def low_level(middleware: str = "") -> AsyncIterator[App]:
+    """The low-level server of the SDK, 1.x or 2.x, with a middleware of the user's on one side of the SDK's spans."""
     manager_of = import_module("mcp.server.streamable_http_manager").StreamableHTTPSessionManager
     server = (_low_level1 if major("mcp") < 2 else _low_level2)()
+    if middleware:
+        server.middleware.insert(0 if middleware == "outside" else len(server.middleware), _answer_messages)
     manager = manager_of(server, stateless=True, json_response=True)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -129,6 +132,23 @@ async def low_level() -> AsyncIterator[App]:
 
     async with manager.run():
         yield app
+
+
+async def _answer_messages(ctx: Any, call_next: Any) -> Any:
+    """Of the user's: answers messages by itself, refuses, and mends what failed."""
+    name = (ctx.params or {}).get("name") if ctx.method == "tools/call" else None
+    fine: dict[str, Any] = {"content": [{"type": "text", "text": "3"}], "resultType": "complete"}
+    if name == "cached":
+        return fine
+    if name == "denied":
+        return {**fine, "isError": True}
+    if name == "limited":
+        raise _protocol_error(-32029, "secret")
+    if name == "mended":
+        with suppress(Exception):
+            await call_next(dataclasses.replace(ctx, params={**ctx.params, "name": "crash"}))
+        return fine
+    return await call_next(ctx)
 
 
 def _low_level1() -> Any:
@@ -186,6 +206,13 @@ def fastmcp(kind: str) -> AbstractAsyncContextManager[App]:
         server.add_middleware(limiting.RateLimitingMiddleware(max_requests_per_second=0.001, burst_capacity=1))
     elif kind == "answering":
         server.add_middleware(_answering(errors))
+    elif kind == "messages":
+        getattr(server, "_mcp_server").middleware.append(_answer_messages)  # noqa: B009
+    elif kind == "retrying":
+        server.add_middleware(_retrying())
+    elif kind == "mounted":
+        server, mounted = module.FastMCP("shop"), server
+        server.mount(mounted)
     elif kind == "proxy":
         server = _proxy(server)
     return _running(server.http_app(stateless_http=True, json_response=True))
@@ -195,6 +222,18 @@ def _proxy(server: Any) -> Any:
     with suppress(ImportError, AttributeError):
         return import_module("fastmcp.server").create_proxy(server)
     return import_module("fastmcp").FastMCP.as_proxy(server)
+
+
+def _retrying() -> Any:
+    class Retrying(import_module("fastmcp.server.middleware").Middleware):
+        """Of the user's: tries twice."""
+
+        async def on_call_tool(self, context: Any, call_next: Any) -> Any:
+            with suppress(Exception):
+                return await call_next(context)
+            return await call_next(context)
+
+    return Retrying()
 
 
 def _answering(errors: Any) -> Any:
@@ -276,6 +315,9 @@ async def _result(method: str, params: dict[str, Any]) -> dict[str, Any]:
     raise Exception(-32601)
 
 
+_KINDS: Final = ("plain", "caching", "limiting", "answering", "retrying", "mounted", "proxy", "messages")
+
+
 def servers() -> dict[str, Opened]:
     """What this interpreter can serve, by name."""
     found: dict[str, Opened] = {}
@@ -288,8 +330,11 @@ def servers() -> dict[str, Opened]:
             import_module(_LOW_LEVEL).Server.call_tool
         ):
             found[f"{sdk}-low"] = low_level  # Before, a tool can only raise.
+    if major("mcp") >= 2:
+        found["sdk2-low-within"] = lambda: low_level("within")
+        found["sdk2-low-outside"] = lambda: low_level("outside")
     if fast := major("fastmcp"):
-        for kind in ("plain", "caching", "limiting", "answering", "proxy") if fast > 2 else ("plain",):
+        for kind in _KINDS[: 1 if fast < 3 else 7 if fast < 4 else 8]:
             found[f"fastmcp{fast}-{kind}"] = lambda kind=kind: fastmcp(kind)
     found["handwritten"] = handwritten
     found["handwritten-gzip"] = lambda: handwritten(gzip=True)

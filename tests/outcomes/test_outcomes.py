@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from tests.outcomes.servers import servers
-from tests.outcomes.table import CASES, eras, problems, run
+from tests.outcomes.table import CASES, LEGACY, eras, problems, run
 
 pytestmark = pytest.mark.anyio
 
@@ -27,3 +28,13 @@ async def test_span_metrics_and_document_say_what_the_client_got(name: str, era:
 
     assert len(seen) == len(CASES)
     assert [problem for each in seen for problem in problems(name, era, each)] == []
+
+
+@pytest.mark.parametrize("name", ["sdk2-high", "sdk2-low-outside", "fastmcp4-answering", "handwritten-gzip"])
+async def test_a_request_that_is_not_sampled_has_no_span_whoever_answers(name: str) -> None:
+    seen = await run(name, LEGACY, ALWAYS_OFF)
+
+    assert [(each.case.name, len(each.spans), len(each.points)) for each in seen] == [(c.name, 0, 1) for c in CASES]
+    assert [each.document["failure"] for each in seen if each.document is not None] == [
+        each.case.expected(name) for each in seen if each.document is not None
+    ]
