@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 import threading
+import weakref
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
@@ -19,6 +20,8 @@ from otel_mcp.guard import guarded
 
 T = TypeVar("T")
 
+_MANY: Final = 2
+"""Loops gone, after which we keep one of our own."""
 _STOP: Final = 5.0
 """Seconds that the thread may take to end."""
 
@@ -87,6 +90,25 @@ def home() -> AbstractEventLoop | None:
 def elsewhere() -> AbstractEventLoop | None:
     """Our own loop, where the caller does not run on it."""
     return _own.loop if _own is not None and running() is not _own.loop else None
+
+
+class Turnover:
+    """Counts loops that end by themselves, without any end of the server: those of single requests do."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """The server has ended in order, and its loop with it."""
+        self._last: Callable[[], AbstractEventLoop | None] | None = None
+        self._gone = 0
+
+    def is_high(self, loop: AbstractEventLoop) -> bool:
+        """Whether `loop` comes after some that have gone, and will not last either."""
+        last = self._last() if self._last is not None else loop
+        self._gone += last is None or last.is_closed()
+        self._last = weakref.ref(loop)
+        return self._gone >= _MANY
 
 
 class Timer:

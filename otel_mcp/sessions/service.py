@@ -47,8 +47,6 @@ _HANDSHAKE: Final = 2.0
 _PROBE: Final = "probe"
 _PROBE_KEPT: Final = 0.001
 """Seconds: gone before the next probe, which has to write again."""
-_SHORT_LIVED: Final = 2
-"""Loops that end by themselves, after which we keep one of our own."""
 _EXIT: Final = 2.0
 """Seconds that the end of the process may wait for the store."""
 
@@ -80,18 +78,12 @@ class Sessions:
         self._health.on_outage.append(lambda: self._background.notify(now=False))
         self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
-        self._begin_loops()
+        self._turnover = loops.Turnover()
         self.on_end: list[Callable[[], None]] = []
         """Called when what runs on the running loop is to end."""
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Those that have served since they were closed last."""
         _instances.add(self)
-
-    def _begin_loops(self) -> None:
-        self._last_loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
-        self._has_last = False
-        self._gone = 0
-        """Loops that have ended by themselves, as those of single requests do."""
 
     def submit(self, delta: SessionDelta) -> None:
         """Hand over what happened; `delta` belongs to us from here on. From any thread; never waits, never raises."""
@@ -111,26 +103,24 @@ class Sessions:
 
     def ensure_running(self) -> None:
         """Have the background task on the running loop, on another one that runs, or on one of ours."""
-        loop = loops.home() or loops.own()
-        if self._background.loop() is loop:
-            return
+        try:
+            if self._background.loop() is get_running_loop():
+                return
+        except RuntimeError:
+            pass
         with guarded("session background"):
+            self._run_at_home(loops.home() or loops.own())
+
+    def _run_at_home(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._background.loop() is not loop:
             self._tell_memory_only()
-            if loops.elsewhere() is None and self._come_and_go(loop):
+            if loops.elsewhere() is None and self._turnover.is_high(loop):
                 loop = loops.own()
             self._loops.add(loop)
             if loops.running() is loop:
                 self._background.start(loop)
             else:
                 loop.call_soon_threadsafe(quietly, "session background", lambda: self._background.start(loop))
-
-    def _come_and_go(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether this is one more loop after some that have ended without any end of the server."""
-        last = self._last_loop()
-        if last is not loop:
-            self._gone += self._has_last and (last is None or last.is_closed())
-            self._last_loop, self._has_last = weakref.ref(loop), True
-        return self._gone >= _SHORT_LIVED
 
     def _tell_memory_only(self) -> None:
         if not self._told:
@@ -207,7 +197,7 @@ class Sessions:
 
         What cannot be written is counted as dropped, unless another loop of this process goes on serving.
         """
-        self._begin_loops()
+        self._turnover.forget()
         self._background.stop()
         with guarded("last session flush"):
             try:
@@ -371,7 +361,7 @@ class Sessions:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._process.renew()
         self._loops.clear()
-        self._begin_loops()
+        self._turnover.forget()
         for part in (
             self.handshakes,
             self._coalescer,
