@@ -15,8 +15,16 @@ _BESIDE: Final = (
     "opentelemetry-instrumentation-mcp == 0.62.4",
     "openinference-instrumentation-mcp == 2.0.13",
 )
-BESIDE_1: Final = Library("beside-mcp-1.30", ("mcp == 1.30.0", *_BESIDE))
-BESIDE_2: Final = Library("beside-mcp-2.3", ("mcp == 2.3.0", *_BESIDE))
+BESIDE_1: Final = Library("beside-mcp-1.30", ("mcp == 1.30.0", "fastmcp == 3.4.11", *_BESIDE))
+BESIDE_2: Final = Library(
+    "beside-mcp-2.3",
+    (
+        "mcp == 2.3.0",
+        "fastmcp == 4.2.3; python_version >= '3.11'",
+        "fastmcp == 4.1.7; python_version < '3.11'",
+        *_BESIDE,
+    ),
+)
 DJANGO: Final = Library("django", ("django == 5.2.19", "django-mcp-server == 0.5.7", "mcp == 1.30.0"))
 
 
@@ -41,14 +49,23 @@ ROWS: Final = (
     *(
         Neighbour(_cell(library, "neighboured", NEIGHBOUR=name, APP=app), revisions)
         for name in ("logfire", "sentry", "traceloop", "openinference")
-        for library, app, revisions in ((BESIDE_2, "sdk2", _BOTH), (BESIDE_1, "sdk1", (LEGACY,)))
+        for library, app, revisions in (
+            (BESIDE_2, "sdk2", _BOTH),
+            (BESIDE_2, "fastmcp_app", _BOTH),
+            (BESIDE_1, "sdk1", (LEGACY,)),
+            (BESIDE_1, "fastmcp_app", (LEGACY,)),
+        )
         # Traceloop's ends the process where it meets the SDK 2.x, with us or without.
-        if (name, app) != ("traceloop", "sdk2")
+        if (name, library) != ("traceloop", BESIDE_2)
     ),
     Neighbour(_cell(DJANGO, "django_app")),
     Neighbour(_cell(CURRENT, "adapted", "stateless", APP="sdk2"), _BOTH),
+    Neighbour(_cell(CURRENT, "adapted", "stateless", APP="fastmcp_app"), _BOTH),
+    Neighbour(_cell(FASTMCP_3, "adapted", "stateless", APP="fastmcp_app")),
     Neighbour(_cell(MCP_1_30, "adapted", "stateless", APP="sdk1")),
     Neighbour(_cell(CURRENT, "custom_transport", APP="sdk2")),
+    Neighbour(_cell(CURRENT, "custom_transport", APP="fastmcp_app")),
+    Neighbour(_cell(FASTMCP_3, "custom_transport", APP="fastmcp_app")),
     Neighbour(_cell(MCP_1_30, "custom_transport", APP="sdk1")),
     *(
         Neighbour(
@@ -64,6 +81,6 @@ ROWS: Final = (
             ("fastmcp_app", "stateless", _BOTH, CALLS),
             ("fastapi_route", "json", (LEGACY,), _BY_HAND),
         )
-        if (wrapped, app) != ("gzip", "fastapi_route")
     ),
+    Neighbour(_cell(HANDWRITTEN, "starlette_wrapped", "json", WRAPPED="gzip", APP="bare_asgi"), (LEGACY,), _BY_HAND),
 )
