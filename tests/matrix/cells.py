@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _PYPROJECT: Final = Path(__file__).resolve().parents[2] / "pyproject.toml"
-_FLOOR: Final = re.compile(r'"([\w-]+(?:\[\w,]+\])?) >= ([\w.]+)"')
+_FLOOR: Final = re.compile(r'"([\w-]+(?:\[[\w,]+\])?) >= ([\w.]+)"')
 OURS: Final = ("uvicorn", "opentelemetry-distro", "opentelemetry-exporter-otlp-proto-http")
 
 

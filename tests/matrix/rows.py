@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from tests.matrix.cells import CURRENT, FASTMCP_3, MCP_1_30, Cell, Library
+from tests.matrix.cells import CURRENT, FASTMCP_3, HANDWRITTEN, MCP_1_30, Cell, Library
 from tests.matrix.neighbours import Neighbour
 from tests.matrix.visits import CALLS, FAILING, GOOD, LEGACY, MODERN, UNKNOWN, WRONG
 
