@@ -207,7 +207,9 @@ class Watch:
     def _learn_bare(self, exchange: Exchange) -> None:
         if exchange.status is None or not 200 <= exchange.status < 300:
             return
-        if any(call.id is not None and not call.dispatched and call.finished for call in exchange.calls):
+        # What cannot be read is an answer as well, unless it only says that one will come.
+        unread = exchange.status == 200 and exchange.answer is not None and not exchange.answer.is_readable
+        if any(call.id is not None and not call.dispatched and (call.finished or unread) for call in exchange.calls):
             self._bare.learn(exchange.path, True)
 
     def finish(self, call: Call, outcome: Outcome | None, size: int | None) -> None:

@@ -82,5 +82,10 @@ ROWS: Final = (
             ("fastapi_route", "json", (LEGACY,), _BY_HAND),
         )
     ),
-    Neighbour(_cell(HANDWRITTEN, "starlette_wrapped", "json", WRAPPED="gzip", APP="bare_asgi"), (LEGACY,), _BY_HAND),
+    Neighbour(
+        _cell(HANDWRITTEN, "starlette_wrapped", "json", WRAPPED="gzip", APP="bare_asgi"),
+        (LEGACY,),
+        tuple(replace(call, failure=None) for call in _BY_HAND),
+        unread=True,
+    ),
 )

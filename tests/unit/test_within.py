@@ -125,6 +125,28 @@ async def test_what_cannot_be_read_is_no_success(runtime: Runtime, telemetry: Te
     assert (point[0]["gen_ai.tool.name"], "error.type" in point[0]) == ("_OTHER", False)  # Nor is its name proven.
 
 
+async def test_a_bare_app_nests_beneath_its_calls_though_its_answers_are_encoded(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("app")
+
+    async def bare(scope: Message, receive: Receive, send: Send) -> None:
+        await receive()
+        with tracer.start_as_current_span("query"):
+            headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"\x1f\x8bwho knows"})
+
+    app = MCPMiddleware(bare, runtime)
+    for _ in range(2):  # The first shows that nobody else opens a span.
+        await post(app, modern(), HEADERS)
+
+    spans = telemetry.spans()
+    calls = {span.context.span_id for span in spans if span.name.startswith("tools/call")}
+    beneath = [span.parent.span_id in calls for span in spans if span.name == "query" and span.parent is not None]
+    assert (len(calls), beneath) == (2, [True])
+
+
 async def test_an_answer_that_is_no_mcp_is_left_alone(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Encoding(answers(JSONResponse({"id": 1, "result": {}})), b"gzip", b"x"), runtime)
 
