@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from tests.matrix.cells import CURRENT, FASTMCP_3, HANDWRITTEN, MCP_1_30, Cell, Library
+from tests.matrix.cells import CURRENT, FASTMCP_3, HANDWRITTEN, LOWEST, MCP_1_30, Cell, Library
 from tests.matrix.neighbours import Neighbour
 from tests.matrix.visits import CALLS, FAILING, GOOD, LEGACY, MODERN, UNKNOWN, WRONG
 
@@ -58,6 +58,8 @@ ROWS: Final = (
         # Traceloop's ends the process where it meets the SDK 2.x, with us or without.
         if (name, library) != ("traceloop", BESIDE_2)
     ),
+    Neighbour(_cell(LOWEST, "sdk1")),
+    Neighbour(_cell(LOWEST, "bare_asgi", "json"), (LEGACY,), _BY_HAND),
     Neighbour(_cell(DJANGO, "django_app")),
     Neighbour(_cell(CURRENT, "adapted", "stateless", APP="sdk2"), _BOTH),
     Neighbour(_cell(CURRENT, "adapted", "stateless", APP="fastmcp_app"), _BOTH),
