@@ -62,6 +62,8 @@ class Side:
     """With the time of begin and end, in nanoseconds."""
     log: set[str]
     spans: list[Any]
+    begun: Counter[str]
+    """How often each session has begun."""
 
     @property
     def answers(self) -> list[Answer]:
@@ -96,6 +98,8 @@ def _problems(row: Neighbour, redis_url: str) -> list[str]:
         problems += [f"{visit.revision}: {problem}" for problem in _visit_problems(visit, spans, row.unread)]
         seen.update({str(span.attributes["session.id"]) for span in spans if "session.id" in span.attributes})
     problems += [f"session of two visits: {session}" for session, visits in seen.items() if visits > 1]
+    if ours.begun != seen:
+        problems.append(f"sessions begun: {ours.begun!r}, expected {seen!r}")
     return problems
 
 
@@ -119,7 +123,9 @@ def _side(row: Neighbour, environment: dict[str, str]) -> Side:
                     other.run()
                     visits.append((other, began, time.time_ns()))
                 visit.leave()
-        return Side(visits, _lines(log.read_text(errors="replace")), receiver.telemetry.spans())
+        events = receiver.telemetry.events("session.start")
+        begun = Counter(str(event.attributes.get("session.id")) for event in events)
+        return Side(visits, _lines(log.read_text(errors="replace")), receiver.telemetry.spans(), begun)
 
 
 def _lines(log: str) -> set[str]:

@@ -84,7 +84,7 @@ class Visit:
 
     def run(self) -> None:
         """Begin, list and call as this revision has it."""
-        with httpx.Client(timeout=_PATIENCE, trust_env=False) as self._http:
+        with httpx.Client(timeout=_PATIENCE, trust_env=False, follow_redirects=True) as self._http:
             if self.revision == LEGACY and self._joins is None:
                 hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT}
                 self._post("initialize", hello)
@@ -97,7 +97,7 @@ class Visit:
     def leave(self) -> None:
         """End the session, where the server or we have given one."""
         if self.session and self._joins is None:
-            with httpx.Client(timeout=_PATIENCE, trust_env=False) as http:
+            with httpx.Client(timeout=_PATIENCE, trust_env=False, follow_redirects=True) as http:
                 goodbye = http.delete(self._url, headers=self._named())
             # Without us there would be none to an id of ours.
             if not self.session.startswith(_MINTED):
