@@ -149,7 +149,7 @@ RESPONSE_HEADERS: Final = {
 REQUEST_HEADERS: Final = {
     "mcp-session-id": "The transport session.",
     "mcp-protocol-version": "The revision; tells that a request is MCP.",
-    "mcp-method": "The method, where the body is too large to be read.",
+    "mcp-method": "The method, where the body is too large to be read and does not begin with it (2026-07-28).",
     "mcp-name": "The tool or prompt, likewise.",
     "x-session-id": "A session that the client names.",
     "mcp-client-session-id": "A conversation, as SEP-2822 proposes.",

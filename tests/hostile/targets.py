@@ -28,7 +28,7 @@ from otel_mcp.wire import headers, jsonrpc, sse
 from otel_mcp.wire.carrier import carried
 
 
-async def _key() -> bytes:
+async def _key(_: object = None) -> bytes:
     return b"k" * 32
 
 
