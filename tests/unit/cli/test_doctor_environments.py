@@ -12,6 +12,9 @@ import pytest
 
 from examples.demo.otlp_receiver import OtlpReceiver
 from otel_mcp.cli.app import run
+from otel_mcp.cli.doctor.inspection import Inspection, Inventory, Loaded
+from otel_mcp.cli.doctor.instrumentation import seams
+from otel_mcp.cli.doctor.launch import read
 from otel_mcp.cli.doctor.report import as_json
 from otel_mcp.cli.doctor.store import acl
 from otel_mcp.sessions.process import Process
@@ -230,11 +233,19 @@ def test_app_that_cannot_be_imported(environment: Environment, text: str, found:
 
 def test_app_that_takes_too_long_to_import(environment: Environment) -> None:
     environment.app("import threading\nthreading.Event().wait()")
+    launch = read(environment.command.split(), environment.variables)
 
-    findings = environment.diagnose(seconds=4).sorted()
+    async def look() -> tuple[Inventory, Loaded]:
+        async with Inspection(launch) as inspection:
+            # Only what hangs is short of time, so that a busy machine changes nothing.
+            inventory = await inspection.inventory(60)
+            return inventory, await inspection.load([], set(), 1.5)
 
-    assert unwell(findings) == [("seams", "warn")]
-    assert only(findings, "seams").found.endswith(" took too long")
+    inventory, loaded = asyncio.run(look())
+
+    (finding,) = seams(loaded, inventory, launch, is_loaded=True)
+    assert finding.status == "warn"
+    assert finding.found.endswith(" took too long")
 
 
 def test_workers_without_redis_and_without_a_hash_key(environment: Environment) -> None:
