@@ -23,6 +23,7 @@ from otel_mcp.propagation import ambient_context, has_ended
 from otel_mcp.request import Exchange
 from otel_mcp.settings import Settings
 from otel_mcp.version import __version__
+from otel_mcp.wire import headers as wire_headers
 
 SCOPE: Final = f"{semconv.SCOPE}.http"
 """Instrumentation scope; apart from that of messages, so that each can be counted alone."""
@@ -65,6 +66,13 @@ class HTTPSpans:
             exchange.http_span = span
             exchange.ambient = trace.set_span_in_context(span, parent)
         return exchange.ambient if exchange.http_span is not None else None
+
+    def decide(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> None:
+        """The answer begins: open the span of what is MCP for sure; of the rest note whether it may be ours."""
+        if exchange.confirmed:
+            self.begin(exchange, scope)
+        else:
+            self.left_to_others(exchange)
 
     def left_to_others(self, exchange: Exchange) -> bool:
         """Look whether the span is not ours to open: switched off, or there is one already."""
@@ -177,14 +185,17 @@ class _Library:
             with _GUARD:
                 span.set_attributes(
                     self._asgi.collect_custom_headers_attributes(
-                        message, self._sanitize, self._response_headers, self._normalise_response
+                        {"headers": wire_headers.pairs(message)},
+                        self._sanitize,
+                        self._response_headers,
+                        self._normalise_response,
                     )
                 )
         propagator = self._response_propagator()
         if propagator is None:
             return message
         with _GUARD:
-            answered = {**message, "headers": list(message.get("headers", ()))}
+            answered = {**message, "headers": list(message.get("headers") or ())}
             propagator.inject(
                 answered, context=trace.set_span_in_context(span, Context()), setter=self._asgi.asgi_setter
             )

@@ -20,6 +20,7 @@ from otel_mcp import process
 from otel_mcp.guard import guarded, report
 from otel_mcp.nesting import is_same
 from otel_mcp.request import SCOPE_KEY, Exchange, current_call, current_exchange
+from otel_mcp.responses import with_headers_at_hand
 from otel_mcp.wire import headers as wire_headers
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ class _Handler:
 
     async def send(self, message: Message) -> None:
         exchange, runtime = self._exchange, self._runtime
+        if message.get("type") == "http.response.start":
+            message = with_headers_at_hand(message)  # What an iterator of the app's raises, the app gets.
         outgoing: Message | None = message
         is_body = False
         if exchange.held is not None:
@@ -200,10 +203,8 @@ class _Handler:
             is_body = kind == "http.response.body"
             if kind == "http.response.start":
                 # In the order of what the app sees: the span first, whose context the message's span belongs under.
-                if exchange.confirmed and not exchange.http_decided:
-                    runtime.http_spans.begin(exchange, self._scope)
-                elif not exchange.http_decided:
-                    runtime.http_spans.left_to_others(exchange)
+                if not exchange.http_decided:
+                    runtime.http_spans.decide(exchange, self._scope)
                 outgoing = runtime.replies.at_once(exchange, message) or await runtime.replies.answering(
                     exchange, message
                 )

@@ -21,7 +21,7 @@ from otel_mcp.outcomes import REFUSALS
 from otel_mcp.owning import Owning
 from otel_mcp.pending import Pending
 from otel_mcp.request import Call, Exchange
-from otel_mcp.responses import ResponseHeaders, by_name, with_headers_at_hand
+from otel_mcp.responses import ResponseHeaders, by_name
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
@@ -124,7 +124,6 @@ class Replies:
             if status in REFUSALS and not exchange.parsed and wire_headers.takes_streams(exchange.headers):
                 self._metrics.failures.refuse(status, None)  # Before anybody has read what it asks for.
             return message
-        message = with_headers_at_hand(message)
         present = by_name(message.get("headers", ()))
         if exchange.unread is not None and b'"initialize"' in exchange.unread:
             self._read(exchange)

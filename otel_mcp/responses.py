@@ -47,7 +47,7 @@ class ResponseHeaders:
         status = exchange.status or 500
         if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
             ours = (wire_headers.SESSION_ID, exchange.minted.encode("ascii"))
-            message = {**message, "headers": [*message.get("headers", ()), ours]}
+            message = {**message, "headers": [*(message.get("headers") or ()), ours]}
         if session_id is not None and status < 400:
             return self.with_public(message, present, session_id)
         return message
@@ -59,17 +59,25 @@ class ResponseHeaders:
         if not self._public or X_SESSION_ID in present:
             return message
         ours = (X_SESSION_ID, session_id.encode("ascii"))
-        return {**message, "headers": [*message.get("headers", ()), ours]}
+        return {**message, "headers": [*(message.get("headers") or ()), ours]}
 
 
 def with_headers_at_hand(message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The start of a response whose headers can be read twice: ASGI allows any iterable."""
     headers = message.get("headers", ())
-    return message if isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
+    return message if headers is None or isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
 
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
-    """Response headers by lower-case name; of a repeated one the last stands."""
-    named = dict(headers)
-    # ASGI wants the names in lower case, and almost everybody heeds it.
-    return named if b"".join(named).islower() else {name.lower(): value for name, value in headers}
+    """Response headers by lower-case name; of a repeated one the last stands.
+
+    ASGI wants bytes, and names in lower case. Almost everybody heeds it, and some servers take text as well.
+    """
+    try:
+        named = dict(headers)
+        if b"".join(named).islower():
+            b"".join(named.values())
+            return named
+    except (TypeError, ValueError):
+        pass
+    return dict(wire_headers.pairs({"headers": headers}))

@@ -24,6 +24,7 @@ NAME: Final = b"mcp-name"
 HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "3", "3.0": "3"}
 """Versions of HTTP that exist, as servers write them and as the conventions do. Clients can make up any."""
 
+_BYTES: Final = (bytes, bytearray, memoryview)
 HeaderMap = Mapping[bytes, bytes]
 
 
@@ -68,7 +69,7 @@ def _as_bytes(line: Any) -> tuple[bytes, bytes] | None:
 
 
 def _encoded(part: Any) -> bytes:
-    return part if type(part) is bytes else str(part).encode("latin-1", "replace")
+    return bytes(part) if type(part) in _BYTES else str(part).encode("latin-1", "replace")
 
 
 def recognise(method: str, headers: HeaderMap) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.unit.kit import (
     Receive,
     Send,
     Telemetry,
+    call,
+    initialize,
     modern,
     read,
     request,
@@ -106,3 +109,66 @@ async def test_it_is_answered_as_without_us(
     assert (watched.messages, watched.error) == (plain.messages, plain.error)
     messages = [span.name for span in telemetry.spans() if span.name.startswith("tools/call")]
     assert messages == (["tools/call add"] if name in IS_MCP else [])
+
+
+def _failing(lines: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    yield from lines
+    raise RuntimeError("the app's own")
+
+
+ANSWERS: dict[str, Callable[[list[tuple[bytes, bytes]]], object]] = {
+    "text": lambda lines: [(name.decode(), value.decode()) for name, value in lines],
+    "an iterator of text": lambda lines: iter([(name.decode(), value.decode()) for name, value in lines]),
+    "a text value": lambda lines: [*lines, (b"x-team", "blue")],
+    "names in mixed case": lambda lines: [(name.title(), value) for name, value in lines],
+    "byte arrays": lambda lines: [(bytearray(name), memoryview(value)) for name, value in lines],
+    "an iterator of lists": lambda lines: iter([list(line) for line in lines]),
+    "a tuple": tuple,
+    "none": lambda _: None,
+    "an iterator that raises": _failing,
+}
+
+
+class Taken(list[Any]):
+    """What a server has of a start whose headers it has read once, as servers do."""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [(bytes_of(n), bytes_of(v)) for n, v in message["headers"] or ()]}
+        self.append(message)
+
+
+def bytes_of(part: str | bytes) -> bytes:
+    return part.encode() if isinstance(part, str) else bytes(part)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("message", [initialize(), modern(), call()], ids=["initialize", "modern", "legacy"])
+async def test_odd_headers_of_an_answer_pass_as_without_us(
+    make_runtime: MakeRuntime, telemetry: Telemetry, name: str, message: Message
+) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        lines = ANSWERS[name]([(b"content-type", b"application/json"), (b"x-own", b"1")])
+        await send({"type": "http.response.start", "status": 200, "headers": lines})
+        body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {}}).encode()
+        await send({"type": "http.response.body", "body": body})
+
+    async def serve(app: Any) -> tuple[Taken, str]:
+        scope = usual(headers=[*JSON_HEADERS, *(MODERN_HEADERS if message == modern() else ())])
+        taken, messages = Taken(), [{"type": "http.request", "body": json.dumps(message).encode(), "more_body": False}]
+
+        async def receive() -> Message:
+            return messages.pop()
+
+        try:
+            await app(scope, receive, taken)
+        except RuntimeError as error:
+            return taken, str(error)
+        return taken, ""
+
+    plain = await serve(app)
+    watched = await serve(MCPMiddleware(app, make_runtime(response_headers="none")))
+
+    assert watched == plain
+    assert [span.name for span in telemetry.spans()] in (["initialize"], ["tools/call add"])
