@@ -104,7 +104,7 @@ class HTTPSpans:
             with _GUARD:
                 if exchange.http_status is not None and self._library is not None:
                     self._library.set_status(span, exchange.http_status)
-                elif isinstance(error, Exception):
+                if isinstance(error, Exception) and not exchange.disconnected and (exchange.http_status or 0) < 500:
                     span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
                     span.set_status(Status(StatusCode.ERROR))
         span.end()

@@ -151,6 +151,7 @@ class _Handler:
             await app(scope, self.receive, self.send)
         except BaseException as raised:
             error = raised
+            exchange.raised = isinstance(raised, Exception)
             raise
         finally:
             if (start := exchange.held) is not None:
@@ -192,16 +193,15 @@ class _Handler:
 
     async def send(self, message: Message) -> None:
         exchange, runtime = self._exchange, self._runtime
-        if message.get("type") == "http.response.start":
-            message = with_headers_at_hand(message)  # What an iterator of the app's raises, the app gets.
         outgoing: Message | None = message
         is_body = False
         if exchange.held is not None:
             await self._resume(exchange.held, message)
         try:
-            kind = message["type"]
+            kind = message.get("type")
             is_body = kind == "http.response.body"
             if kind == "http.response.start":
+                message = outgoing = with_headers_at_hand(message)
                 # In the order of what the app sees: the span first, whose context the message's span belongs under.
                 if not exchange.http_decided:
                     runtime.http_spans.decide(exchange, self._scope)

@@ -77,7 +77,7 @@ def left_open(call: Call) -> Outcome:
         return FINE
     if exchange.disconnected:
         return Outcome(error_type="cancelled" if exchange.modern else "disconnected")
-    if exchange.status is None:
+    if exchange.raised or exchange.status is None:
         return Outcome(error_type="500")
     return Outcome(unclassified=True)
 
@@ -105,7 +105,9 @@ def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | Non
     if code is None:
         return _without_code(call, error_type or "")
     if code == _INVALID_PARAMS and call.target is not None:
-        return "invalid_arguments"
+        # An SDK that answers so by HTTP had not looked at the arguments yet: it knows no such revision, or no batch.
+        turned_away = call.exchange.at_sdk and not call.taken and (call.exchange.status or 0) >= 400
+        return "refused" if turned_away else "invalid_arguments"
     if code in _INTERNAL:
         return "exception"
     if call.ran:

@@ -255,6 +255,9 @@ class Replies:
     def _find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
         if exchange.unread is not None:
             self._read(exchange)
+            if 200 <= (exchange.status or 0) < 300:
+                for late in exchange.calls:
+                    self._resolver.rejoin(late)
         call = exchange.find(request_id)
         if call is None and exchange.http_method == "GET" and exchange.transport_id:
             call = self._pending.find(exchange, request_id)

@@ -232,6 +232,10 @@ class Exchange:
     disconnected: bool = False
     """The client left before that."""
     closed: bool = False
+    raised: bool = False
+    """The app has, so that its answer is not whole."""
+    read_ahead: bool = False
+    """A route has read it, and puts its handler under the span."""
 
     capture: Callable[[Any], str | None] | None = None
     """Turns arguments and results into span attributes; ``None`` = neither may be captured."""

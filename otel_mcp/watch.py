@@ -200,7 +200,11 @@ class Watch:
 
     def is_bare(self, exchange: Exchange) -> bool:
         """Whether nobody but us will open a span for the calls of this exchange."""
-        bare = not exchange.at_sdk and exchange.confirmed and self._bare.get(exchange.path) is True
+        bare = (
+            not (exchange.at_sdk or exchange.read_ahead)
+            and exchange.confirmed
+            and self._bare.get(exchange.path) is True
+        )
         bare = bare and not self.handed_over.hands_over(exchange)
         return bare and exchange.transport_id == exchange.wire_session_id
 

@@ -51,6 +51,14 @@ class Resolver:
             exchange.protocol_version = known.facts.protocol_version
         return True
 
+    def rejoin(self, call: Call) -> None:
+        """Give a call its session that was read only when its answer came, where that is known without asking."""
+        if self.again(call) or call.claim is None:
+            return
+        session = self.tracker.peek(call.claim)
+        if session is not None:
+            self._join(call, session)
+
     async def resolve(self, call: Call) -> None:
         """Give a call that the server has taken its session; asks the store only at first sight.
 

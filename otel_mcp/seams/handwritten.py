@@ -66,6 +66,7 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
         if not length:
             return await run(route, runtime, exchange, scope, receive, send)
         ahead = _Ahead(receive, length)
+        exchange.read_ahead = True
         try:
             await ahead.read()
             await run(route, runtime, exchange, scope, ahead, send)

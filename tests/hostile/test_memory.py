@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import tracemalloc
 from collections.abc import Iterable
 from typing import Any
@@ -269,3 +270,17 @@ async def test_a_body_in_a_million_pieces_is_not_read_ahead_to_its_end(route_app
 
     assert taken[0] < 5000
     assert reply.body == b"".join(chunks)
+
+
+async def test_who_sends_no_length_changes_nothing_for_those_who_do(route_app: Any, telemetry: Telemetry) -> None:
+    async def endpoint(scope: Message, receive: Receive, send: Send) -> None:
+        if b"fail" not in await read(receive):
+            return await respond(send, {"jsonrpc": "2.0", "id": 1, "result": {}})
+        await respond(send, b"", 500)
+        raise LookupError
+
+    app, failing = route_app(endpoint), json.dumps(call("fail")).encode()
+    for headers in ([], [("content-length", str(len(failing)))]):
+        await post(app, failing if headers else call(), [*legacy_headers("x"), *headers])
+
+    assert [(span.attributes or {}).get("error.type") for span in telemetry.spans()] == [None, "LookupError"]

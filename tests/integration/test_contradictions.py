@@ -297,3 +297,14 @@ async def test_a_goodbye_ends_a_session_whatever_revision_its_header_names(telem
     runtime = process.existing()
     assert runtime is not None
     assert runtime.resolver.tracker.get(session_id) is None
+
+
+@pytest.mark.parametrize("name", [name for name in LEGACY if " " in name])
+async def test_what_an_sdk_turns_away_by_http_says_nothing_of_arguments(name: str, telemetry: Telemetry) -> None:
+    async with serving(name, telemetry) as app:
+        headers = [("mcp-session-id", await begun(app)), ("mcp-protocol-version", "1999-01-01")]
+
+        reply, spans = await asked(app, telemetry, call(), headers)
+
+    assert reply.status == 400
+    assert [(span.attributes or {}).get("otel_mcp.failure") for span in spans] == ["refused"]

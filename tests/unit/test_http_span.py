@@ -264,3 +264,26 @@ async def test_a_route_of_starlette_runs_beneath_it(telemetry: Telemetry) -> Non
         MCPInstrumentor().uninstrument()
         process.discard()
     assert len(telemetry.spans()) == 6
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"jsonrpc'], ids=["headers", "half a body"])
+async def test_an_app_that_raises_within_its_answer_is_an_error(
+    traced: Runtime, telemetry: Telemetry, sent: bytes
+) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if b"ping" in await read(receive):
+            return await respond(send, {"jsonrpc": "2.0", "id": 1, "result": {}})
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if sent:
+            await send({"type": "http.response.body", "body": sent, "more_body": True})
+        raise LookupError("secret")
+
+    watched, ping = MCPMiddleware(app, traced), {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    replies = [await post(watched, message, legacy_headers("x")) for message in (call(), ping, call())]
+
+    assert [type(reply.error) for reply in replies] == [LookupError, type(None), LookupError]
+    failed = [(span.status.status_code.name, (span.attributes or {}).get("error.type")) for span in telemetry.spans()]
+    broken = [("ERROR", "LookupError"), ("ERROR", "500")]
+    assert failed == [*broken, ("UNSET", None), ("UNSET", None), *broken]
+    assert "secret" not in telemetry.everything()

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from otel_mcp import process
+from otel_mcp import MCPMiddleware, process
+from otel_mcp.request import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.seams import http, mcp2, tools
 from otel_mcp.seams.patching import Patches
@@ -23,12 +24,14 @@ from tests.unit.kit import (
     Telemetry,
     call,
     described,
+    event,
     id_of,
     initialize,
     legacy_headers,
     post,
     read,
     respond,
+    stream,
 )
 from tests.unit.test_dispatch import make_runner
 
@@ -260,3 +263,24 @@ async def test_headers_of_an_app_that_is_no_mcp_server_are_not_looked_at(runtime
     reply = await post(http.Observed(app), {"no": "rpc"}, JSON_HEADERS)
 
     assert reply.messages[0]["headers"] == [("content-type", "text/plain")]
+
+
+async def test_what_an_sdk_answers_before_its_handler_belongs_to_the_session(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        scope[SCOPE_KEY].at_sdk = True
+        message = json.loads(await read(receive))
+        if message["method"] == "initialize":
+            result = {"protocolVersion": "2025-11-25", "capabilities": {}}
+            answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+            return await respond(send, answer, headers=[("mcp-session-id", "own")])
+        refusal = {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32602, "message": "Invalid parameters"}}
+        await stream(send, [event(refusal)])
+
+    watched = MCPMiddleware(app, runtime)
+    await post(watched, initialize())
+    reply = await post(watched, call(), legacy_headers("own"))
+
+    assert [(span.attributes or {}).get("session.id") for span in telemetry.spans()] == ["own", "own"]
+    assert reply.session_id == "own"
