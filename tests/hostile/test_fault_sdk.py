@@ -35,7 +35,12 @@ SHELL = {
     "otel_mcp.seams.dispatch.exchange_of",
     "otel_mcp.seams.handwritten._Attaching.__call__",
     "otel_mcp.seams.mcp2._Dispatch.handle",
+    "otel_mcp.seams.mcp2._handshake",
     "otel_mcp.seams.mcp2._within",
+    "otel_mcp.seams.native._Completed.__enter__",
+    "otel_mcp.seams.native._Completed.__exit__",
+    "otel_mcp.seams.native._Completed.__init__",
+    "otel_mcp.seams.native._read",
 }
 
 

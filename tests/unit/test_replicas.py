@@ -364,11 +364,11 @@ async def test_what_is_due_later_is_not_begun_when_the_loop_ends() -> None:
         await asyncio.Event().wait()
         asked.append(True)
 
-    later.run(ask, 0.001)
+    later.run(ask, 0.1)
     later.run(never)
     await asyncio.sleep(0)
     later.close()
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
 
     assert asked == []
     assert not any("Later" in repr(task) for task in asyncio.all_tasks())
