@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     """Log a line for each tool call that failed or was slow, 60 a minute at most."""
     slow_call: Seconds = 5.0
     """Seconds from which such a call is slow."""
+    jaeger_url: str | None = None
+    """Where Jaeger's pages are, for the links of the command line."""
+    grafana_url: str | None = None
+    """Where Grafana's pages are, for the links of the command line."""
     hash_key: str | None = None
     """Key of every hash we write; unset = shared through Redis, else random."""
 
@@ -136,6 +140,13 @@ class Settings(BaseSettings):
             re.compile("|".join((value or "").split(",")))
         except re.error as error:
             raise ValueError("no regular expression") from error
+        return value
+
+    @field_validator("jaeger_url", "grafana_url", mode="after")
+    @classmethod
+    def _pages(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^\s<>\"']+\Z", value):
+            raise ValueError("no URL of a page")
         return value
 
     @field_validator("session_sources", mode="after")

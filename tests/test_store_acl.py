@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import anyio
 import pytest
 from redis import exceptions
 
 from otel_mcp import guard
-from otel_mcp.cli.reading import Reader
+from otel_mcp.cli.app import run
 from otel_mcp.sessions.delta import SessionFacts
 from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.redis_store import RedisStore
@@ -167,24 +170,60 @@ def test_the_account_can_do_nothing_else(command: tuple[str, ...], server: Serve
         client.execute_command(*command)
 
 
-async def test_an_account_that_may_only_read_suffices_for_the_command_line(server: Server) -> None:
-    await use(RedisStore(settings(server.url)))
+def read(url: str) -> list[tuple[int, str]]:
+    """Everything that the command line reads, as exit codes and standard output."""
+    done: list[tuple[int, str]] = []
+    for command in (
+        ["sessions"],
+        ["sessions", "--all"],
+        ["show", "ab"],
+        ["tools"],
+        ["tail", "--since", "1h", "-n", "1"],
+    ):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = run([*command, "--service", "svc", "--redis-url", url])
+        done.append((code, out.getvalue()))
+    return done
+
+
+def test_an_account_that_may_only_read_suffices_for_the_command_line(server: Server) -> None:
+    anyio.run(use, RedisStore(settings(server.url)))
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "limited", "reset", *READER)
         client.execute_command("ACL", "LOG", "RESET")
-    limited = server.url.replace("//", "//limited:PASSWORD@")
-    reader = Reader(settings(limited))
 
-    found = await reader.one("abc")
-    newest = await reader.newest(10, None)
+    found = read(server.url.replace("//", "//limited:PASSWORD@"))
 
-    assert found is not None
-    assert found.session_id in {state.session_id for state in newest}
+    assert [(code, "abc" in out) for code, out in found[:3]] == [(0, False), (0, True), (0, True)]
+    assert [code for code, _ in found[3:]] == [0, 0]
+    with server.client() as client:
+        refused = {entry["object"] for entry in client.acl_log()}
+    assert refused == set()
     with (
         server.client(username="limited", password="PASSWORD") as client,
         pytest.raises(exceptions.NoPermissionError),
     ):
         client.set("mcp_session:abc", "x")
+    with (
+        server.client(username="limited", password="PASSWORD") as client,
+        pytest.raises(exceptions.NoPermissionError),
+    ):
+        client.get("otel_mcp:svc:hash-key")
+
+
+@pytest.mark.parametrize("rule", [rule for rule in READER if rule[0] in "+~"])
+def test_nothing_of_what_the_reader_may_do_can_be_left_out(rule: str, server: Server) -> None:
+    anyio.run(use, RedisStore(settings(server.url)))
+    rules = [other for other in READER if other != rule]
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "limited", "reset", *rules)
+        client.execute_command("ACL", "LOG", "RESET")
+
+    read(server.url.replace("//", "//limited:PASSWORD@"))
+
+    with server.client() as client:
+        assert client.acl_log() != []
 
 
 def also(where: str) -> list[str]:

@@ -1019,3 +1019,55 @@ async def test_an_answer_that_cannot_be_understood_holds_no_other(
 
     assert (odd.refused, odd.retry) == ("error", None)
     assert answer.created
+
+
+async def test_an_end_that_was_left_is_reported_once_by_who_sweeps_next(
+    server: Server, store: RedisStore, raw: Any
+) -> None:
+    now, process = time.time(), Process()
+    await store.apply([flush(process, delta(3, of=facts(at=now, client_name="c"), at=now))])
+    operator = RedisStore(settings(server.url))
+
+    assert await operator.end("abc") is True
+    assert await operator.end("abc") is False
+    await operator.aclose()
+
+    assert not raw.exists(DOCUMENT)
+    assert raw.ttl(STATS) > 600
+    (end,) = await store.due(time.time(), 10)
+    assert (end.reason, end.tool_call_count, end.client_name) == ("server_closed", 3, "c")
+    await store.settle([end])
+    assert await store.due(time.time(), 10) == []
+    assert await store.active() == 0
+    assert raw.zcard(DEADLINES) == 0
+
+
+async def test_a_session_that_goes_on_after_such_an_end_is_another_one(store: RedisStore) -> None:
+    now, process = time.time(), Process()
+    known = facts(at=now)
+    await store.apply([flush(process, delta(3, of=known, at=now))])
+    await store.end("abc")
+
+    (late,) = await store.apply([flush(process, delta(1, of=known, at=now - 1))])
+    (again,) = await store.apply([flush(process, delta(2, of=known, at=time.time() + 2))])
+
+    assert late.late
+    assert again.created
+    assert again.expired is not None
+    assert (again.expired.reason, again.expired.tool_call_count) == ("server_closed", 3)
+    assert await store.due(time.time(), 10) == []
+    state = await store.load("abc")
+    assert state is not None
+    assert state.tool_call_count == 2
+
+
+async def test_only_its_own_service_may_end_a_session(server: Server, store: RedisStore) -> None:
+    now = time.time()
+    await store.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+    other = RedisStore(settings(server.url, service_name="other"))
+
+    assert await other.end("abc") is False
+    await other.aclose()
+
+    assert await store.load("abc") is not None
+    assert await store.end("nobody") is False

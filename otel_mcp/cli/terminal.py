@@ -62,6 +62,10 @@ class Terminal:
         """Somebody looks at it, so tables may be cut to the width and screens redrawn."""
         self.has_color = _has_color(color, self.is_interactive)
         self.width = UNLIMITED
+        self.measure()
+
+    def measure(self) -> None:
+        """Look how wide it is."""
         if self.is_interactive or os.environ.get("COLUMNS", "").isdigit():
             self.width = shutil.get_terminal_size().columns
 

@@ -44,23 +44,24 @@ class Client(Protocol):
     async def aclose(self) -> None: ...
 
 
-def connect(url: str) -> Client:
+def connect(url: str, **options: Any) -> Client:
     """A client for a ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster`` URL.
 
     ``redis+sentinel://host:port,host:port/service/db`` and
     ``redis+cluster://host:port,host:port``, with ``rediss+`` for TLS. The query
     takes redis-py's options; ``sentinel_username`` and ``sentinel_password``
-    are for the sentinels themselves.
+    are for the sentinels themselves. `options` are redis-py's as well, and yield to those of the URL.
 
     Raises:
         ValueError: the URL cannot be used.
     """
+    settings = {**_options(), **options}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
     if kind == "sentinel":
-        return _sentinel(url, scheme)
+        return _sentinel(url, scheme, settings)
     if kind == "cluster":
-        return _cluster(url, scheme)
-    return cast(Client, Redis.from_url(url, **_options()))  # pyright: ignore[reportUnknownMemberType]
+        return _cluster(url, scheme, settings)
+    return cast(Client, Redis.from_url(url, **settings))  # pyright: ignore[reportUnknownMemberType]
 
 
 def _options() -> dict[str, Any]:
@@ -95,10 +96,10 @@ def _hosts(url: str, scheme: str, port: int) -> tuple[list[tuple[str, int]], lis
     return nodes, [segment for segment in parts.path.split("/") if segment], options
 
 
-def _sentinel(url: str, scheme: str) -> Client:
+def _sentinel(url: str, scheme: str, given: dict[str, Any]) -> Client:
     hosts, path, options = _hosts(url, scheme, 26379)
     own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    settings: dict[str, Any] = {**_options(), **options, "ssl": scheme == "rediss"}
+    settings: dict[str, Any] = {**given, **options, "ssl": scheme == "rediss"}
     sentinels = Sentinel(  # pyright: ignore[reportUnknownVariableType]
         hosts,
         sentinel_kwargs={**settings, **own},
@@ -111,6 +112,6 @@ def _sentinel(url: str, scheme: str) -> Client:
     return cast(Client, master)
 
 
-def _cluster(url: str, scheme: str) -> Client:
+def _cluster(url: str, scheme: str, given: dict[str, Any]) -> Client:
     hosts, _, options = _hosts(url, scheme, 6379)
-    return cast(Client, Cluster(hosts, **{**_options(), **options, "ssl": scheme == "rediss"}))
+    return cast(Client, Cluster(hosts, **{**given, **options, "ssl": scheme == "rediss"}))

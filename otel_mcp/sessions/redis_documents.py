@@ -59,15 +59,15 @@ class Documents:
             return Applied(state.session_id, refused="foreign")
         return Applied(state.session_id, created=created)
 
-    async def delete(self, session_id: str) -> bool:
-        """Remove a session at once."""
-        status, existed = await self._delete(session_id, "")
+    async def delete(self, session_id: str, *, reported: bool = True) -> bool:
+        """Remove a session at once; where its end is not `reported`, it is left to who sweeps next."""
+        status, existed = await self._delete(session_id, "", reported)
         if status == redis_wire.FOREIGN:
             raw = await self._raw(session_id)
             held = _parse(raw, session_id)
             if raw is None or held is None or not redis_wire.is_of(held, self._service):
                 return False
-            _, existed = await self._delete(session_id, _digest(raw))
+            _, existed = await self._delete(session_id, _digest(raw), reported)
         await self._let_go(session_id)
         return bool(existed)
 
@@ -107,9 +107,10 @@ class Documents:
                 await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", deadline, state.session_id)))
         return None if status == redis_wire.FOREIGN else bool(created)
 
-    async def _delete(self, session_id: str, replaces: str) -> tuple[Any, ...]:
+    async def _delete(self, session_id: str, replaces: str, reported: bool) -> tuple[Any, ...]:
         now = self._writer.instant(time.time())
-        arguments = (now, text.iso(now), replaces, text.owner(self._service), self._writer.owner)
+        left = int(not reported)
+        arguments = (now, text.iso(now), replaces, text.owner(self._service), self._writer.owner, left)
         run = Run(scripts.DELETE, self._keys.session(session_id), arguments)
         try:
             return tuple(await self._link.run(run))

@@ -88,6 +88,10 @@ class RedisStore:
         """Remove a session at once."""
         return await self._documents.delete(session_id)
 
+    async def end(self, session_id: str) -> bool:
+        """Remove a session at once, and leave it to a process that serves to report its end, with its next sweep."""
+        return await self._documents.delete(session_id, reported=False)
+
     async def recall(self, session_id: str) -> Known:
         """What is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))

@@ -154,9 +154,11 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """The report of an end, as ``session.lua`` collects it."""
     end, created, last, calls, errors, requests, *labels = report
     name, version, protocol, source, previous = (None if label is None else label.decode() for label in labels)
+    reason = end.split(b" ")[1].decode()
     return EndedSession(
         session_id=session_id,
-        reason=end.split(b" ")[1].decode(),
+        # An operator asked for it.
+        reason="server_closed" if reason == "deleted" else reason,
         created_at=int(created.split(b" ")[0]) / 1e6,
         last_activity=int(last.split(b" ")[0]) / 1e6,
         tool_call_count=int(calls),

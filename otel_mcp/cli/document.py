@@ -1,0 +1,197 @@
+"""A session document as the command line reads it: whatever can be read of one, of any version.
+
+Not by the model of the package, which refuses a document where one field has a value that it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Final, cast
+
+WRONG: Final = frozenset({"unknown_tool", "invalid_arguments"})
+"""Failures that are the caller's fault."""
+FAILED: Final = frozenset({"tool", "exception"})
+"""Failures that are the server's fault."""
+_NEITHER: Final = frozenset({"cancelled", "refused"})
+_CALLERS_CODES: Final = frozenset({"-32700", "-32600", "-32601", "-32602", "-32002"})
+"""Error codes by which documents without `failure` say that the caller was wrong."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One finished tool call."""
+
+    tool: str
+    started: float
+    """Unix seconds; 0 = not known."""
+    duration: float
+    """Seconds."""
+    failure: str | None
+    """``unknown_tool``, ``tool``...; ``None`` = it worked."""
+    verdict: str
+    """``ok``, ``wrong`` (the caller's fault), ``failed`` (the server's), or ``cancelled``, ``refused``."""
+    size: int | None
+    """Bytes of the answer."""
+    digest: str | None
+    """Keyed hash of the arguments."""
+    trace_id: str | None
+    span_id: str | None
+    request_id: str | int | None
+    replica: str | None
+    """The process that served it, where the document names it."""
+    resumed: bool
+    """It is the first one after a restart, where the document says so."""
+
+
+@dataclass(slots=True)
+class Document:
+    """One session."""
+
+    session_id: str
+    service: str | None
+    client: str | None
+    version: str | None
+    protocol: str | None
+    source: str | None
+    conversation_id: str | None
+    previous_id: str | None
+    created: float | None
+    """Unix seconds."""
+    last_activity: float | None
+    """Unix seconds."""
+    ended_at: float | None
+    """Unix seconds."""
+    ended_by: str | None
+    """Why it ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
+    outcome: str
+    """How it went, where the document says so, else why it ended, else ``live``."""
+    call_count: int
+    """All calls; `calls` are the newest of them."""
+    error_count: int
+    request_count: int
+    calls: list[Call] = field(default_factory=list[Call])
+    """Oldest first."""
+    caller: str | None = None
+    """Keyed hash of the user that it is bound to; not part of the document."""
+
+    def count(self, verdict: str) -> int:
+        """Kept calls that ended so."""
+        return sum(1 for call in self.calls if call.verdict == verdict)
+
+    @property
+    def is_partial(self) -> bool:
+        """Older calls are no longer in the document."""
+        return self.call_count > len(self.calls)
+
+    @property
+    def last_tool(self) -> str | None:
+        """The tool of the newest call."""
+        return self.calls[-1].tool if self.calls else None
+
+
+def parse(raw: object) -> Document | None:
+    """The session in a value of Redis; ``None`` where there is no id to be found in it."""
+    if not isinstance(raw, bytes):
+        return None
+    try:
+        fields: object = json.loads(raw.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    known = _dict(fields)
+    session_id = _text(known.get("session_id"))
+    if session_id is None:
+        return None
+    calls = [call for item in _list(known.get("tool_calls")) if (call := _call(_dict(item))) is not None]
+    ended = _dict(known.get("ended"))
+    reason = _text(ended.get("reason"))
+    return Document(
+        session_id=session_id,
+        service=_text(known.get("service")),
+        client=_text(known.get("client_name")),
+        version=_text(known.get("client_version")),
+        protocol=_text(known.get("protocol_version")),
+        source=_text(known.get("source")),
+        conversation_id=_text(known.get("conversation_id")),
+        previous_id=_text(known.get("previous_id")),
+        created=_instant(known.get("created_at")),
+        last_activity=_instant(known.get("last_activity")),
+        ended_at=_instant(ended.get("at")),
+        ended_by=reason,
+        outcome=_text(known.get("outcome")) or reason or "live",
+        call_count=max(_count(known.get("tool_call_count")), len(calls)),
+        error_count=_count(known.get("error_count")),
+        request_count=_count(known.get("request_count")),
+        calls=calls,
+    )
+
+
+def _call(fields: dict[str, Any]) -> Call | None:
+    tool = _text(fields.get("tool_name"))
+    if tool is None:
+        return None
+    failure, error = _text(fields.get("failure")), _text(fields.get("error_type"))
+    request_id, size = fields.get("request_id"), fields.get("result_bytes")
+    return Call(
+        tool=tool,
+        started=_instant(fields.get("started_at")) or 0.0,
+        duration=_number(fields.get("duration")),
+        failure=failure or error,
+        verdict=_verdict(failure, error),
+        size=None if size is None else _count(size),
+        digest=_text(fields.get("arguments_digest")),
+        trace_id=_hex(fields.get("trace_id"), 32),
+        span_id=_hex(fields.get("span_id"), 16),
+        request_id=request_id if isinstance(request_id, (str, int)) else None,
+        replica=_text(fields.get("service_instance_id")),
+        resumed=fields.get("resumed") is True,
+    )
+
+
+def _verdict(failure: str | None, error: str | None) -> str:
+    if failure in WRONG:
+        return "wrong"
+    if failure in _NEITHER or (failure is None and error in _NEITHER):
+        return failure or cast(str, error)
+    if failure is None and error in _CALLERS_CODES:
+        return "wrong"
+    # What a version to come names otherwise is a failure as well.
+    return "ok" if failure is None and error is None else "failed"
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _hex(value: object, digits: int) -> str | None:
+    """An id of OpenTelemetry: it becomes part of a URL."""
+    if not isinstance(value, str) or len(value) != digits or not value.isascii() or not value.isalnum():
+        return None
+    return value
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e12 else 0.0
+
+
+def _count(value: object) -> int:
+    return int(_number(value))
+
+
+def _instant(value: object) -> float | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

@@ -1,0 +1,302 @@
+"""``otel-mcp sessions`` as it is read: on a terminal, in a pipe, by programs; over hostile and over odd documents."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.unit.cli.conftest import NOW, Cli
+from tests.unit.cli.stories import LONG_ID, call, session, shop, write
+
+
+def put(redis: Any, service: str = "shop", **document: Any) -> None:
+    """A document as another version may write it, newest of all, and in the index."""
+    name = document["session_id"]
+    redis.set(f"mcp_session:{name}", json.dumps({"service": service, **document}))
+    redis.zadd(f"otel_mcp:{service}:deadlines", {name: NOW + 3600})
+
+
+@pytest.fixture
+def sessions(redis_url: str) -> None:
+    write(redis_url, shop(NOW))
+
+
+@pytest.mark.usefixtures("sessions")
+def test_a_pipe_gets_whole_values_between_tabs(cli: Cli) -> None:
+    result = cli("sessions")
+
+    assert result == (
+        0,
+        "c_7f3ab2\tclaude-code 2.1.266\t91c2d0f3\t840\t14\t10\t0\t0\tfind_orders\tlive\n"
+        f"{LONG_ID}\tglama\t-\t40\t40\t0\t0\t0\t-\tlive\n"
+        "om1.uUrTOZUz\tcursor 3.4\t-\t7200\t687\t5\t2\t1\tship\tlive\n",
+        "3 of 3 live\n",
+    )
+
+
+@pytest.mark.usefixtures("sessions")
+def test_a_wide_terminal_shows_every_column(cli: Cli) -> None:
+    result = cli("sessions", "ls", columns=140, NO_COLOR="1")
+
+    assert result.out.splitlines() == [
+        "SESSION                               CLIENT               CALLER    AGE  IDLE  CALLS  WRONG  FAILED  "
+        "LAST TOOL    OUTCOME",
+        "c_7f3ab2                              claude-code 2.1.266  91c2d0f3  14m  14s      10      0       0  "
+        "find_orders  live",
+        f"{LONG_ID}  glama                -         40s  40s       0      0       0  -            live",
+        "om1.uUrTOZUz                          cursor 3.4           -         2h   11m       5      2       1  "
+        "ship         live",
+    ]
+
+
+@pytest.mark.usefixtures("sessions")
+def test_at_eighty_columns_ids_stay_whole_and_other_columns_give_way(cli: Cli) -> None:
+    result = cli("sessions", columns=80, NO_COLOR="1")
+
+    assert result.out.splitlines() == [
+        "SESSION                               CLIENT       CALLS  WRONG  FAILED  OUTCOME",
+        "c_7f3ab2                              claude-cod…     10      0       0  live",
+        f"{LONG_ID}  glama            0      0       0  live",
+        "om1.uUrTOZUz                          cursor 3.4       5      2       1  live",
+    ]
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.parametrize(
+    ("columns", "arguments", "environment", "is_colored"),
+    [
+        (80, [], {}, True),
+        (80, [], {"NO_COLOR": "1"}, False),
+        (80, [], {"TERM": "dumb"}, False),
+        (80, ["--color", "never"], {}, False),
+        (80, ["--color", "always"], {"NO_COLOR": "1"}, True),
+        (None, [], {}, False),
+        (None, ["--color", "always", "-o", "table"], {}, True),
+    ],
+)
+def test_colors_are_for_terminals_unless_asked_otherwise(
+    columns: int | None, arguments: list[str], environment: dict[str, str], is_colored: bool, cli: Cli
+) -> None:
+    assert ("\x1b[" in cli("sessions", *arguments, columns=columns, **environment).out) == is_colored
+
+
+@pytest.mark.usefixtures("sessions")
+def test_header_and_names(cli: Cli) -> None:
+    header, _, table = cli("sessions", "-o", "table").out.partition("\n")
+    assert header.startswith("SESSION")
+    assert table.split() == cli("sessions", "-o", "table", "--no-headers").out.split()
+    assert cli("sessions", "-o", "name").out.split() == ["c_7f3ab2", LONG_ID, "om1.uUrTOZUz"]
+    assert [row[1] for row in cli("sessions", "-o", "wide").rows] == ["shop"] * 3
+
+
+@pytest.mark.usefixtures("sessions")
+def test_programs_get_a_versioned_schema(cli: Cli) -> None:
+    listed = json.loads(cli("sessions", "-o", "json").out)
+    lines = [json.loads(line) for line in cli("sessions", "-o", "jsonl").out.splitlines()]
+
+    assert (listed["schema"], listed["live"]) == ("otel-mcp/sessions/1", 3)
+    assert lines == [{"schema": "otel-mcp/session/1", **each} for each in listed["sessions"]]
+    last = dict(listed["sessions"][2])
+    assert last.pop("created_at").endswith("Z")
+    assert last.pop("last_activity").endswith("Z")
+    assert last == {
+        "session_id": "om1.uUrTOZUz",
+        "service": "shop",
+        "client_name": "cursor",
+        "client_version": "3.4",
+        "caller": None,
+        "calls": 5,
+        "calls_kept": 5,
+        "wrong": 2,
+        "failed": 1,
+        "last_tool": "ship",
+        "outcome": "live",
+        "ended": None,
+        "protocol_version": "2025-11-25",
+        "source": "header",
+        "conversation_id": None,
+        "previous_id": "om1.before",
+        "errors": 3,
+        "requests": 7,
+    }
+
+
+@pytest.mark.usefixtures("sessions")
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--client", "CLAUDE"], ["c_7f3ab2"]),
+        (["--tool", "refund"], ["om1.uUrTOZUz"]),
+        (["--since", "5m"], ["c_7f3ab2", LONG_ID]),
+        (["--limit", "1"], ["c_7f3ab2"]),
+        (["--limit", "1", "--client", "cursor"], ["om1.uUrTOZUz"]),
+        (["--outcome", "live", "--tool", "ship"], ["om1.uUrTOZUz"]),
+        (["--sort-by", "age"], ["om1.uUrTOZUz", "c_7f3ab2", LONG_ID]),
+        (["--sort-by", "failed", "-n", "1"], ["om1.uUrTOZUz"]),
+        (["--sort-by", "client"], ["c_7f3ab2", "om1.uUrTOZUz", LONG_ID]),
+        (["--service", "nosuch"], []),
+    ],
+)
+def test_what_is_asked_for_is_found(arguments: list[str], found: list[str], cli: Cli) -> None:
+    assert cli("sessions", "-o", "name", *arguments).out.split() == found
+
+
+def test_ended_sessions_are_found_where_they_are_asked_for(cli: Cli, redis_url: str) -> None:
+    ended = session("gone", [call("add", NOW - 9)], began=NOW - 10, ended=(NOW - 5, "client_delete"))
+    write(redis_url, [*shop(NOW), ended])
+    # As the sweep leaves it.
+    other = cli("sessions", "--outcome", "client_delete", "-o", "name")
+
+    assert other.out.split() == ["gone"]
+    assert "gone" in cli("sessions", "--all", "-o", "name").out.split()
+
+
+@pytest.mark.usefixtures("sessions")
+def test_probes_stand_apart(cli: Cli, redis: Any) -> None:
+    put(redis, session_id="watcher", client_name="yellowmcp-health", outcome="probe")
+
+    hidden = cli("sessions", "-o", "name")
+    assert "watcher" not in hidden.out
+    assert hidden.err == "3 of 4 live, 1 probes hidden: --probes\n"
+    assert "watcher" in cli("sessions", "-o", "name", "--probes").out
+
+
+def test_services_by_environment_by_pattern_and_where_none_is_named(cli: Cli, redis_url: str) -> None:
+    for service in ("shop", "shop-eu", "bank"):
+        write(redis_url, [session(f"of-{service}", [], began=NOW - 10)], service)
+
+    def names(*arguments: str, **environment: str) -> set[str]:
+        return set(cli("sessions", "-o", "name", *arguments, **environment).out.split())
+
+    assert names() == {"of-shop"}
+    assert names("--service", "bank") == {"of-bank"}
+    assert names("--service", "shop*") == {"of-shop", "of-shop-eu"}
+    assert names("--service", "*") == {"of-shop", "of-shop-eu", "of-bank"}
+    assert names(OTEL_SERVICE_NAME="") == {"of-shop", "of-shop-eu", "of-bank"}
+    assert "--service '*'" in cli("sessions", OTEL_SERVICE_NAME="else").err
+
+
+def test_a_prefix_is_part_of_every_key(cli: Cli, redis_url: str) -> None:
+    write(redis_url, shop(NOW), redis_prefix="prod:")
+
+    assert cli("sessions", "-o", "name").out == ""
+    with_prefix = cli("sessions", OTEL_PYTHON_MCP_REDIS_PREFIX="prod:")
+    assert [row[0] for row in with_prefix.rows] == ["c_7f3ab2", LONG_ID, "om1.uUrTOZUz"]
+    assert with_prefix.rows[0][2] == "91c2d0f3"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--client", "c"], ["--probes", "--sort-by", "wrong", "-n", "3"]])
+def test_a_list_takes_five_commands_at_most(arguments: list[str], cli: Cli, redis_url: str, redis: Any) -> None:
+    write(redis_url, [session(f"s{number}", [], began=NOW - number, client_name="c") for number in range(120)])
+    seen: list[str] = []
+
+    with redis.monitor() as monitor, Redis.from_url(redis_url) as other:
+
+        def listen() -> None:
+            for command in monitor.listen():
+                if command["command"] == "ECHO over":
+                    return
+                if command["command"] == "PING":
+                    seen.clear()
+                elif command["client_type"] != "lua":
+                    seen.append(command["command"].split()[0])
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        other.ping()
+        assert cli("sessions", *arguments).code == 0
+        other.echo("over")
+        listener.join(10)
+
+    # A database other than the first one is chosen by a command of its own.
+    assert 3 <= len([name for name in seen if name != "SELECT"]) <= 5, seen
+
+
+HOSTILE = {
+    "a color": "\x1b[31mred\x1b[0m",
+    "a title": "\x1b]0;owned\x07",
+    "C1": "\x9b31mred",
+    "markup": "[bold red]x[/] :smile: [link=http://evil]y[/link]",
+    "lines": "one\r\ntwo\tthree\x0bfour\u2028five",
+    "right to left": "\u202egnp.exe\u2066\u200f\u061c",
+    "unseen": "a\u200b\u00adb\ufeff\U000e0041",
+    "half a pair": "\ud800x",
+    "bells": "\x07\x08\x7f",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("command", [["sessions"], ["sessions", "-o", "wide"], ["show", "bad"], ["tools"]])
+def test_no_text_of_strangers_reaches_the_terminal_as_more_than_text(
+    text: str, command: list[str], cli: Cli, redis: Any
+) -> None:
+    made = {"tool_name": text, "started_at": "2026-11-30T00:00:00Z", "duration": 1, "failure": text}
+    put(
+        redis,
+        session_id="bad",
+        client_name=text,
+        client_version=text,
+        source=text,
+        protocol_version=text,
+        outcome=text,
+        previous_id=text,
+        tool_calls=[{**made, "service_instance_id": text}],
+        ended={"reason": text},
+    )
+
+    for columns in (None, 80, 400):
+        result = cli(*command, columns=columns, NO_COLOR="1")
+        plain = result.out.replace("\t", "") if columns is None else result.out
+
+        assert result.code == 0
+        assert all(character.isprintable() for line in plain.split("\n") for character in line)
+        assert len(plain.split("\n")) == len(plain.splitlines()) + 1
+        if "[" in text and columns == 400 and "\x1b" not in text and "\x9b" not in text:
+            assert text in plain  # Markup is text, and stays so.
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"ended": {"at": "2026-11-30T00:00:00Z", "reason": "swallowed_by_a_whale"}},
+        {"outcome": "enlightened", "tool_calls": [{"tool_name": "x", "failure": "cosmic", "new_field": {"a": [1]}}]},
+        {"tool_calls": "none", "tool_call_count": "many", "created_at": 7, "last_activity": "yesterday"},
+        {"tool_calls": [None, 7, {"tool_name": 3}, {"tool_name": "x", "duration": "long", "result_bytes": -1}]},
+        {"client_name": ["a"], "ended": "yes", "source": None, "tool_call_count": 1e400},
+        {"created_at": "9999-12-31T23:59:59Z", "tool_calls": [{"tool_name": "x", "started_at": "0001-01-01T00:00:00"}]},
+    ],
+)
+@pytest.mark.parametrize("command", [["sessions"], ["sessions", "-o", "json"], ["show", "odd"], ["tools"]])
+def test_documents_of_other_versions_are_shown_as_far_as_they_can_be_read(
+    document: dict[str, Any], command: list[str], cli: Cli, redis: Any
+) -> None:
+    put(redis, session_id="odd", **document)
+
+    for columns in (None, 80):
+        result = cli(*command, columns=columns)
+        assert result.code == 0
+        assert "odd" in result.out or command == ["tools"]
+
+
+def test_what_is_no_document_is_left_out(cli: Cli, redis: Any) -> None:
+    put(redis, session_id="good")
+    for name, value in {"a": "no json", "b": "[]", "c": "{}", "d": "[" * 100_000, "e": b"\xff"}.items():
+        put(redis, session_id=name)
+        redis.set(f"mcp_session:{name}", value)
+    redis.delete("mcp_session:f")
+    redis.zadd("otel_mcp:shop:deadlines", {"gone": NOW + 5, b"\xff\xfe": NOW + 6})
+
+    assert cli("sessions", "-o", "name").out.split() == ["good"]
+    assert cli("sessions", "-o", "name", "--all").out.split() == ["good"]
+
+
+def test_failures_of_calls_are_counted_by_whose_fault_they_are(cli: Cli, redis_url: str) -> None:
+    kinds = ["unknown_tool", "invalid_arguments", "tool", "exception", "cancelled", "refused", None]
+    calls = [call("t", NOW - 20 + number, failure=kind) for number, kind in enumerate(kinds)]
+    write(redis_url, [session("s", calls, began=NOW - 30)])
+
+    assert cli("sessions").rows[0][5:8] == ["7", "2", "2"]
