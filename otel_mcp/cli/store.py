@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
-VARIABLE: Final = "OTEL_PYTHON_MCP_REDIS_URL"
 _URLS: Final = "redis://, rediss://, unix://, redis+sentinel://host:26379/mymaster or redis+cluster://host:6379"
 _SCANNED: Final = 10_000
 """Keys that one SCAN looks at: some ms of the server's."""
@@ -30,11 +29,11 @@ def configured(redis_url: str | None) -> Settings:
     Raises:
         Failure: they name no Redis.
     """
-    from otel_mcp.settings import load
+    from otel_mcp.settings import PREFIX, load
 
     settings = load(redis_url=redis_url)
     if not settings.redis_url:
-        raise Failure(Code.USAGE, "no Redis", f"set {VARIABLE} as the server has it, or give --redis-url")
+        raise Failure(Code.USAGE, "no Redis", f"set {PREFIX}REDIS_URL as the server has it, or give --redis-url")
     return settings
 
 
@@ -170,11 +169,13 @@ async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Setti
 
 def away(down: StoreDown, settings: Settings) -> Failure:
     """What to say of a Redis that cannot be used."""
-    where = address(settings.redis_url or "")
+    from otel_mcp.settings import PREFIX
+
+    where, variable = address(settings.redis_url or ""), f"{PREFIX}REDIS_URL"
     if down.denied:
-        hint = f"check user, password and permissions in {VARIABLE} (SECURITY.md lists what an account needs)"
+        hint = f"check user, password and permissions in {variable} (SECURITY.md lists what an account needs)"
         return Failure(Code.STORE, f"Redis at {where} does not let us in ({down.reason})", hint)
-    hint = f"is it running, and is it the one of {VARIABLE}?"
+    hint = f"is it running, and is it the one of {variable}?"
     return Failure(Code.STORE, f"Redis at {where} cannot be used ({down.reason})", hint)
 
 
