@@ -47,6 +47,8 @@ def test_without_configuration_everything_has_its_default() -> None:
         "observers": (),
         "log_calls": False,
         "slow_call": 5.0,
+        "jaeger_url": None,
+        "grafana_url": None,
         "hash_key": None,
     }
 
