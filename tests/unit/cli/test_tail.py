@@ -1,0 +1,245 @@
+"""Calls as they land: each once, of all replicas, however often Redis is asked; ``tail``, ``top`` and ``tools``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from otel_mcp.cli import following
+from otel_mcp.cli.following import Follower
+from otel_mcp.cli.reading import Reader
+from otel_mcp.cli.terminal import Terminal
+from otel_mcp.cli.top import Recent
+from otel_mcp.sessions.delta import Flush, SessionDelta
+from otel_mcp.sessions.process import Process
+from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.settings import Settings
+from tests.unit.cli.conftest import NOW, Cli
+from tests.unit.cli.stories import call, session, shop, write
+
+T = TypeVar("T")
+
+
+class Replicas:
+    """Two replicas that write, and somebody who follows them, on one loop."""
+
+    def __init__(self, url: str) -> None:
+        self.settings = Settings.model_validate({"redis_url": url, "service_name": "shop"})
+        self._loop = asyncio.new_event_loop()
+        self._replicas = [(process, RedisStore(self.settings, process)) for process in (Process(), Process())]
+        self._readers: list[Reader] = []
+
+    def follow(self, since: float = 0.0, **other: Any) -> Follower:
+        settings = self.settings.model_copy(update=other)
+        self._readers.append(Reader(settings))
+        return Follower(self._readers[-1], settings, since)
+
+    def look(self, follower: Follower) -> list[tuple[str, str]]:
+        """What has landed since: sessions and tools."""
+        landed = self.run(follower.look)
+        return [(each.document.session_id, each.call.tool) for each in landed]
+
+    def write(self, *deltas: SessionDelta, replica: int = 0) -> None:
+        process, store = self._replicas[replica]
+        flushes = [Flush(delta, process.token, process.next_sequence()) for delta in deltas]
+        answers = self.run(lambda: store.apply(flushes))
+        assert all(answer.refused is None and answer.retry is None for answer in answers)
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        async def wait() -> T:
+            return await work()
+
+        return self._loop.run_until_complete(wait())
+
+    def close(self) -> None:
+        for part in (*(store for _, store in self._replicas), *self._readers):
+            self.run(part.aclose)
+        self._loop.close()
+
+
+@pytest.fixture
+def replicas(redis_url: str) -> Iterator[Replicas]:
+    made = Replicas(redis_url)
+    yield made
+    made.close()
+
+
+def one(session_id: str, *tools: str, at: float | None = None, **known: Any) -> SessionDelta:
+    """A session with calls of these tools, a millisecond apart."""
+    at = time.time() if at is None else at
+    return session(session_id, [call(tool, at + n / 1000, 0.0) for n, tool in enumerate(tools)], began=at, **known)
+
+
+def test_each_call_is_found_once_whichever_replica_wrote_it(replicas: Replicas) -> None:
+    follower = replicas.follow()
+    replicas.write(one("a", "old", at=time.time() - 30))
+
+    assert replicas.look(follower) == []
+    replicas.write(one("a", "one", "two"))
+    replicas.write(one("a", "three"), one("b", "four"), replica=1)
+    assert sorted(replicas.look(follower)) == [("a", "one"), ("a", "three"), ("a", "two"), ("b", "four")]
+    assert replicas.look(follower) == []
+    replicas.write(one("b", "five"))
+    assert replicas.look(follower) == [("b", "five")]
+    assert follower.missed == 0
+
+
+def test_calls_before_are_found_where_they_are_asked_for(replicas: Replicas) -> None:
+    now = time.time()
+    replicas.write(one("a", "hour", at=now - 3000), one("b", "minute", at=now - 50), one("b", "now", at=now))
+
+    assert replicas.look(replicas.follow()) == []
+    assert [tool for _, tool in replicas.look(replicas.follow(since=120))] == ["minute", "now"]
+    assert [tool for _, tool in replicas.look(replicas.follow(since=3400))] == ["hour", "minute", "now"]
+
+
+def test_sessions_with_other_limits_than_ours_are_followed_as_well(replicas: Replicas) -> None:
+    for limit in (60.0, 7200.0, 86_400.0):
+        replicas.write(one(f"first-{limit}", "before", at=time.time() - 20, limit=limit))
+    follower = replicas.follow()
+    assert replicas.look(follower) == []
+
+    for limit in (60.0, 1800.0, 3600.0, 7200.0, 86_400.0):
+        replicas.write(one(f"s-{limit}", "call", limit=limit))
+
+    assert len(replicas.look(follower)) == 5
+
+
+def test_more_calls_than_a_document_holds_are_counted_as_missed(replicas: Replicas) -> None:
+    follower = replicas.follow()
+    replicas.write(one("a", "first"))
+    replicas.look(follower)
+
+    for _ in range(3):
+        replicas.write(one("a", *["many"] * 20))
+
+    assert len(replicas.look(follower)) + follower.missed == 60
+    assert follower.missed > 0
+
+
+def test_a_redis_that_lost_everything_is_followed_on(replicas: Replicas, redis: Any) -> None:
+    follower = replicas.follow()
+    replicas.write(one("a", "one", "two", "three"))
+    assert len(replicas.look(follower)) == 3
+
+    redis.flushdb()
+    replicas.write(one("a", "four"))
+
+    assert replicas.look(follower) == [("a", "four")]
+
+
+def test_sessions_that_were_forgotten_are_not_shown_again(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_KNOWN", 1)
+    now = time.time()
+    follower = replicas.follow(since=500)
+    replicas.write(one("a", "old", at=now - 400), one("b", "other", at=now - 300))
+    assert replicas.look(follower) == [("a", "old"), ("b", "other")]
+
+    replicas.write(one("a", "new", at=now))
+
+    assert replicas.look(follower) == [("a", "new")]
+
+
+def test_what_is_too_much_for_one_look_is_left_to_the_next(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_DOCUMENTS", 4)
+    monkeypatch.setattr(following, "_AT_ONCE", 3)
+    follower = replicas.follow(since=60)
+    replicas.write(*(one(f"s{number}", "call") for number in range(10)))
+
+    looks = [len(replicas.look(follower)) for _ in range(4)]
+
+    assert looks == [4, 4, 2, 0]
+
+
+def test_two_commands_a_look_are_enough_where_nothing_happens(replicas: Replicas, redis: Any) -> None:
+    follower = replicas.follow()
+    replicas.write(one("a", "one"))
+    replicas.look(follower)
+    redis.config_resetstat()
+
+    replicas.look(follower)
+
+    used = {name.removeprefix("cmdstat_") for name in redis.info("commandstats")}
+    assert used - {"info", "select", "config|resetstat", "client|setinfo"} == {"zrevrangebyscore"}
+
+
+def test_tail_writes_what_is_asked_for(cli: Cli, redis_url: str) -> None:
+    write(redis_url, shop(NOW))
+
+    piped = cli("tail", "--since", "1h", "-n", "15")
+    assert piped.code == 0
+    assert len(piped.rows) == 15
+    assert piped.rows[1][1:] == ["om1.uUrTOZUz", "cursor 3.4", "refund", "wrong", "0.012000", "180", "-32602", "-"]
+    failures = cli("tail", "--since", "1h", "--errors", "-n", "3").rows
+    assert [row[3:5] for row in failures] == [["refund", "wrong"], ["refund", "wrong"], ["ship", "failed"]]
+    assert cli("tail", "--since", "1h", "--tool", "re*", "--client", "CURS", "-n", "3").rows[2][4] == "ok"
+    (line,) = cli("tail", "--since", "1h", "-o", "jsonl", "-n", "1").out.splitlines()
+    told = json.loads(line)
+    assert (told["schema"], told["session_id"], told["tool"]) == ("otel-mcp/call/1", "om1.uUrTOZUz", "find_orders")
+    seen = cli("tail", "--since", "1h", "-n", "15", columns=120).out
+    colors = {row.split("  ")[1].partition("m")[0] for row in seen.splitlines()}
+    assert len(colors) == 2
+
+
+def test_tools_are_counted_from_the_documents(cli: Cli, redis_url: str) -> None:
+    made_up = session("x", [call("frob", NOW - 9, failure="unknown_tool")] * 2, began=NOW - 10)
+    write(redis_url, [*shop(NOW), made_up])
+
+    result = cli("tools", columns=80, NO_COLOR="1")
+
+    assert result.out.splitlines() == [
+        "TOOL         CALLS  WRONG  FAILED     P50     P95    BYTES  NOTE",
+        "find_orders     11      0       0  3.3 ms  3.3 ms  2.94 kB  -",
+        "refund           3      2       0   12 ms  840 ms    670 B  -",
+        "frob             2      2       0  3.3 ms  3.3 ms    534 B  no such tool",
+        "ship             1      0       1   2.5 s   2.5 s     90 B  -",
+    ]
+    assert cli("tools", "--sort-by", "p95", "-o", "name").out.split()[0] == "ship"
+    assert [row[0] for row in cli("tools", "--since", "5m").rows] == ["find_orders", "frob"]
+    assert json.loads(cli("tools", "-o", "json", "--sort-by", "bytes").out)["tools"][0] == {
+        "tool": "find_orders",
+        "calls": 11,
+        "wrong": 0,
+        "failed": 0,
+        "p50": 0.0033,
+        "p95": 0.0033,
+        "bytes": 2937,
+        "made_up": False,
+    }
+
+
+def test_top_needs_a_terminal(cli: Cli) -> None:
+    result = cli("top")
+
+    assert (result.code, result.out) == (2, "")
+    assert "terminal" in result.err
+
+
+def test_top_shows_the_busiest_sessions_and_tools_within_the_screen(replicas: Replicas, cli: Cli) -> None:
+    now = time.time()
+    follower, recent = replicas.follow(since=300), Recent()
+    replicas.write(*(one(f"s{number}", *["call"] * (number + 1), at=now - 1) for number in range(30)))
+    replicas.write(one("old", "call", at=now - 290))
+    wrong = replace(call("refund", now - 1), failure="tool", error_type="tool_error")
+    replicas.write(session("s9", [wrong], began=now - 2))
+    recent.add(replicas.run(follower.look), now)
+    terminal = Terminal()
+    terminal.width = 80
+
+    lines = recent.lines(terminal, "shop @ here", now, 24)
+
+    assert lines[0].startswith("shop @ here   ")
+    assert lines[2].startswith("SESSION")
+    assert lines[3].split()[0] == "s29"
+    assert len(lines) <= 24
+    assert any(line.startswith("refund") for line in lines)
+    recent.add([], now + 20)
+    assert not any(line.startswith("old") for line in recent.lines(terminal, "", now + 20, 100))
+    recent.add([], now + 400)
+    assert "0.0 calls/s" in recent.lines(terminal, "t", now + 400, 24)[0]
