@@ -61,9 +61,9 @@ class Recent:
             parts.append(f"{100 * count / max(len(lately), 1):.0f} % {verdict}")
         tools = gather(each.call for each in self._landed)
         sort(tools, ToolsBy.CALLS)
-        room = max((height - 4) // 2, 2)
-        shown = min(len(tools), room)
-        busy = self._busy()[: max(height - 4 - shown, 1)]
+        room = max(height - 5, 2)  # Besides the title, two headers and two empty lines.
+        shown = min(len(tools), room // 2)
+        busy = self._busy()[: room - shown]
         lines = [terminal.paint("   ".join(parts), "bold"), ""]
         lines += output.lines(terminal, busy, _columns(now), Format.TABLE)
         lines += ["", *output.lines(terminal, tools[:shown], COLUMNS, Format.TABLE)]
