@@ -10,6 +10,7 @@ import anyio
 import pytest
 from redis.crc import key_slot
 
+from otel_mcp.cli.app import run
 from otel_mcp.sessions import health
 from otel_mcp.sessions.delta import Applied, Flush
 from otel_mcp.sessions.keys import Keys
@@ -260,3 +261,35 @@ async def test_a_failover_goes_on_with_what_was_replicated(sentinel: Sentinel) -
     assert await counts(store, ["abc"]) == [5]
     assert (await store.apply(sent))[0].repeated
     await store.aclose()
+
+
+def test_the_command_line_reads_a_cluster_and_ends_its_sessions(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for node in cluster.nodes:
+        node.client().flushall()
+    now = time.time()
+
+    async def seed() -> None:
+        store, process = RedisStore(settings(cluster.url)), Process()
+        known = [facts(f"s{number:02}", now, principal="91c2d0f3aa", opened=True) for number in range(30)]
+        assert len(await write(store, [flush(process, delta(2, of=each, at=now)) for each in known])) == 30
+        await store.aclose()
+
+    anyio.run(seed)
+    monkeypatch.setenv("OTEL_PYTHON_MCP_REDIS_URL", cluster.url)
+
+    def cli(*arguments: str) -> tuple[int, str]:
+        return run(arguments), capsys.readouterr().out
+
+    code, out = cli("sessions", "-s", "svc")
+    assert code == 0
+    assert {line.split("\t")[2] for line in out.splitlines()} == {"91c2d0f3"}
+    assert len(out.splitlines()) == 30
+    assert len(cli("sessions", "-s", "svc", "--all", "-o", "name")[1].split()) == 30
+    assert len(cli("sessions", "-s", "s*", "-o", "name")[1].split()) == 30
+    assert cli("show", "s1")[0] == 1
+    assert cli("show", "s07")[1].startswith("session\ts07\n")
+    assert cli("tail", "-s", "svc", "--since", "1h", "-n", "60")[0] == 0
+    assert cli("rm", "s07", "--yes") == (0, "s07\n")
+    assert cli("show", "s07")[0] == 1

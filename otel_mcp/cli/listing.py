@@ -11,7 +11,6 @@ from otel_mcp.cli import output
 from otel_mcp.cli.document import Document
 from otel_mcp.cli.output import NOTHING, Column, Format, SortBy, text_of
 from otel_mcp.cli.reading import Reader
-from otel_mcp.cli.screen import Screen
 from otel_mcp.cli.store import configured, repeat, run
 from otel_mcp.cli.terminal import Terminal
 
@@ -250,6 +249,8 @@ def sessions(terminal: Terminal, redis_url: str | None, query: Query, form: Form
 async def _watch(terminal: Terminal, query: Query, form: Format, rounds: AsyncIterator[Found]) -> None:
     """Redraw the list on a terminal; in a pipe write the sessions that have changed."""
     if terminal.is_interactive and form in {Format.TABLE, Format.WIDE}:
+        from otel_mcp.cli.screen import Screen
+
         with Screen(terminal) as screen:
             async for found in rounds:
                 rows = output.lines(terminal, found.documents, columns(time.time()), form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from otel_mcp.cli import output, pages, story
@@ -105,7 +106,8 @@ def write(terminal: Terminal, told: Story, form: StoryFormat, *, headers: bool) 
 
 def _table(terminal: Terminal, told: Story, *, headers: bool) -> None:
     terminal.data(terminal.paint(told.headline(), "bold"))
-    terminal.data(told.origin())
+    for part in _packed(told.origin(), " · ", terminal.width):
+        terminal.data(part)
     if told.lines:
         rows = output.lines(terminal, told.lines, _COLUMNS, Format.TABLE, headers=headers)
         indent = cells(_PAINT.sub("", rows[0])) + 2
@@ -114,7 +116,7 @@ def _table(terminal: Terminal, told: Story, *, headers: bool) -> None:
         for line, row in zip(told.lines, rows, strict=True):
             for between in line.before:
                 terminal.data(terminal.paint(f"-- {between} --", "dim"))
-            first, *more = _notes(line, terminal.width - indent) or [""]
+            first, *more = _packed(line.notes, ", ", terminal.width - indent) or [""]
             terminal.data(f"{row}  {first}".rstrip())
             for note in more:
                 terminal.data(" " * indent + note)
@@ -125,12 +127,12 @@ def _table(terminal: Terminal, told: Story, *, headers: bool) -> None:
         terminal.data(f"{name}: {url}")
 
 
-def _notes(line: Line, room: int) -> list[str]:
-    """The notes, as many in a line as there is room for."""
+def _packed(parts: Sequence[str], between: str, width: int) -> list[str]:
+    """The parts, as many in a line as there is room for; none is cut."""
     rows: list[str] = []
-    for note in line.notes:
-        if rows and cells(rows[-1]) + cells(note) + 2 <= room:
-            rows[-1] += f", {note}"
+    for part in parts:
+        if rows and cells(rows[-1]) + cells(between) + cells(part) <= width:
+            rows[-1] += f"{between}{part}"
         else:
-            rows.append(note)
+            rows.append(part)
     return rows

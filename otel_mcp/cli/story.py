@@ -119,15 +119,15 @@ class Story:
         parts = [client(document), source, f"caller {caller(document)}" if document.caller else ""]
         return " · ".join([*(part for part in (*parts, clean(document.protocol or "", 64)) if part), self.state()])
 
-    def origin(self) -> str:
-        """Which session, since when, in one line."""
+    def origin(self) -> list[str]:
+        """Which session, since when."""
         document = self.document
         parts = [f"session {text_of(document.session_id)} of {text_of(document.service)}"]
         if began := moment(self.began):
             parts.append(f"began {began[:10]} {began[11:19]} UTC")
         if document.previous_id:
             parts.append(f"continues {text_of(document.previous_id)}")
-        return " · ".join(parts)
+        return parts
 
     def state(self) -> str:
         """How it went, or that it goes on."""

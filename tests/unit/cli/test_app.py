@@ -32,6 +32,17 @@ def test_help_version_and_usage_import_nothing_that_takes_long(arguments: list[s
     assert [name for name in LONG_TO_IMPORT if name in modules] == []
 
 
+def test_a_list_imports_nothing_that_draws() -> None:
+    script = (
+        "import sys\nfrom otel_mcp.cli import main\n"
+        "try:\n    main(['sessions', '--redis-url', 'redis://127.0.0.1:1'])\n"
+        "except SystemExit as ended:\n    print(ended.code, 'redis' in sys.modules, 'rich' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "3 True False\n"
+
+
 def test_version_is_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr() == (f"otel-mcp {__version__}\n", "")

@@ -209,6 +209,19 @@ def test_strangers_write_text_into_pages_and_nothing_else(text: str, cli: Cli, r
     assert not re.search(r"[<>@]|alert|evil|red", outside)
 
 
+def test_at_eighty_columns_long_ids_stay_whole(cli: Cli, redis_url: str) -> None:
+    ours = ["om1.uUrTOZUzDa1dr8aVNO_FgABrAzPz._VION33xecmT", "om1.nQ4mB0a1sRcMl3dPq7XzWgBrAyHk.h0Zk2pVbTqLw"]
+    write(redis_url, [session(ours[0], [], began=BEGAN, previous_id=ours[1])])
+
+    assert cli("show", "om1", columns=80, at=BEGAN + 9.5, NO_COLOR="1").out.splitlines() == [
+        "- · live, idle 9s",
+        f"session {ours[0]} of shop",
+        f"began 2026-09-21 14:13:20 UTC · continues {ours[1]}"[:29],
+        f"continues {ours[1]}",
+        "no tool was called",
+    ]
+
+
 def test_the_beginning_of_an_id_suffices_where_it_is_the_only_one(cli: Cli, redis_url: str) -> None:
     others = [session(f"twin-{letter}", [], began=NOW - 9) for letter in "ab"]
     write(redis_url, [*shop(NOW), *others, session("twin", [], began=NOW - 9), session("a*c", [], began=NOW)])
