@@ -34,7 +34,7 @@ _COMMANDS: Final = (
     ("show", "ID"),
     ("show", "PREFIX"),
     ("tools",),
-    ("tail", "--since", "60s", "-n", "1"),
+    ("tail", "--since", "1h", "-n", "1"),
 )
 
 
