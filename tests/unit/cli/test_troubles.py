@@ -75,7 +75,10 @@ def test_settings_show_no_secret(cli: Cli) -> None:
 def started(redis_url: str, *command: str, **pipes: Any) -> subprocess.Popen[str]:
     """The command line as a process of its own."""
     environment = {**os.environ, "OTEL_PYTHON_MCP_REDIS_URL": redis_url, "OTEL_SERVICE_NAME": "shop"}
-    script = "from otel_mcp.cli import main; main()"
+    # Where the tests run in the background, interrupts are ignored, and children inherit that.
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from otel_mcp.cli import main; main()"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", script, *command], env=environment, stderr=subprocess.PIPE, text=True, **pipes
     )
