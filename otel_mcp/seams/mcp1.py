@@ -33,6 +33,7 @@ _FASTMCP3_METHODS: Final = frozenset({
 """Methods that FastMCP 3 opens a server span for, where none of ours is there."""
 _SAID: Final = frozenset({"ToolError", "FastMCPError"})
 """Exceptions of the high-level servers: what is raised before a tool runs is not the tool's."""
+_CANCELLED: Final = Outcome(error_type="cancelled")
 
 
 def lowlevel_server(module: ModuleType, patches: Patches) -> None:
@@ -80,14 +81,18 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
 
 class _Dispatch(Dispatch):
     _server: Any = None
+    _message: Any = None
     _outcomes: Sequence[Outcome] = ()
 
     def answered_by(self, server: Any, message: Any) -> None:
-        self._server, self._outcomes = server, self._responses(message)
+        self._server, self._message, self._outcomes = server, message, self._responses(message)
 
     def told(self, result: Any) -> Outcome | None:
         self.call.trusted_name = self.call.target in getattr(self._server, "_tool_cache", ())
-        return self._outcomes[-1] if self._outcomes else None
+        if self._outcomes:
+            return self._outcomes[-1]
+        # The SDK has answered at once, and its handler ends without a word.
+        return _CANCELLED if getattr(self._message, "cancelled", False) is True else None
 
     def _responses(self, message: Any) -> list[Outcome]:
         """Watch what the handler answers: it returns nothing, it responds."""

@@ -682,7 +682,11 @@ def make_lowlevel() -> ModuleType:
             self._tool_cache: dict[str, object] = {}
 
         async def _handle_request(self, message: Any, req: Any) -> None:
-            await message.respond(await self.handler(req))
+            response = await self.handler(req)
+            if response is None:  # Cancelled by its client, to whom the SDK has said so already.
+                message.cancelled = True
+            else:
+                await message.respond(response)
 
         async def _get_cached_tool_definition(self, tool_name: str) -> object:
             return self._tool_cache.get(tool_name)
@@ -719,7 +723,7 @@ class Sdk1:
         req = SimpleNamespace(method=message["method"], params=message["params"])
         serving = self.server._handle_request(incoming, req)
         await (self.context.run(asyncio.ensure_future, serving) if self.context is not None else serving)
-        response = answers[0]
+        response = answers[0] if answers else SimpleNamespace(code=0, message="Request cancelled")
         payload = {"error": vars(response)} if hasattr(response, "code") else {"result": vars(response.root)}
         await respond(send, {"jsonrpc": "2.0", "id": message["id"], **payload}, 200, own)
 
@@ -757,6 +761,20 @@ async def test_a_message_of_the_sdk_1_has_our_span_around_its_handler(
     assert {(span.attributes or {})["session.id"] for span in messages} == {"own"}
     works = [span for span in telemetry.spans() if span.name == "SELECT"]
     assert [described(span)["parent"] for span in works] == [id_of(span) for span in messages[1:]]
+
+
+async def test_a_call_that_the_sdk_1_ends_without_a_word_was_cancelled(
+    lowlevel: ModuleType, telemetry: Telemetry
+) -> None:
+    async def handler(_: Any) -> Any:
+        return None
+
+    await post(MCPMiddleware(Sdk1(lowlevel, handler)), call(), legacy_headers("own"))
+
+    span = telemetry.span()
+    assert span.status.status_code.name == "ERROR"
+    assert (span.attributes or {})["error.type"] == "cancelled"
+    assert (span.attributes or {})["otel_mcp.failure"] == "cancelled"
 
 
 async def test_where_our_seam_fails_the_span_of_the_sdk_stays(
