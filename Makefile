@@ -39,6 +39,7 @@ format: $(STAMP)  ## Bring the code into shape
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## What a tool call costs with and without, side by side
+	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.flush
 
