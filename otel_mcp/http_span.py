@@ -104,8 +104,11 @@ class HTTPSpans:
             with _GUARD:
                 if exchange.http_status is not None and self._library is not None:
                     self._library.set_status(span, exchange.http_status)
-                if isinstance(error, Exception) and not exchange.disconnected and (exchange.http_status or 0) < 500:
-                    span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
+                broke_off = error is not None or exchange.http_status is None
+                if broke_off and not exchange.disconnected and (exchange.http_status or 0) < 500:
+                    # Without an answer of the app the server answers 500 by itself.
+                    name = type(error).__qualname__ if error is not None else "500"
+                    span.set_attribute(semconv.ERROR_TYPE, name)
                     span.set_status(Status(StatusCode.ERROR))
         span.end()
 

@@ -44,7 +44,17 @@ def route(module: ModuleType, patches: Patches) -> None:
 
 def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
     """The OpenTelemetry ASGI middleware: its own span around `receive` would undo what is attached outside it."""
-    patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside)
+    patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside(_Attaching))
+
+
+def gzip(module: ModuleType, patches: Patches) -> None:
+    """Starlette's compression."""
+    patches.replace(module.GZipMiddleware, "__call__", _inside(_Readable))
+
+
+def brotli(module: ModuleType, patches: Patches) -> None:
+    """The compression of brotli-asgi."""
+    patches.replace(module.BrotliMiddleware, "__call__", _inside(_Readable))
 
 
 def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -175,28 +185,50 @@ async def attach(runtime: Runtime, exchange: Exchange, scope: Scope) -> None:
         exchange.dispatch.enter()
 
 
-def _inside(original: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(original)
-    async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        with _GUARD:
-            if scope.get(SCOPE_KEY) is not None and not isinstance(self.app, _Attaching):
-                self.app = _Attaching(self.app)
-        await original(self, scope, receive, send)
+def _inside(wrapper: type[_Inner]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have a middleware call its app through `wrapper`, from the first request on that is watched."""
 
-    return __call__
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            with _GUARD:
+                if scope.get(SCOPE_KEY) is not None and not isinstance(self.app, wrapper):
+                    self.app = wrapper(self.app)
+            await original(self, scope, receive, send)
+
+        return __call__
+
+    return make
 
 
-class _Attaching:
-    """The app inside the ASGI middleware of OpenTelemetry."""
+class _Inner:
+    """The app inside a middleware of others."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = scope.get(SCOPE_KEY)
-        runtime = process.existing()
-        if not isinstance(exchange, Exchange) or runtime is None:
-            return await self.app(scope, receive, send)
+        with _GUARD:
+            exchange, runtime = scope.get(SCOPE_KEY), process.existing()
+            if isinstance(exchange, Exchange) and runtime is not None:
+                receive, send = self._watched(runtime, exchange, scope, receive, send)
+        await self.app(scope, receive, send)
+
+    def _watched(
+        self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[Receive, Send]:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.app, name)
+
+
+class _Attaching(_Inner):
+    """Inside the ASGI middleware of OpenTelemetry, whose span is the parent."""
+
+    def _watched(
+        self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[Receive, Send]:
         exchange.attaches_inside = True
 
         async def attaching() -> Message:
@@ -206,7 +238,13 @@ class _Attaching:
                     await attach(runtime, exchange, scope)
             return message
 
-        await self.app(scope, attaching, send)
+        return attaching, send
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.app, name)
+
+class _Readable(_Inner):
+    """Inside a middleware that compresses, where the answer can still be read."""
+
+    def _watched(
+        self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[Receive, Send]:
+        return receive, runtime.replies.within(exchange, send)

@@ -23,6 +23,8 @@ SEAMS: Final = (
     ("starlette.applications", _lazy("http", "starlette")),
     ("litestar.app", _lazy("http", "litestar")),
     ("starlette.routing", _lazy("handwritten", "route")),
+    ("starlette.middleware.gzip", _lazy("handwritten", "gzip")),
+    ("brotli_asgi", _lazy("handwritten", "brotli")),
     ("opentelemetry.instrumentation.asgi", _lazy("handwritten", "asgi_instrumentation")),
     ("uvicorn.config", _lazy("servers", "uvicorn")),
     ("uvicorn.server", _lazy("servers", "uvicorn_server")),

@@ -33,7 +33,7 @@ SHELL = {
     "otel_mcp.seams.dispatch.Dispatch.__init__",
     "otel_mcp.seams.dispatch.Dispatch.run",
     "otel_mcp.seams.dispatch.exchange_of",
-    "otel_mcp.seams.handwritten._Attaching.__call__",
+    "otel_mcp.seams.handwritten._Inner.__call__",
     "otel_mcp.seams.mcp2._Dispatch.handle",
     "otel_mcp.seams.mcp2._handshake",
     "otel_mcp.seams.mcp2._within",

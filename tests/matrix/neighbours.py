@@ -45,8 +45,6 @@ class Neighbour:
     headers: tuple[tuple[str, str], ...] = ()
     stranger: tuple[tuple[str, str], ...] = ()
     """Headers of another user, who names the session of the first in a call of his own."""
-    unread: bool = False
-    """Nothing of ours stands where the answers can be read: how calls end is not known."""
     known: tuple[str, ...] = ()
     """Expressions for what does not hold yet. Each has to be met, so that it is taken away once it holds."""
 
@@ -95,7 +93,7 @@ def _problems(row: Neighbour, redis_url: str) -> list[str]:
     seen: Counter[str] = Counter()
     for visit, began, ended in ours.visits:
         spans = [span for span in ours.spans if began <= span.start_ns <= ended]
-        problems += [f"{visit.revision}: {problem}" for problem in _visit_problems(visit, spans, row.unread)]
+        problems += [f"{visit.revision}: {problem}" for problem in _visit_problems(visit, spans)]
         seen.update({str(span.attributes["session.id"]) for span in spans if "session.id" in span.attributes})
     problems += [f"session of two visits: {session}" for session, visits in seen.items() if visits > 1]
     if ours.begun != seen:
@@ -134,7 +132,7 @@ def _lines(log: str) -> set[str]:
     return {" ".join(_VARIES.sub("#", line).split()) for line in lines if line and not line.startswith((" ", *_BOXES))}
 
 
-def _visit_problems(visit: Visit, spans: list[Any], unread: bool) -> list[str]:
+def _visit_problems(visit: Visit, spans: list[Any]) -> list[str]:
     problems: list[str] = []
 
     def expect(what: str, found: object, expected: object) -> None:
@@ -155,7 +153,7 @@ def _visit_problems(visit: Visit, spans: list[Any], unread: bool) -> list[str]:
     for number, call, answer in zip(ids, visit.calls, answers, strict=True):
         span = by_id.get(number)
         if span is not None:
-            error = None if unread else _error_of(answer)
+            error = _error_of(answer)
             found = {name: span.attributes.get(name) for name in ("gen_ai.tool.name", "error.type", "otel_mcp.failure")}
             expected = {"gen_ai.tool.name": call.tool, "error.type": error, "otel_mcp.failure": call.failure}
             expect(

@@ -87,7 +87,6 @@ ROWS: Final = (
     Neighbour(
         _cell(HANDWRITTEN, "starlette_wrapped", "json", WRAPPED="gzip", APP="bare_asgi"),
         (LEGACY,),
-        tuple(replace(call, failure=None) for call in _BY_HAND),
-        unread=True,
+        _BY_HAND,
     ),
 )

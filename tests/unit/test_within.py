@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 import starlette.routing
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
@@ -111,6 +113,31 @@ async def test_what_is_not_encoded_is_read_as_it_leaves(
     await post(app, modern(), HEADERS)
 
     assert dict(telemetry.span().attributes or {})["error.type"] == "tool_error"
+
+
+@pytest.mark.parametrize("middleware", ["starlette", "brotli-asgi"])
+async def test_a_failed_call_of_a_bare_app_is_read_inside_the_compression(
+    runtime: Runtime, telemetry: Telemetry, middleware: str
+) -> None:
+    async def bare(scope: Message, receive: Receive, send: Send) -> None:
+        await receive()
+        await JSONResponse(result(1, {**FAILED, "padding": "x" * 1000}))(scope, receive, send)
+
+    module = ModuleType("compression")
+    patches = Patches()
+    name, patch = {
+        "starlette": ("GZipMiddleware", handwritten.gzip),
+        "brotli-asgi": ("BrotliMiddleware", handwritten.brotli),
+    }[middleware]
+    setattr(module, name, type(name, (GZipMiddleware,), dict(vars(GZipMiddleware))))
+    patch(module, patches)
+    app = MCPMiddleware(getattr(module, name)(bare), runtime)
+
+    for _ in range(2):
+        reply = await post(app, modern(), HEADERS)
+        assert reply.headers["content-encoding"] == "gzip"
+
+    assert [dict(span.attributes or {}).get("error.type") for span in telemetry.spans()] == ["tool_error"] * 2
 
 
 async def test_what_cannot_be_read_is_no_success(runtime: Runtime, telemetry: Telemetry) -> None:
