@@ -60,5 +60,5 @@ class Later:
             if (loop := loops.home()) is None:
                 return
             timer = loops.call_later(loop, delay, partial(start, loop))
-            if isinstance(timer, asyncio.TimerHandle):
+            if not isinstance(timer, loops.Timer):  # Other event loops have handles of their own kind.
                 self._timers[timer] = ref(loop)
