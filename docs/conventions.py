@@ -85,7 +85,7 @@ EXAMPLES: Final = {
     names.OBSERVER: ("otel_mcp.observers.slow:SlowCalls",),
     names.COMPONENT: ("dispatch", "session events"),
 }
-ABSENT: Final = {names.MCP_PROTOCOL_VERSION: "where known", names.CLIENT_NAME: "where the client said it"}
+ABSENT: Final = {names.MCP_PROTOCOL_VERSION: "where known", names.CLIENT_NAME: "where the client sent it"}
 """What not every point of a metric of our own carries; all else is on each."""
 
 _MANIFEST: Final = {

@@ -37,8 +37,8 @@ _FACTS: Final = {
     names.SESSION_ID: ALWAYS,
     names.SESSION_SOURCE: ALWAYS,
     names.SESSION_PREVIOUS_ID: "where it continues another",
-    names.CLIENT_NAME: "where the client said it",
-    names.CLIENT_VERSION: "where the client said it",
+    names.CLIENT_NAME: "where the client sent it",
+    names.CLIENT_VERSION: "where the client sent it",
     names.MCP_PROTOCOL_VERSION: "where known",
 }
 _START: Final = {names.USER_AGENT: "where the client sent it"}
@@ -51,7 +51,7 @@ _END: Final = {
 
 MESSAGE: Final = Signal(
     "`{method} {tool or prompt}`, else `{method}`",
-    "SERVER. One for each JSON-RPC request; status ERROR where it failed by the fault of the server or the tool. Where "
+    "SERVER. One for each JSON-RPC request; status ERROR where it has an `error.type`. Where "
     "the SDK 2.x or FastMCP 4 opens one, that span is completed while it is open: it says how the request ended on "
     "the wire, whatever has answered. The parent is the context in `params._meta` (the HTTP span is then linked), else "
     "the HTTP span, else what the configured propagators read of the headers.",
@@ -69,12 +69,12 @@ MESSAGE: Final = Signal(
         names.GEN_AI_TOOL_CALL_RESULT: "`CAPTURE_CONTENT`",
         names.JSONRPC_REQUEST_ID: ALWAYS,
         names.RPC_RESPONSE_STATUS_CODE: "a JSON-RPC error",
-        names.ERROR_TYPE: "it failed by the fault of the server or the tool",
+        names.ERROR_TYPE: "it failed, except by a JSON-RPC error of the caller's fault",
         names.FAILURE: "a tool call that failed",
         names.TOOL_EXCEPTION_TYPE: "the tool raised",
         names.SESSION_PREVIOUS_ID: "where the session continues another",
-        names.CLIENT_NAME: "where the client said it",
-        names.CLIENT_ADDRESS: "where the server tells it",
+        names.CLIENT_NAME: "where the client sent it",
+        names.CLIENT_ADDRESS: "where the server gives it",
         names.CLIENT_PORT: "where it is known for that address",
         names.NETWORK_TRANSPORT: ALWAYS,
         names.NETWORK_PROTOCOL_NAME: ALWAYS,
@@ -89,7 +89,7 @@ SESSION: Final = Signal(
 )
 BENEATH: Final = Signal(
     "every span beneath a message's",
-    "Whoever made it: the database's client, the HTTP client, the tool's own. What is there already is never "
+    "Made by any library: the database's client, the HTTP client, the tool's own. What is there already is never "
     "overwritten.",
     {names.SESSION_ID: "where the session is known", names.SESSION_SOURCE: "where the session is known"},
 )
@@ -106,9 +106,9 @@ HTTP: Final = Signal(
         names.ERROR_TYPE: "it failed",
         url.URL_SCHEME: ALWAYS,
         url.URL_PATH: ALWAYS,
-        server.SERVER_ADDRESS: "where the server tells it",
-        server.SERVER_PORT: "where the server tells it",
-        names.CLIENT_ADDRESS: "where the server tells it",
+        server.SERVER_ADDRESS: "where the server gives it",
+        server.SERVER_PORT: "where the server gives it",
+        names.CLIENT_ADDRESS: "where the server gives it",
         names.CLIENT_PORT: "where it is known for that address",
         names.USER_AGENT: "where the client sent it",
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,

@@ -47,8 +47,8 @@ RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
 """Code of a JSON-RPC error, as text: ``-32602``. Those of the caller's fault (-32700, -32600, -32601, -32602, -32002)
 come without ``error.type`` and leave the span's status unset."""
 ERROR_TYPE: Final = "error.type"
-"""How it failed, unless by the caller's fault: ``tool_error`` (the result says ``isError``), a JSON-RPC code, a status
-code of HTTP, ``cancelled``, ``disconnected`` or a class."""
+"""How it failed: ``tool_error`` (every ``isError``, also for a wrong call: see ``otel_mcp.failure``), a JSON-RPC code
+that is not the caller's fault, a status code of HTTP, ``cancelled``, ``disconnected`` or a class."""
 CLIENT_ADDRESS: Final = "client.address"
 """Address of the client; behind a trusted proxy, the one that the proxy names."""
 CLIENT_PORT: Final = "client.port"
@@ -88,7 +88,7 @@ CLIENT_NAME: Final = "otel_mcp.client.name"
 CLIENT_VERSION: Final = "otel_mcp.client.version"
 """Version in ``clientInfo``, remembered for the session."""
 FAILURE: Final = "otel_mcp.failure"
-"""How a tool call failed: ``unknown_tool``, ``invalid_arguments`` (the caller's fault), ``tool`` (it said so itself),
+"""How a tool call failed: ``unknown_tool``, ``invalid_arguments`` (the caller's fault), ``tool`` (reported by the tool),
 ``exception``, ``cancelled`` or ``refused`` (by a middleware or the protocol)."""
 TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 """Class of the exception that the tool raised, never its text."""

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     excluded_urls: str | None = None
     """Comma-separated regular expressions of URLs that are left alone."""
     observers: Names = ()
-    """``module:name`` of observers, beside those found by entry point."""
+    """``module:name`` of observers, in addition to those found by entry point."""
     log_calls: bool = False
     """Log a line for each tool call that failed or was slow, 60 a minute at most."""
     slow_call: Seconds = 5.0
