@@ -12,7 +12,7 @@ def current_session() -> SessionState | None:
     """The session of the request being served, as this process knows it.
 
     Returns:
-        ``None`` outside a request, and where no session could be told. The state
+        ``None`` outside a request, and where the session is unknown. The state
         is a copy without tool calls; ``sessions().load(id)`` reads the shared one.
     """
     call = current_call.get()

@@ -1,4 +1,4 @@
-"""What finished calls add to their sessions, and what observers are told of them."""
+"""What finished calls add to their sessions, and what observers get of them."""
 
 from __future__ import annotations
 

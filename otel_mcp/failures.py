@@ -92,5 +92,5 @@ class Failures:
             self._on.refused.add(1, attributes, NO_SPAN)
 
     def forget(self) -> None:
-        """Begin anew in a forked child: what has been put off is the parent's."""
+        """Start again in a forked child: what has been put off is the parent's."""
         self._refused.clear()

@@ -54,7 +54,7 @@ class MCPInstrumentor(BaseInstrumentor):
 
 
 def load_early() -> None:
-    """Entry point of the group ``opentelemetry_pre_instrument``: be there whoever else fails.
+    """Entry point of the group ``opentelemetry_pre_instrument``: be loaded even if others fail.
 
     Instrumentors load one after another, in no particular order, and an exception
     out of one keeps all that follow from loading.

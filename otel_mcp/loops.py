@@ -38,7 +38,7 @@ class _Own:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
-            # As servers do: whoever is cancelled here writes what waits.
+            # As servers do: the task that is cancelled here writes what waits.
             tasks = asyncio.all_tasks(self.loop)
             for task in tasks:
                 task.cancel()
@@ -141,7 +141,7 @@ async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     done = asyncio.run_coroutine_threadsafe(work(), loop)
     if running() is not None:
         return await asyncio.wrap_future(done)
-    # Whoever awaits without asyncio runs on trio, which has been imported for that.
+    # A caller that awaits without asyncio runs on trio, which has been imported for that.
     wait: Callable[..., Awaitable[T]] = sys.modules["trio"].to_thread.run_sync
     return await wait(done.result)
 

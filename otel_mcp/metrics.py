@@ -30,7 +30,7 @@ _USUAL_ERRORS = (
     *(code for code in _USUAL_CODES if code not in CALLER_CODES),
     *("400", "401", "403", "404", "500"),
 )
-"""These are told apart whatever else has come before."""
+"""These always have a label value of their own."""
 _LEGACY_VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
 _PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
 _BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred": (MODERN,), "inferred_weak": (MODERN,)}
@@ -221,7 +221,7 @@ class Metrics:
             )
 
     def forget(self) -> None:
-        """Begin anew in a forked child: what has been put off is the parent's."""
+        """Start again in a forked child: what has been put off is the parent's."""
         self._operations.clear()
         self.failures.forget()
 

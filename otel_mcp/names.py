@@ -10,7 +10,7 @@ from otel_mcp.semconv import OTHER
 MAX_TOOLS: Final = 200
 MAX_CLIENTS: Final = 20
 MAX_ERRORS: Final = 50
-"""Error types, and codes, that are told apart: a server may make them of what a client sent."""
+"""Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
 MAX_LENGTH: Final = 128
 
 
@@ -28,7 +28,7 @@ class BoundedNames:
         self._names: dict[str, str] = {}
         self._likely: set[str] = set()
         self.known = self._names.keys()
-        """The names that are told apart."""
+        """The names that have a label value of their own."""
 
     def learn(self, names: Iterable[str]) -> None:
         """Take in names that the server itself uses."""

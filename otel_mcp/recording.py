@@ -58,7 +58,7 @@ class Recorder:
         _instances.add(self)
 
     def clear(self) -> None:
-        """Begin anew: after a fork the calls are the parent's, and a thread of its may have held the lock."""
+        """Start again: after a fork the calls are the parent's, and a thread of its may have held the lock."""
         self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | loops.Timer | None = None
         self._hurries = False
@@ -66,7 +66,7 @@ class Recorder:
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
         self._lock = threading.Lock()
         self._wanted = False
-        """Whoever records is to go on until nothing waits."""
+        """The recording thread goes on until nothing waits."""
         self._open = 0
         """Calls of the batch that is being recorded; with what is known of it, only touched under the lock."""
         self._measured = Batch()
@@ -104,7 +104,7 @@ class Recorder:
         if (loop := loops.home()) is None:
             if len(self._queue) >= self._batch:
                 self.drain()
-            return  # The process is ending: whoever ends it drains.
+            return  # The process is ending: the one that ends it drains.
         if self._timer is not None and self._timer_loop is loop:
             self._timer.cancel()  # It would come later.
         self._timer_loop, self._hurries = loop, delay < self._delay

@@ -88,8 +88,8 @@ CLIENT_NAME: Final = "otel_mcp.client.name"
 CLIENT_VERSION: Final = "otel_mcp.client.version"
 """Version in ``clientInfo``, remembered for the session."""
 FAILURE: Final = "otel_mcp.failure"
-"""How a tool call failed: ``unknown_tool``, ``invalid_arguments`` (the caller's fault), ``tool`` (reported by the tool),
-``exception``, ``cancelled`` or ``refused`` (by a middleware or the protocol)."""
+"""How a tool call failed: ``unknown_tool``, ``invalid_arguments`` (the caller's fault), ``tool`` (reported by the
+tool), ``exception``, ``cancelled`` or ``refused`` (by a middleware or the protocol)."""
 TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 """Class of the exception that the tool raised, never its text."""
 REJECT_REASON: Final = "otel_mcp.reason"

@@ -190,7 +190,7 @@ def _note(line: Line, seen: Counter[tuple[str, str]], failing: Counter[str]) -> 
 
 
 def as_json(story: Story) -> dict[str, Any]:
-    """The calls and totals for programs, beside what a list says of the session."""
+    """The calls and totals for programs, in addition to what a list has of the session."""
     return {
         "bytes_given": story.given,
         "tokens_given": story.tokens,

@@ -30,7 +30,7 @@ _CALLS: Final = 50_000
 
 @dataclass
 class Busy:
-    """One session and its calls of late."""
+    """One session and its recent calls."""
 
     document: Document
     calls: int = 0

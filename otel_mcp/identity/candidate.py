@@ -77,7 +77,7 @@ def rules_from(settings: Settings) -> Rules:
 
 
 class Candidates:
-    """What requests claim; the claims of late are remembered, since a client says the same every time."""
+    """What requests claim; recent claims are remembered, since a client says the same every time."""
 
     def __init__(self, rules: Rules, keys: Keys) -> None:
         self._rules = rules

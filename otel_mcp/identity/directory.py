@@ -1,4 +1,4 @@
-"""What identity asks of the shared store, and what it asks later, beside the requests."""
+"""What identity asks of the shared store, and what it asks later, in the background."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Directory(Protocol):
 
 
 class Later:
-    """Runs questions beside the requests; their failures are counted and harm nobody."""
+    """Runs questions in the background; their failures are counted and harm nobody."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()

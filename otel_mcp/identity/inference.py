@@ -26,7 +26,7 @@ class Inference:
         self._fingerprints: OrderedDict[str, str] = OrderedDict()
 
     def peek(self, claim: Candidate) -> Session | None:
-        """The session, if it can be told without asking."""
+        """The session, if it is known without asking."""
         known = self._fingerprints.get(claim.key)
         session = self._table.get(known) if known else None
         # One that came back by its id is none that replicas have agreed on, as far as is known here.

@@ -64,7 +64,7 @@ class Keys:
         self.ready = False
         """There is a key, agreed or not."""
         self.generation = 0
-        """Grows when claims are to be made anew: what was hashed before may be hashed otherwise now."""
+        """Grows when claims are to be made again: what was hashed before may be hashed otherwise now."""
 
     async def prepare(self, asker: Asker | None = None) -> None:
         """Learn a key; at once, except for the first call of the process."""
@@ -170,5 +170,5 @@ def _hash(key: bytes, *parts: str, size: int) -> bytes:
 
 
 def new_id() -> str:
-    """128 random bits, for a session that no client was told of."""
+    """128 random bits, for a session whose id no client has."""
     return secrets.token_hex(16)

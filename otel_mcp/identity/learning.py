@@ -19,7 +19,7 @@ _PAUSE: Final = 0.01
 
 
 class Learning:
-    """Asks once more, beside the requests."""
+    """Asks once more, in the background."""
 
     def __init__(
         self, directory: Directory, later: Later, delay: float, continued: Callable[[Session, str], None]
@@ -28,9 +28,9 @@ class Learning:
 
         Args:
             directory: whom to ask.
-            later: asks beside the requests.
+            later: asks in the background.
             delay: seconds; by then every replica has written what it knew.
-            continued: told of a session that has begun under an id which others continue, and as what.
+            continued: called with a session that has begun under an id which others continue, and as what.
         """
         self._directory = directory
         self._later = later

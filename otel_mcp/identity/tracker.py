@@ -65,7 +65,7 @@ class Tracker:
         return self.table.get(session_id)
 
     def peek(self, claim: Candidate) -> Session | None:
-        """What `resolve` would answer, if it can be told without asking or creating."""
+        """What `resolve` would answer, if it is known without asking or creating."""
         if claim.inferred:
             return self._inference.peek(claim)
         session = self.get(claim.key)
@@ -157,7 +157,7 @@ class Tracker:
     def open(self, session_id: str, source: str, principal: Principal | None = None) -> Session | None:
         """Begin a session under an id that the protocol has just given out, within the limit.
 
-        It is bound at once: whoever else learns the id must not be the first to use it.
+        It is bound at once: another user who learns the id must not be the first to use it.
         """
         if (mine := self.owned_id(session_id, principal)) != session_id:
             self._rejected("principal")

@@ -47,7 +47,7 @@ class Verdicts:
             session = None  # That of its own user, of which this process has learned since.
         if session is not None:
             self._tracker.forget(session)
-            # Whoever names it next is told apart also where the store cannot be asked.
+            # The next user to name it is recognised even if the store cannot be asked.
             self._tracker.hold(facts.session_id, session.source, owner)
         if not delta.requests and not delta.call_count:
             return None

@@ -26,7 +26,7 @@ Observe = Callable[[ToolCall, SessionState], Awaitable[None]]
 Wants = Callable[[CallRecord], bool]
 
 CAPACITY: Final = 1000
-"""Calls that wait for one observer; beyond it the oldest is let go and counted."""
+"""Calls that wait for one observer; beyond it the oldest is dropped and counted."""
 TIMEOUT: Final = 30.0
 """Seconds that an observer may take for one call."""
 
@@ -77,7 +77,7 @@ class Observers:
         for lane in self._lanes:
             if lane.queue and (lane.task is None or lane.task.done() or lane.loop is None or lane.loop.is_closed()):
                 lane.loop = loop
-                # What an observer does belongs to no request: no span, no session of whoever woke it.
+                # What an observer does belongs to no request: no span, no session of the request that woke it.
                 name = f"otel_mcp observer {lane.name}"
                 lane.task = Context().run(loop.create_task, self._work(lane), name=name)
 

@@ -15,7 +15,7 @@ from otel_mcp.sessions.state import SessionState, ToolCall
 logger = logging.getLogger("otel_mcp.calls")
 
 LINES: Final = 60
-"""Lines a minute at most: whoever calls tools that fail decides how many there would be."""
+"""Lines a minute at most: clients decide how many calls fail."""
 _MINUTE: Final = 60.0
 
 
@@ -23,7 +23,7 @@ _SHOWN: Final = 8
 
 
 def _shortened(session_id: str) -> str:
-    """Enough of an id to find the session by: whoever has the whole of it can use a transport's session."""
+    """Enough of an id to find the session by: a client with the whole id can use a transport's session."""
     return session_id if len(session_id) <= _SHOWN else f"{session_id[:_SHOWN]}…"
 
 

@@ -81,7 +81,7 @@ class Background:
             raise
 
     def stop(self) -> None:
-        """Have the task end at once; whoever stops it writes what waits."""
+        """Have the task end at once; the one that stops it writes what waits."""
         self.notify(now=False)
         self.clear()
 
@@ -162,7 +162,7 @@ def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> o
 
 
 def _stop_if_cancelled() -> None:
-    """Raise a cancellation that something awaited has swallowed: whoever ends the loop waits for this task for ever."""
+    """Raise a cancellation that an awaited call swallowed: whatever ends the loop waits for this task for ever."""
     task: Any = asyncio.current_task()
     if task.cancelling():
         raise asyncio.CancelledError

@@ -33,7 +33,7 @@ class CallRecord:
 
 @dataclass(slots=True)
 class SessionFacts:
-    """What is known of a session beside its counts: the static head of its document.
+    """What is known of a session, other than its counts: the static head of its document.
 
     `None` and empty mean "not known here": they never erase what another
     process wrote.

@@ -1,7 +1,7 @@
 """The public API of session documents: ``save``, ``load``, ``get_or_create``, ``delete``.
 
 These wait for the store, since a tool's author asked for them. While it is
-away they work on what this process knows, and the store is told afterwards.
+away they work on what this process knows, and the store is updated afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from otel_mcp.settings import Settings
 
 
 class SessionDocuments:
-    """Documents in the store, and beside it while it is away."""
+    """Documents in the store, and in memory while it is away."""
 
     def __init__(
         self,
@@ -101,14 +101,14 @@ class SessionDocuments:
         return False
 
     async def _delete(self, session_id: str, at: float) -> bool:
-        """Whether it is gone. Its end comes first, so that it is told."""
+        """Whether it is gone. Its end comes first, so that it is reported."""
         answered, known = False, Known(exists=False)
         with self._health.operation("recall"):
             known, answered = await self._store.recall(session_id), True
         if not answered:
             return False
         if known.exists or known.ended:
-            # Its time may be over, its document gone, and nobody been told yet.
+            # Its time may be over, its document gone, and its end not reported yet.
             facts = known.facts or SessionFacts(session_id, at, self._limit, principal=known.principal)
             self._coalescer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()

@@ -46,15 +46,15 @@ class Flusher:
         self._process = process
         self._health = health
         self.on_overruled: Callable[[SessionDelta, Applied], None] = lambda _delta, _answer: None
-        """Told where other processes have decided otherwise: the session has ended, or is not the agreed one."""
+        """Called where other processes have decided otherwise: the session has ended, or is not the agreed one."""
         self.on_refused: Callable[[SessionDelta, str], SessionDelta | None] = lambda _delta, _owner: None
-        """Told of what came under a session of another user, and of that one; answers what is to be written instead."""
+        """Called with what came under a session of another user, and that one; returns what to write instead."""
         self.dropped: Counter[str] = Counter()
         """Tool calls that will not be in the store, by reason."""
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew: after a fork."""
+        """Start again: after a fork."""
         self.frozen: dict[str, Flush] = {}
         self._turn = threading.Lock()
         self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None

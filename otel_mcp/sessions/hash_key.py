@@ -22,7 +22,7 @@ class SharedKey:
         self._key = configured if configured is not None else secrets.token_hex(32)
         self._agreed = False
         self.on_agreed: list[Callable[[bytes], None]] = []
-        """Told the key that all replicas have, as soon as it is known."""
+        """Called with the key that all replicas have, as soon as it is known."""
         health.on_recovery.append(self._recovered)
 
     @property

@@ -21,7 +21,7 @@ _CALM: Final = 5.0
 """Seconds without a failure after which a part that failed counts as back: not every flush needs it."""
 _TOLD: Final = 5
 _WITHIN: Final = 60.0
-"""Outages that are told in so many seconds: a store that comes and goes must not fill the log."""
+"""Outages that are logged in so many seconds: a store that comes and goes must not fill the log."""
 
 
 class StoreHealth:
@@ -39,11 +39,11 @@ class StoreHealth:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew: after a fork."""
+        """Start again: after a fork."""
         self.breaker = Breaker()
         self._told: deque[float] = deque(maxlen=_TOLD)
         self._is_told = False
-        """The outage under way has been told, so its end will be."""
+        """The outage under way has been logged, so its end will be."""
         self.is_partial = False
         """Some nodes of a cluster, or slots, do not work; the others do."""
         self._last_failure = 0.0
@@ -61,7 +61,7 @@ class StoreHealth:
 
     @contextmanager
     def timed(self, name: str, failed: Callable[[StoreDown], None]) -> Generator[None]:
-        """Time a use of the store, of whose failures `failed` is told."""
+        """Time a use of the store, whose failures go to `failed`."""
         started = time.perf_counter()
         outcome = "ok"
         try:
@@ -135,7 +135,7 @@ class StoreHealth:
 
     def _tell_end(self) -> None:
         if self._is_told:
-            # For information; but whoever saw the warning has to see this, also where nobody set up logging.
+            # For information; but a reader of the warning has to see this, also where nobody set up logging.
             level = logging.INFO if logger.isEnabledFor(logging.INFO) else logging.WARNING
             logger.log(level, "otel_mcp: Redis can be used again; what was kept in memory is being written")
 

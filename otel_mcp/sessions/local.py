@@ -45,7 +45,7 @@ class LocalDocuments:
             self._wishes.popitem(last=False)
 
     def fulfilled(self, session_id: str) -> None:
-        """The store has been told, or need not be told any more."""
+        """The store has been updated, or need not be any more."""
         self._wishes.pop(session_id, None)
 
     def oldest(self) -> tuple[str, SessionState | float] | None:

@@ -42,7 +42,7 @@ class Lookups:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew: after a fork."""
+        """Start again: after a fork."""
         self.breaker = Breaker(longest=_SILENCE)
         self._asked: dict[tuple[int, str, str], asyncio.Task[object]] = {}
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (

@@ -230,7 +230,7 @@ class MemoryStore:
         return sum(1 for record in self._records.values() if record.ended is None and record.deadline > now)
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
 
 def _next(session_id: str) -> str:

@@ -35,7 +35,7 @@ class Record:
     until: float = 0.0
     """When an ended session is forgotten."""
     sequences: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict[str, "tuple[int, dict[str, Any]]"])
-    """The last flush of each process, and what it was told."""
+    """The last flush of each process, and what it was answered."""
     not_before: float = 0.0
     """The end of an earlier session under the id."""
     merged: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
@@ -157,7 +157,7 @@ class Record:
     def note(
         self, flush: Flush, *, created: bool = False, ended: EndedSession | None = None, late: bool = False
     ) -> None:
-        """Remember what this flush was told, for when it comes again."""
+        """Remember what this flush was answered, for when it comes again."""
         self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended, "late": late})
 
     def report(self, reason: EndReason) -> EndedSession:

@@ -1,4 +1,4 @@
-"""Whether the store is silent at present, told from the questions that are under way in one loop.
+"""Whether the store is silent at present, judged by the questions that are under way in one loop.
 
 A store that works answers in about a millisecond, so one that says nothing for
 several times as long is silent, well before patience with it ends. Then those
@@ -31,7 +31,7 @@ _ENOUGH: Final = 8
 _STEP: Final = 0.0025
 """Seconds between two looks at what is under way."""
 _AT_MOST: Final = 0.1
-"""Seconds without a look after which whoever waits goes on: the look itself may fail."""
+"""Seconds without a look after which waiting requests go on: the look itself may fail."""
 
 
 class Loop(Protocol):
@@ -81,13 +81,13 @@ class _Waiting:
         self.woken: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """Have whoever waits go on without an answer."""
+        """Have waiting requests go on without an answer."""
         if self.woken is not None and not self.woken.done():
             self.woken.set_result(None)
 
 
 class Pulse:
-    """The questions of one loop; `silent` is told where one was not answered within patience.
+    """The questions of one loop; `silent` is called when one was not answered within patience.
 
     It does not hold the loop, which may be thrown away at any time.
     """

@@ -1,7 +1,7 @@
 """A Redis Cluster as it is used here: what one node does not do, the others still do.
 
 redis-py gives up a pipeline as a whole where one node is gone, and reads the
-map of all slots and commands anew whenever it has doubts, for which the loop
+map of all slots and commands again whenever it has doubts, for which the loop
 waits. Here each node has a pipeline of its own, each command says by itself
 which key it is about, and a moved slot is learned from the node that has it not.
 """

@@ -89,12 +89,12 @@ class RedisLink:
         return held
 
     def leave_to_parent(self) -> None:
-        """Begin anew in a forked child."""
+        """Start again in a forked child."""
         _inherited.append(self._clients)
         self._clients = {}
 
     def forget_closed(self) -> None:
-        """Let go of clients whose loop is gone; their sockets close with them."""
+        """Drop clients whose loop is gone; their sockets close with them."""
         for key, held in list(self._clients.items()):
             loop = held.loop()
             if loop is None or loop.is_closed():
@@ -155,7 +155,7 @@ async def _pipelined(client: Client, commands: list[tuple[Any, ...]]) -> list[An
 
 
 async def _on_nodes(client: Cluster, commands: list[tuple[Any, ...]]) -> list[Any]:
-    """A node that runs into a time limit leaves its error in the results, beside what the others have answered."""
+    """A node that runs into a time limit leaves its error in the results, with the answers of the others."""
     with Lateness() as lateness:
         results = await client.run_all(commands)
     late = [at for at, result in enumerate(results) if isinstance(result, TIMEOUTS)] if lateness.is_much else []

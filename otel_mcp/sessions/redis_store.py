@@ -1,7 +1,7 @@
 """Sessions in Redis or Valkey: two keys a session, one script call a flush.
 
 The rules are in the scripts (``lua/``), which run in the slot of the session.
-What lies in other slots (deadlines, agreed values) is written beside them, in
+What lies in other slots (deadlines, agreed values) is written apart from them, in
 an order that a crash in between does no harm to.
 """
 

@@ -14,7 +14,7 @@ from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.state import SessionState
 
 LONGEST: Final = 315_360_000.0
-"""Seconds, ten years: the longest limit and lifetime that can be told apart from no limit."""
+"""Seconds, ten years: the longest limit and lifetime that still counts as a limit."""
 REPEATED: Final = 2
 EXPIRED: Final = 3
 LATE: Final = 4

@@ -74,7 +74,7 @@ class Sessions:
             sweep=self._sweep,
             close=self._close,
         )
-        # Whoever notices an outage, it is this task that notices its end, also where no request comes any more.
+        # An outage may be noticed anywhere; this task notices its end, also where no request comes any more.
         self._health.on_outage.append(lambda: self._background.notify(now=False))
         self._hash_key = SharedKey(settings.hash_key, self._store, self._health)
         self._told = not self._in_memory
@@ -156,7 +156,7 @@ class Sessions:
     async def _sweep(self) -> None:
         await self._sweeper.sweep()
         if not self._health.is_away:
-            # Or whoever comes next makes another key, where the store has lost it unnoticed: emptied, evicted.
+            # Or the next process makes another key, where the store has lost it unnoticed: emptied, evicted.
             await self._hash_key.agree(again=True)
 
     async def _last_turn(self) -> None:

@@ -23,7 +23,7 @@ class ToolCall(BaseModel):
     duration: float
     """Seconds until the response was on its way."""
     error_type: str | None = None
-    """``tool_error``, a JSON-RPC code, ``cancelled``...; ``None`` = it worked, or was a JSON-RPC error of the caller's fault."""
+    """``tool_error``, JSON-RPC code, ``cancelled``...; ``None`` = fine or a JSON-RPC error of the caller's fault."""
     failure: str | None = None
     """``unknown_tool``, ``invalid_arguments``, ``tool``, ``exception``, ``cancelled`` or ``refused``."""
     result_bytes: int | None = None

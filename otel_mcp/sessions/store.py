@@ -98,5 +98,5 @@ class SessionStore(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of what the running loop holds; the next use opens it again."""
+        """Release what the running loop holds; the next use opens it again."""
         ...

@@ -158,7 +158,7 @@ def facts(known: SessionFacts, service: str) -> str:
 
 
 def owner(service: str) -> bytes:
-    """The one fact by which a session is told from those of other services."""
+    """The one fact that distinguishes a session from those of other services."""
     return utf8(f'{{"service":{string(service)}}}')
 
 

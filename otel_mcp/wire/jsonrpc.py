@@ -76,7 +76,7 @@ class Outcome:
     exception_type: str | None = None
     """Class that the tool raised; known where the dispatch seam saw it."""
     unclassified: bool = False
-    """The answer could not be read, and nobody else told: not a success, not an error."""
+    """The answer could not be read, and no seam reported: not a success, not an error."""
 
     @property
     def failed(self) -> bool:
@@ -142,7 +142,7 @@ def text(value: str, limit: int = 256) -> str:
     """At most `limit` characters of a stranger's text, such as UTF-8 can hold.
 
     JSON may name half of a surrogate pair. An exporter cannot send such a text,
-    and some let go of a whole batch for it.
+    and some drop a whole batch for it.
     """
     if len(value) > limit:
         value = value[:limit]
@@ -194,7 +194,7 @@ _RESULT: Final = re.compile(rb'\{"jsonrpc":"2\.0","id":(?:(\d{1,18})|"([^"\\]{1,
 
 
 def result_id(data: bytes | bytearray) -> JsonId | None:
-    """The id of an answer that is a result, told by how the message begins; ``None`` = it has to be parsed."""
+    """The id of an answer that is a result, known by how the message begins; ``None`` = it has to be parsed."""
     if (begins := _RESULT.match(data)) is None:
         return None
     return int(begins[1]) if begins[1] is not None else begins[2].decode("utf-8", "replace")

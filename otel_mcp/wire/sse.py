@@ -66,7 +66,7 @@ class Decoder:
         self._line = bytearray()
         """The line that has not ended yet."""
         self._long = False
-        """That line was beyond the limit: its bytes are let go."""
+        """That line was beyond the limit: its bytes are dropped."""
         self._long_data = False
         """And it is data: they are counted."""
         self._data: list[bytes] = []
@@ -105,7 +105,7 @@ class Decoder:
         self._hold(rest)
 
     def _complete(self, piece: bytes) -> bytes | None:
-        """The whole line that ends with `piece`; ``None`` if its bytes were let go."""
+        """The whole line that ends with `piece`; ``None`` if its bytes were dropped."""
         if self._long:
             self._let_go(piece)
             self._long = False

@@ -96,7 +96,7 @@ async def _check(client: Client, url: str, settings: Settings) -> list[Finding]:
 async def _timed(client: Client, *command: str) -> float:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    # Whoever may not PING is connected all the same.
+    # A user that may not PING is connected all the same.
     with suppress(redis.NoPermissionError):
         await client.execute_command(*command)
     return loop.time() - began
