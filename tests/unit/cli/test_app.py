@@ -36,7 +36,7 @@ def test_a_list_imports_nothing_that_draws() -> None:
     script = (
         "import sys\nfrom otel_mcp.cli import main\n"
         "try:\n    main(['sessions', '--redis-url', 'redis://127.0.0.1:1'])\n"
-        "except SystemExit as ended:\n    print(ended.code, 'redis' in sys.modules, 'rich' in sys.modules)\n"
+        "except SystemExit as ended:\n    print(int(ended.code), 'redis' in sys.modules, 'rich' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
