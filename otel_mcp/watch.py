@@ -162,7 +162,7 @@ class Watch:
         return call
 
     def _too_large(self, exchange: Exchange, head: bytes | bytearray) -> None:
-        """A body beyond the bound is told by its beginning, or else by its headers, where the revision has them."""
+        """Recognise a body beyond the bound by its beginning, or else by its headers, where the revision has them."""
         message = parse_head(head)
         if message is None and exchange.modern and (method := wire_headers.text(exchange.headers, wire_headers.METHOD)):
             message = Message(method, None, {"name": wire_headers.text(exchange.headers, wire_headers.NAME)})

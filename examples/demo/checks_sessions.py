@@ -57,7 +57,7 @@ def lifecycle(evidence: Evidence) -> Iterator[Check]:
         sum(left is not None and 3000 < left <= 3600 for left in hours),
     )
     yield equal(
-        f"each of those is told as an event, too, as often as {SESSION_ENDED} counts",
+        f"each of these ends is an event as well, as many as {SESSION_ENDED} counts",
         len(telemetry.events("session.end")),
         telemetry.total(SESSION_ENDED),
     )

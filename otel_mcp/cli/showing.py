@@ -58,8 +58,8 @@ def show(
         await reader.aclose()
         return document
 
-    told = Story(run(look(), settings), settings)
-    write(terminal, told, form or (StoryFormat.TABLE if terminal.is_interactive else StoryFormat.TSV), headers=headers)
+    shown = Story(run(look(), settings), settings)
+    write(terminal, shown, form or (StoryFormat.TABLE if terminal.is_interactive else StoryFormat.TSV), headers=headers)
     terminal.flush()
 
 
@@ -88,42 +88,42 @@ async def choose(reader: Reader, given: str) -> Document:
     raise Failure(Code.NOT_FOUND, f"several sessions begin with {shown}:", "\n  ".join(names))
 
 
-def write(terminal: Terminal, told: Story, form: StoryFormat, *, headers: bool) -> None:
+def write(terminal: Terminal, shown: Story, form: StoryFormat, *, headers: bool) -> None:
     """Write a story."""
     if form is StoryFormat.JSON:
-        output.write_json(terminal, {"schema": SCHEMA, **as_json(told.document), **story.as_json(told)})
+        output.write_json(terminal, {"schema": SCHEMA, **as_json(shown.document), **story.as_json(shown)})
     elif form in {StoryFormat.MD, StoryFormat.HTML}:
-        for line in (pages.markdown if form is StoryFormat.MD else pages.html)(told):
+        for line in (pages.markdown if form is StoryFormat.MD else pages.html)(shown):
             terminal.data(line)
     elif form is StoryFormat.TSV:
-        for name, value in told.facts():
+        for name, value in shown.facts():
             terminal.data(f"{name}\t{value}")
         terminal.data("--")
-        output.write_rows(terminal, told.lines, _WHOLE, Format.TSV)
+        output.write_rows(terminal, shown.lines, _WHOLE, Format.TSV)
     else:
-        _table(terminal, told, headers=headers)
+        _table(terminal, shown, headers=headers)
 
 
-def _table(terminal: Terminal, told: Story, *, headers: bool) -> None:
-    terminal.data(terminal.paint(told.headline(), "bold"))
-    for part in _packed(told.origin(), " · ", terminal.width):
+def _table(terminal: Terminal, shown: Story, *, headers: bool) -> None:
+    terminal.data(terminal.paint(shown.headline(), "bold"))
+    for part in _packed(shown.origin(), " · ", terminal.width):
         terminal.data(part)
-    if told.lines:
-        rows = output.lines(terminal, told.lines, _COLUMNS, Format.TABLE, headers=headers)
+    if shown.lines:
+        rows = output.lines(terminal, shown.lines, _COLUMNS, Format.TABLE, headers=headers)
         indent = cells(_PAINT.sub("", rows[0])) + 2
         if headers:
             terminal.data(rows.pop(0))
-        for line, row in zip(told.lines, rows, strict=True):
+        for line, row in zip(shown.lines, rows, strict=True):
             for between in line.before:
                 terminal.data(terminal.paint(f"-- {between} --", "dim"))
             first, *more = _packed(line.notes, ", ", terminal.width - indent) or [""]
             terminal.data(f"{row}  {first}".rstrip())
             for note in more:
                 terminal.data(" " * indent + note)
-        terminal.data(told.total())
+        terminal.data(shown.total())
     else:
         terminal.data("no tool was called")
-    for name, url in told.links().items():
+    for name, url in shown.links().items():
         terminal.data(f"{name}: {url}")
 
 

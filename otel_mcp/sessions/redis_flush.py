@@ -116,7 +116,7 @@ class FlushWriter:
                 # unless another session has begun under the id meanwhile.
                 scores += (mark(), answer.session_id)
         if scores:
-            # Of an outage whoever comes next tells, and the sweep comes upon them at their deadlines.
+            # The next use of the store reports the outage, and the sweep comes upon them at their deadlines.
             with guarded("redis deadlines"), contextlib.suppress(StoreDown):
                 await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *scores)))
         return answers

@@ -77,7 +77,7 @@ class SessionStore(Protocol):
     async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """The id of the one session that continues `old_id` on all replicas.
 
-        Where that is bound to another than `user`, it is `candidate`, and nobody else is told so.
+        Where that is bound to another than `user`, it is `candidate`, and no other process learns of it.
         """
         ...
 
