@@ -46,7 +46,7 @@ bench: $(STAMP)  ## What a tool call costs with and without, side by side
 fuzz: $(STAMP)  ## Hostile input at length: 100,000 of everything made up, every parser fuzzed, every function raising
 	$(BIN)/python -m pip install --quiet --only-binary :all: atheris || true
 	$(BIN)/python -m tests.hostile fuzz 300
-	OTEL_MCP_LONG_TESTS=1 $(BIN)/python -m pytest -q tests/hostile/test_fault_sdk.py tests/test_sessions_model.py
+	OTEL_MCP_LONG_TESTS=1 $(BIN)/python -m pytest -q tests/hostile/test_fault_sdk.py tests/store/test_model.py
 	$(BIN)/python -m tests.hostile floods 100000
 
 MINUTES ?= 60

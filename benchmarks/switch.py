@@ -17,10 +17,10 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
 from otel_mcp import process
-from otel_mcp.http_span import HTTPSpans
 from otel_mcp.instrumentor import MCPInstrumentor
+from otel_mcp.integrations.patching import Patches
 from otel_mcp.runtime import Runtime
-from otel_mcp.seams.patching import Patches
+from otel_mcp.telemetry.http_span import HTTPSpans
 
 
 class Mode(Enum):

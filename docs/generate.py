@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from grafana.boards import contract
 from otel_mcp import semconv, settings
-from otel_mcp.sessions import state
+from otel_mcp.model import state
 
 from . import conventions, signals
 from .source import instruments, texts, types

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter
 
-from otel_mcp.metrics import Metrics
+from otel_mcp.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from otel_mcp.api import current_session
     from otel_mcp.instrumentor import MCPInstrumentor
     from otel_mcp.middleware import MCPMiddleware
+    from otel_mcp.model.state import SessionState, ToolCall
     from otel_mcp.observers import Observer
-    from otel_mcp.sessions.state import SessionState, ToolCall
 
 __all__ = [
     "MCPInstrumentor",
@@ -32,8 +32,8 @@ _HOMES: Final = {
     "MCPInstrumentor": "otel_mcp.instrumentor",
     "MCPMiddleware": "otel_mcp.middleware",
     "Observer": "otel_mcp.observers",
-    "SessionState": "otel_mcp.sessions.state",
-    "ToolCall": "otel_mcp.sessions.state",
+    "SessionState": "otel_mcp.model.state",
+    "ToolCall": "otel_mcp.model.state",
     "current_session": "otel_mcp.api",
 }
 

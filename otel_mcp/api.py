@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from otel_mcp import process
-from otel_mcp.request import current_call
+from otel_mcp.model.call import current_call
+from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
-from otel_mcp.sessions.state import SessionState
 
 
 def current_session() -> SessionState | None:

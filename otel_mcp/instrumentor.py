@@ -10,8 +10,8 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from otel_mcp import process
 from otel_mcp.guard import guarded
-from otel_mcp.seams.patching import Patches
-from otel_mcp.seams.table import SEAMS
+from otel_mcp.integrations.patching import Patches
+from otel_mcp.integrations.table import SEAMS
 
 INSTRUMENTS_ANY = ("mcp >= 1.9", "fastmcp >= 2.0", "starlette >= 0.37", "uvicorn >= 0.30")
 """Any one suffices: a hand-written server has no SDK. The same list is the extra in ``pyproject.toml``."""

@@ -17,10 +17,10 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from otel_mcp import process
+from otel_mcp.exchange.nesting import is_same
+from otel_mcp.exchange.response_headers import with_headers_at_hand
 from otel_mcp.guard import guarded, report
-from otel_mcp.nesting import is_same
-from otel_mcp.request import SCOPE_KEY, Exchange, current_call, current_exchange
-from otel_mcp.responses import with_headers_at_hand
+from otel_mcp.model.call import SCOPE_KEY, Exchange, current_call, current_exchange
 from otel_mcp.wire import headers as wire_headers
 
 if TYPE_CHECKING:

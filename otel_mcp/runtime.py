@@ -16,28 +16,28 @@ from opentelemetry.trace import TracerProvider
 from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
 from otel_mcp import loops
-from otel_mcp.events import SessionReporter
+from otel_mcp.exchange.request import Watch
+from otel_mcp.exchange.response import Replies
+from otel_mcp.exchange.session_ids import Owning
 from otel_mcp.guard import guarded
-from otel_mcp.http_span import HTTPSpans
-from otel_mcp.identity.candidate import Rules, rules_from
+from otel_mcp.hashing import Keys
+from otel_mcp.identity.claims import Rules, rules_from
 from otel_mcp.identity.conversations import Conversations
-from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.identity.tracker import Tracker
 from otel_mcp.identity.verdicts import Verdicts
-from otel_mcp.instruments import Gauges
-from otel_mcp.metrics import Metrics
 from otel_mcp.middleware import Scope
+from otel_mcp.model.call import Exchange
 from otel_mcp.observers.queue import Observers
-from otel_mcp.owning import Owning
-from otel_mcp.processor import SessionSpanProcessor, install
-from otel_mcp.recording import Recorder
-from otel_mcp.replies import Replies
-from otel_mcp.request import Exchange
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
-from otel_mcp.spans import Spans
-from otel_mcp.watch import Watch
+from otel_mcp.telemetry.events import SessionReporter
+from otel_mcp.telemetry.http_span import HTTPSpans
+from otel_mcp.telemetry.instruments import Gauges
+from otel_mcp.telemetry.metrics import Metrics
+from otel_mcp.telemetry.processor import SessionSpanProcessor, install
+from otel_mcp.telemetry.recorder import Recorder
+from otel_mcp.telemetry.spans import Spans
 from otel_mcp.wire import headers as wire_headers
 
 _WARM_UP_SECONDS: Final = 1.0
@@ -143,7 +143,7 @@ class Runtime:
     async def attach(self, exchange: Exchange, scope: Scope) -> None:
         """The app has read its request: if it is a bare one, the span of its call begins here."""
         if self.watch.is_bare(exchange):
-            from otel_mcp.seams.handwritten import attach
+            from otel_mcp.integrations.handwritten import attach
 
             await attach(self, exchange, scope)
 

@@ -10,9 +10,9 @@ from typing import Any, Final, cast
 
 from otel_mcp.cli.document import Document, parse
 from otel_mcp.cli.store import Command, Connection
-from otel_mcp.sessions.keys import Keys
-from otel_mcp.sessions.store import StoreDown
 from otel_mcp.settings import Settings
+from otel_mcp.store.base import StoreDown
+from otel_mcp.store.redis.keys import Keys
 
 UNNAMED: Final = "unknown_service"
 """The name of a service where nobody gave one."""

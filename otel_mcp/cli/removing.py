@@ -44,7 +44,7 @@ async def _find(settings: Settings, given: str) -> Document:
 
 
 async def _end(settings: Settings, document: Document) -> bool:
-    from otel_mcp.sessions.redis_store import RedisStore
+    from otel_mcp.store.redis.store import RedisStore
 
     # Only the service that a session is of may end it.
     store = RedisStore(settings.model_copy(update={"service_name": document.service or settings.service_name}))

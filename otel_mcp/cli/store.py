@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from otel_mcp.cli.terminal import Code, Failure, say
 
 if TYPE_CHECKING:
-    from otel_mcp.sessions.store import StoreDown
     from otel_mcp.settings import Settings
+    from otel_mcp.store.base import StoreDown
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
@@ -46,8 +46,8 @@ class Connection:
         Raises:
             Failure: the URL cannot be used.
         """
-        from otel_mcp.sessions.redis_client import connect
-        from otel_mcp.sessions.redis_cluster import Cluster
+        from otel_mcp.store.redis.cluster import Cluster
+        from otel_mcp.store.redis.connect import connect
 
         try:
             self._client: Any = connect(settings.redis_url or "", **_PATIENCE, **_nameless())
@@ -63,7 +63,7 @@ class Connection:
         Raises:
             StoreDown: Redis cannot be used, or one of the commands is not allowed.
         """
-        from otel_mcp.sessions.redis_errors import is_foreign
+        from otel_mcp.store.redis.errors import is_foreign
 
         with _translated():
             if self.is_cluster:
@@ -105,7 +105,7 @@ class Connection:
 
 @contextmanager
 def _translated() -> Generator[None]:
-    from otel_mcp.sessions.redis_errors import outage
+    from otel_mcp.store.redis.errors import outage
 
     try:
         yield
@@ -131,7 +131,7 @@ def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
     Raises:
         Failure: Redis cannot be used, or the user has had enough.
     """
-    from otel_mcp.sessions.store import StoreDown
+    from otel_mcp.store.base import StoreDown
 
     try:
         return asyncio.run(work)
@@ -147,7 +147,7 @@ async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Setti
     Raises:
         StoreDown: it cannot be used at first, or does not let us in any more.
     """
-    from otel_mcp.sessions.store import StoreDown
+    from otel_mcp.store.base import StoreDown
 
     found, is_away = False, False
     while True:

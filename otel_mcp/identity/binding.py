@@ -7,10 +7,10 @@ token does not: it may be a rotated one. No I/O.
 
 from __future__ import annotations
 
-from otel_mcp.identity.keys import Keys
+from otel_mcp.hashing import Keys
 from otel_mcp.identity.principal import Principal
-from otel_mcp.identity.session import Session
-from otel_mcp.sessions.delta import Known, SessionFacts
+from otel_mcp.model.delta import Known, SessionFacts
+from otel_mcp.model.session import Session
 
 
 def is_foreign(facts: SessionFacts, principal: Principal | None) -> bool:

@@ -14,10 +14,10 @@ from functools import partial
 
 from otel_mcp.identity.binding import is_foreign
 from otel_mcp.identity.directory import Directory
+from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.principal import Principal
-from otel_mcp.identity.session import Session
-from otel_mcp.identity.tracker import Tracker
-from otel_mcp.sessions.delta import SessionDelta, SessionFacts
+from otel_mcp.model.delta import SessionDelta, SessionFacts
+from otel_mcp.model.session import Session
 from otel_mcp.sessions.handshakes import Handshakes
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 from otel_mcp import loops
 from otel_mcp.guard import guarded
-from otel_mcp.sessions.delta import Known
+from otel_mcp.model.delta import Known
 from otel_mcp.sessions.pulse import Asker
 
 

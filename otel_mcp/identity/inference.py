@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from otel_mcp.hashing import new_id
 from otel_mcp.identity.binding import bind
-from otel_mcp.identity.candidate import Candidate
+from otel_mcp.identity.claims import Candidate
 from otel_mcp.identity.directory import Directory
-from otel_mcp.identity.keys import new_id
-from otel_mcp.identity.session import Session
-from otel_mcp.identity.table import Table
+from otel_mcp.identity.registry import Table
+from otel_mcp.model.session import Session
 from otel_mcp.sessions.pulse import Asker
 
 

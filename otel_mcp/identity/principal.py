@@ -14,11 +14,11 @@ from uuid import UUID
 
 from pydantic_core import from_json
 
-from otel_mcp.identity.keys import Keys
+from otel_mcp.hashing import Keys
 from otel_mcp.wire.headers import HeaderMap
 
 if TYPE_CHECKING:
-    from otel_mcp.request import Exchange
+    from otel_mcp.model.call import Exchange
 
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
 _MAX_JWT: Final = 16_384

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from otel_mcp.hashing import Keys
 from otel_mcp.identity.binding import id_for, is_foreign, user_of
-from otel_mcp.identity.candidate import Candidates, Rules
+from otel_mcp.identity.claims import Candidates, Rules
 from otel_mcp.identity.conversations import Conversations
-from otel_mcp.identity.keys import Keys
+from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.principal import CREDENTIALS, Principal, caller
-from otel_mcp.identity.session import Session
-from otel_mcp.identity.tracker import Tracker
-from otel_mcp.request import Call, Exchange, client_info
-from otel_mcp.sessions.delta import SessionFacts
+from otel_mcp.model.call import Call, Exchange, client_info
+from otel_mcp.model.delta import SessionFacts
+from otel_mcp.model.session import Session
 from otel_mcp.sessions.handshakes import Handshakes
 from otel_mcp.wire import headers as wire_headers
 

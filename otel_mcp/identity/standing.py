@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from otel_mcp.identity.candidate import Candidate
-from otel_mcp.identity.keys import OURS, Keys
-from otel_mcp.sessions.delta import Known
+from otel_mcp.hashing import OURS, Keys
+from otel_mcp.identity.claims import Candidate
+from otel_mcp.model.delta import Known
 
 _FRESH: Final = 30.0
 """Seconds in which an id of ours may be unknown to the store: another replica has still to write it."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from otel_mcp.hashing import Keys
 from otel_mcp.identity.binding import own_id
-from otel_mcp.identity.keys import Keys
-from otel_mcp.identity.session import Session
-from otel_mcp.identity.tracker import Tracker
-from otel_mcp.sessions.delta import Applied, SessionDelta, SessionFacts
+from otel_mcp.identity.lookup import Tracker
+from otel_mcp.model.delta import Applied, SessionDelta, SessionFacts
+from otel_mcp.model.session import Session
 
 
 class Verdicts:

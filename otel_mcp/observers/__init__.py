@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
-from otel_mcp.sessions.state import SessionState, ToolCall
+from otel_mcp.model.state import SessionState, ToolCall
 
 ENTRY_POINTS = "otel_mcp_observers"
 """Entry point group that observers are found by."""

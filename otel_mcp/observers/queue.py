@@ -14,10 +14,10 @@ from importlib.metadata import entry_points
 from typing import Any, Final
 
 from otel_mcp.guard import guarded, report
+from otel_mcp.model.delta import CallRecord
+from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.observers import ENTRY_POINTS
 from otel_mcp.observers.slow import slow_and_failing
-from otel_mcp.sessions.delta import CallRecord
-from otel_mcp.sessions.state import SessionState, ToolCall
 from otel_mcp.settings import Settings
 
 logger = logging.getLogger("otel_mcp")

@@ -9,8 +9,8 @@ import logging
 import time
 from typing import Final
 
-from otel_mcp.sessions.delta import CallRecord
-from otel_mcp.sessions.state import SessionState, ToolCall
+from otel_mcp.model.delta import CallRecord
+from otel_mcp.model.state import SessionState, ToolCall
 
 logger = logging.getLogger("otel_mcp.calls")
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 
 from otel_mcp.guard import guarded
-from otel_mcp.sessions.coalescer import Coalescer
-from otel_mcp.sessions.delta import Known, SessionDelta, SessionFacts
+from otel_mcp.model.delta import Known, SessionDelta, SessionFacts
+from otel_mcp.model.state import SessionState
+from otel_mcp.sessions.buffer import Coalescer
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.local import LocalDocuments
-from otel_mcp.sessions.state import SessionState
-from otel_mcp.sessions.store import SessionStore
 from otel_mcp.settings import Settings
+from otel_mcp.store.base import SessionStore
 
 
 class SessionDocuments:

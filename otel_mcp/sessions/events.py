@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from otel_mcp.sessions.delta import EndedSession, SessionFacts
+from otel_mcp.model.delta import EndedSession, SessionFacts
 
 
 class SessionEvents(Protocol):

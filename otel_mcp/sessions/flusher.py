@@ -17,12 +17,12 @@ from time import thread_time
 from typing import Final
 
 from otel_mcp.guard import guarded
-from otel_mcp.sessions.coalescer import Coalescer
-from otel_mcp.sessions.delta import Applied, EndedSession, Flush, SessionDelta
+from otel_mcp.model.delta import Applied, EndedSession, Flush, SessionDelta
+from otel_mcp.sessions.buffer import Coalescer
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.health import StoreHealth
-from otel_mcp.sessions.process import Process
-from otel_mcp.sessions.store import SessionStore, StoreDown
+from otel_mcp.store.base import SessionStore, StoreDown
+from otel_mcp.store.producer import Process
 
 logger = logging.getLogger("otel_mcp")
 

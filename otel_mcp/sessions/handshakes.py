@@ -12,7 +12,7 @@ from typing import Final
 
 from otel_mcp import loops
 from otel_mcp.guard import guarded
-from otel_mcp.sessions.delta import SessionDelta, SessionFacts
+from otel_mcp.model.delta import SessionDelta, SessionFacts
 
 _MOST: Final = 1000
 """Handshakes that are kept back at once."""

@@ -13,7 +13,7 @@ from typing import Final
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.breaker import Breaker
 from otel_mcp.sessions.events import SessionEvents
-from otel_mcp.sessions.store import StoreDown
+from otel_mcp.store.base import StoreDown
 
 logger = logging.getLogger("otel_mcp")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from otel_mcp.sessions.delta import Flush, SessionDelta
-from otel_mcp.sessions.memory import MemoryStore
-from otel_mcp.sessions.state import SessionState
+from otel_mcp.model.delta import Flush, SessionDelta
+from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
+from otel_mcp.store.memory import MemoryStore
 
 
 class LocalDocuments:

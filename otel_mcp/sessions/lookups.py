@@ -23,7 +23,7 @@ from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.breaker import Breaker
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.pulse import PATIENCE, Asker, Pace, Pulse
-from otel_mcp.sessions.store import StoreDown
+from otel_mcp.store.base import StoreDown
 
 T = TypeVar("T")
 

@@ -18,26 +18,26 @@ from typing import Final, TypeVar
 
 from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly, report
-from otel_mcp.sessions.background import Background
-from otel_mcp.sessions.choice import choose, is_divided
-from otel_mcp.sessions.coalescer import Coalescer
-from otel_mcp.sessions.delta import Applied, Known, SessionDelta
+from otel_mcp.model.delta import Applied, Known, SessionDelta
+from otel_mcp.model.state import SessionState
+from otel_mcp.sessions.buffer import Coalescer
 from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.exit_loop import is_running, run_alone
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.handshakes import Handshakes
-from otel_mcp.sessions.hash_key import SharedKey
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.lateness import once_more_if_late
 from otel_mcp.sessions.lookups import Lookups
-from otel_mcp.sessions.memory import MemoryStore
-from otel_mcp.sessions.process import Process
 from otel_mcp.sessions.pulse import Asker
-from otel_mcp.sessions.state import SessionState
-from otel_mcp.sessions.store import SessionStore, StoreDown
+from otel_mcp.sessions.shared_key import SharedKey
 from otel_mcp.sessions.sweeper import Sweeper
+from otel_mcp.sessions.worker import Background
 from otel_mcp.settings import Settings
+from otel_mcp.store.base import SessionStore, StoreDown
+from otel_mcp.store.factory import choose, is_divided
+from otel_mcp.store.memory import MemoryStore
+from otel_mcp.store.producer import Process
 
 logger = logging.getLogger("otel_mcp")
 T = TypeVar("T")

@@ -7,9 +7,9 @@ from typing import Final
 
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import StoreHealth
-from otel_mcp.sessions.memory import MemoryStore
-from otel_mcp.sessions.store import SessionStore
 from otel_mcp.settings import Settings
+from otel_mcp.store.base import SessionStore
+from otel_mcp.store.memory import MemoryStore
 
 _BATCH: Final = 100
 _TURN: Final = 1.0

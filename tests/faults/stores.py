@@ -13,8 +13,8 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from tests.faults.link import Link
-from tests.store_groups import Cluster, Sentinel
-from tests.store_support import Server
+from tests.store.groups import Cluster, Sentinel
+from tests.store.support import Server
 
 DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 PREFIX: Final = b"mcp_session:"

@@ -14,9 +14,9 @@ from typing import Any, Final
 from redis import Redis
 
 from otel_mcp import MCPMiddleware, guard
-from otel_mcp.metrics import MAX_CLIENTS, MAX_TOOLS
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
+from otel_mcp.telemetry.metrics import MAX_CLIENTS, MAX_TOOLS
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS
 from tests.unit.kit import (
     JSON_HEADERS,

@@ -14,7 +14,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from otel_mcp import MCPMiddleware, guard
 from otel_mcp.middleware import ASGIApp, Message, Scope
-from otel_mcp.request import SCOPE_KEY
+from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from tests.support.scripted import OURS, RECEIVE, Conversation, Scripted, Step, converse

@@ -13,17 +13,17 @@ from typing import Any, Final
 
 from opentelemetry import propagate
 
-from otel_mcp.answer import Answer
+from otel_mcp.exchange.answer import Answer
+from otel_mcp.hashing import Keys
 from otel_mcp.identity.address import Clients
-from otel_mcp.identity.candidate import Candidates, rules_from
+from otel_mcp.identity.claims import Candidates, rules_from
 from otel_mcp.identity.hosts import HOST_KEYS, conversation, from_baggage
-from otel_mcp.identity.keys import Keys
 from otel_mcp.identity.principal import principal
-from otel_mcp.request import Exchange, client_info
-from otel_mcp.sessions import text as document_text
-from otel_mcp.sessions.delta import CallRecord, SessionFacts
-from otel_mcp.sessions.state import SessionState
+from otel_mcp.model.call import Exchange, client_info
+from otel_mcp.model.delta import CallRecord, SessionFacts
+from otel_mcp.model.state import SessionState
 from otel_mcp.settings import load
+from otel_mcp.store import document as document_text
 from otel_mcp.wire import headers, jsonrpc, sse
 from otel_mcp.wire.carrier import carried
 

@@ -14,33 +14,41 @@ from typing import Any
 import pytest
 
 from otel_mcp import MCPInstrumentor, process
-from otel_mcp.sessions.background import Background
 from otel_mcp.sessions.lookups import Lookups
+from otel_mcp.sessions.worker import Background
 from tests.hostile import test_sdk as sdk
 from tests.hostile.kit import scope_of
-from tests.store_support import Listener
+from tests.store.support import Listener
 from tests.unit import test_fault_injection as injection
 from tests.unit.kit import Telemetry, ask, call, initialize, notify
 
-ONLY_HERE = ("otel_mcp.seams.", "otel_mcp.sessions.", "otel_mcp.process.", "otel_mcp.spans.", "otel_mcp.processor.")
+ONLY_HERE = (
+    "otel_mcp.integrations.",
+    "otel_mcp.exchange.dispatch.",
+    "otel_mcp.store.",
+    "otel_mcp.sessions.",
+    "otel_mcp.process.",
+    "otel_mcp.telemetry.spans.",
+    "otel_mcp.telemetry.processor.",
+)
 SHELL = {
     # What the guards themselves stand in, or what is there before and after any request.
     "otel_mcp.process.configure",
     "otel_mcp.process.discard",
     "otel_mcp.process.existing",
-    "otel_mcp.processor.SessionSpanProcessor.on_start",
-    "otel_mcp.processor.SessionSpanProcessor.on_end",
-    "otel_mcp.seams.dispatch.Dispatch.__init__",
-    "otel_mcp.seams.dispatch.Dispatch.run",
-    "otel_mcp.seams.dispatch.exchange_of",
-    "otel_mcp.seams.handwritten._Inner.__call__",
-    "otel_mcp.seams.mcp2._Dispatch.handle",
-    "otel_mcp.seams.mcp2._handshake",
-    "otel_mcp.seams.mcp2._within",
-    "otel_mcp.seams.native._Completed.__enter__",
-    "otel_mcp.seams.native._Completed.__exit__",
-    "otel_mcp.seams.native._Completed.__init__",
-    "otel_mcp.seams.native._read",
+    "otel_mcp.telemetry.processor.SessionSpanProcessor.on_start",
+    "otel_mcp.telemetry.processor.SessionSpanProcessor.on_end",
+    "otel_mcp.exchange.dispatch.Dispatch.__init__",
+    "otel_mcp.exchange.dispatch.Dispatch.run",
+    "otel_mcp.exchange.dispatch.exchange_of",
+    "otel_mcp.integrations.handwritten._Inner.__call__",
+    "otel_mcp.integrations.mcp_v2._Dispatch.handle",
+    "otel_mcp.integrations.mcp_v2._handshake",
+    "otel_mcp.integrations.mcp_v2._within",
+    "otel_mcp.integrations.native._Completed.__enter__",
+    "otel_mcp.integrations.native._Completed.__exit__",
+    "otel_mcp.integrations.native._Completed.__init__",
+    "otel_mcp.integrations.native._read",
 }
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from otel_mcp import MCPMiddleware, guard
 from otel_mcp.guard import guarded
+from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.observers import slow
-from otel_mcp.sessions.state import SessionState, ToolCall
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import FAILED, MODERN_HEADERS, Server, call, initialize, legacy_headers, modern, post
 

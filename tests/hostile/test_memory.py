@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware, process
-from otel_mcp.request import SCOPE_KEY, Call, Exchange
+from otel_mcp.integrations import handwritten
+from otel_mcp.model.call import SCOPE_KEY, Call, Exchange
 from otel_mcp.runtime import Runtime
-from otel_mcp.seams import handwritten
 from otel_mcp.wire.sse import Decoder
 from tests.unit.kit import (
     JSON_HEADERS,

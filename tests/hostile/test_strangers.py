@@ -13,11 +13,12 @@ import fakeredis
 import pytest
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.sessions import redis_store
-from otel_mcp.sessions.redis_client import Client
+from otel_mcp.store.redis import store as redis_store
+from otel_mcp.store.redis.connect import Client
 from tests.hostile.test_takeover import ANN, BOB, OPAQUE
-from tests.store_support import Server as Valkey
+from tests.store.support import Server as Valkey
 from tests.unit.conftest import MakeRuntime
+from tests.unit.identity.test_replicas import Replicas, eventually
 from tests.unit.kit import (
     MODERN_HEADERS,
     Message,
@@ -40,7 +41,6 @@ from tests.unit.kit import (
     respond,
     result,
 )
-from tests.unit.test_replicas import Replicas, eventually
 
 pytestmark = pytest.mark.anyio
 

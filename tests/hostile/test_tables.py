@@ -9,8 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
-from otel_mcp import MCPMiddleware, flights, pending
+from otel_mcp import MCPMiddleware
 from otel_mcp.bounded import Paths
+from otel_mcp.exchange import flights
+from otel_mcp.exchange import inflight as pending
 from otel_mcp.runtime import Runtime
 from tests.hostile.test_takeover import ANN, BOB
 from tests.unit.kit import (

@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, process
-from otel_mcp.seams.http import Observed
+from otel_mcp.integrations.http import Observed
 from tests.unit.kit import (
     MODERN,
     MODERN_HEADERS,

@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, process
-from otel_mcp.request import current_call
+from otel_mcp.model.call import current_call
 
 pytestmark = pytest.mark.anyio
 

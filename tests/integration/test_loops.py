@@ -14,19 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from otel_mcp import MCPInstrumentor, MCPMiddleware, api, guard, process
 from tests.support.documents import Documents
 from tests.support.waiting import wait_until
-from tests.unit.kit import (
-    App,
-    Message,
-    Receive,
-    Reply,
-    Send,
-    Server,
-    Telemetry,
-    call,
-    initialize,
-    legacy_headers,
-    post,
-)
+from tests.unit.kit import App, Message, Receive, Reply, Send, Server, Telemetry, call, initialize, legacy_headers, post
 
 
 @pytest.fixture

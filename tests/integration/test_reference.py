@@ -18,9 +18,10 @@ from mcp.server.mcpserver import MCPServer
 import otel_mcp
 from docs import conventions, generate, signals, source
 from grafana.boards import contract
-from otel_mcp import MCPInstrumentor, guard, http_span, process, semconv
-from otel_mcp.sessions.state import EndReason
+from otel_mcp import MCPInstrumentor, guard, process, semconv
+from otel_mcp.model.state import EndReason
 from otel_mcp.settings import PREFIX, Settings
+from otel_mcp.telemetry import http_span
 from otel_mcp.wire.jsonrpc import Failure
 from tests.support import registry
 from tests.support.registry import Emitted

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_mcp import MCPInstrumentor
-from otel_mcp.seams.table import SEAMS
+from otel_mcp.integrations.table import SEAMS
 
 LIBRARIES = ("starlette", "uvicorn", "mcp", "fastmcp")
 Attributes = dict[tuple[str, str, str], object]

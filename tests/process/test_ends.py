@@ -17,7 +17,7 @@ import pytest
 
 from examples.demo.otlp_receiver import OtlpReceiver
 from tests.process.conftest import Servers
-from tests.store_support import Server as Store
+from tests.store.support import Server as Store
 from tests.support.clients import LEGACY, MODERN, connect
 from tests.support.documents import Documents
 from tests.support.servers import APPS, BIN, SDK, Launch, Server

@@ -120,7 +120,11 @@ print("the program is loaded", file=sys.stderr)
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("process", "configure"), ("seams.patching", "register_post_import_hook"), ("seams.http", "starlette")],
+    [
+        ("process", "configure"),
+        ("integrations.patching", "register_post_import_hook"),
+        ("integrations.http", "starlette"),
+    ],
 )
 def test_failure_of_ours_aborts_neither_others_nor_the_program(siblings: Path, module: str, name: str) -> None:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}

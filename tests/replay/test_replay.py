@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.request import SCOPE_KEY
+from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from tests.replay.capture import CHUNKINGS, NAMES, Capture, load, together
 from tests.replay.reading import Reading, Told, read

@@ -105,8 +105,9 @@ app = Starlette(
 )
 
 if OBSERVED:
-    from otel_mcp import endings, flights, pending
-    from otel_mcp.identity import candidate
+    from otel_mcp.exchange import endings, flights
+    from otel_mcp.exchange import inflight as pending
+    from otel_mcp.identity import claims as candidate
 
     endings.MAX_KEPT = flights.MAX_FLIGHTS = 200  # pyright: ignore[reportConstantRedefinition]
     pending._MAX = candidate._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]

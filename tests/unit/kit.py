@@ -450,7 +450,7 @@ class Clock:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have every module that has been loaded measure by this clock."""
-        from otel_mcp.request import Exchange
+        from otel_mcp.model.call import Exchange
 
         for name, module in list(sys.modules.items()):
             if name.startswith("otel_mcp") and hasattr(module, "perf_counter"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.identity.candidate import rules_from
+from otel_mcp.identity.claims import rules_from
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey
 from otel_mcp.observers.queue import discover
 from otel_mcp.settings import load

@@ -16,8 +16,9 @@ import anyio
 import pytest
 
 import otel_mcp
-from otel_mcp import MCPMiddleware, process, propagation
+from otel_mcp import MCPMiddleware, process
 from otel_mcp.runtime import Runtime
+from otel_mcp.telemetry import propagation
 from tests.unit.kit import (
     FAILED,
     JSON_HEADERS,

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.request import SCOPE_KEY
+from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from tests.unit.kit import (
     JSON_HEADERS,

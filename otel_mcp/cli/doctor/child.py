@@ -200,7 +200,7 @@ class _Looking:
 
 def seams() -> list[list[str]]:
     """List module, attribute and state of every seam whose module is loaded."""
-    from otel_mcp.seams.table import SEAMS
+    from otel_mcp.integrations.table import SEAMS
 
     states: list[list[str]] = []
     for module, apply in SEAMS:
@@ -217,7 +217,7 @@ def seams() -> list[list[str]]:
 
 def _import_libraries(report: Report, server: str | None) -> None:
     """Import what seams are about: the server's own modules, or all that is installed where no app is known."""
-    from otel_mcp.seams.table import SEAMS
+    from otel_mcp.integrations.table import SEAMS
 
     wanted = SERVER_SEAMS.get(server, ()) if server else [module for module, _ in SEAMS]
     for module in wanted:

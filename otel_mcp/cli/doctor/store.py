@@ -11,10 +11,10 @@ from redis import exceptions as redis
 
 from otel_mcp.cli.doctor.finding import Finding, export, fail, ok, skip, warn
 from otel_mcp.cli.doctor.outage import URL, named, place, template
-from otel_mcp.sessions.keys import Keys
-from otel_mcp.sessions.redis_client import Client, connect
-from otel_mcp.sessions.redis_cluster import Cluster
 from otel_mcp.settings import Settings
+from otel_mcp.store.redis.cluster import Cluster
+from otel_mcp.store.redis.connect import Client, connect
+from otel_mcp.store.redis.keys import Keys
 
 PROBE: Final = "otel-mcp-doctor"
 """A session that nobody has."""

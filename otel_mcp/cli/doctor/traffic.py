@@ -14,10 +14,10 @@ from otel_mcp.cli.doctor.arguments import option
 from otel_mcp.cli.doctor.finding import Finding, export, ok, skip, warn
 from otel_mcp.cli.doctor.launch import Launch
 from otel_mcp.cli.terminal import clean
-from otel_mcp.sessions.keys import Keys
-from otel_mcp.sessions.redis_client import connect
-from otel_mcp.sessions.redis_cluster import Cluster
 from otel_mcp.settings import PREFIX, Settings
+from otel_mcp.store.redis.cluster import Cluster
+from otel_mcp.store.redis.connect import connect
+from otel_mcp.store.redis.keys import Keys
 
 NEWEST: Final = 200
 """Documents that are read at most."""

@@ -6,10 +6,10 @@ import asyncio
 import time
 from typing import Any
 
-from otel_mcp.sessions.delta import CallRecord, Flush, SessionDelta, SessionFacts
-from otel_mcp.sessions.process import Process
-from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.model.delta import CallRecord, Flush, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
+from otel_mcp.store.producer import Process
+from otel_mcp.store.redis.store import RedisStore
 
 LONG_ID = "4d5a1c7e90b34f2e8a6b1c2d3e4f5a6b7c8d"
 

@@ -17,10 +17,10 @@ from otel_mcp.cli.doctor.instrumentation import seams
 from otel_mcp.cli.doctor.launch import read
 from otel_mcp.cli.doctor.report import as_json
 from otel_mcp.cli.doctor.store import acl
-from otel_mcp.sessions.process import Process
-from otel_mcp.sessions.redis_store import RedisStore
 from otel_mcp.settings import Settings
-from tests.store_support import Server, delta, facts, flush, free_port
+from otel_mcp.store.producer import Process
+from otel_mcp.store.redis.store import RedisStore
+from tests.store.support import Server, delta, facts, flush, free_port
 from tests.support.doctor import Environment, only, unwell
 
 

@@ -17,7 +17,7 @@ import pytest
 from otel_mcp.cli.doctor import store, traffic
 from otel_mcp.cli.doctor.finding import Finding
 from otel_mcp.settings import Settings
-from tests.store_support import Server, free_port
+from tests.store.support import Server, free_port
 from tests.support.doctor import only, unwell
 from tests.support.waiting import wait_until
 
@@ -144,9 +144,9 @@ def test_prefix_is_part_of_the_keys_that_must_be_allowed(server: Server, clean: 
 
 
 def test_commands_that_are_asked_about_are_all_that_we_use() -> None:
-    sources = resources.files("otel_mcp.sessions")
+    sources = resources.files("otel_mcp.store.redis")
     scripts = "".join(path.read_text() for path in sources.joinpath("lua").iterdir())
-    python = "".join(path.read_text() for path in sources.iterdir() if path.name.startswith("redis_"))
+    python = "".join(path.read_text() for path in sources.iterdir() if path.suffix == ".py")
     used = set(re.findall(r"p?call\('([A-Z]+)'", scripts)) | set(re.findall(r'Run\(\s*"([A-Z]+)"', python))
 
     asked = {command.split()[0] for command in store.SESSION_COMMANDS + store.INDEX_COMMANDS}

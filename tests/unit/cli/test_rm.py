@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.sessions.delta import EndedSession
-from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.model.delta import EndedSession
 from otel_mcp.settings import Settings
+from otel_mcp.store.redis.store import RedisStore
 from tests.unit.cli.conftest import NOW, Cli
 from tests.unit.cli.stories import session, shop, write
 

@@ -16,10 +16,10 @@ from otel_mcp.cli.following import Follower
 from otel_mcp.cli.reading import Reader
 from otel_mcp.cli.terminal import Terminal
 from otel_mcp.cli.top import Recent
-from otel_mcp.sessions.delta import Flush, SessionDelta
-from otel_mcp.sessions.process import Process
-from otel_mcp.sessions.redis_store import RedisStore
+from otel_mcp.model.delta import Flush, SessionDelta
 from otel_mcp.settings import Settings
+from otel_mcp.store.producer import Process
+from otel_mcp.store.redis.store import RedisStore
 from tests.unit.cli.conftest import NOW, Cli
 from tests.unit.cli.stories import call, session, shop, write
 

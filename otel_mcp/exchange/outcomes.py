@@ -1,0 +1,123 @@
+"""How a call ended: the wire, the handler's seam and the client each know a part of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from otel_mcp.model.call import Call
+from otel_mcp.semconv import TOOL_ERROR
+from otel_mcp.wire.jsonrpc import FINE, STREAMS, Failure, Outcome
+
+CALLERS_FAULT: Final = frozenset({"unknown_tool", "invalid_arguments"})
+"""Failures that the server and its tools have no part in."""
+_LEFT: Final = frozenset({"cancelled", "disconnected"})
+_INVALID_PARAMS: Final = "-32602"
+_NOT_FOUND: Final = frozenset({_INVALID_PARAMS, "-32601", "-32002"})
+"""Codes with which servers answer a name that they do not know."""
+_INTERNAL: Final = frozenset({"-32603", "0"})
+"""Codes of an exception that nobody caught."""
+REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421, 429})
+REFUSALS: Final = REFUSED_STATUS | {400}
+"""Answers of HTTP by which a request is turned away, whether or not its message was looked into."""
+REFUSED_CODES: Final = frozenset({"-32600", "-32700", "-32020", "-32021", "-32022"})
+"""No message, or headers, capabilities or a revision that the server does not serve."""
+
+
+def was_refused(call: Call) -> bool:
+    """Whether the server did not even look into the message: it has no session, whatever it names."""
+    if call.taken:
+        return False
+    status = call.exchange.status or 0
+    code = call.outcome.status_code if call.outcome is not None else None
+    return status in REFUSED_STATUS or (status == 400 and (code is None or code in REFUSED_CODES))
+
+
+def was_taken(call: Call) -> bool:
+    """Whether the server accepted the message: only then may it open or prolong a session."""
+    if call.taken:
+        return True
+    if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
+        return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
+    status = call.exchange.status
+    if status is None or status >= 500 or was_refused(call):
+        return False
+    return call.outcome is None or call.outcome.status_code not in REFUSED_CODES
+
+
+def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
+    """The wire's word, completed by what the handler's seam and the client said."""
+    told = call.told
+    if outcome is FINE and told is FINE:
+        return FINE
+    failed = outcome is not None and outcome.failed
+    if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
+        if call.method in STREAMS:
+            return FINE  # A client ends its subscription by leaving.
+        status_code = outcome.status_code if outcome is not None else None
+        return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
+    if told is None or outcome is None:
+        return outcome or told
+    if outcome is told and told.exception_type is None:
+        return told
+    if outcome.unclassified:
+        return told
+    return Outcome(outcome.error_type, outcome.status_code, told.exception_type if failed else None)
+
+
+def left_open(call: Call) -> Outcome:
+    """How a call ended whose answer did not come by: what was not seen is not guessed."""
+    exchange = call.exchange
+    if call.told is not None:
+        return call.told
+    if exchange.status is not None and exchange.status >= 400:
+        return Outcome(error_type=str(exchange.status))
+    if call.id is None:
+        return FINE
+    if exchange.disconnected and call.method in STREAMS:
+        return FINE
+    if exchange.disconnected:
+        return Outcome(error_type="cancelled" if exchange.modern else "disconnected")
+    if exchange.raised or exchange.status is None:
+        return Outcome(error_type="500")
+    return Outcome(unclassified=True)
+
+
+def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | None:
+    """Tell what kind of failure the end of a tool call is; ``None`` = it worked, or is not known.
+
+    Args:
+        call: with what the seams have seen of it.
+        outcome: how it ended.
+        unlisted: the server, which lists its tools, has not listed this one.
+    """
+    code, error_type = outcome.status_code, outcome.error_type
+    if not outcome.failed:
+        return None
+    if error_type in _LEFT:
+        return "cancelled"
+    if call.raised == "unknown_tool":
+        return call.raised
+    missed = code in _NOT_FOUND or error_type == TOOL_ERROR or call.raised is not None
+    if unlisted and missed and call.target is not None and not call.ran:
+        return "unknown_tool"
+    if call.raised is not None:
+        return call.raised
+    if code is None:
+        return _without_code(call, error_type or "")
+    if code == _INVALID_PARAMS and call.target is not None:
+        # An SDK that answers so by HTTP had not looked at the arguments yet: it knows no such revision, or no batch.
+        turned_away = call.exchange.at_sdk and not call.taken and (call.exchange.status or 0) >= 400
+        return "refused" if turned_away else "invalid_arguments"
+    if code in _INTERNAL:
+        return "exception"
+    if call.ran:
+        return "tool"
+    # Where the tools of a server are not seen, an error that is not the caller's is theirs: it must not go unnoticed.
+    seen = call.runs_seen or error_type is None or code in REFUSED_CODES or was_refused(call)
+    return "refused" if seen else "tool"
+
+
+def _without_code(call: Call, error_type: str) -> Failure:
+    if error_type == TOOL_ERROR:
+        return "refused" if call.runs_seen and not call.ran else "tool"
+    return "refused" if error_type.isdigit() and error_type < "500" else "exception"

@@ -1,0 +1,1 @@
+"""The records that the layers hand each other. No I/O."""

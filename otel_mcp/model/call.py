@@ -1,0 +1,274 @@
+"""The records of the hot path: one `Exchange` for an HTTP request, one `Call` for a message in it.
+
+Facts flow one way: the wire and the seams fill these records, telemetry and the
+session store read them. What a ContextVar holds is the record itself, so that
+what is learned later is seen by everyone who already has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from otel_mcp.wire.jsonrpc import text
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanContext
+
+    from otel_mcp.exchange.answer import Answer
+    from otel_mcp.exchange.dispatch import Dispatch
+    from otel_mcp.identity.claims import Candidate
+    from otel_mcp.identity.principal import Principal
+    from otel_mcp.model.session import Session
+    from otel_mcp.wire.headers import HeaderMap
+    from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
+
+SCOPE_KEY: Final = "otel_mcp"
+"""Where an `Exchange` stands in the ASGI scope; its presence says that a seam has seen the request."""
+
+CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
+MODERN: Final = "2026-07-28"
+"""First revision without sessions; revisions are dates, so they compare as text."""
+_MAX_SAID: Final = 1024
+
+current_call: ContextVar[Call | None] = ContextVar("otel_mcp_call", default=None)
+
+current_exchange: ContextVar[Exchange | None] = ContextVar("otel_mcp_exchange", default=None)
+"""The request that a task works for; it may have ended."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request or notification of a client, from its arrival to its outcome."""
+
+    exchange: Exchange
+    method: str
+    id: JsonId | None
+    """``None`` = a notification."""
+    target: str | None
+    """Tool or prompt."""
+    params: Mapping[str, Any]
+    meta: Mapping[str, Any]
+
+    dispatched: bool = False
+    """A seam has run its handler under its span: the span is decided, sampled or not."""
+    taken: bool = False
+    """The SDK handed it to its handler, so the server accepted it."""
+    proposed: bool = False
+    """Its session is only proposed: nothing is written before the server accepts the message."""
+    opening: str | None = None
+    """The id under which a session begins once this ``initialize`` turns out to have succeeded."""
+    refused: bool = False
+    """The limit on new sessions keeps it from having one: that is counted once."""
+    running: bool = False
+    """Its handler has not returned yet."""
+    finished: bool = False
+    outcome: Outcome | None = None
+    told: Outcome | None = None
+    """What the dispatch seam saw; stands where the wire says nothing."""
+    duration: float = 0.0
+    """Seconds."""
+    result_bytes: int | None = None
+
+    session: Session | None = None
+    claim: Candidate | None = None
+    """What the session was found by."""
+    conversation_id: str | None = None
+    span: Span | None = None
+    """The one server span of this message, whoever made it."""
+    open_span: Span | None = None
+    """Our own span, where the handler has returned and the answer has still to come."""
+    span_context: SpanContext | None = None
+    link: SpanContext | None = None
+    """The ambient HTTP span, where the parent comes from ``_meta``."""
+    arguments: object = None
+    """Of a finished tool call, whose parameters are let go."""
+    result: object = None
+    """Only while content capture is on."""
+    flight: tuple[str, str | None, JsonId] | None = None
+    """What it may be cancelled by: transport session, user and id."""
+    cancel_requested: bool = False
+    """The client has sent ``notifications/cancelled`` for it."""
+    id_unknown: bool = False
+    """The body was too large to read: method and target are those of the headers, `id` is not known."""
+    trusted_name: bool = False
+    """The server itself knows a tool or prompt of this name."""
+    unlisted: bool = False
+    """The server itself knows no tool of this name."""
+    ran: bool = False
+    """A tool has been called, where the seam at tools sees it."""
+    runs_seen: bool = False
+    """The seam at tools sees every tool of this server."""
+    raised: Failure | None = None
+    """How its tool failed, as far as the seam at tools has seen; a middleware may have mended it."""
+    failure: Failure | None = None
+    """How the tool call failed, once it has."""
+    dispatch: Dispatch | None = None
+    """While its handler runs."""
+
+
+def client_info(call: Call) -> tuple[str | None, str | None]:
+    """Name and version of the client, from ``initialize`` or from the request's ``_meta``."""
+    info = call.params.get("clientInfo") if call.method == "initialize" else call.meta.get(CLIENT_INFO)
+    if not isinstance(info, dict):
+        return None, None
+    fields = cast("dict[str, object]", info)
+    name, version = fields.get("name"), fields.get("version")
+    return text(name, 128) if isinstance(name, str) else None, text(version, 64) if isinstance(version, str) else None
+
+
+def slim(call: Call) -> None:
+    """Keep of a large message only what its span and its session may still ask for."""
+    name, version = client_info(call)
+    info = {"name": name, "version": version}
+    call.params = {"clientInfo": info} if call.method == "initialize" else {}
+    call.meta = {key: value for key, value in call.meta.items() if isinstance(value, str) and len(value) <= _MAX_SAID}
+    if call.method != "initialize":
+        call.meta = {**call.meta, CLIENT_INFO: info}
+
+
+def client_of(call: Call) -> tuple[str | None, str | None]:
+    """Name and version of the client, from the request or remembered by its session."""
+    if call.session is not None and call.session.facts.client_name is not None:
+        return call.session.facts.client_name, call.session.facts.client_version
+    return client_info(call)
+
+
+_no_calls = cast("Callable[[], list[Call]]", list)
+"""A function of our own would be one call more for each request."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One HTTP request with its answer."""
+
+    http_method: str
+    path: str
+    headers: HeaderMap
+    http_version: str = "1.1"
+    client: str | None = None
+    """Address of the client: the peer's, or what a trusted proxy says."""
+    client_port: int | None = None
+    """Its port there, where known."""
+    client_is_shared: bool = False
+    """That address is a proxy's and stands for many clients."""
+    scope: Mapping[str, Any] | None = None
+    """The innermost scope that has been seen; kept until the request is over, since it refers to this record."""
+    user: object = None
+    """What an authentication middleware put into the scope, once that has been looked at."""
+    caller: tuple[object, int, Principal | None] | None = None
+    """Who calls, with the user and the generation of the hash key that this was made of."""
+    waited: float = 0.0
+    """Seconds that it has waited for the session store."""
+    started_ns: int = field(default_factory=time_ns)
+    """Unix nanoseconds."""
+    started: float = field(default_factory=perf_counter)
+    """Seconds of `perf_counter`."""
+
+    protocol_version: str | None = None
+    """Asked for by header or body, then what the server agreed to."""
+    wire_session_id: str | None = None
+    """The ``Mcp-Session-Id`` that the client sent, also where we take it off before the app."""
+    transport_id: str | None = None
+    """The transport session that the client names: by that header, else (2024-11-05) by the ``session_id`` of the
+    query, or of the ``endpoint`` event that hands it out."""
+    minted: str | None = None
+    """The id that we add, or have added, to the answer of this ``initialize``."""
+    owns_sessions: bool | None = None
+    """Whether the server keeps sessions of its own; ``None`` = not known."""
+    server_session_id: str | None = None
+    """The id that the server itself put on its answer."""
+
+    confirmed: bool = False
+    """MCP for sure; else the body or the stream has still to tell."""
+    calls: list[Call] = field(default_factory=_no_calls)
+    body: bytearray | None = None
+    """The request body so far, where it comes in pieces."""
+    unread: bytes | bytearray | None = None
+    """The request body, while the seam at the SDK is expected to tell what it says."""
+    body_size: int = 0
+    parsed: bool = False
+    ambient: Context | None = None
+    """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
+    Its span has not ended."""
+    at_sdk: bool = False
+    http_span: Span | None = None
+    """The HTTP server span, where it is ours."""
+    http_decided: bool = False
+    """It is known whether that span is ours or somebody else's."""
+    http_status: int | None = None
+    http_ended: bool = False
+    dispatch: Dispatch | None = None
+    """Where the handler is the HTTP app itself: what is attached to its task until it returns."""
+    attaches_inside: bool = False
+    """A middleware between us and the app has that done further in."""
+    stream: tuple[str, str | None] | None = None
+    """Session and user of a GET stream that answers may come on."""
+    sse_endpoint: bool = False
+    """The GET stream of 2024-11-05, which is the session."""
+    session: Session | None = None
+    transport_session: Session | None = None
+    """The session of the transport id, where a conversation may win over it."""
+
+    answer: Answer | None = None
+    streams: bool = False
+    """The answer is an event stream, which is read from the first event on that has to be read."""
+    served: Call | None = None
+    """The one message of the request, a tool call, that an SDK has taken; its result is told before it is written."""
+    result_of: Call | None = None
+    """The call whose result the answer is for sure, so that only its size has to be seen."""
+    result_size: int = 0
+    held: MutableMapping[str, Any] | None = None
+    """The start of an answer whose headers depend on its body, which is about to come."""
+    foreseen: bool | None = None
+    """Whether that body says that ``initialize`` has succeeded; ``None`` = not known."""
+    status: int | None = None
+    responded: bool = False
+    """The last byte of the answer has been sent."""
+    disconnected: bool = False
+    """The client left before that."""
+    closed: bool = False
+    raised: bool = False
+    """The app has, so that its answer is not whole."""
+    read_ahead: bool = False
+    """A route has read it, and puts its handler under the span."""
+
+    capture: Callable[[Any], str | None] | None = None
+    """Turns arguments and results into span attributes; ``None`` = neither may be captured."""
+    hides_ids: bool = False
+    """Ids of transport sessions may not be written anywhere."""
+
+    @property
+    def shown_session_id(self) -> str | None:
+        """The ``Mcp-Session-Id`` on the wire, for spans; ``None`` where there is none or it must not be shown."""
+        if self.hides_ids or self.modern:
+            return None
+        return self.wire_session_id or self.server_session_id or self.minted
+
+    def see_user(self) -> object:
+        """The user that the app has authenticated by now; middlewares and dependencies do so along the way."""
+        if self.scope is not None:
+            self.user = self.scope.get("user")
+            if self.closed:
+                self.scope = None
+        return self.user
+
+    @property
+    def modern(self) -> bool:
+        return (self.protocol_version or "") >= MODERN
+
+    def add(self, message: Message) -> Call:
+        call = Call(self, message.method, message.id, message.target, message.params, message.meta)
+        self.calls.append(call)
+        return call
+
+    def find(self, request_id: JsonId | None, method: str | None = None) -> Call | None:
+        """The call of this exchange with that id, and method where given."""
+        for call in self.calls:
+            if call.id == request_id and (method is None or call.method == method):
+                return call
+        return None

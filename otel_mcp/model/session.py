@@ -1,0 +1,59 @@
+"""A live session as one process sees it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from opentelemetry.trace import SpanContext
+
+from otel_mcp.model.delta import Known, SessionFacts
+from otel_mcp.model.state import SessionState
+from otel_mcp.wire.jsonrpc import Failure
+
+_STATE_FIELDS: Final = (
+    "session_id", "user_agent", "created_at", "client_name", "client_version",
+    "protocol_version", "source", "conversation_id", "previous_id",
+)  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Shared by all its requests; never locked, never copied."""
+
+    facts: SessionFacts
+    last_activity: float
+    """Unix seconds."""
+    agreement: str | None = None
+    """Key under which replicas agreed on an inferred session."""
+    known: Known | None = None
+    """What the store said of the id for which this session was proposed."""
+    caller: str = ""
+    """Digest of the caller with whom it began here, whether or not that is a user."""
+    ended: bool = False
+    overruled: bool = False
+    """Another one continues its `previous_id`: only its own id leads to it."""
+    worked: bool = False
+    """A tool has been called in it, as far as this process knows."""
+    failed: dict[str, Failure] | None = None
+    """Tools whose last call in this process failed, and how; the newest few."""
+    part_of: Session | None = None
+    """The conversation that this transport session turned out to carry."""
+    sampled: deque[SpanContext] | None = None
+    """Spans of its calls in this process, for the span of the session; only where that is wanted."""
+    attributes: dict[str, str] = field(default_factory=dict[str, str])
+    """Span attributes, the same for every call of the session; refilled when the facts change."""
+
+    @property
+    def id(self) -> str:
+        return self.facts.session_id
+
+    @property
+    def source(self) -> str:
+        return self.facts.source or "none"
+
+    def state(self) -> SessionState:
+        """The public form: a copy without tool calls."""
+        known = {name: getattr(self.facts, name) for name in _STATE_FIELDS}
+        return SessionState.model_validate({**known, "last_activity": self.last_activity})

@@ -1,0 +1,102 @@
+"""What a session store can do; `memory` and `redis_store` do it.
+
+Only the flusher and the public API of sessions talk to a store, never the
+path of a request. Instants are Unix seconds of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from otel_mcp.model.delta import Applied, EndedSession, Flush, Known
+from otel_mcp.model.state import SessionState
+
+
+class StoreDown(Exception):
+    """The store cannot be used at present; whatever was sent may have been done or not.
+
+    `denied` = it answers, but does not let us in: a wrong password, a missing
+    permission. Asking again soon would not help.
+    """
+
+    def __init__(self, reason: str, *, denied: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.denied = denied
+
+
+class SessionStore(Protocol):
+    """Sessions shared by all processes that use the same store.
+
+    Every method may raise `StoreDown`.
+    """
+
+    async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
+        """Write each flush once, however often it is sent; answers are in the same order.
+
+        One session's failure is in its own answer (`Applied.retry`,
+        `Applied.refused`) and stops no other. At most one flush a session.
+        What comes under a session of another user is not written (`Applied.owner`).
+        """
+        ...
+
+    async def load(self, session_id: str) -> SessionState | None:
+        """The document, or `None` where there is none that can be read."""
+        ...
+
+    async def save(self, state: SessionState) -> Applied:
+        """Write a document of the user's.
+
+        Its facts (where given), attributes and extra fields replace those of
+        the store. Calls and counters of a session that exists stand, since
+        other processes go on counting; a new one starts with those given.
+        """
+        ...
+
+    async def delete(self, session_id: str) -> bool:
+        """Remove a session at once; `False` where there was none."""
+        ...
+
+    async def recall(self, session_id: str) -> Known:
+        """What is known of an id that this process meets for the first time."""
+        ...
+
+    async def bind(self, session_id: str, user: str | None) -> None:
+        """Note whose a session is that has just shaken hands, and is written later."""
+        ...
+
+    async def consult(self, key: str) -> str | None:
+        """The value that was agreed on under `key`, if there is one."""
+        ...
+
+    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+        """The value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
+        ...
+
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+        """The id of the one session that continues `old_id` on all replicas.
+
+        Where that is bound to another than `user`, it is `candidate`, and no other process learns of it.
+        """
+        ...
+
+    async def due(self, now: float, limit: int) -> list[EndedSession]:
+        """Sessions whose time was over at `now`, for the caller to report, then to `settle`.
+
+        Each is given to one caller in all processes, and to another one only
+        if the first does not settle it within a minute or so.
+        """
+        ...
+
+    async def settle(self, ended: Sequence[EndedSession]) -> None:
+        """These ends have been reported."""
+        ...
+
+    async def active(self) -> int:
+        """Live sessions of the service in all processes."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release what the running loop holds; the next use opens it again."""
+        ...

@@ -1,0 +1,189 @@
+"""The JSON text of which documents are made: always valid, whatever strangers sent.
+
+Everything from outside is clipped, and what UTF-8 or JSON cannot hold is
+replaced. Text of ours has no raw newline: the scripts find calls by them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from json.encoder import encode_basestring
+from typing import Any, Final
+
+from pydantic_core import from_json, to_json
+
+from otel_mcp.model.delta import CallRecord, SessionFacts
+from otel_mcp.model.state import ToolCall
+
+CLIP: Final = 1024
+"""Characters of a name, an id or a user agent that are kept."""
+CONTENT: Final = 65_536
+"""Characters of the JSON of arguments, of a result or an attribute; longer ones become a clipped string."""
+_LABEL_CLIP: Final = 64
+"""Characters of what the end report repeats; the stats hash stays small so."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LAST: Final = 253402300799_000000
+"""Microseconds: the end of the year 9999."""
+
+
+def micros(seconds: float) -> int:
+    """Microseconds of Unix time, within the years that ISO text can name."""
+    return min(max(round(seconds * 1_000_000), 0), _LAST) if math.isfinite(seconds) else 0
+
+
+@lru_cache(maxsize=8)
+def _second(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def iso(instant: int) -> str:
+    """27 characters of UTC for microseconds of Unix time; such texts sort by time."""
+    second, rest = divmod(instant, 1_000_000)
+    return f"{_second(second)}.{rest:06d}Z"
+
+
+def seconds(moment: datetime) -> float:
+    """Unix seconds; a moment without a zone is UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def utf8(text: str) -> bytes:
+    """Encode `text`; half surrogate pairs become question marks."""
+    return text.encode("utf-8", "replace")
+
+
+def string(value: str, clip: int = CLIP) -> str:
+    """The JSON text of a string, clipped."""
+    return encode_basestring(value if len(value) <= clip else value[:clip])
+
+
+def content(value: object) -> str:
+    """The JSON text of arguments or a result; ``null`` where there is none that can be read back."""
+    try:
+        text = to_json(value, inf_nan_mode="null", serialize_unknown=True).decode()
+    except (ValueError, TypeError, RecursionError):
+        text = _plain(value)
+    try:
+        from_json(utf8(text))
+    except ValueError:
+        return "null"
+    return text if len(text) <= CONTENT else string(text, CONTENT)
+
+
+def _plain(value: object) -> str:
+    """The same by way of `json`, which writes half surrogate pairs as they are."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        return to_json(from_json(utf8(text)), inf_nan_mode="null").decode()
+    except (TypeError, ValueError, RecursionError):
+        return "null"
+
+
+def call(made: CallRecord) -> str:
+    """The JSON text of one tool call."""
+    request_id = made.request_id
+    parts = [f'{{"tool_name":{string(made.tool_name)}']
+    if isinstance(request_id, str):
+        parts.append(f',"request_id":{string(request_id)}')
+    elif request_id is not None:
+        plain = -(2**63) <= request_id < 2**64
+        parts.append(f',"request_id":{int(request_id)}' if plain else ',"request_id":"_OTHER"')
+    duration = made.duration if math.isfinite(made.duration) else 0.0
+    parts.append(f',"started_at":"{iso(micros(made.started_at))}","duration":{round(duration, 6)!r}')
+    if made.error_type is not None:
+        parts.append(f',"error_type":{string(made.error_type)}')
+    if made.failure is not None:
+        parts.append(f',"failure":{string(made.failure)}')
+    if made.result_bytes is not None:
+        parts.append(f',"result_bytes":{int(made.result_bytes)}')
+    if made.arguments_digest is not None:
+        parts.append(f',"arguments_digest":{string(made.arguments_digest)}')
+    if made.trace_id is not None:
+        parts.append(f',"trace_id":{string(made.trace_id)}')
+    if made.span_id is not None:
+        parts.append(f',"span_id":{string(made.span_id)}')
+    if made.arguments is not None:
+        parts.append(f',"arguments":{content(made.arguments)}')
+    if made.result is not None:
+        parts.append(f',"result":{content(made.result)}')
+    parts.append("}")
+    return "".join(parts)
+
+
+def record(kept: ToolCall) -> CallRecord:
+    """A call of a document as the request path would have left it."""
+    return CallRecord(
+        tool_name=kept.tool_name,
+        request_id=kept.request_id,
+        started_at=seconds(kept.started_at),
+        duration=kept.duration,
+        error_type=kept.error_type,
+        failure=kept.failure,
+        result_bytes=kept.result_bytes,
+        arguments_digest=kept.arguments_digest,
+        trace_id=kept.trace_id,
+        span_id=kept.span_id,
+        arguments=kept.arguments,
+        result=kept.result,
+    )
+
+
+def calls(records: list[CallRecord]) -> str:
+    """Calls as they stand in a document, one a line."""
+    return ",\n".join([call(made) for made in records])
+
+
+def facts(known: SessionFacts, service: str) -> str:
+    """The JSON object of what is known; the first part of a document."""
+    parts = [f'{{"session_id":{string(known.session_id)},"service":{string(service)}']
+    if known.user_agent:
+        parts.append(f',"user_agent":{string(known.user_agent)}')
+    if known.client_name:
+        parts.append(f',"client_name":{string(known.client_name, _LABEL_CLIP)}')
+    if known.client_version:
+        parts.append(f',"client_version":{string(known.client_version, _LABEL_CLIP)}')
+    if known.protocol_version:
+        parts.append(f',"protocol_version":{string(known.protocol_version, _LABEL_CLIP)}')
+    if known.source:
+        parts.append(f',"source":{string(known.source, _LABEL_CLIP)}')
+    if known.conversation_id:
+        parts.append(f',"conversation_id":{string(known.conversation_id)}')
+    if known.previous_id:
+        parts.append(f',"previous_id":{string(known.previous_id)}')
+    parts.append("}")
+    return "".join(parts)
+
+
+def owner(service: str) -> bytes:
+    """The one fact that distinguishes a session from those of other services."""
+    return utf8(f'{{"service":{string(service)}}}')
+
+
+def attributes(values: dict[str, Any], extras: dict[str, Any] | None) -> str:
+    """The second part of a document: what only ``save()`` writes."""
+    parts = [f',"attributes":{_object(values)}']
+    for name, value in (extras or {}).items():
+        parts.append(f",{string(name)}:{content(value)}")
+    return "".join(parts)
+
+
+def document(
+    head: str, rest: str, created: int, kept: str, last: int, counts: tuple[int, int, int], end: tuple[int, str] | None
+) -> str:
+    """A whole document: `counts` are calls, errors and requests, `end` its instant and reason.
+
+    As the scripts write it; they have the same text in Lua.
+    """
+    ended = "" if end is None else f',"ended":{{"at":"{iso(end[0])}","reason":"{end[1]}"}}'
+    return (
+        f'{head[:-1]}{rest},"created_at":"{iso(created)}","tool_calls":[{kept}],"last_activity":"{iso(last)}",'
+        f'"tool_call_count":{counts[0]},"error_count":{counts[1]},"request_count":{counts[2]}{ended}}}'
+    )
+
+
+def _object(values: dict[str, Any]) -> str:
+    text = content(values)
+    return text if text.startswith("{") else "{}"

@@ -1,0 +1,34 @@
+"""Which store the settings name."""
+
+from __future__ import annotations
+
+import logging
+
+from otel_mcp.settings import Settings
+from otel_mcp.store.base import SessionStore
+from otel_mcp.store.memory import MemoryStore
+from otel_mcp.store.producer import Process
+
+logger = logging.getLogger("otel_mcp")
+
+
+def is_divided(settings: Settings) -> bool:
+    """Whether parts of the store may fail by themselves."""
+    return settings.redis_url is not None and settings.redis_url.partition(":")[0].endswith("+cluster")
+
+
+def choose(settings: Settings, process: Process) -> SessionStore:
+    """Redis where there is a URL that can be used, else the memory of this process."""
+    if settings.redis_url is None:
+        return MemoryStore(settings)
+    # Here, since the import takes long and only those with a Redis need it.
+    from otel_mcp.store.redis.connect import connect
+    from otel_mcp.store.redis.store import RedisStore
+
+    try:
+        connect(settings.redis_url)
+    except ValueError:
+        # Without its text, which may repeat the password.
+        logger.warning("otel_mcp: the Redis URL cannot be used; it is as if none were configured")
+        return MemoryStore(settings)
+    return RedisStore(settings, process)

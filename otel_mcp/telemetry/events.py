@@ -1,0 +1,108 @@
+"""What the session store reports, as metrics, events and the optional session span."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry import _logs, trace
+from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
+from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
+
+from otel_mcp import semconv
+from otel_mcp.guard import guarded
+from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.telemetry.metrics import Metrics
+from otel_mcp.telemetry.spans import NO_SPAN
+from otel_mcp.version import __version__
+
+_GUARD = guarded("session events")
+
+
+class SessionReporter:
+    """Receives lifecycle and store events; every method is called at most once for each event."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        tracer_provider: TracerProvider | None,
+        logger_provider: LoggerProvider | None,
+        *,
+        session_span: bool,
+    ) -> None:
+        self._metrics = metrics
+        self._logger = _logs.get_logger(
+            semconv.SCOPE, __version__, logger_provider=logger_provider, schema_url=semconv.SCHEMA_URL
+        )
+        self._tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
+        self._session_span = session_span
+        self.calls_of: Callable[[str], list[SpanContext]] | None = None
+        """The sampled calls of a session that this process knows."""
+
+    def started(self, facts: SessionFacts) -> None:
+        with _GUARD:
+            self._metrics.session_started(facts)
+            attributes = _facts_attributes(facts)
+            if facts.user_agent:
+                attributes[semconv.USER_AGENT] = facts.user_agent
+            self._emit(semconv.EVENT_SESSION_START, facts.created_at, attributes)
+
+    def resumed(self, facts: SessionFacts) -> None:
+        with _GUARD:
+            self._metrics.session_resumed()
+
+    def ended(self, session: EndedSession) -> None:
+        with _GUARD:
+            self._metrics.session_ended(session)
+            attributes = {
+                **_facts_attributes(session),
+                semconv.SESSION_END_REASON: session.reason,
+                semconv.SESSION_TOOL_CALLS: session.tool_call_count,
+                semconv.SESSION_REQUESTS: session.request_count,
+                semconv.SESSION_ERRORS: session.error_count,
+            }
+            self._emit(semconv.EVENT_SESSION_END, session.last_activity, attributes)
+            if self._session_span:
+                self._write_span(session, attributes)
+
+    def dropped(self, count: int, reason: str) -> None:
+        with _GUARD:
+            self._metrics.store_dropped(count, reason)
+
+    def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
+        with _GUARD:
+            self._metrics.store_operation(operation, outcome, seconds)
+
+    def _emit(self, name: str, at: float, attributes: dict[str, Any]) -> None:
+        self._logger.emit(
+            LogRecord(
+                timestamp=int(at * 1e9),
+                context=NO_SPAN,
+                severity_number=SeverityNumber.INFO,
+                event_name=name,
+                attributes=attributes,
+            )
+        )
+
+    def _write_span(self, ended: EndedSession, attributes: dict[str, Any]) -> None:
+        span = self._tracer.start_span(
+            semconv.SPAN_SESSION,
+            NO_SPAN,
+            SpanKind.INTERNAL,
+            attributes,
+            [Link(context) for context in self.calls_of(ended.session_id)] if self.calls_of is not None else None,
+            start_time=int(ended.created_at * 1e9),
+        )
+        span.end(int(max(ended.last_activity, ended.created_at) * 1e9))
+
+
+def _facts_attributes(facts: SessionFacts | EndedSession) -> dict[str, Any]:
+    named = {
+        semconv.SESSION_ID: facts.session_id,
+        semconv.SESSION_SOURCE: facts.source,
+        semconv.SESSION_PREVIOUS_ID: facts.previous_id,
+        semconv.CLIENT_NAME: facts.client_name,
+        semconv.CLIENT_VERSION: facts.client_version,
+        semconv.MCP_PROTOCOL_VERSION: facts.protocol_version,
+    }
+    return {name: value for name, value in named.items() if value is not None}

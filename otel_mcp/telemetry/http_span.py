@@ -1,0 +1,210 @@
+"""The HTTP server span of an MCP request, where no HTTP instrumentation makes one.
+
+Attributes and names come from the functions that ``opentelemetry-instrumentation-asgi``
+exports, so the span looks like that library's; its middleware is not used. That
+middleware wraps `receive` and `send` once more, hands whole requests to the
+propagators, and lets what its helpers raise reach the client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+
+from otel_mcp import semconv
+from otel_mcp.guard import guarded, report
+from otel_mcp.model.call import Exchange
+from otel_mcp.settings import Settings
+from otel_mcp.telemetry.propagation import ambient_context, has_ended
+from otel_mcp.version import __version__
+from otel_mcp.wire import headers as wire_headers
+
+SCOPE: Final = f"{semconv.SCOPE}.http"
+"""Instrumentation scope; apart from that of messages, so that each can be counted alone."""
+_NAMED: Final = (b"host", b"user-agent")
+"""Headers that the attributes are made of."""
+_GUARD: Final = guarded("HTTP span")
+
+
+class HTTPSpans:
+    """Opens and ends the HTTP spans of one process."""
+
+    def __init__(self, settings: Settings, provider: TracerProvider | None) -> None:
+        self._when = settings.http_span
+        self._tracer = trace.get_tracer(SCOPE, __version__, provider, semconv.SCHEMA_URL)
+        self._library: _Library | None = None
+        self._unusable = False
+
+    def begin(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> Context | None:
+        """Open the HTTP span of a request, unless somebody else has opened one.
+
+        Called at each place that lies inside the HTTP instrumentation of others,
+        perhaps several times; the first call decides.
+
+        Returns:
+            The context to make current; ``None`` = the current one is right.
+        """
+        if exchange.http_span is not None:
+            return None if trace.get_current_span().get_span_context().is_valid else exchange.ambient
+        if exchange.http_decided or self.left_to_others(exchange):
+            return None
+        exchange.http_decided = True
+        library = self._load()
+        if library is None:
+            return None
+        with _GUARD:
+            parent = ambient_context(exchange)
+            kind = SpanKind.INTERNAL if _is_local(parent) else SpanKind.SERVER
+            name, attributes = library.describe(exchange, scope)
+            span = self._tracer.start_span(name, parent, kind, attributes, start_time=exchange.started_ns)
+            exchange.http_span = span
+            exchange.ambient = trace.set_span_in_context(span, parent)
+        return exchange.ambient if exchange.http_span is not None else None
+
+    def decide(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> None:
+        """The answer begins: open the span of what is MCP for sure; of the rest note whether it may be ours."""
+        if exchange.confirmed:
+            self.begin(exchange, scope)
+        else:
+            self.left_to_others(exchange)
+
+    def left_to_others(self, exchange: Exchange) -> bool:
+        """Look whether the span is not ours to open: switched off, or there is one already."""
+        if exchange.http_decided:
+            return exchange.http_span is None
+        if self._when == "off" or self._unusable or not _is_enabled():
+            exchange.http_decided = True
+        elif self._when == "auto":
+            current = trace.get_current_span()
+            # Of the context that the request came with, a span may be left that has ended.
+            exchange.http_decided = current.get_span_context().is_valid and not has_ended(current)
+        return exchange.http_decided
+
+    def responding(self, exchange: Exchange, message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Note the status of the response; returns its start, with what a response propagator adds."""
+        span, library = exchange.http_span, self._library
+        if span is None or library is None or exchange.http_status is not None:
+            return message
+        exchange.http_status = int(message["status"])
+        return library.respond(span, message)
+
+    def end(self, exchange: Exchange, error: BaseException | None = None) -> None:
+        """End the span, once; `error` is what the app raised."""
+        span = exchange.http_span
+        if span is None or exchange.http_ended:
+            return
+        exchange.http_ended = True
+        if span.is_recording():
+            with _GUARD:
+                if exchange.http_status is not None and self._library is not None:
+                    self._library.set_status(span, exchange.http_status)
+                broke_off = error is not None or exchange.http_status is None
+                if broke_off and not exchange.disconnected and (exchange.http_status or 0) < 500:
+                    # Without an answer of the app the server answers 500 by itself.
+                    name = type(error).__qualname__ if error is not None else "500"
+                    span.set_attribute(semconv.ERROR_TYPE, name)
+                    span.set_status(Status(StatusCode.ERROR))
+        span.end()
+
+    def _load(self) -> _Library | None:
+        if self._library is None and not self._unusable:
+            try:
+                self._library = _Library()
+            except Exception as failure:
+                self._unusable = True
+                report("HTTP span", failure)
+        return self._library
+
+
+def _is_enabled() -> bool:
+    return not (
+        otel_context.get_value("suppress_instrumentation") or otel_context.get_value("suppress_http_instrumentation")
+    )
+
+
+def _is_local(parent: Context) -> bool:
+    around = trace.get_current_span(parent).get_span_context()
+    return around.is_valid and not around.is_remote
+
+
+class _Library:
+    """What is used of ``opentelemetry-instrumentation-asgi``; imported when the first span is opened."""
+
+    def __init__(self) -> None:
+        from opentelemetry.instrumentation import asgi  # pyright: ignore[reportMissingTypeStubs]
+        from opentelemetry.instrumentation._semconv import _StabilityMode  # pyright: ignore[reportPrivateUsage]
+        from opentelemetry.instrumentation.propagators import get_global_response_propagator
+        from opentelemetry.util import http
+
+        self._asgi: Any = asgi
+        self._response_propagator: Callable[[], Any] = get_global_response_propagator
+        said = {part.strip() for part in os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")}
+        # The stable names unless somebody asks for both: of this span there are no users of the old ones.
+        self._mode = _StabilityMode.HTTP_DUP if "http/dup" in said else _StabilityMode.HTTP
+        self._request_headers = http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
+        self._response_headers = http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self._sanitize = http.SanitizeValue(
+            http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS)
+        )
+        self._normalise_request = http.normalise_request_header_name
+        self._normalise_response = http.normalise_response_header_name
+
+    def describe(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The name and the attributes of the span. Without the query: it may hold a token or a session."""
+        headers = exchange.headers
+        asked: dict[str, Any] = {
+            "type": "http",
+            "method": exchange.http_method,
+            "path": exchange.path,
+            "scheme": scope.get("scheme", "http"),
+            "server": scope.get("server"),
+            "client": (exchange.client, exchange.client_port) if exchange.client else None,
+            "http_version": exchange.http_version,
+            "root_path": scope.get("root_path", ""),
+            "headers": [(name, headers[name]) for name in _NAMED if name in headers],
+        }
+        name, attributes = exchange.http_method, {}
+        with _GUARD:
+            name, further = self._asgi.get_default_span_details(asked)
+            attributes = {**self._asgi.collect_request_attributes(asked, self._mode), **further}
+            if asked["server"] and "server.address" in attributes:
+                attributes["server.address"] = str(asked["server"][0])  # The library's has the port in it.
+        if self._request_headers:
+            with _GUARD:
+                attributes |= self._asgi.collect_custom_headers_attributes(
+                    {"headers": list(headers.items())}, self._sanitize, self._request_headers, self._normalise_request
+                )
+        return name, attributes
+
+    def respond(self, span: trace.Span, message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Capture the response headers that were asked for, and let the response propagator add its own."""
+        if self._response_headers and span.is_recording():
+            with _GUARD:
+                span.set_attributes(
+                    self._asgi.collect_custom_headers_attributes(
+                        {"headers": wire_headers.pairs(message)},
+                        self._sanitize,
+                        self._response_headers,
+                        self._normalise_response,
+                    )
+                )
+        propagator = self._response_propagator()
+        if propagator is None:
+            return message
+        with _GUARD:
+            answered = {**message, "headers": list(message.get("headers") or ())}
+            propagator.inject(
+                answered, context=trace.set_span_in_context(span, Context()), setter=self._asgi.asgi_setter
+            )
+            return answered
+        return message
+
+    def set_status(self, span: trace.Span, status: int) -> None:
+        """Set the status code of the response, and ERROR from 500 on."""
+        self._asgi.set_status_code(span, status, None, self._mode)

@@ -1,0 +1,98 @@
+"""Puts the session on every span beneath that of a message.
+
+A span processor, because those spans are made by libraries that know nothing of
+us. What lies beneath a call is decided by the parent, which may have come by way
+of a thread or an attached context: a span whose parent has a session has the
+same one. Only above the call's own span, and where a parent tells nothing, the
+call is taken from the context. It runs for every span of the process, so outside
+a call it does a few look-ups and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanKind, TracerProvider
+
+from otel_mcp import semconv
+from otel_mcp.guard import report
+from otel_mcp.model.call import Call, current_call
+from otel_mcp.telemetry.spans import CALL, NATIVE_SCOPES, PROPOSED, adopt, session_attributes
+
+_STAMP: Final = (semconv.SESSION_ID, semconv.SESSION_SOURCE)
+
+
+class SessionSpanProcessor(SpanProcessor):
+    """Stamps ``session.id`` and its source; never overwrites one that is there."""
+
+    def __init__(self) -> None:
+        self.enabled = True
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if not self.enabled:
+            return
+        try:
+            # Native spans may be given a context made of `_meta` alone, so the task tells whose they are.
+            serving = current_call.get()
+            if serving is not None and serving.span is None and _is_native(span):
+                adopt(serving, span, span.instrumentation_scope.name)  # pyright: ignore[reportOptionalMemberAccess]
+                return
+            call = otel_context.get_value(CALL, parent_context)
+            parent = trace.get_current_span(parent_context)
+            said = getattr(parent, "attributes", None)
+            if call is None and not said:  # Ours always say something.
+                return
+            if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
+                return  # Ours has its own session, perhaps of another request than the one being served.
+            if isinstance(call, Call) and call.span_context is None:
+                stamp = session_attributes(call)
+            elif said and semconv.SESSION_SOURCE in said:
+                stamp = {name: said[name] for name in _STAMP if name in said}
+            elif isinstance(parent, ReadableSpan) and parent in PROPOSED:
+                stamp = PROPOSED[parent]
+            elif isinstance(call, Call) and _is_beneath(parent, call):
+                stamp = session_attributes(call)
+            else:
+                return
+            if semconv.SESSION_ID in stamp and semconv.SESSION_ID not in (span.attributes or {}):
+                span.set_attributes(stamp)
+        except Exception as failure:
+            report("span processor", failure)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        pass
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+def _is_native(span: Span) -> bool:
+    scope = span.instrumentation_scope
+    return scope is not None and scope.name in NATIVE_SCOPES and span.kind is SpanKind.SERVER
+
+
+def _is_beneath(parent: trace.Span, call: Call) -> bool:
+    """Whether a parent that has no session of its own lies in the trace of the call, at its span or beneath it."""
+    own, context = call.span_context, parent.get_span_context()
+    if own is None or context.is_remote or context.trace_id != own.trace_id:
+        return False
+    above = getattr(call.span, "parent", None)
+    return above is None or above.span_id != context.span_id
+
+
+def install(provider: TracerProvider | None) -> SessionSpanProcessor | None:
+    """Add the processor to an SDK provider; ``None`` where there is none yet, so that it can be tried again."""
+    target = provider if provider is not None else trace.get_tracer_provider()
+    add = getattr(target, "add_span_processor", None)
+    if add is None:
+        return None
+    processor = SessionSpanProcessor()
+    add(processor)
+    return processor

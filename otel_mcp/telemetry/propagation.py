@@ -1,0 +1,117 @@
+"""Trace context that a request brings: in its headers, in ``_meta``, or as the context that it is served in.
+
+The configured propagator is another library's object. Only its documented
+interface is used, and what it raises costs the context, not the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+from opentelemetry.trace import Span, SpanContext
+
+from otel_mcp.guard import report
+from otel_mcp.model.call import Exchange
+from otel_mcp.wire import headers as wire_headers
+from otel_mcp.wire.carrier import carried
+
+_MAX: Final = 8193
+"""Characters of a header that are read; a longer one is dropped by `carried`."""
+
+
+class _Getter(Getter[Mapping[str, str]]):
+    """Reads a carrier of lower-case names, as HTTP has them, under whatever case a propagator asks."""
+
+    def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
+        value = carrier.get(key.lower())
+        return None if value is None else [value]
+
+    def keys(self, carrier: Mapping[str, str]) -> list[str]:
+        return list(carrier)
+
+
+class _Fields:
+    """The names that a propagator reads, in lower case; it gathers them again each time it is asked."""
+
+    __slots__ = ("headers", "names", "textmap")
+
+    def __init__(self, textmap: TextMapPropagator | None = None, names: Iterable[str] = ()) -> None:
+        self.textmap = textmap
+        self.names = {name: name.lower() for name in names}
+        """Each name with its lower-case form."""
+        self.headers = frozenset(name.encode("latin-1", "replace") for name in self.names.values())
+
+
+_GETTER: Final = _Getter()
+_known = _Fields()
+
+
+def _fields() -> _Fields:
+    global _known
+    textmap = propagate.get_global_textmap()
+    # By identity: a propagator need be neither hashable nor comparable.
+    if textmap is not _known.textmap:
+        try:
+            _known = _Fields(textmap, textmap.fields)
+        except Exception as failure:
+            report("propagator", failure)
+            _known = _Fields(textmap)
+    return _known
+
+
+def _extract(carrier: dict[str, str], context: Context) -> Context:
+    try:
+        # A composite of no propagators returns what it is given, and some return nothing.
+        extracted: Any = propagate.extract(carrier, context, _GETTER)
+        return extracted if extracted is not None else context
+    except Exception as failure:
+        report("propagator", failure)
+        return context
+
+
+def has_ended(span: Span) -> bool:
+    """Whether a span is known to have ended; only the SDK's spans tell."""
+    return getattr(span, "end_time", None) is not None
+
+
+def without_ended_span(context: Context) -> Context:
+    """The context itself, or one without its span where that has ended.
+
+    A server may serve a request in a context that an earlier request of the
+    connection left behind. What has ended is nobody's parent.
+    """
+    span = trace.get_current_span(context)
+    return trace.set_span_in_context(trace.INVALID_SPAN, context) if has_ended(span) else context
+
+
+def ambient_context(exchange: Exchange) -> Context:
+    """The context that the HTTP request came with: an HTTP span's if there is one, else its headers'."""
+    ambient = exchange.ambient if exchange.ambient is not None else otel_context.get_current()
+    fields = _fields()
+    if exchange.headers.keys().isdisjoint(fields.headers):
+        return ambient
+    if trace.get_current_span(ambient).get_span_context().is_valid:
+        return ambient
+    said = ((name, wire_headers.text(exchange.headers, name.encode(), _MAX)) for name in fields.names.values())
+    return _extract(carried(said), ambient)
+
+
+def context_in_meta(meta: Mapping[str, Any], ambient: Context) -> tuple[Context, SpanContext | None]:
+    """The context that ``_meta`` carries, and the span to link: that of the HTTP request, if it is sampled.
+
+    Without a valid span context in `meta` it is `ambient`, with nothing to link.
+    """
+    fields = _fields()
+    if meta.keys().isdisjoint(fields.names):
+        return ambient, None
+    carrier = carried((lower, meta.get(name)) for name, lower in fields.names.items())
+    around = trace.get_current_span(ambient).get_span_context()
+    parent = _extract(carrier, trace.set_span_in_context(trace.INVALID_SPAN, ambient))
+    if not trace.get_current_span(parent).get_span_context().is_valid:
+        return ambient, None
+    return parent, around if around.is_valid and around.trace_flags.sampled else None

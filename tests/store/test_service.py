@@ -1,0 +1,821 @@
+"""The facade over a store that fails in every way: nothing raises, nothing is lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import logging
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from otel_mcp import loops
+from otel_mcp.model.delta import Applied, EndedSession, Flush, Known, SessionDelta, SessionFacts
+from otel_mcp.model.state import SessionState
+from otel_mcp.sessions import breaker
+from otel_mcp.sessions.flusher import BATCH
+from otel_mcp.sessions.service import Sessions
+from otel_mcp.store.base import StoreDown
+from otel_mcp.store.memory import MemoryStore
+from tests.store.support import Listener, delta, facts, settings
+
+pytestmark = pytest.mark.anyio
+
+
+request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+
+
+class Remote:
+    """A store elsewhere: it can be away, hang, and lose an answer after it has done the work."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryStore(settings())
+        self.down: Exception | None = None
+        self.loses_answer = False
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked: list[str] = []
+        self.sent: list[Flush] = []
+        self.foreign: set[str] = set()
+        self.stuck: set[str] = set()
+        """Sessions that cannot be written now."""
+        self.contexts: list[str] = []
+
+    async def _reach(self, what: str) -> MemoryStore:
+        self.asked.append(what)
+        self.contexts.append(request.get())
+        await self.answers.wait()
+        if self.down is not None:
+            raise self.down
+        return self.memory
+
+    async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
+        self.sent += deltas
+        memory = await self._reach("apply")
+        done = [
+            Applied(flush.delta.facts.session_id, retry="TryAgainError")
+            if flush.delta.facts.session_id in self.stuck
+            else Applied(flush.delta.facts.session_id, refused="foreign")
+            if flush.delta.facts.session_id in self.foreign
+            else memory.write(flush)
+            for flush in deltas
+        ]
+        if self.loses_answer:
+            self.loses_answer = False
+            raise StoreDown("TimeoutError")
+        return done
+
+    async def load(self, session_id: str) -> SessionState | None:
+        return await (await self._reach("load")).load(session_id)
+
+    async def save(self, state: SessionState) -> Applied:
+        return await (await self._reach("save")).save(state)
+
+    async def delete(self, session_id: str) -> bool:
+        return await (await self._reach("delete")).delete(session_id)
+
+    async def recall(self, session_id: str) -> Known:
+        return await (await self._reach("recall")).recall(session_id)
+
+    async def consult(self, key: str) -> str | None:
+        return await (await self._reach("consult")).consult(key)
+
+    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+        return await (await self._reach("agree")).agree(key, candidate, ttl)
+
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+        return await (await self._reach("succeed")).succeed(old_id, candidate, user)
+
+    async def bind(self, session_id: str, user: str | None) -> None:
+        await (await self._reach("bind")).bind(session_id, user)
+
+    async def due(self, now: float, limit: int) -> list[EndedSession]:
+        return await (await self._reach("due")).due(now, limit)
+
+    async def settle(self, ended: Sequence[EndedSession]) -> None:
+        await (await self._reach("settle")).settle(ended)
+
+    async def active(self) -> int:
+        return await (await self._reach("active")).active()
+
+    async def aclose(self) -> None:
+        pass
+
+    def read(self, session_id: str) -> SessionState | None:
+        """What is in the store, whether it answers or not."""
+        return self.memory.read(session_id)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+async def remote() -> Remote:
+    return Remote()
+
+
+@pytest.fixture
+async def sessions(remote: Remote, listener: Listener) -> AsyncIterator[Sessions]:
+    """Sessions that are flushed by hand, unless their task is started."""
+    sessions = remote_sessions(remote, listener, flush_interval=0.01)
+    yield sessions
+    remote.answers.set()
+    remote.down = None
+    await sessions.aclose()
+
+
+def remote_sessions(remote: Remote, listener: Listener, **values: Any) -> Sessions:
+    return Sessions(settings(**values), listener, store=remote)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.002)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# Writing.
+
+
+async def test_what_is_submitted_is_written_in_the_background(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    sessions.ensure_running()
+    for number in range(3):
+        sessions.submit(delta(1, at=time.time(), first=number))
+    assert sessions.pending == 3
+
+    await until(lambda: sessions.active == 1)
+
+    assert (sessions.pending, listener.started_ids) == (0, ["abc"])
+    state = remote.read("abc")
+    assert state is not None
+    assert (state.tool_call_count, len(state.tool_calls)) == (3, 3)
+    assert listener.operations["flush", "ok"] == 1
+
+
+@pytest.mark.parametrize("many", [delta(64), delta(1, ended="client_delete")])
+async def test_many_calls_of_a_session_or_its_end_are_written_at_once(
+    remote: Remote, listener: Listener, many: SessionDelta
+) -> None:
+    sessions = remote_sessions(remote, listener, flush_interval=3600.0)
+    sessions.ensure_running()
+    sessions.submit(delta(1, of=facts("other")))
+
+    sessions.submit(many)
+
+    await until(lambda: sessions.pending == 0)
+    assert sorted(listener.started_ids) == ["abc", "other"]
+    await sessions.aclose()
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_flush(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    remote.loses_answer = True
+    sessions.submit(delta(2, at=time.time()))
+    await sessions.flush()
+    assert sessions.degraded
+    sessions.submit(delta(1, at=time.time(), ended="client_delete"))
+
+    sessions.ensure_running()
+    await until(lambda: sessions.pending == 0 and not sessions.degraded)
+
+    first, again, other = remote.sent
+    assert first is again
+    assert other.sequence > first.sequence
+    assert (listener.started_ids, [end.tool_call_count for end in listener.ends]) == (["abc"], [3])
+
+
+async def test_an_outage_is_one_warning_and_one_line_and_loses_nothing(
+    sessions: Sessions, remote: Remote, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "otel_mcp")
+    sessions.ensure_running()
+    sessions.submit(delta(1, at=time.time()))
+    await until(lambda: sessions.active == 1)
+    remote.down = StoreDown("ConnectionError")
+    sessions.submit(delta(5, at=time.time()))
+    await until(lambda: sessions.degraded and listener.operations["flush", "error"] >= 3)
+    sessions.submit(delta(2, at=time.time()))
+    assert (sessions.pending, sessions.active, sessions.local) == (7, None, 1)
+    asked = len(remote.asked)
+    assert await sessions.recall("abc") is None
+    assert await sessions.agree("key", "mine", 1.0) == "mine"
+    assert await sessions.succeed("old", "mine") == "mine"
+    assert remote.asked[asked:] == []
+
+    remote.down = None
+    await until(lambda: not sessions.degraded and sessions.pending == 0)
+
+    state = remote.read("abc")
+    assert state is not None
+    assert state.tool_call_count == 8
+    assert [line.partition(";")[0] for line in warnings(caplog)] == ["otel_mcp: Redis cannot be used (ConnectionError)"]
+    assert [record.getMessage()[:36] for record in caplog.records if record.levelno == logging.INFO] == [
+        "otel_mcp: Redis can be used again; w"
+    ]
+    assert not listener.dropped_calls
+    await until(lambda: sessions.active == 1)
+
+
+async def test_an_outage_is_noticed_to_end_where_nothing_waits(sessions: Sessions, remote: Remote) -> None:
+    sessions.ensure_running()
+    remote.down = StoreDown("ConnectionError")
+    assert await sessions.recall("abc") is None
+    assert sessions.degraded
+
+    remote.down = None
+
+    await until(lambda: not sessions.degraded)
+    assert "apply" not in remote.asked
+
+
+async def test_an_outage_that_the_sweep_meets_ends_without_any_request(remote: Remote, listener: Listener) -> None:
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.05)
+    sessions.ensure_running()
+    # By now the first flush of the task has been, and none is due.
+    await until(lambda: listener.operations["sweep", "ok"] >= 2)
+    remote.down = StoreDown("ConnectionError")
+    await until(lambda: sessions.degraded)
+
+    remote.down = None
+
+    await until(lambda: not sessions.degraded)
+    swept = listener.operations["sweep", "ok"]
+    await until(lambda: listener.operations["sweep", "ok"] > swept)
+    await sessions.aclose()
+
+
+async def test_a_store_that_keeps_us_out_is_asked_seldom(
+    sessions: Sessions, remote: Remote, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote.down = StoreDown("AuthenticationError", denied=True)
+    sessions.submit(delta(1))
+
+    await sessions.flush()
+    await sessions.flush()
+
+    assert remote.asked == ["apply"]
+    assert sessions._health.breaker.wait > 10  # pyright: ignore[reportPrivateUsage]
+    (line,) = warnings(caplog)
+    assert "does not let us in (AuthenticationError)" in line
+    assert listener.operations == {("flush", "denied"): 1}
+
+
+async def test_a_bug_of_ours_in_the_store_is_an_outage_too(sessions: Sessions, remote: Remote) -> None:
+    remote.down = KeyError("bug")
+    sessions.submit(delta(1))
+    await sessions.flush()
+    assert (sessions.degraded, sessions.pending) == (True, 1)
+
+
+async def test_what_the_store_refuses_is_dropped_and_counted(
+    sessions: Sessions, remote: Remote, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote.foreign = {"theirs"}
+    for _ in range(2):
+        sessions.submit(delta(3, of=facts("theirs")))
+        sessions.submit(delta(1, of=facts("ours")))
+        await sessions.flush()
+
+    assert (sessions.pending, sessions.dropped, listener.dropped_calls) == (0, {"foreign": 6}, {"foreign": 6})
+    assert listener.started_ids == ["ours"]
+    assert len(warnings(caplog)) == 1
+
+
+async def test_memory_for_waiting_sessions_is_bounded_and_what_goes_is_counted(
+    remote: Remote, listener: Listener
+) -> None:
+    sessions = remote_sessions(remote, listener, max_sessions=10)
+    remote.down = StoreDown("ConnectionError")
+    for number in range(25):
+        sessions.submit(delta(2, of=facts(f"s{number}")))
+    await sessions.flush()
+    for number in range(25):
+        sessions.submit(delta(2, of=facts(f"t{number}")))
+    remote.down = None
+    await sessions._flusher.flush()  # pyright: ignore[reportPrivateUsage]
+    await sessions.flush()
+
+    stored = [remote.read(f"{kind}{number}") for kind in "st" for number in range(25)]
+    counted = sum(state.tool_call_count for state in stored if state is not None)
+    assert counted == 40
+    assert listener.dropped_calls == {"full": 60}
+    await sessions.aclose()
+
+
+async def test_a_callback_that_raises_harms_nobody(remote: Remote) -> None:
+    class Broken(Listener):
+        def started(self, facts: SessionFacts) -> None:
+            raise RuntimeError("bug")
+
+        def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
+            raise RuntimeError("bug")
+
+    listener = Broken()
+    sessions = remote_sessions(remote, listener)
+    sessions.submit(delta(1, ended="client_delete"))
+    await sessions.flush()
+    assert (sessions.pending, len(listener.ends)) == (0, 1)
+    await sessions.aclose()
+
+
+def test_submitting_nonsense_does_not_raise(listener: Listener) -> None:
+    sessions = Sessions(settings(), listener)
+    sessions.submit(cast(SessionDelta, None))
+    sessions.ensure_running()
+
+
+# Questions.
+
+
+async def test_a_question_that_is_late_is_answered_here_and_the_next_at_once(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    remote.answers.clear()
+
+    assert await sessions.recall("abc") is None
+    assert sessions.degraded
+    assert await sessions.recall("abc") is None
+    assert await sessions.agree("key", "mine", 1.0) == "mine"
+
+    assert remote.asked == ["recall"]
+    assert listener.operations == {("recall", "timeout"): 1}
+
+
+async def test_while_the_store_is_slow_nobody_waits_to_find_out(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    async def asked_again() -> None:
+        await until(lambda: not sessions.degraded)
+        assert await sessions.recall("abc") is None
+
+    remote.answers.clear()
+    assert await sessions.recall("abc") is None
+    await asked_again()
+    # It came back before the store could have answered, and is late for itself.
+    assert listener.operations == {("recall", "timeout"): 1}
+    await until(lambda: listener.operations["recall", "timeout"] == 2)
+
+    remote.answers.set()
+    await asked_again()
+    await until(lambda: listener.operations["recall", "ok"] == 1)
+
+    assert await sessions.recall("abc") is not None
+
+
+async def test_the_same_question_is_asked_once_at_a_time(sessions: Sessions, remote: Remote) -> None:
+    answers = await asyncio.gather(*(sessions.agree("key", f"mine{number}", 9.0) for number in range(50)))
+
+    assert set(answers) == {"mine0"}
+    assert remote.asked == ["agree"]
+
+
+async def test_many_questions_at_once_are_all_answered(sessions: Sessions) -> None:
+    answers = await asyncio.gather(*(sessions.recall(f"s{number}") for number in range(100)))
+
+    assert {answer.exists for answer in answers if answer is not None} == {False}
+    assert None not in answers
+
+
+async def test_a_question_whose_asker_goes_away_is_answered_for_the_others(sessions: Sessions, remote: Remote) -> None:
+    remote.answers.clear()
+    one = asyncio.create_task(sessions.agree("key", "mine", 9.0))
+    other = asyncio.create_task(sessions.agree("key", "theirs", 9.0))
+    await until(lambda: remote.asked)
+    one.cancel()
+    remote.answers.set()
+
+    assert await other == "mine"
+    assert one.cancelled() or await asyncio.wait({one})
+
+
+async def test_a_published_session_is_known_to_others(sessions: Sessions) -> None:
+    await sessions.publish(delta(0, of=facts(at=time.time()), at=time.time(), requests=1))
+
+    known = await sessions.recall("abc")
+
+    assert known is not None
+    assert known.exists
+
+
+# Documents.
+
+
+async def test_a_document_includes_what_still_waits(sessions: Sessions) -> None:
+    sessions.submit(delta(2, at=time.time()))
+
+    state = await sessions.load("abc")
+
+    assert state is not None
+    assert state.tool_call_count == 2
+
+
+async def test_what_is_saved_during_an_outage_is_seen_here_and_written_later(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    now = time.time()
+    remote.down = StoreDown("ConnectionError")
+    created = await sessions.get_or_create("abc", user_agent="agent")
+    created.attributes["plan"] = "pro"
+    await sessions.save(created)
+    sessions.submit(delta(2, of=facts(at=now), at=now))
+    seen = await sessions.load("abc")
+    assert seen is not None
+    assert (seen.attributes, seen.user_agent, seen.tool_call_count) == ({"plan": "pro"}, "agent", 2)
+    assert await sessions.load("unknown") is None
+
+    remote.down = None
+    sessions.ensure_running()
+    await until(lambda: (state := remote.read("abc")) and state.attributes)
+    state = await sessions.load("abc")
+    assert state is not None
+    assert (state.attributes, state.user_agent, state.tool_call_count) == ({"plan": "pro"}, "agent", 2)
+    assert listener.started_ids == ["abc"]
+
+
+async def test_what_is_deleted_during_an_outage_goes_later_and_its_end_is_told(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    sessions.submit(delta(2, at=time.time()))
+    await sessions.flush()
+    remote.down = StoreDown("ConnectionError")
+    sessions.submit(delta(1, at=time.time()))
+    await sessions.delete("abc")
+    assert await sessions.load("abc") is None
+
+    remote.down = None
+    sessions.ensure_running()
+
+    await until(lambda: remote.read("abc") is None)
+    await until(lambda: sessions.pending == 0)
+    assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("server_closed", 3)]
+
+
+async def test_deleting_a_live_session_tells_its_end(sessions: Sessions, listener: Listener) -> None:
+    sessions.submit(delta(2, at=time.time()))
+
+    assert await sessions.delete("abc") is True
+
+    assert await sessions.load("abc") is None
+    assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("server_closed", 2)]
+    assert await sessions.delete("abc") is False
+
+
+@pytest.mark.parametrize("user", ["a" * 32, None], ids=["a user's", "nobody's"])
+async def test_deleting_a_session_whose_time_is_over_tells_its_end(
+    remote: Remote, listener: Listener, user: str | None
+) -> None:
+    sessions, now = remote_sessions(remote, listener), time.time()
+    remote.memory = MemoryStore(settings(session_ttl=0.05))
+    sessions.submit(delta(2, of=facts(at=now, limit=0.05, principal=user), at=now))
+    await sessions.flush()
+    await anyio.sleep(0.1)
+    assert await sessions.load("abc") is None
+
+    await sessions.delete("abc")
+
+    assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("expired", 2)]
+    assert await remote.memory.due(time.time(), 10) == []
+
+
+async def test_what_is_deleted_while_it_cannot_be_written_goes_later_and_its_end_is_told(
+    remote: Remote, listener: Listener
+) -> None:
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, redis_url="redis+cluster://127.0.0.1:1")
+    now = time.time()
+    sessions.submit(delta(2, of=facts(at=now), at=now))
+    sessions.submit(delta(1, of=facts("other", at=now), at=now))
+    await sessions.flush()
+    remote.stuck = {"abc"}
+    sessions.submit(delta(1, of=facts(at=now), at=now))
+    sessions.submit(delta(1, of=facts("other", at=now), at=now))
+    await sessions.flush()
+
+    await sessions.delete("abc")
+    assert remote.read("abc") is not None
+    assert await sessions.load("abc") is None
+
+    remote.stuck.clear()
+    sessions.ensure_running()
+    await until(lambda: remote.read("abc") is None)
+    assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("server_closed", 3)]
+    await sessions.aclose()
+
+
+async def test_get_or_create_creates_once(sessions: Sessions, listener: Listener) -> None:
+    first = await sessions.get_or_create("abc", user_agent="agent")
+    again = await sessions.get_or_create("abc", user_agent="other")
+
+    assert first == again
+    assert (first.user_agent, listener.started_ids) == ("agent", ["abc"])
+
+
+async def test_sessions_that_cannot_be_written_do_not_stand_in_front_of_others(
+    sessions: Sessions, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "_FIRST", 0.001)
+    names = [f"s{number}" for number in range(2 * BATCH + 5)]
+    remote.stuck = set(names)
+    for name in names:
+        sessions.submit(delta(1, of=facts(name)))
+    sessions.ensure_running()
+    await until(lambda: {flush.delta.facts.session_id for flush in remote.sent} == set(names))
+
+    remote.stuck = set(names[: 2 * BATCH])
+    await until(lambda: all(remote.read(name) is not None for name in names[2 * BATCH :]))
+    assert sessions.pending == 2 * BATCH
+    remote.stuck.clear()
+    await until(lambda: not sessions.pending)
+
+
+async def test_who_is_asked_when_it_ends_is_not_waited_for(sessions: Sessions, remote: Remote) -> None:
+    remote.answers.clear()
+    before = asyncio.all_tasks()
+    asking = asyncio.create_task(sessions.recall("abc"))
+    await until(lambda: "recall" in remote.asked)
+
+    await sessions.aclose()
+
+    assert await asking is None
+    assert asyncio.all_tasks() == before
+
+
+# The shared key.
+
+
+async def test_replicas_agree_on_the_hash_key(sessions: Sessions, remote: Remote, listener: Listener) -> None:
+    other = remote_sessions(remote, listener)
+
+    assert await sessions.hash_key() == await other.hash_key()
+    assert len(await other.hash_key()) == 64
+    assert other.hash_key_is_agreed
+
+
+async def test_without_the_store_the_hash_key_is_our_own_and_offered_later(sessions: Sessions, remote: Remote) -> None:
+    remote.down = StoreDown("ConnectionError")
+    own = await sessions.hash_key()
+    assert await sessions.hash_key() == own
+    assert not sessions.hash_key_is_agreed
+
+    remote.down = None
+    sessions.ensure_running()
+
+    await until(lambda: sessions.hash_key_is_agreed)
+    assert await remote.agree("hash-key", "another", 0) == own.decode()
+
+
+async def test_whoever_began_with_a_hash_key_of_his_own_is_told_the_common_one_unasked(
+    sessions: Sessions, remote: Remote
+) -> None:
+    told: list[bytes] = []
+    sessions.on_hash_key(told.append)
+    sessions.ensure_running()
+    remote.down = StoreDown("ConnectionError")
+    own = await sessions.hash_key()
+    assert told == []
+
+    remote.down = None
+    await remote.agree("hash-key", "common", 0)
+
+    await until(lambda: bool(told))
+    assert (told, own != b"common", await sessions.hash_key()) == ([b"common"], True, b"common")
+
+
+async def test_a_hash_key_that_the_store_loses_unnoticed_is_there_again_for_replicas_to_come(remote: Remote) -> None:
+    first = remote_sessions(remote, Listener(), sweep_interval=0.02)
+    first.ensure_running()
+    key = await first.hash_key()
+    remote.memory.clear()
+    asked = len(remote.asked)
+
+    await until(lambda: "agree" in remote.asked[asked:])
+    second = remote_sessions(remote, Listener())
+
+    assert await second.hash_key() == key
+    await first.aclose()
+
+
+async def test_a_configured_hash_key_stands(remote: Remote, listener: Listener) -> None:
+    sessions = remote_sessions(remote, listener, hash_key="secret")
+    assert await sessions.hash_key() == b"secret"
+    assert remote.asked == []
+
+
+# Ends.
+
+
+async def test_ends_are_told_by_the_sweep(remote: Remote, listener: Listener) -> None:
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.01)
+    sessions.ensure_running()
+    sessions.submit(delta(2, of=facts(at=time.time(), limit=0.05), at=time.time()))
+
+    await until(lambda: listener.ends)
+
+    assert [(end.session_id, end.reason) for end in listener.ends] == [("abc", "expired")]
+    await until(lambda: sessions.active == 0)
+    await sessions.aclose()
+
+
+# Loops.
+
+
+async def test_the_task_does_not_take_the_context_of_the_request_along(sessions: Sessions, remote: Remote) -> None:
+    request.set("one")
+    sessions.ensure_running()
+    await sessions.recall("abc")
+    sessions.submit(delta(1))
+    await until(lambda: sessions.pending == 0)
+
+    assert set(remote.contexts) == {"none"}
+
+
+async def test_after_closing_nothing_runs_and_the_next_request_begins_again(sessions: Sessions, remote: Remote) -> None:
+    others = asyncio.all_tasks()
+    sessions.ensure_running()
+    (task,) = asyncio.all_tasks() - others
+    sessions.submit(delta(1))
+    await sessions.aclose()
+    await asyncio.wait({task})
+    assert (task.cancelled(), sessions.pending) == (False, 0)
+
+    sessions.ensure_running()
+    sessions.submit(delta(1))
+    await until(lambda: sessions.pending == 0)
+
+
+async def test_the_task_survives_the_garbage_collector(sessions: Sessions) -> None:
+    sessions.ensure_running()
+    for _ in range(3):
+        await asyncio.sleep(0)
+        gc.collect()
+    sessions.submit(delta(1))
+    await until(lambda: sessions.pending == 0)
+
+
+def test_each_loop_in_turn_is_served_and_let_go(listener: Listener) -> None:
+    store = MemoryStore(settings())
+    sessions = Sessions(settings(flush_interval=3600.0), listener, store=store)
+
+    async def serve() -> weakref.ref[asyncio.AbstractEventLoop]:
+        sessions.ensure_running()
+        sessions.submit(delta(1))
+        await asyncio.sleep(0)
+        return weakref.ref(asyncio.get_running_loop())
+
+    served = [asyncio.run(serve()) for _ in range(2)]
+    gc.collect()
+
+    # Ending a loop cancels its tasks; ours writes what waits.
+    assert sessions.pending == 0
+    state = store.read("abc")
+    assert state is not None
+    assert state.tool_call_count == 2
+    assert [loop() for loop in served] == [None] * 2
+
+
+def test_where_loops_come_and_go_one_of_ours_writes(listener: Listener) -> None:
+    store, written = MemoryStore(settings()), threading.Event()
+    sessions = Sessions(settings(flush_calls=1), listener, store=store)
+    apply = store.apply
+
+    async def noted(flushes: Sequence[Flush]) -> list[Applied]:
+        answers = await apply(flushes)
+        if threading.current_thread().name == "otel_mcp":
+            written.set()
+        return answers
+
+    async def serve() -> None:
+        sessions.ensure_running()
+        sessions.submit(delta(1))
+
+    store.apply = noted  # type: ignore[method-assign]
+    for _ in range(4):
+        asyncio.run(serve())
+
+    assert written.wait(5)
+    asyncio.run(loops.at_home(sessions.aclose))
+    assert sessions.pending == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_is_thrown_away_does_not_stop_the_next(listener: Listener) -> None:
+    store = MemoryStore(settings())
+    sessions = Sessions(settings(flush_interval=0.01), listener, store=store)
+
+    async def serve() -> None:
+        sessions.ensure_running()
+        sessions.submit(delta(1))
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    logging.getLogger("asyncio").disabled = True
+    try:
+        loop.run_until_complete(serve())
+        loop.close()
+        gone = weakref.ref(loop)
+        del loop
+        gc.collect()
+    finally:
+        logging.getLogger("asyncio").disabled = False
+    assert gone() is None
+
+    async def next_one() -> None:
+        sessions.ensure_running()
+        await until(lambda: sessions.pending == 0)
+
+    asyncio.run(next_one())
+    assert listener.started_ids == ["abc"]
+
+
+def test_two_loops_at_once_share_sessions(listener: Listener) -> None:
+    store = MemoryStore(settings())
+    sessions = Sessions(settings(flush_interval=0.01), listener, store=store)
+    barrier = threading.Barrier(2)
+
+    async def serve() -> None:
+        barrier.wait(10)
+        for _ in range(200):
+            sessions.ensure_running()
+            sessions.submit(delta(1))
+            await sessions.flush()
+        await sessions.load("abc")
+
+    threads = [threading.Thread(target=lambda: asyncio.run(serve())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    sessions.flush_at_exit()
+    state = store.read("abc")
+    assert state is not None
+    assert (state.tool_call_count, sessions.pending) == (400, 0)
+
+
+def test_what_waits_when_no_loop_runs_any_more_is_written_at_exit(listener: Listener) -> None:
+    store = MemoryStore(settings())
+    sessions = Sessions(settings(), listener, store=store)
+    sessions.submit(delta(3))
+
+    sessions.flush_at_exit()
+
+    assert (sessions.pending, listener.started_ids, len(store)) == (0, ["abc"], 1)
+    sessions.flush_at_exit()
+    assert not listener.dropped_calls
+
+
+def test_what_cannot_be_written_at_exit_is_counted(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    sessions = Sessions(settings("redis://127.0.0.1:1"), listener)
+    sessions.submit(delta(3))
+
+    sessions.flush_at_exit()
+
+    assert listener.dropped_calls == {"shutdown": 3}
+    assert len(warnings(caplog)) == 2
+
+
+# What is told at the start.
+
+
+async def test_memory_alone_is_told_once(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    sessions = Sessions(settings(), listener)
+    assert warnings(caplog) == []
+    sessions.ensure_running()
+    sessions.ensure_running()
+    await sessions.aclose()
+    sessions.ensure_running()
+    await sessions.aclose()
+
+    (line,) = warnings(caplog)
+    assert "memory of this process only" in line
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "nonsense", "redis+cluster://", "redis+sentinel:///x", "redis://h:secret@x:port/"]
+)
+async def test_a_url_that_cannot_be_used_is_told_without_its_text(
+    url: str, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = Sessions(settings(url), listener)
+    sessions.ensure_running()
+    sessions.submit(delta(1))
+    await sessions.flush()
+
+    assert listener.started_ids == ["abc"]
+    assert "the Redis URL cannot be used" in warnings(caplog)[0]
+    assert "secret" not in caplog.text
+    await sessions.aclose()

@@ -1,0 +1,590 @@
+"""How a claim becomes a session: known, shared, succeeded, bound to its user, limited."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+import pytest
+
+from otel_mcp.hashing import Keys
+from otel_mcp.identity import reconcile as learning
+from otel_mcp.identity.claims import Candidate
+from otel_mcp.identity.lookup import Session, Tracker
+from otel_mcp.identity.principal import Principal
+from otel_mcp.model.delta import Known, SessionFacts
+from otel_mcp.settings import load
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB = Principal("ann", binds=True), Principal("bob", binds=True)
+TOKEN = Principal("token", binds=False)
+HOUR = 3600.0
+
+
+@dataclass
+class Store:
+    """The shared store, as all replicas see it; a `down` one answers nothing."""
+
+    documents: dict[str, Known] = field(default_factory=dict[str, Known])
+    agreed: dict[str, str] = field(default_factory=dict[str, str])
+    down: bool = False
+    asked: Counter[str] = field(default_factory=Counter[str])
+
+    async def recall(self, session_id: str, asker: object = None) -> Known | None:
+        self.asked["recall"] += 1
+        await anyio.lowlevel.checkpoint()
+        if self.down:
+            return None
+        known = self.documents.get(session_id, Known(exists=False))
+        return replace(known, successor=self.agreed.get(f"{session_id}:next"))
+
+    async def bind(self, session_id: str, user: str | None) -> None:
+        self.asked["bind"] += 1
+        if not self.down:
+            self.documents[session_id] = Known(exists=False, principal=user, opened=True)
+
+    async def consult(self, key: str, asker: object = None) -> str | None:
+        self.asked["consult"] += 1
+        return None if self.down else self.agreed.get(key)
+
+    async def agree(self, key: str, candidate: str, ttl: float, asker: object = None) -> str:
+        self.asked["agree"] += 1
+        await anyio.lowlevel.checkpoint()
+        return candidate if self.down else self.agreed.setdefault(key, candidate)
+
+    async def succeed(self, old_id: str, candidate: str, user: str | None = None, asker: object = None) -> str:
+        self.asked["succeed"] += 1
+        await anyio.lowlevel.checkpoint()
+        return candidate if self.down else self.agreed.setdefault(f"{old_id}:next", candidate)
+
+
+class Replica:
+    """One process: its tracker, its clock, and the claims that it did not follow."""
+
+    def __init__(self, store: Store, keys: Keys, **settings: Any) -> None:
+        self.now = 1_000_000.0
+        self.rejected: list[str] = []
+        self.keys = keys
+        self.tracker = Tracker(load(**settings), store, keys, self.rejected.append, lambda: self.now)
+
+    async def resolve(self, claim: Candidate, owned: bool | None = False) -> Session:
+        session = await self.tracker.resolve(claim, owned=owned)
+        assert session is not None
+        return session
+
+
+async def make_keys(secret: bytes = b"secret") -> Keys:
+    async def fetch(_: object = None) -> bytes:
+        return secret
+
+    keys = Keys(fetch)
+    await keys.prepare()
+    return keys
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+async def replica(store: Store, **settings: Any) -> Replica:
+    return Replica(store, await make_keys(), **settings)
+
+
+def header(key: str, principal: Principal | None = None, *, transport: bool = True) -> Candidate:
+    return Candidate("header", key, transport, principal=principal)
+
+
+def inferred(key: str = "f" * 32, source: str = "inferred", principal: Principal | None = TOKEN) -> Candidate:
+    return Candidate(source, key, principal=principal)
+
+
+def conversation(key: str = "c_" + "0" * 32, principal: Principal | None = None) -> Candidate:
+    return Candidate("conversation", key, conversation_id="v1/abc", principal=principal, derived=True)
+
+
+async def test_an_id_that_the_protocol_gave_out_is_the_session(store: Store) -> None:
+    here = await replica(store)
+
+    opened = here.tracker.open("abc", "header")
+    found = await here.resolve(header("abc"), owned=True)
+
+    assert opened is found
+    assert (found.id, found.source, found.facts.created_at, found.facts.limit) == ("abc", "header", here.now, HOUR)
+    assert found.facts.previous_id is None
+    assert store.asked == Counter()
+
+
+async def test_an_id_that_the_server_owns_is_the_session_on_another_replica(store: Store) -> None:
+    here = await replica(store)
+
+    found = [await here.resolve(header("abc"), owned=True) for _ in range(3)]
+
+    assert {session.id for session in found} == {"abc"}
+    assert store.asked == Counter(recall=1)
+
+
+async def test_a_known_id_is_reused_without_asking_again(store: Store) -> None:
+    store.documents["abc"] = Known(True, facts=SessionFacts("abc", 5.0, HOUR, client_name="c", source="header"))
+    here = await replica(store)
+
+    first = await here.resolve(header("abc"))
+    second = await here.resolve(header("abc"))
+
+    assert first is second
+    assert first.facts == SessionFacts("abc", 5.0, HOUR, client_name="c", source="header")
+    assert store.asked == Counter(recall=1)
+
+
+async def test_an_unknown_id_has_one_successor_on_all_replicas(store: Store) -> None:
+    here, there = await replica(store), await replica(store)
+
+    first = await here.resolve(header("lost"))
+    again = await here.resolve(header("lost"))
+    elsewhere = await there.resolve(header("lost"))
+
+    assert first is again
+    assert first.id == elsewhere.id != "lost"
+    assert first.id.startswith("om1.")
+    assert first.facts.previous_id == elsewhere.facts.previous_id == "lost"
+
+
+async def test_requests_that_come_together_share_the_successor_of_an_unknown_id(store: Store) -> None:
+    here = await replica(store)
+    found: list[Session] = []
+
+    async def one() -> None:
+        found.append(await here.resolve(header("lost")))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(one)
+
+    assert len({session.id for session in found}) == 1
+    assert len({id(session) for session in found}) == 1
+
+
+async def test_requests_that_come_together_share_a_successor_also_when_the_store_then_fails(store: Store) -> None:
+    here = await replica(store)
+    found: list[Session] = []
+
+    async def failing(old_id: str, candidate: str, user: str | None = None, asker: object = None) -> str:
+        await anyio.lowlevel.checkpoint()
+        return candidate
+
+    store.succeed = failing  # type: ignore[method-assign]
+
+    async def one() -> None:
+        found.append(await here.resolve(header("lost")))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(one)
+
+    assert len({session.id for session in found}) == 1
+
+
+async def test_an_ended_id_is_continued_by_another_session(store: Store) -> None:
+    store.documents["abc"] = Known(False, ended=True)
+    here = await replica(store)
+
+    found = await here.resolve(header("abc"))
+
+    assert found.id != "abc"
+    assert found.facts.previous_id == "abc"
+
+
+async def test_the_successor_of_an_id_of_ours_is_an_id_of_ours(store: Store) -> None:
+    here = await replica(store)
+    old = here.keys.mint()
+    store.documents[old] = Known(False, ended=True)
+
+    found = await here.resolve(header(old))
+
+    assert found.id != old
+    assert here.keys.is_ours(found.id)
+
+
+async def test_a_fresh_id_of_ours_that_another_replica_has_still_to_write_is_the_session(store: Store) -> None:
+    here, there = await replica(store), await replica(store)
+    minted = here.keys.mint()
+
+    assert (await here.resolve(header(minted))).id == minted
+    assert (await there.resolve(header(minted))).id == minted
+
+
+async def test_an_id_that_only_looks_like_a_hash_of_ours_is_unknown_like_any_other(store: Store) -> None:
+    here = await replica(store)
+
+    for key in ("c_made-up", "c_" + "0" * 32, "h_" + "0" * 32, "p_" + "0" * 32):
+        for transport in (True, False):
+            found = await here.resolve(header(key, transport=transport))
+            assert found.id != key
+            assert found.facts.previous_id == key
+
+
+async def test_a_forged_id_of_ours_opens_nothing_under_itself(store: Store) -> None:
+    here = await replica(store)
+    forged = (await make_keys(b"other")).mint()
+
+    assert (await here.resolve(header(forged))).id != forged
+    assert (await here.resolve(header(forged), owned=None)).id != forged
+    store.down = True
+    another = (await make_keys(b"other")).mint()
+    assert (await here.resolve(header(another))).id != another
+
+
+async def test_while_the_replicas_have_still_to_agree_on_a_key_each_takes_the_ids_of_the_others(store: Store) -> None:
+    here = await replica(store)
+    here.keys.is_agreed = lambda: False
+    store.down = True
+    others = (await make_keys(b"other")).mint()
+
+    assert (await here.resolve(header(others))).id == others
+
+
+async def test_while_the_store_is_away_an_unknown_id_is_taken_at_its_word(store: Store) -> None:
+    store.down = True
+    here = await replica(store)
+
+    first, second = await here.resolve(header("abc")), await here.resolve(header("abc"))
+
+    assert first is second
+    assert (first.id, first.facts.previous_id) == ("abc", None)
+
+
+async def test_a_conversation_is_the_same_on_every_replica(store: Store) -> None:
+    here, there = await replica(store), await replica(store)
+
+    first, second = await here.resolve(conversation()), await there.resolve(conversation())
+
+    assert first.id == second.id == "c_" + "0" * 32
+    assert first.facts.conversation_id == "v1/abc"
+    assert store.asked == Counter(recall=2)
+
+
+async def test_a_client_without_an_id_is_one_session_on_all_replicas(store: Store) -> None:
+    here, there = await replica(store), await replica(store)
+
+    first, again, elsewhere = [await each.resolve(inferred()) for each in (here, here, there)]
+
+    assert first is again
+    assert first.id == elsewhere.id
+    assert re.fullmatch(r"[0-9a-f]{32}", first.id)
+    assert (first.source, first.facts.limit) == ("inferred", 1800.0)
+    assert first.agreement is not None
+    assert store.agreed == {first.agreement: first.id}
+    assert store.asked["agree"] == 2
+
+
+async def test_clients_that_can_be_told_apart_are_sessions_apart(store: Store) -> None:
+    here = await replica(store)
+
+    found = {(await here.resolve(inferred(key * 32))).id for key in "abc"}
+
+    assert len(found) == 3
+
+
+async def test_a_client_that_pauses_longer_than_the_gap_begins_another_session(store: Store) -> None:
+    here = await replica(store, session_idle_gap=60)
+    first = await here.resolve(inferred())
+
+    here.now += 59
+    assert await here.resolve(inferred()) is first
+    first.last_activity = here.now
+    here.now += 59
+    assert await here.resolve(inferred()) is first
+    here.now += 60
+    store.agreed.clear()
+
+    assert (await here.resolve(inferred())).id != first.id
+
+
+async def test_while_the_store_is_away_requests_that_come_together_share_a_provisional_id(store: Store) -> None:
+    store.down = True
+    here = await replica(store)
+    found: list[Session] = []
+
+    async def one() -> None:
+        found.append(await here.resolve(inferred()))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(one)
+
+    assert len({session.id for session in found}) == 1
+    assert (await here.resolve(inferred())).id == found[0].id
+
+
+async def test_a_session_that_has_ended_is_not_found_under_its_id(store: Store) -> None:
+    here = await replica(store)
+    session = here.tracker.open("abc", "header")
+    assert session is not None
+
+    here.tracker.forget(session)
+
+    assert here.tracker.get("abc") is None
+    assert here.tracker.peek(header("abc")) is None
+
+
+async def test_a_session_is_over_when_its_time_is(store: Store) -> None:
+    here = await replica(store, session_ttl=100)
+    session = here.tracker.open("abc", "header")
+    assert session is not None
+
+    here.now += 99
+    assert here.tracker.get("abc") is session
+    here.now += 1
+
+    assert here.tracker.get("abc") is None
+
+
+async def test_another_user_of_the_same_id_has_another_session_and_is_counted(store: Store) -> None:
+    here = await replica(store)
+
+    anns = await here.resolve(header("abc", ANN), owned=True)
+    bobs = await here.resolve(header("abc", BOB), owned=True)
+    nobodys = await here.resolve(header("abc"), owned=True)
+
+    assert anns.id == "abc"
+    assert len({anns.id, bobs.id, nobodys.id}) == 3
+    assert bobs.id.startswith("p_")
+    assert (await here.resolve(header("abc", BOB), owned=True)) is bobs
+    assert (await here.resolve(header("abc", ANN), owned=True)) is anns
+    assert set(here.rejected) == {"principal"}
+
+
+async def test_another_user_of_a_conversation_has_another_session(store: Store) -> None:
+    here = await replica(store)
+
+    anns, bobs = await here.resolve(conversation(principal=ANN)), await here.resolve(conversation(principal=BOB))
+
+    assert anns.id != bobs.id
+    assert here.rejected == ["principal"]
+
+
+async def test_the_successor_of_an_id_is_bound_to_its_user_as_well(store: Store) -> None:
+    here = await replica(store)
+
+    anns = await here.resolve(header("lost", ANN))
+    bobs = await here.resolve(header("lost", BOB))
+
+    assert anns.facts.principal == "ann"
+    assert bobs.id != anns.id
+    assert here.rejected == ["principal"]
+
+
+async def test_a_rotated_token_is_no_other_user(store: Store) -> None:
+    here = await replica(store)
+
+    first = await here.resolve(header("abc", TOKEN), owned=True)
+    second = await here.resolve(header("abc", Principal("rotated", binds=False)), owned=True)
+
+    assert first is second
+    assert here.rejected == []
+
+
+@pytest.mark.parametrize("begun", ["by a handshake", "by a message", "on another replica"])
+async def test_a_session_that_began_without_a_user_is_nobodys(store: Store, begun: str) -> None:
+    here = await replica(store)
+    if begun == "by a handshake":
+        here.tracker.open("abc", "header")
+    elif begun == "on another replica":
+        store.documents["abc"] = Known(True, facts=SessionFacts("abc", 5.0, HOUR))
+
+    found = [await here.resolve(header("abc", who), owned=True) for who in (None, ANN, BOB, None)]
+
+    assert len(set(found)) == 1
+    assert here.rejected == []
+
+
+async def test_a_session_without_a_handshake_is_that_of_the_user_of_its_first_message(store: Store) -> None:
+    here = await replica(store)
+
+    first, second, third = [await here.resolve(header("abc", who), owned=True) for who in (ANN, None, BOB)]
+
+    assert len({first, second, third}) == 3
+    assert await here.resolve(header("abc", ANN), owned=True) is first
+
+
+async def test_beyond_the_limit_there_is_no_session_and_each_is_counted(store: Store) -> None:
+    here = await replica(store, max_new_sessions=2)
+
+    first = await here.resolve(header("a"), owned=True)
+    await here.resolve(inferred())
+
+    assert here.tracker.open("opened", "header") is None
+    assert await here.tracker.resolve(header("owned"), owned=True) is None
+    assert await here.tracker.resolve(header("unknown"), owned=False) is None
+    assert await here.tracker.resolve(inferred("0" * 32), owned=False) is None
+    assert await here.tracker.resolve(conversation(), owned=False) is None
+    assert here.rejected == ["limit"] * 5
+    assert await here.resolve(header("a"), owned=True) is first
+
+
+async def test_a_minute_later_sessions_may_begin_again(store: Store) -> None:
+    here = await replica(store, max_new_sessions=1)
+    await here.resolve(header("a"), owned=True)
+    assert await here.tracker.resolve(header("b"), owned=True) is None
+
+    here.now += 60
+
+    assert (await here.resolve(header("b"), owned=True)).id == "b"
+
+
+async def test_a_session_that_another_replica_began_is_no_new_one(store: Store) -> None:
+    store.documents["shared"] = Known(True, facts=SessionFacts("shared", 5.0, HOUR))
+    here = await replica(store, max_new_sessions=1)
+    await here.resolve(header("a"), owned=True)
+
+    found = await here.tracker.resolve(header("shared"), owned=False)
+
+    assert found is not None
+    assert found.id == "shared"
+
+
+async def test_a_flood_of_made_up_ids_asks_the_store_no_oftener_than_the_limit(store: Store) -> None:
+    here = await replica(store, max_new_sessions=10, max_sessions=50)
+
+    for number in range(1000):
+        await here.tracker.resolve(header(f"made-up-{number}"), owned=False)
+
+    assert len(store.agreed) <= 10
+    assert store.asked["succeed"] <= 10
+
+
+async def test_sessions_are_held_up_to_a_bound_by_last_use(store: Store) -> None:
+    here = await replica(store, max_sessions=3)
+    for name in "abc":
+        await here.resolve(header(name), owned=True)
+    await here.resolve(header("a"), owned=True)
+
+    await here.resolve(header("d"), owned=True)
+
+    assert [name for name in "abcd" if here.tracker.get(name) is not None] == ["a", "c", "d"]
+
+
+async def test_what_is_only_proposed_is_neither_opened_nor_written(store: Store) -> None:
+    here = await replica(store)
+    claims = [inferred(), header("lost"), header("owned"), conversation()]
+
+    drafts = [await here.tracker.propose(claim, owned=claim.key == "owned") for claim in claims]
+
+    assert all(draft is not None for draft in drafts)
+    assert store.agreed == {}
+    assert all(here.tracker.peek(claim) is None for claim in claims)
+
+
+async def test_what_was_proposed_is_what_is_opened_once_the_server_accepts(store: Store) -> None:
+    here = await replica(store)
+
+    for claim, owned in (
+        (inferred(), False),
+        (header("lost"), False),
+        (header("owned"), True),
+        (header("perhaps"), None),
+        (conversation(), False),
+    ):
+        draft = await here.tracker.propose(claim, owned=owned)
+        opened = await here.tracker.resolve(claim, owned=owned, proposed=draft)
+        assert draft is not None
+        assert opened is not None
+        assert (opened.id, opened.source) == (draft.id, draft.source)
+        assert opened.facts.previous_id == draft.facts.previous_id
+
+
+async def test_a_proposal_names_what_the_replicas_have_agreed_on(store: Store) -> None:
+    here, there = await replica(store), await replica(store)
+    known = [await here.resolve(inferred()), await here.resolve(header("lost"))]
+
+    drafts = [await there.tracker.propose(claim, owned=False) for claim in (inferred(), header("lost"))]
+
+    assert [draft.id for draft in drafts if draft is not None] == [session.id for session in known]
+
+
+async def test_another_user_is_proposed_what_it_would_get(store: Store) -> None:
+    here = await replica(store)
+    await here.resolve(header("abc", ANN), owned=True)
+
+    draft = await here.tracker.propose(header("abc", BOB), owned=True)
+
+    assert draft is not None
+    assert draft.id == (await here.resolve(header("abc", BOB), owned=True)).id != "abc"
+
+
+async def test_the_public_state_of_a_session_is_a_copy_without_calls(store: Store) -> None:
+    here = await replica(store)
+    session = await here.resolve(conversation())
+
+    state = session.state()
+    state.client_name = "changed"
+
+    assert (state.session_id, state.source, state.conversation_id) == (session.id, "conversation", "v1/abc")
+    assert state.tool_calls == []
+    assert session.facts.client_name is None
+
+
+async def test_another_user_of_a_lost_id_is_not_asked_about_again(store: Store) -> None:
+    there, here = await replica(store), await replica(store)
+    anns = await there.resolve(header("lost", ANN))
+    store.documents[anns.id] = Known(True, facts=anns.facts)
+    bobs = await here.resolve(header("lost", BOB))
+    claim = header("lost", BOB)
+    await here.resolve(claim)
+    asked = store.asked.copy()
+
+    proposed = await here.tracker.propose(claim, owned=False)
+
+    assert proposed is bobs
+    assert bobs.id != anns.id
+    assert store.asked == asked
+
+
+async def test_what_is_proposed_to_another_user_of_a_lost_id_is_not_the_first_ones_session(store: Store) -> None:
+    there, here = await replica(store), await replica(store)
+    anns = await there.resolve(header("lost", ANN))
+    store.documents[anns.id] = Known(True, facts=anns.facts)
+
+    proposed = await here.tracker.propose(header("lost", BOB), owned=False)
+    resolved = await here.tracker.resolve(header("lost", BOB), owned=False, proposed=proposed)
+
+    assert proposed is not None
+    assert resolved is not None
+    assert proposed.id == resolved.id != anns.id
+
+
+async def test_a_successor_that_has_ended_is_begun_anew_within_the_limit_only(store: Store) -> None:
+    there, here = await replica(store), await replica(store, max_new_sessions=1)
+    continued = [await there.resolve(header(name)) for name in ("lost", "found")]
+    await here.resolve(header("other"))
+    store.documents[continued[0].id] = Known(False, ended=True)
+
+    assert await here.tracker.resolve(header("lost"), owned=False) is None
+    assert here.rejected == ["limit"]
+    assert (await here.resolve(header("found"))).id == continued[1].id
+
+
+async def test_ids_that_were_met_while_the_store_was_away_are_asked_about_one_after_another(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "_MAX_BLIND", 3)
+    here = await replica(store, flush_interval=0.01)
+    store.down = True
+    blindly = [await here.resolve(header(f"lost-{number}")) for number in range(5)]
+    await anyio.sleep(0.1)
+    asked = store.asked["recall"]
+    store.down = False
+    for number in range(5):
+        store.agreed[f"lost-{number}:next"] = f"next-{number}"
+    with anyio.fail_after(5):
+        while not blindly[4].ended:  # noqa: ASYNC110 (somebody is asked beside the requests)
+            await anyio.sleep(0.01)
+
+    assert [session.id for session in blindly] == [f"lost-{number}" for number in range(5)]
+    assert [session.ended for session in blindly] == [False, False, True, True, True]
+    assert asked < 5 + 2 * 5
+    assert (await here.resolve(header("lost-4"))).id == "next-4"

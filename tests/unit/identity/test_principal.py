@@ -1,0 +1,241 @@
+"""Who is calling: the authenticated user, a token's subject, or a bare credential, as keyed hashes only."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from starlette.authentication import BaseUser, SimpleUser, UnauthenticatedUser
+
+from otel_mcp.hashing import Keys
+from otel_mcp.identity.principal import Principal, principal
+
+pytestmark = pytest.mark.anyio
+
+
+async def keys(secret: bytes = b"secret") -> Keys:
+    async def fetch(_: object = None) -> bytes:
+        return secret
+
+    made = Keys(fetch)
+    await made.prepare()
+    return made
+
+
+def jwt(payload: object, *, padded: bool = False) -> str:
+    """An unsigned token with this payload."""
+
+    def part(value: object) -> str:
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        encoded = urlsafe_b64encode(raw).decode()
+        return encoded if padded else encoded.rstrip("=")
+
+    return f"{part({'alg': 'RS256'})}.{part(payload)}.c2lnbmF0dXJl"
+
+
+def bearer(token: str) -> dict[bytes, bytes]:
+    return {b"authorization": f"Bearer {token}".encode()}
+
+
+@dataclass
+class Token:
+    """What authentication middleware of the SDK and of FastMCP puts into the scope."""
+
+    client_id: str | None = "client"
+    subject: str | None = None
+    claims: dict[str, Any] | None = field(default_factory=dict[str, Any])
+
+
+@dataclass
+class User:
+    access_token: Any
+
+
+async def test_without_user_and_credential_there_is_nobody() -> None:
+    assert principal(None, {}, await keys()) is None
+
+
+async def test_an_authenticated_user_wins_over_the_credential_and_binds() -> None:
+    made = await keys()
+    user = User(Token("client", None, {"iss": "https://issuer", "sub": "ann"}))
+
+    found = principal(user, bearer(jwt({"iss": "https://issuer", "sub": "bob"})), made)
+
+    assert found == principal(user, {}, made)
+    assert found is not None
+    assert found.binds
+
+
+async def test_users_differ_by_client_issuer_and_subject() -> None:
+    made = await keys()
+    users = [
+        User(Token("client", "ann")),
+        User(Token("client", "bob")),
+        User(Token("other", "ann")),
+        User(Token("client", None, {"iss": "one", "sub": "ann"})),
+        User(Token("client", None, {"iss": "two", "sub": "ann"})),
+        User(Token("client", None, {})),
+    ]
+
+    assert len({found.digest for user in users if (found := principal(user, {}, made)) is not None}) == len(users)
+
+
+@pytest.mark.parametrize("user", [object(), User(None), User(Token(None, None, None)), "ann", {"name": "ann"}])
+async def test_a_user_without_a_token_is_nobody_and_the_credential_tells(user: object) -> None:
+    made = await keys()
+
+    assert principal(user, {}, made) is None
+    assert principal(user, {b"x-api-key": b"k"}, made) == principal(None, {b"x-api-key": b"k"}, made)
+
+
+async def test_a_token_is_known_by_issuer_and_subject_through_its_renewals() -> None:
+    made = await keys()
+    first = principal(None, bearer(jwt({"iss": "i", "sub": "ann", "exp": 1, "jti": "a"})), made)
+    later = principal(None, bearer(jwt({"iss": "i", "sub": "ann", "exp": 2, "jti": "b"}, padded=True)), made)
+
+    assert first is not None
+    assert first.binds
+    assert first == later
+
+
+async def test_tokens_of_other_issuers_and_subjects_are_other_callers() -> None:
+    made = await keys()
+    payloads = [{"iss": "i", "sub": "ann"}, {"iss": "i", "sub": "bob"}, {"iss": "j", "sub": "ann"}, {"sub": "ann"}]
+
+    assert len({principal(None, bearer(jwt(payload)), made) for payload in payloads}) == 4
+
+
+async def test_the_scheme_is_read_without_regard_to_case() -> None:
+    made = await keys()
+    token = jwt({"iss": "i", "sub": "ann"})
+
+    assert principal(None, {b"authorization": f"bearer  {token}".encode()}, made) == principal(
+        None, bearer(token), made
+    )
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        "Bearer opaque",
+        "Bearer a.b",
+        "Bearer a.b.c.d.e",
+        "Bearer ..",
+        "Bearer " + jwt({"iss": "i"}),
+        "Bearer " + jwt({"sub": ""}),
+        "Bearer " + jwt({"sub": 7}),
+        "Bearer " + jwt(["sub"]),
+        "Bearer " + jwt(b"not json"),
+        "Bearer " + jwt(b"\xff\xfe"),
+        "Bearer " + jwt(b"[" * 9000),
+        "Bearer " + jwt({"sub": "ann", "padding": "x" * 20_000}),
+        "Bearer a.\u00ff\u00ff.c",
+        "Basic " + jwt({"iss": "i", "sub": "ann"}),
+        "Basic YW5uOnNlY3JldA==",
+        "Digest username=ann",
+        "opaque",
+    ],
+)
+async def test_any_other_credential_groups_and_does_not_bind(credential: str) -> None:
+    made = await keys()
+    header = {b"authorization": credential.encode("latin-1")}
+
+    found = principal(None, header, made)
+
+    assert found == Principal(made.digest("credential", credential), binds=False)
+    assert found == principal(None, header, made)
+
+
+@pytest.mark.parametrize("name", [b"x-api-key", b"api-key"])
+async def test_a_key_in_a_header_is_a_credential(name: bytes) -> None:
+    made = await keys()
+    one, two = principal(None, {name: b"one"}, made), principal(None, {name: b"two"}, made)
+
+    assert one is not None
+    assert not one.binds
+    assert one != two
+
+
+async def test_nothing_of_a_credential_can_be_read_from_what_is_kept() -> None:
+    found = principal(None, bearer("s3cret"), await keys())
+    elsewhere = principal(None, bearer("s3cret"), await keys(b"other"))
+
+    assert found is not None
+    assert "s3cret" not in repr(found)
+    assert found != elsewhere
+
+
+class Lazy:
+    """A user whose properties raise, as Starlette's own base class and detached rows of a database do."""
+
+    is_authenticated = True
+    display_name = "Ann Example"
+
+    @property
+    def identity(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def username(self) -> str:
+        raise RuntimeError("detached")
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        SimpleUser("ann"),
+        SimpleNamespace(is_authenticated=True, identity="ann"),
+        SimpleNamespace(is_authenticated=True, identity="", username="ann"),
+        SimpleNamespace(is_authenticated=True, identity=None, display_name="ann"),
+        SimpleNamespace(is_authenticated=True, identity=object(), username="ann"),
+    ],
+)
+async def test_a_user_of_starlette_or_django_binds_by_name(user: object) -> None:
+    made = await keys()
+
+    found = principal(user, bearer("opaque"), made)
+
+    assert found is not None
+    assert found.binds
+    assert found == principal(SimpleUser("ann"), {}, made) != principal(SimpleUser("bob"), {}, made)
+
+
+async def test_a_name_whose_other_attributes_raise_is_read_all_the_same() -> None:
+    made = await keys()
+
+    assert principal(Lazy(), {}, made) == principal(SimpleUser("Ann Example"), {}, made)
+
+
+async def test_a_user_may_be_known_by_a_number_or_a_uuid() -> None:
+    made = await keys()
+    names: list[object] = [7, UUID(int=7), "seven"]
+    users = [SimpleNamespace(is_authenticated=True, identity=name) for name in names]
+
+    assert len({found.digest for user in users if (found := principal(user, {}, made)) is not None}) == 3
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        UnauthenticatedUser(),
+        SimpleNamespace(is_authenticated=False, identity="ann"),
+        SimpleNamespace(is_authenticated=lambda: True, identity="ann"),
+        SimpleNamespace(is_authenticated=True, identity="", username=""),
+        SimpleNamespace(identity="ann", username="ann"),
+        BaseUser(),
+    ],
+)
+async def test_a_user_who_is_not_authenticated_or_has_no_name_is_nobody(user: object) -> None:
+    assert principal(user, {}, await keys()) is None
+
+
+async def test_a_user_and_a_token_of_the_same_name_are_two_callers() -> None:
+    made = await keys()
+    token = principal(None, bearer(jwt({"iss": "name", "sub": "ann"})), made)
+
+    assert principal(SimpleUser("ann"), {}, made) != token

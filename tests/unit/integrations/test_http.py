@@ -1,0 +1,91 @@
+"""Each HTTP seam runs the app exactly once, whether it is the first that a request passes or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from otel_mcp import process
+from otel_mcp.integrations import http
+from otel_mcp.integrations.patching import Patches
+from otel_mcp.model.call import SCOPE_KEY, Exchange
+from otel_mcp.runtime import Runtime
+from tests.unit.kit import MODERN_HEADERS, Receive, Send, Server, modern, post
+
+pytestmark = pytest.mark.anyio
+
+
+class App:
+    """An ASGI app under any of the names that are patched; keeps the scopes that it was served with."""
+
+    def __init__(self) -> None:
+        self.scopes: list[dict[str, Any]] = []
+        self.session_manager = self
+        self.stateless = True
+        self._server = Server()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        await self._server(scope, receive, send)
+
+    handle_request = __call__
+    handle_post_message = __call__
+
+
+def _module(name: str) -> tuple[ModuleType, Callable[..., Any]]:
+    made = type(name, (App,), dict(App.__dict__))
+    module = ModuleType(f"with_{name}")
+    setattr(module, name, made)
+    return module, made
+
+
+SEAMS = {
+    "Starlette": http.starlette,
+    "Litestar": http.litestar,
+    "StreamableHTTPASGIApp": http.session_manager,
+    "SseServerTransport": http.sse_transport,
+}
+ENTRY = {"SseServerTransport": "handle_post_message"}
+
+
+def _patched(name: str, patches: Patches) -> tuple[App, Callable[..., Any]]:
+    module, made = _module(name)
+    if name == "StreamableHTTPASGIApp":
+        module.__dict__["StreamableHTTPSessionManager"] = type("Manager", (App,), dict(App.__dict__))
+    SEAMS[name](module, patches)
+    app: App = made()
+    return app, getattr(app, ENTRY.get(name, "__call__"))
+
+
+@pytest.mark.parametrize("name", SEAMS)
+@pytest.mark.parametrize("switched_on", [True, False], ids=["observed", "switched off"])
+async def test_a_seam_that_a_request_passes_first_serves_it_once(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str, switched_on: bool
+) -> None:
+    monkeypatch.setattr(process, "runtime", lambda: runtime if switched_on else None)
+    monkeypatch.setattr(process, "existing", lambda: runtime if switched_on else None)
+    app, entry = _patched(name, Patches())
+
+    reply = await post(entry, modern(), MODERN_HEADERS)
+
+    assert reply.status == 200
+    assert [isinstance(scope.get(SCOPE_KEY), Exchange) for scope in app.scopes] == [switched_on]
+
+
+@pytest.mark.parametrize("name", SEAMS)
+async def test_seams_within_each_other_watch_a_request_once(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(process, "runtime", lambda: runtime)
+    monkeypatch.setattr(process, "existing", lambda: runtime)
+    app, entry = _patched(name, Patches())
+
+    reply = await post(http.Observed(entry), modern(), MODERN_HEADERS)
+
+    assert reply.status == 200
+    assert len(app.scopes) == 1
+    runtime.recorder.drain()
+    assert runtime.sessions.local == 1

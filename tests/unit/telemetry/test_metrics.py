@@ -1,0 +1,738 @@
+"""The contract of section 6: names, units, kinds, attributes and their types; never an id, always bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from otel_mcp import MCPMiddleware
+from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.runtime import Runtime
+from otel_mcp.settings import load
+from tests.unit.conftest import MakeRuntime
+from tests.unit.identity.test_resolver import jwt
+from tests.unit.kit import (
+    FAILED,
+    MODERN_HEADERS,
+    OK,
+    Clock,
+    Message,
+    Receive,
+    Send,
+    Server,
+    Telemetry,
+    ask,
+    call,
+    delete,
+    error,
+    get,
+    id_of,
+    initialize,
+    legacy_headers,
+    modern,
+    notify,
+    post,
+    read,
+    respond,
+    result,
+    stream,
+    trace_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+DURATION = "mcp.server.operation.duration"
+BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+SESSION_BUCKETS = (*BUCKETS, 600, 1800, 3600, 7200, 14400, 43200, 86400)
+
+CONTRACT = {
+    DURATION: ("s", "Histogram"),
+    "mcp.server.session.duration": ("s", "Histogram"),
+    "otel_mcp.session.active": ("{session}", "Gauge"),
+    "otel_mcp.session.local": ("{session}", "UpDownCounter"),
+    "otel_mcp.session.started": ("{session}", "Counter"),
+    "otel_mcp.session.resumed": ("{session}", "Counter"),
+    "otel_mcp.session.ended": ("{session}", "Counter"),
+    "otel_mcp.session.rejected": ("{session}", "Counter"),
+    "otel_mcp.session.tool_calls": ("{call}", "Histogram"),
+    "otel_mcp.tool.result.size": ("By", "Histogram"),
+    "otel_mcp.client.requests": ("{request}", "Counter"),
+    "otel_mcp.call.failures": ("{call}", "Counter"),
+    "otel_mcp.call.corrected": ("{call}", "Counter"),
+    "otel_mcp.requests.refused": ("{request}", "Counter"),
+    "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
+    "otel_mcp.store.operation.duration": ("s", "Histogram"),
+    "otel_mcp.store.pending": ("{call}", "UpDownCounter"),
+    "otel_mcp.store.dropped": ("{call}", "Counter"),
+    "otel_mcp.store.degraded": ("{process}", "UpDownCounter"),
+    "otel_mcp.observer.dropped": ("{call}", "Counter"),
+    "otel_mcp.headers.contradicted": ("{request}", "Counter"),
+    "otel_mcp.errors": ("{error}", "Counter"),
+}
+"""The table of the contract."""
+
+ATTRIBUTES = {
+    DURATION: {
+        "mcp.method.name",
+        "gen_ai.tool.name",
+        "gen_ai.prompt.name",
+        "gen_ai.operation.name",
+        "error.type",
+        "rpc.response.status_code",
+        "mcp.protocol.version",
+        "network.protocol.name",
+        "network.protocol.version",
+        "network.transport",
+    },
+    "mcp.server.session.duration": {
+        "mcp.protocol.version",
+        "network.protocol.name",
+        "otel_mcp.session.end.reason",
+        "otel_mcp.session.source",
+    },
+    "otel_mcp.session.started": {"otel_mcp.session.source", "mcp.protocol.version"},
+    "otel_mcp.session.ended": {"otel_mcp.session.end.reason"},
+    "otel_mcp.session.rejected": {"otel_mcp.reason"},
+    "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
+    "otel_mcp.tool.result.size": {"gen_ai.tool.name"},
+    "otel_mcp.client.requests": {"otel_mcp.client.name", "mcp.method.name"},
+    "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
+    "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
+    "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
+    "otel_mcp.requests.active": {"mcp.method.name"},
+    "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
+    "otel_mcp.store.dropped": {"otel_mcp.reason"},
+    "otel_mcp.observer.dropped": {"otel_mcp.observer"},
+    "otel_mcp.headers.contradicted": {"otel_mcp.header"},
+    "otel_mcp.errors": {"otel_mcp.component"},
+}
+
+SOURCE = "otel_mcp.session.source"
+COMMON: Message = {"network.transport": "tcp", "network.protocol.name": "http", "network.protocol.version": "1.1"}
+TOOL: Message = {"mcp.method.name": "tools/call", "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "add"}
+
+
+def _counted(telemetry: Telemetry, name: str) -> list[tuple[Message, Any]]:
+    """The points that are more than the zero which they begin with."""
+    return [(attributes, value) for attributes, value in telemetry.points(name) if value]
+
+
+async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    """Have every instrument record something."""
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, initialize())
+    app.app.results["tools/call"] = {"result": FAILED}
+    await post(app, call(), legacy_headers("own"))
+    app.app.results.clear()
+    await post(app, call(), legacy_headers("own"))
+    await post(app, ask("prompts/get", name="greet"), legacy_headers("own"))
+    await delete(app, legacy_headers("own"))
+    metrics = runtime.metrics
+    facts = SessionFacts("s", 1.0, 60.0, source="header", protocol_version="2025-11-25")
+    metrics.session_started(facts)
+    metrics.session_resumed()
+    metrics.session_ended(EndedSession("s", "expired", 1.0, 3.0, 5, 1, 9, source="header"))
+    metrics.session_rejected("limit")
+    metrics.store_dropped(3, "full")
+    metrics.store_operation("flush", "ok", 0.001)
+    metrics.observer_dropped("log", 1)
+    failures["parts"] += 1
+    await runtime.shut_down()
+
+
+async def test_the_metrics_are_those_of_the_contract(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    await use_everything(runtime, telemetry, failures)
+
+    found = telemetry.metrics()
+
+    assert {name: (metric.unit, metric.kind) for name, metric in found.items()} == {
+        name: declared for name, declared in CONTRACT.items() if name in found or name != "otel_mcp.session.active"
+    }
+
+
+async def test_attributes_are_those_of_the_contract_and_texts(
+    runtime: Runtime, telemetry: Telemetry, failures: Any
+) -> None:
+    await use_everything(runtime, telemetry, failures)
+
+    for name, metric in telemetry.metrics().items():
+        for attributes in metric.points:
+            assert {key for key, _ in attributes} <= ATTRIBUTES.get(name, set()), name
+            numbers = {key for key, value in attributes if type(value) is not str}
+            assert numbers <= {"http.response.status_code"}, name
+
+
+async def test_no_id_is_a_metric_attribute(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    session_id = "7f0c1a52d3b64e0f9d5a"
+    app = MCPMiddleware(Server(session_id=session_id), runtime)
+    await post(app, initialize(request_id="request-77"))
+    meta = {"openai/session": "conversation-77", "traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"}
+    reply = await post(app, call(request_id="request-78", meta=meta), legacy_headers(session_id))
+    await use_everything(runtime, telemetry, failures)
+
+    values = [
+        str(value) for metric in telemetry.metrics().values() for attributes in metric.points for _, value in attributes
+    ]
+    for secret in (session_id, reply.session_id, "conversation-77", "request-77", "request-78", "ab" * 16, "127.0.0.1"):
+        assert secret not in values
+
+
+async def test_boundaries_are_those_that_the_conventions_advise(
+    runtime: Runtime, telemetry: Telemetry, failures: Any
+) -> None:
+    await use_everything(runtime, telemetry, failures)
+
+    found = telemetry.metrics()
+
+    assert found[DURATION].bounds == BUCKETS
+    assert found["mcp.server.session.duration"].bounds == SESSION_BUCKETS
+    assert found["otel_mcp.session.tool_calls"].bounds[0] == 0
+
+
+async def test_nothing_is_recorded_before_the_first_request(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    make_runtime()
+
+    recorded = {name for name, metric in telemetry.metrics().items() if metric.kind in {"Counter", "Histogram"}}
+    assert recorded - {"otel_mcp.errors", "otel_mcp.headers.contradicted"} == set()
+
+
+async def test_the_first_request_registers_the_series_that_may_stay_zero(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+
+    assert telemetry.points("otel_mcp.session.ended") == [
+        ({"otel_mcp.session.end.reason": reason}, 0)
+        for reason in ("client_delete", "expired", "server_closed", "replaced")
+    ]
+    assert telemetry.points("otel_mcp.session.resumed") == [({}, 0)]
+    assert telemetry.points("otel_mcp.session.rejected") == [
+        ({"otel_mcp.reason": reason}, 0) for reason in ("limit", "principal")
+    ]
+    assert telemetry.points("otel_mcp.store.dropped") == [
+        ({"otel_mcp.reason": reason}, 0) for reason in ("foreign", "full", "error", "ended", "principal", "shutdown")
+    ]
+
+
+async def test_a_server_that_has_started_counts_from_zero(runtime: Runtime, telemetry: Telemetry) -> None:
+    """So that a reader sees the first session as an increase, and not as where counting began."""
+    await runtime.warm_up()
+
+    started = telemetry.points("otel_mcp.session.started")
+    assert {attributes[SOURCE] for attributes, _ in started} == {"header", "conversation", "inferred", "inferred_weak"}
+    assert {value for _, value in started} == {0}
+    await runtime.shut_down()
+
+
+@pytest.mark.parametrize(
+    ("answer", "changes"),
+    [
+        ({"result": {}}, {}),
+        ({"result": FAILED}, {"error.type": "tool_error"}),
+        (
+            {"error": {"code": -32602, "message": "secret"}},
+            {"rpc.response.status_code": "-32602"},
+        ),
+        (
+            {"error": {"code": -32603, "message": "secret"}},
+            {"error.type": "-32603", "rpc.response.status_code": "-32603"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("sse", [False, True])
+async def test_a_call_is_measured_once_with_what_is_known_of_it(
+    clock: Clock, runtime: Runtime, telemetry: Telemetry, answer: Message, changes: Message, sse: bool
+) -> None:
+    server = Server({"tools/call": answer}, sse=sse)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        clock.now += 0.25
+        await server(scope, receive, send)
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, ask("tools/list"), legacy_headers("x"))
+    for _ in range(3):
+        await post(wrapped, call(), legacy_headers("x"))
+
+    points = telemetry.points(DURATION)
+    wanted = {**COMMON, **TOOL, "mcp.protocol.version": "2025-11-25", **changes}
+    assert [value for attributes, value in points if attributes == wanted] == [(3, pytest.approx(0.75))]
+    assert len(points) == 2
+
+
+async def test_messages_are_measured_by_method(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), runtime)
+    messages = [
+        initialize(),
+        notify("notifications/initialized"),
+        ask("tools/list"),
+        ask("ping"),
+        ask("ping"),
+        ask("made/up"),
+        ask("prompts/get", name="greet"),
+        ask("resources/read", uri="res://x"),
+    ]
+
+    for message in messages:
+        await post(app, message, [("mcp-protocol-version", "2025-06-18")])
+
+    counts: dict[str, int] = {}
+    for attributes, (count, _) in telemetry.points(DURATION):
+        counts[attributes["mcp.method.name"]] = counts.get(attributes["mcp.method.name"], 0) + count
+    assert counts == {
+        "initialize": 1,
+        "notifications/initialized": 1,
+        "tools/list": 1,
+        "ping": 2,
+        "_OTHER": 1,
+        "prompts/get": 1,
+        "resources/read": 1,
+    }
+
+
+async def test_subscriptions_and_streams_stay_out_of_the_durations(runtime: Runtime, telemetry: Telemetry) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await stream(send, [b": ping\r\n\r\n"])
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, ask("subscriptions/listen", "listen:0"), MODERN_HEADERS)
+    await get(wrapped, legacy_headers("own"))
+
+    assert telemetry.points(DURATION) == []
+    assert [span.name for span in telemetry.spans()] == ["subscriptions/listen"]
+
+
+async def test_the_size_of_a_result_is_that_of_its_answer(runtime: Runtime, telemetry: Telemetry) -> None:
+    for sse in (False, True):
+        app = MCPMiddleware(Server({"tools/call": {"result": {"text": "x" * 1000}}}, sse=sse), runtime)
+        reply = await post(app, call(), legacy_headers("x"))
+        size = len(reply.body) - (len(b"event: message\r\ndata: \r\n\r\n") if sse else 0)
+        assert 1000 < size < 1100
+
+    assert telemetry.points("otel_mcp.tool.result.size") == [({"gen_ai.tool.name": "add"}, (2, 2 * size))]
+
+
+async def test_a_name_becomes_an_attribute_once_it_worked(runtime: Runtime, telemetry: Telemetry) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        body = await read(receive)
+        await respond(send, result() if b"real" in body else error(-32602))
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, call("made-up"), legacy_headers("x"))
+    await post(wrapped, call("real"), legacy_headers("x"))
+    await post(wrapped, ask("prompts/get", name="made-up"), legacy_headers("x"))
+    await post(wrapped, ask("prompts/get", name="real"), legacy_headers("x"))
+
+    tools = [attributes.get("gen_ai.tool.name") for attributes, _ in telemetry.points(DURATION)]
+    prompts = [attributes.get("gen_ai.prompt.name") for attributes, _ in telemetry.points(DURATION)]
+    assert tools == ["_OTHER", "real", None, None]
+    assert prompts == [None, None, "_OTHER", "real"]
+
+
+async def test_a_name_that_the_server_listed_is_an_attribute_also_where_it_fails(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    app = MCPMiddleware(Server({"tools/call": {"result": FAILED}}), runtime)
+
+    await post(app, call(), legacy_headers("x"))
+    telemetry.metrics()
+    await post(app, ask("tools/list"), legacy_headers("x"))
+    await post(app, call(), legacy_headers("x"))
+
+    found = [attributes.get("gen_ai.tool.name") for attributes, _ in telemetry.points(DURATION)]
+    assert sorted(str(name) for name in found) == ["None", "_OTHER", "add"]
+
+
+async def test_a_call_without_a_name_is_other(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), runtime)
+
+    await post(app, ask("tools/call"), legacy_headers("x"))
+    await post(app, ask("prompts/get"), legacy_headers("x"))
+
+    found = [attributes for attributes, _ in telemetry.points(DURATION)]
+    assert found[0]["gen_ai.tool.name"] == "_OTHER"
+    assert found[1].get("gen_ai.prompt.name") in (None, "_OTHER")
+
+
+async def test_made_up_names_leave_a_bounded_number_of_series(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), make_runtime(max_new_sessions=1_000_000))
+
+    for number in range(260):
+        name = f"made-up-{number}"
+        await post(app, modern(name, client=name), [("mcp-protocol-version", name), ("user-agent", name)])
+        await post(app, ask("prompts/get", name=name), [("mcp-protocol-version", "2025-11-25")])
+        await post(app, ask(name), [("mcp-protocol-version", "2025-11-25")])
+
+    found = telemetry.metrics()
+    values = {
+        key: {value for attributes in found[name].points for attribute, value in attributes if attribute == key}
+        for name, key in (
+            (DURATION, "gen_ai.tool.name"),
+            (DURATION, "gen_ai.prompt.name"),
+            (DURATION, "mcp.method.name"),
+            (DURATION, "mcp.protocol.version"),
+            ("otel_mcp.client.requests", "otel_mcp.client.name"),
+        )
+    }
+    assert {key: len(names) for key, names in values.items()} == {
+        "gen_ai.tool.name": 101,
+        "gen_ai.prompt.name": 101,
+        "mcp.method.name": 3,
+        "mcp.protocol.version": 2,
+        "otel_mcp.client.name": 21,
+    }
+    assert all(len(metric.points) < 1000 for metric in found.values())
+
+
+async def test_made_up_errors_leave_a_bounded_number_of_series(runtime: Runtime, telemetry: Telemetry) -> None:
+    for number in (*range(200), -32602, -32603):
+        server = Server({"tools/call": {"error": error(number)["error"]}})
+        await post(MCPMiddleware(server, runtime), modern("add"), MODERN_HEADERS)
+
+    points = [dict(attributes) for attributes in telemetry.metrics()[DURATION].points]
+    types = {found.get("error.type") for found in points}
+    codes = {found.get("rpc.response.status_code") for found in points}
+    assert max(len(types), len(codes)) < 60
+    assert {"_OTHER", "-32603"} <= types & codes
+    assert ("-32602" in types, "-32602" in codes) == (False, True)
+
+
+FAILURES, CORRECTED = "otel_mcp.call.failures", "otel_mcp.call.corrected"
+
+
+async def test_failed_calls_are_counted_by_tool_kind_and_client(runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Server({"tools/list": {"result": {"tools": [{"name": "add"}]}}})
+    app = MCPMiddleware(server, runtime)
+    await post(app, ask("tools/list"), legacy_headers("x"))
+    for answer in ({"result": FAILED}, {"error": {"code": -32602}}, {"error": {"code": -32603}}, {"result": OK}):
+        server.results["tools/call"] = answer
+        await post(app, modern("add"), MODERN_HEADERS)
+        await post(app, modern("made_up"), MODERN_HEADERS)
+
+    client = {"otel_mcp.client.name": "unit-client"}
+    assert {frozenset(attributes.items()): value for attributes, value in telemetry.points(FAILURES)} == {
+        frozenset({"gen_ai.tool.name": "add", "otel_mcp.failure": "tool", **client}.items()): 1,
+        frozenset({"gen_ai.tool.name": "add", "otel_mcp.failure": "invalid_arguments", **client}.items()): 1,
+        frozenset({"gen_ai.tool.name": "add", "otel_mcp.failure": "exception", **client}.items()): 1,
+        frozenset({"gen_ai.tool.name": "_OTHER", "otel_mcp.failure": "unknown_tool", **client}.items()): 2,
+        frozenset({"gen_ai.tool.name": "_OTHER", "otel_mcp.failure": "exception", **client}.items()): 1,
+    }
+
+
+async def test_a_call_is_corrected_by_the_next_of_its_tool_that_works(runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Server()
+    app = MCPMiddleware(server, runtime)
+    wrong: Message = {"error": {"code": -32602}}
+    for answer, session, tool in (
+        (wrong, "one", "add"),
+        ({"result": OK}, "two", "add"),  # Another session.
+        ({"result": OK}, "one", "list"),  # Another tool.
+        ({"result": FAILED}, "one", "add"),
+        ({"result": OK}, "one", "add"),  # This one.
+        ({"result": OK}, "one", "add"),  # No failure since.
+    ):
+        server.results["tools/call"] = answer
+        await post(app, call(tool), legacy_headers(session))
+        telemetry.metrics()
+
+    assert telemetry.points(CORRECTED) == [({"gen_ai.tool.name": "add", "otel_mcp.failure": "tool"}, 1)]
+
+
+async def test_what_a_session_has_failed_at_is_remembered_of_few_tools(runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Server({"tools/call": {"result": FAILED}})
+    app = MCPMiddleware(server, runtime)
+    for number in range(20):
+        await post(app, call(f"tool-{number}"), legacy_headers("own"))
+    server.results.clear()
+    for number in range(20):
+        await post(app, call(f"tool-{number}"), legacy_headers("own"))
+
+    assert {attributes["gen_ai.tool.name"] for attributes, _ in telemetry.points(CORRECTED)} == {
+        f"tool-{number}" for number in range(4, 20)
+    }
+
+
+REFUSED = "otel_mcp.requests.refused"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 413, 415, 421, 429])
+async def test_refused_requests_are_counted_by_status_and_client(
+    runtime: Runtime, telemetry: Telemetry, status: int
+) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/mcp":
+            await read(receive)
+        await respond(send, b"no", status, content_type="text/plain")
+
+    watched = MCPMiddleware(app, runtime)
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)  # Who has worked is told apart.
+    await post(watched, modern(), MODERN_HEADERS)
+    await post(watched, modern(client="somebody else"), MODERN_HEADERS)
+    await post(watched, call(), path="/before-it-is-read")
+
+    assert {frozenset(attributes.items()): value for attributes, value in _counted(telemetry, REFUSED)} == {
+        frozenset({"http.response.status_code": status, "otel_mcp.client.name": "unit-client"}.items()): 1,
+        frozenset({"http.response.status_code": status, "otel_mcp.client.name": "_OTHER"}.items()): 1,
+        frozenset({"http.response.status_code": status}.items()): 1,
+    }
+
+
+@pytest.mark.parametrize("status", [200, 202, 302, 418, 500, 503])
+async def test_no_other_answer_is_a_refusal(runtime: Runtime, telemetry: Telemetry, status: int) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, b"", status)
+
+    await post(MCPMiddleware(app, runtime), modern(), MODERN_HEADERS)
+
+    assert _counted(telemetry, REFUSED) == []
+
+
+async def test_a_refused_request_has_the_client_of_its_own_session_only(runtime: Runtime, telemetry: Telemetry) -> None:
+    refuses: list[bool] = []
+    server = Server(session_id="own")
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if not refuses:
+            return await server(scope, receive, send)
+        await read(receive)
+        await respond(send, b"", 403)
+
+    watched = MCPMiddleware(app, runtime)
+    ann, bob = jwt("ann"), jwt("bob")
+    await post(watched, initialize(), [ann])
+    await post(watched, call(), [*legacy_headers("own"), ann])
+    refuses.append(True)
+    await post(watched, call(), [*legacy_headers("own"), bob])
+    assert _counted(telemetry, REFUSED) == [({"http.response.status_code": 403}, 1)]
+
+    await post(watched, call(), [*legacy_headers("own"), ann])
+    ours = {"http.response.status_code": 403, "otel_mcp.client.name": "unit-client"}
+    assert (ours, 1) in _counted(telemetry, REFUSED)
+
+
+async def test_clients_are_counted_by_name_and_method(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    await post(app, initialize())
+    await post(app, notify("notifications/initialized"), legacy_headers("own"))
+    await post(app, call(), legacy_headers("own"))
+    await post(app, call(), legacy_headers("own"))
+
+    assert telemetry.points("otel_mcp.client.requests") == [
+        ({"otel_mcp.client.name": "unit-client", "mcp.method.name": "initialize"}, 1),
+        ({"otel_mcp.client.name": "unit-client", "mcp.method.name": "tools/call"}, 2),
+    ]
+
+
+async def test_a_client_that_the_server_refused_leaves_no_name(runtime: Runtime, telemetry: Telemetry) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, b"", 401)
+
+    wrapped = MCPMiddleware(app, runtime)
+    for number in range(3):
+        await post(wrapped, initialize(name=f"stranger-{number}"))
+        await post(wrapped, modern(client=f"stranger-{number}"), MODERN_HEADERS)
+
+    names = {attributes["otel_mcp.client.name"] for attributes, _ in telemetry.points("otel_mcp.client.requests")}
+    assert names <= {"_OTHER"}
+
+
+def _exemplars(reader: InMemoryMetricReader, name: str) -> list[tuple[str, str]]:
+    """Trace and span of the exemplars of a histogram."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    return [
+        (f"{exemplar.trace_id:032x}", f"{exemplar.span_id:016x}")
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+        for point in metric.data.data_points
+        for exemplar in point.exemplars  # type: ignore[union-attr]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "led_to"),
+    [
+        (DURATION, ["tools/call add"]),
+        ("otel_mcp.tool.result.size", []),
+        ("otel_mcp.client.requests", []),
+        ("otel_mcp.session.started", []),
+    ],
+    ids=["duration", "size", "requests", "started"],
+)
+async def test_exemplars_lead_to_the_spans_of_their_calls_wherever_they_are_drained(
+    name: str, led_to: list[str]
+) -> None:
+    telemetry = Telemetry()
+    reader = InMemoryMetricReader()
+    runtime = Runtime(load(service_name="unit"), telemetry.tracer_provider, MeterProvider([reader]))
+    app = MCPMiddleware(Server(), runtime)
+    tracer = telemetry.tracer_provider.get_tracer("http instrumentation")
+
+    with tracer.start_as_current_span("POST /mcp", kind=trace.SpanKind.SERVER):
+        for _ in range(3):
+            await post(app, modern(), MODERN_HEADERS)
+    with tracer.start_as_current_span("POST /another", kind=trace.SpanKind.SERVER):
+        runtime.recorder.drain()  # As in the request that fills a batch.
+        await runtime.sessions.flush()  # As in a tool that saves its session.
+
+    names = {(trace_of(span), id_of(span)): span.name for span in telemetry.spans()}
+    assert [names[exemplar] for exemplar in _exemplars(reader, name)] == led_to
+    runtime.disable()
+    telemetry.shut_down()
+
+
+async def test_the_gauge_of_all_sessions_is_absent_while_nobody_knows(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime()
+    monkeypatch.setattr(type(runtime.sessions), "active", property(lambda _: None))
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+
+    assert telemetry.points("otel_mcp.session.active") == []
+    monkeypatch.setattr(type(runtime.sessions), "active", property(lambda _: 7))
+    assert telemetry.points("otel_mcp.session.active") == [({}, 7)]
+
+
+async def test_a_session_whose_borders_are_guessed_stays_out_of_the_session_duration(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    for source in ("header", "inferred", "inferred_weak", None):
+        runtime.metrics.session_ended(EndedSession("s", "expired", 100.0, 130.0, 4, 0, 9, source=source))
+    reason = {"otel_mcp.session.end.reason": "expired"}
+    ended = {**reason, "network.protocol.name": "http"}
+
+    assert telemetry.points("mcp.server.session.duration") == [
+        ({SOURCE: "header", **ended}, (1, 30.0)),
+        ({SOURCE: "inferred", **ended}, (1, 30.0)),
+        ({SOURCE: "none", **ended}, (1, 30.0)),
+    ]
+    assert telemetry.points("otel_mcp.session.ended") == [(reason, 4)]
+    assert len(telemetry.points("otel_mcp.session.tool_calls")) == 4
+
+
+async def test_the_life_of_a_session_is_measured(runtime: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, initialize())
+    for _ in range(3):
+        await post(app, call(), legacy_headers("own"))
+    await delete(app, legacy_headers("own"))
+    await runtime.shut_down()
+
+    version = {"mcp.protocol.version": "2025-11-25"}
+    assert _counted(telemetry, "otel_mcp.session.started") == [({SOURCE: "header", **version}, 1)]
+    assert ({"otel_mcp.session.end.reason": "client_delete"}, 1) in telemetry.points("otel_mcp.session.ended")
+    assert telemetry.points("otel_mcp.session.tool_calls") == [({SOURCE: "header"}, (1, 3))]
+    (((attributes, (count, _))),) = telemetry.points("mcp.server.session.duration")
+    ended = {"otel_mcp.session.end.reason": "client_delete", "network.protocol.name": "http"}
+    assert (attributes, count) == ({SOURCE: "header", **version, **ended}, 1)
+
+
+async def test_our_own_failures_are_counted_by_component(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    failures["send"] += 2
+    failures["record"] += 1
+
+    assert telemetry.points("otel_mcp.errors") == [
+        ({"otel_mcp.component": "send"}, 2),
+        ({"otel_mcp.component": "record"}, 1),
+    ]
+
+
+STORE = "otel_mcp.store.operation.duration"
+
+
+async def test_what_the_store_took_is_recorded_when_the_request_is_over(runtime: Runtime, telemetry: Telemetry) -> None:
+    recorded: list[float] = []
+    duration = runtime.metrics._on.store_duration  # pyright: ignore[reportPrivateUsage]
+    duration.record = lambda seconds, *_: recorded.append(seconds)  # type: ignore[method-assign]
+
+    for seconds in (1.0, 2.0, 3.0):
+        runtime.metrics.store_operation("agree", "ok", seconds)
+    assert recorded == []
+
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+    assert recorded == []
+    runtime.recorder.drain()
+    assert recorded[:3] == [1.0, 2.0, 3.0]
+
+
+async def test_no_use_of_the_store_is_lost_where_nobody_calls(runtime: Runtime, telemetry: Telemetry) -> None:
+    for number in range(2500):
+        runtime.metrics.store_operation("flush", "ok", number / 1e6)
+    assert len(runtime.metrics._operations) == 1000  # pyright: ignore[reportPrivateUsage]
+
+    (((_, point),)) = telemetry.points(STORE)
+
+    assert point[0] == 2500
+
+
+async def test_what_the_store_took_is_recorded_a_little_with_each_call(runtime: Runtime) -> None:
+    for _ in range(10):
+        runtime.metrics.store_operation("agree", "ok", 0.001)
+    operations = runtime.metrics._operations  # pyright: ignore[reportPrivateUsage]
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    await post(app, call(), legacy_headers("own"))
+    left = len(operations)
+    runtime.recorder._drain(1)  # pyright: ignore[reportPrivateUsage]
+
+    assert left - len(operations) == 2
+
+
+def test_a_child_measures_nothing_that_its_parent_did(runtime: Runtime, telemetry: Telemetry) -> None:
+    runtime.metrics.store_operation("agree", "ok", 0.001)
+
+    runtime.recorder.clear()
+
+    assert telemetry.points(STORE) == []
+
+
+def test_a_use_of_the_store_that_cannot_be_recorded_stops_nobody(runtime: Runtime, failures: Any) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    runtime.metrics._on.store_duration.record = broken  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+    runtime.metrics.store_operation("agree", "ok", 0.001)
+
+    runtime.recorder.drain()
+
+    assert failures["record"] == 1
+
+
+async def test_a_use_of_the_store_that_cannot_be_recorded_takes_no_call_with_it(
+    runtime: Runtime, telemetry: Telemetry, failures: Any
+) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    runtime.metrics._on.store_duration.record = broken  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+    runtime.metrics.store_operation("agree", "ok", 0.001)
+
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+
+    assert sum(telemetry.counts(DURATION).values()) == 1
+    assert failures["record"] == 1
+
+
+def test_two_threads_may_record_what_has_been_put_off(runtime: Runtime) -> None:
+    class Faster(deque[tuple[str, str, float]]):
+        """Another thread takes the last one between the look and the hand."""
+
+        def popleft(self) -> tuple[str, str, float]:
+            self.clear()
+            return super().popleft()
+
+    runtime.metrics._operations = Faster([("agree", "ok", 0.001)])  # pyright: ignore[reportPrivateUsage]
+
+    runtime.metrics.settle()
+
+    assert not runtime.metrics._operations  # pyright: ignore[reportPrivateUsage]

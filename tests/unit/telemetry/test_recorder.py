@@ -1,0 +1,728 @@
+"""What becomes of a finished call: the session document, digests, and content only where somebody asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timezone
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+
+from otel_mcp import MCPMiddleware, ToolCall
+from otel_mcp.model.call import Call, Exchange
+from otel_mcp.model.delta import SessionDelta
+from otel_mcp.runtime import Runtime
+from otel_mcp.telemetry.content import as_attribute, redactor
+from otel_mcp.telemetry.deltas import was_taken
+from otel_mcp.telemetry.metrics import Batch
+from otel_mcp.wire.jsonrpc import Message as RpcMessage
+from otel_mcp.wire.jsonrpc import Outcome
+from tests.unit.conftest import MakeRuntime
+from tests.unit.kit import (
+    FAILED,
+    MODERN_HEADERS,
+    OK,
+    Clock,
+    Message,
+    Receive,
+    Send,
+    Server,
+    Telemetry,
+    ask,
+    call,
+    error,
+    id_of,
+    initialize,
+    legacy_headers,
+    modern,
+    notify,
+    post,
+    read,
+    respond,
+    trace_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def document(runtime: Runtime, session_id: str = "own") -> Any:
+    """The session document, as anybody may load it."""
+    await runtime.shut_down()
+    return await runtime.sessions.load(session_id)
+
+
+def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = False) -> Call:
+    """A finished call."""
+    exchange = Exchange("POST", "/mcp", {})
+    exchange.status = status
+    made = exchange.add(RpcMessage("tools/call", 1, {}))
+    made.outcome, made.taken = outcome, taken
+    return made
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "taken"),
+    [
+        (200, Outcome(), True),
+        (200, Outcome("tool_error"), True),
+        (200, Outcome(None, "-32602"), True),
+        (200, Outcome(None, "-32601"), True),
+        (200, Outcome(None, "-32600"), False),
+        (200, Outcome(None, "-32700"), False),
+        (200, None, True),
+        (202, None, True),
+        (None, None, False),
+        *((status, None, False) for status in (401, 403, 404, 405, 406, 413, 415, 421, 500, 502, 503)),
+    ],
+)
+def test_a_message_was_taken_where_the_answer_shows_it(
+    status: int | None, outcome: Outcome | None, taken: bool
+) -> None:
+    assert was_taken(ended(status, outcome)) is taken
+
+
+def test_what_reached_a_handler_was_taken_whatever_the_answer() -> None:
+    assert was_taken(ended(404, Outcome(None, "-32600"), taken=True))
+
+
+async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Server({"tools/call": {"result": OK}}, session_id="own")
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        clock.now += 0.5
+        await server(scope, receive, send)
+
+    wrapped = MCPMiddleware(app, runtime)
+    await post(wrapped, initialize())
+    await post(wrapped, notify("notifications/initialized"), legacy_headers("own"))
+    await post(wrapped, ask("tools/list", 1), legacy_headers("own"))
+    good = await post(wrapped, call(request_id=0), legacy_headers("own"))
+    server.results["tools/call"] = {"result": FAILED}
+    bad = await post(wrapped, call("fail", request_id="two"), legacy_headers("own"))
+
+    state = await document(runtime)
+
+    first, second = telemetry.spans()[-2:]
+    assert state.model_dump(exclude={"tool_calls", "created_at", "last_activity"}) == {
+        "session_id": "own",
+        "user_agent": "unit/1",
+        "tool_call_count": 2,
+        "error_count": 0,
+        "request_count": 4,
+        "service": "unit",
+        "client_name": "unit-client",
+        "client_version": "9",
+        "protocol_version": "2025-11-25",
+        "source": "header",
+        "conversation_id": None,
+        "previous_id": None,
+        "attributes": {},
+        "ended": None,
+    }
+    assert [entry.model_dump(exclude={"arguments_digest"}) for entry in state.tool_calls] == [
+        {
+            "tool_name": "add",
+            "request_id": 0,
+            "started_at": datetime.fromtimestamp(clock.now - 1, timezone.utc),
+            "duration": pytest.approx(0.5),
+            "error_type": None,
+            "failure": None,
+            "result_bytes": len(good.body),
+            "trace_id": trace_of(first),
+            "span_id": id_of(first),
+            "arguments": None,
+            "result": None,
+        },
+        {
+            "tool_name": "fail",
+            "request_id": "two",
+            "started_at": datetime.fromtimestamp(clock.now - 0.5, timezone.utc),
+            "duration": pytest.approx(0.5),
+            "error_type": "tool_error",
+            "failure": "unknown_tool",
+            "result_bytes": len(bad.body),
+            "trace_id": trace_of(second),
+            "span_id": id_of(second),
+            "arguments": None,
+            "result": None,
+        },
+    ]
+
+
+async def test_the_errors_of_a_session_are_those_of_the_server_and_its_tools(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    listed = {"result": {"tools": [{"name": "add"}]}}
+    server = Server({"tools/list": listed}, session_id="own")
+    app = MCPMiddleware(server, runtime)
+    await post(app, ask("tools/list"), legacy_headers("own"))
+    for answer, tool in (
+        ({"result": FAILED}, "add"),
+        ({"error": {"code": -32603}}, "add"),
+        ({"result": FAILED}, "made-up"),
+        ({"error": {"code": -32602}}, "add"),
+        ({"result": {}}, "add"),
+    ):
+        server.results["tools/call"] = answer
+        await post(app, call(tool), legacy_headers("own"))
+
+    telemetry.metrics()
+    state = await runtime.sessions.load("own")
+    assert state is not None
+    assert [made.failure for made in state.tool_calls] == [
+        "tool",
+        "exception",
+        "unknown_tool",
+        "invalid_arguments",
+        None,
+    ]
+    assert state.error_count == 2
+
+
+async def test_a_digest_tells_repeats_apart_and_reveals_nothing(make_runtime: MakeRuntime) -> None:
+    digests: list[list[str | None]] = []
+    for key in ("one", "one", "other"):
+        runtime = make_runtime(hash_key=key)
+        app = MCPMiddleware(Server(session_id="own"), runtime)
+        for arguments in ({"a": 1}, {"a": 1}, {"a": 2}, {}, None, {"a": "x" * 100_000}):
+            message = call()
+            message["params"]["arguments"] = arguments
+            await post(app, message, legacy_headers("own"))
+        digests.append([entry.arguments_digest for entry in (await document(runtime)).tool_calls])
+
+    one, again, other = digests
+    assert one == again
+    assert one[0] == one[1] != one[2]
+    assert one[3:] == [None, None, None]
+    assert one[0] != other[0]
+    assert one[0] is not None
+    assert len(one[0]) == 16
+
+
+async def test_content_stays_out_of_the_document_unless_the_user_asked_for_it(runtime: Runtime) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, call(), legacy_headers("own"))
+
+    (entry,) = (await document(runtime)).tool_calls
+
+    assert (entry.arguments, entry.result) == (None, None)
+
+
+@pytest.mark.parametrize("sse", [False, True])
+async def test_content_is_kept_where_the_user_asked_for_it(make_runtime: MakeRuntime, sse: bool) -> None:
+    runtime = make_runtime(store_content=True)
+    app = MCPMiddleware(Server(session_id="own", sse=sse), runtime)
+
+    for _ in range(2):
+        await post(app, call(), legacy_headers("own"))
+
+    for entry in (await document(runtime)).tool_calls:
+        assert (entry.arguments, entry.result) == ({"a": 1}, OK)
+
+
+def install_hook(monkeypatch: pytest.MonkeyPatch, hook: object) -> str:
+    """Make a module with a redaction hook importable; returns its setting."""
+    module = ModuleType("hooks_of_a_user")
+    module.__dict__["redact"] = hook
+    monkeypatch.setitem(sys.modules, "hooks_of_a_user", module)
+    return "hooks_of_a_user:redact"
+
+
+async def test_a_redaction_hook_sees_every_value_before_it_is_kept(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def hook(value: Any) -> Any:
+        seen.append(value)
+        return "redacted"
+
+    runtime = make_runtime(store_content=True, redaction_hook=install_hook(monkeypatch, hook))
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+
+    (entry,) = (await document(runtime)).tool_calls
+    assert (entry.arguments, entry.result) == ("redacted", "redacted")
+    assert seen == [{"a": 1}, OK]
+
+
+def failing(value: Any) -> Any:
+    raise ValueError("secret")
+
+
+@pytest.mark.parametrize("hook", [failing, "text"])
+async def test_a_hook_that_fails_lets_nothing_through(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, failures: Any, logs: Any, hook: object
+) -> None:
+    runtime = make_runtime(store_content=True, redaction_hook=install_hook(monkeypatch, hook))
+    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
+
+    (entry,) = (await document(runtime)).tool_calls
+
+    assert (entry.tool_name, entry.arguments, entry.result) == ("add", None, None)
+    assert failures["redaction hook"] > 0
+    assert "secret" not in "\n".join(logs())
+
+
+@pytest.mark.parametrize("name", ["nowhere:redact", "json:nothing", "json", ":", "", "a b:c"])
+def test_a_hook_that_cannot_be_loaded_lets_nothing_through(failures: Any, name: str) -> None:
+    redact = redactor(name)
+
+    assert redact({"a": 1}) is None
+    assert failures["redaction hook"] > 0
+
+
+def test_without_a_hook_content_is_as_it_is() -> None:
+    assert redactor(None)({"a": 1}) == {"a": 1}
+
+
+def test_a_captured_value_is_json_of_bounded_length() -> None:
+    assert as_attribute({"a": [1, None, "\u00e9"]}) == '{"a":[1,null,"\u00e9"]}'
+    assert len(as_attribute("x" * 1_000_000)) == 16_384
+    assert as_attribute(object()).startswith('"')
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+async def test_content_goes_on_spans_only_where_somebody_asked_for_it(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "variable":
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "span_only")
+    runtime = make_runtime(**({"capture_content": True} if how == "option" else {}))
+
+    for _ in range(2):
+        await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+
+    for span in telemetry.spans():
+        attributes = span.attributes or {}
+        assert attributes["gen_ai.tool.call.arguments"] == '{"a":1}'
+        assert attributes["gen_ai.tool.call.result"] == as_attribute(OK)
+
+
+async def test_a_message_that_the_server_refused_leaves_nothing_in_the_store(runtime: Runtime) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        status = int(dict(scope["headers"])[b"x-test-status"])
+        await respond(send, error(-32600, None), status)
+
+    wrapped = MCPMiddleware(app, runtime)
+    for status in (200, 400, 401, 403, 404, 405, 406, 413, 415, 421, 500):
+        for message, headers in (
+            (call(), legacy_headers(f"made-up-{status}")),
+            (modern(), list(MODERN_HEADERS)),
+            (call(meta={"openai/session": f"made-up-{status}"}), legacy_headers("x")),
+            (call(), [("x-session-id", f"made-up-{status}"), ("mcp-protocol-version", "2025-11-25")]),
+            (initialize(), []),
+        ):
+            await post(wrapped, message, [*headers, ("x-test-status", str(status))])
+
+    await runtime.shut_down()
+    assert runtime.sessions.active in (0, None)
+    assert runtime.sessions.local == 0
+
+
+async def test_a_document_keeps_the_newest_calls_and_the_true_count(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(max_tool_calls=5, flush_calls=3)
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    for number in range(23):
+        await post(app, call(request_id=number), legacy_headers("own"))
+
+    state = await document(runtime)
+    kept = [entry.request_id for entry in state.tool_calls]
+    assert state.tool_call_count == 23
+    assert 5 <= len(kept) <= 10
+    assert kept == list(range(23))[-len(kept) :]
+
+
+async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=64)
+    recorded: list[Call] = []
+    batches: list[Batch] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "close", batches.append)
+    calls = [ended(200) for _ in range(100)]
+    runtime.recorder.add(ended(200))
+    runtime.recorder.drain()  # As a reader of metrics may have done before: all at once then, and only then.
+    recorded.clear()
+    batches.clear()
+
+    for call_ in calls:
+        runtime.recorder.add(call_)
+    assert recorded == []
+    parts: list[int] = []
+    while len(recorded) < 100:
+        before = len(recorded)
+        await asyncio.sleep(0)
+        parts.append(len(recorded) - before)
+
+    assert recorded == calls
+    assert max(parts) == 12  # An eighth of what waits, so that it keeps up with whatever comes.
+    assert parts[-2] == 4
+    assert len(batches) == 2
+
+
+async def test_a_session_was_active_until_its_last_call_ended_whenever_that_is_recorded(
+    make_runtime: MakeRuntime,
+) -> None:
+    runtime = make_runtime()
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, call(request_id=1), legacy_headers("own"))
+    await post(app, call(request_id=2), legacy_headers("own"))
+    await asyncio.sleep(0.02)
+
+    state = await document(runtime)
+
+    ends = [entry.started_at.timestamp() + entry.duration for entry in state.tool_calls]
+    assert state.last_activity.timestamp() == pytest.approx(max(ends), abs=5e-6)
+
+
+async def test_a_batch_is_one_delta_of_a_session_however_many_parts_it_comes_in(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(flush_calls=20)
+    deltas: list[SessionDelta] = []
+    runtime.recorder._submit = deltas.append  # pyright: ignore[reportPrivateUsage]
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+
+    for number in range(20):
+        await post(app, call(request_id=number), legacy_headers("own"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert [delta.call_count for delta in deltas] == [20]
+
+
+async def test_however_many_calls_end_at_once_none_is_lost(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime()
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    calls = [ended(200) for _ in range(12_000)]
+
+    for call_ in calls:
+        runtime.recorder.add(call_)
+    runtime.recorder.drain()
+
+    assert recorded == calls
+
+
+class Slow:
+    """Stands for `Metrics.record`: keeps what is recorded, and holds the first until it is let go."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Call] = []
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, call: Call, _: Batch) -> None:
+        if not self.began.is_set():
+            self.began.set()
+            assert self.go_on.wait(20)
+        self.recorded.append(call)
+
+    def held_in(self, work: Callable[[], None]) -> threading.Thread:
+        """A thread that does `work`, which has begun to record."""
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert self.began.wait(20)
+        return thread
+
+
+async def test_the_loop_does_not_spin_while_another_thread_records(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, slow = (runtime := make_runtime(flush_calls=8)).recorder, Slow()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+    looks: list[None] = []
+    ensure_running = runtime.observers.ensure_running
+    monkeypatch.setattr(runtime.observers, "ensure_running", lambda: (looks.append(None), ensure_running()))
+    calls = [ended(200) for _ in range(20)]
+    recorder.add(calls[0])
+    thread = slow.held_in(recorder.drain)
+
+    for call_ in calls[1:]:
+        recorder.add(call_)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    turns = len(looks)
+    slow.go_on.set()
+    with anyio.fail_after(20):
+        while len(slow.recorded) < 20:
+            await anyio.lowlevel.checkpoint()
+    thread.join()
+
+    assert turns < 20
+    assert sorted(map(id, slow.recorded)) == sorted(map(id, calls))
+
+
+async def test_who_is_asked_to_drain_all_while_it_drains_a_part_goes_on_to_the_end(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends drains from another thread than the loop's, and the loop may have no other turn."""
+    recorder, slow = (runtime := make_runtime(flush_calls=8)).recorder, Slow()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+
+    async def loop_that_ends() -> None:
+        for _ in range(200):
+            recorder.add(ended(200))
+        await asyncio.sleep(0)
+
+    thread = slow.held_in(lambda: asyncio.run(loop_that_ends()))
+    recorder.drain()
+    slow.go_on.set()
+    await asyncio.to_thread(thread.join)
+
+    assert len(slow.recorded) == 200
+
+
+async def test_who_is_asked_after_its_last_look_looks_again(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = (runtime := make_runtime()).recorder
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+
+    class Late:
+        """A lock, before whose first release somebody else wants what has just ended."""
+
+        def __init__(self) -> None:
+            self.asked = False
+            self.acquire = (lock := threading.Lock()).acquire
+            self._release = lock.release
+
+        def release(self) -> None:
+            if not self.asked:
+                self.asked = True
+                recorder.add(ended(200))
+                recorder.drain()
+            self._release()
+
+    recorder._lock = Late()  # type: ignore[assignment]  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    recorder.add(ended(200))
+    recorder.drain()
+
+    assert len(recorded) == 2
+
+
+async def test_nothing_of_a_batch_is_left_when_it_begins_anew(make_runtime: MakeRuntime) -> None:
+    recorder = (runtime := make_runtime(flush_calls=20)).recorder
+    deltas: list[SessionDelta] = []
+    recorder._submit = deltas.append  # pyright: ignore[reportPrivateUsage]
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    for number in range(3):
+        await post(app, call(request_id=number), legacy_headers("own"))
+    recorder._drain(2)  # pyright: ignore[reportPrivateUsage]
+
+    recorder.clear()
+    await post(app, call(request_id=3), legacy_headers("own"))
+    recorder.drain()
+
+    assert [delta.call_count for delta in deltas] == [1]
+
+
+async def test_calls_that_find_no_room_are_counted(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, slow = (runtime := make_runtime()).recorder, Slow()
+    dropped: Counter[str] = Counter()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+    monkeypatch.setattr(runtime.metrics, "store_dropped", lambda count, reason: dropped.update({reason: count}))
+    calls = [ended(200) for _ in range(10_500)]
+    recorder.add(calls[0])
+    thread = slow.held_in(recorder.drain)
+
+    for call_ in calls[1:]:
+        recorder.add(call_)
+    slow.go_on.set()
+    thread.join()
+    recorder.drain()
+
+    assert len(slow.recorded) + dropped["full"] == len(calls)
+    assert dropped["full"] == 500
+    assert slow.recorded[1:] == calls[501:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_begins_with_none_of_its_parents_calls(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with its lock, which a thread that is not in the child may have held."""
+    recorder, slow = (runtime := make_runtime(flush_calls=8)).recorder, Slow()
+    monkeypatch.setattr(runtime.metrics, "record", slow)
+    for _ in range(5):
+        recorder.add(ended(200))
+    thread = slow.held_in(recorder.drain)
+
+    if not (child := os.fork()):
+        slow.go_on.set()
+        recorder.add(ended(200))
+        recorder.drain()
+        os._exit(len(slow.recorded))
+    status = os.waitpid(child, 0)[1]
+    slow.go_on.set()
+    thread.join()
+
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert len(slow.recorded) == 5
+
+
+def test_a_loop_that_stopped_in_a_hurry_keeps_no_other_from_recording(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=8)
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+
+    async def fill() -> None:
+        for _ in range(10):
+            runtime.recorder.add(ended(200))
+
+    async def go_on() -> None:
+        await fill()
+        while len(recorded) < 20:
+            await anyio.lowlevel.checkpoint()
+
+    stopped = asyncio.new_event_loop()
+    try:
+        stopped.run_until_complete(fill())
+        asyncio.run(asyncio.wait_for(go_on(), 20))
+    finally:
+        stopped.close()
+
+    assert len(recorded) == 20
+
+
+async def test_where_content_is_kept_fewer_calls_wait(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=8, store_content=True)
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+
+    for _ in range(20):
+        runtime.recorder.add(ended(200))
+
+    assert len(recorded) == 16
+
+
+async def test_without_a_loop_a_full_batch_is_drained_at_once(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(flush_calls=8)
+    recorded: list[Call] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+
+    def finish() -> None:
+        for _ in range(20):
+            runtime.recorder.add(ended(200))
+
+    await asyncio.to_thread(finish)
+
+    assert len(recorded) == 16
+
+
+async def test_finished_calls_are_recorded_without_another_request(make_runtime: MakeRuntime) -> None:
+    seen = anyio.Event()
+    telemetry_of: list[ToolCall] = []
+
+    async def observer(finished: ToolCall, _: object) -> None:
+        telemetry_of.append(finished)
+        seen.set()
+
+    sys.modules["observers_of_a_user"] = SimpleNamespace(observer=observer)  # type: ignore[assignment]
+    try:
+        runtime = make_runtime(flush_interval=0.01, observers="observers_of_a_user:observer")
+        await post(MCPMiddleware(Server(), runtime), call(), legacy_headers("own"))
+        with anyio.fail_after(5):
+            await seen.wait()
+    finally:
+        del sys.modules["observers_of_a_user"]
+
+    assert [finished.tool_name for finished in telemetry_of] == ["add"]
+
+
+def test_a_second_event_loop_records_as_the_first_one_did(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    """Some hosts, and most test clients, run each request on a loop of its own."""
+    runtime = make_runtime(flush_interval=0.01)
+    app = MCPMiddleware(Server(), runtime)
+
+    async def first() -> None:
+        await post(app, call(request_id=1), legacy_headers("own"))
+
+    async def second() -> None:
+        await post(app, call(request_id=2), legacy_headers("own"))
+        with anyio.fail_after(5):
+            while len(telemetry.span_exporter.get_finished_spans()) < 2:
+                await anyio.lowlevel.checkpoint()
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+    assert [(span.attributes or {})["jsonrpc.request.id"] for span in telemetry.spans()] == ["1", "2"]
+
+
+async def test_what_is_recorded_later_has_nothing_of_the_call_that_woke_the_recorder(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    runtime = make_runtime(flush_interval=0.01)
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, initialize())
+    await post(app, call(), legacy_headers("own"))
+    telemetry.spans()
+
+    # The app is known to have no seam, so this call's span and session are current while it is answered.
+    await post(app, call(), legacy_headers("own"))
+    await post(MCPMiddleware(Server(), runtime), modern("other"), [*MODERN_HEADERS, ("via", "x")], path="/elsewhere")
+    with anyio.fail_after(5):
+        while len(telemetry.span_exporter.get_finished_spans()) < 4:
+            await anyio.lowlevel.checkpoint()
+
+    attributes = telemetry.spans()[-1].attributes or {}
+    assert attributes["otel_mcp.session.source"] == "none"
+    assert "session.id" not in attributes
+
+
+async def test_calls_of_one_session_are_handed_over_together_and_keep_what_was_agreed_on(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deltas: list[SessionDelta] = []
+    monkeypatch.setattr(runtime.recorder, "_submit", deltas.append)
+    app = MCPMiddleware(Server(), runtime)
+    for client in ("one", "two", "one"):
+        await post(app, modern(client=client), MODERN_HEADERS)
+    await post(app, modern("fail", client="one"), MODERN_HEADERS)
+    runtime.recorder.drain()
+
+    counts = sorted((delta.requests, delta.call_count, len(delta.calls)) for delta in deltas)
+    assert counts == [(1, 1, 1), (3, 3, 3)]
+    assert len({delta.touch_key for delta in deltas}) == 2
+    assert None not in {delta.touch_key for delta in deltas}
+
+
+async def test_one_call_that_cannot_be_recorded_takes_no_other_with_it(
+    runtime: Runtime, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attributes = runtime.metrics._attributes
+    broken: list[object] = []
+
+    def once(finished: Call) -> Any:
+        if not broken:
+            broken.append(finished)
+            raise RuntimeError("secret")
+        return attributes(finished)
+
+    monkeypatch.setattr(runtime.metrics, "_attributes", once)
+    app = MCPMiddleware(Server(), runtime)
+    for number in range(3):
+        await post(app, call(request_id=number), legacy_headers("own"))
+
+    assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 2
+    assert len(telemetry.spans()) == 3
+    assert failures["record"] == 1
