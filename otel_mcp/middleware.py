@@ -9,9 +9,9 @@ as servers may have it too; only then is it known which headers it gets.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -21,16 +21,11 @@ from otel_mcp.exchange.nesting import is_same
 from otel_mcp.exchange.response_headers import with_headers_at_hand
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.call import SCOPE_KEY, Exchange, current_call, current_exchange
+from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 from otel_mcp.wire import headers as wire_headers
 
 if TYPE_CHECKING:
     from otel_mcp.runtime import Runtime
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 T = TypeVar("T")
 

@@ -26,7 +26,6 @@ from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.verdicts import Verdicts
-from otel_mcp.middleware import Scope
 from otel_mcp.model.call import Exchange
 from otel_mcp.observers.queue import Observers
 from otel_mcp.sessions.service import Sessions
@@ -38,6 +37,7 @@ from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.processor import SessionSpanProcessor, install
 from otel_mcp.telemetry.recorder import Recorder
 from otel_mcp.telemetry.spans import Spans
+from otel_mcp.types import Scope
 from otel_mcp.wire import headers as wire_headers
 
 _WARM_UP_SECONDS: Final = 1.0

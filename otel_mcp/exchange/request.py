@@ -22,7 +22,6 @@ from otel_mcp.exchange.nesting import HandedOver
 from otel_mcp.exchange.outcomes import REFUSALS, left_open, merged, was_refused
 from otel_mcp.identity.address import PROXY_HEADERS, Clients
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.middleware import Scope
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange, client_of, slim
 from otel_mcp.model.delta import SessionDelta
 from otel_mcp.semconv import OTHER
@@ -30,6 +29,7 @@ from otel_mcp.settings import Settings
 from otel_mcp.telemetry.content import capturer
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.telemetry.recorder import Recorder
+from otel_mcp.types import Scope
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
     KNOWN_METHODS,

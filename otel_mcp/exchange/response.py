@@ -18,13 +18,13 @@ from otel_mcp.exchange.session_ids import Owning
 from otel_mcp.exchange.within import Within
 from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.middleware import Message as ASGIMessage
-from otel_mcp.middleware import Send
 from otel_mcp.model.call import Call, Exchange
 from otel_mcp.model.session import Session
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.metrics import Metrics
+from otel_mcp.types import Message as ASGIMessage
+from otel_mcp.types import Send
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import JsonId, is_handshake, negotiated_version
 from otel_mcp.wire.sse import result_size

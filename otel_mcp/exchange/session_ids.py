@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from otel_mcp.bounded import Paths
 from otel_mcp.hashing import OURS, Keys
-from otel_mcp.middleware import Scope
 from otel_mcp.model.call import Exchange
+from otel_mcp.types import Scope
 from otel_mcp.wire import headers as wire_headers
 
 

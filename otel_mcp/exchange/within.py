@@ -15,7 +15,7 @@ from otel_mcp.model.call import Exchange
 
 if TYPE_CHECKING:
     from otel_mcp.exchange.answer import Answer
-    from otel_mcp.middleware import Message, Send
+    from otel_mcp.types import Message, Send
 
 MakeAnswer = Callable[[Exchange, Mapping[bytes, bytes]], "Answer"]
 

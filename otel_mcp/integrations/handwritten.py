@@ -22,10 +22,10 @@ from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.exchange.request import MAX_BODY
 from otel_mcp.guard import guarded, report
 from otel_mcp.integrations.patching import Patches
-from otel_mcp.middleware import ASGIApp, Message, Receive, Scope, Send
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.propagation import without_ended_span
+from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 
 _GUARD: Final = guarded("route seam")
 _FUNCTIONS: Final = (FunctionType, MethodType)

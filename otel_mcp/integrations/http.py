@@ -19,9 +19,10 @@ from opentelemetry.context import Context
 from otel_mcp import process
 from otel_mcp.guard import report
 from otel_mcp.integrations.patching import Patches
-from otel_mcp.middleware import ASGIApp, Receive, Scope, Send, look, observe
+from otel_mcp.middleware import look, observe
 from otel_mcp.model.call import SCOPE_KEY, Exchange, current_exchange
 from otel_mcp.telemetry.propagation import without_ended_span
+from otel_mcp.types import ASGIApp, Receive, Scope, Send
 
 Owns = Callable[[Any], bool | None]
 """Whether the server that this object serves keeps transport sessions of its own."""

@@ -13,10 +13,10 @@ from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metr
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from otel_mcp import MCPMiddleware, guard
-from otel_mcp.middleware import ASGIApp, Message, Scope
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
+from otel_mcp.types import ASGIApp, Message, Scope
 from tests.support.scripted import OURS, RECEIVE, Conversation, Scripted, Step, converse
 from tests.unit.kit import Telemetry
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import uvicorn
 
-from otel_mcp.middleware import ASGIApp, MCPMiddleware, Receive, Scope, Send
+from otel_mcp.middleware import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
+from otel_mcp.types import ASGIApp, Receive, Scope, Send
 from tests.support.waiting import wait_until
 
 EVENTS = 5

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from otel_mcp.middleware import ASGIApp, Message, Receive, Scope, Send
+from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 
 Step: TypeAlias = "str | Message | BaseException"
 """What an app does next: `RECEIVE`, a message to send, or an exception to raise."""
