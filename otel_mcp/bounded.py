@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
+
+from otel_mcp.semconv import OTHER
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -41,3 +44,55 @@ class Paths(Generic[V]):
         if value is not None:
             self._seen.move_to_end(path)
         return value
+
+
+class BoundedNames:
+    """The first `limit` names that proved themselves; every other one is ``_OTHER``.
+
+    Half of the places are kept for names that are proven: a server that answers
+    anything makes every name look likely.
+    """
+
+    LONGEST: Final = 128
+    """Characters; what is longer is ``_OTHER``."""
+
+    __slots__ = ("_likely", "_limit", "_names", "known")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._names: dict[str, str] = {}
+        self._likely: set[str] = set()
+        self.known = self._names.keys()
+        """The names that have a label value of their own."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further name gets a value of its own."""
+        return len(self._names) >= self._limit
+
+    def learn(self, names: Iterable[str]) -> None:
+        """Add names that the server itself uses."""
+        for name in names:
+            self._likely.discard(name)
+            if len(name) <= self.LONGEST and not self.is_full:
+                self._names.setdefault(name, name)
+
+    def bounded(self, name: str, *, proven: bool, likely: bool = False) -> str:
+        """Return the name itself if it is known, or if there is room for it.
+
+        Args:
+            name: perhaps made up.
+            proven: the server itself knows it.
+            likely: the server has answered as if it knew it.
+        """
+        if name in self._names:
+            if proven:
+                self._likely.discard(name)
+            return name
+        if proven:
+            self.learn((name,))
+        elif likely and len(self._likely) < self._limit // 2:
+            self.learn((name,))
+            if name in self._names:
+                self._likely.add(name)
+        return self._names.get(name, OTHER)

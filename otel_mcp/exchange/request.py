@@ -19,11 +19,11 @@ from otel_mcp.exchange.endings import Endings
 from otel_mcp.exchange.flights import Flights
 from otel_mcp.exchange.inflight import Pending
 from otel_mcp.exchange.nesting import HandedOver
-from otel_mcp.exchange.outcomes import REFUSALS, left_open, merged, was_refused
 from otel_mcp.identity.address import PROXY_HEADERS, Clients
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange, client_of, slim
 from otel_mcp.model.delta import SessionDelta
+from otel_mcp.model.outcomes import REFUSALS, left_open, merged, was_refused
 from otel_mcp.semconv import OTHER
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.content import capturer

@@ -12,13 +12,13 @@ from typing import Any, Final
 from otel_mcp.exchange.answer import Answer, Finish
 from otel_mcp.exchange.foresight import foresee, has_succeeded, is_decided_by_body
 from otel_mcp.exchange.inflight import Pending
-from otel_mcp.exchange.outcomes import REFUSALS
 from otel_mcp.exchange.response_headers import ResponseHeaders, by_name
 from otel_mcp.exchange.session_ids import Owning
 from otel_mcp.exchange.within import Within
 from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Call, Exchange
+from otel_mcp.model.outcomes import REFUSALS
 from otel_mcp.model.session import Session
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.settings import Settings

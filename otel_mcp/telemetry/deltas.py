@@ -8,11 +8,11 @@ from typing import Any, Final
 from opentelemetry.trace import SpanContext
 from pydantic_core import to_json
 
-from otel_mcp.exchange.outcomes import CALLERS_FAULT, was_taken
 from otel_mcp.guard import guarded
 from otel_mcp.hashing import Keys
 from otel_mcp.model.call import Call
 from otel_mcp.model.delta import CallRecord, SessionDelta
+from otel_mcp.model.outcomes import CALLERS_FAULT, was_taken
 from otel_mcp.model.session import Session
 from otel_mcp.model.state import ToolCall
 from otel_mcp.observers.queue import Observers

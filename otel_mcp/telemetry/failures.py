@@ -6,10 +6,10 @@ from collections import deque
 from typing import Any, Final
 
 from otel_mcp import semconv
-from otel_mcp.exchange.outcomes import failure_of
+from otel_mcp.bounded import BoundedNames
 from otel_mcp.model.call import Call, client_of
+from otel_mcp.model.outcomes import failure_of
 from otel_mcp.telemetry.instruments import Instruments
-from otel_mcp.telemetry.names import MAX_LENGTH, MAX_TOOLS, BoundedNames
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.wire.jsonrpc import Outcome
 
@@ -43,9 +43,9 @@ class Failures:
 
     def _is_unlisted(self, call: Call) -> bool:
         """Whether the server has listed its tools, and this name is none of them."""
-        if not self.tools_listed or call.trusted_name or len(self._tools.known) >= MAX_TOOLS:
+        if not self.tools_listed or call.trusted_name or self._tools.is_full or call.target is None:
             return False
-        return call.target is not None and len(call.target) <= MAX_LENGTH and call.target not in self._tools.known
+        return len(call.target) <= BoundedNames.LONGEST and call.target not in self._tools.known
 
     def count(self, call: Call, tool: str | None, *, worked: bool) -> None:
         """Count a finished tool call if it failed, or is the first that works after one in its session.

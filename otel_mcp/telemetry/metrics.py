@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import semconv
+from otel_mcp.bounded import BoundedNames
 from otel_mcp.guard import guarded
 from otel_mcp.model.call import MODERN, Call, client_of
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.telemetry.failures import Failures
 from otel_mcp.telemetry.instruments import Gauges, Instruments
-from otel_mcp.telemetry.names import MAX_CLIENTS, MAX_ERRORS, MAX_TOOLS, BoundedNames
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, field_of, listed_names
 
+MAX_TOOLS: Final = 200
+MAX_CLIENTS: Final = 20
+MAX_ERRORS: Final = 50
+"""Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
 _USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS = (
     *(semconv.TOOL_ERROR, "cancelled", "disconnected"),

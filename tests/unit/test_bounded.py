@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_mcp.telemetry.names import BoundedNames
+from otel_mcp.bounded import BoundedNames
 
 
 def test_a_name_that_proved_itself_is_known_from_then_on() -> None:
@@ -16,10 +16,10 @@ def test_a_name_that_proved_itself_is_known_from_then_on() -> None:
 def test_names_that_are_only_likely_leave_half_of_the_places() -> None:
     names = BoundedNames(6)
 
-    told = [names.bounded(f"made-up-{number}", proven=False, likely=True) for number in range(100)]
+    given = [names.bounded(f"made-up-{number}", proven=False, likely=True) for number in range(100)]
     names.learn(["listed"])
 
-    assert {name for name in told if name != "_OTHER"} == {"made-up-0", "made-up-1", "made-up-2"}
+    assert {name for name in given if name != "_OTHER"} == {"made-up-0", "made-up-1", "made-up-2"}
     assert names.bounded("listed", proven=False) == "listed"
     assert names.bounded("known", proven=True) == "known"
 
@@ -38,9 +38,9 @@ def test_a_likely_name_that_is_proven_later_makes_room_for_another_likely_one() 
 def test_beyond_the_limit_every_new_name_is_other() -> None:
     names = BoundedNames(3)
 
-    told = {names.bounded(f"tool-{number}", proven=True) for number in range(100_000)}
+    given = {names.bounded(f"tool-{number}", proven=True) for number in range(100_000)}
 
-    assert told == {"tool-0", "tool-1", "tool-2", "_OTHER"}
+    assert given == {"tool-0", "tool-1", "tool-2", "_OTHER"}
 
 
 def test_names_that_the_server_listed_are_known_up_to_the_limit() -> None:
