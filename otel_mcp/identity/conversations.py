@@ -67,7 +67,7 @@ class Conversations:
         """Another replica has shaken hands: replace what it wrote, or is about to write."""
 
         async def look(*, again: bool) -> None:
-            known = await self._directory.recall(transport_id)
+            known = await self._directory.describe(transport_id)
             if known is None or known.ended or known.worked:
                 return
             if known.live is None:
@@ -82,6 +82,6 @@ class Conversations:
 
     async def _agree(self, transport_id: str, conversation: Session) -> None:
         user = conversation.facts.principal
-        successor = await self._directory.succeed(transport_id, conversation.id, user)
+        successor = await self._directory.get_or_set_successor(transport_id, conversation.id, user)
         if self._tracker.get(transport_id) is None:
             self._tracker.follow(transport_id, successor)

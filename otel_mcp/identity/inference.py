@@ -34,7 +34,7 @@ class Inference:
 
     async def propose(self, claim: Candidate, asker: Asker | None = None) -> Session | None:
         """The session that `resolve` would give; agrees on nothing."""
-        agreed = await self._directory.consult(_agreement(claim), asker)
+        agreed = await self._directory.get(_agreement(claim), asker)
         if agreed is None and not self._table.may_open():
             return None
         session = self._table.draft(agreed or new_id(), claim.source, limit=self._gap)
@@ -46,7 +46,7 @@ class Inference:
         agreement = _agreement(claim)
         if not self._table.may_open():
             # Another replica's session may still be joined: that opens none.
-            agreed = await self._directory.consult(agreement, asker)
+            agreed = await self._directory.get(agreement, asker)
             if agreed is None:
                 self._rejected("limit")
                 return None
@@ -54,7 +54,7 @@ class Inference:
         else:
             candidate = proposed.id if proposed is not None else new_id()
             with self._table.room():
-                answer = await self._directory.agree(agreement, candidate, self._gap, asker)
+                answer = await self._directory.get_or_set(agreement, candidate, self._gap, asker)
             joined = answer != candidate or (proposed is not None and proposed.agreement is not None)
             session_id = self._table.first(self._fingerprints, claim.key, answer, candidate)
         self._table.remember(self._fingerprints, claim.key, session_id)

@@ -84,7 +84,7 @@ class Tracker:
             return await self._inference.propose(claim, asker)
         if self.get(claim.key) is not None:
             return self.table.proposal(id_for(self._keys, claim.key, claim.principal), claim.source)
-        known = await self._directory.recall(claim.key, asker)
+        known = await self._directory.describe(claim.key, asker)
         if (session := await self._proposed(claim, owned, known, asker)) is not None:
             session.known = known
         return session
@@ -100,7 +100,7 @@ class Tracker:
         if successor is None and self._standing.stands(claim, known, owned):
             return self.table.proposal(claim.key, claim.source)
         if successor is not None:
-            held = await self._directory.recall(successor, asker)
+            held = await self._directory.describe(successor, asker)
             if held is not None and held.live is not None and is_foreign(held.live, claim.principal):
                 return self.table.proposal(id_for(self._keys, successor, claim.principal), claim.source)
         is_known, successor = successor is not None, successor or self._successor_id(claim)
@@ -233,7 +233,7 @@ class Tracker:
     async def _recall(
         self, claim: Candidate, owned: bool | None, proposed: Session | None, asker: Asker | None
     ) -> Session | None:
-        known = await self._directory.recall(claim.key, asker)
+        known = await self._directory.describe(claim.key, asker)
         if known is None and proposed is not None:
             known = proposed.known  # The request has asked before, and may have no time left for asking again.
         if (told := self.peek(claim)) is not None:
@@ -263,13 +263,15 @@ class Tracker:
                 return None
             candidate = proposed.id if proposed is not None else self._successor_id(claim)
             with self.table.room():
-                successor = await self._directory.succeed(claim.key, candidate, user_of(claim.principal), asker)
+                successor = await self._directory.get_or_set_successor(
+                    claim.key, candidate, user_of(claim.principal), asker
+                )
             joined = successor != candidate
             successor = self.table.first(self._successors, claim.key, successor, candidate)
         self.follow(claim.key, successor)
         if (held := self.peek(claim)) is not None:
             return held
-        known = await self._directory.recall(successor, asker) if joined or successor.startswith(NAMED) else None
+        known = await self._directory.describe(successor, asker) if joined or successor.startswith(NAMED) else None
         if known is not None and known.live is not None:
             if is_foreign(known.live, claim.principal):
                 return self._instead(replace(claim, key=successor))

@@ -43,7 +43,7 @@ class Learning:
         """Ask about a session that has just been met."""
 
         async def look() -> None:
-            known = await self._directory.recall(session.id)
+            known = await self._directory.describe(session.id)
             if known is not None and known.live is not None:
                 learn(session, known.live)
 
@@ -62,7 +62,7 @@ class Learning:
     async def _look_at_blind(self) -> None:
         while self._blind:
             session_id, session = next(iter(self._blind.items()))
-            known = await self._directory.recall(session_id)
+            known = await self._directory.describe(session_id)
             if known is None:
                 self._look_again()
                 return

@@ -8,7 +8,7 @@ from dataclasses import replace
 from otel_mcp.hashing import Keys
 from otel_mcp.identity.binding import own_id
 from otel_mcp.identity.lookup import Tracker
-from otel_mcp.model.delta import Applied, SessionDelta, SessionFacts
+from otel_mcp.model.delta import SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.session import Session
 
 
@@ -21,17 +21,17 @@ class Verdicts:
         self._keys = keys
         self._rejected = rejected
 
-    def overruled(self, delta: SessionDelta, answer: Applied) -> None:
+    def overruled(self, delta: SessionDelta, answer: WriteResult) -> None:
         """Other processes have decided otherwise about a session: what names it next is to be asked about."""
         session, previous = self._table.sessions.get(answer.session_id), delta.facts.previous_id
-        if answer.heir is not None and previous is not None:
-            self._tracker.follow(previous, answer.heir)
+        if answer.agreed_successor is not None and previous is not None:
+            self._tracker.follow(previous, answer.agreed_successor)
             if session is not None and not session.overruled:
                 session.overruled = True
                 self._keys.renew_claims()  # Some remember the session that they have led to.
         if session is None or session.part_of is not None:
             return
-        if answer.rival is not None or (answer.late and session.source == "header"):
+        if answer.agreed_session is not None or (answer.after_end and session.source == "header"):
             self._tracker.forget(session)
 
     def put_out(self, delta: SessionDelta, owner: str) -> SessionDelta | None:

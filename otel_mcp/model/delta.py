@@ -103,7 +103,7 @@ class SessionDelta:
     ended: tuple[float, EndReason] | None = None
     """Unix seconds and reason."""
     touch_key: tuple[str, float] | None = None
-    """An agreement key (see `SessionStore.agree`) to keep alive, with its TTL in seconds."""
+    """An agreement key (see `SessionStore.get_or_set`) to keep alive, with its TTL in seconds."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,7 +122,7 @@ class Flush:
 
 
 @dataclass(slots=True)
-class Applied:
+class WriteResult:
     """What the store answers to one flushed delta."""
 
     session_id: str
@@ -131,24 +131,24 @@ class Applied:
     resumed: bool = False
     """The session was last active before the process that now serves it began."""
     total_calls: int = 0
-    repeated: bool = False
+    duplicate: bool = False
     """The store had seen this very flush before and ignored it."""
     ended: EndedSession | None = None
     """Set on exactly one flush of an ended session across all processes."""
     expired: EndedSession | None = None
     """An earlier session under this id, whose end nobody had reported; this flush began another."""
-    late: bool = False
+    after_end: bool = False
     """The session had ended before: counted where its document still stands, not reopened."""
-    rival: str | None = None
+    agreed_session: str | None = None
     """Another session on which the replicas have agreed for the client of this one."""
-    heir: str | None = None
+    agreed_successor: str | None = None
     """Another session on which the replicas have agreed to continue `SessionFacts.previous_id`."""
     retry: str | None = None
     """Why it was not written, or is not known to be: send the same flush again."""
     owner: str | None = None
     """Keyed hash of the user to whom the session is bound, and who is another: nothing was written."""
     refused: str | None = None
-    """Why this flush can never be written, e.g. ``foreign``: the key holds a value not ours; with `late`, ``ended``."""
+    """Why this flush can never be written: ``foreign``, the key holds a value not ours; with `after_end`, ``ended``."""
 
 
 @dataclass(slots=True)

@@ -104,7 +104,7 @@ class SessionDocuments:
         """Whether it is gone. Its end comes first, so that it is reported."""
         answered, known = False, Known(exists=False)
         with self._health.operation("recall"):
-            known, answered = await self._store.recall(session_id), True
+            known, answered = await self._store.describe(session_id), True
         if not answered:
             return False
         if known.exists or known.ended:

@@ -17,12 +17,11 @@ from time import thread_time
 from typing import Final
 
 from otel_mcp.guard import guarded
-from otel_mcp.model.delta import Applied, EndedSession, Flush, SessionDelta
+from otel_mcp.model.delta import EndedSession, Flush, SessionDelta, WriteResult
 from otel_mcp.sessions.buffer import Coalescer
 from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.health import StoreHealth
-from otel_mcp.store.base import SessionStore, StoreDown
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
 
 logger = logging.getLogger("otel_mcp")
 
@@ -38,14 +37,14 @@ class Flusher:
     """Takes from the coalescer, gives to the store, tells what happened."""
 
     def __init__(
-        self, coalescer: Coalescer, store: SessionStore, events: SessionEvents, process: Process, health: StoreHealth
+        self, coalescer: Coalescer, store: SessionStore, events: SessionEvents, process: ProducerId, health: StoreHealth
     ) -> None:
         self._coalescer = coalescer
         self._store = store
         self._events = events
         self._process = process
         self._health = health
-        self.on_overruled: Callable[[SessionDelta, Applied], None] = lambda _delta, _answer: None
+        self.on_overruled: Callable[[SessionDelta, WriteResult], None] = lambda _delta, _answer: None
         """Called where other processes have decided otherwise: the session has ended, or is not the agreed one."""
         self.on_refused: Callable[[SessionDelta, str], SessionDelta | None] = lambda _delta, _owner: None
         """Called with what came under a session of another user, and that one; returns what to write instead."""
@@ -132,7 +131,7 @@ class Flusher:
 
     async def _send(self, flushes: list[Flush]) -> bool:
         """Whether the store took any of them."""
-        answers: list[Applied] = []
+        answers: list[WriteResult] = []
         with self._health.timed("flush", self._failed):
             answers = await self._store.apply(flushes)
             for answer in answers:
@@ -145,7 +144,7 @@ class Flusher:
             self._answered(flush, answer)
         return any(not answer.retry for answer in answers)
 
-    def _answered(self, flush: Flush, answer: Applied) -> None:
+    def _answered(self, flush: Flush, answer: WriteResult) -> None:
         delta, events = flush.delta, self._events
         if answer.expired is not None:
             self.report_end(answer.expired)
@@ -155,7 +154,11 @@ class Flusher:
             self._move(delta, answer.owner)
             return
         with guarded("session events"):
-            if answer.rival is not None or answer.heir is not None or (answer.late and delta.ended is None):
+            if (
+                answer.agreed_session is not None
+                or answer.agreed_successor is not None
+                or (answer.after_end and delta.ended is None)
+            ):
                 self.on_overruled(delta, answer)
         if answer.refused is not None:
             self.drop(delta.call_count, answer.refused)

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly, report
-from otel_mcp.model.delta import Applied, Known, SessionDelta
+from otel_mcp.model.delta import Known, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.buffer import Coalescer
 from otel_mcp.sessions.documents import SessionDocuments
@@ -34,10 +34,9 @@ from otel_mcp.sessions.shared_key import SharedKey
 from otel_mcp.sessions.sweeper import Sweeper
 from otel_mcp.sessions.worker import Background
 from otel_mcp.settings import Settings
-from otel_mcp.store.base import SessionStore, StoreDown
+from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
 from otel_mcp.store.factory import choose, is_divided
 from otel_mcp.store.memory import MemoryStore
-from otel_mcp.store.producer import Process
 
 logger = logging.getLogger("otel_mcp")
 T = TypeVar("T")
@@ -56,7 +55,7 @@ class Sessions:
 
     def __init__(self, settings: Settings, events: SessionEvents, *, store: SessionStore | None = None) -> None:
         self._settings = settings
-        self._process = Process()
+        self._process = ProducerId()
         self._store: SessionStore = choose(settings, self._process) if store is None else store
         self._in_memory = isinstance(self._store, MemoryStore)
         self._coalescer = Coalescer(settings)
@@ -140,7 +139,7 @@ class Sessions:
             # Perhaps nothing waited that could have shown whether the store, or its other parts, can be used.
             with self._health.operation("probe", proof=True):
                 # It writes: a server that is full or read-only answers everything else.
-                await self._store.agree(_PROBE, self._process.token, _PROBE_KEPT)
+                await self._store.get_or_set(_PROBE, self._process.token, _PROBE_KEPT)
                 flusher.has_news = flusher.has_news or breaker.is_open
                 self._health.answered()
         await self._documents.fulfil()
@@ -253,27 +252,31 @@ class Sessions:
         self.handshakes.release(session_id)
         return await loops.at_home(lambda: self._documents.delete(session_id))
 
-    async def recall(self, session_id: str, asker: Asker | None = None) -> Known | None:
+    async def describe(self, session_id: str, asker: Asker | None = None) -> Known | None:
         """What is known of an id that this process meets for the first time; `None` = we cannot tell."""
-        return await self._ask("recall", session_id, lambda: self._store.recall(session_id), None, asker)
+        return await self._ask("recall", session_id, lambda: self._store.describe(session_id), None, asker)
 
     async def bind(self, session_id: str, user: str | None, asker: Asker | None = None) -> None:
         """Tell other processes whose a session is that has just shaken hands here; `None` = nobody's."""
         await self._ask("bind", session_id, lambda: self._store.bind(session_id, user), None, asker)
 
-    async def consult(self, key: str, asker: Asker | None = None) -> str | None:
+    async def get(self, key: str, asker: Asker | None = None) -> str | None:
         """The value that was agreed on under `key`; `None` where there is none or we cannot tell."""
-        return await self._ask("consult", key, lambda: self._store.consult(key), None, asker)
+        return await self._ask("consult", key, lambda: self._store.get(key), None, asker)
 
-    async def agree(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str:
+    async def get_or_set(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str:
         """The value that all replicas have under `key`; `candidate` where we cannot tell."""
-        return await self._ask("agree", key, lambda: self._store.agree(key, candidate, ttl), candidate, asker)
+        return await self._ask("agree", key, lambda: self._store.get_or_set(key, candidate, ttl), candidate, asker)
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None) -> str:
+    async def get_or_set_successor(
+        self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None
+    ) -> str:
         """The id of the session that continues `old_id` on all replicas; `candidate` where we cannot tell."""
         # Users do not share an answer: for one of them the id may be another's.
         key = old_id if user is None else f"{old_id} {user}"
-        return await self._ask("succeed", key, lambda: self._store.succeed(old_id, candidate, user), candidate, asker)
+        return await self._ask(
+            "succeed", key, lambda: self._store.get_or_set_successor(old_id, candidate, user), candidate, asker
+        )
 
     async def _ask(
         self,
@@ -303,7 +306,7 @@ class Sessions:
         """The key of our hashes: configured, else agreed by all replicas, else this process's own for now."""
 
         async def agree(name: str, candidate: str) -> str | None:
-            return await self._ask("agree", name, lambda: self._store.agree(name, candidate, 0), None, asker)
+            return await self._ask("agree", name, lambda: self._store.get_or_set(name, candidate, 0), None, asker)
 
         key = await self._hash_key.get(agree)
         if not self._hash_key.is_agreed:
@@ -326,7 +329,7 @@ class Sessions:
         """
         self._flusher.on_refused = tell
 
-    def on_overruled(self, tell: Callable[[SessionDelta, Applied], None]) -> None:
+    def on_overruled(self, tell: Callable[[SessionDelta, WriteResult], None]) -> None:
         """Have `tell` called where other processes have decided otherwise about a session that went on here."""
         self._flusher.on_overruled = tell
 

@@ -42,7 +42,7 @@ class SharedKey:
         """Learn it without the haste of a request; `again` also where it is known, since the store may have lost it."""
         if not self._configured and (again or not self._agreed):
             with self._health.operation("agree"):
-                self._is(await self._store.agree(_NAME, self._key, 0))
+                self._is(await self._store.get_or_set(_NAME, self._key, 0))
 
     def _is(self, agreed: str) -> None:
         self._key, self._agreed = agreed, True

@@ -48,10 +48,10 @@ class Sweeper:
     async def _ends(self) -> None:
         until = time.monotonic() + _TURN
         while time.monotonic() < until:
-            ended = await self._store.due(time.time() - self._grace, _BATCH)
+            ended = await self._store.claim_expired(time.time() - self._grace, _BATCH)
             for end in ended:
                 self._flusher.report_end(end)
-            await self._store.settle(ended)
+            await self._store.ack_ends(ended)
             if not ended:
                 return
 

@@ -6,11 +6,39 @@ path of a request. Instants are Unix seconds of this machine.
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-from otel_mcp.model.delta import Applied, EndedSession, Flush, Known
+from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.state import SessionState
+
+GRACE: Final = 600.0
+"""Seconds that an ended document stays, for what was in flight."""
+ABANDONED: Final = 7 * 86_400.0
+"""Seconds that ends wait to be reported where no process of the service runs; then nothing is left of the session."""
+
+
+class ProducerId:
+    """Identifies this process to the store: a unique token, a sequence of flushes, and when it began to serve."""
+
+    __slots__ = ("_sequence", "started_at", "token")
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Become another producer: after a fork."""
+        self.token = secrets.token_urlsafe(8)
+        self.started_at = time.time()
+        """Unix seconds."""
+        self._sequence = 0
+
+    def next_sequence(self) -> int:
+        """The number of the next flush."""
+        self._sequence += 1
+        return self._sequence
 
 
 class StoreDown(Exception):
@@ -32,12 +60,12 @@ class SessionStore(Protocol):
     Every method may raise `StoreDown`.
     """
 
-    async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
+    async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         """Write each flush once, however often it is sent; answers are in the same order.
 
-        One session's failure is in its own answer (`Applied.retry`,
-        `Applied.refused`) and stops no other. At most one flush a session.
-        What comes under a session of another user is not written (`Applied.owner`).
+        One session's failure is in its own answer (`WriteResult.retry`,
+        `WriteResult.refused`) and stops no other. At most one flush a session.
+        What comes under a session of another user is not written (`WriteResult.owner`).
         """
         ...
 
@@ -45,7 +73,7 @@ class SessionStore(Protocol):
         """The document, or `None` where there is none that can be read."""
         ...
 
-    async def save(self, state: SessionState) -> Applied:
+    async def save(self, state: SessionState) -> WriteResult:
         """Write a document of the user's.
 
         Its facts (where given), attributes and extra fields replace those of
@@ -58,7 +86,7 @@ class SessionStore(Protocol):
         """Remove a session at once; `False` where there was none."""
         ...
 
-    async def recall(self, session_id: str) -> Known:
+    async def describe(self, session_id: str) -> Known:
         """What is known of an id that this process meets for the first time."""
         ...
 
@@ -66,30 +94,30 @@ class SessionStore(Protocol):
         """Note whose a session is that has just shaken hands, and is written later."""
         ...
 
-    async def consult(self, key: str) -> str | None:
+    async def get(self, key: str) -> str | None:
         """The value that was agreed on under `key`, if there is one."""
         ...
 
-    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+    async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         """The value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
         ...
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+    async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """The id of the one session that continues `old_id` on all replicas.
 
         Where that is bound to another than `user`, it is `candidate`, and no other process learns of it.
         """
         ...
 
-    async def due(self, now: float, limit: int) -> list[EndedSession]:
-        """Sessions whose time was over at `now`, for the caller to report, then to `settle`.
+    async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
+        """Sessions whose time was over at `now`, for the caller to report, then to `ack_ends`.
 
         Each is given to one caller in all processes, and to another one only
         if the first does not settle it within a minute or so.
         """
         ...
 
-    async def settle(self, ended: Sequence[EndedSession]) -> None:
+    async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
         """These ends have been reported."""
         ...
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 
 from otel_mcp.settings import Settings
-from otel_mcp.store.base import SessionStore
+from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
-from otel_mcp.store.producer import Process
 
 logger = logging.getLogger("otel_mcp")
 
@@ -17,7 +16,7 @@ def is_divided(settings: Settings) -> bool:
     return settings.redis_url is not None and settings.redis_url.partition(":")[0].endswith("+cluster")
 
 
-def choose(settings: Settings, process: Process) -> SessionStore:
+def choose(settings: Settings, process: ProducerId) -> SessionStore:
     """Redis where there is a URL that can be used, else the memory of this process."""
     if settings.redis_url is None:
         return MemoryStore(settings)

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
-from otel_mcp.model.delta import Applied, EndedSession, Flush, Known, SessionDelta
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store.memory_record import Record
@@ -34,18 +34,18 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._records)
 
-    async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
+    async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         """Write each flush once."""
         return [self.write(flush) for flush in deltas]
 
-    def write(self, flush: Flush) -> Applied:
+    def write(self, flush: Flush) -> WriteResult:
         """Write one flush, once."""
         now = self._clock()
         answer = self._write(flush, now)
         self._keep_alive(flush.delta, answer, now)
         return answer
 
-    def _write(self, flush: Flush, now: float) -> Applied:
+    def _write(self, flush: Flush, now: float) -> WriteResult:
         delta = flush.delta
         session_id = delta.facts.session_id
         record = self._record(session_id, now)
@@ -53,19 +53,19 @@ class MemoryStore:
         if record is not None:
             seen = record.sequences.get(flush.token)
             if seen is not None and seen[0] >= flush.sequence:
-                return Applied(session_id, repeated=True, total_calls=record.calls_total, **seen[1])
+                return WriteResult(session_id, duplicate=True, total_calls=record.calls_total, **seen[1])
             if record.is_bound_to_another(delta):
-                return Applied(session_id, owner=record.facts.principal, total_calls=record.calls_total)
+                return WriteResult(session_id, owner=record.facts.principal, total_calls=record.calls_total)
             if record.is_over(delta):
                 expired = record.expire(now)
             if record.ended is not None and not record.begins_anew(delta):
                 counted = record.late(flush, now) or not delta.call_count
                 refused = None if counted else "ended"
-                return Applied(session_id, late=True, total_calls=record.calls_total, refused=refused)
+                return WriteResult(session_id, after_end=True, total_calls=record.calls_total, refused=refused)
         created = record is None or record.ended is not None
         if created and delta.ended is not None and not delta.requests and not delta.call_count:
             # The mere end of a session that is not there begins none.
-            return Applied(session_id, late=True, expired=expired)
+            return WriteResult(session_id, after_end=True, expired=expired)
         if created:
             record = Record.begun(delta, self._settings, record)
             self._put(record)
@@ -73,7 +73,7 @@ class MemoryStore:
         record.add(delta, now)
         ended = record.end(delta, now) if delta.ended is not None else None
         record.note(flush, created=created, ended=ended)
-        return Applied(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
+        return WriteResult(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
 
     def _record(self, session_id: str, now: float) -> Record | None:
         record = self._records.get(session_id)
@@ -93,14 +93,14 @@ class MemoryStore:
             if oldest.ended is None:
                 self._evicted.append(oldest.report("expired"))
 
-    def _keep_alive(self, delta: SessionDelta, answer: Applied, now: float) -> None:
+    def _keep_alive(self, delta: SessionDelta, answer: WriteResult, now: float) -> None:
         if delta.touch_key is not None:
-            answer.rival = self._touch(delta.touch_key[0], delta.facts.session_id, now + delta.touch_key[1])
+            answer.agreed_session = self._touch(delta.touch_key[0], delta.facts.session_id, now + delta.touch_key[1])
         if delta.facts.previous_id:
             until = now + self._settings.session_ttl
             key, bound = _next(delta.facts.previous_id), self._bound(delta.facts.previous_id, now)
             if bound in (None, delta.facts.principal) or self._value(key, now) is not None:
-                answer.heir = self._touch(key, delta.facts.session_id, until)
+                answer.agreed_successor = self._touch(key, delta.facts.session_id, until)
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document."""
@@ -112,11 +112,11 @@ class MemoryStore:
         record = self._record(session_id, now)
         return record.state() if record is not None and record.has_document(now) else None
 
-    async def save(self, state: SessionState) -> Applied:
+    async def save(self, state: SessionState) -> WriteResult:
         """Write a document of the user's."""
         return self.put(state)
 
-    def put(self, state: SessionState) -> Applied:
+    def put(self, state: SessionState) -> WriteResult:
         """Write a document of the user's."""
         now = self._clock()
         record = self._record(state.session_id, now)
@@ -127,7 +127,7 @@ class MemoryStore:
                 record.facts.principal, record.opened = former.facts.principal, former.opened
             self._put(record)
         record.replace_head(state, now)
-        return Applied(state.session_id, created=created)
+        return WriteResult(state.session_id, created=created)
 
     async def delete(self, session_id: str) -> bool:
         """Remove a session at once."""
@@ -139,7 +139,7 @@ class MemoryStore:
         record.delete(now)
         return existed
 
-    async def recall(self, session_id: str) -> Known:
+    async def describe(self, session_id: str) -> Known:
         """What is known of an id."""
         now = self._clock()
         record = self._record(session_id, now)
@@ -164,11 +164,11 @@ class MemoryStore:
     async def bind(self, session_id: str, user: str | None) -> None:
         """Nothing to do: the one process that could ask has opened it."""
 
-    async def consult(self, key: str) -> str | None:
+    async def get(self, key: str) -> str | None:
         """The value under `key`."""
         return self._value(key, self._clock())
 
-    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+    async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         """The value under `key`."""
         now = self._clock()
         value = self._value(key, now)
@@ -195,19 +195,19 @@ class MemoryStore:
         while len(self._agreed) > 2 * self._settings.max_sessions:
             self._agreed.popitem(last=False)
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+    async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """The id of the one session that continues `old_id`."""
         now = self._clock()
         standing = self._value(_next(old_id), now)
         if standing is None and self._bound(old_id, now) not in (None, user):
             return candidate
-        return await self.agree(_next(old_id), candidate, self._settings.session_ttl)
+        return await self.get_or_set(_next(old_id), candidate, self._settings.session_ttl)
 
     def _bound(self, session_id: str, now: float) -> str | None:
         record = self._record(session_id, now)
         return record.facts.principal if record is not None else None
 
-    async def due(self, now: float, limit: int) -> list[EndedSession]:
+    async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Sessions whose time was over at `now`."""
         ended: list[EndedSession] = []
         while self._evicted and len(ended) < limit:
@@ -221,7 +221,7 @@ class MemoryStore:
                 del self._records[session_id]
         return ended
 
-    async def settle(self, ended: Sequence[EndedSession]) -> None:
+    async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
         """Nothing to do: nobody else could report them."""
 
     async def active(self) -> int:

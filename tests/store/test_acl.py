@@ -18,8 +18,7 @@ from otel_mcp import guard
 from otel_mcp.cli.app import run
 from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.state import SessionState
-from otel_mcp.store.base import StoreDown
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.support import SERVERS, Server, delta, facts, flush, settings
 from tests.store.test_cluster import Cluster, Sentinel
@@ -73,11 +72,11 @@ class Account:
 
 async def use(store: RedisStore) -> None:
     """Everything that we ever ask of a store, each path of each script."""
-    now, process, other = time.time(), Process(), Process()
-    await store.agree("hash-key", "k", 0)
-    await store.agree("client:x", "abc", 60)
-    await store.consult("client:x")
-    await store.succeed("old", "abc")
+    now, process, other = time.time(), ProducerId(), ProducerId()
+    await store.get_or_set("hash-key", "k", 0)
+    await store.get_or_set("client:x", "abc", 60)
+    await store.get("client:x")
+    await store.get_or_set_successor("old", "abc")
     made = facts("abc", now, client_name="one")
     first = delta(3, of=made, at=now)
     first.touch_key = ("client:y", 60.0)
@@ -87,9 +86,9 @@ async def use(store: RedisStore) -> None:
     renamed = facts("abc", now - 1, client_name="two")
     await store.apply([flush(other, delta(30, of=renamed, at=now))])
     for _ in range(60):
-        await store.apply([flush(Process(), delta(1, of=made, at=now))])
-    await store.recall("abc")
-    await store.recall("nobody")
+        await store.apply([flush(ProducerId(), delta(1, of=made, at=now))])
+    await store.describe("abc")
+    await store.describe("nobody")
     state = await store.load("abc")
     assert state is not None
     await store.save(state)
@@ -100,7 +99,7 @@ async def use(store: RedisStore) -> None:
     for session_id in ("swept", "back"):
         await store.apply([flush(process, delta(1, of=SessionFacts(session_id, past, 10.0), at=past))])
     await store.apply([flush(process, delta(1, of=SessionFacts("back", now, 10.0), at=now))])
-    await store.settle(await store.due(now, 10))
+    await store.ack_ends(await store.claim_expired(now, 10))
     await store.active()
     await store.delete("mine")
     await store.aclose()
@@ -108,7 +107,7 @@ async def use(store: RedisStore) -> None:
 
 async def adopt(server: Server, store: RedisStore) -> None:
     """A document whose stats are gone."""
-    now, process = time.time(), Process()
+    now, process = time.time(), ProducerId()
     await store.apply([flush(process, delta(1, of=facts("lost", now), at=now))])
     with server.client() as client:
         client.delete("{mcp_session:lost}:stats")

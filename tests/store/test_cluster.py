@@ -11,12 +11,11 @@ import pytest
 from redis.crc import key_slot
 
 from otel_mcp.cli.app import run
-from otel_mcp.model.delta import Applied, Flush
+from otel_mcp.model.delta import Flush, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import health
 from otel_mcp.sessions.service import Sessions
-from otel_mcp.store.base import StoreDown
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.keys import Keys
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.groups import Cluster, Sentinel
@@ -41,9 +40,9 @@ async def store(cluster: Cluster) -> AsyncIterator[RedisStore]:
     await store.aclose()
 
 
-async def write(store: RedisStore, sent: list[Flush]) -> list[Applied]:
+async def write(store: RedisStore, sent: list[Flush]) -> list[WriteResult]:
     """Send until everything has been taken, as the flusher does."""
-    answers: list[Applied] = []
+    answers: list[WriteResult] = []
     with anyio.fail_after(20):
         while sent:
             try:
@@ -65,28 +64,28 @@ async def counts(store: RedisStore, names: list[str]) -> list[int]:
 
 
 async def test_a_cluster_is_as_good_as_one_server(cluster: Cluster, store: RedisStore) -> None:
-    process, now = Process(), time.time()
+    process, now = ProducerId(), time.time()
     names = [f"s{number}" for number in range(60)] + ["a{b}c"]
     sent = [flush(process, delta(2, of=facts(name, now, 50.0, previous_id=f"old{name}"), at=now)) for name in names]
 
     answers = await store.apply(sent)
 
     assert all(answer.created for answer in answers)
-    assert all(answer.repeated for answer in await store.apply(sent))
+    assert all(answer.duplicate for answer in await store.apply(sent))
     assert await counts(store, names) == [2] * 61
-    assert (await store.recall("olds7")).successor == "s7"
-    assert await store.agree("client:1", "a", 10) == "a"
+    assert (await store.describe("olds7")).successor == "s7"
+    assert await store.get_or_set("client:1", "a", 10) == "a"
     assert not (await store.save(SessionState(session_id="s1", attributes={"a": 1}))).created
     assert await store.delete("a{b}c") is True
     assert await store.active() == 60
-    ended = await store.due(now + 10_000, 100)
+    ended = await store.claim_expired(now + 10_000, 100)
     assert len(ended) == 60
-    await store.settle(ended)
+    await store.ack_ends(ended)
     assert await store.active() == 0
 
 
 async def test_counts_are_exact_while_a_slot_moves(cluster: Cluster, store: RedisStore) -> None:
-    process, now = Process(), time.time()
+    process, now = ProducerId(), time.time()
     names = [f"s{number}" for number in range(40)]
 
     async def round_of_calls() -> None:
@@ -117,7 +116,7 @@ async def test_counts_are_exact_while_a_slot_moves(cluster: Cluster, store: Redi
 
 @pytest.mark.parametrize("other", [0, 1], ids=["one node", "another node"])
 async def test_a_dead_node_stops_only_its_own_sessions(cluster: Cluster, store: RedisStore, other: int) -> None:
-    process, now = Process(), time.time()
+    process, now = ProducerId(), time.time()
     names = [f"s{number}" for number in range(40)]
 
     def calls() -> list[Flush]:
@@ -140,7 +139,7 @@ async def test_a_dead_node_stops_only_its_own_sessions(cluster: Cluster, store: 
             name for name in names if owners[name] == dead
         }
     living = next(name for name in names if owners[name] != dead)
-    assert (await store.recall(living)).live is not None
+    assert (await store.describe(living)).live is not None
     cluster.nodes[dead].start()
     await write(store, sent)
     assert await counts(store, names) == [2] * 40
@@ -154,8 +153,8 @@ async def test_a_process_that_starts_while_a_node_is_away_uses_the_others(cluste
     store = RedisStore(settings(cluster.url))
 
     with anyio.fail_after(10):
-        assert await store.agree(living, "a", 10) == "a"
-        assert await store.consult(living) == "a"
+        assert await store.get_or_set(living, "a", 10) == "a"
+        assert await store.get(living) == "a"
 
     await store.aclose()
     cluster.nodes[dead].start()
@@ -211,10 +210,10 @@ async def test_a_part_that_fails_is_told_once_and_degrades_nobody_else(
     for turn in range(4):
         calls()
         await until(lambda turn=turn: sessions.pending == len(waiting) * (turn + 1))  # type: ignore[misc]
-        await sessions.recall(waiting[0])
+        await sessions.describe(waiting[0])
         await anyio.sleep(0.2)
         assert not sessions.degraded
-        assert await sessions.recall(living[0]) is not None
+        assert await sessions.describe(living[0]) is not None
 
     assert [record.getMessage()[:40] for record in caplog.records] == ["otel_mcp: a part of Redis cannot be used"]
     if trouble == "a dead node":
@@ -244,7 +243,7 @@ def sentinel() -> Iterator[Sentinel]:
 
 
 async def test_a_failover_goes_on_with_what_was_replicated(sentinel: Sentinel) -> None:
-    process, now = Process(), time.time()
+    process, now = ProducerId(), time.time()
     store = RedisStore(settings(sentinel.url))
     await store.apply([flush(process, delta(3, of=facts(at=now), at=now))])
     with sentinel.master.client(single_connection_client=True) as client:
@@ -259,7 +258,7 @@ async def test_a_failover_goes_on_with_what_was_replicated(sentinel: Sentinel) -
     await write(store, sent)
 
     assert await counts(store, ["abc"]) == [5]
-    assert (await store.apply(sent))[0].repeated
+    assert (await store.apply(sent))[0].duplicate
     await store.aclose()
 
 
@@ -271,7 +270,7 @@ def test_the_command_line_reads_a_cluster_and_ends_its_sessions(
     now = time.time()
 
     async def seed() -> None:
-        store, process = RedisStore(settings(cluster.url)), Process()
+        store, process = RedisStore(settings(cluster.url)), ProducerId()
         known = [facts(f"s{number:02}", now, principal="91c2d0f3aa", opened=True) for number in range(30)]
         assert len(await write(store, [flush(process, delta(2, of=each, at=now)) for each in known])) == 30
         await store.aclose()

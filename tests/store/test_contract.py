@@ -13,9 +13,8 @@ import pytest
 
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.state import SessionState, ToolCall
-from otel_mcp.store.base import SessionStore
+from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
-from otel_mcp.store.producer import Process
 from otel_mcp.store.redis.connect import Client
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.support import SERVERS, Server, call, delta, facts, flush, settings
@@ -49,8 +48,8 @@ async def store(backend: Any) -> AsyncIterator[SessionStore]:
 
 
 @pytest.fixture
-def process() -> Process:
-    return Process()
+def process() -> ProducerId:
+    return ProducerId()
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ async def loaded(store: SessionStore, session_id: str = "abc") -> SessionState:
     return state
 
 
-async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, process: Process, now: float) -> None:
+async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, process: ProducerId, now: float) -> None:
     known = facts(at=now, user_agent="agent/1", client_name="client", client_version="2", source="header")
     record = call(7, now, error_type="tool_error", result_bytes=12, trace_id="ab" * 16, span_id="cd" * 8)
     change = delta(1, of=known, at=now, errors=1, requests=3)
@@ -73,7 +72,7 @@ async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, pr
 
     (answer,) = await store.apply([flush(process, change)])
 
-    assert (answer.created, answer.total_calls, answer.repeated, answer.late) == (True, 1, False, False)
+    assert (answer.created, answer.total_calls, answer.duplicate, answer.after_end) == (True, 1, False, False)
     assert (await loaded(store)).model_dump(exclude_none=True, mode="json") == {
         "session_id": "abc",
         "service": "svc",
@@ -107,28 +106,28 @@ def iso(seconds: float) -> str:
     return state.model_dump(mode="json")["created_at"]
 
 
-async def test_the_same_flush_counts_once_and_is_answered_alike(store: SessionStore, process: Process) -> None:
+async def test_the_same_flush_counts_once_and_is_answered_alike(store: SessionStore, process: ProducerId) -> None:
     sent = flush(process, delta(2, at=time.time()))
     first = (await store.apply([sent]))[0]
 
     again = (await store.apply([sent]))[0]
 
-    assert (first.created, first.repeated) == (True, False)
-    assert (again.created, again.repeated, again.total_calls) == (True, True, 2)
+    assert (first.created, first.duplicate) == (True, False)
+    assert (again.created, again.duplicate, again.total_calls) == (True, True, 2)
     assert (await loaded(store)).tool_call_count == 2
 
 
-async def test_a_process_that_comes_between_does_not_hide_a_repeat(store: SessionStore, process: Process) -> None:
-    sent, other = flush(process, delta(2, at=time.time())), Process()
+async def test_a_process_that_comes_between_does_not_hide_a_repeat(store: SessionStore, process: ProducerId) -> None:
+    sent, other = flush(process, delta(2, at=time.time())), ProducerId()
     await store.apply([sent])
     await store.apply([flush(other, delta(3, at=time.time()))])
 
-    assert (await store.apply([sent]))[0].repeated
+    assert (await store.apply([sent]))[0].duplicate
     assert (await loaded(store)).tool_call_count == 5
 
 
 async def test_the_document_keeps_the_newest_calls_and_counts_all(
-    store: SessionStore, process: Process, now: float
+    store: SessionStore, process: ProducerId, now: float
 ) -> None:
     for number in range(90):
         await store.apply([flush(process, delta(1, at=now, first=number))])
@@ -139,7 +138,7 @@ async def test_the_document_keeps_the_newest_calls_and_counts_all(
         assert state.tool_call_count == number + 1
 
 
-async def test_a_flush_larger_than_the_window_leaves_its_newest_calls(store: SessionStore, process: Process) -> None:
+async def test_a_flush_larger_than_the_window_leaves_its_newest_calls(store: SessionStore, process: ProducerId) -> None:
     await store.apply([flush(process, delta(300, at=time.time()))])
 
     state = await loaded(store)
@@ -149,9 +148,9 @@ async def test_a_flush_larger_than_the_window_leaves_its_newest_calls(store: Ses
 
 
 async def test_what_one_process_does_not_know_erases_nothing(store: SessionStore, now: float) -> None:
-    await store.apply([flush(Process(), delta(1, of=facts(at=now, client_name="client", user_agent="a"), at=now))])
-    await store.apply([flush(Process(), delta(1, of=facts(at=now - 5, protocol_version="2025-11-25"), at=now))])
-    await store.apply([flush(Process(), delta(1, of=facts(at=now + 5, user_agent="b"), at=now - 60))])
+    await store.apply([flush(ProducerId(), delta(1, of=facts(at=now, client_name="client", user_agent="a"), at=now))])
+    await store.apply([flush(ProducerId(), delta(1, of=facts(at=now - 5, protocol_version="2025-11-25"), at=now))])
+    await store.apply([flush(ProducerId(), delta(1, of=facts(at=now + 5, user_agent="b"), at=now - 60))])
 
     state = await loaded(store)
 
@@ -163,7 +162,7 @@ async def test_what_one_process_does_not_know_erases_nothing(store: SessionStore
 
 
 async def test_two_processes_with_different_facts_do_not_take_turns(store: SessionStore, now: float) -> None:
-    one, other = Process(), Process()
+    one, other = ProducerId(), ProducerId()
     for _ in range(3):
         await store.apply([flush(one, delta(1, of=facts(at=now, user_agent="one"), at=now))])
         await store.apply([flush(other, delta(1, of=facts(at=now, user_agent="other"), at=now))])
@@ -172,14 +171,14 @@ async def test_two_processes_with_different_facts_do_not_take_turns(store: Sessi
 
 
 async def test_an_end_is_reported_by_the_first_that_brings_it(
-    store: SessionStore, process: Process, now: float
+    store: SessionStore, process: ProducerId, now: float
 ) -> None:
     known = facts(at=now - 60, client_name="client", source="header", previous_id="before")
     await store.apply([flush(process, delta(4, of=known, at=now - 30, errors=1))])
     ending = flush(process, delta(1, of=known, at=now, ended="client_delete"))
 
     first = (await store.apply([ending]))[0]
-    other = (await store.apply([flush(Process(), delta(0, of=facts(at=now), at=now, ended="client_delete"))]))[0]
+    other = (await store.apply([flush(ProducerId(), delta(0, of=facts(at=now), at=now, ended="client_delete"))]))[0]
     again = (await store.apply([ending]))[0]
 
     assert first.ended is not None
@@ -195,15 +194,15 @@ async def test_an_end_is_reported_by_the_first_that_brings_it(
         source="header",
         previous_id="before",
     )
-    assert (other.ended, other.late, other.created) == (None, True, False)
-    assert again.repeated
+    assert (other.ended, other.after_end, other.created) == (None, True, False)
+    assert again.duplicate
     assert again.ended is not None
     assert rounded(again.ended) == rounded(first.ended)
     state = await loaded(store)
     assert state.ended is not None
     assert state.ended.reason == "client_delete"
     assert await store.active() == 0
-    assert await store.due(now + 10_000, 10) == []
+    assert await store.claim_expired(now + 10_000, 10) == []
 
 
 def rounded(ended: EndedSession) -> EndedSession:
@@ -211,41 +210,41 @@ def rounded(ended: EndedSession) -> EndedSession:
     return replace(ended, created_at=round(ended.created_at, 3), last_activity=round(ended.last_activity, 3))
 
 
-async def test_what_was_in_flight_is_counted_and_does_not_reopen(store: SessionStore, process: Process) -> None:
+async def test_what_was_in_flight_is_counted_and_does_not_reopen(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     known = facts(at=now - 60)
     await store.apply([flush(process, delta(1, of=known, at=now - 10))])
     await store.apply([flush(process, delta(0, of=known, at=now, ended="client_delete"))])
 
-    late = (await store.apply([flush(Process(), delta(2, of=known, at=now + 1))]))[0]
+    late = (await store.apply([flush(ProducerId(), delta(2, of=known, at=now + 1))]))[0]
 
     state = await loaded(store)
-    assert (late.late, late.created, late.total_calls) == (True, False, 3)
+    assert (late.after_end, late.created, late.total_calls) == (True, False, 3)
     assert (state.tool_call_count, len(state.tool_calls), state.ended is not None) == (3, 3, True)
     assert await store.active() == 0
 
 
-async def test_another_session_under_an_ended_id_begins_anew(store: SessionStore, process: Process) -> None:
+async def test_another_session_under_an_ended_id_begins_anew(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(5, of=facts(at=now - 60), at=now - 50, ended="client_delete"))])
 
     (begun,) = await store.apply([flush(process, delta(1, of=facts(at=now), at=now))])
 
     state = await loaded(store)
-    assert (begun.created, begun.total_calls, begun.late) == (True, 1, False)
+    assert (begun.created, begun.total_calls, begun.after_end) == (True, 1, False)
     assert (state.tool_call_count, state.ended, len(state.tool_calls)) == (1, None, 1)
     assert await store.active() == 1
 
 
-async def test_the_mere_end_of_an_unknown_session_begins_none(store: SessionStore, process: Process) -> None:
+async def test_the_mere_end_of_an_unknown_session_begins_none(store: SessionStore, process: ProducerId) -> None:
     (answer,) = await store.apply([flush(process, delta(0, at=time.time(), ended="client_delete"))])
 
-    assert (answer.created, answer.ended, answer.late) == (False, None, True)
+    assert (answer.created, answer.ended, answer.after_end) == (False, None, True)
     assert await store.load("abc") is None
     assert await store.active() == 0
 
 
-async def test_a_session_that_begins_and_ends_within_a_flush_is_both(store: SessionStore, process: Process) -> None:
+async def test_a_session_that_begins_and_ends_within_a_flush_is_both(store: SessionStore, process: ProducerId) -> None:
     (answer,) = await store.apply([flush(process, delta(2, at=time.time(), ended="client_delete"))])
 
     assert answer.created
@@ -253,7 +252,7 @@ async def test_a_session_that_begins_and_ends_within_a_flush_is_both(store: Sess
     assert answer.ended.tool_call_count == 2
 
 
-async def test_a_session_expires_by_its_own_limit(store: SessionStore, process: Process) -> None:
+async def test_a_session_expires_by_its_own_limit(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply(
         [
@@ -261,32 +260,32 @@ async def test_a_session_expires_by_its_own_limit(store: SessionStore, process: 
             flush(process, delta(1, of=facts("long", now, 7200.0), at=now)),
         ]
     )
-    assert await store.due(now + 59, 10) == []
+    assert await store.claim_expired(now + 59, 10) == []
 
-    (ended,) = await store.due(now + 61, 10)
+    (ended,) = await store.claim_expired(now + 61, 10)
 
     assert (ended.session_id, ended.reason, ended.tool_call_count) == ("short", "expired", 1)
     assert ended.last_activity == pytest.approx(now, abs=1e-3)
-    assert await store.due(now + 61, 10) == []
-    await store.settle([ended])
-    assert await store.due(now + 200, 10) == []
+    assert await store.claim_expired(now + 61, 10) == []
+    await store.ack_ends([ended])
+    assert await store.claim_expired(now + 200, 10) == []
     state = await loaded(store, "short")
     assert state.ended is not None
     assert (state.ended.reason, state.ended.at) == ("expired", state.last_activity)
     assert await store.active() == 1
 
 
-async def test_activity_moves_the_deadline(store: SessionStore, process: Process) -> None:
+async def test_activity_moves_the_deadline(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now, limit=60.0), at=now))])
     await store.apply([flush(process, delta(1, of=facts(at=now, limit=60.0), at=now + 50))])
 
-    assert await store.due(now + 61, 10) == []
-    assert [ended.session_id for ended in await store.due(now + 111, 10)] == ["abc"]
+    assert await store.claim_expired(now + 61, 10) == []
+    assert [ended.session_id for ended in await store.claim_expired(now + 111, 10)] == ["abc"]
 
 
 async def test_activity_after_the_deadline_ends_the_session_and_begins_another(
-    store: SessionStore, process: Process
+    store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 200, limit=60.0), at=now - 100))])
@@ -301,11 +300,11 @@ async def test_activity_after_the_deadline_ends_the_session_and_begins_another(
     assert state.created_at is not None
     assert state.created_at.timestamp() == pytest.approx(now, abs=1e-3)
     assert state.tool_call_count == 1
-    assert await store.due(now + 30, 10) == []
-    assert (await store.apply([after]))[0].repeated
+    assert await store.claim_expired(now + 30, 10) == []
+    assert (await store.apply([after]))[0].duplicate
 
 
-async def test_a_long_wait_for_the_store_is_no_gap(store: SessionStore, process: Process) -> None:
+async def test_a_long_wait_for_the_store_is_no_gap(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 200, limit=60.0), at=now - 100))])
     waited = delta(5, of=facts(at=now - 200, limit=60.0), at=now)
@@ -316,54 +315,54 @@ async def test_a_long_wait_for_the_store_is_no_gap(store: SessionStore, process:
     assert (answer.expired, answer.created, answer.total_calls) == (None, False, 6)
 
 
-async def test_what_was_late_is_late_when_it_is_sent_again(store: SessionStore, process: Process) -> None:
+async def test_what_was_late_is_late_when_it_is_sent_again(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 9), at=now - 9, ended="client_delete"))])
     after = flush(process, delta(2, of=facts(at=now - 9), at=now - 10))
 
     answers = [answer for _ in range(2) for answer in await store.apply([after])]
 
-    assert [(answer.late, answer.repeated, answer.refused) for answer in answers] == [
+    assert [(answer.after_end, answer.duplicate, answer.refused) for answer in answers] == [
         (True, False, None),
         (True, True, None),
     ]
     assert (await loaded(store)).tool_call_count == 3
 
 
-async def test_late_activity_of_an_expired_session_does_not_reopen_it(store: SessionStore, process: Process) -> None:
+async def test_late_activity_of_an_expired_session_does_not_reopen_it(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     known = facts(at=now - 200, limit=60.0)
     await store.apply([flush(process, delta(1, of=known, at=now - 100))])
-    await store.settle(await store.due(now, 10))
+    await store.ack_ends(await store.claim_expired(now, 10))
 
     (answer,) = await store.apply([flush(process, delta(1, of=known, at=now - 50))])
 
-    assert (answer.late, answer.created, answer.total_calls) == (True, False, 2)
+    assert (answer.after_end, answer.created, answer.total_calls) == (True, False, 2)
 
 
 async def test_what_was_in_flight_when_a_session_expired_does_not_hold_what_comes_after_it(
-    store: SessionStore, process: Process
+    store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()
     known = facts(at=now - 200, limit=60.0)
     await store.apply([flush(process, delta(1, of=known, at=now - 150))])
-    await store.settle(await store.due(now, 10))
+    await store.ack_ends(await store.claim_expired(now, 10))
     long = delta(1, of=known, at=now - 50)
     long.first_activity = now - 140
 
     (late,) = await store.apply([flush(process, long)])
     (begun,) = await store.apply([flush(process, delta(1, of=known, at=now - 49))])
 
-    assert (late.late, late.created, late.total_calls) == (True, False, 2)
-    assert (begun.late, begun.created, begun.total_calls) == (False, True, 1)
+    assert (late.after_end, late.created, late.total_calls) == (True, False, 2)
+    assert (begun.after_end, begun.created, begun.total_calls) == (False, True, 1)
     assert (await loaded(store)).created_at.timestamp() == pytest.approx(now - 49, abs=1e-3)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-async def test_saving_replaces_the_head_and_keeps_what_others_counted(store: SessionStore, process: Process) -> None:
+async def test_saving_replaces_the_head_and_keeps_what_others_counted(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(2, of=facts(at=now, client_name="client"), at=now))])
     state = await loaded(store)
-    await store.apply([flush(Process(), delta(3, of=facts(at=now), at=now))])
+    await store.apply([flush(ProducerId(), delta(3, of=facts(at=now), at=now))])
 
     state.attributes = {"plan": "pro", "deep": {"list": [1, None, "x\n"]}}
     state.user_agent = "mine"
@@ -385,7 +384,7 @@ async def test_saving_replaces_the_head_and_keeps_what_others_counted(store: Ses
     assert (await loaded(store)).tool_call_count == 6
 
 
-async def test_saving_an_unknown_document_begins_its_session(store: SessionStore, process: Process) -> None:
+async def test_saving_an_unknown_document_begins_its_session(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     given = SessionState(
         session_id="abc",
@@ -408,23 +407,23 @@ async def test_saving_an_unknown_document_begins_its_session(store: SessionStore
     assert await store.active() == 1
 
 
-async def test_deleting_leaves_nothing_and_nothing_brings_it_back(store: SessionStore, process: Process) -> None:
+async def test_deleting_leaves_nothing_and_nothing_brings_it_back(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(2, of=facts(at=now), at=now))])
 
     assert await store.delete("abc") is True
     assert await store.load("abc") is None
     (late,) = await store.apply([flush(process, delta(1, of=facts(at=now), at=now))])
-    assert (late.late, late.created, late.refused) == (True, False, "ended")
+    assert (late.after_end, late.created, late.refused) == (True, False, "ended")
     (nothing,) = await store.apply([flush(process, delta(0, of=facts(at=now), at=now, requests=1))])
-    assert (nothing.late, nothing.refused) == (True, None)
+    assert (nothing.after_end, nothing.refused) == (True, None)
     assert await store.load("abc") is None
     assert await store.active() == 0
-    assert await store.due(now + 10_000, 10) == []
+    assert await store.claim_expired(now + 10_000, 10) == []
     assert await store.delete("abc") is False
 
 
-async def test_what_goes_on_after_a_delete_begins_anew(store: SessionStore, process: Process) -> None:
+async def test_what_goes_on_after_a_delete_begins_anew(store: SessionStore, process: ProducerId) -> None:
     now = time.time() - 20
     known = facts(at=now)
     await store.apply([flush(process, delta(2, of=known, at=now))])
@@ -432,24 +431,24 @@ async def test_what_goes_on_after_a_delete_begins_anew(store: SessionStore, proc
 
     (begun,) = await store.apply([flush(process, delta(1, of=known, at=now + 30))])
 
-    assert (begun.created, begun.late, begun.total_calls) == (True, False, 1)
+    assert (begun.created, begun.after_end, begun.total_calls) == (True, False, 1)
     assert (await loaded(store)).tool_call_count == 1
 
 
 async def test_what_was_in_flight_does_not_change_the_limit_of_an_expired_session(
-    store: SessionStore, process: Process
+    store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 300, limit=60.0), at=now - 300))])
-    await store.settle(await store.due(now, 10))
+    await store.ack_ends(await store.claim_expired(now, 10))
 
     (late,) = await store.apply([flush(process, delta(1, of=facts(at=now - 300, limit=3600.0), at=now - 290))])
     (begun,) = await store.apply([flush(process, delta(1, of=facts(at=now - 300, limit=60.0), at=now))])
 
-    assert (late.late, begun.late, begun.created) == (True, False, True)
+    assert (late.after_end, begun.after_end, begun.created) == (True, False, True)
 
 
-async def test_a_deleted_session_can_be_saved_again(store: SessionStore, process: Process) -> None:
+async def test_a_deleted_session_can_be_saved_again(store: SessionStore, process: ProducerId) -> None:
     await store.apply([flush(process, delta(2, at=time.time()))])
     await store.delete("abc")
 
@@ -457,9 +456,7 @@ async def test_a_deleted_session_can_be_saved_again(store: SessionStore, process
     assert (await loaded(store)).tool_call_count == 0
 
 
-async def test_recall_tells_a_live_session_from_an_ended_and_an_unknown_one(
-    store: SessionStore, process: Process
-) -> None:
+async def test_describe_distinguishes_live_ended_and_unknown_sessions(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     known = facts("live", round(now - 9, 6), 1800.0, client_name='"c\n', user_agent="ü", source="header")
     await store.apply(
@@ -470,36 +467,36 @@ async def test_recall_tells_a_live_session_from_an_ended_and_an_unknown_one(
         ]
     )
 
-    live = await store.recall("live")
+    live = await store.describe("live")
 
     assert (live.exists, live.ended, live.successor) == (True, False, None)
     assert live.facts == SessionFacts(
         "live", round(now - 9, 6), 1800.0, user_agent="ü", client_name='"c\n', source="header"
     )
     for session_id, ended in (("ended", True), ("over", True), ("unknown", False)):
-        recalled = await store.recall(session_id)
-        assert (recalled.exists, recalled.ended, recalled.facts) == (False, ended, None)
+        described = await store.describe(session_id)
+        assert (described.exists, described.ended, described.facts) == (False, ended, None)
 
 
 ANN, BOB = "a" * 32, "b" * 32
 
 
-async def test_the_user_of_a_session_is_in_no_document(store: SessionStore, process: Process) -> None:
+async def test_the_user_of_a_session_is_in_no_document(store: SessionStore, process: ProducerId) -> None:
     now = round(time.time(), 6)
     await store.apply([flush(process, delta(1, of=facts("live", now, principal=ANN), at=now))])
 
-    recalled, state = await store.recall("live"), await store.load("live")
+    described, state = await store.describe("live"), await store.load("live")
 
-    assert recalled.facts is not None
-    assert recalled.principal == recalled.facts.principal == ANN
-    assert recalled.worked
+    assert described.facts is not None
+    assert described.principal == described.facts.principal == ANN
+    assert described.worked
     assert state is not None
     assert "aaaa" not in state.model_dump_json()
 
 
 @pytest.mark.parametrize("stranger", [BOB, None], ids=["another user", "nobody"])
 async def test_what_comes_under_another_users_session_changes_nothing(
-    store: SessionStore, process: Process, stranger: str | None
+    store: SessionStore, process: ProducerId, stranger: str | None
 ) -> None:
     now = time.time()
     anns = facts(at=now, limit=60.0, principal=ANN, client_name="hers", source="header")
@@ -520,17 +517,17 @@ async def test_what_comes_under_another_users_session_changes_nothing(
         for _ in range(2):
             (answer,) = await store.apply([sent])
             assert answer.owner == ANN
-            assert (answer.created, answer.repeated, answer.late, answer.ended) == (False, False, False, None)
+            assert (answer.created, answer.duplicate, answer.after_end, answer.ended) == (False, False, False, None)
             assert (answer.retry, answer.refused, answer.expired) == (None, None, None)
 
     assert await loaded(store) == before
     assert await store.active() == 1
-    (ended,) = await store.due(now + 61, 10)
+    (ended,) = await store.claim_expired(now + 61, 10)
     assert (ended.tool_call_count, ended.error_count, ended.client_name) == (2, 0, "hers")
 
 
 async def test_the_deadline_of_an_ended_session_is_not_put_back_by_another_user(
-    store: SessionStore, process: Process
+    store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now, principal=ANN), at=now, ended="client_delete"))])
@@ -539,26 +536,26 @@ async def test_the_deadline_of_an_ended_session_is_not_put_back_by_another_user(
 
     assert answer.owner == ANN
     assert await store.active() == 0
-    assert await store.due(now + 7200, 10) == []
+    assert await store.claim_expired(now + 7200, 10) == []
 
 
-async def test_a_session_that_began_without_a_user_stays_nobodys(store: SessionStore, process: Process) -> None:
+async def test_a_session_that_began_without_a_user_stays_nobodys(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     for user in (None, ANN, BOB, None):
         (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, principal=user), at=now))])
         assert answer.owner is None
 
-    assert (await store.recall("abc")).principal is None
+    assert (await store.describe("abc")).principal is None
     assert (await loaded(store)).tool_call_count == 4
 
 
 @pytest.mark.parametrize("whose", [ANN, None], ids=["a user's", "nobody's"])
 @pytest.mark.parametrize("first", [BOB, None], ids=["after another user", "after nobody"])
 async def test_whose_a_session_is_its_handshake_says_also_where_it_is_written_late(
-    store: SessionStore, process: Process, first: str | None, whose: str | None
+    store: SessionStore, process: ProducerId, first: str | None, whose: str | None
 ) -> None:
     now = time.time()
-    other = Process()
+    other = ProducerId()
     earlier = facts(at=now, principal=first)
     await store.apply([flush(other, delta(1, of=earlier, at=now))])
     opened = facts(at=now, principal=whose, opened=True)
@@ -570,11 +567,13 @@ async def test_whose_a_session_is_its_handshake_says_also_where_it_is_written_la
     ]
 
     assert answer.owner is None
-    assert (await store.recall("abc")).principal == whose
+    assert (await store.describe("abc")).principal == whose
     assert [answer.owner for answer in later] == [whose, whose]
 
 
-async def test_a_session_of_the_users_api_is_that_of_its_first_message(store: SessionStore, process: Process) -> None:
+async def test_a_session_of_the_users_api_is_that_of_its_first_message(
+    store: SessionStore, process: ProducerId
+) -> None:
     now = time.time()
     await store.save(SessionState(session_id="abc"))
 
@@ -587,23 +586,23 @@ async def test_a_session_of_the_users_api_is_that_of_its_first_message(store: Se
     assert (await loaded(store)).tool_call_count == 1
 
 
-async def test_only_its_own_user_goes_on_with_a_session(store: SessionStore, process: Process) -> None:
+async def test_only_its_own_user_goes_on_with_a_session(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts("old", now, principal=ANN), at=now, ended="client_delete"))])
 
-    assert await store.succeed("old", "bobs", BOB) == "bobs"
-    assert await store.succeed("old", "nobodys") == "nobodys"
+    assert await store.get_or_set_successor("old", "bobs", BOB) == "bobs"
+    assert await store.get_or_set_successor("old", "nobodys") == "nobodys"
     bobs = facts("bobs", now, principal=BOB, previous_id="old")
-    assert (await store.apply([flush(process, delta(1, of=bobs, at=now))]))[0].heir is None
-    assert (await store.recall("old")).successor is None
-    assert await store.succeed("old", "anns", ANN) == "anns"
-    assert await store.succeed("old", "bobs", BOB) == "anns"
-    assert (await store.apply([flush(process, delta(1, of=bobs, at=now))]))[0].heir == "anns"
+    assert (await store.apply([flush(process, delta(1, of=bobs, at=now))]))[0].agreed_successor is None
+    assert (await store.describe("old")).successor is None
+    assert await store.get_or_set_successor("old", "anns", ANN) == "anns"
+    assert await store.get_or_set_successor("old", "bobs", BOB) == "anns"
+    assert (await store.apply([flush(process, delta(1, of=bobs, at=now))]))[0].agreed_successor == "anns"
 
 
 @pytest.mark.parametrize("how", ["client_delete", "expired", "deleted"])
 async def test_an_id_stays_its_users_while_the_store_remembers_the_session(
-    store: SessionStore, process: Process, how: str
+    store: SessionStore, process: ProducerId, how: str
 ) -> None:
     now = round(time.time(), 6)
     former = delta(1, of=facts("again", now - 20, 1.0 if how == "expired" else 60.0, principal=ANN), at=now - 15)
@@ -614,10 +613,10 @@ async def test_an_id_stays_its_users_while_the_store_remembers_the_session(
     elif how == "deleted":
         await store.delete("again")
     else:
-        await store.due(now, 10)
+        await store.claim_expired(now, 10)
     later = now + 60
 
-    assert (await store.recall("again")).principal == ANN
+    assert (await store.describe("again")).principal == ANN
     answers = [
         (await store.apply([flush(process, delta(1, of=facts("again", later, principal=user), at=later))]))[0]
         for user in (BOB, None, ANN, BOB)
@@ -628,48 +627,50 @@ async def test_an_id_stays_its_users_while_the_store_remembers_the_session(
     assert (await loaded(store, "again")).tool_call_count == 1
 
 
-async def test_an_id_without_a_user_is_bound_by_who_begins_anew_under_it(store: SessionStore, process: Process) -> None:
+async def test_an_id_without_a_user_is_bound_by_who_begins_anew_under_it(
+    store: SessionStore, process: ProducerId
+) -> None:
     now = round(time.time(), 6)
     await store.apply([flush(process, delta(1, of=facts("again", now - 20), at=now - 15, ended="client_delete"))])
     await store.apply([flush(process, delta(0, of=facts("again", now, principal=ANN), at=now, requests=1))])
 
-    recalled = await store.recall("again")
+    described = await store.describe("again")
 
-    assert (recalled.principal, recalled.worked) == (ANN, False)
+    assert (described.principal, described.worked) == (ANN, False)
 
 
 async def test_the_first_candidate_is_agreed(store: SessionStore) -> None:
-    assert await store.agree("client:1", "first", 60.0) == "first"
-    assert await store.agree("client:1", "second", 60.0) == "first"
-    assert await store.agree("client:2", "second", 60.0) == "second"
-    assert await store.agree("for good", "key", 0) == "key"
-    assert await store.agree("for good", "other", 0) == "key"
+    assert await store.get_or_set("client:1", "first", 60.0) == "first"
+    assert await store.get_or_set("client:1", "second", 60.0) == "first"
+    assert await store.get_or_set("client:2", "second", 60.0) == "second"
+    assert await store.get_or_set("for good", "key", 0) == "key"
+    assert await store.get_or_set("for good", "other", 0) == "key"
 
 
 async def test_what_was_agreed_can_be_asked_for_without_agreeing(store: SessionStore) -> None:
-    assert await store.consult("client:1") is None
-    await store.agree("client:1", "first", 60.0)
-    assert await store.consult("client:1") == "first"
+    assert await store.get("client:1") is None
+    await store.get_or_set("client:1", "first", 60.0)
+    assert await store.get("client:1") == "first"
 
 
 async def test_an_id_has_one_successor(store: SessionStore) -> None:
-    assert await store.succeed("old", "new") == "new"
-    assert await store.succeed("old", "newer") == "new"
-    assert (await store.recall("old")).successor == "new"
+    assert await store.get_or_set_successor("old", "new") == "new"
+    assert await store.get_or_set_successor("old", "newer") == "new"
+    assert (await store.describe("old")).successor == "new"
 
 
-async def test_a_flush_keeps_alive_what_was_agreed_about_its_session(store: SessionStore, process: Process) -> None:
+async def test_a_flush_keeps_alive_what_was_agreed_about_its_session(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     change = delta(1, of=facts("new", now, previous_id="old"), at=now)
     change.touch_key = ("client:1", 60.0)
     await store.apply([flush(process, change)])
 
-    assert await store.agree("client:1", "other", 60.0) == "new"
-    assert await store.succeed("old", "other") == "new"
+    assert await store.get_or_set("client:1", "other", 60.0) == "new"
+    assert await store.get_or_set_successor("old", "other") == "new"
 
 
 async def test_of_two_sessions_that_began_apart_the_second_is_told_of_the_one_that_stands(
-    store: SessionStore, process: Process
+    store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()
     first, second = (delta(1, of=facts(name, now, previous_id="old"), at=now) for name in ("first", "second"))
@@ -678,12 +679,17 @@ async def test_of_two_sessions_that_began_apart_the_second_is_told_of_the_one_th
     (stands,) = await store.apply([flush(process, first)])
     (loses,) = await store.apply([flush(process, second)])
 
-    assert (stands.rival, stands.heir) == (None, None)
-    assert (loses.rival, loses.heir, loses.created, loses.total_calls) == ("first", "first", True, 1)
-    assert await store.consult("client:1") == "first"
+    assert (stands.agreed_session, stands.agreed_successor) == (None, None)
+    assert (loses.agreed_session, loses.agreed_successor, loses.created, loses.total_calls) == (
+        "first",
+        "first",
+        True,
+        1,
+    )
+    assert await store.get("client:1") == "first"
 
 
-async def test_what_was_agreed_is_kept_alive_by_its_own_session_alone(store: SessionStore, process: Process) -> None:
+async def test_what_was_agreed_is_kept_alive_by_its_own_session_alone(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     first, second = (delta(1, of=facts(name, now), at=now) for name in ("first", "second"))
     first.touch_key, second.touch_key = ("client:1", 0.2), ("client:1", 60.0)
@@ -691,22 +697,22 @@ async def test_what_was_agreed_is_kept_alive_by_its_own_session_alone(store: Ses
     await store.apply([flush(process, second)])
     await anyio.sleep(0.3)
 
-    assert await store.consult("client:1") is None
+    assert await store.get("client:1") is None
 
 
-async def test_a_flush_prolongs_what_was_agreed_about_its_session(store: SessionStore, process: Process) -> None:
+async def test_a_flush_prolongs_what_was_agreed_about_its_session(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
-    await store.agree("client:1", "abc", 0.2)
+    await store.get_or_set("client:1", "abc", 0.2)
     change = delta(1, of=facts(at=now), at=now)
     change.touch_key = ("client:1", 60.0)
 
     await store.apply([flush(process, change)])
     await anyio.sleep(0.3)
 
-    assert await store.consult("client:1") == "abc"
+    assert await store.get("client:1") == "abc"
 
 
-async def test_hostile_text_stays_text(store: SessionStore, process: Process) -> None:
+async def test_hostile_text_stays_text(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     nasty = 'a"],"last_activity":"\\\n\r\t\x00\x7f\u2028\ud800</script>{}%s' + "x" * 5000
     known = facts(at=now, user_agent=nasty, client_name=nasty, conversation_id=nasty, source="header")
@@ -732,4 +738,4 @@ async def test_hostile_text_stays_text(store: SessionStore, process: Process) ->
 
 async def test_an_empty_batch_is_nothing(store: SessionStore) -> None:
     assert await store.apply([]) == []
-    await store.settle([])
+    await store.ack_ends([])

@@ -16,8 +16,7 @@ import pytest
 
 from otel_mcp.model.delta import Flush
 from otel_mcp.sessions.service import Sessions
-from otel_mcp.store.base import StoreDown
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.support import SERVERS, Listener, Server, delta, facts, flush, free_port, settings
 
@@ -38,7 +37,7 @@ async def store(server: Server) -> AsyncIterator[RedisStore]:
     await store.aclose()
 
 
-def fresh(process: Process, calls: int = 1) -> Flush:
+def fresh(process: ProducerId, calls: int = 1) -> Flush:
     now = time.time()
     return flush(process, delta(calls, of=facts(at=now), at=now))
 
@@ -50,7 +49,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_what_ran_after_a_hang_is_recognised(server: Server, store: RedisStore) -> None:
-    process = Process()
+    process = ProducerId()
     await store.apply([fresh(process)])
     server.hang()
     sent = fresh(process, 5)
@@ -62,11 +61,11 @@ async def test_what_ran_after_a_hang_is_recognised(server: Server, store: RedisS
     (answer,) = await store.apply([sent])
 
     # It lay in the socket of the server meanwhile.
-    assert (answer.repeated, answer.total_calls) == (True, 6)
+    assert (answer.duplicate, answer.total_calls) == (True, 6)
 
 
 async def test_a_server_that_comes_back_empty_begins_anew(server: Server, store: RedisStore) -> None:
-    process = Process()
+    process = ProducerId()
     await store.apply([fresh(process, 3)])
     server.kill()
     sent = fresh(process, 2)
@@ -89,7 +88,7 @@ async def test_a_server_that_is_not_there_at_the_start_is_found_when_it_comes(
     sessions.ensure_running()
     for _ in range(3):
         sessions.submit(delta(2, at=time.time()))
-        assert await sessions.recall("abc") is None
+        assert await sessions.describe("abc") is None
     await until(lambda: sessions.degraded)
 
     server.start()
@@ -174,7 +173,7 @@ async def test_a_server_far_away_is_written_to_and_not_waited_for(
     async with far_away(server, 0.1) as url:
         sessions = Sessions(settings(url, flush_interval=0.01), listener)
         sessions.ensure_running()
-        assert await sessions.recall("abc") is None
+        assert await sessions.describe("abc") is None
         own = await sessions.hash_key()
         for _ in range(3):
             sessions.submit(delta(2, at=time.time()))
@@ -207,11 +206,11 @@ async def test_a_server_that_speaks_tls(certificate: tuple[Path, Path]) -> None:
     server = Server("redis", *(str(part) for name, value in options.items() for part in (f"--{name}", value)))
     try:
         trusted = RedisStore(settings(f"rediss://localhost:{port}?ssl_ca_certs={pem}"))
-        assert (await trusted.apply([fresh(Process())]))[0].created
+        assert (await trusted.apply([fresh(ProducerId())]))[0].created
         await trusted.aclose()
         stranger = RedisStore(settings(f"rediss://localhost:{port}"))
         with pytest.raises(StoreDown):
-            await stranger.apply([fresh(Process())])
+            await stranger.apply([fresh(ProducerId())])
         await stranger.aclose()
     finally:
         server.close()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.model.delta import Applied, CallRecord, Flush, SessionDelta, SessionFacts
+from otel_mcp.model.delta import CallRecord, Flush, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
+from otel_mcp.store.base import ProducerId
 from otel_mcp.store.memory import MemoryStore
-from otel_mcp.store.producer import Process
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.support import SERVERS, Server, settings
 
@@ -83,8 +83,8 @@ def random_delta(chance: random.Random, session_id: str, at: float, first: int) 
 
 
 async def test_every_flush_leaves_a_true_document(server: Server, store: RedisStore) -> None:
-    chance, process, raw = random.Random(7), Process(), server.client()
-    others = [Process() for _ in range(4)]
+    chance, process, raw = random.Random(7), ProducerId(), server.client()
+    others = [ProducerId() for _ in range(4)]
     truth: dict[str, list[int]] = {}
     counts: dict[str, list[int]] = {}
     now = time.time()
@@ -107,7 +107,7 @@ async def test_every_flush_leaves_a_true_document(server: Server, store: RedisSt
 
         await store.apply([sent])
         if chance.random() < 0.1:
-            assert (await store.apply([sent]))[0].repeated
+            assert (await store.apply([sent]))[0].duplicate
 
         document = raw.get(f"mcp_session:{session_id}")
         assert isinstance(document, bytes)
@@ -125,7 +125,7 @@ async def test_every_flush_leaves_a_true_document(server: Server, store: RedisSt
 async def test_memory_keeps_what_redis_keeps(store: RedisStore) -> None:
     chance, now = random.Random(11), float(int(time.time()))
     memory = MemoryStore(settings(max_tool_calls=CAP))
-    senders = [Process() for _ in range(3)]
+    senders = [ProducerId() for _ in range(3)]
     sent: list[Flush] = []
     clock = now - 3000
     for step in range(900):
@@ -154,11 +154,11 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore) -> None:
             assert same((await memory.apply([flush]))[0], (await store.apply([flush]))[0])
         assert await memory.load(session_id) == await store.load(session_id)
         # Memory has the time that passes here as well.
-        known, shared = await memory.recall(session_id), await store.recall(session_id)
+        known, shared = await memory.describe(session_id), await store.describe(session_id)
         assert (known.principal, known.opened) == (shared.principal, shared.opened)
 
 
-def same(one: Applied, other: Applied) -> bool:
+def same(one: WriteResult, other: WriteResult) -> bool:
     """Whether two stores answered alike, but for rounding and what only a shared store tells."""
     for answer in (one, other):
         answer.resumed = False

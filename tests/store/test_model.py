@@ -20,7 +20,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware, guard, settings
-from otel_mcp.model.delta import Applied, Flush
+from otel_mcp.model.delta import Flush, WriteResult
 from otel_mcp.runtime import Runtime
 from otel_mcp.sessions import sweeper
 from otel_mcp.sessions.flusher import Flusher
@@ -213,8 +213,8 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     answered: Callable[..., None] = Flusher._answered  # pyright: ignore[reportPrivateUsage]
 
-    def listening(self: Flusher, flush: Flush, answer: Applied) -> None:
-        if answer.late and answer.refused is None and not answer.retry and answer.session_id in self.frozen:
+    def listening(self: Flusher, flush: Flush, answer: WriteResult) -> None:
+        if answer.after_end and answer.refused is None and not answer.retry and answer.session_id in self.frozen:
             found.append(flush.delta.call_count)
         answered(self, flush, answer)
 

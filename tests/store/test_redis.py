@@ -18,8 +18,7 @@ from otel_mcp.model.delta import Flush
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
-from otel_mcp.store.base import StoreDown
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis import codec as redis_wire
 from otel_mcp.store.redis import scripts
 from otel_mcp.store.redis.client import RedisLink
@@ -69,11 +68,11 @@ async def other(server: Server) -> AsyncIterator[RedisStore]:
 
 
 @pytest.fixture
-def process() -> Process:
-    return Process()
+def process() -> ProducerId:
+    return ProducerId()
 
 
-def fresh(process: Process, calls: int = 1, **values: Any) -> Flush:
+def fresh(process: ProducerId, calls: int = 1, **values: Any) -> Flush:
     return flush(process, delta(calls, at=time.time(), **values))
 
 
@@ -84,11 +83,11 @@ ANN, BOB = "a" * 32, "b" * 32
 
 @pytest.mark.parametrize("whose", [ANN, None], ids=["a user's", "nobody's"])
 async def test_a_handshake_says_whose_a_session_is_before_anything_is_written(
-    store: RedisStore, raw: Any, process: Process, whose: str | None
+    store: RedisStore, raw: Any, process: ProducerId, whose: str | None
 ) -> None:
     now = time.time()
     await store.bind("abc", whose)
-    known = await store.recall("abc")
+    known = await store.describe("abc")
 
     first = flush(process, delta(1, of=facts(at=now, principal=BOB), at=now))
     hers = flush(process, delta(0, of=facts(at=now, principal=whose, opened=True), at=now, requests=1))
@@ -96,8 +95,8 @@ async def test_a_handshake_says_whose_a_session_is_before_anything_is_written(
 
     assert (known.exists, known.ended, known.principal, known.opened) == (False, False, whose, True)
     assert [answer.owner for answer in answers] == [whose, None]
-    recalled = await store.recall("abc")
-    assert (recalled.exists, recalled.principal, recalled.opened) == (True, whose, True)
+    described = await store.describe("abc")
+    assert (described.exists, described.principal, described.opened) == (True, whose, True)
     assert answers[1 if whose else 0].created
     assert raw.ttl(STATS) > WEEK + 3500
 
@@ -113,7 +112,7 @@ async def test_what_a_handshake_has_said_is_forgotten_where_nothing_follows(stor
 
 @pytest.mark.parametrize("before", ["written by another user", "said by another user", "ended"])
 async def test_a_handshake_that_comes_later_takes_over_only_what_no_handshake_began(
-    store: RedisStore, process: Process, before: str
+    store: RedisStore, process: ProducerId, before: str
 ) -> None:
     now = time.time()
     if before == "said by another user":
@@ -124,11 +123,11 @@ async def test_a_handshake_that_comes_later_takes_over_only_what_no_handshake_be
 
     await store.bind("abc", ANN)
 
-    assert (await store.recall("abc")).principal == (ANN if before == "written by another user" else BOB)
+    assert (await store.describe("abc")).principal == (ANN if before == "written by another user" else BOB)
 
 
 async def test_a_handshake_does_not_take_the_session_of_another_service(
-    store: RedisStore, server: Server, process: Process
+    store: RedisStore, server: Server, process: ProducerId
 ) -> None:
     now = time.time()
     theirs = RedisStore(Settings.model_validate({"redis_url": server.url, "service_name": "other"}))
@@ -136,16 +135,16 @@ async def test_a_handshake_does_not_take_the_session_of_another_service(
 
     await store.bind("abc", ANN)
 
-    assert (await theirs.recall("abc")).principal == BOB
+    assert (await theirs.describe("abc")).principal == BOB
     await theirs.aclose()
 
 
 # Names and lifetimes.
 
 
-async def test_keys_have_the_promised_names_and_lifetimes(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_keys_have_the_promised_names_and_lifetimes(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process)])
-    await store.succeed("old", "abc")
+    await store.get_or_set_successor("old", "abc")
 
     assert sorted(raw.keys()) == [
         b"mcp_session:abc",
@@ -177,7 +176,7 @@ def test_a_prefix_stands_before_every_key() -> None:
     assert keys.agreement("client:1") == "app:otel_mcp:svc:client:1"
 
 
-async def test_each_flush_prolongs_the_session(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_each_flush_prolongs_the_session(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process)])
     raw.expire(DOCUMENT, 100)
     raw.expire(STATS, 100)
@@ -189,19 +188,19 @@ async def test_each_flush_prolongs_the_session(store: RedisStore, raw: Any, proc
 
 
 async def test_of_a_service_that_is_gone_for_good_nothing_but_its_key_is_left(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now, previous_id="old"), at=now))])
-    await store.agree("hash-key", "secret", 0)
-    await store.agree("client:1", "abc", 10)
-    await store.due(now, 10)
+    await store.get_or_set("hash-key", "secret", 0)
+    await store.get_or_set("client:1", "abc", 10)
+    await store.claim_expired(now, 10)
 
     assert {key.decode() for key in list(raw.keys()) if raw.ttl(key) < 0} == {"otel_mcp:svc:hash-key"}
     assert 7 * 86_400 < raw.ttl(DEADLINES) <= 7 * 86_400 + 3600
 
 
-async def test_an_ended_document_stays_ten_minutes(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_an_ended_document_stays_ten_minutes(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process)])
     await store.apply([fresh(process, ended="client_delete")])
     await store.apply([fresh(process)])
@@ -211,7 +210,7 @@ async def test_an_ended_document_stays_ten_minutes(store: RedisStore, raw: Any, 
 
 
 async def test_the_stats_outlive_a_limit_longer_than_the_document(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now, limit=86_400.0), at=now))])
@@ -224,23 +223,23 @@ async def test_the_stats_stay_small(store: RedisStore, raw: Any) -> None:
     now = time.time()
     known = facts(at=now, user_agent="u" * 500, client_name="c" * 500, client_version="1", source="header")
     for number in range(20):
-        await store.apply([flush(Process(), delta(3, of=known, at=now + number))])
+        await store.apply([flush(ProducerId(), delta(3, of=known, at=now + number))])
 
     assert raw.object("encoding", STATS) in {b"listpack", b"ziplist"}
 
 
 async def test_the_memory_of_processes_is_bounded(store: RedisStore, raw: Any) -> None:
-    first, now = Process(), time.time()
+    first, now = ProducerId(), time.time()
     sent = [flush(first, delta(1, at=now))]
     await store.apply(sent)
     # So many processes within a quarter of an hour that the oldest are forgotten.
     for _ in range(400):
-        sent.append(flush(Process(), delta(1, at=now)))
+        sent.append(flush(ProducerId(), delta(1, at=now)))
         await store.apply(sent[-1:])
 
     assert sum(field.startswith(b"p:") for field in raw.hkeys(STATS)) <= 257
     for again in sent[-200:]:
-        assert (await store.apply([again]))[0].repeated
+        assert (await store.apply([again]))[0].duplicate
     state = await store.load("abc")
     assert state is not None
     assert state.tool_call_count == 401
@@ -253,7 +252,7 @@ async def test_the_memory_of_processes_is_bounded(store: RedisStore, raw: Any) -
     "value", [b"", b"broken {", b'{"session_id":"abc"', b'{"session_id":"other"}', b"[1]", b"\xff\x00"]
 )
 async def test_a_foreign_value_is_left_alone_and_stops_no_other_session(
-    store: RedisStore, raw: Any, process: Process, value: bytes
+    store: RedisStore, raw: Any, process: ProducerId, value: bytes
 ) -> None:
     raw.set(DOCUMENT, value)
     now = time.time()
@@ -266,15 +265,17 @@ async def test_a_foreign_value_is_left_alone_and_stops_no_other_session(
     assert await store.load("abc") is None
     assert await store.delete("abc") is False
     assert (await store.save(SessionState(session_id="abc"))).refused == "foreign"
-    assert (await store.recall("abc")).exists is False
+    assert (await store.describe("abc")).exists is False
     assert raw.get(DOCUMENT) == value
     assert not raw.exists(STATS)
     assert raw.ttl(DOCUMENT) == -1
-    assert [ended.session_id for ended in await store.due(now + 10_000, 10)] == ["after", "before"]
+    assert [ended.session_id for ended in await store.claim_expired(now + 10_000, 10)] == ["after", "before"]
 
 
 @pytest.mark.parametrize("key", [DOCUMENT, STATS])
-async def test_a_value_of_another_type_is_left_alone(store: RedisStore, raw: Any, process: Process, key: str) -> None:
+async def test_a_value_of_another_type_is_left_alone(
+    store: RedisStore, raw: Any, process: ProducerId, key: str
+) -> None:
     raw.rpush(key, "mine")
     now = time.time()
 
@@ -286,23 +287,25 @@ async def test_a_value_of_another_type_is_left_alone(store: RedisStore, raw: Any
     assert await store.delete("abc") is False
     assert raw.lrange(key, 0, -1) == [b"mine"]
     raw.zadd(DEADLINES, {"abc": 1})
-    assert [ended.session_id for ended in await store.due(now + 10_000, 10)] == ["after"]
+    assert [ended.session_id for ended in await store.claim_expired(now + 10_000, 10)] == ["after"]
     assert raw.lrange(key, 0, -1) == [b"mine"]
 
 
-async def test_a_foreign_value_that_came_later_is_left_alone(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_a_foreign_value_that_came_later_is_left_alone(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process)])
     raw.set(DOCUMENT, "mine")
 
     (answer,) = await store.apply([fresh(process)])
 
     assert answer.refused == "foreign"
-    (ended,) = await store.due(time.time() + 10_000, 10)
+    (ended,) = await store.claim_expired(time.time() + 10_000, 10)
     assert ended.tool_call_count == 1
     assert raw.get(DOCUMENT) == b"mine"
 
 
-async def test_a_document_that_the_user_replaced_is_taken_over(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_a_document_that_the_user_replaced_is_taken_over(
+    store: RedisStore, raw: Any, process: ProducerId
+) -> None:
     await store.apply([fresh(process, 3)])
     mine = json.loads(raw.get(DOCUMENT)) | {"attributes": {"a": 1}, "mine": [1]}
     raw.set(DOCUMENT, json.dumps(mine, indent=2))
@@ -318,7 +321,7 @@ async def test_a_document_that_the_user_replaced_is_taken_over(store: RedisStore
 
 
 async def test_an_expiry_is_told_where_the_user_has_replaced_the_document(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
@@ -330,7 +333,7 @@ async def test_an_expiry_is_told_where_the_user_has_replaced_the_document(
     assert (answer.expired.tool_call_count, answer.refused) == (3, None)
 
 
-async def test_a_document_whose_stats_were_evicted_counts_on(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_a_document_whose_stats_were_evicted_counts_on(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process, 3)])
     raw.delete(STATS)
 
@@ -340,7 +343,7 @@ async def test_a_document_whose_stats_were_evicted_counts_on(store: RedisStore, 
 
 
 async def test_a_document_that_was_removed_by_hand_is_written_again(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     await store.apply([fresh(process, 3)])
     raw.delete(DOCUMENT)
@@ -355,14 +358,14 @@ async def test_a_document_that_was_removed_by_hand_is_written_again(
 async def test_a_deadline_without_a_session_is_dropped(store: RedisStore, raw: Any) -> None:
     raw.zadd(DEADLINES, {"gone": 1})
 
-    assert await store.due(time.time(), 10) == []
+    assert await store.claim_expired(time.time(), 10) == []
     assert raw.zcard(DEADLINES) == 0
 
 
 # Errors.
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_scripts_that_the_server_forgot_are_sent_again(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process)])
     raw.script_flush()
     now = time.time()
@@ -371,11 +374,11 @@ async def test_scripts_that_the_server_forgot_are_sent_again(store: RedisStore, 
 
     assert [answer.created for answer in answers] == [True] * 5
     raw.script_flush()
-    assert (await store.recall("abc")).exists
+    assert (await store.describe("abc")).exists
 
 
 async def test_a_full_server_is_an_outage_and_nothing_is_written_in_part(
-    server: Server, store: RedisStore, raw: Any, process: Process
+    server: Server, store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 100, limit=50.0), at=now - 60))])
@@ -395,7 +398,7 @@ async def test_a_full_server_is_an_outage_and_nothing_is_written_in_part(
     assert [(answer.created, answer.total_calls) for answer in answers] == [(True, 2)] * 2
 
 
-async def test_a_replica_is_an_outage(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_a_replica_is_an_outage(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process)])
     sent = fresh(process)
     raw.execute_command("REPLICAOF", "127.0.0.1", 1)
@@ -409,7 +412,7 @@ async def test_a_replica_is_an_outage(store: RedisStore, raw: Any, process: Proc
     assert (await store.apply([sent]))[0].total_calls == 2
 
 
-async def test_a_missing_or_wrong_password_is_no_outage(server: Server, raw: Any, process: Process) -> None:
+async def test_a_missing_or_wrong_password_is_no_outage(server: Server, raw: Any, process: ProducerId) -> None:
     raw.config_set("requirepass", "secret")
     try:
         for url in (server.url, server.url.replace("//", "//:wrong@")):
@@ -429,7 +432,7 @@ async def test_a_missing_or_wrong_password_is_no_outage(server: Server, raw: Any
 
 @pytest.mark.parametrize("rules", [("~*", "+@all", "-evalsha", "-eval"), ("~other:*", "+@all"), ("~*", "+@read")])
 async def test_missing_permissions_are_no_outage(
-    server: Server, raw: Any, process: Process, rules: tuple[str, ...]
+    server: Server, raw: Any, process: ProducerId, rules: tuple[str, ...]
 ) -> None:
     raw.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">pw", *rules)
     store = RedisStore(settings(server.url.replace("//", "//limited:pw@")))
@@ -484,7 +487,7 @@ def test_errors_of_one_command_are_no_outage(error: Exception) -> None:
     assert outage(error) is None
 
 
-async def test_one_record_that_cannot_be_written_stops_no_other(store: RedisStore, process: Process) -> None:
+async def test_one_record_that_cannot_be_written_stops_no_other(store: RedisStore, process: ProducerId) -> None:
     now = time.time()
     broken = delta(1, of=facts("broken", now), at=now)
     broken.calls[0].tool_name = cast(Any, 7)
@@ -494,7 +497,7 @@ async def test_one_record_that_cannot_be_written_stops_no_other(store: RedisStor
     assert [answer.refused for answer in answers] == ["error", None]
 
 
-async def test_none_of_our_commands_is_instrumented(server: Server, raw: Any, process: Process) -> None:
+async def test_none_of_our_commands_is_instrumented(server: Server, raw: Any, process: ProducerId) -> None:
     enabled: list[bool] = []
 
     class Watched:
@@ -515,8 +518,8 @@ async def test_none_of_our_commands_is_instrumented(server: Server, raw: Any, pr
 
     store = RedisStore(settings(server.url), client=Watched)
     await store.apply([fresh(process)])
-    await store.recall("abc")
-    await store.due(time.time(), 10)
+    await store.describe("abc")
+    await store.claim_expired(time.time(), 10)
     await store.save(SessionState(session_id="abc"))
     await store.aclose()
 
@@ -531,7 +534,7 @@ async def test_a_restart_resumes_each_session_once(store: RedisStore, server: Se
     now = time.time()
 
     async def serve(started: float, at: float) -> bool:
-        worker = Process()
+        worker = ProducerId()
         worker.started_at = started
         served = RedisStore(settings(server.url), worker)
         (answer,) = await served.apply([flush(worker, delta(1, of=facts(at=now - 3000), at=at))])
@@ -569,57 +572,59 @@ async def test_a_time_limit_does_not_end_what_writes_in_the_background(server: S
     assert sum(listener.dropped_calls.values()) == 0
 
 
-async def test_one_process_sweeps_at_a_time(store: RedisStore, other: RedisStore, raw: Any, process: Process) -> None:
+async def test_one_process_sweeps_at_a_time(
+    store: RedisStore, other: RedisStore, raw: Any, process: ProducerId
+) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(f"s{n}", now - 99, 10.0), at=now - 99)) for n in range(4)])
 
-    assert len(await store.due(now, 2)) == 2
-    assert await other.due(now, 10) == []
+    assert len(await store.claim_expired(now, 2)) == 2
+    assert await other.claim_expired(now, 10) == []
     raw.delete("otel_mcp:svc:sweeper")
-    assert len(await other.due(now, 10)) == 2
+    assert len(await other.claim_expired(now, 10)) == 2
 
 
 async def test_an_end_that_nobody_reported_falls_to_another_process(
-    store: RedisStore, other: RedisStore, raw: Any, process: Process
+    store: RedisStore, other: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
-    (claimed,) = await store.due(now, 10)
+    (claimed,) = await store.claim_expired(now, 10)
     raw.delete("otel_mcp:svc:sweeper")
     later = now + 61
 
-    assert await other.due(now + 1, 10) == []
-    (taken,) = await other.due(later, 10)
+    assert await other.claim_expired(now + 1, 10) == []
+    (taken,) = await other.claim_expired(later, 10)
 
     assert taken == claimed
-    await other.settle([taken])
+    await other.ack_ends([taken])
     raw.delete("otel_mcp:svc:sweeper")
-    assert await store.due(later + 120, 10) == []
+    assert await store.claim_expired(later + 120, 10) == []
     assert raw.zcard(DEADLINES) == 0
 
 
 async def test_what_was_reported_is_not_given_out_again_where_settling_failed(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
-    assert len(await store.due(now, 10)) == 1
+    assert len(await store.claim_expired(now, 10)) == 1
 
-    assert await store.due(now + 120, 10) == []
+    assert await store.claim_expired(now + 120, 10) == []
     assert raw.zcard(DEADLINES) == 0
 
 
 async def test_replicas_with_wrong_clocks_agree(
     server: Server, store: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, ahead, true_time = Process(), Process(), time.time
+    one, ahead, true_time = ProducerId(), ProducerId(), time.time
     now = true_time()
     await store.apply([flush(one, delta(1, of=facts(at=now, limit=60.0), at=now))])
     monkeypatch.setattr(time, "time", lambda: true_time() + 3600.0)
 
     (answer,) = await other.apply([flush(ahead, delta(1, of=facts(at=now + 3600, limit=60.0), at=now + 3600))])
     assert (answer.expired, answer.created, answer.total_calls) == (None, False, 2)
-    assert await other.due(time.time(), 10) == []
+    assert await other.claim_expired(time.time(), 10) == []
     assert await other.active() == 1
     monkeypatch.undo()
 
@@ -631,7 +636,7 @@ async def test_replicas_with_wrong_clocks_agree(
 
 
 async def test_an_expiry_whose_answer_was_lost_is_told_once(
-    store: RedisStore, raw: Any, process: Process, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, raw: Any, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
@@ -657,7 +662,7 @@ async def test_an_expiry_whose_answer_was_lost_is_told_once(
 
 
 async def test_an_expiry_that_was_told_is_not_told_again_where_what_follows_failed(
-    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
@@ -680,7 +685,7 @@ async def test_an_expiry_that_was_told_is_not_told_again_where_what_follows_fail
 
 
 async def test_an_expiry_is_told_where_its_flush_was_cancelled_before_it_could_be(
-    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
@@ -700,12 +705,12 @@ async def test_an_expiry_is_told_where_its_flush_was_cancelled_before_it_could_b
     (answer,) = await store.apply([after])
 
     assert answer.expired is not None
-    assert (answer.expired.tool_call_count, answer.repeated, answer.total_calls) == (3, True, 1)
+    assert (answer.expired.tool_call_count, answer.duplicate, answer.total_calls) == (3, True, 1)
     assert (await store.apply([after]))[0].expired is None
 
 
 async def test_an_expiry_that_a_mere_end_has_brought_to_light_is_told_once(
-    store: RedisStore, other: RedisStore, raw: Any, process: Process
+    store: RedisStore, other: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
@@ -714,18 +719,18 @@ async def test_an_expiry_that_a_mere_end_has_brought_to_light_is_told_once(
     (answer,) = await store.apply([flush(process, end)])
 
     assert answer.expired is not None
-    assert (answer.expired.tool_call_count, answer.ended, answer.late) == (3, None, True)
+    assert (answer.expired.tool_call_count, answer.ended, answer.after_end) == (3, None, True)
     assert raw.hget(STATS, "w") is None
-    assert await other.due(now + 100, 10) == []
+    assert await other.claim_expired(now + 100, 10) == []
     assert raw.zcard(DEADLINES) == 0
 
 
 async def test_an_expiry_that_another_process_did_not_live_to_tell_is_told(
-    store: RedisStore, other: RedisStore, raw: Any, process: Process
+    store: RedisStore, other: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
-    assert len(await other.due(now - 80, 10)) == 1
+    assert len(await other.claim_expired(now - 80, 10)) == 1
     owner = raw.hget(STATS, "w").decode().split(" ")[0]
     after = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
 
@@ -737,11 +742,11 @@ async def test_an_expiry_that_another_process_did_not_live_to_tell_is_told(
 
 
 async def test_an_expiry_that_another_process_is_telling_is_not_told_twice(
-    store: RedisStore, other: RedisStore, process: Process
+    store: RedisStore, other: RedisStore, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
-    assert len(await other.due(now - 80, 10)) == 1
+    assert len(await other.claim_expired(now - 80, 10)) == 1
 
     (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
 
@@ -749,29 +754,29 @@ async def test_an_expiry_that_another_process_is_telling_is_not_told_twice(
 
 
 async def test_a_session_that_begins_while_the_end_of_another_under_its_id_is_told_has_a_deadline(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
-    ended = await store.due(now, 10)
+    ended = await store.claim_expired(now, 10)
     await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
 
-    await store.settle(ended)
+    await store.ack_ends(ended)
 
     assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
-    assert [end.tool_call_count for end in await store.due(now + 11, 10)] == [1]
+    assert [end.tool_call_count for end in await store.claim_expired(now + 11, 10)] == [1]
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["late", "ended"])
 async def test_a_session_that_begins_while_another_process_ends_one_under_its_id_has_a_deadline(
-    store: RedisStore, other: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch, late: bool
+    store: RedisStore, other: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     now, run = time.time(), RedisLink.run
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
     begins = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
     if late:
-        (ended,) = await store.due(now, 10)
-        await store.settle([ended])
+        (ended,) = await store.claim_expired(now, 10)
+        await store.ack_ends([ended])
     end = delta(0, of=facts(at=now - 99, limit=200.0), at=now - 90, ended="client_delete")
 
     async def meanwhile(self: RedisLink, what: Any) -> Any:
@@ -781,16 +786,16 @@ async def test_a_session_that_begins_while_another_process_ends_one_under_its_id
         return await run(self, what)
 
     monkeypatch.setattr(RedisLink, "run", meanwhile)
-    (answer,) = await other.apply([flush(Process(), end)])
-    await store.due(now, 10)
+    (answer,) = await other.apply([flush(ProducerId(), end)])
+    await store.claim_expired(now, 10)
 
-    assert answer.late is late
+    assert answer.after_end is late
     assert await store.active() == 1
-    assert [end.tool_call_count for end in await store.due(now + 11, 10)] == [1]
+    assert [end.tool_call_count for end in await store.claim_expired(now + 11, 10)] == [1]
 
 
 async def test_many_sessions_that_have_ended_otherwise_do_not_hold_up_the_end_of_one(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     for reason in (None, "client_delete"):
@@ -800,15 +805,15 @@ async def test_many_sessions_that_have_ended_otherwise_do_not_hold_up_the_end_of
 
     assert raw.zcard(DEADLINES) == 31
     assert await store.active() == 0
-    assert [end.session_id for end in await store.due(now, 10)] == ["abc"]
+    assert [end.session_id for end in await store.claim_expired(now, 10)] == ["abc"]
     assert raw.zcard(DEADLINES) == 1
 
 
 async def test_the_sweeper_of_a_process_and_its_flushes_do_not_tell_the_same_end(server: Server, raw: Any) -> None:
-    process, now = Process(), time.time()
+    process, now = ProducerId(), time.time()
     store = RedisStore(settings(server.url), process)
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
-    claimed = await store.due(now, 10)
+    claimed = await store.claim_expired(now, 10)
 
     (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
     await store.aclose()
@@ -817,17 +822,17 @@ async def test_the_sweeper_of_a_process_and_its_flushes_do_not_tell_the_same_end
     assert (answer.expired, answer.created) == (None, True)
 
 
-async def test_a_session_that_is_settled_is_gone(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_a_session_that_is_settled_is_gone(store: RedisStore, raw: Any, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
 
-    await store.settle(await store.due(now, 10))
+    await store.ack_ends(await store.claim_expired(now, 10))
 
     assert raw.hget(STATS, "w") is None
     assert raw.zcard(DEADLINES) == 0
 
 
-async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, process: ProducerId) -> None:
     now = time.time()
     raw.set("mcp_session:foreign", "not ours")
     end, refused = delta(0, at=now, ended="client_delete"), delta(1, of=facts("foreign", now), at=now)
@@ -837,27 +842,29 @@ async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, 
 
     assert raw.zrange(DEADLINES, 0, -1) == [b"foreign"]
     assert await store.active() == 0
-    await store.due(now, 10)
+    await store.claim_expired(now, 10)
     assert raw.zcard(DEADLINES) == 0
 
 
 async def test_the_end_of_a_session_is_told_by_its_own_service(
-    server: Server, store: RedisStore, raw: Any, process: Process
+    server: Server, store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     others = RedisStore(settings(server.url, service_name="two"))
     await store.apply([flush(process, delta(3, of=facts(at=now, limit=10.0), at=now))])
-    (answer,) = await others.apply([flush(Process(), delta(1, of=facts(at=now, limit=10.0, client_name="x"), at=now))])
+    (answer,) = await others.apply(
+        [flush(ProducerId(), delta(1, of=facts(at=now, limit=10.0, client_name="x"), at=now))]
+    )
 
     assert answer.refused == "foreign"
-    assert await others.due(now + 20, 10) == []
+    assert await others.claim_expired(now + 20, 10) == []
     assert await others.active() == 0
-    assert [end.tool_call_count for end in await store.due(now + 20, 10)] == [3]
+    assert [end.tool_call_count for end in await store.claim_expired(now + 20, 10)] == [3]
     await others.aclose()
 
 
 async def test_a_service_that_saves_the_session_of_another_does_not_take_its_end(
-    server: Server, store: RedisStore, raw: Any, process: Process
+    server: Server, store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     others = RedisStore(settings(server.url, service_name="two", session_ttl=5.0))
@@ -866,15 +873,15 @@ async def test_a_service_that_saves_the_session_of_another_does_not_take_its_end
     raw.zadd("otel_mcp:two:deadlines", {"abc": now + 5})  # As after a crash before it was let go.
 
     assert answer.refused == "foreign"
-    assert await others.due(now + 20, 10) == []
+    assert await others.claim_expired(now + 20, 10) == []
     assert raw.zcard("otel_mcp:two:deadlines") == 0
-    assert [end.tool_call_count for end in await store.due(now + 20, 10)] == [3]
+    assert [end.tool_call_count for end in await store.claim_expired(now + 20, 10)] == [3]
     await others.aclose()
 
 
 @pytest.mark.parametrize("what", ["flush", "save", "delete"])
 async def test_another_service_cannot_take_a_session_whose_time_is_over_and_whose_document_is_gone(
-    server: Server, store: RedisStore, raw: Any, process: Process, what: str
+    server: Server, store: RedisStore, raw: Any, process: ProducerId, what: str
 ) -> None:
     now = time.time()
     others = RedisStore(settings(server.url, service_name="two"))
@@ -882,14 +889,14 @@ async def test_another_service_cannot_take_a_session_whose_time_is_over_and_whos
     raw.delete(DOCUMENT)
 
     if what == "flush":
-        (answer,) = await others.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+        (answer,) = await others.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
         assert (answer.refused, answer.expired) == ("foreign", None)
     elif what == "save":
         assert (await others.save(SessionState(session_id="abc"))).refused == "foreign"
     else:
         await others.delete("abc")
 
-    assert [end.tool_call_count for end in await store.due(now, 10)] == [3]
+    assert [end.tool_call_count for end in await store.claim_expired(now, 10)] == [3]
     await others.aclose()
 
 
@@ -899,13 +906,13 @@ async def test_a_document_of_the_users_is_swept_by_its_service(server: Server, s
     await store.save(SessionState(session_id="abc"))
     raw.zadd("otel_mcp:two:deadlines", {"abc": now})
 
-    assert await others.due(now + 4000, 10) == []
-    assert [end.session_id for end in await store.due(now + 4000, 10)] == ["abc"]
+    assert await others.claim_expired(now + 4000, 10) == []
+    assert [end.session_id for end in await store.claim_expired(now + 4000, 10)] == ["abc"]
     await others.aclose()
 
 
 async def test_a_flush_that_cannot_be_written_leaves_its_session_a_deadline(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
@@ -913,13 +920,15 @@ async def test_a_flush_that_cannot_be_written_leaves_its_session_a_deadline(
     bad.calls[0].duration = cast(float, "not a number")
 
     (answer,) = await store.apply([flush(process, bad)])
-    await store.due(now, 10)
+    await store.claim_expired(now, 10)
 
     assert answer.refused == "error"
     assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
 
 
-async def test_nothing_is_known_of_a_key_of_another_type_or_text(store: RedisStore, raw: Any, process: Process) -> None:
+async def test_nothing_is_known_of_a_key_of_another_type_or_text(
+    store: RedisStore, raw: Any, process: ProducerId
+) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(name, now), at=now)) for name in ("text", "stats", "document")])
     raw.setrange("mcp_session:text", 0, "?")
@@ -927,11 +936,11 @@ async def test_nothing_is_known_of_a_key_of_another_type_or_text(store: RedisSto
         raw.delete(key)
         raw.lpush(key, "not ours")
 
-    assert [(await store.recall(name)).exists for name in ("text", "stats", "document")] == [False] * 3
+    assert [(await store.describe(name)).exists for name in ("text", "stats", "document")] == [False] * 3
 
 
 async def test_a_document_that_is_saved_while_the_sweep_takes_out_what_stood_there_has_a_deadline(
-    store: RedisStore, raw: Any, process: Process, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, raw: Any, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, run_all = time.time(), RedisLink.run_all
     await store.apply([flush(process, delta(1, of=facts(at=now), at=now))])
@@ -945,13 +954,13 @@ async def test_a_document_that_is_saved_while_the_sweep_takes_out_what_stood_the
         return results
 
     monkeypatch.setattr(RedisLink, "run_all", meanwhile)
-    await store.due(now, 10)
+    await store.claim_expired(now, 10)
 
     assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 3600, abs=5.0)
 
 
 async def test_sessions_that_cannot_be_looked_at_do_not_hold_the_sweep(
-    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, run_all, claims = time.time(), RedisLink.run_all, [0]
     late = [delta(1, of=facts(f"s{n}", now - 99, 10.0), at=now - 99) for n in range(5)]
@@ -965,12 +974,12 @@ async def test_sessions_that_cannot_be_looked_at_do_not_hold_the_sweep(
 
     monkeypatch.setattr(RedisLink, "run_all", silent)
 
-    assert await store.due(now, 5) == []
+    assert await store.claim_expired(now, 5) == []
     assert claims == [1]
 
 
 async def test_saving_a_document_does_not_put_off_the_end_of_its_session(
-    store: RedisStore, raw: Any, process: Process
+    store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))])
@@ -983,18 +992,18 @@ async def test_saving_a_document_does_not_put_off_the_end_of_its_session(
 
 
 async def test_an_end_that_is_sent_again_after_another_session_began_under_the_id_is_told(
-    store: RedisStore, other: RedisStore, process: Process
+    store: RedisStore, other: RedisStore, process: ProducerId
 ) -> None:
     now = time.time() - 60
     end = flush(process, delta(2, of=facts(at=now), at=now, ended="client_delete"))
     await store.apply([end])
-    await other.apply([flush(Process(), delta(1, of=facts(at=now + 30), at=now + 30))])
+    await other.apply([flush(ProducerId(), delta(1, of=facts(at=now + 30), at=now + 30))])
 
     # Its answer was lost.
     (again, beside) = await store.apply([end, flush(process, delta(1, of=facts("beside", at=now), at=now))])
 
     assert beside.created
-    assert again.repeated
+    assert again.duplicate
     assert again.ended is not None
     assert (again.ended.reason, again.ended.tool_call_count) == ("client_delete", 2)
     state = await store.load("abc")
@@ -1004,7 +1013,7 @@ async def test_an_end_that_is_sent_again_after_another_session_began_under_the_i
 
 
 async def test_an_answer_that_cannot_be_understood_holds_no_other(
-    store: RedisStore, process: Process, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(flushed: Flush, reply: Any) -> Any:
         if flushed.delta.facts.session_id == "abc":
@@ -1025,7 +1034,7 @@ async def test_an_answer_that_cannot_be_understood_holds_no_other(
 async def test_an_end_that_was_left_is_reported_once_by_who_sweeps_next(
     server: Server, store: RedisStore, raw: Any
 ) -> None:
-    now, process = time.time(), Process()
+    now, process = time.time(), ProducerId()
     await store.apply([flush(process, delta(3, of=facts(at=now, client_name="c"), at=now))])
     operator = RedisStore(settings(server.url))
 
@@ -1035,16 +1044,16 @@ async def test_an_end_that_was_left_is_reported_once_by_who_sweeps_next(
 
     assert not raw.exists(DOCUMENT)
     assert raw.ttl(STATS) > 600
-    (end,) = await store.due(time.time(), 10)
+    (end,) = await store.claim_expired(time.time(), 10)
     assert (end.reason, end.tool_call_count, end.client_name) == ("server_closed", 3, "c")
-    await store.settle([end])
-    assert await store.due(time.time(), 10) == []
+    await store.ack_ends([end])
+    assert await store.claim_expired(time.time(), 10) == []
     assert await store.active() == 0
     assert raw.zcard(DEADLINES) == 0
 
 
 async def test_a_session_that_goes_on_after_such_an_end_is_another_one(store: RedisStore) -> None:
-    now, process = time.time(), Process()
+    now, process = time.time(), ProducerId()
     known = facts(at=now)
     await store.apply([flush(process, delta(3, of=known, at=now))])
     await store.end("abc")
@@ -1052,11 +1061,11 @@ async def test_a_session_that_goes_on_after_such_an_end_is_another_one(store: Re
     (late,) = await store.apply([flush(process, delta(1, of=known, at=now - 1))])
     (again,) = await store.apply([flush(process, delta(2, of=known, at=time.time() + 2))])
 
-    assert late.late
+    assert late.after_end
     assert again.created
     assert again.expired is not None
     assert (again.expired.reason, again.expired.tool_call_count) == ("server_closed", 3)
-    assert await store.due(time.time(), 10) == []
+    assert await store.claim_expired(time.time(), 10) == []
     state = await store.load("abc")
     assert state is not None
     assert state.tool_call_count == 2
@@ -1064,7 +1073,7 @@ async def test_a_session_that_goes_on_after_such_an_end_is_another_one(store: Re
 
 async def test_only_its_own_service_may_end_a_session(server: Server, store: RedisStore) -> None:
     now = time.time()
-    await store.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+    await store.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
     other = RedisStore(settings(server.url, service_name="other"))
 
     assert await other.end("abc") is False

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from otel_mcp import loops
-from otel_mcp.model.delta import Applied, EndedSession, Flush, Known, SessionDelta, SessionFacts
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import breaker
 from otel_mcp.sessions.flusher import BATCH
@@ -55,13 +55,13 @@ class Remote:
             raise self.down
         return self.memory
 
-    async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
+    async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         self.sent += deltas
         memory = await self._reach("apply")
         done = [
-            Applied(flush.delta.facts.session_id, retry="TryAgainError")
+            WriteResult(flush.delta.facts.session_id, retry="TryAgainError")
             if flush.delta.facts.session_id in self.stuck
-            else Applied(flush.delta.facts.session_id, refused="foreign")
+            else WriteResult(flush.delta.facts.session_id, refused="foreign")
             if flush.delta.facts.session_id in self.foreign
             else memory.write(flush)
             for flush in deltas
@@ -74,32 +74,32 @@ class Remote:
     async def load(self, session_id: str) -> SessionState | None:
         return await (await self._reach("load")).load(session_id)
 
-    async def save(self, state: SessionState) -> Applied:
+    async def save(self, state: SessionState) -> WriteResult:
         return await (await self._reach("save")).save(state)
 
     async def delete(self, session_id: str) -> bool:
         return await (await self._reach("delete")).delete(session_id)
 
-    async def recall(self, session_id: str) -> Known:
-        return await (await self._reach("recall")).recall(session_id)
+    async def describe(self, session_id: str) -> Known:
+        return await (await self._reach("describe")).describe(session_id)
 
-    async def consult(self, key: str) -> str | None:
-        return await (await self._reach("consult")).consult(key)
+    async def get(self, key: str) -> str | None:
+        return await (await self._reach("get")).get(key)
 
-    async def agree(self, key: str, candidate: str, ttl: float) -> str:
-        return await (await self._reach("agree")).agree(key, candidate, ttl)
+    async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
+        return await (await self._reach("get_or_set")).get_or_set(key, candidate, ttl)
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
-        return await (await self._reach("succeed")).succeed(old_id, candidate, user)
+    async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
+        return await (await self._reach("get_or_set_successor")).get_or_set_successor(old_id, candidate, user)
 
     async def bind(self, session_id: str, user: str | None) -> None:
         await (await self._reach("bind")).bind(session_id, user)
 
-    async def due(self, now: float, limit: int) -> list[EndedSession]:
-        return await (await self._reach("due")).due(now, limit)
+    async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
+        return await (await self._reach("claim_expired")).claim_expired(now, limit)
 
-    async def settle(self, ended: Sequence[EndedSession]) -> None:
-        await (await self._reach("settle")).settle(ended)
+    async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
+        await (await self._reach("ack_ends")).ack_ends(ended)
 
     async def active(self) -> int:
         return await (await self._reach("active")).active()
@@ -212,9 +212,9 @@ async def test_an_outage_is_one_warning_and_one_line_and_loses_nothing(
     sessions.submit(delta(2, at=time.time()))
     assert (sessions.pending, sessions.active, sessions.local) == (7, None, 1)
     asked = len(remote.asked)
-    assert await sessions.recall("abc") is None
-    assert await sessions.agree("key", "mine", 1.0) == "mine"
-    assert await sessions.succeed("old", "mine") == "mine"
+    assert await sessions.describe("abc") is None
+    assert await sessions.get_or_set("key", "mine", 1.0) == "mine"
+    assert await sessions.get_or_set_successor("old", "mine") == "mine"
     assert remote.asked[asked:] == []
 
     remote.down = None
@@ -234,7 +234,7 @@ async def test_an_outage_is_one_warning_and_one_line_and_loses_nothing(
 async def test_an_outage_is_noticed_to_end_where_nothing_waits(sessions: Sessions, remote: Remote) -> None:
     sessions.ensure_running()
     remote.down = StoreDown("ConnectionError")
-    assert await sessions.recall("abc") is None
+    assert await sessions.describe("abc") is None
     assert sessions.degraded
 
     remote.down = None
@@ -347,12 +347,12 @@ async def test_a_question_that_is_late_is_answered_here_and_the_next_at_once(
 ) -> None:
     remote.answers.clear()
 
-    assert await sessions.recall("abc") is None
+    assert await sessions.describe("abc") is None
     assert sessions.degraded
-    assert await sessions.recall("abc") is None
-    assert await sessions.agree("key", "mine", 1.0) == "mine"
+    assert await sessions.describe("abc") is None
+    assert await sessions.get_or_set("key", "mine", 1.0) == "mine"
 
-    assert remote.asked == ["recall"]
+    assert remote.asked == ["describe"]
     assert listener.operations == {("recall", "timeout"): 1}
 
 
@@ -361,10 +361,10 @@ async def test_while_the_store_is_slow_nobody_waits_to_find_out(
 ) -> None:
     async def asked_again() -> None:
         await until(lambda: not sessions.degraded)
-        assert await sessions.recall("abc") is None
+        assert await sessions.describe("abc") is None
 
     remote.answers.clear()
-    assert await sessions.recall("abc") is None
+    assert await sessions.describe("abc") is None
     await asked_again()
     # It came back before the store could have answered, and is late for itself.
     assert listener.operations == {("recall", "timeout"): 1}
@@ -374,18 +374,18 @@ async def test_while_the_store_is_slow_nobody_waits_to_find_out(
     await asked_again()
     await until(lambda: listener.operations["recall", "ok"] == 1)
 
-    assert await sessions.recall("abc") is not None
+    assert await sessions.describe("abc") is not None
 
 
 async def test_the_same_question_is_asked_once_at_a_time(sessions: Sessions, remote: Remote) -> None:
-    answers = await asyncio.gather(*(sessions.agree("key", f"mine{number}", 9.0) for number in range(50)))
+    answers = await asyncio.gather(*(sessions.get_or_set("key", f"mine{number}", 9.0) for number in range(50)))
 
     assert set(answers) == {"mine0"}
-    assert remote.asked == ["agree"]
+    assert remote.asked == ["get_or_set"]
 
 
 async def test_many_questions_at_once_are_all_answered(sessions: Sessions) -> None:
-    answers = await asyncio.gather(*(sessions.recall(f"s{number}") for number in range(100)))
+    answers = await asyncio.gather(*(sessions.describe(f"s{number}") for number in range(100)))
 
     assert {answer.exists for answer in answers if answer is not None} == {False}
     assert None not in answers
@@ -393,8 +393,8 @@ async def test_many_questions_at_once_are_all_answered(sessions: Sessions) -> No
 
 async def test_a_question_whose_asker_goes_away_is_answered_for_the_others(sessions: Sessions, remote: Remote) -> None:
     remote.answers.clear()
-    one = asyncio.create_task(sessions.agree("key", "mine", 9.0))
-    other = asyncio.create_task(sessions.agree("key", "theirs", 9.0))
+    one = asyncio.create_task(sessions.get_or_set("key", "mine", 9.0))
+    other = asyncio.create_task(sessions.get_or_set("key", "theirs", 9.0))
     await until(lambda: remote.asked)
     one.cancel()
     remote.answers.set()
@@ -406,7 +406,7 @@ async def test_a_question_whose_asker_goes_away_is_answered_for_the_others(sessi
 async def test_a_published_session_is_known_to_others(sessions: Sessions) -> None:
     await sessions.publish(delta(0, of=facts(at=time.time()), at=time.time(), requests=1))
 
-    known = await sessions.recall("abc")
+    known = await sessions.describe("abc")
 
     assert known is not None
     assert known.exists
@@ -489,7 +489,7 @@ async def test_deleting_a_session_whose_time_is_over_tells_its_end(
     await sessions.delete("abc")
 
     assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("expired", 2)]
-    assert await remote.memory.due(time.time(), 10) == []
+    assert await remote.memory.claim_expired(time.time(), 10) == []
 
 
 async def test_what_is_deleted_while_it_cannot_be_written_goes_later_and_its_end_is_told(
@@ -545,8 +545,8 @@ async def test_sessions_that_cannot_be_written_do_not_stand_in_front_of_others(
 async def test_who_is_asked_when_it_ends_is_not_waited_for(sessions: Sessions, remote: Remote) -> None:
     remote.answers.clear()
     before = asyncio.all_tasks()
-    asking = asyncio.create_task(sessions.recall("abc"))
-    await until(lambda: "recall" in remote.asked)
+    asking = asyncio.create_task(sessions.describe("abc"))
+    await until(lambda: "describe" in remote.asked)
 
     await sessions.aclose()
 
@@ -575,7 +575,7 @@ async def test_without_the_store_the_hash_key_is_our_own_and_offered_later(sessi
     sessions.ensure_running()
 
     await until(lambda: sessions.hash_key_is_agreed)
-    assert await remote.agree("hash-key", "another", 0) == own.decode()
+    assert await remote.get_or_set("hash-key", "another", 0) == own.decode()
 
 
 async def test_whoever_began_with_a_hash_key_of_his_own_is_told_the_common_one_unasked(
@@ -589,7 +589,7 @@ async def test_whoever_began_with_a_hash_key_of_his_own_is_told_the_common_one_u
     assert told == []
 
     remote.down = None
-    await remote.agree("hash-key", "common", 0)
+    await remote.get_or_set("hash-key", "common", 0)
 
     await until(lambda: bool(told))
     assert (told, own != b"common", await sessions.hash_key()) == ([b"common"], True, b"common")
@@ -602,7 +602,7 @@ async def test_a_hash_key_that_the_store_loses_unnoticed_is_there_again_for_repl
     remote.memory.clear()
     asked = len(remote.asked)
 
-    await until(lambda: "agree" in remote.asked[asked:])
+    await until(lambda: "get_or_set" in remote.asked[asked:])
     second = remote_sessions(remote, Listener())
 
     assert await second.hash_key() == key
@@ -636,7 +636,7 @@ async def test_ends_are_told_by_the_sweep(remote: Remote, listener: Listener) ->
 async def test_the_task_does_not_take_the_context_of_the_request_along(sessions: Sessions, remote: Remote) -> None:
     request.set("one")
     sessions.ensure_running()
-    await sessions.recall("abc")
+    await sessions.describe("abc")
     sessions.submit(delta(1))
     await until(lambda: sessions.pending == 0)
 
@@ -692,7 +692,7 @@ def test_where_loops_come_and_go_one_of_ours_writes(listener: Listener) -> None:
     sessions = Sessions(settings(flush_calls=1), listener, store=store)
     apply = store.apply
 
-    async def noted(flushes: Sequence[Flush]) -> list[Applied]:
+    async def noted(flushes: Sequence[Flush]) -> list[WriteResult]:
         answers = await apply(flushes)
         if threading.current_thread().name == "otel_mcp":
             written.set()

@@ -14,7 +14,7 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.state import SessionState
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.support import SERVERS, Server, delta, facts, flush, settings
 from tests.unit.kit import Server as App
@@ -59,14 +59,14 @@ def session(raw: Any) -> tuple[Any, Any]:
 
 async def test_a_session_of_another_service_is_over_for_this_one(ours: RedisStore, theirs: RedisStore) -> None:
     now = time.time()
-    await ours.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+    await ours.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
 
-    known = await theirs.recall("abc")
+    known = await theirs.describe("abc")
 
     assert (known.exists, known.ended, known.successor, known.facts) == (False, True, None, None)
-    assert await theirs.succeed("abc", "next-of-theirs") == "next-of-theirs"
-    assert (await ours.recall("abc")).exists
-    assert (await ours.recall("abc")).successor is None
+    assert await theirs.get_or_set_successor("abc", "next-of-theirs") == "next-of-theirs"
+    assert (await ours.describe("abc")).exists
+    assert (await ours.describe("abc")).successor is None
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -76,25 +76,25 @@ async def test_a_flush_of_another_service_leaves_a_session_as_it_is(
 ) -> None:
     """It may have been given the id while the store was away, and could not ask."""
     now = time.time() - late
-    await ours.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+    await ours.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
     if ended:
-        await ours.apply([flush(Process(), delta(of=facts(at=now), at=now, ended="client_delete"))])
+        await ours.apply([flush(ProducerId(), delta(of=facts(at=now), at=now, ended="client_delete"))])
     before = session(raw)
     later = now + late
 
-    (answer,) = await theirs.apply([flush(Process(), delta(2, of=facts(at=later), at=later, ended="client_delete"))])
+    (answer,) = await theirs.apply([flush(ProducerId(), delta(2, of=facts(at=later), at=later, ended="client_delete"))])
 
     assert answer.refused == "foreign"
     assert session(raw) == before
     assert raw.zscore("otel_mcp:other:deadlines", "abc") is None
-    assert await theirs.due(time.time() + 10_000, 10) == []
+    assert await theirs.claim_expired(time.time() + 10_000, 10) == []
 
 
 async def test_a_document_of_another_service_is_neither_saved_over_nor_taken_over_nor_removed(
     ours: RedisStore, theirs: RedisStore, raw: Any
 ) -> None:
     now = time.time()
-    await ours.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+    await ours.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
     before = session(raw)
 
     saved = await theirs.save(SessionState(session_id="abc", attributes={"a": 1}))
@@ -103,7 +103,7 @@ async def test_a_document_of_another_service_is_neither_saved_over_nor_taken_ove
     assert session(raw) == before
 
     raw.delete("{mcp_session:abc}:stats")
-    (answer,) = await theirs.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+    (answer,) = await theirs.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
     assert answer.refused == "foreign"
     assert not await theirs.delete("abc")
     assert raw.get("mcp_session:abc") == before[0]
@@ -113,7 +113,7 @@ async def test_under_its_own_service_a_session_goes_on_with_other_facts(ours: Re
     now = time.time()
     for name in ("one", "two"):
         of = replace(facts(at=now), client_name=name)
-        (answer,) = await ours.apply([flush(Process(), delta(1, of=of, at=now))])
+        (answer,) = await ours.apply([flush(ProducerId(), delta(1, of=of, at=now))])
         assert answer.refused is None
 
     document = json.loads(raw.get("mcp_session:abc"))

@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from otel_mcp.store.base import StoreDown
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.support import Server, delta, facts, flush, free_port, settings
 
@@ -93,7 +92,7 @@ async def write(url: str) -> int:
     """Flush a call; return what the document counts."""
     store, now = RedisStore(settings(url)), time.time()
     try:
-        await store.apply([flush(Process(), delta(1, of=facts(at=now), at=now))])
+        await store.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
         state = await store.load("abc")
         return 0 if state is None else state.tool_call_count
     finally:

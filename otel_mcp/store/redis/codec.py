@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from otel_mcp.model.delta import Applied, EndedSession, Flush, Known, SessionFacts
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.store import document as text
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.keys import agreed_id
 
 LONGEST: Final = 315_360_000.0
@@ -31,7 +31,7 @@ LEASE: Final = 60_000_000
 class Writer:
     """Turns flushes and documents into arguments, in the time of the server."""
 
-    def __init__(self, service: str, ttl: float, cap: int, process: Process) -> None:
+    def __init__(self, service: str, ttl: float, cap: int, process: ProducerId) -> None:
         self._service = service
         self.owner = f"{zlib.crc32(service.encode('utf-8', 'replace')):08x}"
         """Digest of the service, by which a session says whose it is."""
@@ -108,23 +108,23 @@ def is_of(state: SessionState, service: str) -> bool:
     return state.service is None or state.service == service[: text.CLIP]
 
 
-def applied(flush: Flush, reply: list[Any]) -> Applied:
+def applied(flush: Flush, reply: list[Any]) -> WriteResult:
     """What ``flush.lua`` answered; status 3 is not for the caller."""
     status, total, flags, report = reply
     session_id = flush.delta.facts.session_id
     if status == BOUND:
-        return Applied(session_id, owner=flags.decode(), total_calls=total)
+        return WriteResult(session_id, owner=flags.decode(), total_calls=total)
     ended = ended_session(session_id, report) if report else None
     if status == REPEATED and b"e" in flags and ended is None:
         ended = _own_end(flush)
-    return Applied(
+    return WriteResult(
         session_id=session_id,
         created=b"c" in flags,
         resumed=b"r" in flags,
         total_calls=total,
-        repeated=status == REPEATED,
+        duplicate=status == REPEATED,
         ended=ended,
-        late=status in (LATE, LOST) or (status == REPEATED and b"l" in flags),
+        after_end=status in (LATE, LOST) or (status == REPEATED and b"l" in flags),
         refused=_REFUSED.get(status),
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from redis.exceptions import ResponseError
 
-from otel_mcp.model.delta import Applied
+from otel_mcp.model.delta import WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.store import document as text
 from otel_mcp.store.base import StoreDown
@@ -48,7 +48,7 @@ class Documents:
             return False
         return await self._save(state, _digest(raw)) is not None
 
-    async def save(self, state: SessionState) -> Applied:
+    async def save(self, state: SessionState) -> WriteResult:
         """Write a document of the user's."""
         created = await self._save(state, "")
         if created is None:
@@ -58,8 +58,8 @@ class Documents:
                 created = await self._save(state, _digest(raw))
         if created is None:
             await self._let_go(state.session_id)
-            return Applied(state.session_id, refused="foreign")
-        return Applied(state.session_id, created=created)
+            return WriteResult(state.session_id, refused="foreign")
+        return WriteResult(state.session_id, created=created)
 
     async def delete(self, session_id: str, *, reported: bool = True) -> bool:
         """Remove a session at once; where its end is not `reported`, it is left to who sweeps next."""

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from otel_mcp.model.delta import EndedSession
-from otel_mcp.store.base import StoreDown
-from otel_mcp.store.lifetimes import ABANDONED
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ABANDONED, ProducerId, StoreDown
 from otel_mcp.store.redis import codec as redis_wire
 from otel_mcp.store.redis import scripts
 from otel_mcp.store.redis.client import RedisLink, Run
@@ -35,7 +33,9 @@ _TURN: Final = 1.0
 class Sweep:
     """The ends of sessions of one service."""
 
-    def __init__(self, link: RedisLink, keys: Keys, process: Process, interval: float, ttl: float, owner: str) -> None:
+    def __init__(
+        self, link: RedisLink, keys: Keys, process: ProducerId, interval: float, ttl: float, owner: str
+    ) -> None:
         self._link = link
         self._owner = owner
         self._keys = keys
@@ -49,11 +49,11 @@ class Sweep:
         self._reported: dict[str, int] = {}
         """Reported but not settled yet: the claim is known, the store was away."""
 
-    async def due(self, now: int, limit: int) -> list[EndedSession]:
+    async def claim_expired(self, now: int, limit: int) -> list[EndedSession]:
         """Claim up to `limit` ends; `now` in microseconds of the server."""
         token = self._process.token
         if self._reported:
-            await self.settle(list(self._reported))
+            await self.ack_ends(list(self._reported))
         sweeper = await self._link.run(Run(scripts.AGREE, (self._keys.sweeper,), (token, self._sweeper)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
@@ -121,7 +121,7 @@ class Sweep:
         if runs:
             _checked(await self._link.run_all(runs))
 
-    async def settle(self, session_ids: Sequence[str]) -> None:
+    async def ack_ends(self, session_ids: Sequence[str]) -> None:
         """The ends of these sessions have been reported."""
         if not session_ids:
             return

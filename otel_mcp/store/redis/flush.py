@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from redis.exceptions import DataError
 
 from otel_mcp.guard import guarded, report
-from otel_mcp.model.delta import Applied, EndedSession, Flush
+from otel_mcp.model.delta import EndedSession, Flush, WriteResult
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.redis import codec as redis_wire
 from otel_mcp.store.redis import scripts
@@ -24,8 +24,8 @@ class _Touch(NamedTuple):
 
     at: int
     """Place of its flush."""
-    tells: Literal["rival", "heir"]
-    """What of `Applied` it decides."""
+    tells: Literal["agreed_session", "agreed_successor"]
+    """What of `WriteResult` it decides."""
     run: Run
 
 
@@ -49,17 +49,17 @@ class FlushWriter:
         self._told: dict[str, _Told] = {}
         """Sessions whose flush was answered with the end of an earlier one, and is not written yet."""
 
-    async def write(self, flushes: Sequence[Flush]) -> list[Applied]:
+    async def write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
         try:
             return await self._write(flushes)
         except (DataError, AttributeError, LookupError, TypeError, ValueError) as error:
             if len(flushes) == 1:
                 report("session encoding", error)
-                return [Applied(flushes[0].delta.facts.session_id, refused="error")]
+                return [WriteResult(flushes[0].delta.facts.session_id, refused="error")]
         return [answer for flush in flushes for answer in await self.write([flush])]
 
-    async def _write(self, flushes: Sequence[Flush]) -> list[Applied]:
+    async def _write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         """Send them, and once more those that had to end an earlier session first."""
         answers = await self._send(flushes)
         again = [at for at, answer in enumerate(answers) if answer.retry and answer.expired is not None]
@@ -72,7 +72,7 @@ class FlushWriter:
                     answers[at].retry = down.reason
         return self._handed_over(flushes, answers)
 
-    def _handed_over(self, flushes: Sequence[Flush], answers: list[Applied]) -> list[Applied]:
+    def _handed_over(self, flushes: Sequence[Flush], answers: list[WriteResult]) -> list[WriteResult]:
         """The answers, each earlier end in one of them: also one whose caller was cancelled before it had it."""
         for flush, answer in zip(flushes, answers, strict=True):
             told = self._told.get(answer.session_id)
@@ -85,7 +85,7 @@ class FlushWriter:
                 del self._told[answer.session_id]
         return answers
 
-    async def _send(self, flushes: Sequence[Flush]) -> list[Applied]:
+    async def _send(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         deadlines, touches = self._deadlines(flushes), self._touches(flushes)
         beside = [*deadlines, *(touch.run for touch in touches)]
         now = time.time()
@@ -109,7 +109,7 @@ class FlushWriter:
                 scores += (int(reply[3]) / 1e6, answer.session_id)
             elif (
                 answer.ended is not None
-                or answer.late
+                or answer.after_end
                 or answer.owner is not None
                 or (answer.refused and _is_nothing(reply))
             ):
@@ -148,30 +148,30 @@ class FlushWriter:
                 name, kept = delta.touch_key
                 ttl = max(round(kept * 1000), 1)
                 run = Run(scripts.TOUCH, (self._keys.agreement(name),), (session_id, ttl))
-                touches.append(_Touch(at, "rival", run))
+                touches.append(_Touch(at, "agreed_session", run))
             if delta.facts.previous_id:
                 previous = delta.facts.previous_id
                 keys = (self._keys.successor(previous), self._keys.session(previous)[1])
                 run = Run(scripts.SUCCEED, keys, (session_id, self._ttl, delta.facts.principal or "", 1))
-                touches.append(_Touch(at, "heir", run))
+                touches.append(_Touch(at, "agreed_successor", run))
         return touches
 
 
-def _answer(flush: Flush, result: Any) -> Applied:
+def _answer(flush: Flush, result: Any) -> WriteResult:
     session_id = flush.delta.facts.session_id
     if result is None:
-        return Applied(session_id, refused="error")
+        return WriteResult(session_id, refused="error")
     if not isinstance(result, Exception):
         if result[0] == redis_wire.EXPIRED:
-            return Applied(session_id, retry="expired", expired=redis_wire.ended_session(session_id, result[3]))
+            return WriteResult(session_id, retry="expired", expired=redis_wire.ended_session(session_id, result[3]))
         return redis_wire.applied(flush, result)
     if is_foreign(result):
-        return Applied(session_id, refused="foreign")
+        return WriteResult(session_id, refused="foreign")
     if is_ours(result):
         report("redis script", result)
-        return Applied(session_id, refused="error")
+        return WriteResult(session_id, refused="error")
     down = outage(result)
-    return Applied(session_id, retry=type(result).__name__ if down is None else down.reason)
+    return WriteResult(session_id, retry=type(result).__name__ if down is None else down.reason)
 
 
 def _is_nothing(reply: Any) -> bool:
@@ -179,14 +179,14 @@ def _is_nothing(reply: Any) -> bool:
     return reply is None or (not isinstance(reply, Exception) and reply[0] == redis_wire.FOREIGN)
 
 
-def _overruled(answers: list[Applied], touches: Sequence[_Touch], results: list[Any]) -> None:
+def _overruled(answers: list[WriteResult], touches: Sequence[_Touch], results: list[Any]) -> None:
     """Note where another session stands than the one that was to be kept alive."""
     for touch, result in zip(touches, results, strict=True):
         if isinstance(result, bytes) and (standing := agreed_id(result)) not in (None, answers[touch.at].session_id):
             setattr(answers[touch.at], touch.tells, standing)
 
 
-def _without_deadline(answers: list[Applied], results: list[Any]) -> None:
+def _without_deadline(answers: list[WriteResult], results: list[Any]) -> None:
     """Have all sent again if their deadlines did not get through."""
     for error in results:
         if not isinstance(error, Exception):

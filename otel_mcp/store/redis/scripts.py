@@ -7,7 +7,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
-from otel_mcp.store.lifetimes import ABANDONED, GRACE
+from otel_mcp.store.base import ABANDONED, GRACE
 
 
 @dataclass(frozen=True, slots=True)

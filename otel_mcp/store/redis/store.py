@@ -13,11 +13,10 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from otel_mcp.model.delta import Applied, EndedSession, Flush, Known
+from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
-from otel_mcp.store.base import StoreDown
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis import codec as redis_wire
 from otel_mcp.store.redis import scripts
 from otel_mcp.store.redis.client import RedisLink, Run
@@ -40,10 +39,10 @@ class RedisStore:
     """
 
     def __init__(
-        self, settings: Settings, process: Process | None = None, *, client: Callable[[], Client] | None = None
+        self, settings: Settings, process: ProducerId | None = None, *, client: Callable[[], Client] | None = None
     ) -> None:
         url = settings.redis_url or ""
-        process = process or Process()
+        process = process or ProducerId()
         self._ttl = min(settings.session_ttl, redis_wire.LONGEST)
         self._service = settings.service_name
         self._keys = Keys(settings.redis_prefix, settings.service_name)
@@ -54,7 +53,7 @@ class RedisStore:
         self._documents = Documents(self._link, self._keys, self._writer, self._ttl, self._service)
         self._sweep = Sweep(self._link, self._keys, process, settings.sweep_interval, self._ttl, self._writer.owner)
 
-    async def apply(self, deltas: Sequence[Flush]) -> list[Applied]:
+    async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         """Write each flush once."""
         if not deltas:
             return []
@@ -65,14 +64,14 @@ class RedisStore:
                 answers[at] = await self._adopted(deltas[at], answer)
         return answers
 
-    async def _adopted(self, flush: Flush, refused: Applied) -> Applied:
+    async def _adopted(self, flush: Flush, refused: WriteResult) -> WriteResult:
         """The answer once the document that stood in its way has been taken over, if it is one of ours."""
         answer = refused
         try:
             if await self._documents.adopt(refused.session_id):
                 (answer,) = await self._flushes.write([flush])
         except StoreDown as down:
-            answer = Applied(refused.session_id, retry=down.reason)
+            answer = WriteResult(refused.session_id, retry=down.reason)
         answer.expired = answer.expired or refused.expired
         return answer
 
@@ -80,7 +79,7 @@ class RedisStore:
         """The document."""
         return await self._documents.load(session_id)
 
-    async def save(self, state: SessionState) -> Applied:
+    async def save(self, state: SessionState) -> WriteResult:
         """Write a document of the user's."""
         await self._clock.compare()
         return await self._documents.save(state)
@@ -93,7 +92,7 @@ class RedisStore:
         """Remove a session at once, and leave it to a process that serves to report its end, with its next sweep."""
         return await self._documents.delete(session_id, reported=False)
 
-    async def recall(self, session_id: str) -> Known:
+    async def describe(self, session_id: str) -> Known:
         """What is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))
         now = self._writer.instant(time.time())
@@ -114,33 +113,33 @@ class RedisStore:
             if not is_foreign(error):
                 raise
 
-    async def consult(self, key: str) -> str | None:
+    async def get(self, key: str) -> str | None:
         """The value that was agreed on under `key`."""
         return agreed_id(await self._link.run(Run("GET", (self._keys.agreement(key),))))
 
-    async def agree(self, key: str, candidate: str, ttl: float) -> str:
+    async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         """The value that all replicas have under `key`."""
         kept = max(round(min(ttl, redis_wire.LONGEST) * 1000), 1) if ttl else 0
         value = await self._link.run(Run(scripts.AGREE, (self._keys.agreement(key),), (candidate, kept)))
         # What stays for good is the hash key, which an operator may have put there: it is no id.
         return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None) -> str:
+    async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """The id of the one session that continues `old_id`."""
         keys = (self._keys.successor(old_id), self._keys.session(old_id)[1])
         kept = max(round(self._ttl * 1000), 1)
         value = await self._link.run(Run(scripts.SUCCEED, keys, (candidate, kept, user or "", 0)))
         return agreed_id(value) or candidate
 
-    async def due(self, now: float, limit: int) -> list[EndedSession]:
+    async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Sessions whose time was over at `now`, claimed for the caller."""
         await self._clock.compare()
         self._link.forget_closed()
-        return await self._sweep.due(self._writer.instant(now), limit)
+        return await self._sweep.claim_expired(self._writer.instant(now), limit)
 
-    async def settle(self, ended: Sequence[EndedSession]) -> None:
+    async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
         """These ends have been reported."""
-        await self._sweep.settle([end.session_id for end in ended])
+        await self._sweep.ack_ends([end.session_id for end in ended])
 
     async def active(self) -> int:
         """Live sessions of the service."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from otel_mcp.model.delta import CallRecord, Flush, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
 
 LONG_ID = "4d5a1c7e90b34f2e8a6b1c2d3e4f5a6b7c8d"
@@ -79,7 +79,7 @@ def write(url: str, deltas: list[SessionDelta], service: str = "shop", **setting
     """Write sessions as a replica of `service` does."""
 
     async def flush() -> None:
-        process = Process()
+        process = ProducerId()
         store = RedisStore(Settings.model_validate({"redis_url": url, "service_name": service, **settings}), process)
         for delta in deltas:
             (answer,) = await store.apply([Flush(delta, process.token, process.next_sequence())])

@@ -18,7 +18,7 @@ from otel_mcp.cli.doctor.launch import read
 from otel_mcp.cli.doctor.report import as_json
 from otel_mcp.cli.doctor.store import acl
 from otel_mcp.settings import Settings
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.support import Server, delta, facts, flush, free_port
 from tests.support.doctor import Environment, only, unwell
@@ -274,7 +274,7 @@ def test_one_session_a_call(environment: Environment, valkey_url: str) -> None:
 
 
 async def _write(url: str, service: str, deltas: list[object]) -> None:
-    store, process = RedisStore(Settings(redis_url=url, service_name=service)), Process()
+    store, process = RedisStore(Settings(redis_url=url, service_name=service)), ProducerId()
     await store.apply([flush(process, one) for one in deltas])  # type: ignore[arg-type]
     await store.aclose()
 

@@ -27,8 +27,8 @@ def reported(url: str) -> list[EndedSession]:
 
     async def sweep() -> list[EndedSession]:
         store = RedisStore(Settings.model_validate({"redis_url": url, "service_name": "shop"}))
-        ends = await store.due(time.time(), 10)
-        await store.settle(ends)
+        ends = await store.claim_expired(time.time(), 10)
+        await store.ack_ends(ends)
         await store.aclose()
         return ends
 

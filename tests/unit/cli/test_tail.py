@@ -18,7 +18,7 @@ from otel_mcp.cli.terminal import Terminal
 from otel_mcp.cli.top import Recent
 from otel_mcp.model.delta import Flush, SessionDelta
 from otel_mcp.settings import Settings
-from otel_mcp.store.producer import Process
+from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
 from tests.unit.cli.conftest import NOW, Cli
 from tests.unit.cli.stories import call, session, shop, write
@@ -32,7 +32,7 @@ class Replicas:
     def __init__(self, url: str) -> None:
         self.settings = Settings.model_validate({"redis_url": url, "service_name": "shop"})
         self._loop = asyncio.new_event_loop()
-        self._replicas = [(process, RedisStore(self.settings, process)) for process in (Process(), Process())]
+        self._replicas = [(process, RedisStore(self.settings, process)) for process in (ProducerId(), ProducerId())]
         self._readers: list[Reader] = []
 
     def follow(self, since: float = 0.0, **other: Any) -> Follower:

@@ -62,7 +62,7 @@ class FarStore:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.memory, name)
-        if name not in {"recall", "consult", "agree", "succeed"}:
+        if name not in {"describe", "get", "get_or_set", "get_or_set_successor"}:
             return method
 
         async def far(*arguments: Any) -> Any:
@@ -155,13 +155,13 @@ async def test_what_a_request_does_not_wait_for_is_asked_all_the_same(runtime: R
     await post(app, initialize())  # Now the hash key is known.
 
     reply = await post(app, call(), legacy_headers("lost"))
-    assert far.asked["succeed"] == 1, far.asked
-    assert (await far.memory.recall("lost")).successor is None
+    assert far.asked["get_or_set_successor"] == 1, far.asked
+    assert (await far.memory.describe("lost")).successor is None
     far.come_near()
     for _ in range(20):
         await asyncio.sleep(0)
 
-    assert (await far.memory.recall("lost")).successor == reply.session_id
+    assert (await far.memory.describe("lost")).successor == reply.session_id
     assert (await post(app, call(), legacy_headers("lost"))).session_id == reply.session_id
 
 

@@ -34,8 +34,8 @@ class Store:
     down: bool = False
     asked: Counter[str] = field(default_factory=Counter[str])
 
-    async def recall(self, session_id: str, asker: object = None) -> Known | None:
-        self.asked["recall"] += 1
+    async def describe(self, session_id: str, asker: object = None) -> Known | None:
+        self.asked["describe"] += 1
         await anyio.lowlevel.checkpoint()
         if self.down:
             return None
@@ -47,17 +47,19 @@ class Store:
         if not self.down:
             self.documents[session_id] = Known(exists=False, principal=user, opened=True)
 
-    async def consult(self, key: str, asker: object = None) -> str | None:
-        self.asked["consult"] += 1
+    async def get(self, key: str, asker: object = None) -> str | None:
+        self.asked["get"] += 1
         return None if self.down else self.agreed.get(key)
 
-    async def agree(self, key: str, candidate: str, ttl: float, asker: object = None) -> str:
-        self.asked["agree"] += 1
+    async def get_or_set(self, key: str, candidate: str, ttl: float, asker: object = None) -> str:
+        self.asked["get_or_set"] += 1
         await anyio.lowlevel.checkpoint()
         return candidate if self.down else self.agreed.setdefault(key, candidate)
 
-    async def succeed(self, old_id: str, candidate: str, user: str | None = None, asker: object = None) -> str:
-        self.asked["succeed"] += 1
+    async def get_or_set_successor(
+        self, old_id: str, candidate: str, user: str | None = None, asker: object = None
+    ) -> str:
+        self.asked["get_or_set_successor"] += 1
         await anyio.lowlevel.checkpoint()
         return candidate if self.down else self.agreed.setdefault(f"{old_id}:next", candidate)
 
@@ -125,7 +127,7 @@ async def test_an_id_that_the_server_owns_is_the_session_on_another_replica(stor
     found = [await here.resolve(header("abc"), owned=True) for _ in range(3)]
 
     assert {session.id for session in found} == {"abc"}
-    assert store.asked == Counter(recall=1)
+    assert store.asked == Counter(describe=1)
 
 
 async def test_a_known_id_is_reused_without_asking_again(store: Store) -> None:
@@ -137,7 +139,7 @@ async def test_a_known_id_is_reused_without_asking_again(store: Store) -> None:
 
     assert first is second
     assert first.facts == SessionFacts("abc", 5.0, HOUR, client_name="c", source="header")
-    assert store.asked == Counter(recall=1)
+    assert store.asked == Counter(describe=1)
 
 
 async def test_an_unknown_id_has_one_successor_on_all_replicas(store: Store) -> None:
@@ -176,7 +178,7 @@ async def test_requests_that_come_together_share_a_successor_also_when_the_store
         await anyio.lowlevel.checkpoint()
         return candidate
 
-    store.succeed = failing  # type: ignore[method-assign]
+    store.get_or_set_successor = failing  # type: ignore[method-assign]
 
     async def one() -> None:
         found.append(await here.resolve(header("lost")))
@@ -264,7 +266,7 @@ async def test_a_conversation_is_the_same_on_every_replica(store: Store) -> None
 
     assert first.id == second.id == "c_" + "0" * 32
     assert first.facts.conversation_id == "v1/abc"
-    assert store.asked == Counter(recall=2)
+    assert store.asked == Counter(describe=2)
 
 
 async def test_a_client_without_an_id_is_one_session_on_all_replicas(store: Store) -> None:
@@ -278,7 +280,7 @@ async def test_a_client_without_an_id_is_one_session_on_all_replicas(store: Stor
     assert (first.source, first.facts.limit) == ("inferred", 1800.0)
     assert first.agreement is not None
     assert store.agreed == {first.agreement: first.id}
-    assert store.asked["agree"] == 2
+    assert store.asked["get_or_set"] == 2
 
 
 async def test_clients_that_can_be_told_apart_are_sessions_apart(store: Store) -> None:
@@ -454,7 +456,7 @@ async def test_a_flood_of_made_up_ids_asks_the_store_no_oftener_than_the_limit(s
         await here.tracker.resolve(header(f"made-up-{number}"), owned=False)
 
     assert len(store.agreed) <= 10
-    assert store.asked["succeed"] <= 10
+    assert store.asked["get_or_set_successor"] <= 10
 
 
 async def test_sessions_are_held_up_to_a_bound_by_last_use(store: Store) -> None:
@@ -576,7 +578,7 @@ async def test_ids_that_were_met_while_the_store_was_away_are_asked_about_one_af
     store.down = True
     blindly = [await here.resolve(header(f"lost-{number}")) for number in range(5)]
     await anyio.sleep(0.1)
-    asked = store.asked["recall"]
+    asked = store.asked["describe"]
     store.down = False
     for number in range(5):
         store.agreed[f"lost-{number}:next"] = f"next-{number}"

@@ -102,7 +102,7 @@ def test_a_loop_that_is_stopped_and_left_writes_at_exit(server: Server) -> None:
     script = """
         async def main():
             sessions.ensure_running()
-            await sessions.recall('abc')
+            await sessions.describe('abc')
             sessions.submit(call('abc', 3))
         asyncio.new_event_loop().run_until_complete(main())
     """
@@ -192,7 +192,7 @@ def test_loops_that_come_and_go_leave_no_connection_behind(server: Server) -> No
         sessions.ensure_running()
         now = time.time()
         sessions.submit(delta(1, of=facts(at=now), at=now))
-        await asyncio.gather(*(sessions.recall(f"s{number}") for number in range(20)))
+        await asyncio.gather(*(sessions.describe(f"s{number}") for number in range(20)))
 
     for _ in range(2):
         asyncio.run(serve())

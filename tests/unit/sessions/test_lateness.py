@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.model.delta import Applied, Flush
+from otel_mcp.model.delta import Flush, WriteResult
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.memory import MemoryStore
@@ -114,7 +114,7 @@ class LateStore(MemoryStore):
         self.loop = loop
         self.leaps = leaps
 
-    async def apply(self, flushes: Sequence[Flush]) -> list[Applied]:
+    async def apply(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         if self.leaps > 0:
             self.leaps -= 1
             self.loop.ahead += 60
