@@ -1,0 +1,45 @@
+"""Holds how much code of ours one warm ``tools/call`` of an SDK 2.x server runs.
+
+`tests.support.path` counts and explains how; ``python -m tests.support.path --list`` names each function. Unlike
+microseconds, the counts are the same on every machine, so the ceilings are today's numbers: whoever lowers one
+lowers it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import pytest
+
+from tests.support import path
+
+PATH = {
+    ("2026-07-28", "off"): (96, 29),
+    ("2026-07-28", "on"): (105, 29),
+    ("2025-11-25", "off"): (109, 36),
+    ("2025-11-25", "on"): (118, 36),
+}
+"""Functions and files, at most, by revision and HTTP span."""
+UNTIL_FLUSHED = {"2026-07-28": (216, 54), "2025-11-25": (226, 60)}
+"""The same with drain and flush to Redis, without the HTTP span."""
+
+
+@pytest.fixture(scope="module")
+def counted(valkey_url: str) -> Callable[[str], path.Paths]:
+    return lru_cache(lambda http_span: path.count(http_span, f"{valkey_url}/15"))
+
+
+def assert_within(ran: path.Ran, functions: int, files: int) -> None:
+    assert ran.functions <= functions, "\n".join(ran.names)
+    assert ran.files <= files, "\n".join(ran.names)
+
+
+@pytest.mark.parametrize(("revision", "http_span"), PATH)
+def test_a_warm_call_runs_few_functions(counted: Callable[[str], path.Paths], revision: str, http_span: str) -> None:
+    assert_within(counted(http_span)[revision].request, *PATH[revision, http_span])
+
+
+@pytest.mark.parametrize("revision", UNTIL_FLUSHED)
+def test_drain_and_flush_run_few_functions(counted: Callable[[str], path.Paths], revision: str) -> None:
+    assert_within(counted("off")[revision].until_flushed, *UNTIL_FLUSHED[revision])
