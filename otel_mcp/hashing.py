@@ -17,7 +17,7 @@ from math import inf
 from time import time
 from typing import Final, Literal
 
-from otel_mcp.sessions.pulse import Asker
+from otel_mcp.types import Asker
 
 Whose = Literal["nobody", "caller", "another"]
 

@@ -24,6 +24,10 @@ _MANY: Final = 2
 """Loops gone, after which we keep one of our own."""
 _STOP: Final = 5.0
 """Seconds that the thread may take to end."""
+_LOOK: Final = 0.05
+"""Seconds between two looks at the clock."""
+_LATE: Final = 0.1
+"""Seconds of lateness from which a time limit says nothing of the store."""
 
 
 class _Own:
@@ -131,6 +135,51 @@ def call_later(loop: AbstractEventLoop, delay: float, callback: Callable[[], obj
     if running() is loop:
         return Context().run(loop.call_later, delay, callback)
     return Timer(loop, delay, callback)
+
+
+class Lateness:
+    """Adds up how late the running loop is while the block lasts.
+
+    A time limit that passes on a loop which is kept from running says nothing of the other side: its answer may
+    be there, unread.
+    """
+
+    def __enter__(self) -> Lateness:
+        self._loop = asyncio.get_running_loop()
+        self._seconds = 0.0
+        self._look_at(self._loop.time() + _LOOK)
+        return self
+
+    def _look_at(self, due: float) -> None:
+        self._due = due
+        self._timer = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self._seconds += now - self._due
+        self._look_at(now + _LOOK)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._seconds += max(self._loop.time() - self._due, 0.0)
+
+    @property
+    def is_much(self) -> bool:
+        return self._seconds >= _LATE
+
+
+async def once_more_if_late(
+    attempt: Callable[[], Awaitable[T]], timeouts: tuple[type[Exception], ...] = (asyncio.TimeoutError,)
+) -> T:
+    """Wait for `attempt`, which may be made twice: again where it ran into a time limit on a late loop."""
+    lateness = Lateness()
+    try:
+        with lateness:
+            return await attempt()
+    except timeouts:
+        if not lateness.is_much:
+            raise
+    return await attempt()
 
 
 async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

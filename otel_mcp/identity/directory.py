@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, ref
 from otel_mcp import loops
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import Known
-from otel_mcp.sessions.pulse import Asker
+from otel_mcp.types import Asker
 
 
 class Directory(Protocol):

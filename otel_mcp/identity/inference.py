@@ -11,7 +11,7 @@ from otel_mcp.identity.claims import Candidate
 from otel_mcp.identity.directory import Directory
 from otel_mcp.identity.registry import Table
 from otel_mcp.model.session import Session
-from otel_mcp.sessions.pulse import Asker
+from otel_mcp.types import Asker
 
 
 class Inference:

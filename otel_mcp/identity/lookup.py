@@ -27,8 +27,8 @@ from otel_mcp.identity.registry import Table
 from otel_mcp.identity.standing import Standing
 from otel_mcp.model.delta import Known
 from otel_mcp.model.session import Session
-from otel_mcp.sessions.pulse import Asker
 from otel_mcp.settings import Settings
+from otel_mcp.types import Asker
 
 __all__ = ["Session", "Tracker"]
 

@@ -17,6 +17,8 @@ from otel_mcp.store.base import StoreDown
 
 logger = logging.getLogger("otel_mcp")
 
+PATIENCE: Final = 0.05
+"""Seconds that a request may wait for the store, in all that it asks."""
 _CALM: Final = 5.0
 """Seconds without a failure after which a part that failed counts as back: not every flush needs it."""
 _TOLD: Final = 5
@@ -47,6 +49,8 @@ class StoreHealth:
         self.is_partial = False
         """Some nodes of a cluster, or slots, do not work; the others do."""
         self._last_failure = 0.0
+        self.is_slow = False
+        """It works, but a request has waited for it in vain: none does until a probe has been answered in time."""
 
     @property
     def is_away(self) -> bool:

@@ -14,6 +14,7 @@ import weakref
 from asyncio import get_running_loop
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Final, TypeVar
 
 from otel_mcp import loops
@@ -26,10 +27,8 @@ from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.exit_loop import is_running, run_alone
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.handshakes import Handshakes
-from otel_mcp.sessions.health import StoreHealth
-from otel_mcp.sessions.lateness import once_more_if_late
+from otel_mcp.sessions.health import PATIENCE, StoreHealth
 from otel_mcp.sessions.lookups import Lookups
-from otel_mcp.sessions.pulse import Asker
 from otel_mcp.sessions.shared_key import SharedKey
 from otel_mcp.sessions.sweeper import Sweeper
 from otel_mcp.sessions.worker import Background
@@ -37,6 +36,7 @@ from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
 from otel_mcp.store.factory import choose, is_divided
 from otel_mcp.store.memory import MemoryStore
+from otel_mcp.types import Asker
 
 logger = logging.getLogger("otel_mcp")
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Sessions:
         self._health = StoreHealth(events, divided=is_divided(settings))
         self._flusher = Flusher(self._coalescer, self._store, events, self._process, self._health)
         self._sweeper = Sweeper(settings, self._flusher, self._store, self._health)
-        self._lookups = Lookups(events, self._health.failed)
+        self._lookups = Lookups(events, self._health)
         self._documents = SessionDocuments(settings, self._store, self._coalescer, self._flusher, events, self._health)
         self._background = Background(
             interval=settings.flush_interval,
@@ -135,11 +135,13 @@ class Sessions:
         if breaker.wait:
             return breaker.wait
         await flusher.flush(yielding=True)
-        if (breaker.is_open and not breaker.wait) or self._health.is_partial:
+        if (breaker.is_open and not breaker.wait) or self._health.is_partial or self._health.is_slow:
             # Perhaps nothing waited that could have shown whether the store, or its other parts, can be used.
             with self._health.operation("probe", proof=True):
+                asked = perf_counter()
                 # It writes: a server that is full or read-only answers everything else.
                 await self._store.get_or_set(_PROBE, self._process.token, _PROBE_KEPT)
+                self._health.is_slow = perf_counter() - asked >= PATIENCE
                 flusher.has_news = flusher.has_news or breaker.is_open
                 self._health.answered()
         await self._documents.fulfil()
@@ -150,7 +152,9 @@ class Sessions:
             await self._sweeper.refresh_safely()
         if breaker.is_open:
             return max(breaker.wait, 0.01)
-        return None if flusher.is_idle and not self._health.is_partial else self._settings.flush_interval
+        if flusher.is_idle and not self._health.is_partial and not self._health.is_slow:
+            return None
+        return self._settings.flush_interval
 
     async def _sweep(self) -> None:
         await self._sweeper.sweep()
@@ -200,7 +204,7 @@ class Sessions:
         self._background.stop()
         with guarded("last session flush"):
             try:
-                await once_more_if_late(lambda: asyncio.wait_for(self._finish(), timeout))
+                await loops.once_more_if_late(lambda: asyncio.wait_for(self._finish(), timeout))
             except asyncio.TimeoutError:
                 self._health.failed(StoreDown("TimeoutError"))
         with guarded("session store close"):
@@ -292,14 +296,17 @@ class Sessions:
             return otherwise
         if self._in_memory:
             return await question()
-        answer = otherwise
-        if (home := loops.elsewhere()) is not None:
-            if loops.running() is None:
-                return otherwise  # On trio nobody waits for the store: what is asked is agreed on later.
-            asked = self._lookups.ask(operation, key, question, otherwise, brief=brief)
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, home))
+        answer, home = otherwise, loops.elsewhere()
+        if home is not None and loops.running() is None:
+            return otherwise  # On trio nobody waits for the store: what is asked is agreed on later.
         with guarded("session lookup"):
-            answer = await self._lookups.ask(operation, key, question, otherwise, brief=brief, asker=asker)
+            asked = self._lookups.ask(operation, key, question, otherwise, brief=brief, asker=asker)
+            if home is not None:
+                answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, home))
+            else:
+                answer = await asked
+            if self._health.is_slow and not self._background.woken:
+                self._background.notify(now=False)  # It probes until the store is fast again.
         return answer
 
     async def hash_key(self, asker: Asker | None = None) -> bytes:
@@ -336,7 +343,7 @@ class Sessions:
     @property
     def degraded(self) -> bool:
         """Whether questions are answered locally at present, since the store is away or slow."""
-        return self._health.is_away or self._lookups.is_silent
+        return self._health.is_away or self._health.is_slow
 
     @property
     def active(self) -> int | None:

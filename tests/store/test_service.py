@@ -20,6 +20,7 @@ from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, Sessi
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import breaker
 from otel_mcp.sessions.flusher import BATCH
+from otel_mcp.sessions.health import PATIENCE
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.memory import MemoryStore
@@ -356,25 +357,35 @@ async def test_a_question_that_is_late_is_answered_here_and_the_next_at_once(
     assert listener.operations == {("recall", "timeout"): 1}
 
 
-async def test_while_the_store_is_slow_nobody_waits_to_find_out(
-    sessions: Sessions, remote: Remote, listener: Listener
-) -> None:
-    async def asked_again() -> None:
-        await until(lambda: not sessions.degraded)
-        assert await sessions.describe("abc") is None
-
+async def test_no_request_waits_while_the_store_is_slow(sessions: Sessions, remote: Remote, listener: Listener) -> None:
+    sessions.ensure_running()
     remote.answers.clear()
     assert await sessions.describe("abc") is None
-    await asked_again()
-    # It came back before the store could have answered, and is late for itself.
-    assert listener.operations == {("recall", "timeout"): 1}
-    await until(lambda: listener.operations["recall", "timeout"] == 2)
+    assert sessions.degraded
 
+    # The background task finds out, for no request's sake.
+    await until(lambda: "get_or_set" in remote.asked)
+    assert await sessions.describe("abc") is None
+    assert listener.operations == {("recall", "timeout"): 1}
     remote.answers.set()
-    await asked_again()
-    await until(lambda: listener.operations["recall", "ok"] == 1)
+    await until(lambda: not sessions.degraded)
 
     assert await sessions.describe("abc") is not None
+
+
+async def test_a_store_whose_probe_is_late_stays_slow(sessions: Sessions, remote: Remote) -> None:
+    sessions.ensure_running()
+    remote.answers.clear()
+    assert await sessions.describe("abc") is None
+    await until(lambda: "get_or_set" in remote.asked)
+    await asyncio.sleep(PATIENCE)
+
+    remote.answers.set()
+    remote.asked.clear()
+    await until(lambda: remote.asked)
+
+    assert "get_or_set" in remote.asked
+    await until(lambda: not sessions.degraded)
 
 
 async def test_the_same_question_is_asked_once_at_a_time(sessions: Sessions, remote: Remote) -> None:

@@ -17,14 +17,16 @@ from typing import Any, Final
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from otel_mcp.guard import guarded
-from otel_mcp.sessions.lateness import TIMEOUTS, Lateness, once_more_if_late
+from otel_mcp.loops import Lateness, once_more_if_late
 from otel_mcp.store.redis.cluster import Cluster
 from otel_mcp.store.redis.connect import AT_ONCE, Client
 from otel_mcp.store.redis.errors import outage
 from otel_mcp.store.redis.scripts import Script
 
+TIMEOUTS: Final = (asyncio.TimeoutError, RedisTimeout)
 _inherited: Final[list[object]] = []
 """Clients of the parent process; never collected, see above."""
 
@@ -113,7 +115,7 @@ class RedisLink:
         async with held.turns:
             with _translated():
                 try:
-                    return await once_more_if_late(lambda: _run(held.client, run.command()))
+                    return await once_more_if_late(lambda: _run(held.client, run.command()), TIMEOUTS)
                 except NoScriptError:
                     return await _run(held.client, run.command(by_source=True))
 
@@ -127,7 +129,7 @@ class RedisLink:
         async with held.turns:
             with _translated():
                 commands = [run.command() for run in runs]
-                results = await once_more_if_late(lambda: _pipelined(held.client, commands))
+                results = await once_more_if_late(lambda: _pipelined(held.client, commands), TIMEOUTS)
                 unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
                 if unknown:
                     again = await _pipelined(held.client, [runs[at].command(by_source=True) for at in unknown])

@@ -1,10 +1,11 @@
-"""A request waits for the store within one patience, however many questions it has: counted in looks at the answers."""
+"""A request waits for the store within one patience, however many questions it has."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -13,7 +14,7 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.sessions import service
-from otel_mcp.sessions.pulse import PATIENCE, Pulse
+from otel_mcp.sessions.health import PATIENCE
 from otel_mcp.store.memory import MemoryStore
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import (
@@ -32,10 +33,8 @@ from tests.unit.kit import (
 
 pytestmark = pytest.mark.anyio
 
-LINK: Final = 12
-"""Looks that an answer takes: 30 ms."""
-MOST: Final = 20
-"""Looks in one patience."""
+LINK: Final = 0.03
+"""Seconds that an answer takes: two of them are more than one patience."""
 
 
 class FarStore:
@@ -43,22 +42,10 @@ class FarStore:
 
     def __init__(self, memory: MemoryStore) -> None:
         self.memory = memory
-        self.looks = 0
         self.asked: Counter[str] = Counter()
-        self.is_far = True
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-
-    def looked(self) -> None:
-        self.looks += 1
-        for due, future in self._waiting:
-            if due <= self.looks and not future.done():
-                future.set_result(None)
-
-    def come_near(self) -> None:
-        self.is_far = False
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+        self.seconds: dict[str, float] = {}
+        """That answers take to an operation, where it is not `LINK`."""
+        self.near = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.memory, name)
@@ -67,41 +54,30 @@ class FarStore:
 
         async def far(*arguments: Any) -> Any:
             self.asked[name] += 1
-            if self.is_far:
-                future = asyncio.get_running_loop().create_future()
-                self._waiting.append((self.looks + LINK, future))
-                await future
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.near.wait(), self.seconds.get(name, LINK))
             return await method(*arguments)
 
         return far
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> FarStore:
+def store(monkeypatch: pytest.MonkeyPatch) -> list[FarStore]:
     made: list[FarStore] = []
 
     def choose(settings: Any, _: Any) -> FarStore:
         made.append(FarStore(MemoryStore(settings)))
         return made[-1]
 
-    count = vars(Pulse)["_count"]
-
-    def looked(pulse: Pulse, late: float) -> None:
-        count(pulse, 0.0)  # As if this machine were never late.
-        made[-1].looked()
-
     monkeypatch.setattr(service, "choose", choose)
-    monkeypatch.setattr(Pulse, "_count", looked)
-    return made  # type: ignore[return-value]
+    return made
 
 
 @pytest.fixture
 async def runtime(make_runtime: MakeRuntime, store: list[FarStore]) -> AsyncIterator[Runtime]:
     runtime = make_runtime(session_sources="conversation,header,cookie,inferred")
-    for _ in range(32):
-        vars(runtime.sessions)["_lookups"].pace.note(0.03)
     yield runtime
-    store[-1].come_near()
+    store[-1].near.set()
     await runtime.shut_down()
 
 
@@ -136,16 +112,14 @@ async def test_a_first_sight_waits_for_one_patience_at_most(
     app = MCPMiddleware(seen, runtime)
     far = store[-1]
     if known:
-        far.is_far = False
+        far.near.set()
         await post(app, call(), [("mcp-protocol-version", "2025-11-25"), ("via", "1.1 proxy")])
-        far.is_far = True
-    far.looks = 0
+        far.near.clear()
 
     reply = await post(app, message, headers)
 
     assert reply.status == 200
-    assert seen.exchanges[-1].waited <= PATIENCE + 0.0026
-    assert far.looks <= MOST + 3  # Each question begins between two looks.
+    assert seen.exchanges[-1].waited <= PATIENCE + 0.011
     assert reply.session_id is not None
 
 
@@ -153,11 +127,13 @@ async def test_what_a_request_does_not_wait_for_is_asked_all_the_same(runtime: R
     app = MCPMiddleware(Server(), runtime)
     far = store[-1]
     await post(app, initialize())  # Now the hash key is known.
+    far.seconds["get_or_set_successor"] = 3600
 
     reply = await post(app, call(), legacy_headers("lost"))
+    await asyncio.sleep(0)
     assert far.asked["get_or_set_successor"] == 1, far.asked
     assert (await far.memory.describe("lost")).successor is None
-    far.come_near()
+    far.near.set()
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -1,16 +1,19 @@
-"""Who waits for a store that stops answering, and for how many questions: told by gates, not by clocks."""
+"""Who waits for a store that stops answering, and for how long."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 
+from otel_mcp.sessions.health import PATIENCE, StoreHealth
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.redis.client import RedisLink, Run
@@ -43,10 +46,6 @@ class Questions:
 
         return await self._lookups.ask("recall", key, question, None)
 
-    async def all_answered(self) -> None:
-        while self.answered < len(self.sent):  # noqa: ASYNC110 - each question is a task of its own
-            await asyncio.sleep(0)
-
 
 @pytest.fixture
 def listener() -> Listener:
@@ -54,17 +53,13 @@ def listener() -> Listener:
 
 
 @pytest.fixture
-def failures() -> list[StoreDown]:
-    return []
+def health(listener: Listener) -> StoreHealth:
+    return StoreHealth(listener)
 
 
 @pytest.fixture
-def lookups(listener: Listener, failures: list[StoreDown]) -> Lookups:
-    """Of a store that has been fast."""
-    lookups = Lookups(listener, failures.append)
-    for _ in range(32):
-        lookups.pace.note(0.001)
-    return lookups
+def lookups(listener: Listener, health: StoreHealth) -> Lookups:
+    return Lookups(listener, health)
 
 
 @pytest.fixture
@@ -72,45 +67,81 @@ async def questions(lookups: Lookups) -> Questions:
     return Questions(lookups)
 
 
-async def test_a_fast_store_that_stops_is_given_up_together_and_before_it_counts_as_away(
-    lookups: Lookups, questions: Questions, listener: Listener
+async def test_requests_under_way_wait_for_one_patience_and_no_other_begins_to(
+    questions: Questions, health: StoreHealth, listener: Listener
 ) -> None:
     questions.gate.clear()
+    began = time.monotonic()
 
     answers = await asyncio.gather(*(questions.ask(f"s{number}") for number in range(6)))
 
     assert answers == [None] * 6
+    assert time.monotonic() - began >= PATIENCE
     assert listener.operations == {("recall", "timeout"): 6}
-    assert (lookups.is_silent, lookups.breaker.is_open) == (True, False)
-    # Nobody else asks.
+    assert (health.is_slow, health.is_away) == (True, False)
     assert await questions.ask("another") is None
     assert "another" not in questions.sent
 
 
-async def test_after_a_pause_that_was_shorter_than_patience_questions_are_answered_at_once(
-    lookups: Lookups, questions: Questions
+async def test_an_answer_within_patience_does_not_make_the_store_slow(
+    questions: Questions, health: StoreHealth
 ) -> None:
     questions.gate.clear()
-    assert await questions.ask("one") is None
-    assert not lookups.breaker.is_open
-
+    asking = asyncio.create_task(questions.ask("one"))
+    await asyncio.sleep(0.02)
     questions.gate.set()
-    await questions.all_answered()
-    await asyncio.sleep(0)
 
-    assert not lookups.is_silent
-    assert await questions.ask("other") == "other"
+    assert await asking == "one"
+    assert not health.is_slow
 
 
-async def test_a_question_that_fails_ends_the_waiting(
-    lookups: Lookups, questions: Questions, failures: list[StoreDown]
+@pytest.mark.parametrize(("waited", "slow"), [(0.0, True), (0.04, False), (0.06, False)])
+async def test_a_request_waits_for_the_rest_of_its_patience(
+    waited: float, slow: bool, lookups: Lookups, health: StoreHealth
 ) -> None:
+    asker = SimpleNamespace(waited=waited)
+
+    assert await lookups.ask("recall", "a", asyncio.Event().wait, None, asker=asker) is None
+
+    assert max(waited, PATIENCE) <= asker.waited <= max(waited, PATIENCE + 0.011)
+    assert health.is_slow is slow
+    await lookups.aclose()
+
+
+def test_a_late_loop_gives_an_answer_several_turns() -> None:
+    """Each turn takes longer than all patience; the answer takes two of them."""
+
+    class Leaping(asyncio.SelectorEventLoop):
+        ahead = 0.0
+
+        def time(self) -> float:
+            return super().time() + self.ahead
+
+    async def work(loop: Leaping) -> None:
+        health = StoreHealth(Listener())
+
+        async def question() -> str:
+            for _ in range(2):
+                await asyncio.sleep(0)
+                loop.ahead += 2 * PATIENCE
+            return "answer"
+
+        assert await Lookups(Listener(), health).ask("recall", "a", question, None) == "answer"
+        assert not health.is_slow
+
+    loop = Leaping()
+    try:
+        loop.run_until_complete(work(loop))
+    finally:
+        loop.close()
+
+
+async def test_a_question_that_fails_ends_the_waiting(questions: Questions, health: StoreHealth) -> None:
     questions.down = StoreDown("ConnectionError")
 
     assert await questions.ask("one") is None
 
-    assert failures == [questions.down]
-    assert not lookups.is_silent
+    assert (health.is_away, health.is_slow) == (True, False)
 
 
 async def test_while_answers_come_nobody_gives_up_who_waits_for_a_turn(questions: Questions) -> None:
@@ -119,8 +150,8 @@ async def test_while_answers_come_nobody_gives_up_who_waits_for_a_turn(questions
     assert answers == [f"s{number}" for number in range(50)]
 
 
-async def test_what_is_under_way_when_the_connections_go_is_given_up_without_a_word(
-    lookups: Lookups, questions: Questions, failures: list[StoreDown]
+async def test_questions_under_way_are_given_up_when_the_connections_go(
+    lookups: Lookups, questions: Questions, health: StoreHealth
 ) -> None:
     questions.gate.clear()
     before = asyncio.all_tasks()
@@ -131,7 +162,7 @@ async def test_what_is_under_way_when_the_connections_go_is_given_up_without_a_w
     await lookups.aclose()
 
     assert await asyncio.gather(*asking) == [None, None]
-    assert (failures, questions.answered, asyncio.all_tasks()) == ([], 0, before)
+    assert (health.is_away, questions.answered, asyncio.all_tasks()) == (False, 0, before)
     # The next request begins again.
     questions.gate.set()
     assert await questions.ask("c") == "c"
