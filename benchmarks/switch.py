@@ -16,7 +16,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.instrumentor import MCPInstrumentor
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.runtime import Runtime
@@ -99,14 +99,11 @@ class Switch:
         self._seams = _Seams()
         MCPInstrumentor._patches = self._seams  # pyright: ignore[reportPrivateUsage]
         MCPInstrumentor().instrument(skip_dep_check=True, http_span="off", **settings)
-        made = process.runtime()
+        made = current.build()
         assert made is not None
         self.runtime: Runtime = made
         self._off = made.http_spans
         self._on = HTTPSpans(made.settings.model_copy(update={"http_span": "on"}), provider)
-
-    def _present(self) -> Runtime | None:
-        return self.runtime
 
     def select(self, mode: Mode, *, http_span: bool = False) -> None:
         """Make the next call one of `mode`."""
@@ -114,9 +111,6 @@ class Switch:
             seam.active = seam.original if mode is Mode.NATIVE else seam.wrapper
         for processor in self._provider.switched:
             processor.on = mode is Mode.OBSERVED
-        process.runtime = process.existing = self._present if mode is Mode.OBSERVED else _absent
+        current.runtime = self.runtime if mode is Mode.OBSERVED else None
+        current.build = lambda: current.runtime
         self.runtime.http_spans = self._on if http_span else self._off
-
-
-def _absent() -> Runtime | None:
-    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.model.call import current_call
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
@@ -27,7 +27,7 @@ def sessions() -> Sessions:
     Raises:
         RuntimeError: OpenTelemetry is switched off in this process.
     """
-    runtime = process.runtime()
+    runtime = current.build()
     if runtime is None:
         raise RuntimeError("OpenTelemetry is switched off (OTEL_SDK_DISABLED) or uninstrumented")
     return runtime.sessions

@@ -8,10 +8,9 @@ from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.guard import guarded
-from otel_mcp.integrations.patching import Patches
-from otel_mcp.integrations.table import SEAMS
+from otel_mcp.integrations.patching import TARGETS, Patches
 
 INSTRUMENTS_ANY = ("mcp >= 1.9", "fastmcp >= 2.0", "starlette >= 0.37", "uvicorn >= 0.30")
 """Any one suffices: a hand-written server has no SDK. The same list is the extra in ``pyproject.toml``."""
@@ -43,14 +42,14 @@ class MCPInstrumentor(BaseInstrumentor):
         # An exception here would keep every later instrumentor from loading.
         with guarded("instrument"):
             kwargs.pop("skip_dep_check", None)
-            process.configure(**kwargs)
-            for module, apply in SEAMS:
+            current.configure(**kwargs)
+            for module, apply in TARGETS:
                 self._patches.on_import(module, apply)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         with guarded("uninstrument"):
             self._patches.restore()
-            process.discard()
+            current.discard()
 
 
 def load_early() -> None:

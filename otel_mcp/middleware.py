@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.exchange.nesting import is_same
 from otel_mcp.exchange.response_headers import with_headers_at_hand
 from otel_mcp.guard import guarded, report
@@ -52,7 +52,7 @@ class MCPMiddleware:
             await observe(self._get_runtime, seen, self.app, scope, receive, send)
 
     def _get_runtime(self) -> Runtime | None:
-        return self._runtime or process.runtime()
+        return self._runtime or current.build()
 
 
 Seen = tuple[dict[bytes, bytes], int]
@@ -261,7 +261,7 @@ def _lifespan(get_runtime: Callable[[], Runtime | None], send: Send) -> Send:
             if message["type"] == "lifespan.startup.complete" and "mcp" in sys.modules:
                 if (runtime := get_runtime()) is not None:
                     await runtime.warm_up()
-            elif message["type"].startswith("lifespan.shutdown.") and (runtime := process.existing()) is not None:
+            elif message["type"].startswith("lifespan.shutdown.") and (runtime := current.runtime) is not None:
                 await runtime.shut_down()
         await send(message)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.exchange.request import MAX_BODY
 from otel_mcp.guard import guarded, report
@@ -64,7 +64,7 @@ def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
         if not isinstance(exchange, Exchange):
             return original(self, scope, receive, send)
         exchange.scope = scope  # Middlewares have run, and some of them copy.
-        runtime, is_function = process.existing(), isinstance(getattr(self, "endpoint", None), _FUNCTIONS)
+        runtime, is_function = current.runtime, isinstance(getattr(self, "endpoint", None), _FUNCTIONS)
         if not is_function or runtime is None or exchange.at_sdk:
             return original(self, scope, receive, send)
         return serve(self, runtime, exchange, scope, receive, send)
@@ -209,7 +209,7 @@ class _Inner:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with _GUARD:
-            exchange, runtime = scope.get(SCOPE_KEY), process.existing()
+            exchange, runtime = scope.get(SCOPE_KEY), current.runtime
             if isinstance(exchange, Exchange) and runtime is not None:
                 receive, send = self._watched(runtime, exchange, scope, receive, send)
         await self.app(scope, receive, send)

@@ -16,7 +16,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.guard import report
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.middleware import look, observe
@@ -65,7 +65,7 @@ class Observed:
         # By now the server knows that the app is one of ASGI 3, so no coroutine is needed around it.
         if (seen := look(scope, from_server=True)) is None:
             return self.app(scope, receive, send)
-        return observe(process.runtime, seen, self.app, scope, receive, send)
+        return observe(current.build, seen, self.app, scope, receive, send)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
@@ -77,7 +77,7 @@ def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
         if (seen := look(scope)) is None:
             await original(self, scope, receive, send)
         else:
-            await observe(process.runtime, seen, partial(original, self), scope, receive, send)
+            await observe(current.build, seen, partial(original, self), scope, receive, send)
 
     return __call__
 
@@ -97,7 +97,7 @@ def _asked(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
 def _learn(exchange: Exchange, owns: bool | None) -> None:
     """Remember it for requests that do not get here, such as those that a middleware refuses."""
     exchange.owns_sessions = owns
-    if owns is not None and exchange.transport_id is not None and (runtime := process.existing()) is not None:
+    if owns is not None and exchange.transport_id is not None and (runtime := current.runtime) is not None:
         runtime.owning.learn(exchange, owns=owns)
 
 
@@ -125,7 +125,7 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             if SCOPE_KEY in scope or (seen := look(scope)) is None:
                 await serve(self, scope, receive, send)
             else:
-                await observe(process.runtime, seen, partial(serve, self), scope, receive, send)
+                await observe(current.build, seen, partial(serve, self), scope, receive, send)
 
         return __call__
 
@@ -138,6 +138,6 @@ def _arrive(exchange: Exchange, scope: Scope) -> Token[Context] | None:
     exchange.scope = scope
     exchange.ambient = without_ended_span(otel_context.get_current())
     context = None
-    if (runtime := process.existing()) is not None:
+    if (runtime := current.runtime) is not None:
         context = runtime.http_spans.begin(exchange, scope)
     return otel_context.attach(context) if context is not None else None

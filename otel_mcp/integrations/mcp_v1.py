@@ -17,7 +17,7 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.exchange.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
 from otel_mcp.guard import guarded
 from otel_mcp.integrations.patching import Patches
@@ -48,7 +48,7 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
     async def handle(self: Any, message: Any, req: Any, *args: Any, **kwargs: Any) -> None:
         call: Call | None = None
         exchange = exchange_of(getattr(getattr(message, "message_metadata", None), "request_context", None))
-        runtime = process.existing()
+        runtime = current.runtime
         if runtime is not None:
             with _GUARD:
                 if exchange is None:

@@ -20,7 +20,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from pydantic import ValidationError
 
-from otel_mcp import process, semconv
+from otel_mcp import current, semconv
 from otel_mcp.exchange.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
 from otel_mcp.guard import guarded, report
 from otel_mcp.integrations.patching import Patches, is_replaced
@@ -44,7 +44,7 @@ def runner(module: ModuleType, patches: Patches) -> None:
         def composed(self: Any, inner: Handler) -> Handler:
             # No coroutine of its own: each one is paid for whenever the handler waits.
             def dispatched(ctx: Any) -> Awaitable[Any]:
-                if (runtime := process.existing()) is None:
+                if (runtime := current.runtime) is None:
                     return compose(self, inner)(ctx)
                 try:
                     if (exchange := exchange_of(getattr(ctx, "request", None))) is None:

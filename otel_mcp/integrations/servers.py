@@ -10,7 +10,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.guard import guarded
 from otel_mcp.integrations.http import Observed
 from otel_mcp.integrations.patching import Patches
@@ -29,7 +29,7 @@ def uvicorn_server(module: ModuleType, patches: Patches) -> None:
         async def ended(self: Any, *args: Any, **options: Any) -> Any:
             result = await shutdown(self, *args, **options)
             with guarded("uvicorn seam"):
-                if (runtime := process.existing()) is not None and not getattr(self, "force_exit", False):
+                if (runtime := current.runtime) is not None and not getattr(self, "force_exit", False):
                     await runtime.server_ended()
             return result
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp import MCPInstrumentor, process
+from otel_mcp import MCPInstrumentor, current
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.sessions.worker import Background
 from tests.hostile import test_sdk as sdk
@@ -27,15 +27,14 @@ ONLY_HERE = (
     "otel_mcp.exchange.dispatch.",
     "otel_mcp.store.",
     "otel_mcp.sessions.",
-    "otel_mcp.process.",
+    "otel_mcp.current.",
     "otel_mcp.telemetry.spans.",
     "otel_mcp.telemetry.processor.",
 )
 SHELL = {
     # What the guards themselves stand in, or what is there before and after any request.
-    "otel_mcp.process.configure",
-    "otel_mcp.process.discard",
-    "otel_mcp.process.existing",
+    "otel_mcp.current.configure",
+    "otel_mcp.current.discard",
     "otel_mcp.telemetry.processor.SessionSpanProcessor.on_start",
     "otel_mcp.telemetry.processor.SessionSpanProcessor.on_end",
     "otel_mcp.exchange.dispatch.Dispatch.__init__",
@@ -99,7 +98,7 @@ def served(redis_url: str, telemetry: Telemetry, broken: Any = None) -> list[Any
             broken()
         return asyncio.run(sdk.serve(sent(), sse=False))
     finally:
-        process.discard()
+        current.discard()
         MCPInstrumentor().uninstrument()
 
 

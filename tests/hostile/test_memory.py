@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from otel_mcp import MCPMiddleware, process
+from otel_mcp import MCPMiddleware, current
 from otel_mcp.integrations import handwritten
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange
 from otel_mcp.runtime import Runtime
@@ -189,7 +189,7 @@ def ahead() -> int:
 @pytest.fixture
 def route_app(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the app of a server that has one route."""
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
 
     def make(endpoint: Any) -> Any:
         async def app(scope: Message, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_mcp import MCPInstrumentor, guard, process
+from otel_mcp import MCPInstrumentor, current, guard
 from tests.hostile import strategies as made
 from tests.hostile.kit import assert_sendable, log_lines, scope_of
 from tests.unit.kit import Telemetry, request
@@ -107,7 +107,7 @@ def _compare(sent: Sequence[tuple[Any, bytes]], *, sse: bool) -> None:
     try:
         with log_lines("otel_mcp", "opentelemetry") as lines:
             watched = asyncio.run(serve(sent, sse=sse))
-            process.discard()
+            current.discard()
             assert_sendable(telemetry)
     finally:
         MCPInstrumentor().uninstrument()

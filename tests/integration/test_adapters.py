@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from otel_mcp import MCPInstrumentor, MCPMiddleware, process
+from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.integrations.http import Observed
 from tests.unit.kit import (
     MODERN,
@@ -226,7 +226,7 @@ def check(seen: Telemetry, wire: Wire) -> None:
     assert len(wire.sessions()) == 1
     counts = {dict(names)["mcp.method.name"]: count for names, count in seen.counts(DURATION).items()}
     assert sum(counts.values()) - counts.get("notifications/initialized", 0) == len(wire.replies)
-    runtime = process.existing()
+    runtime = current.runtime
     assert runtime is not None
     assert runtime.sessions.local == 1
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from otel_mcp import MCPInstrumentor, MCPMiddleware, guard, process
+from otel_mcp import MCPInstrumentor, MCPMiddleware, current, guard
 from tests.unit.kit import (
     MODERN,
     App,
@@ -175,7 +175,7 @@ async def test_a_header_that_says_ping_hides_no_call(name: str, large: bool, tel
         assert [(span.attributes or {}).get("session.id") for span in beneath] == [session_id]
         assert beneath[0].context.trace_id == spans[0].context.trace_id  # type: ignore[union-attr]
     assert counted(telemetry) == {"mcp-method": 1, "mcp-name": 1}
-    runtime = process.existing()
+    runtime = current.runtime
     assert runtime is not None
     await runtime.sessions.flush()
     document = await runtime.sessions.load(session_id)
@@ -294,7 +294,7 @@ async def test_a_goodbye_ends_a_session_whatever_revision_its_header_names(telem
         session_id = await begun(app)
         await delete(app, [("mcp-session-id", session_id), ("mcp-protocol-version", MODERN)])
 
-    runtime = process.existing()
+    runtime = current.runtime
     assert runtime is not None
     assert runtime.resolver.tracker.get(session_id) is None
 

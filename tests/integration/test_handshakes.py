@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.applications import Starlette
 
-from otel_mcp import MCPInstrumentor, process
+from otel_mcp import MCPInstrumentor, current
 
 pytestmark = pytest.mark.anyio
 ANN = {"authorization": "Bearer e30." + urlsafe_b64encode(b'{"sub": "ann"}').decode() + ".sig"}
@@ -72,7 +72,7 @@ async def test_only_a_handshake_that_the_sdk_takes_begins_a_session(
     ):
         refused = await client.post("/mcp", json=handshake())
         taken = await client.post("/mcp", json=handshake(clientInfo={"name": "c", "version": "1"}))
-        runtime = process.existing()
+        runtime = current.runtime
         assert runtime is not None
         await runtime.shut_down()
 
@@ -95,7 +95,7 @@ async def test_who_has_shaken_hands_with_the_sdk_says_goodbye_to_it(emitted: Emi
         client.headers.update(who)
         opened = await client.post("/mcp", json=handshake(clientInfo={"name": "c", "version": "1"}))
         left = await client.delete("/mcp", headers={"mcp-session-id": opened.headers["mcp-session-id"]})
-        runtime = process.existing()
+        runtime = current.runtime
         assert runtime is not None
         await runtime.shut_down()
 

@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from otel_mcp import MCPInstrumentor, process
+from otel_mcp import MCPInstrumentor, current
 from otel_mcp.model.call import current_call
 
 pytestmark = pytest.mark.anyio
@@ -102,7 +102,7 @@ async def connected(app: Any, protocol: str) -> AsyncIterator[Connection]:
 def exporter() -> Iterator[InMemorySpanExporter]:
     yield InMemorySpanExporter()
     MCPInstrumentor().uninstrument()
-    process.discard()
+    current.discard()
 
 
 @pytest.mark.parametrize("json_response", [True, False], ids=["json", "sse"])

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 from mcp.server.mcpserver import MCPServer
 
-from otel_mcp import MCPInstrumentor, MCPMiddleware, api, guard, process
+from otel_mcp import MCPInstrumentor, MCPMiddleware, api, current, guard
 from tests.support.documents import Documents
 from tests.support.waiting import wait_until
 from tests.unit.kit import App, Message, Receive, Reply, Send, Server, Telemetry, call, initialize, legacy_headers, post
@@ -116,5 +116,5 @@ def test_where_each_request_has_a_loop_of_its_own_all_is_stored(seen: Telemetry,
         assert asyncio.run(post(app, call("add", number), headers)).status == 200
 
     wait_until(lambda: documents.count(opened.headers["x-session-id"]) == 7, deadline=10)
-    assert process.existing() is not None
+    assert current.runtime is not None
     assert sum(seen.counts("mcp.server.operation.duration").values()) == 8

@@ -18,7 +18,7 @@ from mcp.server.mcpserver import MCPServer
 import otel_mcp
 from docs import conventions, generate, signals, source
 from grafana.boards import contract
-from otel_mcp import MCPInstrumentor, guard, process, semconv
+from otel_mcp import MCPInstrumentor, current, guard, semconv
 from otel_mcp.model.state import EndReason
 from otel_mcp.settings import PREFIX, Settings
 from otel_mcp.telemetry import http_span
@@ -125,7 +125,7 @@ async def _use_everything(redis_url: str) -> Emitted:
         meta |= {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
         await _post(client, call("add", 7, arguments={"a": 1, "b": 2}, meta=meta), modern)
         await _post(client, ask("tools/list", 10, _meta=meta), modern)  # Not what its header says.
-        runtime = process.existing()
+        runtime = current.runtime
         assert runtime is not None
         await runtime.sessions.delete(successor)
         # Of the shared number nothing is said before it is known.

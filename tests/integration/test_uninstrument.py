@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_mcp import MCPInstrumentor
-from otel_mcp.integrations.table import SEAMS
+from otel_mcp.integrations.patching import TARGETS
 
 LIBRARIES = ("starlette", "uvicorn", "mcp", "fastmcp")
 Attributes = dict[tuple[str, str, str], object]
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 def _libraries() -> None:
     for module in ("starlette.applications", "uvicorn.config", "fastmcp.server.telemetry", "fastmcp"):
         importlib.import_module(module)
-    for module, _ in SEAMS:
+    for module, _ in TARGETS:
         with suppress(ModuleNotFoundError):  # some are of older versions
             importlib.import_module(module)
 

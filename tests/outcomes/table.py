@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from otel_mcp import MCPInstrumentor, guard, process
+from otel_mcp import MCPInstrumentor, current, guard
 from tests.outcomes.servers import CODE, major, servers
 
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
@@ -224,7 +224,7 @@ async def run(name: str, era: str, sampler: Sampler | None = None) -> list[Seen]
     seen: list[Seen] = []
     async with served(name, telemetry) as app:
         headers = await _shake_hands(app, era)
-        runtime = process.existing()
+        runtime = current.runtime
         assert runtime is not None
         runtime.recorder.drain()
         telemetry.spans()

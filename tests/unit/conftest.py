@@ -12,7 +12,7 @@ from importlib import metadata
 
 import pytest
 
-from otel_mcp import guard, process, settings
+from otel_mcp import current, guard, settings
 from otel_mcp.runtime import Runtime
 from tests.unit.kit import Clock, Telemetry
 
@@ -26,10 +26,10 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)
     getattr(settings, "_service_name").cache_clear()  # noqa: B009
-    monkeypatch.setattr(process, "_runtime", None)
-    monkeypatch.setattr(process, "_uninstrumented", False)
-    monkeypatch.setattr(process, "_options", {})
-    monkeypatch.setattr(process, "_failed", False)
+    monkeypatch.setattr(current, "runtime", None)
+    monkeypatch.setattr(current, "_uninstrumented", False)
+    monkeypatch.setattr(current, "_options", {})
+    monkeypatch.setattr(current, "_failed", False)
 
 
 @lru_cache

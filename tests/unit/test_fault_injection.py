@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 import otel_mcp
-from otel_mcp import MCPMiddleware, process
+from otel_mcp import MCPMiddleware, current
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry import propagation
 from tests.unit.kit import (
@@ -224,9 +224,9 @@ async def serve(app: App) -> list[Reply]:
 
 def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the next request make a runtime of its own."""
-    monkeypatch.setattr(process, "_runtime", None)
+    monkeypatch.setattr(current, "runtime", None)
     monkeypatch.setattr(propagation, "_known", getattr(propagation, "_Fields")())  # noqa: B009
-    process.configure(
+    current.configure(
         tracer_provider=telemetry.tracer_provider,
         meter_provider=telemetry.meter_provider,
         logger_provider=telemetry.logger_provider,
@@ -261,7 +261,7 @@ async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_i
         replies = await serve(MCPMiddleware(server))
     finally:
         sys.setprofile(None)
-    await dismantle(process.existing())
+    await dismantle(current.runtime)
     assert differences(replies, reference) == []
     assert failures == {}
 
@@ -277,7 +277,7 @@ async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_i
             configure(telemetry, broken)
             break_it(target, broken)
             replies = await serve(MCPMiddleware(server))
-            counted, made = sum(failures.values()), vars(process)["_runtime"]
+            counted, made = sum(failures.values()), vars(current)["runtime"]
         await dismantle(made)
         problems += [f"{target.name}: {problem}" for problem in differences(replies, reference)]
         if not counted:

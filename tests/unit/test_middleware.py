@@ -570,9 +570,9 @@ async def test_an_answer_of_a_client_is_no_request(runtime: Runtime, telemetry: 
 async def test_a_lifespan_passes_and_flushes_before_the_server_hears_that_it_is_over(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from otel_mcp import process
+    from otel_mcp import current
 
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     order: list[str] = []
     shut_down = runtime.shut_down
 

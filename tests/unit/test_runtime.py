@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import otel_mcp
-from otel_mcp import MCPInstrumentor, MCPMiddleware, process
+from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.api import sessions
 from otel_mcp.runtime import Runtime
 from tests.unit.conftest import MakeRuntime
@@ -70,23 +70,23 @@ def test_a_runtime_serves_one_loop_after_another(runtime: Runtime, telemetry: Te
 
 @pytest.mark.anyio
 async def test_the_runtime_is_made_at_the_first_request_that_may_be_mcp(telemetry: Telemetry) -> None:
-    process.configure(
+    current.configure(
         tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider, service_name="configured"
     )
     app = MCPMiddleware(Server())
     try:
-        assert process.existing() is None
+        assert current.runtime is None
         await post(app, b"a=b", [("content-type", "application/x-www-form-urlencoded")])
         reply = await post(app, modern(), MODERN_HEADERS)
-        made = process.existing()
+        made = current.runtime
 
         assert made is not None
-        assert made is process.runtime()
+        assert made is current.build()
         assert made.settings.service_name == "configured"
         assert reply.session_id is not None
         assert [span.name for span in telemetry.spans()] == ["POST /mcp", "tools/call add"]
     finally:
-        process.discard()
+        current.discard()
 
 
 @pytest.mark.anyio
@@ -98,18 +98,18 @@ async def test_where_opentelemetry_is_switched_off_nothing_is_made(monkeypatch: 
 
     assert reply.status == 200
     assert "mcp-session-id" not in reply.headers
-    assert process.existing() is None
+    assert current.runtime is None
     with pytest.raises(RuntimeError, match="OTEL_SDK_DISABLED"):
         sessions()
 
 
 @pytest.mark.anyio
 async def test_after_uninstrument_what_is_still_wrapped_passes_through(telemetry: Telemetry) -> None:
-    process.configure(tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider)
+    current.configure(tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider)
     app = MCPMiddleware(Server())
     await post(app, modern(), MODERN_HEADERS)
 
-    process.discard()
+    current.discard()
     reply = await post(app, modern(), MODERN_HEADERS)
 
     assert reply.session_id is None
@@ -121,7 +121,7 @@ async def test_a_tool_author_asks_for_the_session_of_the_request(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = make_runtime()
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     seen: list[str | None] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:

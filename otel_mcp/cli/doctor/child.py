@@ -200,10 +200,10 @@ class _Looking:
 
 def seams() -> list[list[str]]:
     """List module, attribute and state of every seam whose module is loaded."""
-    from otel_mcp.integrations.table import SEAMS
+    from otel_mcp.integrations.patching import TARGETS
 
     states: list[list[str]] = []
-    for module, apply in SEAMS:
+    for module, apply in TARGETS:
         if module not in sys.modules:
             continue
         looking: Any = _Looking()
@@ -217,9 +217,9 @@ def seams() -> list[list[str]]:
 
 def _import_libraries(report: Report, server: str | None) -> None:
     """Import what seams are about: the server's own modules, or all that is installed where no app is known."""
-    from otel_mcp.integrations.table import SEAMS
+    from otel_mcp.integrations.patching import TARGETS
 
-    wanted = SERVER_SEAMS.get(server, ()) if server else [module for module, _ in SEAMS]
+    wanted = SERVER_SEAMS.get(server, ()) if server else [module for module, _ in TARGETS]
     for module in wanted:
         _import(report, module)
 

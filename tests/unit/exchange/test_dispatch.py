@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, Tracer
 
 import otel_mcp
-from otel_mcp import MCPMiddleware, process
+from otel_mcp import MCPMiddleware, current
 from otel_mcp.exchange.dispatch import exchange_of
 from otel_mcp.identity.reconcile import learn
 from otel_mcp.integrations import mcp_v1 as mcp1
@@ -182,7 +182,7 @@ async def leave_early(app: MCPMiddleware, begun: asyncio.Event) -> None:
 @pytest.fixture
 def runner(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The patched stand-in of the SDK 2.x."""
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     module, patches = make_runner(), Patches()
     mcp2.runner(module, patches)
     native.sdk(otel, patches)
@@ -238,7 +238,7 @@ async def test_the_span_of_the_sdk_is_adopted_also_where_no_processor_can_be_add
 ) -> None:
     provider = SimpleNamespace(get_tracer=telemetry.tracer_provider.get_tracer)
     runtime = Runtime(load(service_name="unit", http_span="off"), provider, telemetry.meter_provider)  # type: ignore[arg-type]
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     module, patches = make_runner(), Patches()
     mcp2.runner(module, patches)
     app = MCPMiddleware(Sdk2(module, [OpenTelemetryMiddleware(telemetry)], ok))
@@ -401,7 +401,7 @@ async def test_a_listing_that_never_was_on_the_wire_is_neither_a_span_nor_a_coun
 async def test_a_span_that_the_sampler_let_go_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     telemetry = Telemetry(ParentBased(ALWAYS_OFF))
     runtime = Runtime(load(service_name="unit", http_span="off"), telemetry.tracer_provider, telemetry.meter_provider)
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     module, patches = make_runner(), Patches()
     mcp2.runner(module, patches)
 
@@ -733,7 +733,7 @@ class Sdk1:
 @pytest.fixture
 def lowlevel(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The patched stand-in of the SDK 1.x."""
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     module, patches = make_lowlevel(), Patches()
     mcp1.lowlevel_server(module, patches)
     yield module

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp import MCPMiddleware, process
+from otel_mcp import MCPMiddleware, current
 from otel_mcp.integrations import http, tools
 from otel_mcp.integrations import mcp_v2 as mcp2
 from otel_mcp.integrations.patching import Patches
@@ -92,7 +92,7 @@ class Streaming:
 @pytest.fixture
 def streaming(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Streaming]:
     """That class, patched at both seams."""
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     runner, module, patches = make_runner(), ModuleType("fake_manager"), Patches()
     made = type("StreamableHTTPASGIApp", (Streaming,), dict(Streaming.__dict__))
     module.__dict__["StreamableHTTPASGIApp"] = made

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
-from otel_mcp import MCPMiddleware, process
+from otel_mcp import MCPMiddleware, current
 from otel_mcp.integrations import handwritten
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.runtime import Runtime
@@ -28,7 +28,7 @@ HEADERS = [*MODERN_HEADERS, ("accept-encoding", "gzip, br, zstd"), ("content-len
 @pytest.fixture(autouse=True)
 def routes(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Routes of Starlette are observed."""
-    monkeypatch.setattr(process, "_runtime", runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     patches = Patches()
     handwritten.route(starlette.routing, patches)
     yield

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp import process
+from otel_mcp import current
 from otel_mcp.integrations import http
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import SCOPE_KEY, Exchange
@@ -65,8 +65,8 @@ def _patched(name: str, patches: Patches) -> tuple[App, Callable[..., Any]]:
 async def test_a_seam_that_a_request_passes_first_serves_it_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str, switched_on: bool
 ) -> None:
-    monkeypatch.setattr(process, "runtime", lambda: runtime if switched_on else None)
-    monkeypatch.setattr(process, "existing", lambda: runtime if switched_on else None)
+    monkeypatch.setattr(current, "build", lambda: runtime if switched_on else None)
+    monkeypatch.setattr(current, "runtime", runtime if switched_on else None)
     app, entry = _patched(name, Patches())
 
     reply = await post(entry, modern(), MODERN_HEADERS)
@@ -79,8 +79,7 @@ async def test_a_seam_that_a_request_passes_first_serves_it_once(
 async def test_seams_within_each_other_watch_a_request_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(process, "runtime", lambda: runtime)
-    monkeypatch.setattr(process, "existing", lambda: runtime)
+    monkeypatch.setattr(current, "runtime", runtime)
     app, entry = _patched(name, Patches())
 
     reply = await post(http.Observed(entry), modern(), MODERN_HEADERS)

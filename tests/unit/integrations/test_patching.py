@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from otel_mcp import MCPInstrumentor, process
-from otel_mcp.integrations.patching import Patches
-from otel_mcp.integrations.table import SEAMS
+from otel_mcp import MCPInstrumentor, current
+from otel_mcp.integrations.patching import TARGETS, Patches
 
 
 class Library:
@@ -132,7 +131,7 @@ def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
 
 def test_a_module_is_patched_when_it_is_imported_and_not_imported_for_it(importable: Callable[[str], str]) -> None:
-    name = importable("unit_seam_one")
+    name = importable("unit_patched_one")
     seen: list[ModuleType] = []
 
     Patches().on_import(name, lambda module, _: seen.append(module))
@@ -144,10 +143,10 @@ def test_a_module_is_patched_when_it_is_imported_and_not_imported_for_it(importa
 
 
 def test_a_module_that_is_there_is_patched_now(importable: Callable[[str], str]) -> None:
-    module = import_module(importable("unit_seam_two"))
+    module = import_module(importable("unit_patched_two"))
     seen: list[ModuleType] = []
 
-    Patches().on_import("unit_seam_two", lambda loaded, _: seen.append(loaded))
+    Patches().on_import("unit_patched_two", lambda loaded, _: seen.append(loaded))
 
     assert seen == [module]
 
@@ -158,25 +157,25 @@ def test_a_seam_that_raises_does_not_reach_the_import(
     def broken(module: ModuleType, patches: Patches) -> None:
         raise AttributeError("secret")
 
-    Patches().on_import(importable("unit_seam_three"), broken)
+    Patches().on_import(importable("unit_patched_three"), broken)
 
-    assert import_module("unit_seam_three").Thing().run() == 1
-    assert failures == Counter({"seam unit_seam_three": 1})
+    assert import_module("unit_patched_three").Thing().run() == 1
+    assert failures == Counter({"patch unit_patched_three": 1})
     assert "secret" not in caplog.text
 
 
 def test_a_hook_of_an_earlier_generation_does_nothing(importable: Callable[[str], str]) -> None:
     patches = Patches()
     seen: list[ModuleType] = []
-    patches.on_import(importable("unit_seam_four"), lambda module, _: seen.append(module))
+    patches.on_import(importable("unit_patched_four"), lambda module, _: seen.append(module))
 
     patches.restore()
-    import_module("unit_seam_four")
+    import_module("unit_patched_four")
 
     assert seen == []
 
 
-SEAM_NAMES = [
+PATCHED = [
     ("starlette.applications", "Starlette", "__call__"),
     ("starlette.routing", "Route", "handle"),
     ("uvicorn.config", "Config", "load"),
@@ -194,7 +193,7 @@ def held(module: str, owner: str | None, name: str) -> Any:
 
 
 def test_instrument_replaces_every_seam_and_uninstrument_restores_the_very_originals() -> None:
-    seams = [seam for seam in SEAM_NAMES if find_spec(seam[0].partition(".")[0]) is not None]
+    seams = [seam for seam in PATCHED if find_spec(seam[0].partition(".")[0]) is not None]
     originals = [held(*seam) for seam in seams]
     instrumentor = MCPInstrumentor()
     try:
@@ -208,7 +207,7 @@ def test_instrument_replaces_every_seam_and_uninstrument_restores_the_very_origi
     finally:
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
-    assert {module for module, _, _ in SEAM_NAMES} <= {module for module, _ in SEAMS}
+    assert {module for module, _, _ in PATCHED} <= {module for module, _ in TARGETS}
 
 
 NO_APP = {"Route.handle", "OpenTelemetryMiddleware.__call__", "FastMCPServerMiddleware.__call__"}
@@ -218,7 +217,7 @@ messages."""
 
 def test_whoever_asks_what_kind_of_function_it_is_hears_the_same_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers, test clients and asgiref tell ASGI 3 from ASGI 2 and WSGI by asking for a coroutine function."""
-    for module, _ in SEAMS:
+    for module, _ in TARGETS:
         if find_spec(module.partition(".")[0]) is not None:
             with suppress(ImportError):
                 import_module(module)
@@ -252,7 +251,7 @@ def test_instrument_never_raises_and_asks_for_no_library(
     def broken(**_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(process, "configure", broken)
+    monkeypatch.setattr(current, "configure", broken)
     instrumentor = MCPInstrumentor()
 
     instrumentor.instrument(skip_dep_check=True)
@@ -266,10 +265,10 @@ def test_arguments_of_instrument_reach_the_runtime(telemetry: Any) -> None:
     instrumentor = MCPInstrumentor()
     instrumentor.instrument(tracer_provider=telemetry.tracer_provider, session_ttl=7, http_span="off")
     try:
-        runtime = process.runtime()
+        runtime = current.build()
         assert runtime is not None
         assert (runtime.settings.session_ttl, runtime.settings.http_span) == (7.0, "off")
     finally:
         instrumentor.uninstrument()
-    assert process.existing() is None
-    assert process.runtime() is None
+    assert current.runtime is None
+    assert current.build() is None

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from otel_mcp import MCPInstrumentor, MCPMiddleware, process
+from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.runtime import Runtime
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import (
@@ -262,7 +262,7 @@ async def test_a_route_of_starlette_runs_beneath_it(telemetry: Telemetry) -> Non
             assert parents == [None, id_of(http), id_of(message)]
     finally:
         MCPInstrumentor().uninstrument()
-        process.discard()
+        current.discard()
     assert len(telemetry.spans()) == 6
 
 

@@ -1,4 +1,8 @@
-"""The one runtime of this process: made at the first MCP request, from what `instrument()` was given."""
+"""Hold the runtime of this process: built at the first MCP request, from what `instrument()` was given.
+
+Light, because everything that a request passes imports it: a process without MCP
+loads neither the runtime nor what that needs.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +13,49 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from otel_mcp.runtime import Runtime
 
+runtime: Runtime | None = None
+"""The runtime, once this process has had a reason to build one."""
+
 _lock = threading.Lock()
-_runtime: Runtime | None = None
 _options: dict[str, Any] = {}
 _uninstrumented = False
 _failed = False
 
 
 def configure(**options: Any) -> None:
-    """Remember keyword arguments for the runtime; it is not made before it is needed."""
+    """Keep keyword arguments for the runtime; it is not built before it is needed."""
     global _options, _uninstrumented, _failed
     _options, _uninstrumented, _failed = options, False, False
 
 
-def existing() -> Runtime | None:
-    """The runtime if this process has had a reason to make one."""
-    return _runtime
+def build() -> Runtime | None:
+    """Build the runtime unless it is there; ``None`` where OpenTelemetry is switched off."""
+    return runtime if runtime is not None else _slow_build()
 
 
-def runtime() -> Runtime | None:
-    """The runtime, made on first use; ``None`` where OpenTelemetry is switched off."""
-    return _runtime if _runtime is not None else _make()
-
-
-def _make() -> Runtime | None:
-    global _runtime
-    if _is_off():
+def _slow_build() -> Runtime | None:
+    global runtime, _failed
+    if _uninstrumented or _failed or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     from otel_mcp.runtime import Runtime
     from otel_mcp.settings import load
 
-    global _failed
     with _lock:
-        if _runtime is None:
+        if runtime is None:
             _failed = True  # Unless it goes well: half a runtime for every request would be worse than none.
             options = dict(_options)
             providers = {
                 name: options.pop(name, None) for name in ("tracer_provider", "meter_provider", "logger_provider")
             }
-            _runtime = Runtime(load(**options), **providers)
+            runtime = Runtime(load(**options), **providers)
             _failed = False
-        return _runtime
+        return runtime
 
 
 def discard() -> None:
     """Flush and forget the runtime: what is still wrapped passes through from now on."""
-    global _runtime, _uninstrumented
+    global runtime, _uninstrumented
     _uninstrumented = True
-    held, _runtime = _runtime, None
+    held, runtime = runtime, None
     if held is not None:
         held.disable()
-
-
-def _is_off() -> bool:
-    return _uninstrumented or _failed or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
