@@ -144,13 +144,19 @@ class Answer:
         """Whether this is a result that the SDK's seam has seen before it was written: then it is not read again."""
         if self._reads_results or (request_id := result_id(data)) is None:
             return False
-        call = self._exchange.served
+        call = self._exchange.sdk_call
         if call is None or call.id != request_id:
             call = self._find(request_id)
-        if call is None or call.method != "tools/call" or not call.taken or call.running or call.told is None:
+        if (
+            call is None
+            or call.method != "tools/call"
+            or not call.accepted
+            or call.running
+            or call.handler_outcome is None
+        ):
             return False
         if not call.finished:
-            self._finish(call, call.told, size)
+            self._finish(call, call.handler_outcome, size)
         return True
 
     def _read(self, reply: Mapping[str, Any], size: int) -> None:
@@ -180,4 +186,4 @@ class Answer:
         # Which call it answers, and how, cannot be read; with one call there is no doubt about the first.
         call = self._only_call()
         if call is not None:
-            self._finish(call, call.told or Outcome(unclassified=True), size)
+            self._finish(call, call.handler_outcome or Outcome(unclassified=True), size)

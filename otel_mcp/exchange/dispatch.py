@@ -143,11 +143,11 @@ class Dispatch:
         call.dispatch = self
         if self._handwritten:
             return False
-        call.taken = True
+        call.accepted = True
         exchange = call.exchange
         if call.method == "tools/call" and len(exchange.calls) == 1 and not self._runtime.settings.store_content:
-            exchange.served = call
-        return (call.session is not None and not call.proposed) or self._runtime.resolver.again(call)
+            exchange.sdk_call = call
+        return (call.session is not None and not call.tentative) or self._runtime.resolver.again(call)
 
     def enter(self) -> None:
         """Make the resolved parent current, whatever the task carried."""
@@ -206,8 +206,8 @@ class Dispatch:
         call.running, call.dispatch = False, None
         if call.span_context is None and call.id is not None and self.owes_span():
             call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
-        call.told = told_more(call.told, told)
-        if call.told is not None and call.told.failed:
+        call.handler_outcome = told_more(call.handler_outcome, told)
+        if call.handler_outcome is not None and call.handler_outcome.failed:
             self.judge()
         if self._own is not None and self._own is call.span:
             self._close(call, self._own)
@@ -224,7 +224,7 @@ class Dispatch:
         if self._handwritten and not call.finished:
             call.open_span = own  # Its end is that of the answer, which may come on another stream.
         else:
-            outcome = call.outcome or call.told
+            outcome = call.outcome or call.handler_outcome
             if outcome is not None and outcome.failed:
                 self._runtime.metrics.failures.classify(call, outcome)
             self._runtime.spans.close(call, own)
@@ -238,7 +238,7 @@ class Dispatch:
             description: what the library says of the failure.
         """
         call = self.call
-        outcome = call.told if error is None else told_more(call.told, self.failed(error))
+        outcome = call.handler_outcome if error is None else told_more(call.handler_outcome, self.failed(error))
         if call.cancel_requested and outcome is not None and outcome.failed:
             outcome = replace(outcome, error_type="cancelled")
         if outcome is None or not outcome.failed or (outcome.error_type == "cancelled" and call.method in STREAMS):
@@ -246,7 +246,7 @@ class Dispatch:
         self.judge()
         self._runtime.metrics.failures.classify(call, outcome)
         complete(call, span, outcome, description)
-        call.told = outcome
+        call.handler_outcome = outcome
 
     async def run(self, handler: Callable[[], Awaitable[T]]) -> T:
         """Run `handler` as this message. What it returns or raises passes untouched."""

@@ -38,7 +38,7 @@ class Flights:
             if (earlier := self._calls.get(key)) is not None:
                 self.landed(earlier)
             if self._has_room() and self._counts[party] < MAX_OF_ONE:
-                call.flight = key
+                call.cancel_key = key
                 self._calls[key] = call
                 self._counts[party] += 1
         elif call.method == "notifications/cancelled":
@@ -49,7 +49,7 @@ class Flights:
 
     def landed(self, call: Call) -> None:
         """The call has its outcome."""
-        key, call.flight = call.flight, None
+        key, call.cancel_key = call.cancel_key, None
         if key is None:
             return
         del self._calls[key]

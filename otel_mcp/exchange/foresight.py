@@ -20,7 +20,7 @@ def is_decided_by_body(exchange: Exchange, status: int, present: Mapping[bytes, 
     if exchange.http_method != "POST" or status != 200 or len(exchange.calls) != 1:
         return False
     call = exchange.calls[0]
-    if call.method != "initialize" or call.told is not None:
+    if call.method != "initialize" or call.handler_outcome is not None:
         return False
     return b"content-encoding" not in present and present.get(b"content-type", b"").startswith(b"application/json")
 
@@ -39,4 +39,4 @@ def foresee(exchange: Exchange, message: Mapping[str, Any]) -> None:
 
 def has_succeeded(call: Call) -> bool | None:
     """How a handshake has ended; ``None`` = only the rest of the answer tells."""
-    return call.exchange.foreseen if call.told is None else not call.told.failed
+    return call.exchange.foreseen if call.handler_outcome is None else not call.handler_outcome.failed

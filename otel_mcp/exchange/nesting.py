@@ -67,7 +67,7 @@ class HandedOver:
         waiting = self._calls.get((request_id, method))
         if not waiting:
             return []
-        found = [call for call in waiting if not call.taken and _says(call, params)]
+        found = [call for call in waiting if not call.accepted and _says(call, params)]
         around = current_exchange.get()
         if around is None or not found:
             return found

@@ -71,7 +71,8 @@ class Watch:
         self.active: Counter[str] = Counter()
         """Requests being served, by method."""
         self.pending = Pending(
-            resolver.user, lambda call: self.finish(call, call.told or Outcome(error_type="disconnected"), None)
+            resolver.user,
+            lambda call: self.finish(call, call.handler_outcome or Outcome(error_type="disconnected"), None),
         )
         self._flights = Flights(resolver)
         self._endings = Endings(settings, resolver, self.pending, recorder.drain, submit)
@@ -134,13 +135,13 @@ class Watch:
             return
         if exchange.at_sdk and exchange.confirmed and body[:1] == b"{":
             # The SDK parses it anyway, and tells at the dispatch seam.
-            exchange.unread = body
+            exchange.unparsed_body = body
         else:
             self._parse(exchange, body)
 
     def read(self, exchange: Exchange) -> None:
         """Parse the request body after all."""
-        body, exchange.unread = exchange.unread, None
+        body, exchange.unparsed_body = exchange.unparsed_body, None
         if body is not None:
             self._parse(exchange, body)
 
@@ -153,7 +154,7 @@ class Watch:
             if params:
                 call.params, call.meta = params, meta
             return call
-        exchange.unread = None
+        exchange.unparsed_body = None
         call = Call(exchange, method, request_id, target, params, meta)
         exchange.calls.append(call)
         self.active[method if method in KNOWN_METHODS else OTHER] += 1
@@ -231,7 +232,7 @@ class Watch:
         self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         exchange = call.exchange
         self.handed_over.drop(call)
-        if call.flight is not None:
+        if call.cancel_key is not None:
             self._flights.landed(call)
         if self.pending.calls:
             self.pending.settled(call)
@@ -249,7 +250,7 @@ class Watch:
     def _handshaken(self, call: Call) -> None:
         """Only a handshake that succeeds begins a session, or goes on with one."""
         if was_refused(call) or (call.outcome is not None and call.outcome.failed):
-            call.session = call.exchange.session = call.opening = None
+            call.session = call.exchange.session = call.pending_session_id = None
         else:
             self._resolver.opened(call)
 
@@ -262,13 +263,13 @@ class Watch:
         """A handler has returned. If its request is over, nothing else may say how it ended."""
         exchange = call.exchange
         if exchange.closed and not self.pending.awaits(call):
-            self.finish(call, call.told, None)
+            self.finish(call, call.handler_outcome, None)
 
     def end(self, exchange: Exchange) -> None:
         """The app has returned, or raised."""
         exchange.closed = True
         exchange.see_user()
-        if exchange.unread is not None:
+        if exchange.unparsed_body is not None:
             self.read(exchange)
         if self.pending.calls:
             self.pending.expire()
@@ -300,7 +301,7 @@ class Watch:
         exchange = call.exchange
         stream = exchange.streams or (exchange.answer is not None and exchange.answer.is_stream)
         unanswered = exchange.disconnected or exchange.status == 202 or (stream and exchange.status == 200)
-        elsewhere = call.id is not None and call.told is None and not exchange.modern
+        elsewhere = call.id is not None and call.handler_outcome is None and not exchange.modern
         if unanswered and elsewhere and exchange.transport_id:
             if exchange.body_size > _MAX_KEPT:
                 self._slim(call)

@@ -73,7 +73,7 @@ class Replies:
         Returns:
             The message to send; ``None`` = it is not as plain as that, and not taken: see `answering`.
         """
-        if (exchange.served is None and exchange.unread is None) or exchange.status is not None:
+        if (exchange.sdk_call is None and exchange.unparsed_body is None) or exchange.status is not None:
             return None
         headers: Any = message.get("headers")
         if message["status"] != 200 or not isinstance(headers, list):
@@ -92,10 +92,10 @@ class Replies:
 
     def _result_begins(self, exchange: Exchange) -> Session | None:
         """The SDK has served the one tool call already: all but the size of its result is known."""
-        call = exchange.served
-        if call is None or call.running or call.session is None or call.told is None:
+        call = exchange.sdk_call
+        if call is None or call.running or call.session is None or call.handler_outcome is None:
             return None
-        if call.told.status_code is not None or call.told.error_type not in _RESULTS:
+        if call.handler_outcome.status_code is not None or call.handler_outcome.error_type not in _RESULTS:
             return None
         exchange.result_of = call
         return call.session
@@ -104,7 +104,7 @@ class Replies:
         """The SDK opens a stream before it tells what will be answered on it."""
         if not present.get(b"content-type", b"").startswith(b"text/event-stream"):
             return None
-        if exchange.unread is None or b'"initialize"' in exchange.unread:
+        if exchange.unparsed_body is None or b'"initialize"' in exchange.unparsed_body:
             return None
         session = self._resolver.known(exchange)
         if session is not None:
@@ -125,7 +125,7 @@ class Replies:
                 self._metrics.failures.refuse(status, None)  # Before anybody has read what it asks for.
             return message
         present = by_name(message.get("headers", ()))
-        if exchange.unread is not None and b'"initialize"' in exchange.unread:
+        if exchange.unparsed_body is not None and b'"initialize"' in exchange.unparsed_body:
             self._read(exchange)
         if is_decided_by_body(exchange, status, present):
             exchange.held = message
@@ -142,12 +142,12 @@ class Replies:
             if said is not None and said == exchange.wire_session_id and exchange.owns_sessions is None:
                 exchange.owns_sessions = True
                 self._owning.learn(exchange, owns=True, named=True)
-            if exchange.unread is not None:
+            if exchange.unparsed_body is not None:
                 self._read_unless_known(exchange)
             for call in exchange.calls:
                 if call.method == "initialize" and has_succeeded(call) is False:
-                    call.session = call.opening = exchange.minted = None
-                elif call.session is None or call.proposed or call.method == "initialize":
+                    call.session = call.pending_session_id = exchange.minted = None
+                elif call.session is None or call.tentative or call.method == "initialize":
                     await self._accepted(call, said)
             if exchange.session is None:
                 exchange.session = self._resolver.known(exchange)
@@ -159,8 +159,8 @@ class Replies:
     def _opening(self, exchange: Exchange) -> str | None:
         """The id of the session that begins if the rest of the answer says so."""
         for call in exchange.calls:
-            if call.opening is not None and is_handshake(call.params):
-                return self._resolver.named_by(exchange, call.opening)
+            if call.pending_session_id is not None and is_handshake(call.params):
+                return self._resolver.named_by(exchange, call.pending_session_id)
         return None
 
     def within(self, exchange: Exchange, send: Send) -> Send:
@@ -178,7 +178,9 @@ class Replies:
     def _read_unless_known(self, exchange: Exchange) -> None:
         """The answer begins before the SDK has told what it answers: a stream."""
         exchange.session = self._resolver.known(exchange)
-        if exchange.session is None or (exchange.unread is not None and b'"initialize"' in exchange.unread):
+        if exchange.session is None or (
+            exchange.unparsed_body is not None and b'"initialize"' in exchange.unparsed_body
+        ):
             self._read(exchange)
 
     async def _accepted(self, call: Call, said: str | None) -> None:
@@ -199,7 +201,7 @@ class Replies:
             await self._resolver.opens(call, exchange.transport_id)
         elif call.method == "initialize" and not (has_succeeded(call) or is_handshake(call.params)):
             pass  # It goes on with no session: most likely it is about to be refused.
-        elif call.session is None or call.proposed:
+        elif call.session is None or call.tentative:
             if call.method == "initialize" and said is None and exchange.status == 200 and not exchange.modern:
                 # It knew no such session, and gave out none: it keeps none.
                 exchange.owns_sessions = exchange.owns_sessions or False
@@ -234,7 +236,7 @@ class Replies:
         if exchange.result_of is not None:
             exchange.result_size += len(body)
             if not more:
-                self._finish(exchange.result_of, exchange.result_of.told, exchange.result_size)
+                self._finish(exchange.result_of, exchange.result_of.handler_outcome, exchange.result_size)
         elif exchange.answer is not None:
             # Starlette passes a memoryview on, and servers take a bytearray: what is not ours may not be kept.
             exchange.answer.feed(body if type(body) is bytes else memoryview(body).cast("B"), more=more)
@@ -243,17 +245,17 @@ class Replies:
 
     def _streamed(self, exchange: Exchange, body: bytes, *, more: bool) -> None:
         """A piece of a stream that has brought nothing yet but the result which the SDK's seam has told before."""
-        call, chunk = exchange.served, body if type(body) is bytes else memoryview(body).cast("B")
-        if call is not None and call.told is not None and not call.running:
+        call, chunk = exchange.sdk_call, body if type(body) is bytes else memoryview(body).cast("B")
+        if call is not None and call.handler_outcome is not None and not call.running:
             size = result_size(chunk, call.id)
             if size is not None:
-                self._finish(call, call.told, size)
+                self._finish(call, call.handler_outcome, size)
                 return
         exchange.answer = self._answer(exchange, _STREAM)
         exchange.answer.feed(chunk, more=more)
 
     def _find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
-        if exchange.unread is not None:
+        if exchange.unparsed_body is not None:
             self._read(exchange)
             if 200 <= (exchange.status or 0) < 300:
                 for late in exchange.calls:
@@ -285,7 +287,7 @@ class Replies:
             call.exchange.protocol_version = version
             if call.session is not None:
                 call.session.facts.protocol_version = version
-        elif call.method == "server/discover" and "error" in reply and not call.taken:
+        elif call.method == "server/discover" and "error" in reply and not call.accepted:
             call.session = None  # A probe that failed: the session will be that of the handshake which follows.
         if self._store_content or call.exchange.capture is not None:
             call.result = reply.get("result")

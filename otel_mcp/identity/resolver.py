@@ -46,7 +46,7 @@ class Resolver:
         if (known := self.tracker.again(claim)) is None:
             return False
         call.session = exchange.session = known
-        call.proposed = False
+        call.tentative = False
         if exchange.protocol_version is None:
             exchange.protocol_version = known.facts.protocol_version
         return True
@@ -67,8 +67,8 @@ class Resolver:
         """
         exchange = call.exchange
         if (
-            call.refused
-            or (call.session is not None and not call.proposed)
+            call.rate_limited
+            or (call.session is not None and not call.tentative)
             or (call.method == "initialize" and not exchange.transport_id)
         ):
             return
@@ -87,10 +87,10 @@ class Resolver:
             session = await self.tracker.resolve(
                 claim, owned=exchange.owns_sessions, proposed=call.session, asker=exchange
             )
-            call.refused = session is None
-        if call.proposed and session is None:
+            call.rate_limited = session is None
+        if call.tentative and session is None:
             call.session = None  # Over the limit: what was proposed may not come in by the back door.
-        call.proposed = False
+        call.tentative = False
         if session is not None:
             self._join(call, session)
             if claim.derived and call.id is not None and exchange.transport_id and not exchange.modern:
@@ -111,7 +111,7 @@ class Resolver:
         call.claim, call.conversation_id = claim, claim.conversation_id
         session = await self.tracker.propose(claim, owned=exchange.owns_sessions, asker=exchange)
         if session is not None:
-            call.proposed = True
+            call.tentative = True
             self._join(call, session)
             exchange.session = None
 
@@ -172,11 +172,11 @@ class Resolver:
         """The protocol gives out `session_id` with the answer to this ``initialize``: see `opened`."""
         if call.session is None:
             await self.keys.prepare(call.exchange)
-            call.opening = session_id
+            call.pending_session_id = session_id
 
     def opened(self, call: Call) -> None:
         """An ``initialize`` has succeeded: the session begins whose id it was given."""
-        session_id, call.opening = call.opening, None
+        session_id, call.pending_session_id = call.pending_session_id, None
         if session_id is None or call.session is not None:
             return
         session = self.tracker.open(self.storable(session_id), "header", self._caller(call.exchange))
@@ -185,7 +185,7 @@ class Resolver:
 
     async def succeeded(self, call: Call) -> None:
         """An ``initialize`` has succeeded, under a new id or one that the client has named."""
-        if call.opening is not None:
+        if call.pending_session_id is not None:
             self.opened(call)
         else:
             await self.resolve(call)

@@ -65,10 +65,10 @@ def _record(original: Callable[[Span, Exception], None]) -> Callable[[Span, Exce
             return original(span, e)
         with _GUARD:
             _note_missing(call, e)
-            if call.failure is not None and call.raised is not None:
-                call.failure = call.raised
+            if call.failure is not None and call.tool_failure is not None:
+                call.failure = call.tool_failure
                 span.set_attribute(semconv.FAILURE, call.failure)
-            if call.told is not None and call.told.error_type is not None:
+            if call.handler_outcome is not None and call.handler_outcome.error_type is not None:
                 span.record_exception(e)
                 span.set_status(Status(StatusCode.ERROR, str(e)))
 
@@ -103,8 +103,8 @@ class _Quiet:
 
 
 def _note_missing(call: Call, error: BaseException | None) -> None:
-    if call.method == "tools/call" and not call.ran and type(error).__name__ in _MISSING:
-        call.raised = "unknown_tool"
+    if call.method == "tools/call" and not call.tool_entered and type(error).__name__ in _MISSING:
+        call.tool_failure = "unknown_tool"
 
 
 def _server_span(module: ModuleType, patches: Patches) -> None:

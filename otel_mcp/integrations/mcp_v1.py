@@ -115,7 +115,7 @@ class _Dispatch(Dispatch):
     def judge(self) -> None:
         call = self.call
         if _is_fastmcp(self._server):
-            call.runs_seen = True  # It says itself what it does not know.
+            call.tools_observed = True  # It says itself what it does not know.
         else:
             # The cache has all tools, from before the call on.
             call.unlisted = not call.trusted_name and bool(getattr(self._server, "_tool_cache", ()))
@@ -148,8 +148,8 @@ def _note(server: Any, call: Call, error: BaseException | None, message: str) ->
     within = error.__traceback__.tb_next if error is not None and error.__traceback__ is not None else None
     validates = within is not None and within.tb_frame.f_globals.get("__name__", "").startswith("jsonschema")
     if error is None or validates:
-        call.raised = "invalid_arguments" if validates and message.startswith("Input") else "exception"
-    elif call.raised is None and not _is_refusal(server, error):
+        call.tool_failure = "invalid_arguments" if validates and message.startswith("Input") else "exception"
+    elif call.tool_failure is None and not _is_refusal(server, error):
         note(call, error, None)
 
 

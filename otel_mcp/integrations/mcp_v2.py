@@ -122,8 +122,8 @@ class _Dispatch(Dispatch):
             outcome = error_outcome(_INVALID_PARAMS)
         else:
             outcome = error_outcome(_INTERNAL_ERROR if call.exchange.modern else _UNKNOWN_ERROR)
-        if call.method == "tools/call" and call.raised is None:
-            call.raised = "exception"
+        if call.method == "tools/call" and call.tool_failure is None:
+            call.tool_failure = "exception"
             outcome = replace(outcome, exception_type=type(error).__qualname__[:128])
         return outcome
 
@@ -132,7 +132,7 @@ class _Dispatch(Dispatch):
         # What another server does not look up, it may know all the same.
         owner: object = getattr(getattr(server, "get_tool_input_schema", None), "__self__", None)
         knows_all = any(base.__module__.startswith("mcp.server.mcpserver") for base in type(owner).__mro__)
-        call.runs_seen = knows_all or hasattr(server, "fastmcp")
+        call.tools_observed = knows_all or hasattr(server, "fastmcp")
         call.unlisted = knows_all and not call.trusted_name and not _is_tool(self._owner, call)
 
     def owes_span(self) -> bool:

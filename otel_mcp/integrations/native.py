@@ -73,7 +73,7 @@ async def _read(dispatch: Dispatch, call_next: Handler, ctx: Any) -> Any:
     try:
         call = dispatch.call
         if call.method == "tools/call":
-            call.told = told_more(call.told, outcome_of_result(result))
+            call.handler_outcome = told_more(call.handler_outcome, outcome_of_result(result))
             if call.exchange.capture is not None:
                 capture_result(call, result)
         elif call.span is not None and (version := negotiated_version({"result": result})) is not None:

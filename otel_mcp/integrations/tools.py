@@ -48,7 +48,7 @@ def _run(original: Run, *, unwrapped: Callable[[Exception], BaseException]) -> R
     @wraps(original)
     async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         if (call := current_call.get()) is not None:
-            call.trusted_name = call.ran = True
+            call.trusted_name = call.tool_entered = True
         try:
             result = await original(self, *args, **kwargs)
         except Exception as error:
@@ -58,10 +58,12 @@ def _run(original: Run, *, unwrapped: Callable[[Exception], BaseException]) -> R
             raise
         except BaseException as error:
             if call is not None and is_cancellation(error):
-                call.raised = "cancelled"
+                call.tool_failure = "cancelled"
             raise
-        if call is not None and call.raised is not None:
-            call.raised = call.told = None  # A tool that it has called had failed, or its first attempt.
+        if call is not None and call.tool_failure is not None:
+            call.tool_failure = call.handler_outcome = (
+                None  # A tool that it has called had failed, or its first attempt.
+            )
         return result
 
     return run
@@ -84,8 +86,8 @@ def note(call: Call, error: BaseException, function: object) -> None:
         error: as the user's code or the validation of its arguments raised it.
         function: what the user gave for a tool.
     """
-    call.told = Outcome(exception_type=type(error).__qualname__[:128])
-    call.raised = _kind(error, function)
+    call.handler_outcome = Outcome(exception_type=type(error).__qualname__[:128])
+    call.tool_failure = _kind(error, function)
 
 
 def _kind(error: BaseException, function: object) -> Failure:

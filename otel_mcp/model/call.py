@@ -56,19 +56,19 @@ class Call:
 
     dispatched: bool = False
     """A seam has run its handler under its span: the span is decided, sampled or not."""
-    taken: bool = False
+    accepted: bool = False
     """The SDK handed it to its handler, so the server accepted it."""
-    proposed: bool = False
+    tentative: bool = False
     """Its session is only proposed: nothing is written before the server accepts the message."""
-    opening: str | None = None
+    pending_session_id: str | None = None
     """The id under which a session begins once this ``initialize`` turns out to have succeeded."""
-    refused: bool = False
+    rate_limited: bool = False
     """The limit on new sessions keeps it from having one: that is counted once."""
     running: bool = False
     """Its handler has not returned yet."""
     finished: bool = False
     outcome: Outcome | None = None
-    told: Outcome | None = None
+    handler_outcome: Outcome | None = None
     """What the dispatch seam saw; stands where the wire says nothing."""
     duration: float = 0.0
     """Seconds."""
@@ -89,7 +89,7 @@ class Call:
     """Of a finished tool call, whose parameters are let go."""
     result: object = None
     """Only while content capture is on."""
-    flight: tuple[str, str | None, JsonId] | None = None
+    cancel_key: tuple[str, str | None, JsonId] | None = None
     """What it may be cancelled by: transport session, user and id."""
     cancel_requested: bool = False
     """The client has sent ``notifications/cancelled`` for it."""
@@ -99,11 +99,11 @@ class Call:
     """The server itself knows a tool or prompt of this name."""
     unlisted: bool = False
     """The server itself knows no tool of this name."""
-    ran: bool = False
+    tool_entered: bool = False
     """A tool has been called, where the seam at tools sees it."""
-    runs_seen: bool = False
+    tools_observed: bool = False
     """The seam at tools sees every tool of this server."""
-    raised: Failure | None = None
+    tool_failure: Failure | None = None
     """How its tool failed, as far as the seam at tools has seen; a middleware may have mended it."""
     failure: Failure | None = None
     """How the tool call failed, once it has."""
@@ -188,7 +188,7 @@ class Exchange:
     calls: list[Call] = field(default_factory=_no_calls)
     body: bytearray | None = None
     """The request body so far, where it comes in pieces."""
-    unread: bytes | bytearray | None = None
+    unparsed_body: bytes | bytearray | None = None
     """The request body, while the seam at the SDK is expected to tell what it says."""
     body_size: int = 0
     parsed: bool = False
@@ -217,7 +217,7 @@ class Exchange:
     answer: Answer | None = None
     streams: bool = False
     """The answer is an event stream, which is read from the first event on that has to be read."""
-    served: Call | None = None
+    sdk_call: Call | None = None
     """The one message of the request, a tool call, that an SDK has taken; its result is told before it is written."""
     result_of: Call | None = None
     """The call whose result the answer is for sure, so that only its size has to be seen."""

@@ -25,7 +25,7 @@ REFUSED_CODES: Final = frozenset({"-32600", "-32700", "-32020", "-32021", "-3202
 
 def was_refused(call: Call) -> bool:
     """Whether the server did not even look into the message: it has no session, whatever it names."""
-    if call.taken:
+    if call.accepted:
         return False
     status = call.exchange.status or 0
     code = call.outcome.status_code if call.outcome is not None else None
@@ -34,7 +34,7 @@ def was_refused(call: Call) -> bool:
 
 def was_taken(call: Call) -> bool:
     """Whether the server accepted the message: only then may it open or prolong a session."""
-    if call.taken:
+    if call.accepted:
         return True
     if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
         return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
@@ -46,7 +46,7 @@ def was_taken(call: Call) -> bool:
 
 def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
     """The wire's word, completed by what the handler's seam and the client said."""
-    told = call.told
+    told = call.handler_outcome
     if outcome is FINE and told is FINE:
         return FINE
     failed = outcome is not None and outcome.failed
@@ -67,8 +67,8 @@ def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
 def left_open(call: Call) -> Outcome:
     """How a call ended whose answer did not come by: what was not seen is not guessed."""
     exchange = call.exchange
-    if call.told is not None:
-        return call.told
+    if call.handler_outcome is not None:
+        return call.handler_outcome
     if exchange.status is not None and exchange.status >= 400:
         return Outcome(error_type=str(exchange.status))
     if call.id is None:
@@ -95,29 +95,29 @@ def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | Non
         return None
     if error_type in _LEFT:
         return "cancelled"
-    if call.raised == "unknown_tool":
-        return call.raised
-    missed = code in _NOT_FOUND or error_type == TOOL_ERROR or call.raised is not None
-    if unlisted and missed and call.target is not None and not call.ran:
+    if call.tool_failure == "unknown_tool":
+        return call.tool_failure
+    missed = code in _NOT_FOUND or error_type == TOOL_ERROR or call.tool_failure is not None
+    if unlisted and missed and call.target is not None and not call.tool_entered:
         return "unknown_tool"
-    if call.raised is not None:
-        return call.raised
+    if call.tool_failure is not None:
+        return call.tool_failure
     if code is None:
         return _without_code(call, error_type or "")
     if code == _INVALID_PARAMS and call.target is not None:
         # An SDK that answers so by HTTP had not looked at the arguments yet: it knows no such revision, or no batch.
-        turned_away = call.exchange.at_sdk and not call.taken and (call.exchange.status or 0) >= 400
+        turned_away = call.exchange.at_sdk and not call.accepted and (call.exchange.status or 0) >= 400
         return "refused" if turned_away else "invalid_arguments"
     if code in _INTERNAL:
         return "exception"
-    if call.ran:
+    if call.tool_entered:
         return "tool"
     # Where the tools of a server are not seen, an error that is not the caller's is theirs: it must not go unnoticed.
-    seen = call.runs_seen or error_type is None or code in REFUSED_CODES or was_refused(call)
+    seen = call.tools_observed or error_type is None or code in REFUSED_CODES or was_refused(call)
     return "refused" if seen else "tool"
 
 
 def _without_code(call: Call, error_type: str) -> Failure:
     if error_type == TOOL_ERROR:
-        return "refused" if call.runs_seen and not call.ran else "tool"
+        return "refused" if call.tools_observed and not call.tool_entered else "tool"
     return "refused" if error_type.isdigit() and error_type < "500" else "exception"

@@ -137,7 +137,7 @@ class Metrics:
 
     def _count_client(self, call: Call, clients: Counter[tuple[str, str]]) -> None:
         if call.id is not None and (client := client_of(call)[0]) is not None:
-            taken = call.taken or (call.exchange.status or 500) < 300
+            taken = call.accepted or (call.exchange.status or 500) < 300
             # A client that has only introduced itself, which servers let anybody do, leaves room for those that work.
             works = taken and call.method == "tools/call" and _worked(call)
             clients[self._clients.bounded(client, proven=works, likely=taken), known_method(call.method)] += 1
@@ -159,10 +159,10 @@ class Metrics:
         if version:
             attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in _PROTOCOL_VERSIONS else semconv.OTHER
         if error_type is not None:
-            error_type = self._error_types.bounded(error_type, proven=call.taken, likely=True)
+            error_type = self._error_types.bounded(error_type, proven=call.accepted, likely=True)
             attributes[semconv.ERROR_TYPE] = error_type
         if status_code is not None:
-            status_code = self._error_codes.bounded(status_code, proven=call.taken, likely=True)
+            status_code = self._error_codes.bounded(status_code, proven=call.accepted, likely=True)
             attributes[semconv.RPC_RESPONSE_STATUS_CODE] = status_code
         if method == "tools/call":
             name = self.tools.bounded(call.target or "", proven=known, likely=worked)

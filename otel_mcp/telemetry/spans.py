@@ -223,13 +223,13 @@ class Spans:
             context,
             SpanKind.SERVER,
             # The session of a message that the server may yet refuse is written when it has not.
-            {**_identity(call), **(_further_attributes(call, None) if call.proposed else call_attributes(call))},
+            {**_identity(call), **(_further_attributes(call, None) if call.tentative else call_attributes(call))},
             _links(call),
             start_time=call.exchange.started_ns,
         )
         call.span = span
         call.span_context = span.get_span_context()
-        if call.proposed and isinstance(span, ReadableSpan):
+        if call.tentative and isinstance(span, ReadableSpan):
             PROPOSED[span] = session_attributes(call)
         return span
 
@@ -242,7 +242,7 @@ class Spans:
 
     def close(self, call: Call, span: Span) -> None:
         """End a span of ours with its outcome; its text never gets on it."""
-        outcome = call.outcome or call.told
+        outcome = call.outcome or call.handler_outcome
         if outcome is not None and span.is_recording():
             if call.method == "initialize":
                 # The answer to it brings the session, after the span began.

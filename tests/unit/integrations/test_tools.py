@@ -76,7 +76,7 @@ def run(function: Callable[[], Any]) -> BaseException:
 def kind_of(error: BaseException, function: object) -> str | None:
     call = Call(Exchange("POST", "/mcp", {}), "tools/call", 1, "add", {}, {})
     note(call, error, function)
-    return call.raised
+    return call.tool_failure
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())

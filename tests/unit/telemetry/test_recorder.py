@@ -63,7 +63,7 @@ def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = F
     exchange = Exchange("POST", "/mcp", {})
     exchange.status = status
     made = exchange.add(RpcMessage("tools/call", 1, {}))
-    made.outcome, made.taken = outcome, taken
+    made.outcome, made.accepted = outcome, taken
     return made
 
 
