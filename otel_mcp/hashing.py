@@ -30,7 +30,7 @@ _SKEW: Final = 3600.0
 _LONG_AGO: Final = 366 * 86_400.0
 """Seconds after which no client uses an id any more."""
 _EARLIER: Final = 8
-"""Keys whose ids are still known."""
+"""KeyedHashes whose ids are still known."""
 _MADE_BYTES: Final = 21
 _MARK_BYTES: Final = 6
 _BODY_BYTES: Final = (_MADE_BYTES, _MADE_BYTES + _MARK_BYTES)
@@ -39,7 +39,7 @@ _TAG_BYTES: Final = 9
 _SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 
 
-class Keys:
+class KeyedHashes:
     """The key of this deployment, once it is known, and what is made with it."""
 
     def __init__(

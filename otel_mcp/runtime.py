@@ -20,7 +20,7 @@ from otel_mcp.exchange.request import Watch
 from otel_mcp.exchange.response import Replies
 from otel_mcp.exchange.session_ids import Owning
 from otel_mcp.guard import guarded
-from otel_mcp.hashing import Keys
+from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.claims import Rules, rules_from
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.lookup import Tracker
@@ -68,7 +68,7 @@ class Runtime:
         self.metrics = Metrics(meter_provider)
         reporter = SessionReporter(self.metrics, tracer_provider, logger_provider, session_span=settings.session_span)
         self.sessions = Sessions(settings, reporter)
-        keys = Keys(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
+        keys = KeyedHashes(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
         self.sessions.on_hash_key(keys.learn)
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_mcp.bounded import Paths
-from otel_mcp.hashing import OURS, Keys
+from otel_mcp.hashing import OURS, KeyedHashes
 from otel_mcp.model.call import Exchange
 from otel_mcp.types import Scope
 from otel_mcp.wire import headers as wire_headers
@@ -12,7 +12,7 @@ from otel_mcp.wire import headers as wire_headers
 class Owning:
     """By path: whether the server there gives out session ids, as its answers or the SDK itself have shown."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: KeyedHashes) -> None:
         self._keys = keys
         self._paths: Paths[bool] = Paths()
 

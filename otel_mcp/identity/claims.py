@@ -6,22 +6,19 @@ claim into a session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from otel_mcp.guard import guarded
-from otel_mcp.hashing import NAMED, Keys, Whose
-from otel_mcp.identity.binding import id_for, user_of
+from otel_mcp.hashing import NAMED, KeyedHashes
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, conversation, from_baggage
-from otel_mcp.identity.principal import CREDENTIALS, Principal, caller
+from otel_mcp.identity.principal import CREDENTIALS, caller, id_for, user_of
 from otel_mcp.model.call import CLIENT_INFO, Call, Exchange, client_info
+from otel_mcp.model.session import Claim, Principal
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
-
-if TYPE_CHECKING:
-    from otel_mcp.model.session import Session
 
 CONVERSATION_KEYS: Final = "otel_mcp_conversation_keys"
 """Entry point group of further `HostKey` tuples."""
@@ -30,33 +27,6 @@ _MAX_KNOWN: Final = 1024
 _MAX_SAID: Final = 8192
 """Characters of what a claim is remembered by."""
 _HEADERS: Final = (b"x-claude-code-session-id", b"x-hermes-session-id", b"mcp-client-session-id")
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A claim, before anybody has checked it."""
-
-    source: str
-    key: str
-    """The id for explicit sources, a fingerprint for inferred ones."""
-    transport: bool = False
-    """The id is one of the transport's own: the protocol gave it out."""
-    conversation_id: str | None = None
-    principal: Principal | None = None
-    derived: bool = False
-    """The key is a hash that every replica computes alike, so nobody need be asked."""
-    whose: Whose | None = None
-    """Whose the id is, seen from the caller, where it says so itself; of another's the key is the caller's own."""
-    session: Session | None = field(default=None, compare=False, repr=False)
-    """What it led to last."""
-    attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)
-    """What stands on the spans of that session's calls."""
-    made_of: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
-    """What the session was known by when they were put together: it may learn more."""
-
-    @property
-    def inferred(self) -> bool:
-        return self.source.startswith("inferred")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +46,10 @@ def rules_from(settings: Settings) -> Rules:
     return Rules(settings, (*keys, *HOST_KEYS))
 
 
-class Candidates:
+class Claims:
     """What requests claim; recent claims are remembered, since a client says the same every time."""
 
-    def __init__(self, rules: Rules, keys: Keys) -> None:
+    def __init__(self, rules: Rules, keys: KeyedHashes) -> None:
         self._rules = rules
         self._keys = keys
         self._meta = frozenset({"baggage", *(entry.key for entry in rules.host_keys)})
@@ -88,10 +58,10 @@ class Candidates:
             *((b"cookie",) if "cookie" in rules.settings.session_sources else ()),
         })  # fmt: skip
         self._telling = self._headers.union(CREDENTIALS)
-        self._known: dict[tuple[object, ...], Candidate | None] = {}
+        self._known: dict[tuple[object, ...], Claim | None] = {}
         self._generation = keys.generation
 
-    def of(self, exchange: Exchange, call: Call) -> Candidate | None:
+    def of(self, exchange: Exchange, call: Call) -> Claim | None:
         """The first source that says something; ``None`` = nothing can be known."""
         if self._generation != self._keys.generation:
             self._known.clear()
@@ -114,14 +84,14 @@ class Candidates:
         try:
             return self._known[said]
         except KeyError:
-            found = candidate(exchange, call, self._rules, self._keys)
+            found = claim_of(exchange, call, self._rules, self._keys)
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             if len(repr(said)) <= _MAX_SAID:
                 self._known[said] = found
             return found
         except TypeError:  # Something in `_meta` cannot be a key.
-            return candidate(exchange, call, self._rules, self._keys)
+            return claim_of(exchange, call, self._rules, self._keys)
 
     def _more(self, exchange: Exchange, call: Call) -> tuple[object, ...]:
         headers = exchange.headers
@@ -143,16 +113,16 @@ def _further(settings: Settings) -> tuple[bytes, ...]:
     return (*_HEADERS, *(name.encode("latin-1") for name in settings.session_headers))
 
 
-def candidate(exchange: Exchange, call: Call, rules: Rules, keys: Keys) -> Candidate | None:
+def claim_of(exchange: Exchange, call: Call, rules: Rules, keys: KeyedHashes) -> Claim | None:
     """The first source that says something; ``None`` = nothing can be known."""
     who = caller(exchange, keys)
     said = _conversation(exchange, call, rules)
     conversation_id = said[1] if said else None
     for source in rules.settings.session_sources:
-        found: Candidate | None = None
+        found: Claim | None = None
         if source == "conversation" and said is not None:
             key = keys.digest("conversation", rules.settings.service_name, *said)
-            found = Candidate("conversation", f"{NAMED}{key}", derived=True)
+            found = Claim("conversation", f"{NAMED}{key}", derived=True)
         elif source == "header":
             found = _header(exchange, rules, keys, who)
         elif source == "cookie":
@@ -184,31 +154,31 @@ def _client_text(exchange: Exchange, call: Call) -> str:
     return f"{name or ''} {agent}".lower()
 
 
-def _header(exchange: Exchange, rules: Rules, keys: Keys, who: Principal | None) -> Candidate | None:
+def _header(exchange: Exchange, rules: Rules, keys: KeyedHashes, who: Principal | None) -> Claim | None:
     hashed = rules.settings.session_id == "hashed"
     if exchange.transport_id and not exchange.modern:
         key = keys.storable(exchange.transport_id, hashed=hashed)
-        return _of(Candidate("header", key, transport=True), exchange.transport_id, keys, who)
+        return _of(Claim("header", key, transport=True), exchange.transport_id, keys, who)
     if value := exchange.headers.get(_OUR_HEADER):
         # We send this one out ourselves, so a client may bring back the id of a session.
         said = value.decode("latin-1")
-        return _of(Candidate("header", keys.storable(said, hashed=False)), said, keys, who)
+        return _of(Claim("header", keys.storable(said, hashed=False)), said, keys, who)
     for name in _further(rules.settings):
         if value := exchange.headers.get(name):
             # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
             key = keys.digest("header", rules.settings.service_name, name.decode(), value.decode("latin-1"))
-            return Candidate("header", f"{NAMED}{key}", derived=True)
+            return Claim("header", f"{NAMED}{key}", derived=True)
     return None
 
 
-def _of(found: Candidate, said: str, keys: Keys, who: Principal | None) -> Candidate:
+def _of(found: Claim, said: str, keys: KeyedHashes, who: Principal | None) -> Claim:
     """The claim to an id, which may say that it is another user's: then it means a session of the caller's own."""
     if (whose := keys.whose(said, user_of(who))) == "another":
-        return Candidate("header", id_for(keys, found.key, who), derived=True, whose=whose)
+        return Claim("header", id_for(keys, found.key, who), derived=True, whose=whose)
     return found if whose is None else replace(found, whose=whose)
 
 
-def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
+def _cookie(exchange: Exchange, rules: Rules, keys: KeyedHashes) -> Claim | None:
     header = exchange.headers.get(b"cookie")
     if header is None:
         return None
@@ -219,10 +189,10 @@ def _cookie(exchange: Exchange, rules: Rules, keys: Keys) -> Candidate | None:
     if morsel is None or not morsel.value:
         return None
     key = keys.digest("cookie", rules.settings.service_name, morsel.value)
-    return Candidate("cookie", f"{NAMED}{key}", derived=True)
+    return Claim("cookie", f"{NAMED}{key}", derived=True)
 
 
-def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, who: Principal | None) -> Candidate | None:
+def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: KeyedHashes, who: Principal | None) -> Claim | None:
     address = None if exchange.client_is_shared else exchange.client
     if who is None and address is None:
         return None
@@ -237,4 +207,4 @@ def _inferred(exchange: Exchange, call: Call, rules: Rules, keys: Keys, who: Pri
         name or "",
         version or "",
     )
-    return Candidate("inferred" if who else "inferred_weak", fingerprint)
+    return Claim("inferred" if who else "inferred_weak", fingerprint)

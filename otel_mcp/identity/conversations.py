@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from otel_mcp.identity.binding import is_foreign
 from otel_mcp.identity.directory import Directory
 from otel_mcp.identity.lookup import Tracker
-from otel_mcp.identity.principal import Principal
+from otel_mcp.identity.principal import is_foreign
 from otel_mcp.model.delta import SessionDelta, SessionFacts
-from otel_mcp.model.session import Session
+from otel_mcp.model.session import Principal, Session
 from otel_mcp.sessions.handshakes import Handshakes
 
 
@@ -47,10 +46,10 @@ class Conversations:
         if transport is None:
             if not owned:
                 self._ask(transport_id, conversation, principal)
-        elif transport.part_of is not None:
-            transport.part_of = conversation  # The one that it spoke for last.
-        elif not transport.worked and not is_foreign(transport.facts, principal):
-            transport.part_of = conversation
+        elif transport.conversation is not None:
+            transport.conversation = conversation  # The one that it spoke for last.
+        elif not transport.has_tool_calls and not is_foreign(transport.facts, principal):
+            transport.conversation = conversation
             if not self._handshakes.hand_over(transport_id, conversation.facts):
                 self._replace(transport.facts, conversation)
             if not owned:

@@ -6,11 +6,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from otel_mcp.hashing import new_id
-from otel_mcp.identity.binding import bind
-from otel_mcp.identity.claims import Candidate
 from otel_mcp.identity.directory import Directory
+from otel_mcp.identity.principal import bind
 from otel_mcp.identity.registry import Table
-from otel_mcp.model.session import Session
+from otel_mcp.model.session import Claim, Session
 from otel_mcp.types import Asker
 
 
@@ -25,14 +24,14 @@ class Inference:
         self._rejected = rejected
         self._fingerprints: OrderedDict[str, str] = OrderedDict()
 
-    def peek(self, claim: Candidate) -> Session | None:
+    def peek(self, claim: Claim) -> Session | None:
         """The session, if it is known without asking."""
         known = self._fingerprints.get(claim.key)
         session = self._table.get(known) if known else None
         # One that came back by its id is none that replicas have agreed on, as far as is known here.
         return session if session is not None and session.agreement is not None else None
 
-    async def propose(self, claim: Candidate, asker: Asker | None = None) -> Session | None:
+    async def propose(self, claim: Claim, asker: Asker | None = None) -> Session | None:
         """The session that `resolve` would give; agrees on nothing."""
         agreed = await self._directory.get(_agreement(claim), asker)
         if agreed is None and not self._table.may_open():
@@ -41,7 +40,7 @@ class Inference:
         session.agreement = _agreement(claim) if agreed is not None else None
         return session
 
-    async def resolve(self, claim: Candidate, proposed: Session | None, asker: Asker | None = None) -> Session | None:
+    async def resolve(self, claim: Claim, proposed: Session | None, asker: Asker | None = None) -> Session | None:
         """The session that all replicas agree on; ``None`` beyond the limit on new ones."""
         agreement = _agreement(claim)
         if not self._table.may_open():
@@ -72,5 +71,5 @@ class Inference:
         return session
 
 
-def _agreement(claim: Candidate) -> str:
+def _agreement(claim: Claim) -> str:
     return f"client:{claim.key}"

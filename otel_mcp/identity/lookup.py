@@ -16,21 +16,17 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext
 
-from otel_mcp.hashing import NAMED, OURS, Keys, new_id
-from otel_mcp.identity.binding import bind, id_for, is_foreign, is_of_another, user_of
-from otel_mcp.identity.claims import Candidate
+from otel_mcp.hashing import NAMED, OURS, KeyedHashes, new_id
 from otel_mcp.identity.directory import Directory, Later
 from otel_mcp.identity.inference import Inference
-from otel_mcp.identity.principal import Principal
+from otel_mcp.identity.principal import bind, id_for, is_foreign, is_of_another, user_of
 from otel_mcp.identity.reconcile import Learning
 from otel_mcp.identity.registry import Table
 from otel_mcp.identity.standing import Standing
 from otel_mcp.model.delta import Known
-from otel_mcp.model.session import Session
+from otel_mcp.model.session import Claim, Principal, Session
 from otel_mcp.settings import Settings
 from otel_mcp.types import Asker
-
-__all__ = ["Session", "Tracker"]
 
 _LOOK_AGAIN: Final = 2.0
 """Flush intervals after which the store knows what other replicas knew at the time."""
@@ -43,7 +39,7 @@ class Tracker:
         self,
         settings: Settings,
         directory: Directory,
-        keys: Keys,
+        keys: KeyedHashes,
         rejected: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -64,7 +60,7 @@ class Tracker:
         """A live session that this process knows, by the id that keys it."""
         return self.table.get(session_id)
 
-    def peek(self, claim: Candidate) -> Session | None:
+    def peek(self, claim: Claim) -> Session | None:
         """What `resolve` would answer, if it is known without asking or creating."""
         if claim.inferred:
             return self._inference.peek(claim)
@@ -73,10 +69,10 @@ class Tracker:
             session = self.get(next_id)
         if session is None or is_foreign(session.facts, claim.principal):
             return None
-        whole = session.part_of or session
+        whole = session.conversation or session
         return None if is_foreign(whole.facts, claim.principal) else whole
 
-    async def propose(self, claim: Candidate, *, owned: bool | None, asker: Asker | None = None) -> Session | None:
+    async def propose(self, claim: Claim, *, owned: bool | None, asker: Asker | None = None) -> Session | None:
         """The session that a message would have if the server took it. Asks; writes and opens nothing."""
         if (session := self.again(claim) or self.peek(claim)) is not None:
             return session
@@ -90,7 +86,7 @@ class Tracker:
         return session
 
     async def _proposed(
-        self, claim: Candidate, owned: bool | None, known: Known | None, asker: Asker | None
+        self, claim: Claim, owned: bool | None, known: Known | None, asker: Asker | None
     ) -> Session | None:
         if is_of_another(known, claim.principal):
             return self.table.proposal(id_for(self._keys, claim.key, claim.principal), claim.source)
@@ -106,12 +102,12 @@ class Tracker:
         is_known, successor = successor is not None, successor or self._successor_id(claim)
         return self.table.proposal(successor, claim.source, previous=claim.key, known=is_known)
 
-    def again(self, claim: Candidate) -> Session | None:
+    def again(self, claim: Claim) -> Session | None:
         """The session that this very claim has led to before, if it still would."""
         session = claim.session
         if session is None or session.ended or self._sessions.get(session.facts.session_id) is not session:
             return None
-        if self._clock() - session.last_activity >= session.facts.limit or session.part_of is not None:
+        if self._clock() - session.last_activity >= session.facts.limit or session.conversation is not None:
             return None
         if session.facts.principal is not None and is_foreign(session.facts, claim.principal):
             return None
@@ -119,7 +115,7 @@ class Tracker:
         return session
 
     async def resolve(
-        self, claim: Candidate, *, owned: bool | None, proposed: Session | None = None, asker: Asker | None = None
+        self, claim: Claim, *, owned: bool | None, proposed: Session | None = None, asker: Asker | None = None
     ) -> Session | None:
         """The session of a message that the server has taken; opens one where needed.
 
@@ -181,7 +177,7 @@ class Tracker:
         """The session has ended; its id opens nothing any more."""
         session.ended = True
 
-    def _instead(self, claim: Candidate) -> Session | None:
+    def _instead(self, claim: Claim) -> Session | None:
         """Under another user the same id is another session."""
         self._rejected("principal")
         session_id = id_for(self._keys, claim.key, claim.principal)
@@ -189,7 +185,7 @@ class Tracker:
             return session
         return self._bound(self.table.admit(session_id, claim.source), claim)
 
-    def _bound(self, session: Session | None, claim: Candidate) -> Session | None:
+    def _bound(self, session: Session | None, claim: Claim) -> Session | None:
         """A session that begins with this claim."""
         if session is not None:
             bind(session, claim.principal)
@@ -199,7 +195,7 @@ class Tracker:
 
     def _begin(
         self,
-        claim: Candidate,
+        claim: Claim,
         session_id: str,
         *,
         previous: str | None = None,
@@ -231,7 +227,7 @@ class Tracker:
         self.forget(session)
 
     async def _recall(
-        self, claim: Candidate, owned: bool | None, proposed: Session | None, asker: Asker | None
+        self, claim: Claim, owned: bool | None, proposed: Session | None, asker: Asker | None
     ) -> Session | None:
         known = await self._directory.describe(claim.key, asker)
         if known is None and proposed is not None:
@@ -252,7 +248,7 @@ class Tracker:
         return await self._succeed(claim, known, proposed, asker)
 
     async def _succeed(
-        self, claim: Candidate, known: Known | None, proposed: Session | None, asker: Asker | None
+        self, claim: Claim, known: Known | None, proposed: Session | None, asker: Asker | None
     ) -> Session | None:
         """The one session that continues an unknown or ended id, on all replicas."""
         successor = known.successor if known is not None else None
@@ -283,7 +279,7 @@ class Tracker:
         """From now on, what names `old_id` means `successor`."""
         self.table.remember(self._successors, old_id, successor)
 
-    def _successor_id(self, claim: Candidate) -> str:
+    def _successor_id(self, claim: Claim) -> str:
         # One that a client may be told of, where the protocol has a way to.
         return self._keys.mint(user_of(claim.principal)) if claim.transport else new_id()
 
@@ -294,10 +290,12 @@ class Tracker:
             return id_for(self._keys, session_id, principal)
         return session_id
 
-    def _adopt(self, claim: Candidate, known: Known) -> Session:
+    def _adopt(self, claim: Claim, known: Known) -> Session:
         facts = known.live
         assert facts is not None
-        session = Session(replace(facts, source=facts.source or claim.source), self._clock(), worked=known.worked)
+        session = Session(
+            replace(facts, source=facts.source or claim.source), self._clock(), has_tool_calls=known.worked
+        )
         session.caller = claim.principal.digest if claim.principal is not None else ""
         self.table.put(session)
         return session

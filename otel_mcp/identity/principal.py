@@ -1,24 +1,24 @@
-"""Who is calling: the user that the app authenticated, else what the credential says.
+"""Who is calling: the user that the app authenticated, else what the credential says; and whose a session is.
 
 Used to group and to bind sessions, never to let anybody in. Only keyed hashes
-leave this module.
+leave this module. A session is that of the user who began it: under another one
+the same id is another session. Only users bind: a bare token may be rotated.
 """
 
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 from uuid import UUID
 
 from pydantic_core import from_json
 
-from otel_mcp.hashing import Keys
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.model.call import Exchange
+from otel_mcp.model.delta import Known, SessionFacts
+from otel_mcp.model.session import Principal, Session
 from otel_mcp.wire.headers import HeaderMap
-
-if TYPE_CHECKING:
-    from otel_mcp.model.call import Exchange
 
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
 _MAX_JWT: Final = 16_384
@@ -26,16 +26,7 @@ _NAMES: Final = ("identity", "username", "display_name")
 """Attributes that name an authenticated user, the most certain one first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """A caller, as a keyed hash."""
-
-    digest: str
-    binds: bool
-    """It names a user, so a session may be bound to it; a bare token may rotate."""
-
-
-def caller(exchange: Exchange, keys: Keys) -> Principal | None:
+def caller(exchange: Exchange, keys: KeyedHashes) -> Principal | None:
     """The caller of a request, as far as the app has authenticated it by now."""
     user, known = exchange.see_user(), exchange.caller
     if known is not None and known[0] is user and known[1] == keys.generation:
@@ -45,7 +36,7 @@ def caller(exchange: Exchange, keys: Keys) -> Principal | None:
     return found
 
 
-def principal(user: object, headers: HeaderMap, keys: Keys) -> Principal | None:
+def principal(user: object, headers: HeaderMap, keys: KeyedHashes) -> Principal | None:
     """The caller of a request; ``None`` = nobody said who they are."""
     if user is not None and (authenticated := _by_token(user) or _by_name(user)) is not None:
         return Principal(keys.digest("user", *authenticated), binds=True)
@@ -106,3 +97,34 @@ def _claims(credential: bytes) -> tuple[str, str] | None:
     claims = cast(dict[str, object], payload)
     subject = claims.get("sub")
     return (str(claims.get("iss", "")), subject) if isinstance(subject, str) and subject else None
+
+
+def is_foreign(facts: SessionFacts, principal: Principal | None) -> bool:
+    """Whether the session is bound to somebody else."""
+    return facts.principal is not None and facts.principal != user_of(principal)
+
+
+def is_of_another(known: Known | None, principal: Principal | None) -> bool:
+    """Whether the store has an id as that of another user's session, which may have ended."""
+    return known is not None and known.principal not in (None, user_of(principal))
+
+
+def user_of(principal: Principal | None) -> str | None:
+    """The user that a caller is, as what sessions are bound by; ``None`` = nobody in particular."""
+    return principal.digest if principal is not None and principal.binds else None
+
+
+def bind(session: Session, principal: Principal | None) -> None:
+    """Bind a session that begins."""
+    session.caller = principal.digest if principal is not None else ""
+    session.facts.principal = user_of(principal)
+
+
+def id_for(keys: KeyedHashes, session_id: str, principal: Principal | None) -> str:
+    """The id of the session that `principal` has instead of somebody else's."""
+    return own_id(keys, session_id, principal.digest if principal else "")
+
+
+def own_id(keys: KeyedHashes, session_id: str, caller: str) -> str:
+    """The same, by the digest of the caller."""
+    return f"p_{keys.digest('bound', session_id, caller)}"

@@ -33,7 +33,7 @@ class Table:
         session = self.sessions.get(session_id)
         if session is None or session.ended:
             return None
-        active = session.part_of or session
+        active = session.conversation or session
         return session if not active.ended and self._clock() - active.last_activity < active.facts.limit else None
 
     def may_open(self) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from otel_mcp.hashing import Keys
-from otel_mcp.identity.binding import id_for, is_foreign, user_of
-from otel_mcp.identity.claims import Candidates, Rules
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.identity.claims import Claims, Rules
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.lookup import Tracker
-from otel_mcp.identity.principal import CREDENTIALS, Principal, caller
+from otel_mcp.identity.principal import CREDENTIALS, caller, id_for, is_foreign, user_of
 from otel_mcp.model.call import Call, Exchange, client_info
 from otel_mcp.model.delta import SessionFacts
-from otel_mcp.model.session import Session
+from otel_mcp.model.session import Principal, Session
 from otel_mcp.sessions.handshakes import Handshakes
 from otel_mcp.wire import headers as wire_headers
 
@@ -19,10 +18,10 @@ class Resolver:
     """Decides the session of calls and exchanges."""
 
     def __init__(
-        self, rules: Rules, keys: Keys, tracker: Tracker, conversations: Conversations, handshakes: Handshakes
+        self, rules: Rules, keys: KeyedHashes, tracker: Tracker, conversations: Conversations, handshakes: Handshakes
     ) -> None:
         self._hashed = rules.settings.session_id == "hashed"
-        self._candidates = Candidates(rules, keys)
+        self._candidates = Claims(rules, keys)
         self.keys = keys
         self.tracker = tracker
         self._conversations = conversations
@@ -119,7 +118,7 @@ class Resolver:
         """The session that an exchange names by its transport id, if this process knows it."""
         if exchange.session is not None or (session := self._transport(exchange)) is None:
             return exchange.session
-        whole = session.part_of or session
+        whole = session.conversation or session
         return None if whole is not session and self._is_foreign(whole, exchange) else whole
 
     def _transport(self, exchange: Exchange) -> Session | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from otel_mcp.hashing import OURS, Keys
-from otel_mcp.identity.claims import Candidate
+from otel_mcp.hashing import OURS, KeyedHashes
 from otel_mcp.model.delta import Known
+from otel_mcp.model.session import Claim
 
 _FRESH: Final = 30.0
 """Seconds in which an id of ours may be unknown to the store: another replica has still to write it."""
@@ -15,12 +15,12 @@ _FRESH: Final = 30.0
 class Standing:
     """The rules for ids of which the store was asked."""
 
-    def __init__(self, keys: Keys, flush_interval: float) -> None:
+    def __init__(self, keys: KeyedHashes, flush_interval: float) -> None:
         """`flush_interval` in seconds: so long may a session be unwritten."""
         self._keys = keys
         self._fresh = _FRESH + flush_interval
 
-    def stands(self, claim: Candidate, known: Known | None, owned: bool | None) -> bool:
+    def stands(self, claim: Claim, known: Known | None, owned: bool | None) -> bool:
         """Whether an id that the store knows no live session of may begin one under itself."""
         if claim.derived or (owned and claim.transport):
             return True
@@ -32,16 +32,16 @@ class Standing:
         # Perhaps the server's own, met first by this replica; it has accepted it.
         return owned is None and claim.transport and not known.ended
 
-    def continued_as(self, claim: Candidate, known: Known | None, owned: bool | None) -> str | None:
+    def continued_as(self, claim: Claim, known: Known | None, owned: bool | None) -> str | None:
         """The session that replicas have agreed to continue an id with, also where one has begun under the id."""
         if known is None or claim.derived or (owned and claim.transport):
             return None
         return known.successor
 
-    def _is_forged(self, claim: Candidate) -> bool:
+    def _is_forged(self, claim: Claim) -> bool:
         """It looks like an id that we gave out, and is none."""
         return claim.key.startswith(OURS) and self._keys.is_agreed() and not self._keys.is_ours(claim.key)
 
-    def _is_fresh(self, claim: Candidate, known: Known) -> bool:
+    def _is_fresh(self, claim: Claim, known: Known) -> bool:
         unknown = not known.exists and not known.ended and known.successor is None
         return unknown and self._keys.age(claim.key) < self._fresh

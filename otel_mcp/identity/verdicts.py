@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from otel_mcp.hashing import Keys
-from otel_mcp.identity.binding import own_id
+from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.lookup import Tracker
+from otel_mcp.identity.principal import own_id
 from otel_mcp.model.delta import SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.session import Session
 
@@ -15,7 +15,7 @@ from otel_mcp.model.session import Session
 class Verdicts:
     """Has the sessions of this process follow the store."""
 
-    def __init__(self, tracker: Tracker, keys: Keys, rejected: Callable[[str], None]) -> None:
+    def __init__(self, tracker: Tracker, keys: KeyedHashes, rejected: Callable[[str], None]) -> None:
         self._tracker = tracker
         self._table = tracker.table
         self._keys = keys
@@ -26,10 +26,10 @@ class Verdicts:
         session, previous = self._table.sessions.get(answer.session_id), delta.facts.previous_id
         if answer.agreed_successor is not None and previous is not None:
             self._tracker.follow(previous, answer.agreed_successor)
-            if session is not None and not session.overruled:
-                session.overruled = True
+            if session is not None and not session.superseded:
+                session.superseded = True
                 self._keys.renew_claims()  # Some remember the session that they have led to.
-        if session is None or session.part_of is not None:
+        if session is None or session.conversation is not None:
             return
         if answer.agreed_session is not None or (answer.after_end and session.source == "header"):
             self._tracker.forget(session)
@@ -55,7 +55,7 @@ class Verdicts:
         if own is None:
             return None
         if session is not None:
-            session.part_of = own  # Calls may be under way in it.
+            session.conversation = own  # Calls may be under way in it.
         return replace(delta, facts=own.facts, touch_key=None)
 
     def _own(self, facts: SessionFacts, caller: str) -> Session | None:

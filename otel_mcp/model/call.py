@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
     from otel_mcp.exchange.answer import Answer
     from otel_mcp.exchange.dispatch import Dispatch
-    from otel_mcp.identity.claims import Candidate
-    from otel_mcp.identity.principal import Principal
-    from otel_mcp.model.session import Session
+    from otel_mcp.model.session import Claim, Principal, Session
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
 
@@ -75,7 +73,7 @@ class Call:
     result_bytes: int | None = None
 
     session: Session | None = None
-    claim: Candidate | None = None
+    claim: Claim | None = None
     """What the session was found by."""
     conversation_id: str | None = None
     span: Span | None = None

@@ -1,13 +1,14 @@
-"""A live session as one process sees it."""
+"""A live session as one process sees it, and what a request says of its own."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry.trace import SpanContext
 
+from otel_mcp.hashing import Whose
 from otel_mcp.model.delta import Known, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.wire.jsonrpc import Failure
@@ -32,13 +33,13 @@ class Session:
     caller: str = ""
     """Digest of the caller with whom it began here, whether or not that is a user."""
     ended: bool = False
-    overruled: bool = False
+    superseded: bool = False
     """Another one continues its `previous_id`: only its own id leads to it."""
-    worked: bool = False
+    has_tool_calls: bool = False
     """A tool has been called in it, as far as this process knows."""
     failed: dict[str, Failure] | None = None
     """Tools whose last call in this process failed, and how; the newest few."""
-    part_of: Session | None = None
+    conversation: Session | None = None
     """The conversation that this transport session turned out to carry."""
     sampled: deque[SpanContext] | None = None
     """Spans of its calls in this process, for the span of the session; only where that is wanted."""
@@ -57,3 +58,39 @@ class Session:
         """The public form: a copy without tool calls."""
         known = {name: getattr(self.facts, name) for name in _STATE_FIELDS}
         return SessionState.model_validate({**known, "last_activity": self.last_activity})
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller, as a keyed hash."""
+
+    digest: str
+    binds: bool
+    """It names a user, so a session may be bound to it; a bare token may rotate."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """Which session a request says that it belongs to, before anybody has checked it."""
+
+    source: str
+    key: str
+    """The id for explicit sources, a fingerprint for inferred ones."""
+    transport: bool = False
+    """The id is one of the transport's own: the protocol gave it out."""
+    conversation_id: str | None = None
+    principal: Principal | None = None
+    derived: bool = False
+    """The key is a hash that every replica computes alike, so nobody need be asked."""
+    whose: Whose | None = None
+    """Whose the id is, seen from the caller, where it says so itself; of another's the key is the caller's own."""
+    session: Session | None = field(default=None, compare=False, repr=False)
+    """What it led to last."""
+    attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    """What stands on the spans of that session's calls."""
+    made_of: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
+    """What the session was known by when they were put together: it may learn more."""
+
+    @property
+    def inferred(self) -> bool:
+        return self.source.startswith("inferred")

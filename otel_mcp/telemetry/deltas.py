@@ -9,7 +9,7 @@ from opentelemetry.trace import SpanContext
 from pydantic_core import to_json
 
 from otel_mcp.guard import guarded
-from otel_mcp.hashing import Keys
+from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Call
 from otel_mcp.model.delta import CallRecord, SessionDelta
 from otel_mcp.model.outcomes import CALLERS_FAULT, was_taken
@@ -28,7 +28,7 @@ _MAX_DIGESTED: Final = 64 * 1024
 class Deltas:
     """One delta for each session of a batch of calls."""
 
-    def __init__(self, settings: Settings, keys: Keys, observers: Observers) -> None:
+    def __init__(self, settings: Settings, keys: KeyedHashes, observers: Observers) -> None:
         self._keys = keys
         self._observers = observers
         self._content = settings.store_content
@@ -47,7 +47,7 @@ class Deltas:
         with _GUARD:
             if call.session is None or not was_taken(call):
                 return
-            session = call.session.part_of or call.session
+            session = call.session.conversation or call.session
             delta = self._deltas.get(session)
             if delta is None:
                 self._deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
@@ -72,7 +72,7 @@ class Deltas:
             return
         if call.target is None:
             return
-        session.worked = True
+        session.has_tool_calls = True
         delta.call_count += 1
         record = self._call_record(call)
         delta.calls.append(record)

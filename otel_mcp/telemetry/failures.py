@@ -55,7 +55,7 @@ class Failures:
             tool: its name, bounded.
             worked: it is known to have worked.
         """
-        session = call.session.part_of or call.session if call.session is not None else None
+        session = call.session.conversation or call.session if call.session is not None else None
         failed = session.failed if session is not None else None
         if (failure := call.failure) is not None:
             self._on.failures.add(1, self._attributes(call, tool, failure), NO_SPAN)

@@ -12,7 +12,7 @@ from typing import Final
 
 from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly
-from otel_mcp.hashing import Keys
+from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Call
 from otel_mcp.model.delta import SessionDelta
 from otel_mcp.observers.queue import Observers
@@ -41,7 +41,7 @@ class Recorder:
         settings: Settings,
         metrics: Metrics,
         spans: Spans,
-        keys: Keys,
+        keys: KeyedHashes,
         observers: Observers,
         submit: Callable[[SessionDelta], None],
     ) -> None:

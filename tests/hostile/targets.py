@@ -14,9 +14,9 @@ from typing import Any, Final
 from opentelemetry import propagate
 
 from otel_mcp.exchange.answer import Answer
-from otel_mcp.hashing import Keys
+from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.address import Clients
-from otel_mcp.identity.claims import Candidates, rules_from
+from otel_mcp.identity.claims import Claims, rules_from
 from otel_mcp.identity.hosts import HOST_KEYS, conversation, from_baggage
 from otel_mcp.identity.principal import principal
 from otel_mcp.model.call import Exchange, client_info
@@ -32,17 +32,15 @@ async def _key(_: object = None) -> bytes:
     return b"k" * 32
 
 
-def _keys() -> Keys:
-    keys = Keys(_key)
+def _keys() -> KeyedHashes:
+    keys = KeyedHashes(_key)
     with suppress(StopIteration):
         keys.prepare().send(None)
     return keys
 
 
 KEYS: Final = _keys()
-CANDIDATES: Final = Candidates(
-    rules_from(load(service_name="s", session_sources="cookie,conversation,header,inferred")), KEYS
-)
+CLAIMS: Final = Claims(rules_from(load(service_name="s", session_sources="cookie,conversation,header,inferred")), KEYS)
 CLIENTS: Final = {name: Clients(("10.0.0.0/8", "::1"), name) for name in ("x-forwarded-for", "forwarded", "x-real-ip")}
 LIMIT: Final = 300
 
@@ -157,7 +155,7 @@ def claim(data: bytes) -> None:
     except ValueError:
         messages = [jsonrpc.Message("tools/call", 1, {})]
     for message in messages:
-        found_claim = CANDIDATES.of(exchange, exchange.add(message))
+        found_claim = CLAIMS.of(exchange, exchange.add(message))
         if found_claim is not None:
             assert len(found_claim.key) <= 128
             assert found_claim.key.isascii()
@@ -194,7 +192,7 @@ def context(data: bytes) -> None:
 def cookie(data: bytes) -> None:
     """Only the errors that we expect come out of the standard library."""
     exchange = Exchange("POST", "/", {b"cookie": data})
-    CANDIDATES.of(exchange, exchange.add(jsonrpc.Message("tools/call", 1, {})))
+    CLAIMS.of(exchange, exchange.add(jsonrpc.Message("tools/call", 1, {})))
     with suppress(Exception):
         SimpleCookie(data.decode("latin-1"))
 

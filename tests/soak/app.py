@@ -107,7 +107,7 @@ app = Starlette(
 if OBSERVED:
     from otel_mcp.exchange import endings, flights
     from otel_mcp.exchange import inflight as pending
-    from otel_mcp.identity import claims as candidate
+    from otel_mcp.identity import claims
 
     endings.MAX_KEPT = flights.MAX_FLIGHTS = 200  # pyright: ignore[reportConstantRedefinition]
-    pending._MAX = candidate._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]
+    pending._MAX = claims._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]

@@ -6,16 +6,16 @@ import re
 
 import pytest
 
-from otel_mcp.hashing import Keys, new_id
+from otel_mcp.hashing import KeyedHashes, new_id
 
 pytestmark = pytest.mark.anyio
 
 
-async def keys(secret: bytes = b"secret") -> Keys:
+async def keys(secret: bytes = b"secret") -> KeyedHashes:
     async def fetch(_: object = None) -> bytes:
         return secret
 
-    made = Keys(fetch)
+    made = KeyedHashes(fetch)
     await made.prepare()
     return made
 
@@ -50,7 +50,7 @@ async def test_the_key_is_asked_for_once() -> None:
         asked += 1
         return b"secret"
 
-    made = Keys(fetch)
+    made = KeyedHashes(fetch)
     assert not made.ready
     for _ in range(3):
         await made.prepare()
@@ -97,7 +97,7 @@ async def test_a_key_that_was_agreed_meanwhile_is_not_replaced_by_the_answer_to_
         made.learn(b"shared")
         return b"alone"
 
-    made = Keys(fetch)
+    made = KeyedHashes(fetch)
     await made.prepare()
 
     assert made.digest("a") == (await keys(b"shared")).digest("a")
@@ -109,7 +109,7 @@ async def test_an_id_of_ours_tells_its_age_and_another_none() -> None:
     async def fetch(_: object = None) -> bytes:
         return b"secret"
 
-    made = Keys(fetch, clock=lambda: now)
+    made = KeyedHashes(fetch, clock=lambda: now)
     await made.prepare()
     minted = made.mint()
     now += 25
@@ -124,7 +124,7 @@ async def test_before_the_key_is_known_nothing_is_hashed() -> None:
         return b""
 
     with pytest.raises(RuntimeError, match="not known"):
-        Keys(fetch).digest("a")
+        KeyedHashes(fetch).digest("a")
 
 
 async def test_a_minted_id_is_known_to_every_replica_and_to_nobody_else() -> None:

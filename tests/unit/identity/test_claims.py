@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.hashing import Keys
-from otel_mcp.identity.claims import Candidate, Candidates, candidate, client_info, rules_from
-from otel_mcp.model.call import Call, Exchange
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.identity.claims import Claims, claim_of, rules_from
+from otel_mcp.model.call import Call, Exchange, client_info
 from otel_mcp.model.delta import SessionFacts
-from otel_mcp.model.session import Session
+from otel_mcp.model.session import Claim, Session
 from otel_mcp.settings import load
 from otel_mcp.wire.jsonrpc import Message
 from tests.unit.kit import CLIENT_INFO, MODERN
@@ -21,11 +21,11 @@ Headers = dict[str, str]
 LEGACY = "2025-11-25"
 
 
-async def prepared() -> Keys:
+async def prepared() -> KeyedHashes:
     async def fetch(_: object = None) -> bytes:
         return b"secret"
 
-    made = Keys(fetch)
+    made = KeyedHashes(fetch)
     await made.prepare()
     return made
 
@@ -59,8 +59,8 @@ def called(
     return made
 
 
-async def claimed(call: Call, **settings: Any) -> Candidate | None:
-    return candidate(call.exchange, call, rules_from(load(service_name="shop", **settings)), await prepared())
+async def claimed(call: Call, **settings: Any) -> Claim | None:
+    return claim_of(call.exchange, call, rules_from(load(service_name="shop", **settings)), await prepared())
 
 
 async def source(call: Call, **settings: Any) -> str:
@@ -118,10 +118,10 @@ async def test_a_source_that_is_not_listed_is_not_asked() -> None:
 
 
 async def test_a_transport_id_keys_as_itself_and_is_marked_as_the_protocols() -> None:
-    assert await claimed(called({"mcp-session-id": "abc-1"})) == Candidate("header", "abc-1", True)
-    assert await claimed(called({"mcp-session-id": "c_" + "0" * 32})) == Candidate("header", "c_" + "0" * 32, True)
-    assert await claimed(called({"x-session-id": "c_" + "0" * 32})) == Candidate("header", "c_" + "0" * 32)
-    assert await claimed(called(query="abc-2")) == Candidate("header", "abc-2", True)
+    assert await claimed(called({"mcp-session-id": "abc-1"})) == Claim("header", "abc-1", True)
+    assert await claimed(called({"mcp-session-id": "c_" + "0" * 32})) == Claim("header", "c_" + "0" * 32, True)
+    assert await claimed(called({"x-session-id": "c_" + "0" * 32})) == Claim("header", "c_" + "0" * 32)
+    assert await claimed(called(query="abc-2")) == Claim("header", "abc-2", True)
 
 
 async def test_a_transport_id_is_hashed_where_it_could_do_harm_or_the_user_says_so() -> None:
@@ -158,7 +158,7 @@ async def test_the_word_of_a_stranger_keys_as_a_keyed_hash_of_service_source_and
     assert all(found is not None and found.derived and not found.transport for found in keys)
     assert elsewhere == keys[0]
     rules = rules_from(load(service_name="another"))
-    found = candidate(calls[0].exchange, calls[0], rules, await prepared())
+    found = claim_of(calls[0].exchange, calls[0], rules, await prepared())
     assert found is not None
     assert keys[0] is not None
     assert found.key != keys[0].key
@@ -167,7 +167,7 @@ async def test_the_word_of_a_stranger_keys_as_a_keyed_hash_of_service_source_and
 async def test_a_conversation_is_named_also_where_another_source_keys_the_session() -> None:
     found = await claimed(called({"mcp-session-id": "t"}, CONVERSATION), session_sources="header")
 
-    assert found == Candidate("header", "t", True, conversation_id="v1/abc")
+    assert found == Claim("header", "t", True, conversation_id="v1/abc")
 
 
 async def test_keys_that_the_user_configures_are_conversations() -> None:
@@ -287,19 +287,19 @@ BASE: dict[str, Any] = {
 )  # fmt: skip
 async def test_what_is_remembered_of_one_request_is_not_taken_for_another(other: dict[str, Any]) -> None:
     rules, keys = rules_from(load(service_name="shop")), await prepared()
-    remembering = Candidates(rules, keys)
+    remembering = Claims(rules, keys)
     requests = [called(**BASE), called(**other), called(**BASE), called(**other)]
 
     remembered = [remembering.of(request.exchange, request) for request in requests]
 
-    assert remembered == [candidate(request.exchange, request, rules, keys) for request in requests]
+    assert remembered == [claim_of(request.exchange, request, rules, keys) for request in requests]
     assert remembered[0] is remembered[2]
     assert remembered[0] != remembered[1]
 
 
 async def test_what_is_remembered_depends_on_who_opened_the_transport_session() -> None:
     rules, keys = rules_from(load(service_name="shop")), await prepared()
-    remembering = Candidates(rules, keys)
+    remembering = Claims(rules, keys)
     sources: list[str | None] = []
 
     for name in ("other", "codex-mcp-client", "other"):

@@ -10,12 +10,11 @@ from typing import Any
 import anyio
 import pytest
 
-from otel_mcp.hashing import Keys
+from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity import reconcile as learning
-from otel_mcp.identity.claims import Candidate
-from otel_mcp.identity.lookup import Session, Tracker
-from otel_mcp.identity.principal import Principal
+from otel_mcp.identity.lookup import Tracker
 from otel_mcp.model.delta import Known, SessionFacts
+from otel_mcp.model.session import Claim, Principal, Session
 from otel_mcp.settings import load
 
 pytestmark = pytest.mark.anyio
@@ -67,23 +66,23 @@ class Store:
 class Replica:
     """One process: its tracker, its clock, and the claims that it did not follow."""
 
-    def __init__(self, store: Store, keys: Keys, **settings: Any) -> None:
+    def __init__(self, store: Store, keys: KeyedHashes, **settings: Any) -> None:
         self.now = 1_000_000.0
         self.rejected: list[str] = []
         self.keys = keys
         self.tracker = Tracker(load(**settings), store, keys, self.rejected.append, lambda: self.now)
 
-    async def resolve(self, claim: Candidate, owned: bool | None = False) -> Session:
+    async def resolve(self, claim: Claim, owned: bool | None = False) -> Session:
         session = await self.tracker.resolve(claim, owned=owned)
         assert session is not None
         return session
 
 
-async def make_keys(secret: bytes = b"secret") -> Keys:
+async def make_keys(secret: bytes = b"secret") -> KeyedHashes:
     async def fetch(_: object = None) -> bytes:
         return secret
 
-    keys = Keys(fetch)
+    keys = KeyedHashes(fetch)
     await keys.prepare()
     return keys
 
@@ -97,16 +96,16 @@ async def replica(store: Store, **settings: Any) -> Replica:
     return Replica(store, await make_keys(), **settings)
 
 
-def header(key: str, principal: Principal | None = None, *, transport: bool = True) -> Candidate:
-    return Candidate("header", key, transport, principal=principal)
+def header(key: str, principal: Principal | None = None, *, transport: bool = True) -> Claim:
+    return Claim("header", key, transport, principal=principal)
 
 
-def inferred(key: str = "f" * 32, source: str = "inferred", principal: Principal | None = TOKEN) -> Candidate:
-    return Candidate(source, key, principal=principal)
+def inferred(key: str = "f" * 32, source: str = "inferred", principal: Principal | None = TOKEN) -> Claim:
+    return Claim(source, key, principal=principal)
 
 
-def conversation(key: str = "c_" + "0" * 32, principal: Principal | None = None) -> Candidate:
-    return Candidate("conversation", key, conversation_id="v1/abc", principal=principal, derived=True)
+def conversation(key: str = "c_" + "0" * 32, principal: Principal | None = None) -> Claim:
+    return Claim("conversation", key, conversation_id="v1/abc", principal=principal, derived=True)
 
 
 async def test_an_id_that_the_protocol_gave_out_is_the_session(store: Store) -> None:

@@ -12,17 +12,18 @@ from uuid import UUID
 import pytest
 from starlette.authentication import BaseUser, SimpleUser, UnauthenticatedUser
 
-from otel_mcp.hashing import Keys
-from otel_mcp.identity.principal import Principal, principal
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.identity.principal import principal
+from otel_mcp.model.session import Principal
 
 pytestmark = pytest.mark.anyio
 
 
-async def keys(secret: bytes = b"secret") -> Keys:
+async def keys(secret: bytes = b"secret") -> KeyedHashes:
     async def fetch(_: object = None) -> bytes:
         return secret
 
-    made = Keys(fetch)
+    made = KeyedHashes(fetch)
     await made.prepare()
     return made
 
