@@ -11,7 +11,7 @@ help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip >= 25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[otlp,cli]' --group test --group lint
@@ -27,9 +27,10 @@ test: $(STAMP)  ## Unit, integration and process tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/process
 	$(BIN)/python -m pytest -q tests/process
 
-lint: $(STAMP)  ## Style
+lint: $(STAMP)  ## Style, and the layers of the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 type: $(STAMP)  ## Types
 	$(BIN)/pyright --project pyproject.toml

@@ -16,7 +16,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from statistics import median
 from time import thread_time_ns
@@ -272,7 +272,7 @@ def _verify(bench: Bench) -> None:
 def report(tables: dict[str, list[Row]], cycles: int) -> dict[str, Any]:
     """The same as JSON."""
     return {
-        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "cycles": cycles,

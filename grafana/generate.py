@@ -1,6 +1,6 @@
 """Write the dashboards: `python -m grafana.generate`.
 
-Needs Python 3.11 and `grafana-foundation-sdk==0.0.21` (a bare install takes an older generation
+Needs `grafana-foundation-sdk==0.0.21` (a bare install takes an older generation
 with a higher number). The JSON is committed; `tests/stack` generates it again and compares.
 """
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -40,7 +40,7 @@ async def test_failing_calls_write_60_lines_a_minute_and_tell_how_many_there_wer
     now = 1000.0
     monkeypatch.setattr(slow.time, "monotonic", lambda: now)
     observe, session = slow.slow_and_failing(5.0), SessionState(session_id="s")
-    moment = datetime.now(timezone.utc)
+    moment = datetime.now(UTC)
     for number in range(FLOOD):
         failed = ToolCall(tool_name=f"t{number}", started_at=moment, duration=9.0, error_type="tool_error")
         await observe(failed if number % 2 else failed.model_copy(update={"error_type": None}), session)

@@ -52,8 +52,7 @@ SERVERS: Final = Library(
     "servers",
     (
         "mcp == 2.3.0",
-        "fastmcp == 4.2.3; python_version >= '3.11'",
-        "fastmcp == 4.1.7; python_version < '3.11'",
+        "fastmcp == 4.2.3",
         "fastapi",
         "litestar == 2.25.0",
         "granian == 2.8.9",

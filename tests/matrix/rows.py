@@ -20,8 +20,7 @@ BESIDE_2: Final = Library(
     "beside-mcp-2.3",
     (
         "mcp == 2.3.0",
-        "fastmcp == 4.2.3; python_version >= '3.11'",
-        "fastmcp == 4.1.7; python_version < '3.11'",
+        "fastmcp == 4.2.3",
         *_BESIDE,
     ),
 )
