@@ -5,10 +5,11 @@ Plain slots dataclasses: one of these is touched for every finished request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, NamedTuple
 
-from otel_mcp.model.state import EndReason
+from otel_mcp import semconv
+from otel_mcp.model.state import EndReason, SessionState
 
 
 @dataclass(slots=True)
@@ -31,12 +32,28 @@ class CallRecord:
     result: object | None = None
 
 
+class Fact(NamedTuple):
+    """One fact of a session that may be unknown."""
+
+    name: str
+    limit: int
+    """Characters that are kept of it."""
+    attribute: str | None
+    """Of the events and the span of a session."""
+    at_end: bool
+    """Kept apart from the document too, for the report of the end: 64 characters at most keep a session small."""
+
+
+def _fact(limit: int = 1024, *, attribute: str | None = None, at_end: bool = False) -> Any:
+    return field(default=None, metadata={"limit": limit, "attribute": attribute, "at_end": at_end})
+
+
 @dataclass(slots=True)
 class SessionFacts:
-    """What is known of a session, other than its counts: the static head of its document.
+    """What is known of a session, other than its counts: the first line of its document.
 
-    `None` and empty mean "not known here": they never erase what another
-    process wrote.
+    A new fact is one line here, and one in the public `SessionState`: document, scripts, events and the report of
+    the end take it from `FACTS`. `None` and empty mean "not known here": they never erase what another process wrote.
     """
 
     session_id: str
@@ -44,21 +61,29 @@ class SessionFacts:
     """Unix seconds; the earliest that any process reports stands."""
     limit: float
     """Seconds without activity after which this session ends."""
-    user_agent: str | None = None
-    client_name: str | None = None
-    client_version: str | None = None
-    protocol_version: str | None = None
-    source: str | None = None
-    conversation_id: str | None = None
-    previous_id: str | None = None
+    user_agent: str | None = _fact(attribute=semconv.USER_AGENT)
+    client_name: str | None = _fact(64, attribute=semconv.CLIENT_NAME, at_end=True)
+    client_version: str | None = _fact(64, attribute=semconv.CLIENT_VERSION, at_end=True)
+    protocol_version: str | None = _fact(64, attribute=semconv.MCP_PROTOCOL_VERSION, at_end=True)
+    source: str | None = _fact(64, attribute=semconv.SESSION_SOURCE, at_end=True)
+    conversation_id: str | None = _fact()
+    previous_id: str | None = _fact(attribute=semconv.SESSION_PREVIOUS_ID, at_end=True)
     principal: str | None = None
     """Keyed hash of the user that it is bound to, and that speaks here; `None` = nobody. In no document."""
     opened: bool = False
     """This process has seen the `initialize` that began it, so the user of that is the session's."""
 
-    def known(self) -> dict[str, str]:
+    @classmethod
+    def of(cls, state: SessionState, created_at: float, limit: float) -> SessionFacts:
+        """Take the facts out of a document."""
+        facts = cls(state.session_id, created_at, limit)
+        for fact in FACTS:
+            setattr(facts, fact.name, getattr(state, fact.name))
+        return facts
+
+    def known(self) -> dict[str, Any]:
         """The facts that are known, but for id and times."""
-        return {name: value for name in KNOWN if (value := getattr(self, name))}
+        return {fact.name: value for fact in FACTS if (value := getattr(self, fact.name))}
 
     def with_news(self, news: SessionFacts) -> SessionFacts:
         """These facts and, over them, what `news` knows."""
@@ -67,20 +92,19 @@ class SessionFacts:
             created_at=min(self.created_at, news.created_at),
             limit=news.limit,
             opened=self.opened or news.opened,
-            **cast("Any", news.known()),
+            **news.known(),
         )
 
+    def at_end(self) -> SessionFacts:
+        """What the report of an end repeats."""
+        facts = SessionFacts(self.session_id, self.created_at, self.limit)
+        for fact in FACTS:
+            if fact.at_end:
+                setattr(facts, fact.name, getattr(self, fact.name))
+        return facts
 
-KNOWN: Final = (
-    "user_agent",
-    "client_name",
-    "client_version",
-    "protocol_version",
-    "source",
-    "conversation_id",
-    "previous_id",
-)
-"""The facts that may be unknown."""
+
+FACTS: Final = tuple(Fact(each.name, **each.metadata) for each in fields(SessionFacts) if each.metadata)
 
 
 @dataclass(slots=True)
@@ -153,22 +177,20 @@ class WriteResult:
 
 @dataclass(slots=True)
 class EndedSession:
-    """The facts that the one process which claims an end reports."""
+    """What the one process that claims an end reports."""
 
-    session_id: str
+    facts: SessionFacts
+    """As `SessionFacts.at_end` leaves them."""
     reason: EndReason
-    created_at: float
-    """Unix seconds."""
     last_activity: float
     """Unix seconds; for an expired session its end as well."""
     tool_call_count: int
     error_count: int
     request_count: int
-    client_name: str | None = None
-    client_version: str | None = None
-    protocol_version: str | None = None
-    source: str | None = None
-    previous_id: str | None = None
+
+    @property
+    def session_id(self) -> str:
+        return self.facts.session_id
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.trace import SpanContext
 
@@ -12,11 +12,6 @@ from otel_mcp.hashing import Whose
 from otel_mcp.model.delta import Known, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.wire.jsonrpc import Failure
-
-_STATE_FIELDS: Final = (
-    "session_id", "user_agent", "created_at", "client_name", "client_version",
-    "protocol_version", "source", "conversation_id", "previous_id",
-)  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +51,8 @@ class Session:
 
     def state(self) -> SessionState:
         """The public form: a copy without tool calls."""
-        known = {name: getattr(self.facts, name) for name in _STATE_FIELDS}
-        return SessionState.model_validate({**known, "last_activity": self.last_activity})
+        times = {"created_at": self.facts.created_at, "last_activity": self.last_activity}
+        return SessionState.model_validate({"session_id": self.id, **times, **self.facts.known()})
 
 
 @dataclass(frozen=True, slots=True)

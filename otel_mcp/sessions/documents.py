@@ -124,15 +124,4 @@ class SessionDocuments:
 
 
 def _facts(state: SessionState, limit: float) -> SessionFacts:
-    return SessionFacts(
-        state.session_id,
-        time.time() if state.created_at is None else state.created_at.timestamp(),
-        limit,
-        state.user_agent,
-        state.client_name,
-        state.client_version,
-        state.protocol_version,
-        state.source,
-        state.conversation_id,
-        state.previous_id,
-    )
+    return SessionFacts.of(state, time.time() if state.created_at is None else state.created_at.timestamp(), limit)

@@ -15,15 +15,13 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
-from otel_mcp.model.delta import CallRecord, SessionFacts
+from otel_mcp.model.delta import FACTS, CallRecord, SessionFacts
 from otel_mcp.model.state import ToolCall
 
 CLIP: Final = 1024
 """Characters of a name, an id or a user agent that are kept."""
 CONTENT: Final = 65_536
 """Characters of the JSON of arguments, of a result or an attribute; longer ones become a clipped string."""
-_LABEL_CLIP: Final = 64
-"""Characters of what the end report repeats; the stats hash stays small so."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LAST: Final = 253402300799_000000
 """Microseconds: the end of the year 9999."""
@@ -138,23 +136,8 @@ def calls(records: list[CallRecord]) -> str:
 
 def facts(known: SessionFacts, service: str) -> str:
     """The JSON object of what is known; the first part of a document."""
-    parts = [f'{{"session_id":{string(known.session_id)},"service":{string(service)}']
-    if known.user_agent:
-        parts.append(f',"user_agent":{string(known.user_agent)}')
-    if known.client_name:
-        parts.append(f',"client_name":{string(known.client_name, _LABEL_CLIP)}')
-    if known.client_version:
-        parts.append(f',"client_version":{string(known.client_version, _LABEL_CLIP)}')
-    if known.protocol_version:
-        parts.append(f',"protocol_version":{string(known.protocol_version, _LABEL_CLIP)}')
-    if known.source:
-        parts.append(f',"source":{string(known.source, _LABEL_CLIP)}')
-    if known.conversation_id:
-        parts.append(f',"conversation_id":{string(known.conversation_id)}')
-    if known.previous_id:
-        parts.append(f',"previous_id":{string(known.previous_id)}')
-    parts.append("}")
-    return "".join(parts)
+    rest = [f',"{fact.name}":{string(value, fact.limit)}' for fact in FACTS if (value := getattr(known, fact.name))]
+    return f'{{"session_id":{string(known.session_id)},"service":{string(service)}{"".join(rest)}}}'
 
 
 def owner(service: str) -> bytes:

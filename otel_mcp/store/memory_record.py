@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from otel_mcp.model.delta import KNOWN, CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
+from otel_mcp.model.delta import FACTS, CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
 from otel_mcp.model.state import EndReason, SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
@@ -161,36 +161,12 @@ class Record:
         self.sequences[flush.token] = (flush.sequence, {"created": created, "ended": ended, "after_end": late})
 
     def report(self, reason: EndReason) -> EndedSession:
-        facts = self.known_facts()
-        return EndedSession(
-            facts.session_id,
-            reason,
-            facts.created_at,
-            self.last_activity,
-            self.calls_total,
-            self.errors,
-            self.requests,
-            facts.client_name,
-            facts.client_version,
-            facts.protocol_version,
-            facts.source,
-            facts.previous_id,
-        )
+        counts = (self.calls_total, self.errors, self.requests)
+        return EndedSession(self.known_facts().at_end(), reason, self.last_activity, *counts)
 
     def replace_head(self, state: SessionState, now: float) -> None:
         """Take facts, attributes and extras from a document of the user's."""
-        facts = SessionFacts(
-            state.session_id,
-            self.facts.created_at,
-            self.facts.limit,
-            state.user_agent,
-            state.client_name,
-            state.client_version,
-            state.protocol_version,
-            state.source,
-            state.conversation_id,
-            state.previous_id,
-        )
+        facts = SessionFacts.of(state, self.facts.created_at, self.facts.limit)
         self.facts = self.facts.with_news(facts)
         self.head = text.attributes(state.attributes, state.model_extra)
         given = now if state.last_activity is None else text.seconds(state.last_activity)
@@ -201,7 +177,7 @@ class Record:
     def known_facts(self) -> SessionFacts:
         """The facts as they stand in the document: clipped, in UTF-8."""
         known = SessionState.model_validate_json(text.utf8(text.facts(self.facts, self.service)))
-        return replace(self.facts, **{name: getattr(known, name) for name in KNOWN})
+        return replace(self.facts, **{fact.name: getattr(known, fact.name) for fact in FACTS})
 
     def state(self) -> SessionState:
         """The document, by way of the text that Redis would hold."""

@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
-from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.model.delta import FACTS, EndedSession, SessionFacts
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.version import __version__
@@ -42,10 +42,7 @@ class SessionReporter:
     def started(self, facts: SessionFacts) -> None:
         with _GUARD:
             self._metrics.session_started(facts)
-            attributes = _facts_attributes(facts)
-            if facts.user_agent:
-                attributes[semconv.USER_AGENT] = facts.user_agent
-            self._emit(semconv.EVENT_SESSION_START, facts.created_at, attributes)
+            self._emit(semconv.EVENT_SESSION_START, facts.created_at, _facts_attributes(facts))
 
     def resumed(self, facts: SessionFacts) -> None:
         with _GUARD:
@@ -55,7 +52,7 @@ class SessionReporter:
         with _GUARD:
             self._metrics.session_ended(session)
             attributes = {
-                **_facts_attributes(session),
+                **_facts_attributes(session.facts),
                 semconv.SESSION_END_REASON: session.reason,
                 semconv.SESSION_TOOL_CALLS: session.tool_call_count,
                 semconv.SESSION_REQUESTS: session.request_count,
@@ -91,18 +88,11 @@ class SessionReporter:
             SpanKind.INTERNAL,
             attributes,
             [Link(context) for context in self.calls_of(ended.session_id)] if self.calls_of is not None else None,
-            start_time=int(ended.created_at * 1e9),
+            start_time=int(ended.facts.created_at * 1e9),
         )
-        span.end(int(max(ended.last_activity, ended.created_at) * 1e9))
+        span.end(int(max(ended.last_activity, ended.facts.created_at) * 1e9))
 
 
-def _facts_attributes(facts: SessionFacts | EndedSession) -> dict[str, Any]:
-    named = {
-        semconv.SESSION_ID: facts.session_id,
-        semconv.SESSION_SOURCE: facts.source,
-        semconv.SESSION_PREVIOUS_ID: facts.previous_id,
-        semconv.CLIENT_NAME: facts.client_name,
-        semconv.CLIENT_VERSION: facts.client_version,
-        semconv.MCP_PROTOCOL_VERSION: facts.protocol_version,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+def _facts_attributes(facts: SessionFacts) -> dict[str, Any]:
+    named = {fact.attribute: value for fact in FACTS if fact.attribute and (value := getattr(facts, fact.name))}
+    return {semconv.SESSION_ID: facts.session_id, **named}

@@ -183,16 +183,12 @@ async def test_an_end_is_reported_by_the_first_that_brings_it(
 
     assert first.ended is not None
     assert rounded(first.ended) == EndedSession(
-        session_id="abc",
+        facts(at=round(now - 60, 3), client_name="client", source="header", previous_id="before"),
         reason="client_delete",
-        created_at=round(now - 60, 3),
         last_activity=round(now, 3),
         tool_call_count=5,
         error_count=1,
         request_count=5,
-        client_name="client",
-        source="header",
-        previous_id="before",
     )
     assert (other.ended, other.after_end, other.created) == (None, True, False)
     assert again.duplicate
@@ -207,7 +203,8 @@ async def test_an_end_is_reported_by_the_first_that_brings_it(
 
 def rounded(ended: EndedSession) -> EndedSession:
     """To milliseconds: the stores keep microseconds, which a float does not quite."""
-    return replace(ended, created_at=round(ended.created_at, 3), last_activity=round(ended.last_activity, 3))
+    at_start = replace(ended.facts, created_at=round(ended.facts.created_at, 3))
+    return replace(ended, facts=at_start, last_activity=round(ended.last_activity, 3))
 
 
 async def test_what_was_in_flight_is_counted_and_does_not_reopen(store: SessionStore, process: ProducerId) -> None:
@@ -523,7 +520,7 @@ async def test_what_comes_under_another_users_session_changes_nothing(
     assert await loaded(store) == before
     assert await store.active() == 1
     (ended,) = await store.claim_expired(now + 61, 10)
-    assert (ended.tool_call_count, ended.error_count, ended.client_name) == (2, 0, "hers")
+    assert (ended.tool_call_count, ended.error_count, ended.facts.client_name) == (2, 0, "hers")
 
 
 async def test_the_deadline_of_an_ended_session_is_not_put_back_by_another_user(

@@ -164,5 +164,6 @@ def same(one: WriteResult, other: WriteResult) -> bool:
         answer.resumed = False
         for ended in (answer.ended, answer.expired):
             if ended is not None:
-                ended.created_at, ended.last_activity = round(ended.created_at, 3), round(ended.last_activity, 3)
+                ended.facts.created_at = round(ended.facts.created_at, 3)
+                ended.last_activity = round(ended.last_activity, 3)
     return one == other

@@ -1045,7 +1045,7 @@ async def test_an_end_that_was_left_is_reported_once_by_who_sweeps_next(
     assert not raw.exists(DOCUMENT)
     assert raw.ttl(STATS) > 600
     (end,) = await store.claim_expired(time.time(), 10)
-    assert (end.reason, end.tool_call_count, end.client_name) == ("server_closed", 3, "c")
+    assert (end.reason, end.tool_call_count, end.facts.client_name) == ("server_closed", 3, "c")
     await store.ack_ends([end])
     assert await store.claim_expired(time.time(), 10) == []
     assert await store.active() == 0

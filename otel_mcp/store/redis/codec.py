@@ -7,12 +7,14 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, SessionFacts, WriteResult
+from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.keys import agreed_id
 
+AT_END: Final = tuple(fact.name for fact in FACTS if fact.at_end)
+"""The facts that the report of an end repeats."""
 LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that still counts as a limit."""
 REPEATED: Final = 2
@@ -75,18 +77,7 @@ class Writer:
 
     def save(self, state: SessionState, now: float, limit: float) -> tuple[bytes, ...]:
         """Arguments of ``save.lua`` but for the last."""
-        facts = SessionFacts(
-            session_id=state.session_id,
-            created_at=0.0,
-            limit=limit,
-            user_agent=state.user_agent,
-            client_name=state.client_name,
-            client_version=state.client_version,
-            protocol_version=state.protocol_version,
-            source=state.source,
-            conversation_id=state.conversation_id,
-            previous_id=state.previous_id,
-        )
+        facts = SessionFacts.of(state, 0.0, limit)
         last = self.instant(text.seconds(state.last_activity) if state.last_activity else now)
         created = self.instant(text.seconds(state.created_at) if state.created_at else now)
         kept = state.tool_calls[-2 * self._cap :]
@@ -134,41 +125,25 @@ def _own_end(flush: Flush) -> EndedSession | None:
     delta = flush.delta
     if delta.ended is None:
         return None
-    return EndedSession(
-        session_id=delta.facts.session_id,
-        reason=delta.ended[1],
-        created_at=delta.facts.created_at,
-        last_activity=max(delta.last_activity, delta.ended[0]),
-        tool_call_count=delta.call_count,
-        error_count=delta.errors,
-        request_count=delta.requests,
-        client_name=delta.facts.client_name,
-        client_version=delta.facts.client_version,
-        protocol_version=delta.facts.protocol_version,
-        source=delta.facts.source,
-        previous_id=delta.facts.previous_id,
-    )
+    last = max(delta.last_activity, delta.ended[0])
+    return EndedSession(delta.facts.at_end(), delta.ended[1], last, delta.call_count, delta.errors, delta.requests)
 
 
 def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """The report of an end, as ``session.lua`` collects it."""
-    end, created, last, calls, errors, requests, *labels = report
-    name, version, protocol, source, previous = (None if label is None else label.decode() for label in labels)
+    end, created, limit, last, calls, errors, requests, *labels = report
     reason = end.split(b" ")[1].decode()
+    facts = SessionFacts(session_id, int(created.split(b" ")[0]) / 1e6, int(limit) / 1e6)
+    for name, label in zip(AT_END, labels, strict=True):
+        setattr(facts, name, None if label is None else label.decode())
     return EndedSession(
-        session_id=session_id,
+        facts,
         # An operator asked for it.
-        reason="server_closed" if reason == "deleted" else reason,
-        created_at=int(created.split(b" ")[0]) / 1e6,
-        last_activity=int(last.split(b" ")[0]) / 1e6,
-        tool_call_count=int(calls),
-        error_count=int(errors),
-        request_count=int(requests),
-        client_name=name,
-        client_version=version,
-        protocol_version=protocol,
-        source=source,
-        previous_id=previous,
+        "server_closed" if reason == "deleted" else reason,
+        int(last.split(b" ")[0]) / 1e6,
+        int(calls),
+        int(errors),
+        int(requests),
     )
 
 
@@ -185,18 +160,7 @@ def known(session_id: str, reply: list[Any], service: str) -> Known:
         return Known(exists=False, successor=after)
     if not is_of(state, service):
         return Known(exists=False, ended=True, successor=after)
-    facts = SessionFacts(
-        session_id=session_id,
-        created_at=int(reply[6]) / 1e6,
-        limit=int(reply[7]) / 1e6,
-        user_agent=state.user_agent,
-        client_name=state.client_name,
-        client_version=state.client_version,
-        protocol_version=state.protocol_version,
-        source=state.source,
-        conversation_id=state.conversation_id,
-        previous_id=state.previous_id,
-        principal=user,
-    )
+    facts = SessionFacts.of(state, int(reply[6]) / 1e6, int(reply[7]) / 1e6)
+    facts.principal = user
     worked = int(reply[8] or 0) > 0
     return Known(True, successor=after, facts=facts, worked=worked, principal=user, opened=opened is not None)

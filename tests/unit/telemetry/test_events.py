@@ -31,7 +31,17 @@ from tests.unit.kit import (
 
 pytestmark = pytest.mark.anyio
 
-ENDED = EndedSession("own", "expired", 100.0, 130.5, 7, 2, 9, "client", "9", "2025-11-25", "header", "before")
+FACTS = SessionFacts(
+    "own",
+    100.0,
+    60.0,
+    client_name="client",
+    client_version="9",
+    protocol_version="2025-11-25",
+    source="header",
+    previous_id="before",
+)
+ENDED = EndedSession(FACTS, "expired", 130.5, 7, 2, 9)
 
 
 @pytest.fixture
@@ -132,7 +142,7 @@ def test_the_span_of_a_session_lasts_from_its_first_to_its_last_activity(
 def test_a_session_whose_clock_went_back_has_no_negative_length(
     reporter: SessionReporter, telemetry: Telemetry
 ) -> None:
-    reporter.ended(EndedSession("own", "expired", 100.0, 90.0, 0, 0, 1, source="header"))
+    reporter.ended(EndedSession(SessionFacts("own", 100.0, 60.0, source="header"), "expired", 90.0, 0, 0, 1))
 
     span = telemetry.span()
     assert span.start_time == span.end_time == 100_000_000_000

@@ -136,7 +136,7 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     facts = SessionFacts("s", 1.0, 60.0, source="header", protocol_version="2025-11-25")
     metrics.session_started(facts)
     metrics.session_resumed()
-    metrics.session_ended(EndedSession("s", "expired", 1.0, 3.0, 5, 1, 9, source="header"))
+    metrics.session_ended(EndedSession(SessionFacts("s", 1.0, 60.0, source="header"), "expired", 3.0, 5, 1, 9))
     metrics.session_rejected("limit")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)
@@ -607,7 +607,9 @@ async def test_a_session_whose_borders_are_guessed_stays_out_of_the_session_dura
     runtime: Runtime, telemetry: Telemetry
 ) -> None:
     for source in ("header", "inferred", "inferred_weak", None):
-        runtime.metrics.session_ended(EndedSession("s", "expired", 100.0, 130.0, 4, 0, 9, source=source))
+        runtime.metrics.session_ended(
+            EndedSession(SessionFacts("s", 100.0, 60.0, source=source), "expired", 130.0, 4, 0, 9)
+        )
     reason = {"otel_mcp.session.end.reason": "expired"}
     ended = {**reason, "network.protocol.name": "http"}
 

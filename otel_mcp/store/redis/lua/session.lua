@@ -146,7 +146,7 @@ end
 
 -- What the one who reports the end needs.
 local function report()
-  return redis.call('HMGET', stats, 'x', 'a', 't', 'n', 'e', 'r', 'lc', 'lv', 'lp', 'ls', 'lq')
+  return redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'lc', 'lv', 'lp', 'ls', 'lq')
 end
 
 -- Mark the session as ended where its document still stands.
