@@ -193,11 +193,10 @@ class Metrics:
     def session_ended(self, ended: EndedSession) -> None:
         """Count an end, and measure the session unless its borders are guessed."""
         self._on.ended.add(1, {semconv.SESSION_END_REASON: ended.reason}, NO_SPAN)
-        attributes = _session_attributes(ended.facts.source, ended.facts.protocol_version)
-        self._on.tool_calls.record(
-            ended.tool_call_count, {semconv.SESSION_SOURCE: ended.facts.source or "none"}, NO_SPAN
-        )
-        if ended.facts.source != "inferred_weak":
+        facts = ended.facts
+        attributes = _session_attributes(facts.source, facts.protocol_version)
+        self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
+        if facts.source != "inferred_weak":
             attributes[semconv.SESSION_END_REASON] = ended.reason
             attributes[semconv.NETWORK_PROTOCOL_NAME] = "http"
             self._on.session_duration.record(max(0.0, ended.last_activity - facts.created_at), attributes, NO_SPAN)
