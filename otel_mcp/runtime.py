@@ -12,7 +12,7 @@ from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider, get_logger_provider
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import SpanContext, TracerProvider
 from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
 from otel_mcp import loops
@@ -27,6 +27,7 @@ from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.verdicts import Verdicts
 from otel_mcp.model.call import Exchange
+from otel_mcp.model.delta import SessionDelta, WriteResult
 from otel_mcp.observers.queue import Observers
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
@@ -66,23 +67,16 @@ class Runtime:
         self.spans = Spans(tracer_provider)
         self.http_spans = HTTPSpans(settings, tracer_provider)
         self.metrics = Metrics(meter_provider)
-        reporter = SessionReporter(self.metrics, tracer_provider, logger_provider, session_span=settings.session_span)
-        self.sessions = Sessions(settings, reporter)
+        events = _SessionEvents(self, tracer_provider, logger_provider)
+        self.sessions = Sessions(settings, events)
         keys = KeyedHashes(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
-        self.sessions.on_hash_key(keys.learn)
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
-        reporter.calls_of = tracker.calls_of
-        verdicts = Verdicts(tracker, keys, self.metrics.session_rejected)
-        self.sessions.on_overruled(verdicts.overruled)
-        self.sessions.on_refused(verdicts.put_out)
-        self.sessions.on_end.append(tracker.later.close)
-        handshakes = self.sessions.handshakes
-        conversations = Conversations(tracker, self.sessions, handshakes, time.time, settings.flush_interval)
-        self.resolver = Resolver(rules, keys, tracker, conversations, handshakes)
+        self.verdicts = Verdicts(tracker, keys, self.metrics.session_rejected)
+        conversations = Conversations(tracker, self.sessions, self.sessions, time.time, settings.flush_interval)
+        self.resolver = Resolver(rules, keys, tracker, conversations, self.sessions)
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
-        self.sessions.on_end.append(self.recorder.drain)
         self.watch = Watch(settings, self.resolver, self.recorder, self.sessions.submit)
         self.owning = Owning(keys)
         self.replies = Replies(
@@ -193,6 +187,31 @@ class Runtime:
             self._processor.enabled = False
         atexit.unregister(self._at_exit)
         self._at_exit()
+
+
+class _SessionEvents(SessionReporter):
+    """Hands what the store answers to telemetry, and to the sessions that this process knows."""
+
+    def __init__(
+        self, runtime: Runtime, tracer_provider: TracerProvider | None, logger_provider: LoggerProvider | None
+    ) -> None:
+        span = runtime.settings.session_span
+        super().__init__(runtime.metrics, tracer_provider, logger_provider, session_span=span)
+        self._runtime = runtime
+
+    def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
+        super().written(delta, result)
+        return self._runtime.verdicts.apply(delta, result)
+
+    def calls_of(self, session_id: str) -> list[SpanContext]:
+        return self._runtime.resolver.tracker.calls_of(session_id)
+
+    def hash_key(self, key: bytes) -> None:
+        self._runtime.resolver.keys.learn(key)
+
+    def closing(self) -> None:
+        self._runtime.resolver.tracker.later.close()
+        self._runtime.recorder.drain()
 
 
 def _excluded(settings: Settings) -> ExcludeList | None:

@@ -17,7 +17,7 @@ from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.principal import is_foreign
 from otel_mcp.model.delta import SessionDelta, SessionFacts
 from otel_mcp.model.session import Principal, Session
-from otel_mcp.sessions.handshakes import Handshakes
+from otel_mcp.sessions.service import Sessions
 
 
 class Conversations:
@@ -27,16 +27,16 @@ class Conversations:
         self,
         tracker: Tracker,
         directory: Directory,
-        handshakes: Handshakes,
+        sessions: Sessions,
         clock: Callable[[], float],
         flush_interval: float,
     ) -> None:
         self._tracker = tracker
         self._directory = directory
-        self._handshakes = handshakes
+        self._sessions = sessions
         self._clock = clock
         # By then another replica has given up keeping it back, and has written it.
-        self._written = handshakes.delay + 2 * flush_interval
+        self._written = sessions.hold_time + 2 * flush_interval
 
     def carried(self, transport_id: str, conversation: Session, principal: Principal | None, *, owned: bool) -> None:
         """A call over the transport session that is kept under `transport_id` belongs to `conversation`."""
@@ -50,7 +50,7 @@ class Conversations:
             transport.conversation = conversation  # The one that it spoke for last.
         elif not transport.has_tool_calls and not is_foreign(transport.facts, principal):
             transport.conversation = conversation
-            if not self._handshakes.hand_over(transport_id, conversation.facts):
+            if not self._sessions.hand_over(transport_id, conversation.facts):
                 self._replace(transport.facts, conversation)
             if not owned:
                 # Any replica may be asked about it next.
@@ -60,7 +60,7 @@ class Conversations:
         if conversation.facts.previous_id is None:
             conversation.facts.previous_id = facts.session_id
         now = self._clock()
-        self._handshakes.submit(SessionDelta(facts, now, ended=(now, "replaced")))
+        self._sessions.submit(SessionDelta(facts, now, ended=(now, "replaced")))
 
     def _ask(self, transport_id: str, conversation: Session, principal: Principal | None) -> None:
         """Another replica has shaken hands: replace what it wrote, or is about to write."""

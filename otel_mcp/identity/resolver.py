@@ -10,7 +10,7 @@ from otel_mcp.identity.principal import CREDENTIALS, caller, id_for, is_foreign,
 from otel_mcp.model.call import Call, Exchange, client_info
 from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.session import Principal, Session
-from otel_mcp.sessions.handshakes import Handshakes
+from otel_mcp.sessions.service import Sessions
 from otel_mcp.wire import headers as wire_headers
 
 
@@ -18,14 +18,14 @@ class Resolver:
     """Decides the session of calls and exchanges."""
 
     def __init__(
-        self, rules: Rules, keys: KeyedHashes, tracker: Tracker, conversations: Conversations, handshakes: Handshakes
+        self, rules: Rules, keys: KeyedHashes, tracker: Tracker, conversations: Conversations, sessions: Sessions
     ) -> None:
         self._hashed = rules.settings.session_id == "hashed"
         self._candidates = Claims(rules, keys)
         self.keys = keys
         self.tracker = tracker
         self._conversations = conversations
-        self._handshakes = handshakes
+        self._sessions = sessions
 
     def again(self, call: Call) -> bool:
         """Give a call that the server has taken its session, if that was found by the same claim before.
@@ -205,7 +205,7 @@ class Resolver:
         if call.claim is not None:
             call.claim.attributes = None
         if call.method == "initialize":
-            self._handshakes.begin(session.id)
+            self._sessions.hold(session.id)
         facts = session.facts
         self._inherit(call, facts)
         if call.meta or call.method == "initialize":

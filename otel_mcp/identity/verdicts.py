@@ -21,7 +21,16 @@ class Verdicts:
         self._keys = keys
         self._rejected = rejected
 
-    def overruled(self, delta: SessionDelta, answer: WriteResult) -> None:
+    def apply(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
+        """Follow what the store has answered about a session; returns what is to be written instead, if anything."""
+        if result.owner is not None:
+            return self._put_out(delta, result.owner)
+        agreed = result.agreed_session is not None or result.agreed_successor is not None
+        if agreed or (result.after_end and delta.ended is None):
+            self._overruled(delta, result)
+        return None
+
+    def _overruled(self, delta: SessionDelta, answer: WriteResult) -> None:
         """Other processes have decided otherwise about a session: what names it next is to be asked about."""
         session, previous = self._table.sessions.get(answer.session_id), delta.facts.previous_id
         if answer.agreed_successor is not None and previous is not None:
@@ -34,7 +43,7 @@ class Verdicts:
         if answer.agreed_session is not None or (answer.after_end and session.source == "header"):
             self._tracker.forget(session)
 
-    def put_out(self, delta: SessionDelta, owner: str) -> SessionDelta | None:
+    def _put_out(self, delta: SessionDelta, owner: str) -> SessionDelta | None:
         """The store has the session as that of `owner`: what came under its id goes on in one of the caller's own.
 
         Returns:

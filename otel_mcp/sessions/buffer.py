@@ -1,21 +1,26 @@
 """Deltas that wait for the store, one a session, in bounded memory.
 
 The newest calls of each session are kept, counts of all of them. When memory
-runs out, what tools were given and gave goes first (where it is kept at all), then
+runs out, arguments and results go first (where they are kept at all), then
 call records (oldest first; they are still counted), then whole sessions
 (oldest first; their calls are dropped, and counted as such).
+
+Some hosts open a transport session for every call of a conversation. So what a
+session does between its handshake and its first tool call is held for a moment:
+the call shows whether it is a session of its own, or there is nothing to begin.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Container
+import time
+from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import Final
 
 from pydantic_core import to_json
 
-from otel_mcp.model.delta import CallRecord, SessionDelta
+from otel_mcp.model.delta import CallRecord, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
 
 _FULL: Final = 16
@@ -24,16 +29,23 @@ _MAX_CONTENT: Final = 32 * 1024 * 1024
 """Bytes of JSON of arguments and results that may wait."""
 _RECORD: Final = 4096
 """So many bytes of content count as another record where it matters how long writing takes."""
+_MAX_HELD: Final = 1000
+"""Handshakes that are held at once."""
+_HANDSHAKE: Final = 2.0
+"""Flush intervals that a call has to follow its handshake."""
 
 
-class Coalescer:
-    """Thread-safe; holds its lock for microseconds."""
+class Buffer:
+    """Merges what waits. Thread-safe; holds its lock for microseconds."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._cap = settings.max_tool_calls
         self._max_records = settings.max_pending_calls
         self._max_sessions = settings.max_sessions
         self._enough = settings.flush_calls
+        self._clock = clock
+        self.hold_time = _HANDSHAKE * settings.flush_interval
+        """Seconds that a handshake is held."""
         self.clear()
 
     def clear(self) -> None:
@@ -41,6 +53,8 @@ class Coalescer:
         self._lock = threading.Lock()
         self._pending: dict[str, SessionDelta] = {}
         """By the id of the session, and also its user where others speak under that id: they are not of one mind."""
+        self._held: dict[str, float] = {}
+        """Sessions that have only shaken hands, and until when they are held."""
         self._records = 0
         self._content = 0
         self._dropped = 0
@@ -54,7 +68,7 @@ class Coalescer:
         return session_id in self._pending
 
     def add(self, delta: SessionDelta) -> bool:
-        """Merge `delta` into what waits; it belongs to the coalescer from here on.
+        """Merge `delta` into what waits; it belongs to the buffer from here on.
 
         Returns:
             Whether it is worth writing at once: an end, or a session with many
@@ -67,46 +81,80 @@ class Coalescer:
                 first = call.started_at
             if call.arguments is not None or call.result is not None:
                 delta.content += _size(call)
-        session_id = delta.facts.session_id
+        key = delta.facts.session_id
         with self._lock:
+            if self._held and (delta.call_count or delta.ended is not None):
+                self._held.pop(key, None)
             self._content += delta.content
             self.calls += delta.call_count
             self._records += len(delta.calls)
-            key, waiting = session_id, self._pending.get(session_id)
+            waiting = self._pending.get(key)
             if waiting is not None and waiting.facts.principal != delta.facts.principal:
-                key = f"{session_id} {delta.facts.principal}"
+                key = f"{key} {delta.facts.principal}"
                 waiting = self._pending.get(key)
             if waiting is None:
                 delta.first_activity = first
                 self._pending[key] = waiting = delta
                 if len(self._pending) > self._max_sessions:
-                    self._drop_session()
+                    self._dropped += self._remove(next(iter(self._pending))).call_count
             else:
                 _merge(waiting, delta, first)
             if len(waiting.calls) > 2 * self._cap:
-                self._trim(waiting)
+                self._records -= len(waiting.calls) - self._cap
+                del waiting.calls[: -self._cap]
+                self._weigh(waiting)
             if self._records > self._max_records:
                 self._drop_records()
             if self._content > _MAX_CONTENT:
                 self._drop_content()
             return waiting.call_count >= self._enough or self.calls >= _FULL * self._enough or waiting.ended is not None
 
+    def hold(self, session_id: str) -> None:
+        """Keep what comes of this session, whose client shakes hands, until it works or the time is over."""
+        now = self._clock()
+        with self._lock:
+            while self._held and (oldest := next(iter(self._held.items())))[1] <= now:
+                del self._held[oldest[0]]
+            if session_id not in self._pending and len(self._held) < _MAX_HELD:
+                self._held.setdefault(session_id, now + self.hold_time)
+
+    def hand_over(self, session_id: str, facts: SessionFacts) -> bool:
+        """Count what is held of a session with the one that has these facts; `False` where nothing is."""
+        with self._lock:
+            if self._held.pop(session_id, None) is None:
+                return False
+            held = self._remove(session_id) if session_id in self._pending else None
+        if held is not None:
+            held.facts = facts
+            self.add(held)
+        return True
+
+    def release(self, session_id: str | None = None) -> None:
+        """Hold this session no longer; without an id: none, since the process is about to end."""
+        with self._lock:
+            if session_id is None:
+                self._held.clear()
+            else:
+                self._held.pop(session_id, None)
+
     def take(self, limit: int, busy: Container[str] = (), *, records: int | None = None) -> list[SessionDelta]:
-        """Up to `limit` sessions to write, those that wait longest first, none of `busy`.
+        """Up to `limit` sessions to write, those that wait longest first, none that is held or of `busy`.
 
         And no more once they have `records` call records together: these are what takes time to write.
         """
         taken: list[SessionDelta] = []
         ids: set[str] = set()
+        now = self._clock()
         with self._lock:
             for key, delta in list(self._pending.items()):
                 session_id = delta.facts.session_id
-                if session_id in busy or session_id in ids:
+                if session_id in busy or session_id in ids or self._held.get(session_id, 0.0) > now:
                     continue
+                self._held.pop(session_id, None)
                 ids.add(session_id)
                 taken.append(self._remove(key))
                 if records is not None:
-                    records -= len(taken[-1].calls) + taken[-1].content // _RECORD
+                    records -= len(delta.calls) + delta.content // _RECORD
                 if len(taken) == limit or (records is not None and records <= 0):
                     break
         return taken
@@ -134,11 +182,6 @@ class Coalescer:
         self._content -= delta.content
         return delta
 
-    def _trim(self, delta: SessionDelta) -> None:
-        self._records -= len(delta.calls) - self._cap
-        del delta.calls[: -self._cap]
-        self._weigh(delta)
-
     def _weigh(self, delta: SessionDelta) -> None:
         if delta.content:
             before, delta.content = delta.content, sum(_size(call) for call in delta.calls)
@@ -154,9 +197,6 @@ class Coalescer:
             if self._content <= _MAX_CONTENT * 3 // 4:
                 return
 
-    def _drop_session(self) -> None:
-        self._dropped += self._remove(next(iter(self._pending))).call_count
-
     def _drop_records(self) -> None:
         # A quarter at once, so that the search for the oldest is rare.
         excess = self._records - self._max_records * 3 // 4
@@ -170,7 +210,7 @@ class Coalescer:
 
 
 def _size(call: CallRecord) -> int:
-    """Bytes of JSON of what the tool was given and gave; about, where it is no JSON."""
+    """Bytes of JSON of arguments and result; about, where they are no JSON."""
     try:
         return len(to_json((call.arguments, call.result), serialize_unknown=True))
     except ValueError:

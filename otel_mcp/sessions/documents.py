@@ -7,60 +7,58 @@ away they work on what this process knows, and the store is updated afterwards.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 
 from otel_mcp.guard import guarded
-from otel_mcp.model.delta import Known, SessionDelta, SessionFacts
+from otel_mcp.model.delta import Flush, Known, SessionDelta, SessionFacts
 from otel_mcp.model.state import SessionState
-from otel_mcp.sessions.buffer import Coalescer
-from otel_mcp.sessions.events import SessionEvents
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import StoreHealth
-from otel_mcp.sessions.local import LocalDocuments
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore
+from otel_mcp.store.memory import MemoryStore
 
 
 class SessionDocuments:
-    """Documents in the store, and in memory while it is away."""
+    """Documents in the store, and in bounded memory while it is away."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: SessionStore,
-        coalescer: Coalescer,
-        flusher: Flusher,
-        events: SessionEvents,
-        health: StoreHealth,
-    ) -> None:
-        self._limit = settings.session_ttl
+    def __init__(self, settings: Settings, store: SessionStore, flusher: Flusher, health: StoreHealth) -> None:
+        self._settings = settings
         self._store = store
-        self._coalescer = coalescer
         self._flusher = flusher
-        self._events = events
         self._health = health
-        self.kept = LocalDocuments(settings)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all: after a fork they are the parent's."""
+        self._unwritten: OrderedDict[str, SessionState | float] = OrderedDict()
+        """What the store does not know yet: a document to save, or when (Unix seconds) one was deleted."""
+
+    def __len__(self) -> int:
+        return len(self._unwritten)
 
     async def save(self, state: SessionState) -> None:
-        """Write the user's document."""
-        if self.kept.is_doomed(state.session_id):
-            await self.fulfil()  # What is written now is not what was to be deleted.
+        """Write the user's document, after what waits of this process."""
+        if not self._health.wait:
+            with guarded("session flush"):
+                await self._flusher.flush()
+        if self._is_deleted(state.session_id):
+            await self.catch_up()  # What is written now is not what was to be deleted.
         if not self._health.is_away and await self._save(state):
-            self.kept.fulfilled(state.session_id)
+            self._unwritten.pop(state.session_id, None)
         else:
-            self.kept.keep(state)
+            self._keep(state.session_id, state.model_copy(deep=True))
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document, this process's calls included."""
-        if not self._health.is_away and (session_id in self._coalescer or session_id in self._flusher.frozen):
+        if not self._health.is_away and self._flusher.waiting(session_id):
             await self._flusher.flush()
-        if self.kept.is_doomed(session_id):
+        if self._is_deleted(session_id):
             return None
         if not self._health.is_away:
             with self._health.operation("load"):
                 return await self._store.load(session_id)
-        frozen, waiting = self._flusher.frozen.get(session_id), self._coalescer.waiting(session_id)
-        deltas = (frozen.delta if frozen else None, waiting)
-        return self.kept.load(session_id, [delta for delta in deltas if delta is not None])
+        return self._load_here(session_id)
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
         """The document; a new one where there is none."""
@@ -73,48 +71,61 @@ class SessionDocuments:
     async def delete(self, session_id: str) -> bool:
         """End a session and remove it; `False` where there was none."""
         known = await self.load(session_id)
-        self._coalescer.discard(session_id)
-        self.kept.doom(session_id, time.time())
-        await self.fulfil()
+        self._flusher.buffer.discard(session_id)
+        self._keep(session_id, time.time())
+        await self.catch_up()
         return known is not None
 
-    async def fulfil(self) -> None:
-        """Tell the store what it missed."""
-        while not self._health.is_away and (wish := self.kept.oldest()) is not None:
-            session_id, wanted = wish
+    async def catch_up(self) -> None:
+        """Give the store what it missed."""
+        while self._unwritten and not self._health.is_away:
+            session_id, wanted = next(iter(self._unwritten.items()))
             done = await (self._save(wanted) if isinstance(wanted, SessionState) else self._delete(session_id, wanted))
             if not done:
                 return
-            self.kept.fulfilled(session_id)
+            self._unwritten.pop(session_id, None)
+
+    def _is_deleted(self, session_id: str) -> bool:
+        return isinstance(self._unwritten.get(session_id), float)
+
+    def _keep(self, session_id: str, wanted: SessionState | float) -> None:
+        self._unwritten[session_id] = wanted
+        self._unwritten.move_to_end(session_id)
+        while len(self._unwritten) > self._settings.max_sessions:
+            self._unwritten.popitem(last=False)
+
+    def _load_here(self, session_id: str) -> SessionState | None:
+        """The document as far as this process knows it: what was saved, and what waits over it."""
+        memory = MemoryStore(self._settings)
+        saved = self._unwritten.get(session_id)
+        if isinstance(saved, SessionState):
+            memory.put(saved)
+        for sequence, delta in enumerate(self._flusher.waiting(session_id)):
+            memory.write(Flush(delta, "", sequence))
+        return memory.read(session_id)
 
     async def _save(self, state: SessionState) -> bool:
         """Whether the store has decided about the document."""
         with self._health.operation("save"):
-            applied = await self._store.save(state)
-            if applied.created:
-                self._flusher.has_news = True
-                with guarded("session events"):
-                    self._events.started(_facts(state, self._limit))
-            if applied.refused is not None:
-                self._flusher.drop(0, applied.refused)
+            result = await self._store.save(state)
+            facts = _facts(state, self._settings.session_ttl)
+            self._flusher.apply(SessionDelta(facts, facts.created_at), result)
             return True
         return False
 
     async def _delete(self, session_id: str, at: float) -> bool:
         """Whether it is gone. Its end comes first, so that it is reported."""
-        answered, known = False, Known(exists=False)
-        with self._health.operation("recall"):
-            known, answered = await self._store.describe(session_id), True
-        if not answered:
+        known = Known(exists=False)
+        with self._health.operation("recall") as use:
+            known = await self._store.describe(session_id)
+        if use.down is not None:
             return False
         if known.exists or known.ended:
             # Its time may be over, its document gone, and its end not reported yet.
-            facts = known.facts or SessionFacts(session_id, at, self._limit, principal=known.principal)
-            self._coalescer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
+            facts = known.facts or SessionFacts(session_id, at, self._settings.session_ttl, principal=known.principal)
+            self._flusher.buffer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()
-            frozen, waiting = self._flusher.frozen.get(session_id), self._coalescer.waiting(session_id)
-            sent = frozen.delta.ended if frozen is not None else None
-            if self._health.is_away or sent or (waiting is not None and waiting.ended):
+            if self._health.is_away or any(delta.ended for delta in self._flusher.waiting(session_id)):
                 return False
         with self._health.operation("delete"):
             await self._store.delete(session_id)

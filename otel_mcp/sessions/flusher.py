@@ -1,4 +1,4 @@
-"""Writing what waits, once each, whatever the store does meanwhile.
+"""Writes what waits, once each, whatever the store does meanwhile; reports the ends of sessions that nobody closed.
 
 What was sent and not answered is frozen and sent again unchanged, since the
 store may have written it; a session with a frozen flush sends no other.
@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from time import thread_time
 from typing import Final
 
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import EndedSession, Flush, SessionDelta, WriteResult
-from otel_mcp.sessions.buffer import Coalescer
-from otel_mcp.sessions.events import SessionEvents
-from otel_mcp.sessions.health import StoreHealth
+from otel_mcp.sessions.buffer import Buffer
+from otel_mcp.sessions.health import SessionEvents, StoreHealth
+from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
+from otel_mcp.store.memory import MemoryStore
 
 logger = logging.getLogger("otel_mcp")
 
@@ -31,25 +32,37 @@ RECORDS: Final = 200
 """Call records from which on a round trip takes no further session."""
 _LONGEST_PAUSE: Final = 0.05
 """Seconds between two round trips, at most."""
+_ENDS: Final = 100
+"""Ends in one round trip."""
+_SWEEP: Final = 1.0
+"""Seconds of one sweep; a backlog must not occupy the loop."""
+_AFTER_OUTAGE: Final = 5.0
+"""Seconds in which all processes write what they kept; ends seen sooner may be none."""
 
 
 class Flusher:
-    """Takes from the coalescer, gives to the store, tells what happened."""
+    """Takes from the buffer, gives to the store, reports what comes back."""
 
     def __init__(
-        self, coalescer: Coalescer, store: SessionStore, events: SessionEvents, process: ProducerId, health: StoreHealth
+        self,
+        settings: Settings,
+        buffer: Buffer,
+        store: SessionStore,
+        events: SessionEvents,
+        producer: ProducerId,
+        health: StoreHealth,
     ) -> None:
-        self._coalescer = coalescer
+        self.buffer = buffer
         self._store = store
         self._events = events
-        self._process = process
+        self._producer = producer
         self._health = health
-        self.on_overruled: Callable[[SessionDelta, WriteResult], None] = lambda _delta, _answer: None
-        """Called where other processes have decided otherwise: the session has ended, or is not the agreed one."""
-        self.on_refused: Callable[[SessionDelta, str], SessionDelta | None] = lambda _delta, _owner: None
-        """Called with what came under a session of another user, and that one; returns what to write instead."""
+        # Activity that other processes have not written yet.
+        self._grace = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + 1.0
         self.dropped: Counter[str] = Counter()
         """Tool calls that will not be in the store, by reason."""
+        self.active: int | None = None
+        """Live sessions of the service, as of the last count."""
         self.clear()
 
     def clear(self) -> None:
@@ -59,7 +72,7 @@ class Flusher:
         self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
         self._warned: set[str] = set()
         self.has_news = False
-        """Sessions have begun or ended since this was looked at."""
+        """Sessions have begun or ended since they were counted."""
         self._moved = False
         self._through = 0
         self._down: StoreDown | None = None
@@ -67,11 +80,16 @@ class Flusher:
     @property
     def calls(self) -> int:
         """Tool calls that are not known to be in the store."""
-        return self._coalescer.calls + sum(flush.delta.call_count for flush in list(self.frozen.values()))
+        return self.buffer.calls + sum(flush.delta.call_count for flush in list(self.frozen.values()))
 
     @property
     def is_idle(self) -> bool:
-        return not self.frozen and not len(self._coalescer)
+        return not self.frozen and not len(self.buffer)
+
+    def waiting(self, session_id: str) -> list[SessionDelta]:
+        """What of a session is not known to be in the store."""
+        frozen, waiting = self.frozen.get(session_id), self.buffer.waiting(session_id)
+        return [delta for delta in (frozen.delta if frozen is not None else None, waiting) if delta is not None]
 
     async def flush(self, *, yielding: bool = False) -> None:
         """Write everything that waits, or as much as the store takes.
@@ -92,16 +110,16 @@ class Flusher:
         self._moved = False
         await self._resend()
         # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
-        left = len(self._coalescer)
-        while left > 0 and (batch := self._coalescer.take(min(BATCH, left), self.frozen, records=RECORDS)):
+        left = len(self.buffer)
+        while left > 0 and (batch := self.buffer.take(min(BATCH, left), self.frozen, records=RECORDS)):
             left -= len(batch)
-            busy = thread_time()
-            flushes = [Flush(delta, self._process.token, self._process.next_sequence()) for delta in batch]
+            busy = time.thread_time()
+            flushes = [Flush(delta, self._producer.token, self._producer.next_sequence()) for delta in batch]
             self.frozen.update((flush.delta.facts.session_id, flush) for flush in flushes)
             if not await self._send(flushes):
                 return
             if yielding and left > 0:
-                await asyncio.sleep(min(thread_time() - busy, _LONGEST_PAUSE))
+                await asyncio.sleep(min(time.thread_time() - busy, _LONGEST_PAUSE))
 
     async def _resend(self) -> None:
         frozen = list(self.frozen.values())
@@ -113,8 +131,29 @@ class Flusher:
                     self.frozen[flush.delta.facts.session_id] = self.frozen.pop(flush.delta.facts.session_id)
                 return
 
+    async def _send(self, flushes: list[Flush]) -> bool:
+        """Whether the store took any of them."""
+        results: list[WriteResult] = []
+        # A divided store is judged by the whole flush. Another one at once: no request may wait for it any longer.
+        with self._health.operation("flush", deferred=self._health.divided) as use:
+            results = await self._store.apply(flushes)
+            for result in results:
+                if result.retry:
+                    raise StoreDown(result.retry)
+            if self._down is None:
+                self._health.succeeded()  # Not only when all is written: after an outage that takes its time.
+        self._down = use.down or self._down
+        through = sum(not result.retry for result in results)
+        self._through += through
+        for flush, result in zip(flushes, results, strict=False):
+            if result.expired is not None:
+                self.report_end(result.expired)
+            if not result.retry and self.frozen.pop(result.session_id, None) is flush:
+                self.apply(flush.delta, result)
+        return through > 0
+
     def _judge(self) -> None:
-        """What this flush has shown of the store."""
+        """Note what this flush has shown of the store."""
         health, down = self._health, self._down
         if down is None:
             if not self.frozen:
@@ -124,67 +163,26 @@ class Flusher:
         elif health.divided:
             health.failed(down)
 
-    def _failed(self, down: StoreDown) -> None:
-        self._down = down
-        if not self._health.divided:
-            self._health.failed(down)  # At once: requests must not wait for it any longer.
-
-    async def _send(self, flushes: list[Flush]) -> bool:
-        """Whether the store took any of them."""
-        answers: list[WriteResult] = []
-        with self._health.timed("flush", self._failed):
-            answers = await self._store.apply(flushes)
-            for answer in answers:
-                if answer.retry:
-                    raise StoreDown(answer.retry)
-            if self._down is None:
-                self._health.succeeded()  # Not only when all is written: after an outage that takes its time.
-        self._through += sum(not answer.retry for answer in answers)
-        for flush, answer in zip(flushes, answers, strict=False):
-            self._answered(flush, answer)
-        return any(not answer.retry for answer in answers)
-
-    def _answered(self, flush: Flush, answer: WriteResult) -> None:
-        delta, events = flush.delta, self._events
-        if answer.expired is not None:
-            self.report_end(answer.expired)
-        if answer.retry or self.frozen.pop(answer.session_id, None) is not flush:
-            return
-        if answer.owner is not None:
-            self._move(delta, answer.owner)
-            return
-        with guarded("session events"):
-            if (
-                answer.agreed_session is not None
-                or answer.agreed_successor is not None
-                or (answer.after_end and delta.ended is None)
-            ):
-                self.on_overruled(delta, answer)
-        if answer.refused is not None:
-            self.drop(delta.call_count, answer.refused)
-            return
-        with guarded("session events"):
-            if answer.created:
-                self.has_news = True
-                events.started(delta.facts)
-            if answer.resumed:
-                events.resumed(delta.facts)
-        if answer.ended is not None:
-            self.report_end(answer.ended)
-
-    def _move(self, delta: SessionDelta, owner: str) -> None:
-        """The session is another user's: write it under one of the caller's own, or count it as lost."""
-        moved: SessionDelta | None = None
-        with guarded("session events"):
-            moved = self.on_refused(delta, owner)
-        if moved is not None:
+    def apply(self, delta: SessionDelta, result: WriteResult) -> None:
+        """Act on what the store has answered about a session."""
+        instead: SessionDelta | None = None
+        agreed = result.agreed_session is not None or result.agreed_successor is not None
+        if result.created or result.resumed or result.after_end or agreed or result.owner is not None:
+            with guarded("session events"):
+                instead = self._events.written(delta, result)
+        if instead is not None:
             self._moved = True
-            self._coalescer.add(moved)
-        elif delta.call_count:
+            self.buffer.add(instead)
+        elif result.refused is not None:
+            self.drop(delta.call_count, result.refused)
+        elif result.owner is not None and delta.call_count:
             self.drop(delta.call_count, "principal")
+        self.has_news = self.has_news or result.created
+        if result.ended is not None:
+            self.report_end(result.ended)
 
     def report_end(self, ended: EndedSession) -> None:
-        """Tell of an end."""
+        """Report an end."""
         self.has_news = True
         with guarded("session events"):
             self._events.ended(ended)
@@ -207,14 +205,41 @@ class Flusher:
         """Count what is not known to be written as lost: nobody comes after to write it."""
         calls = self.calls
         self.frozen.clear()
-        self._coalescer.take(len(self._coalescer))
+        self.buffer.release()
+        self.buffer.take(len(self.buffer))
         self._count_dropped()
         if calls:
             self.drop(calls, "shutdown")
 
     def _count_dropped(self) -> None:
-        if calls := self._coalescer.take_dropped():
+        if calls := self.buffer.take_dropped():
             self.drop(calls, "full")
+
+    async def sweep(self) -> None:
+        """Report ends that nobody has reported, then count."""
+        if self._health.is_away:
+            return
+        await self.flush()
+        if not self._health.is_away and time.monotonic() - self._health.recovered_at >= _AFTER_OUTAGE:
+            with self._health.operation("sweep"):
+                await self._sweep()
+        await self.count()
+
+    async def _sweep(self) -> None:
+        until = time.monotonic() + _SWEEP
+        while time.monotonic() < until:
+            ended = await self._store.claim_expired(time.time() - self._grace, _ENDS)
+            for end in ended:
+                self.report_end(end)
+            await self._store.ack_ends(ended)
+            if not ended:
+                return
+
+    async def count(self) -> None:
+        """Count live sessions; a failure opens the breaker."""
+        if not self._health.is_away:
+            with self._health.operation("count"):
+                self.active = await self._store.active()
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncGenerator[None]:

@@ -1,29 +1,74 @@
-"""Whether the store works: one place that times its use, notices outages and tells of them once."""
+"""Whether the store works: a circuit breaker that times each use of it, and logs an outage once."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Final
+from math import inf
+from typing import Final, Protocol
 
 from otel_mcp.guard import guarded, report
-from otel_mcp.sessions.breaker import Breaker
-from otel_mcp.sessions.events import SessionEvents
+from otel_mcp.model.delta import EndedSession, SessionDelta, WriteResult
 from otel_mcp.store.base import StoreDown
 
 logger = logging.getLogger("otel_mcp")
 
 PATIENCE: Final = 0.05
 """Seconds that a request may wait for the store, in all that it asks."""
+_FIRST: Final = 0.25
+_LONGEST: Final = 2.0
+"""Seconds between two tries of a store that fails: first and at most. Never in step with other processes."""
+_DENIED: Final = 30.0
+"""Seconds between two tries where the store does not let us in."""
 _CALM: Final = 5.0
 """Seconds without a failure after which a part that failed counts as back: not every flush needs it."""
-_TOLD: Final = 5
+_LOGGED: Final = 5
 _WITHIN: Final = 60.0
 """Outages that are logged in so many seconds: a store that comes and goes must not fill the log."""
+
+
+class SessionEvents(Protocol):
+    """What sessions report to the rest of the package; what it raises stops here."""
+
+    def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
+        """Act on what the store has answered about a session, where that is more than that it was written.
+
+        Returns:
+            What is to be written instead, where the session is another user's (`WriteResult.owner`).
+        """
+        ...
+
+    def ended(self, session: EndedSession) -> None:
+        """Report the end of a session; no other process does."""
+        ...
+
+    def dropped(self, count: int, reason: str) -> None:
+        """Count tool calls that will not be in the store: ``full``, ``foreign``, ``error``, ``shutdown``."""
+        ...
+
+    def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
+        """Record a use of the store: ``flush``, ``recall``... with ``ok``, ``error``, ``denied`` or ``timeout``."""
+        ...
+
+    def hash_key(self, key: bytes) -> None:
+        """Take over the hash key that all replicas have agreed on."""
+        ...
+
+    def closing(self) -> None:
+        """Submit what has still to be submitted: the running loop, or the process, is about to end."""
+        ...
+
+
+class Use:
+    """One use of the store."""
+
+    down: StoreDown | None = None
+    """Why it failed."""
 
 
 class StoreHealth:
@@ -36,51 +81,52 @@ class StoreHealth:
         self.divided = divided
         self._events = events
         self._clock = clock
-        self.on_outage: list[Callable[[], None]] = []
-        self.on_recovery: list[Callable[[], None]] = []
         self.clear()
 
     def clear(self) -> None:
         """Start again: after a fork."""
-        self.breaker = Breaker()
-        self._told: deque[float] = deque(maxlen=_TOLD)
-        self._is_told = False
-        """The outage under way has been logged, so its end will be."""
+        self.is_away = False
+        """The last use of the store failed (the breaker is open)."""
         self.is_partial = False
         """Some nodes of a cluster, or slots, do not work; the others do."""
-        self._last_failure = 0.0
         self.is_slow = False
         """It works, but a request has waited for it in vain: none does until a probe has been answered in time."""
+        self.recoveries = 0
+        self.recovered_at = -inf
+        """By the clock."""
+        self._failures = 0
+        self._retry_at = 0.0
+        self._last_failure = 0.0
+        self._logged: deque[float] = deque(maxlen=_LOGGED)
+        self._is_logged = False
+        """The outage under way has been logged, so its end will be."""
 
     @property
-    def is_away(self) -> bool:
-        """Whether the last use of the store failed."""
-        return self.breaker.is_open
+    def wait(self) -> float:
+        """Seconds until the next try; 0 = now."""
+        return max(0.0, self._retry_at - self._clock()) if self.is_away else 0.0
 
     @contextmanager
-    def operation(self, name: str, *, proof: bool = False) -> Generator[None]:
-        """Time a use of the store; its failures end here, and open the breaker. For `proof` see `failed`."""
-        with self.timed(name, lambda down: self.failed(down, proof=proof)):
-            yield
+    def operation(self, name: str, *, proof: bool = False, deferred: bool = False) -> Generator[Use]:
+        """Time a use of the store. Its failures end here, and open the breaker (for `proof` see `failed`).
 
-    @contextmanager
-    def timed(self, name: str, failed: Callable[[StoreDown], None]) -> Generator[None]:
-        """Time a use of the store, whose failures go to `failed`."""
+        Those that are `deferred` do not: the caller judges what they mean.
+        """
         started = time.perf_counter()
-        outcome = "ok"
+        use, outcome = Use(), "ok"
         try:
-            yield
+            yield use
         except StoreDown as down:
-            outcome = "denied" if down.denied else "error"
-            failed(down)
+            use.down, outcome = down, "denied" if down.denied else "error"
         except asyncio.CancelledError:
-            outcome = "error"  # Nobody has said that it was done.
+            outcome = "error"  # Nobody knows whether it was done.
             raise
         except Exception as error:
-            outcome = "error"
+            use.down, outcome = StoreDown(type(error).__name__), "error"
             report(f"session store ({name})", error)
-            failed(StoreDown(type(error).__name__))
         finally:
+            if use.down is not None and not deferred:
+                self.failed(use.down, proof=proof)
             with guarded("session events"):
                 self._events.store_operation(name, outcome, time.perf_counter() - started)
 
@@ -92,21 +138,27 @@ class StoreHealth:
         if self.is_partial and not proof:
             self._last_failure = self._clock()
             return
-        if self.breaker.failed(denied=down.denied):
+        pause = _DENIED if down.denied else min(_FIRST * 2.0 ** min(self._failures, 16), _LONGEST)
+        self._failures += 1
+        self._retry_at = self._clock() + pause * random.uniform(0.5, 1.0)
+        if not self.is_away:
+            self.is_away = True
             if not self.is_partial:
-                self._warn(down)
-            _tell(self.on_outage)
+                self._log(down)
+
+    def succeeded(self) -> None:
+        """Note that the store works; one line an outage."""
+        if self._close() and not self.is_partial:
+            self._log_end()
 
     def partly(self, down: StoreDown) -> None:
         """Note that a part of the store does not work, and that the rest does; one warning, as of an outage."""
         self._last_failure = self._clock()
-        was_away = self.breaker.succeeded()
+        was_away = self._close()
         if not self.is_partial:
             self.is_partial = True
             if not was_away:
-                self._warn(down, "a part of ")
-        if was_away:
-            _tell(self.on_recovery)
+                self._log(down, "a part of ")
 
     def answered(self) -> None:
         """Note that it answers one question: of a divided store that says nothing of the other parts."""
@@ -115,52 +167,46 @@ class StoreHealth:
         else:
             self.succeeded()
 
-    def _warn(self, down: StoreDown, part: str = "") -> None:
-        now = self._clock()
-        self._is_told = len(self._told) < _TOLD or now - self._told[0] >= _WITHIN
-        if self._is_told:
-            self._told.append(now)
-            _warn(down, part)
-
-    def succeeded(self) -> None:
-        """Note that the store works; one line an outage."""
-        if not self.breaker.succeeded():
-            return
-        if not self.is_partial:
-            self._tell_end()
-        _tell(self.on_recovery)
-
     def all_written(self) -> None:
-        """Nothing waits that could not be written: a part that failed is back, unless it has failed just now."""
+        """Note that nothing waits which could not be written: a part that failed before is back by now."""
         if self.is_partial and not self.is_away and self._clock() - self._last_failure >= _CALM:
             self.is_partial = False
-            self._tell_end()
-            _tell(self.on_recovery)
+            self._log_end()
+            self._recovered()
 
-    def _tell_end(self) -> None:
-        if self._is_told:
+    def _close(self) -> bool:
+        """Close the breaker; `True` if it was open."""
+        was_away, self.is_away, self._failures = self.is_away, False, 0
+        if was_away:
+            self._recovered()
+        return was_away
+
+    def _recovered(self) -> None:
+        self.recoveries += 1
+        self.recovered_at = self._clock()
+
+    def _log(self, down: StoreDown, part: str = "") -> None:
+        now = self._clock()
+        self._is_logged = len(self._logged) < _LOGGED or now - self._logged[0] >= _WITHIN
+        if not self._is_logged:
+            return
+        self._logged.append(now)
+        if down.denied:
+            logger.warning(
+                "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
+                "requests are not affected, sessions are kept in memory meanwhile",
+                down.reason,
+            )
+        else:
+            logger.warning(
+                "otel_mcp: %sRedis cannot be used (%s); requests are not affected, "
+                "sessions are kept in memory and written when it is back",
+                part,
+                down.reason,
+            )
+
+    def _log_end(self) -> None:
+        if self._is_logged:
             # For information; but a reader of the warning has to see this, also where nobody set up logging.
             level = logging.INFO if logger.isEnabledFor(logging.INFO) else logging.WARNING
             logger.log(level, "otel_mcp: Redis can be used again; what was kept in memory is being written")
-
-
-def _warn(down: StoreDown, part: str) -> None:
-    if down.denied:
-        logger.warning(
-            "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
-            "requests are not affected, sessions are kept in memory meanwhile",
-            down.reason,
-        )
-    else:
-        logger.warning(
-            "otel_mcp: %sRedis cannot be used (%s); requests are not affected, "
-            "sessions are kept in memory and written when it is back",
-            part,
-            down.reason,
-        )
-
-
-def _tell(callbacks: list[Callable[[], None]]) -> None:
-    for callback in callbacks:
-        with guarded("session recovery"):
-            callback()

@@ -18,8 +18,7 @@ from typing import Final, TypeVar, cast
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_mcp.guard import guarded, report
-from otel_mcp.sessions.events import SessionEvents
-from otel_mcp.sessions.health import PATIENCE, StoreHealth
+from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
 from otel_mcp.store.base import StoreDown
 from otel_mcp.types import Asker
 

@@ -1,4 +1,4 @@
-"""The one task that writes and sweeps while the host serves.
+"""The one task that writes and sweeps while the host serves, and what is written at the end.
 
 It belongs to the running loop and never outlives it: a cancelled task (that
 is how servers end their loops) writes what waits, closes the client and goes.
@@ -11,47 +11,58 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-import sys
+import socket
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
+from otel_mcp import loops
 from otel_mcp.guard import guarded
+from otel_mcp.sessions.documents import SessionDocuments
+from otel_mcp.sessions.flusher import Flusher
+from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
+from otel_mcp.sessions.lookups import Lookups
+from otel_mcp.sessions.shared_key import SharedKey
+from otel_mcp.settings import Settings
+from otel_mcp.store.base import SessionStore, StoreDown
 
-FINAL: Final = 1.5
+_FINAL: Final = 1.5
 """Seconds for the last flush of a loop that ends."""
+_EXIT: Final = 2.0
+"""Seconds that the end of the process may wait for the store."""
+_PROBE: Final = "probe"
+_PROBE_KEPT: Final = 0.001
+"""Seconds: gone before the next probe, which has to write again."""
 
 
 def _nothing() -> None:
     return None
 
 
-class Background:
-    """Wakes for work, at the interval of flushes, and to sweep.
-
-    `flush` writes what waits and tells in how many seconds it wants to be
-    called again (`None`: when something new waits), `flush_last` writes what
-    waits when the loop ends, `sweep` looks for ends,
-    `close` lets go of the loop's client.
-    """
+class Worker:
+    """Wakes for work, at the interval of flushes, and to sweep."""
 
     def __init__(
         self,
-        *,
-        interval: float,
-        sweep_interval: float,
-        flush: Callable[[], Awaitable[float | None]],
-        flush_last: Callable[[], Awaitable[None]],
-        sweep: Callable[[], Awaitable[None]],
-        close: Callable[[], Awaitable[None]],
+        settings: Settings,
+        store: SessionStore,
+        events: SessionEvents,
+        health: StoreHealth,
+        flusher: Flusher,
+        documents: SessionDocuments,
+        lookups: Lookups,
+        shared_key: SharedKey,
     ) -> None:
-        self._interval = interval
-        self._sweep_interval = sweep_interval
-        self._flush = flush
-        self._flush_last = flush_last
-        self._sweep = sweep
-        self._close = close
+        self._interval = settings.flush_interval
+        self._sweep_interval = settings.sweep_interval
+        self._store = store
+        self._events = events
+        self._health = health
+        self._flusher = flusher
+        self._documents = documents
+        self._lookups = lookups
+        self._shared_key = shared_key
         self.clear()
 
     def clear(self) -> None:
@@ -71,10 +82,10 @@ class Background:
         event = asyncio.Event()
         self.clear()
         self.loop, self._event = weakref.ref(loop), weakref.ref(event)
-        # Without the context of the request that happens to be the first.
         work = self._run(event)
         try:
-            contextvars.Context().run(_task, loop, work)
+            # Without the context of the request that happens to be the first.
+            contextvars.Context().run(loop.create_task, work)
         except BaseException:
             work.close()
             self.clear()  # Nothing runs there: the next request tries again.
@@ -82,11 +93,11 @@ class Background:
 
     def stop(self) -> None:
         """Have the task end at once; the one that stops it writes what waits."""
-        self.notify(now=False)
+        self.notify()
         self.clear()
 
-    def notify(self, *, now: bool) -> None:
-        """Tell the task that something waits; from any thread."""
+    def notify(self, *, now: bool = False) -> None:
+        """Wake the task, since something waits; from any thread."""
         loop, event = self.loop(), self._event()
         if loop is None or event is None:
             return
@@ -114,51 +125,114 @@ class Background:
         flush_at: float | None = now + self._interval
         sweep_at = now + self._sweep_interval * random.uniform(0.1, 0.5)
         while self._event() is event:
-            if self.woken and flush_at is None:
-                flush_at = now + self._interval
             if self.asked or (flush_at is not None and now >= flush_at):
                 self.woken = self.asked = False
-                flush_at = await self._flushed()
+                again: float | None = self._interval
+                with guarded("session flush"):
+                    again = await self.turn()
+                flush_at = None if again is None else time.monotonic() + again
             if now >= sweep_at:
                 with guarded("session sweep"):
                     await self._sweep()
                 sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
             _stop_if_cancelled()
+            if flush_at is None and (self.woken or self._health.is_away):
+                flush_at = time.monotonic() + self._interval
             if not self.asked:
                 await _sleep(event, sweep_at if flush_at is None else min(flush_at, sweep_at))
             now = time.monotonic()
 
-    async def _flushed(self) -> float | None:
-        again: float | None = self._interval
-        with guarded("session flush"):
-            again = await self._flush()
-        return None if again is None else time.monotonic() + again
+    async def turn(self) -> float | None:
+        """Write what waits; the seconds until the next try, if there is one to make."""
+        health, flusher = self._health, self._flusher
+        if health.wait:
+            return health.wait
+        await flusher.flush(yielding=True)
+        if (health.is_away and not health.wait) or health.is_partial or health.is_slow:
+            await self._probe()
+        await self._documents.catch_up()
+        if not health.is_away:
+            await self._shared_key.agree()
+        if flusher.has_news:
+            flusher.has_news = False
+            await flusher.count()
+        if health.is_away:
+            return max(health.wait, 0.01)
+        return None if flusher.is_idle and not health.is_partial and not health.is_slow else self._interval
+
+    async def _probe(self) -> None:
+        """Ask where perhaps nothing waited that could have shown whether the store, or its other parts, can be used."""
+        health = self._health
+        with health.operation("probe", proof=True):
+            asked = time.perf_counter()
+            # It writes: a server that is full or read-only answers everything else.
+            await self._store.get_or_set(_PROBE, _PROBE, _PROBE_KEPT)
+            health.is_slow = time.perf_counter() - asked >= PATIENCE
+            self._flusher.has_news = self._flusher.has_news or health.is_away
+            health.answered()
+
+    async def _sweep(self) -> None:
+        await self._flusher.sweep()
+        if not self._health.is_away:
+            # Or the next process makes another key, where the store has lost it unnoticed: emptied, evicted.
+            await self._shared_key.agree(again=True)
 
     async def _finish(self) -> None:
+        """Write what waits: the task is cancelled, and its loop ends."""
         with guarded("last session flush"):
-            await asyncio.wait_for(self._flush_last(), FINAL)
+            self._closing()
+            await asyncio.wait_for(self.turn(), _FINAL)
         with guarded("session store close"):
-            await asyncio.wait_for(self._close(), FINAL)
+            await asyncio.wait_for(self._close(), _FINAL)
+
+    def _closing(self) -> None:
+        with guarded("session end"):
+            self._events.closing()
+        self._flusher.buffer.release()
+
+    async def _close(self) -> None:
+        await self._lookups.aclose()
+        await self._store.aclose()
+
+    async def aclose(self, timeout: float) -> None:
+        """Write what waits within `timeout` seconds, and stop."""
+        self.stop()
+        with guarded("last session flush"):
+            try:
+                await loops.once_more_if_late(lambda: asyncio.wait_for(self._write_last(), timeout))
+            except asyncio.TimeoutError:
+                self._health.failed(StoreDown("TimeoutError"))
+        with guarded("session store close"):
+            await asyncio.wait_for(self._close(), timeout)
+
+    async def _write_last(self) -> None:
+        self._closing()
+        await self._flusher.flush()
+        await self._documents.catch_up()
+
+    def write_at_exit(self) -> None:
+        """Write what waits where no loop runs any more, within two seconds; what is left is counted as dropped."""
+        if loops.running() is not None:
+            self.notify(now=True)
+            return
+        self._flusher.buffer.release()
+        try:
+            if not self._flusher.is_idle or len(self._documents):
+                loop = _ExitLoop()
+                try:
+                    loop.run_until_complete(asyncio.wait_for(self.aclose(_EXIT / 2), _EXIT))
+                finally:
+                    loop.close()
+        finally:
+            self._flusher.abandon()
 
 
-class _Task(asyncio.Task[None]):
-    """Counts its cancellations, as every task does from Python 3.11 on."""
+class _ExitLoop(asyncio.SelectorEventLoop):
+    """Resolves names without the thread pool, which is shut down before exit handlers run."""
 
-    _cancelled = 0
-
-    def cancel(self, msg: Any = None) -> bool:
-        caller = sys._getframe(1).f_globals.get("__name__")  # pyright: ignore[reportPrivateUsage]
-        # Time limits of redis-py are cancellations there, which it turns into errors itself.
-        if caller != "async_timeout":
-            self._cancelled += 1
-        return super().cancel(msg)
-
-    def cancelling(self) -> int:
-        return self._cancelled
-
-
-def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> object:
-    return loop.create_task(work) if sys.version_info >= (3, 11) else _Task(work, loop=loop)
+    async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
+        """Ask the resolver in this thread."""
+        return socket.getaddrinfo(*args, **options)
 
 
 def _stop_if_cancelled() -> None:

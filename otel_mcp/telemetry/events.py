@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import _logs, trace
@@ -11,7 +10,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
-from otel_mcp.model.delta import FACTS, EndedSession, SessionFacts
+from otel_mcp.model.delta import FACTS, EndedSession, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.version import __version__
@@ -36,8 +35,17 @@ class SessionReporter:
         )
         self._tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
         self._session_span = session_span
-        self.calls_of: Callable[[str], list[SpanContext]] | None = None
+
+    def calls_of(self, session_id: str) -> list[SpanContext]:
         """The sampled calls of a session that this process knows."""
+        return []
+
+    def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
+        if result.created:
+            self.started(delta.facts)
+        if result.resumed:
+            self.resumed(delta.facts)
+        return None
 
     def started(self, facts: SessionFacts) -> None:
         with _GUARD:
@@ -87,7 +95,7 @@ class SessionReporter:
             NO_SPAN,
             SpanKind.INTERNAL,
             attributes,
-            [Link(context) for context in self.calls_of(ended.session_id)] if self.calls_of is not None else None,
+            [Link(context) for context in self.calls_of(ended.session_id)],
             start_time=int(ended.facts.created_at * 1e9),
         )
         span.end(int(max(ended.last_activity, ended.facts.created_at) * 1e9))

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from otel_mcp import MCPInstrumentor, current
+from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.lookups import Lookups
-from otel_mcp.sessions.worker import Background
+from otel_mcp.sessions.service import Sessions
 from tests.hostile import test_sdk as sdk
 from tests.hostile.kit import scope_of
-from tests.store.support import Listener
+from tests.store.support import Listener, settings
 from tests.unit import test_fault_injection as injection
 from tests.unit.kit import Telemetry, ask, call, initialize, notify
 
@@ -147,7 +148,7 @@ def test_a_question_that_is_cancelled_cancels_no_request(question: Any) -> None:
     """Whoever ends all tasks of a loop ends ours, too; the request that waits for it is not ours to end."""
 
     async def ask_it() -> str:
-        return await Lookups(Listener(), lambda _: None).ask("recall", "x", question, "otherwise")
+        return await Lookups(Listener(), StoreHealth(Listener())).ask("recall", "x", question, "otherwise")
 
     assert asyncio.run(ask_it()) == "otherwise"
 
@@ -158,20 +159,17 @@ def test_a_cancellation_that_the_store_swallows_does_not_keep_the_server_from_en
             await asyncio.sleep(3600)
         return 0.0
 
-    async def nothing() -> None:
-        pass
-
     async def server() -> None:
-        background = Background(
-            interval=0.001, sweep_interval=3600, flush=swallow, flush_last=nothing, sweep=nothing, close=nothing
-        )
-        background.start(asyncio.get_running_loop())
-        held.append(background)  # The task must not end for want of an owner.
-        background.notify(now=True)
+        sessions = Sessions(settings(flush_interval=0.001), Listener())
+        worker = vars(sessions)["_worker"]
+        worker.turn = swallow
+        worker.start(asyncio.get_running_loop())
+        held.append(sessions)  # The task must not end for want of an owner.
+        worker.notify(now=True)
         for _ in range(10):
             await asyncio.sleep(0)
 
-    held: list[Background] = []
+    held: list[Sessions] = []
     ended = threading.Event()
     threading.Thread(target=lambda: (asyncio.run(server()), ended.set()), daemon=True).start()
 

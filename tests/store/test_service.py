@@ -16,9 +16,9 @@ import anyio
 import pytest
 
 from otel_mcp import loops
-from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
-from otel_mcp.sessions import breaker
+from otel_mcp.sessions import health
 from otel_mcp.sessions.flusher import BATCH
 from otel_mcp.sessions.health import PATIENCE
 from otel_mcp.sessions.service import Sessions
@@ -270,7 +270,7 @@ async def test_a_store_that_keeps_us_out_is_asked_seldom(
     await sessions.flush()
 
     assert remote.asked == ["apply"]
-    assert sessions._health.breaker.wait > 10  # pyright: ignore[reportPrivateUsage]
+    assert sessions._health.wait > 10  # pyright: ignore[reportPrivateUsage]
     (line,) = warnings(caplog)
     assert "does not let us in (AuthenticationError)" in line
     assert listener.operations == {("flush", "denied"): 1}
@@ -320,7 +320,7 @@ async def test_memory_for_waiting_sessions_is_bounded_and_what_goes_is_counted(
 
 async def test_a_callback_that_raises_harms_nobody(remote: Remote) -> None:
     class Broken(Listener):
-        def started(self, facts: SessionFacts) -> None:
+        def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
             raise RuntimeError("bug")
 
         def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
@@ -538,7 +538,7 @@ async def test_get_or_create_creates_once(sessions: Sessions, listener: Listener
 async def test_sessions_that_cannot_be_written_do_not_stand_in_front_of_others(
     sessions: Sessions, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "_FIRST", 0.001)
+    monkeypatch.setattr(health, "_FIRST", 0.001)
     names = [f"s{number}" for number in range(2 * BATCH + 5)]
     remote.stuck = set(names)
     for name in names:
@@ -589,21 +589,19 @@ async def test_without_the_store_the_hash_key_is_our_own_and_offered_later(sessi
     assert await remote.get_or_set("hash-key", "another", 0) == own.decode()
 
 
-async def test_whoever_began_with_a_hash_key_of_his_own_is_told_the_common_one_unasked(
-    sessions: Sessions, remote: Remote
+async def test_replicas_adopt_the_shared_hash_key_after_an_outage(
+    sessions: Sessions, remote: Remote, listener: Listener
 ) -> None:
-    told: list[bytes] = []
-    sessions.on_hash_key(told.append)
     sessions.ensure_running()
     remote.down = StoreDown("ConnectionError")
     own = await sessions.hash_key()
-    assert told == []
+    assert listener.keys == []
 
     remote.down = None
     await remote.get_or_set("hash-key", "common", 0)
 
-    await until(lambda: bool(told))
-    assert (told, own != b"common", await sessions.hash_key()) == ([b"common"], True, b"common")
+    await until(lambda: bool(listener.keys))
+    assert (listener.keys, own != b"common", await sessions.hash_key()) == ([b"common"], True, b"common")
 
 
 async def test_a_hash_key_that_the_store_loses_unnoticed_is_there_again_for_replicas_to_come(remote: Remote) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts
+from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 
@@ -33,11 +33,11 @@ class Worker:
         self._started: list[str] = []
         self._resumed: list[str] = []
 
-    def started(self, facts: SessionFacts) -> None:
-        self._started.append(facts.session_id)
-
-    def resumed(self, facts: SessionFacts) -> None:
-        self._resumed.append(facts.session_id)
+    def written(self, delta: SessionDelta, result: WriteResult) -> None:
+        if result.created:
+            self._started.append(result.session_id)
+        if result.resumed:
+            self._resumed.append(result.session_id)
 
     def ended(self, session: EndedSession) -> None:
         os.write(self._told, f"{session.session_id} {session.reason} {session.tool_call_count}\n".encode())
@@ -46,6 +46,12 @@ class Worker:
         self._dropped += count
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
+        pass
+
+    def hash_key(self, key: bytes) -> None:
+        pass
+
+    def closing(self) -> None:
         pass
 
     async def call(self, sessions: int, calls: int, seconds: float, limit: float = 3600.0) -> None:
@@ -67,7 +73,7 @@ class Worker:
 
         await asyncio.gather(*(caller() for _ in range(_AT_ONCE)))
 
-    async def written(self) -> None:
+    async def settled(self) -> None:
         """Wait until everything is written, or for a minute."""
         for _ in range(3000):
             if not self.sessions.pending and not self.sessions.degraded:

@@ -386,7 +386,7 @@ async def test_the_end_of_a_loop_ends_what_is_due_later_on_it(make_runtime: Make
     await asyncio.sleep(0)
     runtime.resolver.tracker.later.run(never)
     await waiting.wait()
-    (background,) = [task for task in asyncio.all_tasks() if "Background" in repr(task)]
+    (background,) = [task for task in asyncio.all_tasks() if "Worker" in repr(task)]
     background.cancel()  # As servers end their loops.
     await asyncio.wait({background})
     await asyncio.sleep(0)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import Any
+
+import pytest
 
 from otel_mcp.model.delta import SessionDelta
-from otel_mcp.sessions.buffer import Coalescer
+from otel_mcp.sessions.buffer import Buffer
 from tests.store.support import EPOCH, delta, facts, settings
 
 
 def test_deltas_of_a_session_become_one() -> None:
-    coalescer = Coalescer(settings())
+    buffer = Buffer(settings())
     first = delta(2, of=facts(client_name="client"), at=EPOCH + 5, errors=1)
     second = delta(1, of=facts(at=EPOCH - 9, user_agent="agent"), at=EPOCH + 3, first=2, requests=4)
     second.touch_key = ("client:1", 60.0)
     third = delta(0, at=EPOCH + 4, ended="client_delete")
 
     for change in (first, second, third):
-        coalescer.add(change)
+        buffer.add(change)
 
-    assert (len(coalescer), coalescer.calls) == (1, 3)
-    (merged,) = coalescer.take(64)
+    assert (len(buffer), buffer.calls) == (1, 3)
+    (merged,) = buffer.take(64)
     assert (merged.facts.client_name, merged.facts.user_agent, merged.facts.created_at) == (
         "client",
         "agent",
@@ -31,37 +34,37 @@ def test_deltas_of_a_session_become_one() -> None:
     assert (merged.requests, merged.errors, merged.call_count) == (6, 1, 3)
     assert [call.request_id for call in merged.calls] == [0, 1, 2]
     assert (merged.ended, merged.touch_key) == ((EPOCH + 4, "client_delete"), ("client:1", 60.0))
-    assert (len(coalescer), coalescer.calls) == (0, 0)
+    assert (len(buffer), buffer.calls) == (0, 0)
 
 
 def test_the_facts_of_others_are_not_written_to() -> None:
-    coalescer, known = Coalescer(settings()), facts()
-    coalescer.add(delta(1, of=known))
-    coalescer.add(delta(1, of=facts(user_agent="agent")))
+    buffer, known = Buffer(settings()), facts()
+    buffer.add(delta(1, of=known))
+    buffer.add(delta(1, of=facts(user_agent="agent")))
     assert known.user_agent is None
 
 
 def test_a_long_call_is_activity_from_its_start() -> None:
-    coalescer = Coalescer(settings())
+    buffer = Buffer(settings())
     change = delta(1, at=EPOCH + 100)
     change.calls[0].started_at = EPOCH
-    coalescer.add(change)
-    assert coalescer.take(1)[0].first_activity == EPOCH
+    buffer.add(change)
+    assert buffer.take(1)[0].first_activity == EPOCH
 
 
 def test_the_oldest_wait_is_taken_first_and_busy_sessions_stay() -> None:
-    coalescer = Coalescer(settings())
+    buffer = Buffer(settings())
     for number in range(5):
-        coalescer.add(delta(1, of=facts(f"s{number}")))
+        buffer.add(delta(1, of=facts(f"s{number}")))
 
-    taken = coalescer.take(2, {"s0", "s2"})
+    taken = buffer.take(2, {"s0", "s2"})
 
     assert [change.facts.session_id for change in taken] == ["s1", "s3"]
-    assert [change.facts.session_id for change in coalescer.take(9)] == ["s0", "s2", "s4"]
+    assert [change.facts.session_id for change in buffer.take(9)] == ["s0", "s2", "s4"]
 
 
 def test_what_is_taken_together_is_bounded_by_its_records() -> None:
-    waiting = Coalescer(settings())
+    waiting = Buffer(settings())
     for name, calls in (("a", 3), ("b", 0), ("c", 4), ("d", 1)):
         waiting.add(delta(calls, of=facts(name)))
 
@@ -71,20 +74,20 @@ def test_what_is_taken_together_is_bounded_by_its_records() -> None:
 
 
 def test_it_says_when_writing_is_worth_while() -> None:
-    coalescer = Coalescer(settings(flush_calls=10))
-    assert not any(coalescer.add(delta(1, of=facts(f"s{number}"))) for number in range(100))
-    assert not coalescer.add(delta(9, of=facts("many")))
-    assert coalescer.add(delta(1, of=facts("many")))
-    assert coalescer.add(delta(0, of=facts("over"), ended="client_delete"))
-    assert [coalescer.add(delta(1, of=facts(f"t{number}"))) for number in range(50)] == [False] * 49 + [True]
+    buffer = Buffer(settings(flush_calls=10))
+    assert not any(buffer.add(delta(1, of=facts(f"s{number}"))) for number in range(100))
+    assert not buffer.add(delta(9, of=facts("many")))
+    assert buffer.add(delta(1, of=facts("many")))
+    assert buffer.add(delta(0, of=facts("over"), ended="client_delete"))
+    assert [buffer.add(delta(1, of=facts(f"t{number}"))) for number in range(50)] == [False] * 49 + [True]
 
 
 def test_a_session_keeps_its_newest_calls() -> None:
-    coalescer = Coalescer(settings(max_tool_calls=4))
+    buffer = Buffer(settings(max_tool_calls=4))
     for number in range(100):
-        coalescer.add(delta(1, first=number))
+        buffer.add(delta(1, first=number))
 
-    (change,) = coalescer.take(1)
+    (change,) = buffer.take(1)
 
     assert change.call_count == 100
     kept = [call.request_id for call in change.calls]
@@ -93,21 +96,21 @@ def test_a_session_keeps_its_newest_calls() -> None:
 
 
 def test_when_memory_runs_out_the_oldest_records_go_and_are_still_counted() -> None:
-    coalescer = Coalescer(settings(max_pending_calls=100, max_tool_calls=1000))
+    buffer = Buffer(settings(max_pending_calls=100, max_tool_calls=1000))
     for number in range(250):
-        coalescer.add(delta(1, of=facts(f"s{number % 10}"), at=EPOCH + number, first=number))
+        buffer.add(delta(1, of=facts(f"s{number % 10}"), at=EPOCH + number, first=number))
 
-    taken = coalescer.take(64)
+    taken = buffer.take(64)
 
     kept = sorted(int(str(call.request_id)) for change in taken for call in change.calls)
     assert 75 <= len(kept) <= 100
     assert kept == list(range(250))[-len(kept) :]
     assert sum(change.call_count for change in taken) == 250
-    assert coalescer.take_dropped() == 0
+    assert buffer.take_dropped() == 0
 
 
 def test_when_content_takes_too_much_memory_the_oldest_goes_and_the_records_stay() -> None:
-    waiting = Coalescer(settings())
+    waiting = Buffer(settings())
     kept = {"text": "x" * 4_000_000}
     for number in range(10):
         one = delta(1, of=facts(f"s{number}"))
@@ -124,7 +127,7 @@ def test_when_content_takes_too_much_memory_the_oldest_goes_and_the_records_stay
 
 
 def test_what_is_taken_together_is_bounded_by_its_content() -> None:
-    waiting = Coalescer(settings())
+    waiting = Buffer(settings())
     for number in range(4):
         one = delta(1, of=facts(f"s{number}"))
         one.calls[0].arguments = "x" * 500_000
@@ -134,27 +137,27 @@ def test_what_is_taken_together_is_bounded_by_its_content() -> None:
 
 
 def test_when_too_many_sessions_wait_the_oldest_is_dropped_and_counted() -> None:
-    coalescer = Coalescer(settings(max_sessions=3))
+    buffer = Buffer(settings(max_sessions=3))
     for number in range(5):
-        coalescer.add(delta(number + 1, of=facts(f"s{number}")))
+        buffer.add(delta(number + 1, of=facts(f"s{number}")))
 
-    assert [change.facts.session_id for change in coalescer.take(9)] == ["s2", "s3", "s4"]
-    assert (coalescer.take_dropped(), coalescer.take_dropped()) == (1 + 2, 0)
+    assert [change.facts.session_id for change in buffer.take(9)] == ["s2", "s3", "s4"]
+    assert (buffer.take_dropped(), buffer.take_dropped()) == (1 + 2, 0)
 
 
 def test_threads_lose_nothing() -> None:
-    coalescer = Coalescer(settings(max_pending_calls=50, max_sessions=20, max_tool_calls=5))
+    buffer = Buffer(settings(max_pending_calls=50, max_sessions=20, max_tool_calls=5))
     taken: list[SessionDelta] = []
     running = threading.Event()
 
     def submit(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(3000):
-            coalescer.add(delta(1, of=facts(f"s{chance.randrange(40)}")))
+            buffer.add(delta(1, of=facts(f"s{chance.randrange(40)}")))
 
     def take() -> None:
         while not running.is_set():
-            taken.extend(coalescer.take(7))
+            taken.extend(buffer.take(7))
 
     taker = threading.Thread(target=take)
     taker.start()
@@ -165,23 +168,105 @@ def test_threads_lose_nothing() -> None:
         thread.join()
     running.set()
     taker.join()
-    taken += coalescer.take(1000)
+    taken += buffer.take(1000)
 
-    assert sum(change.call_count for change in taken) + coalescer.take_dropped() == 9000
-    assert (coalescer.calls, len(coalescer)) == (0, 0)
+    assert sum(change.call_count for change in taken) + buffer.take_dropped() == 9000
+    assert (buffer.calls, len(buffer)) == (0, 0)
 
 
 def test_what_two_users_did_under_one_id_is_written_apart() -> None:
-    coalescer = Coalescer(settings())
+    buffer = Buffer(settings())
     anns, bobs = facts(principal="ann"), facts(principal="bob")
 
     for each in (delta(2, of=bobs, ended="client_delete"), delta(1, of=anns), delta(3, of=bobs), delta(1, of=anns)):
-        coalescer.add(each)
-    turns = [coalescer.take(10) for _ in range(3)]
+        buffer.add(each)
+    turns = [buffer.take(10) for _ in range(3)]
 
     assert [[(each.facts.principal, each.call_count) for each in turn] for turn in turns] == [
         [("bob", 5)],
         [("ann", 2)],
         [],
     ]
-    assert coalescer.calls == len(coalescer) == 0
+    assert buffer.calls == len(buffer) == 0
+
+
+# What a transport session does before its first tool call is held, until it is known whose it is.
+
+
+class Held:
+    """A buffer whose clock stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.buffer = Buffer(settings(), lambda: self.now)
+        self.buffer.hold("new")
+
+    def happens(self, session_id: str = "new", calls: int = 0, **values: Any) -> None:
+        self.buffer.add(delta(calls, of=facts(session_id), **values))
+
+    def taken(self) -> list[tuple[str, int]]:
+        return [(each.facts.session_id, each.requests) for each in self.buffer.take(5000)]
+
+
+def test_a_handshake_is_held_and_others_are_not() -> None:
+    held = Held()
+
+    held.happens(requests=1)
+    held.happens("other", requests=2)
+
+    assert (held.taken(), held.taken()) == ([("other", 2)], [])
+
+
+@pytest.mark.parametrize("values", [{"calls": 1}, {"ended": "client_delete"}], ids=["a tool call", "the end"])
+def test_a_call_or_an_end_makes_a_session_of_its_own(values: dict[str, Any]) -> None:
+    held = Held()
+    held.happens(requests=1)
+
+    held.happens(**{"requests": 0, **values})
+
+    assert held.taken() == [("new", 1)]
+
+
+def test_a_handshake_that_nothing_follows_is_written_in_the_end() -> None:
+    held = Held()
+    held.happens(requests=1)
+    held.now += held.buffer.hold_time - 0.001
+    assert held.taken() == []
+
+    held.now += 0.001
+
+    assert held.taken() == [("new", 1)]
+
+
+def test_a_handshake_is_counted_with_its_conversation() -> None:
+    held = Held()
+    held.happens(requests=1)
+
+    assert held.buffer.hand_over("new", facts("c_chat"))
+    assert not held.buffer.hand_over("new", facts("c_chat"))
+
+    assert held.taken() == [("c_chat", 1)]
+
+
+def test_nothing_is_held_when_the_process_ends() -> None:
+    held = Held()
+    held.buffer.hold("other")
+    held.happens(requests=1)
+    held.happens("other", requests=1)
+
+    held.buffer.release()
+
+    assert held.taken() == [("new", 1), ("other", 1)]
+
+
+def test_handshakes_are_held_up_to_a_bound() -> None:
+    held = Held()
+    for number in range(2999):
+        held.buffer.hold(f"new-{number}")
+        held.happens(f"new-{number}", requests=1)
+    assert len(held.taken()) == 2000
+
+    held.now += held.buffer.hold_time
+    held.buffer.hold("later")
+    held.happens("later", requests=1)
+    assert ("later", 1) not in held.taken()

@@ -50,11 +50,12 @@ def run(script: str, *args: str) -> str:
         from otel_mcp.settings import Settings
 
         class Silent:
-            def started(self, facts): pass
-            def resumed(self, facts): pass
+            def written(self, delta, result): pass
             def ended(self, session): pass
             def dropped(self, count, reason): print("dropped", count, reason, file=sys.stderr)
             def store_operation(self, operation, outcome, seconds): pass
+            def hash_key(self, key): pass
+            def closing(self): pass
 
         def call(session_id, calls=1):
             now = time.time()
@@ -144,12 +145,12 @@ def test_a_forked_child_leaves_the_parents_calls_and_connections_alone(server: S
             sessions.submit(call('parent', 1))
             await sessions.flush()
             sessions.submit(call('parent', 5))
-            token = sessions._process.token
+            token = sessions._producer.token
             pid = os.fork()
             if pid == 0:
                 status = 1
                 try:
-                    assert sessions.pending == 0 and sessions._process.token != token
+                    assert sessions.pending == 0 and sessions._producer.token != token
                     asyncio.run(child())
                     sessions.flush_at_exit()
                     status = 0

@@ -11,7 +11,6 @@ from typing import Any, cast
 import pytest
 
 from otel_mcp.model.state import SessionState
-from otel_mcp.sessions.breaker import Breaker
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ProducerId, StoreDown
@@ -35,25 +34,26 @@ class Clock:
 
 def test_the_breaker_asks_later_each_time_up_to_its_longest_pause() -> None:
     clock = Clock()
-    breaker = Breaker(clock=clock)
-    assert (breaker.is_open, breaker.wait) == (False, 0.0)
+    health = StoreHealth(Listener(), clock=clock)
+    assert (health.is_away, health.wait) == (False, 0.0)
 
     for longest in (0.25, 0.5, 1.0, 2.0, 2.0, 2.0):
-        assert breaker.failed() is (longest == 0.25)
-        assert longest / 2 <= breaker.wait <= longest
-        clock.now += breaker.wait
-        assert (breaker.is_open, breaker.wait) == (True, 0.0)
+        health.failed(StoreDown("ConnectionError"))
+        assert longest / 2 <= health.wait <= longest
+        clock.now += health.wait
+        assert (health.is_away, health.wait) == (True, 0.0)
 
-    assert breaker.succeeded() is True
-    assert breaker.succeeded() is False
-    breaker.failed()
-    assert breaker.wait <= 0.25
+    health.succeeded()
+    health.succeeded()
+    assert (health.is_away, health.recoveries) == (False, 1)
+    health.failed(StoreDown("ConnectionError"))
+    assert health.wait <= 0.25
 
 
 def test_the_breaker_hardly_asks_where_it_is_not_let_in() -> None:
-    breaker = Breaker(clock=Clock())
-    breaker.failed(denied=True)
-    assert breaker.wait >= 15
+    health = StoreHealth(Listener(), clock=Clock())
+    health.failed(StoreDown("NOAUTH", denied=True))
+    assert health.wait >= 15
 
 
 def test_a_store_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from otel_mcp.sessions import worker as module
-from otel_mcp.sessions.worker import Background
+from otel_mcp.sessions.service import Sessions
+from tests.store.support import Listener, settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
 
@@ -15,27 +15,23 @@ pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
 async def test_a_task_that_could_not_start_is_started_by_the_next_request(monkeypatch: pytest.MonkeyPatch) -> None:
     flushed = asyncio.Event()
 
-    async def flush() -> None:
+    async def turn() -> None:
         flushed.set()
 
-    async def nothing() -> None:
-        pass
-
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError
 
     loop = asyncio.get_running_loop()
-    background = Background(
-        interval=0.001, sweep_interval=3600, flush=flush, flush_last=nothing, sweep=nothing, close=nothing
-    )
+    worker = vars(Sessions(settings(flush_interval=0.001), Listener()))["_worker"]
+    worker.turn = turn
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_task", broken)
+        patched.setattr(loop, "create_task", broken)
         with pytest.raises(RuntimeError):
-            background.start(loop)
+            worker.start(loop)
 
-    background.start(loop)
+    worker.start(loop)
     try:
         await asyncio.wait_for(flushed.wait(), 20)
     finally:
-        background.stop()
+        worker.stop()
         await asyncio.sleep(0)
