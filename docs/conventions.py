@@ -82,7 +82,7 @@ EXAMPLES: Final = {
     names.CLIENT_VERSION: ("1.2.0",),
     names.TOOL_EXCEPTION_TYPE: ("KeyError", "TimeoutError"),
     names.STORE_OPERATION: ("flush", "recall", "sweep"),
-    names.OBSERVER: ("otel_mcp.observers.slow:SlowCalls",),
+    names.OBSERVER: ("log", "my_package.observers:observe"),
     names.COMPONENT: ("dispatch", "session events"),
 }
 ABSENT: Final = {names.MCP_PROTOCOL_VERSION: "where known", names.CLIENT_NAME: "where the client sent it"}

@@ -33,7 +33,7 @@ from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.events import SessionReporter
 from otel_mcp.telemetry.http_span import HTTPSpans
-from otel_mcp.telemetry.instruments import Gauges
+from otel_mcp.telemetry.instruments import Readings
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.processor import SessionSpanProcessor, install
 from otel_mcp.telemetry.recorder import Recorder
@@ -88,18 +88,21 @@ class Runtime:
             self.watch.read,
             self.watch.finish,
         )
-        self.metrics.watch(
-            Gauges(
-                active=lambda: self.sessions.active,
-                local=lambda: self.sessions.local,
-                pending=lambda: self.sessions.pending,
-                degraded=lambda: self.sessions.degraded,
-                requests=lambda: self.watch.active,
-                contradicted=lambda: self.watch.contradictions.counts,
-                collect=self.recorder.drain,
-            )
-        )
+        self.metrics.watch(self._read)
         atexit.register(self._at_exit)
+
+    def _read(self) -> Readings:
+        """What a reader of metrics sees; what has finished is recorded first, so that its export misses nothing."""
+        self.recorder.drain()
+        sessions = self.sessions
+        return Readings(
+            sessions.active,
+            sessions.local,
+            sessions.pending,
+            sessions.degraded,
+            self.watch.active,
+            self.watch.contradictions.counts,
+        )
 
     async def warm_up(self) -> None:
         """Connect to the store, learn the shared key and begin to count, before anybody asks.

@@ -226,7 +226,7 @@ class Dispatch:
         else:
             outcome = call.outcome or call.handler_outcome
             if outcome is not None and outcome.failed:
-                self._runtime.metrics.failures.classify(call, outcome)
+                self._runtime.metrics.classify(call, outcome)
             self._runtime.spans.close(call, own)
 
     def settle(self, span: Span, error: BaseException | None, description: str | None = None) -> None:
@@ -244,7 +244,7 @@ class Dispatch:
         if outcome is None or not outcome.failed or (outcome.error_type == "cancelled" and call.method in STREAMS):
             return
         self.judge()
-        self._runtime.metrics.failures.classify(call, outcome)
+        self._runtime.metrics.classify(call, outcome)
         complete(call, span, outcome, description)
         call.handler_outcome = outcome
 

@@ -284,7 +284,7 @@ class Watch:
             if not exchange.modern:
                 self._endings.closed(exchange, transport_id)
         if exchange.status in REFUSALS:
-            self._recorder.refused(exchange.status, self._client_of(exchange))
+            self._recorder.metrics.request_refused(exchange.status, self._client_of(exchange))
         if exchange.at_sdk:
             _let_go(exchange)
 

@@ -122,7 +122,7 @@ class Replies:
         status = int(message["status"])
         if not exchange.confirmed and not (exchange.http_method == "GET" and status == 200):
             if status in REFUSALS and not exchange.parsed and wire_headers.takes_streams(exchange.headers):
-                self._metrics.failures.refuse(status, None)  # Before anybody has read what it asks for.
+                self._metrics.request_refused(status, None)  # Before anybody has read what it asks for.
             return message
         present = by_name(message.get("headers", ()))
         if exchange.unparsed_body is not None and b'"initialize"' in exchange.unparsed_body:

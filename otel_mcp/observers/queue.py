@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import CallRecord
+from otel_mcp.model.session import Session
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.observers import ENTRY_POINTS
-from otel_mcp.observers.slow import slow_and_failing
 from otel_mcp.settings import Settings
 
-logger = logging.getLogger("otel_mcp")
+calls_logger = logging.getLogger("otel_mcp.calls")
 
 Observe = Callable[[ToolCall, SessionState], Awaitable[None]]
-Wants = Callable[[CallRecord], bool]
 
 CAPACITY: Final = 1000
 """Calls that wait for one observer; beyond it the oldest is dropped and counted."""
 TIMEOUT: Final = 30.0
 """Seconds that an observer may take for one call."""
+LINES: Final = 60
+"""Lines a minute that the bundled observer logs at most: clients decide how many calls fail."""
+_MINUTE: Final = 60.0
+_SHOWN: Final = 8
+"""Characters of an id by which its session can be found: a client with all of it can use a transport's session."""
 
 
-@dataclass(slots=True, eq=False)
 class _Lane:
-    name: str
-    observer: Observe
-    wants: Wants | None
-    """Which calls the observer cares for (its optional method of that name); ``None`` = all."""
-    queue: deque[Callable[[], tuple[ToolCall, SessionState]]] = field(default_factory=lambda: deque[Any]())
-    task: asyncio.Task[None] | None = None
-    loop: asyncio.AbstractEventLoop | None = None
+    """One observer with what waits for it, and the task that works on that."""
+
+    def __init__(self, name: str, observer: Observe) -> None:
+        self.name = name
+        self.observer = observer
+        self.wants: Callable[[CallRecord], bool] | None = getattr(observer, "wants", None)
+        """Which calls the observer cares for (its optional method of that name); ``None`` = all."""
+        self.queue: deque[tuple[CallRecord, Session]] = deque(maxlen=CAPACITY)
+        self.task: asyncio.Task[None] | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def is_idle(self) -> bool:
+        return self.task is None or self.task.done() or self.loop is None or self.loop.is_closed()
 
 
 class Observers:
@@ -47,26 +55,18 @@ class Observers:
 
     def __init__(self, settings: Settings, dropped: Callable[[str, int], None]) -> None:
         self._dropped = dropped
-        self._lanes = [
-            _Lane(name, observer, getattr(observer, "wants", None)) for name, observer in discover(settings).items()
-        ]
-        self._lock = threading.Lock()
+        self._lanes = [_Lane(name, observer) for name, observer in discover(settings).items()]
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
-    def deliver(self, make: Callable[[], tuple[ToolCall, SessionState]], call: CallRecord | None = None) -> None:
-        """Queue one call for every observer that wants it; never waits. Models are made when it is delivered."""
+    def deliver(self, call: CallRecord, session: Session) -> None:
+        """Queue one call for every observer that wants it; never waits. One thread at a time."""
         for lane in self._lanes:
-            if call is not None and lane.wants is not None and not lane.wants(call):
-                continue
-            with self._lock:
-                full = len(lane.queue) >= CAPACITY
-                if full:
-                    lane.queue.popleft()
-                lane.queue.append(make)
-            if full:
-                self._dropped(lane.name, 1)
+            if lane.wants is None or lane.wants(call):
+                if len(lane.queue) == lane.queue.maxlen:
+                    self._dropped(lane.name, 1)
+                lane.queue.append((call, session))
 
     def ensure_running(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Start the task of every observer that has something to do and nobody working on it."""
@@ -75,7 +75,7 @@ class Observers:
         except RuntimeError:
             return
         for lane in self._lanes:
-            if lane.queue and (lane.task is None or lane.task.done() or lane.loop is None or lane.loop.is_closed()):
+            if lane.queue and lane.is_idle():
                 lane.loop = loop
                 # What an observer does belongs to no request: no span, no session of the request that woke it.
                 name = f"otel_mcp observer {lane.name}"
@@ -88,9 +88,9 @@ class Observers:
         tasks = [lane.task for lane in self._lanes if lane.task is not None and lane.loop is loop]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
+        for task in tasks:
+            task.cancel()
         for lane in self._lanes:
-            if lane.task is not None and lane.loop is loop:
-                lane.task.cancel()
             if left := len(lane.queue):
                 lane.queue.clear()
                 self._dropped(lane.name, left)
@@ -98,19 +98,20 @@ class Observers:
     async def _work(self, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()
         while lane.queue and not loop.is_closed():  # A task that is thrown away with its loop is run once more.
-            make = lane.queue.popleft()
+            call, session = lane.queue.popleft()
             with guarded(f"observer {lane.name}"):
-                error = await _outcome(lane.observer, make)
+                error = await _outcome(lane.observer, call, session)
                 if error is not None:
                     self._dropped(lane.name, 1)
                     report(f"observer {lane.name}", error)
 
 
-async def _outcome(observer: Observe, make: Callable[[], tuple[ToolCall, SessionState]]) -> BaseException | None:
+async def _outcome(observer: Observe, call: CallRecord, session: Session) -> BaseException | None:
     """Run an observer for one call, in a task of its own: whatever it raises stays there."""
 
     async def observe() -> None:
-        await observer(*make())
+        fields: dict[str, Any] = {name: getattr(call, name) for name in CallRecord.__slots__}
+        await observer(ToolCall.model_validate(fields), session.state())
 
     task = asyncio.create_task(observe())
     try:
@@ -126,7 +127,7 @@ async def _outcome(observer: Observe, make: Callable[[], tuple[ToolCall, Session
 
 def discover(settings: Settings) -> dict[str, Observe]:
     """Observers by name: the bundled one if wanted, entry points, then configured ``module:name``."""
-    found: dict[str, Observe] = {"log": slow_and_failing(settings.slow_call)} if settings.log_calls else {}
+    found: dict[str, Observe] = {"log": SlowAndFailing(settings.slow_call)} if settings.log_calls else {}
     for entry in entry_points(group=ENTRY_POINTS):
         with guarded(f"observer {entry.name}"):
             found[entry.name] = entry.load()
@@ -135,3 +136,45 @@ def discover(settings: Settings) -> dict[str, Observe]:
             module, _, name = path.partition(":")
             found[path] = getattr(import_module(module), name)
     return found
+
+
+class SlowAndFailing:
+    """The bundled observer: logs calls of `threshold` seconds or more, and those with an error, within a limit.
+
+    Never any content, and no id that could be used.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._began = -_MINUTE
+        self._written = 0
+        self._left_out = 0
+
+    def wants(self, call: CallRecord | ToolCall) -> bool:
+        """Whether there is anything to log: most calls never reach the queue."""
+        return call.error_type is not None or call.failure is not None or call.duration >= self._threshold
+
+    async def __call__(self, call: ToolCall, session: SessionState) -> None:
+        if not self.wants(call) or not self._has_room():
+            return
+        error, shown = call.error_type or call.failure, session.session_id
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+        calls_logger.warning(
+            "tool %r %s %.3f s (session %s, trace %s)",
+            call.tool_name,
+            f"failed with {error} after" if error is not None else "took",
+            call.duration,
+            shown,
+            call.trace_id,
+        )
+
+    def _has_room(self) -> bool:
+        now = time.monotonic()
+        if now - self._began >= _MINUTE:
+            if self._left_out:
+                calls_logger.warning("%d more calls failed or took long in the minute of the last line", self._left_out)
+            self._began, self._written, self._left_out = now, 0, 0
+        has_room = self._written < LINES
+        self._written += has_room
+        self._left_out += not has_room
+        return has_room

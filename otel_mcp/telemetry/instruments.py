@@ -1,38 +1,42 @@
-"""The instruments of one meter provider: names, units and what they measure."""
+"""The instruments of one meter provider, and `Series`, the short way to record to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from inspect import signature
+from operator import attrgetter
+from time import time_ns
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import metrics
-from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
 
 from otel_mcp import guard, semconv
+from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.version import __version__
 
 
-@dataclass(slots=True)
-class Gauges:
-    """Where the observable instruments read: memory only, never the store."""
+class Readings(NamedTuple):
+    """What the observable instruments show: read from memory, never from the store."""
 
-    active: Callable[[], int | None]
-    local: Callable[[], int]
-    pending: Callable[[], int]
-    degraded: Callable[[], bool]
-    requests: Callable[[], Mapping[str, int]]
-    contradicted: Callable[[], Mapping[str, int]]
-    collect: Callable[[], None]
-    """Called before a reader collects, so that an export misses nothing that has finished."""
+    active: int | None
+    local: int
+    pending: int
+    degraded: bool
+    requests: Mapping[str, int]
+    contradicted: Mapping[str, int]
 
 
 class Instruments:
-    """Those that are recorded to, and those that read the `gauges` when they are asked."""
+    """Those that are recorded to, and those that call `read` when they are collected."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = metrics.get_meter(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
-        self.gauges: Gauges | None = None
-        """Set when there is something to read; a reader may collect before."""
+        self.read: Callable[[], Readings] | None = None
+        """Set once there is something to read; a reader may collect before."""
         self.duration = meter.create_histogram(
             semconv.METRIC_OPERATION_DURATION,
             "s",
@@ -63,10 +67,6 @@ class Instruments:
             "Duration of an operation on the session store.",
             explicit_bucket_boundaries_advisory=semconv.STORE_BUCKETS,
         )
-        self._count(meter)
-        self._observe_all(meter)
-
-    def _count(self, meter: Meter) -> None:
         counter = meter.create_counter
         self.started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
         self.resumed = counter(semconv.METRIC_SESSION_RESUMED, "{session}", "Sessions met again after a restart.")
@@ -84,79 +84,171 @@ class Instruments:
         )
         self.dropped = counter(semconv.METRIC_STORE_DROPPED, "{call}", "Calls that the store will never hold.")
         self.observer_dropped = counter(semconv.METRIC_OBSERVER_DROPPED, "{call}", "Calls an observer did not get.")
+        self._observe_all(meter)
 
     def _observe_all(self, meter: Meter) -> None:
-        meter.create_observable_up_down_counter(
-            semconv.METRIC_REQUESTS_ACTIVE, [self._observe_requests], "{request}", "Requests being served."
+        # What adds up over processes is an up-down counter, by the conventions; only `active` does not.
+        adding = meter.create_observable_up_down_counter
+        adding(
+            semconv.METRIC_REQUESTS_ACTIVE,
+            self._shows(lambda now: _by(semconv.MCP_METHOD_NAME, now.requests)),
+            "{request}",
+            "Requests being served.",
         )
         meter.create_observable_gauge(
-            semconv.METRIC_SESSION_ACTIVE, [self._observe_active], "{session}", "Live sessions in the shared store."
+            semconv.METRIC_SESSION_ACTIVE,
+            self._shows(lambda now: [] if now.active is None else [Observation(now.active)]),
+            "{session}",
+            "Live sessions in the shared store.",
         )
-        # What adds up over processes is an up-down counter, by the conventions; only `active` does not.
-        meter.create_observable_up_down_counter(
-            semconv.METRIC_SESSION_LOCAL, [self._observe_local], "{session}", "Sessions in this process's memory."
+        adding(
+            semconv.METRIC_SESSION_LOCAL,
+            self._shows(lambda now: [Observation(now.local)]),
+            "{session}",
+            "Sessions in this process's memory.",
         )
-        meter.create_observable_up_down_counter(
-            semconv.METRIC_STORE_PENDING, [self._observe_pending], "{call}", "Calls not yet written to the store."
+        adding(
+            semconv.METRIC_STORE_PENDING,
+            self._shows(lambda now: [Observation(now.pending)]),
+            "{call}",
+            "Calls not yet written to the store.",
         )
-        meter.create_observable_up_down_counter(
+        adding(
             semconv.METRIC_STORE_DEGRADED,
-            [self._observe_degraded],
+            self._shows(lambda now: [Observation(int(now.degraded))]),
             "{process}",
             "1 while the session store does not answer this process, else 0.",
         )
         meter.create_observable_counter(
             semconv.METRIC_HEADERS_CONTRADICTED,
-            [self._observe_contradicted],
+            self._shows(lambda now: _by(semconv.HEADER, now.contradicted)),
             "{request}",
             "Requests with a header that says something else than their body.",
         )
         meter.create_observable_counter(
-            semconv.METRIC_ERRORS, [self._observe_errors], "{error}", "Failures of the instrumentation itself."
+            semconv.METRIC_ERRORS,
+            [lambda _: _by(semconv.COMPONENT, guard.failures)],
+            "{error}",
+            "Failures of the instrumentation itself.",
         )
 
-    def _observe(self, read: Callable[[Gauges], Sequence[Observation]]) -> Sequence[Observation]:
-        """Read memory for an instrument that is asked; nothing, rather than an error in the user's log."""
-        with guard.guarded("collect"):
-            return [] if self.gauges is None else read(self.gauges)
-        return []
+    def _shows(
+        self, part: Callable[[Readings], Sequence[Observation]]
+    ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
+        """Make the callback of an instrument: an error of ours shows nothing, and is no line in the user's log."""
 
-    def _observe_active(self, _: CallbackOptions) -> Sequence[Observation]:
-        def read(gauges: Gauges) -> Sequence[Observation]:
-            active = gauges.active()
-            return [] if active is None else [Observation(active)]
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            with guard.guarded("collect"):
+                return [] if self.read is None else part(self.read())
+            return []
 
-        self._observe(_collected)
-        return self._observe(read)
+        return [observe]
 
-    def _observe_local(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(lambda gauges: [Observation(gauges.local())])
 
-    def _observe_pending(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(lambda gauges: [Observation(gauges.pending())])
+def _by(attribute: str, counts: Mapping[str, int]) -> list[Observation]:
+    return [Observation(count, {attribute: name}) for name, count in list(counts.items())]
 
-    def _observe_degraded(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(lambda gauges: [Observation(int(gauges.degraded()))])
 
-    def _observe_requests(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(
-            lambda gauges: [
-                Observation(count, {semconv.MCP_METHOD_NAME: method})
-                for method, count in dict(gauges.requests()).items()
-            ]
+_SDK: Final = "opentelemetry.sdk.metrics._internal"
+_SIGNATURES: Final = (
+    ("measurement_consumer", "SynchronousMeasurementConsumer.consume_measurement", "self measurement"),
+    ("_view_instrument_match", "_ViewInstrumentMatch._get_or_create_aggregation", "self aggr_key attributes"),
+    ("_view_instrument_match", "_hash_attributes", "value"),
+    ("exemplar", "ExemplarFilter.should_sample", "self value time_unix_nano attributes context"),
+    ("aggregation", "_Aggregation.aggregate", "self measurement should_sample_exemplar"),
+)
+"""Private functions of the SDK that `Series` calls or replaces, as they are in 1.45."""
+
+
+class Series:
+    """One set of attributes of one instrument, which is looked up in the SDK once, not with each record.
+
+    Most of a record is copying, cleaning, sorting and hashing its attributes. Only
+    here private parts of the SDK are used; where they are not as expected, or the
+    provider is another, records take the public way.
+    """
+
+    __slots__ = ("_attributes", "_found", "_instrument", "_public")
+
+    def __init__(self, instrument: Histogram | Counter, attributes: Mapping[str, Any]) -> None:
+        self._instrument = instrument
+        self._attributes = attributes
+        self._public = instrument.record if isinstance(instrument, Histogram) else instrument.add
+        self._found: _Found | None = None
+
+    def record(self, value: float, context: Context = NO_SPAN) -> None:
+        """Record a value, or add it to a counter; neither may be negative."""
+        found = self._found
+        if found is None or found.consumer._reader_storages is not found.storages:
+            found = self._found = _find(self._instrument, self._attributes)
+            if found is None:
+                return self._public(value, self._attributes, context)
+        if found.is_enabled():
+            now = time_ns()
+            measurement: Any = object.__new__(found.kind)
+            measurement.__dict__.update(found.fields, value=value, time_unix_nano=now, context=context)
+            sampled = found.should_sample(value, now, found.fields["attributes"], context)
+            for aggregation in found.kept:
+                aggregation.aggregate(measurement, sampled)
+            for match, key, attributes in found.renewed:
+                with match._lock:
+                    match._get_or_create_aggregation(key, attributes).aggregate(measurement, sampled)
+        return None
+
+
+class _Found(NamedTuple):
+    """A series in the SDK; holds as long as the provider has the same readers."""
+
+    consumer: Any
+    storages: Mapping[Any, Any]
+    is_enabled: Callable[[], bool]
+    should_sample: Callable[..., bool]
+    kind: type[Any]
+    """The SDK's `Measurement`; its constructor would clean all attributes again."""
+    fields: Mapping[str, Any]
+    """Of one of them, whose attributes are clean."""
+    kept: list[Any]
+    """Aggregations of readers that accumulate: they last as long as the reader."""
+    renewed: list[tuple[Any, Any, Mapping[str, Any]]]
+    """Where readers of deltas keep theirs, which begin again with each collection."""
+
+
+def _find(instrument: Any, attributes: Mapping[str, Any]) -> _Found | None:
+    """Look up a series as the SDK does at each record; ``None`` where only the public way is certain."""
+    real = getattr(instrument, "_real_instrument", instrument)
+    if not type(real).__module__.startswith(_SDK) or not _is_as_expected():
+        return None
+    try:
+        consumer, storages = real._measurement_consumer, real._measurement_consumer._reader_storages
+        measurement = import_module(f"{_SDK}.measurement").Measurement(0, 0, real, NO_SPAN, attributes)
+        kept: list[Any] = []
+        renewed: list[tuple[Any, Any, Mapping[str, Any]]] = []
+        for storage in storages.values():
+            for match in storage._get_or_init_view_instrument_match(real):
+                names = match._view._attribute_keys
+                shown = {
+                    name: value for name, value in measurement.attributes.items() if names is None or name in names
+                }
+                key = import_module(f"{_SDK}._view_instrument_match")._hash_attributes(shown)
+                if match._reset_on_collect:
+                    renewed.append((match, key, shown))
+                else:
+                    with match._lock:
+                        kept.append(match._get_or_create_aggregation(key, shown))
+        should_sample = consumer._sdk_config.exemplar_filter.should_sample
+        return _Found(
+            consumer, storages, real._is_enabled, should_sample, type(measurement), vars(measurement), kept, renewed
         )
+    except Exception:  # Private parts may be anything.
+        return None
 
-    def _observe_contradicted(self, _: CallbackOptions) -> Sequence[Observation]:
-        return self._observe(
-            lambda gauges: [
-                Observation(count, {semconv.HEADER: name}) for name, count in dict(gauges.contradicted()).items()
-            ]
+
+@cache
+def _is_as_expected() -> bool:
+    try:
+        return all(
+            list(signature(attrgetter(name)(import_module(f"{_SDK}.{module}"))).parameters) == parameters.split()
+            for module, name, parameters in _SIGNATURES
         )
-
-    def _observe_errors(self, _: CallbackOptions) -> Sequence[Observation]:
-        return [Observation(count, {semconv.COMPONENT: name}) for name, count in list(guard.failures.items())]
-
-
-def _collected(gauges: Gauges) -> Sequence[Observation]:
-    gauges.collect()
-    return []
+    except Exception:
+        return False

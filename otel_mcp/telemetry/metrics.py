@@ -8,60 +8,50 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
-from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames
-from otel_mcp.guard import guarded
+from otel_mcp.guard import report
 from otel_mcp.model.call import MODERN, Call, client_of
 from otel_mcp.model.delta import EndedSession, SessionFacts
-from otel_mcp.telemetry.failures import Failures
-from otel_mcp.telemetry.instruments import Gauges, Instruments
+from otel_mcp.model.outcomes import failure_of
+from otel_mcp.model.session import Session
+from otel_mcp.telemetry.instruments import Instruments, Readings, Series
 from otel_mcp.telemetry.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, field_of, listed_names
+from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Failure, Outcome, field_of, listed_names
 
 MAX_TOOLS: Final = 200
 MAX_CLIENTS: Final = 20
 MAX_ERRORS: Final = 50
 """Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
-_USUAL_CODES = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
-_USUAL_ERRORS = (
+_USUAL_CODES: Final = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
+_USUAL_ERRORS: Final = (
     *(semconv.TOOL_ERROR, "cancelled", "disconnected"),
     *(code for code in _USUAL_CODES if code not in CALLER_CODES),
     *("400", "401", "403", "404", "500"),
 )
 """These always have a label value of their own."""
-_LEGACY_VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
-_PROTOCOL_VERSIONS = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
-_BEGINNINGS = {"header": _LEGACY_VERSIONS, "conversation": (MODERN,), "inferred": (MODERN,), "inferred_weak": (MODERN,)}
+_LEGACY_VERSIONS: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
+_PROTOCOL_VERSIONS: Final = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
+_BEGINNINGS: Final = {
+    "header": _LEGACY_VERSIONS,
+    "conversation": (MODERN,),
+    "inferred": (MODERN,),
+    "inferred_weak": (MODERN,),
+}
 """Session sources, with the protocol versions that their clients speak."""
-
-_MAX_OPERATIONS = 1000
-"""Uses of the store that wait to be recorded."""
-
-_GUARD = guarded("record")
-
-Bucket = tuple[tuple[str | None, ...], int]
-"""A series of the durations, and the place of one of its buckets."""
-
-
-class Batch:
-    """Calls that are recorded together.
-
-    A reservoir keeps one exemplar of each bucket, so of a batch only one sampled
-    call of a bucket is offered: an offer costs as much as a record.
-    """
-
-    __slots__ = ("clients", "exemplified")
-
-    def __init__(self) -> None:
-        self.clients: Counter[tuple[str, str]] = Counter()
-        """Requests by client and method."""
-        self.exemplified: set[Bucket] = set()
+_MAX_SERIES: Final = 2000
+"""Series that are kept at hand; the SDK keeps as many of one instrument."""
+_MAX_REFUSED: Final = 1000
+"""Refusals that wait to be counted."""
+_MAX_REMEMBERED: Final = 16
+"""Tools of a session whose last failure is remembered."""
 
 
 class Metrics:
@@ -70,19 +60,32 @@ class Metrics:
     def __init__(self, provider: MeterProvider | None) -> None:
         self._on = Instruments(provider)
         self.tools = BoundedNames(MAX_TOOLS)
-        self.prompts = BoundedNames(MAX_TOOLS)
+        self._prompts = BoundedNames(MAX_TOOLS)
         self._clients = BoundedNames(MAX_CLIENTS)
-        self.failures = Failures(self._on, self.tools, self._clients)
         self._error_types = BoundedNames(MAX_ERRORS)
         self._error_types.learn(_USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS)
         self._error_codes.learn(_USUAL_CODES)
-        self._operations: deque[tuple[str, str, float]] = deque()
+        self._tools_listed = False
+        """The server has listed all its tools."""
+        self._series: dict[tuple[str | None, ...], tuple[Series, Series]] = {}
+        """Duration and size of the result, by the values of their attributes."""
+        self._store_series: dict[tuple[str, str], Series] = {}
+        self._refused: deque[tuple[int, str | None]] = deque()
         self.registered = False
+        self.forget()
 
-    def watch(self, gauges: Gauges) -> None:
+    def watch(self, read: Callable[[], Readings]) -> None:
         """Let the observable instruments read; a reader may collect before."""
-        self._on.gauges = gauges
+        self._on.read = read
+
+    def forget(self) -> None:
+        """Start again in a forked child: what waits to be counted is the parent's."""
+        self._refused.clear()
+        self._requests: Counter[tuple[str, str]] = Counter()
+        """Of the batch that is being recorded, by client and method."""
+        self._exemplified: set[tuple[Series, int]] = set()
+        """Buckets that have been offered an exemplar by this batch: they keep one, and an offer costs a record."""
 
     def register(self) -> None:
         """Create the zero-valued series, so that the first increase of each is seen. Only once, early.
@@ -96,93 +99,151 @@ class Metrics:
         for source, versions in _BEGINNINGS.items():
             for version in versions:
                 self._on.started.add(0, _session_attributes(source, version), NO_SPAN)
-        for reason in ("client_delete", "expired", "server_closed", "replaced"):
-            self._on.ended.add(0, {semconv.SESSION_END_REASON: reason}, NO_SPAN)
         self._on.resumed.add(0, None, NO_SPAN)
-        self.failures.register()
-        for reason in ("limit", "principal"):
-            self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
-        for reason in ("foreign", "full", "error", "ended", "principal", "shutdown"):
-            self._on.dropped.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
+        for counter, attribute, values in (
+            (self._on.ended, semconv.SESSION_END_REASON, ("client_delete", "expired", "server_closed", "replaced")),
+            (self._on.refused, semconv.HTTP_RESPONSE_STATUS_CODE, (400, 401, 403, 404)),
+            (self._on.rejected, semconv.REJECT_REASON, ("limit", "principal")),
+            (
+                self._on.dropped,
+                semconv.REJECT_REASON,
+                ("foreign", "full", "error", "ended", "principal", "shutdown"),
+            ),
+        ):
+            for value in values:
+                counter.add(0, {attribute: value}, NO_SPAN)
 
-    def record(self, call: Call, batch: Batch) -> None:
-        """Measure one finished call, of a batch the oldest first; and what has been put off, as little at a time."""
-        with _GUARD:
-            if call.method not in STREAMS:
-                self._count_client(call, batch.clients)
-                self._record(call, batch.exemplified)
-            if self._operations:
-                self.settle(2)
+    def record(self, call: Call) -> None:
+        """Measure a finished call; of a batch the oldest first."""
+        if call.method in STREAMS:
+            return
+        try:
+            outcome, exchange = call.outcome, call.exchange
+            worked = outcome is not None and not outcome.failed and not outcome.unclassified
+            method = known_method(call.method)
+            if call.id is not None and (client := client_of(call)[0]) is not None:
+                accepted = call.accepted or (exchange.status or 500) < 300
+                # A client that has only introduced itself, which all may do, leaves room for those that work.
+                proven = accepted and worked and method == "tools/call"
+                self._requests[self._clients.bounded(client, proven=proven, likely=accepted), method] += 1
+            name: str | None = None
+            if method in ("tools/call", "prompts/get"):
+                names, named = self.tools if method == "tools/call" else self._prompts, call.target is not None
+                name = names.bounded(call.target or "", proven=call.trusted_name and named, likely=worked and named)
+            error_type, code = (None, None) if worked or outcome is None else self._slow_errors(outcome, call)
+            key = (method, name, error_type, code, _known_version(exchange.protocol_version), exchange.http_version)
+            duration, size = self._series.get(key) or self._slow_series(key)
+            context = NO_SPAN
+            if (span := call.span_context) is not None and span.trace_flags.sampled:
+                bucket = duration, bisect_left(semconv.OPERATION_BUCKETS, call.duration)
+                if bucket not in self._exemplified:
+                    self._exemplified.add(bucket)
+                    context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
+            duration.record(call.duration, context)
+            if method == "tools/call":
+                if call.result_bytes is not None:
+                    size.record(call.result_bytes)
+                session = call.session.conversation or call.session if call.session is not None else None
+                if call.failure is not None or (session is not None and session.failed):
+                    self._slow_failure(call, session, name, worked=worked)
+        except Exception as failure:
+            report("record", failure)
 
-    def close(self, batch: Batch) -> None:
-        """Count what is counted once for a whole batch."""
-        self.failures.settle()
-        for (client, method), count in batch.clients.items():
+    def _slow_errors(self, outcome: Outcome, call: Call) -> tuple[str | None, str | None]:
+        """The error type and the JSON-RPC code of a failure, bounded."""
+        error_type, code = outcome.error_type, outcome.status_code
+        if error_type is not None:
+            error_type = self._error_types.bounded(error_type, proven=call.accepted, likely=True)
+        if code is not None:
+            code = self._error_codes.bounded(code, proven=call.accepted, likely=True)
+        return error_type, code
+
+    def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, Series]:
+        """Make the series of calls with these values, all bounded, for their durations and the sizes of results."""
+        method, name, error_type, code, version, http_version = key
+        is_tool = method == "tools/call"
+        attributes = {
+            semconv.MCP_METHOD_NAME: method,
+            semconv.NETWORK_PROTOCOL_VERSION: http_version,
+            semconv.MCP_PROTOCOL_VERSION: version,
+            semconv.ERROR_TYPE: error_type,
+            semconv.RPC_RESPONSE_STATUS_CODE: code,
+            semconv.GEN_AI_OPERATION_NAME: semconv.EXECUTE_TOOL if is_tool else None,
+            semconv.GEN_AI_TOOL_NAME if is_tool else semconv.GEN_AI_PROMPT_NAME: name,
+        }
+        duration = Series(self._on.duration, {name: value for name, value in attributes.items() if value is not None})
+        made = duration, Series(self._on.result_size, {semconv.GEN_AI_TOOL_NAME: name})
+        if len(self._series) >= _MAX_SERIES:
+            self._series.clear()
+        self._series[key] = made
+        return made
+
+    def close(self) -> None:
+        """Count what is counted once for a whole batch, which ends here."""
+        self.settle()
+        requests, self._requests = self._requests, Counter()
+        self._exemplified.clear()
+        for (client, method), count in requests.items():
             attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
             self._on.clients_requests.add(count, attributes, NO_SPAN)
 
-    def _record(self, call: Call, exemplified: set[Bucket]) -> None:
-        key, attributes = self._attributes(call)
-        context = NO_SPAN
-        if call.span_context is not None and call.span_context.trace_flags.sampled:
-            bucket = key, bisect_left(semconv.OPERATION_BUCKETS, call.duration)
-            if bucket not in exemplified:
-                exemplified.add(bucket)
-                context = _exemplar_context(call)
-        self._on.duration.record(call.duration, attributes, context)
-        if call.method == "tools/call":
-            if call.result_bytes is not None:
-                self._on.result_size.record(call.result_bytes, {semconv.GEN_AI_TOOL_NAME: key[1]}, NO_SPAN)
-            self.failures.count(call, key[1], worked=_worked(call))
-
-    def _count_client(self, call: Call, clients: Counter[tuple[str, str]]) -> None:
-        if call.id is not None and (client := client_of(call)[0]) is not None:
-            taken = call.accepted or (call.exchange.status or 500) < 300
-            # A client that has only introduced itself, which servers let anybody do, leaves room for those that work.
-            works = taken and call.method == "tools/call" and _worked(call)
-            clients[self._clients.bounded(client, proven=works, likely=taken), known_method(call.method)] += 1
-
-    def _attributes(self, call: Call) -> tuple[tuple[str | None, ...], dict[str, Any]]:
-        """What tells a call's series from others, and the attributes made of it."""
-        outcome, exchange = call.outcome, call.exchange
-        error_type = outcome.error_type if outcome is not None else None
-        status_code = outcome.status_code if outcome is not None else None
-        method, version = known_method(call.method), exchange.protocol_version
-        known, worked = call.trusted_name and call.target is not None, _worked(call) and call.target is not None
-        name: str | None = None
-        attributes: dict[str, Any] = {
-            semconv.MCP_METHOD_NAME: method,
-            semconv.NETWORK_TRANSPORT: "tcp",
-            semconv.NETWORK_PROTOCOL_NAME: "http",
-            semconv.NETWORK_PROTOCOL_VERSION: exchange.http_version,
-        }
-        if version:
-            attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in _PROTOCOL_VERSIONS else semconv.OTHER
-        if error_type is not None:
-            error_type = self._error_types.bounded(error_type, proven=call.accepted, likely=True)
-            attributes[semconv.ERROR_TYPE] = error_type
-        if status_code is not None:
-            status_code = self._error_codes.bounded(status_code, proven=call.accepted, likely=True)
-            attributes[semconv.RPC_RESPONSE_STATUS_CODE] = status_code
-        if method == "tools/call":
-            name = self.tools.bounded(call.target or "", proven=known, likely=worked)
-            attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
-            attributes[semconv.GEN_AI_TOOL_NAME] = name
-        elif method == "prompts/get":
-            name = self.prompts.bounded(call.target or "", proven=known, likely=worked)
-            attributes[semconv.GEN_AI_PROMPT_NAME] = name
-        return (method, name, error_type, status_code, version, exchange.http_version), attributes
-
     def learn_listed(self, method: str, result: object) -> None:
-        """What the server itself listed, where `method` asked for its tools or prompts."""
+        """Learn the names that the server itself lists, where `method` asked for its tools or prompts."""
         if method == "tools/list":
             names = listed_names(result, "tools")
             self.tools.learn(names)
             # Of pages, the last one makes the list whole.
             if names and not field_of(result, "nextCursor"):
-                self.failures.tools_listed = True
+                self._tools_listed = True
         elif method == "prompts/list":
-            self.prompts.learn(listed_names(result, "prompts"))
+            self._prompts.learn(listed_names(result, "prompts"))
+
+    def classify(self, call: Call, outcome: Outcome) -> None:
+        """Set how a tool call failed."""
+        if call.method == "tools/call":
+            call.unlisted = call.unlisted or self._is_unlisted(call)
+            call.failure = failure_of(call, outcome, unlisted=call.unlisted)
+
+    def _is_unlisted(self, call: Call) -> bool:
+        """Whether the server has listed its tools, and this name is none of them."""
+        if not self._tools_listed or call.trusted_name or self.tools.is_full or call.target is None:
+            return False
+        return len(call.target) <= BoundedNames.LONGEST and call.target not in self.tools.known
+
+    def _slow_failure(self, call: Call, session: Session | None, tool: str | None, *, worked: bool) -> None:
+        """Count a tool call if it failed, or is the first that works after one in its session."""
+        failed = session.failed if session is not None else None
+        if (failure := call.failure) is not None:
+            self._on.failures.add(1, self._failure_attributes(call, tool, failure), NO_SPAN)
+            if session is not None and call.target is not None:
+                session.failed = failed = failed if failed is not None else {}
+                if call.target not in failed and len(failed) >= _MAX_REMEMBERED:
+                    del failed[next(iter(failed))]
+                failed[call.target] = failure
+        elif worked and failed and call.target in failed:
+            self._on.corrected.add(1, self._failure_attributes(call, tool, failed.pop(call.target)), NO_SPAN)
+
+    def _failure_attributes(self, call: Call, tool: str | None, failure: Failure) -> dict[str, Any]:
+        attributes: dict[str, Any] = {semconv.GEN_AI_TOOL_NAME: tool, semconv.FAILURE: failure}
+        if (client := client_of(call)[0]) is not None:
+            attributes[semconv.CLIENT_NAME] = self._clients.bounded(client, proven=False)
+        return attributes
+
+    def request_refused(self, status: int, client: str | None) -> None:
+        """Take a request that HTTP answered with a refusal. Counted later: which clients have worked is then known."""
+        self._refused.append((status, client))
+        if len(self._refused) > _MAX_REFUSED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the refusals that wait. From any thread."""
+        with suppress(IndexError):  # Whichever thread takes the last one.
+            while True:
+                status, client = self._refused.popleft()
+                attributes: dict[str, Any] = {semconv.HTTP_RESPONSE_STATUS_CODE: status}
+                if client is not None:
+                    attributes[semconv.CLIENT_NAME] = self._clients.bounded(client, proven=False)
+                self._on.refused.add(1, attributes, NO_SPAN)
 
     def session_started(self, facts: SessionFacts) -> None:
         self._on.started.add(1, _session_attributes(facts.source, facts.protocol_version), NO_SPAN)
@@ -198,7 +259,6 @@ class Metrics:
         self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
         if facts.source != "inferred_weak":
             attributes[semconv.SESSION_END_REASON] = ended.reason
-            attributes[semconv.NETWORK_PROTOCOL_NAME] = "http"
             self._on.session_duration.record(max(0.0, ended.last_activity - facts.created_at), attributes, NO_SPAN)
 
     def session_rejected(self, reason: str) -> None:
@@ -208,34 +268,15 @@ class Metrics:
         self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
-        """Measure a use of the store, but later: of what is asked on behalf of a request, that request waits."""
-        self._operations.append((operation, outcome, seconds))
-        if len(self._operations) > _MAX_OPERATIONS:
-            self.settle(1)
-
-    def settle(self, most: int = _MAX_OPERATIONS + 1) -> None:
-        """Record what has been put off, the oldest first. From any thread."""
-        while most > 0 and self._operations:
-            most -= 1
-            try:
-                operation, outcome, seconds = self._operations.popleft()
-            except IndexError:  # Another thread was faster.
-                return
-            self._on.store_duration.record(
-                seconds, {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}, NO_SPAN
-            )
-
-    def forget(self) -> None:
-        """Start again in a forked child: what has been put off is the parent's."""
-        self._operations.clear()
-        self.failures.forget()
+        """Measure a use of the store."""
+        series = self._store_series.get((operation, outcome))
+        if series is None:
+            attributes = {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}
+            series = self._store_series[operation, outcome] = Series(self._on.store_duration, attributes)
+        series.record(seconds)
 
     def observer_dropped(self, observer: str, count: int) -> None:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)
-
-
-def _worked(call: Call) -> bool:
-    return call.outcome is not None and not call.outcome.failed and not call.outcome.unclassified
 
 
 def known_method(method: str) -> str:
@@ -243,18 +284,12 @@ def known_method(method: str) -> str:
     return method if method in KNOWN_METHODS else semconv.OTHER
 
 
+def _known_version(version: str | None) -> str | None:
+    return version if version in _PROTOCOL_VERSIONS else semconv.OTHER if version else None
+
+
 def _session_attributes(source: str | None, protocol_version: str | None) -> dict[str, str]:
     attributes = {semconv.SESSION_SOURCE: source or "none"}
-    if protocol_version:
-        attributes[semconv.MCP_PROTOCOL_VERSION] = (
-            protocol_version if protocol_version in _PROTOCOL_VERSIONS else semconv.OTHER
-        )
+    if (version := _known_version(protocol_version)) is not None:
+        attributes[semconv.MCP_PROTOCOL_VERSION] = version
     return attributes
-
-
-def _exemplar_context(call: Call) -> Context:
-    if call.span is not None:
-        return set_span_in_context(call.span, NO_SPAN)
-    if call.span_context is not None:
-        return set_span_in_context(NonRecordingSpan(call.span_context), NO_SPAN)
-    return NO_SPAN

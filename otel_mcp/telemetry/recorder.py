@@ -1,4 +1,4 @@
-"""From finished calls to measurements, session deltas and observers. The only consumer of the queue."""
+"""From finished calls to spans, measurements, session deltas and observers. The only consumer of the queue."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+from pydantic_core import to_json
 
 from otel_mcp import loops
-from otel_mcp.guard import guarded, quietly
+from otel_mcp.guard import guarded, report
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Call
-from otel_mcp.model.delta import SessionDelta
+from otel_mcp.model.delta import CallRecord, SessionDelta
+from otel_mcp.model.outcomes import CALLERS_FAULT, was_taken
+from otel_mcp.model.session import Session
 from otel_mcp.observers.queue import Observers
 from otel_mcp.settings import Settings
-from otel_mcp.telemetry.deltas import Deltas
-from otel_mcp.telemetry.metrics import Batch, Metrics
+from otel_mcp.telemetry.content import redactor
+from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import Spans
 
 _GUARD: Final = guarded("record")
@@ -27,10 +31,14 @@ _MAX_WAITING: Final = 1000
 """Calls that wait for turns of the loop; more are drained where they end."""
 _DRAIN_SHARE: Final = 0.25
 """Part of the flush interval after which the queue is drained: the rest is the store's."""
-_SLICE: Final = 4
+_SLICE: Final = 16
 """Calls that are drained in one turn of the loop: a fraction of a millisecond."""
 _MEANWHILE: Final = 0.01
 """Seconds until the loop looks again for what another thread is recording."""
+_MAX_LINKS: Final = 100
+"""Calls that the span of a session leads to."""
+_MAX_DIGESTED: Final = 64 * 1024
+"""Bytes of arguments of which a digest is kept."""
 
 
 class Recorder:
@@ -45,13 +53,17 @@ class Recorder:
         observers: Observers,
         submit: Callable[[SessionDelta], None],
     ) -> None:
-        self._metrics = metrics
+        self.metrics = metrics
         self._spans = spans
+        self._keys = keys
         self._observers = observers
         self._submit = submit
         self._batch = settings.flush_calls
         self._delay = settings.flush_interval * _DRAIN_SHARE
-        self._deltas = Deltas(settings, keys, observers)
+        self._content = settings.store_content
+        self._links = settings.session_span
+        self._redact = redactor(settings.redaction_hook)
+        self._idle_gap = min(settings.session_idle_gap, settings.session_ttl)
         # Waiting calls hold their content, where it is kept: then fewer may wait.
         self._most = settings.flush_calls if settings.store_content else _MAX_WAITING
         self.clear()
@@ -69,14 +81,14 @@ class Recorder:
         """The recording thread goes on until nothing waits."""
         self._open = 0
         """Calls of the batch that is being recorded; with what is known of it, only touched under the lock."""
-        self._measured = Batch()
-        self._metrics.forget()
-        self._deltas.take()
+        self._deltas: dict[Session, SessionDelta] = {}
+        self.metrics.forget()
 
     def add(self, call: Call) -> None:
         """Take a finished call. A full batch is drained from the next turn of the loop on, else a timer drains."""
         self._queue.append(call)
-        if len(self._queue) >= self._most:
+        waiting = len(self._queue)
+        if waiting >= self._most:
             # Very many have ended within one turn, as where a process stops: none may fall off the end.
             self.drain()
             if len(self._queue) >= _MAX_QUEUE:
@@ -85,20 +97,15 @@ class Recorder:
             self._timer is None
             or self._timer_loop is None
             or not self._timer_loop.is_running()
-            or (len(self._queue) >= self._batch and not self._hurries)
+            or (waiting >= self._batch and not self._hurries)
         ):
-            self._schedule(0.0 if len(self._queue) >= self._batch else self._delay)
-
-    def refused(self, status: int, client: str | None) -> None:
-        """Count a request that HTTP answered with a refusal, of the client with this name."""
-        with _GUARD:
-            self._metrics.failures.refuse(status, client)
+            self._schedule(0.0 if waiting >= self._batch else self._delay)
 
     def _lose_oldest(self) -> None:
-        """Another thread has been recording for very long, and there is no room left."""
+        """Make room, where another thread has been recording for very long."""
         with _GUARD:
             if self._queue.popleft().method == "tools/call":
-                self._metrics.store_dropped(1, "full")
+                self.metrics.store_dropped(1, "full")
 
     def _schedule(self, delay: float) -> None:
         if (loop := loops.home()) is None:
@@ -108,18 +115,19 @@ class Recorder:
         if self._timer is not None and self._timer_loop is loop:
             self._timer.cancel()  # It would come later.
         self._timer_loop, self._hurries = loop, delay < self._delay
-        self._timer = loops.call_later(loop, delay, self._drain_quietly)
-
-    def _drain_quietly(self) -> None:
-        quietly("record", self._on_timer)
+        self._timer = loops.call_later(loop, delay, self._on_timer)
 
     def _on_timer(self) -> None:
         """Drain a part, so that requests under way do not wait for all of it; the rest in the turns that follow."""
-        self._timer, self._hurries = None, False
-        drained = self._drain(max(_SLICE, len(self._queue) // 8))
-        self._observers.ensure_running()
-        if self._queue:
-            self._schedule(0.0 if drained else _MEANWHILE)
+        try:
+            self._timer, self._hurries = None, False
+            drained = self._drain(max(_SLICE, len(self._queue) // 8))
+            if self._observers:
+                self._observers.ensure_running()
+            if self._queue:
+                self._schedule(0.0 if drained else _MEANWHILE)
+        except Exception as failure:
+            report("record", failure)
 
     def drain(self) -> None:
         """Record everything that has finished. From any thread; a second caller leaves it to the first."""
@@ -127,8 +135,7 @@ class Recorder:
             self._wanted = True
             self._drain(0)
         with _GUARD:
-            self._metrics.settle()
-            self._metrics.failures.settle()
+            self.metrics.settle()
 
     def _drain(self, most: int) -> bool:
         """Record so many calls, oldest first, or all where that is wanted. Returns whether this caller did it."""
@@ -152,32 +159,88 @@ class Recorder:
         return drained
 
     def _record(self, call: Call) -> None:
+        """Make of a call all that it leaves behind. What goes wrong with one part costs no other."""
         self._open += 1
-        if call.outcome is not None and call.outcome.failed:
-            with _GUARD:
-                self._metrics.failures.classify(call, call.outcome)
-        else:
-            call.failure = None  # Whatever a seam has seen, it was mended.
-        if call.open_span is not None or not call.dispatched:
-            self._end_span(call)
-        self._metrics.record(call, self._measured)
-        self._deltas.add(call)
+        outcome = call.outcome
+        try:
+            if outcome is None or not outcome.failed:
+                call.failure = None  # Whatever a seam has seen, it was mended.
+            else:
+                self.metrics.classify(call, outcome)
+            if call.open_span is not None or not call.dispatched:
+                self._spans.finish(call)
+        except Exception as failure:
+            report("record", failure)
+        self.metrics.record(call)
+        try:
+            if call.session is not None and was_taken(call):
+                self._add_to(call.session.conversation or call.session, call)
+        except Exception as failure:
+            report("record", failure)
 
     def _close(self) -> None:
         """A batch is complete: one delta for each session that its calls belong to."""
-        measured = self._measured
-        self._open, self._measured = 0, Batch()
+        self._open = 0
+        deltas, self._deltas = self._deltas, {}
         with _GUARD:
-            self._metrics.close(measured)
-        for delta in self._deltas.take():
+            self.metrics.close()
+        for delta in deltas.values():
             self._submit(delta)
 
-    def _end_span(self, call: Call) -> None:
-        with _GUARD:
-            if call.span_context is None and not call.dispatched:
-                self._spans.write(call)
-            elif call.open_span is not None:
-                self._spans.close(call, call.open_span)
+    def _add_to(self, session: Session, call: Call) -> None:
+        delta = self._deltas.get(session)
+        if delta is None:
+            self._deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
+        started = call.exchange.started_ns / 1e9
+        ended = started + call.duration  # Its own end: by now the session may have said goodbye.
+        if ended - session.last_activity >= session.facts.limit:
+            session.ended = True  # Before this call did: what names it next is to be asked about.
+        if ended > session.last_activity:
+            session.last_activity = delta.last_activity = ended
+        is_tool = call.method == "tools/call"
+        if self._links and is_tool and call.span_context is not None and call.span_context.trace_flags.sampled:
+            session.sampled = session.sampled if session.sampled is not None else deque(maxlen=_MAX_LINKS)
+            session.sampled.append(call.span_context)
+        if call.id is None:
+            return
+        delta.requests += 1
+        if call.outcome is not None and call.outcome.error_type is not None and call.failure not in CALLERS_FAULT:
+            delta.errors += 1
+        if session.agreement is not None and delta.touch_key is None:
+            delta.touch_key = (session.agreement, self._idle_gap)
+        if is_tool and call.target is not None:
+            session.has_tool_calls = True
+            delta.call_count += 1
+            delta.calls.append(record := self._call_record(call, started))
+            if self._observers:
+                self._observers.deliver(record, session)
+
+    def _call_record(self, call: Call, started: float) -> CallRecord:
+        context = call.span_context if call.span_context is not None and call.span_context.is_valid else None
+        arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
+        record = CallRecord(
+            call.target or "",
+            call.id,
+            started,
+            call.duration,
+            call.outcome.error_type if call.outcome else None,
+            call.failure,
+            call.result_bytes,
+            self._digest(arguments) if arguments else None,
+            f"{context.trace_id:032x}" if context is not None else None,
+            f"{context.span_id:016x}" if context is not None else None,
+        )
+        if self._content:
+            record.arguments = self._redact(arguments)
+            record.result = self._redact(call.result)
+        return record
+
+    def _digest(self, arguments: Any) -> str | None:
+        try:
+            encoded = to_json(arguments)
+        except ValueError:
+            return None  # Half a surrogate pair, or too deep: a server may take what cannot be written again.
+        return self._keys.digest_bytes(encoded) if len(encoded) <= _MAX_DIGESTED else None
 
 
 _instances: weakref.WeakSet[Recorder] = weakref.WeakSet()

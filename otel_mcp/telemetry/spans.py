@@ -192,7 +192,7 @@ def complete(call: Call, span: Span, outcome: Outcome, description: str | None =
     """Put on the open span of a call how the call failed.
 
     Args:
-        call: with how it failed, see `Failures.classify`.
+        call: with how it failed, see `Metrics.classify`.
         span: still open.
         outcome: how it ended.
         description: of the status, where the library that opened the span gives one; of us its text never gets on it.
@@ -233,12 +233,12 @@ class Spans:
             PROPOSED[span] = session_attributes(call)
         return span
 
-    def write(self, call: Call) -> None:
-        """Make the span of a finished call that no handler saw, with its true times."""
-        if call.id is None:
-            return
-        span = self.open(call, parent_of(call))
-        self.close(call, span)
+    def finish(self, call: Call) -> None:
+        """End our span of a finished call, or make that of one which no handler saw, with its true times."""
+        if call.open_span is not None:
+            self.close(call, call.open_span)
+        elif call.span_context is None and not call.dispatched and call.id is not None:
+            self.close(call, self.open(call, parent_of(call)))
 
     def close(self, call: Call, span: Span) -> None:
         """End a span of ours with its outcome; its text never gets on it."""

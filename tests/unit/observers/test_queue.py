@@ -16,9 +16,10 @@ from opentelemetry import trace
 
 import otel_mcp
 from otel_mcp import MCPMiddleware, SessionState, ToolCall
+from otel_mcp.model.delta import CallRecord, SessionFacts
+from otel_mcp.model.session import Session
 from otel_mcp.observers import queue as observer_queue
-from otel_mcp.observers.queue import Observers
-from otel_mcp.observers.slow import slow_and_failing
+from otel_mcp.observers.queue import Observers, SlowAndFailing
 from otel_mcp.settings import load
 from tests.unit.conftest import MakeRuntime
 from tests.unit.kit import FAILED, Server, call, initialize, legacy_headers, modern, post
@@ -32,6 +33,11 @@ def finished(name: str = "add", **changes: Any) -> tuple[ToolCall, SessionState]
     """A call as observers get it."""
     fields = {"started_at": datetime(2026, 11, 22, tzinfo=timezone.utc), "duration": 0.1, **changes}
     return ToolCall(tool_name=name, **fields), SessionState(session_id="own")
+
+
+def recorded(name: str = "add") -> tuple[CallRecord, Session]:
+    """A call as the recorder hands it over."""
+    return CallRecord(name, 1, 1.0, 0.1), Session(SessionFacts("own", 1.0, 60.0), 1.0)
 
 
 @pytest.fixture
@@ -134,7 +140,7 @@ async def test_one_observer_waits_for_no_other(install: Callable[..., str], monk
     dropped = Dropped()
     observers = Observers(load(observers=install(hanging=hanging, quick=quick)), dropped)
     for _ in range(10):
-        observers.deliver(finished)
+        observers.deliver(*recorded())
     observers.ensure_running(asyncio.get_running_loop())
     await settled(lambda: len(fast) == 10)
 
@@ -157,7 +163,7 @@ async def test_an_observer_that_hangs_is_given_up_and_counted(
     dropped = Dropped()
     observers = Observers(load(observers=install(hanging=hanging)), dropped)
     for _ in range(3):
-        observers.deliver(finished)
+        observers.deliver(*recorded())
     observers.ensure_running(asyncio.get_running_loop())
     name = "observers_of_a_user:hanging"
     await settled(lambda: dropped.get(name) == 3)
@@ -186,7 +192,7 @@ async def test_an_observer_that_raises_is_counted_and_gets_the_next_call(
     dropped = Dropped()
     observers = Observers(load(observers=install(raising=raising)), dropped)
     for name in ("bad", "good"):
-        observers.deliver(lambda name=name: finished(name))  # type: ignore[misc]
+        observers.deliver(*recorded(name))
     observers.ensure_running(asyncio.get_running_loop())
     await settled(lambda: seen == ["bad", "good"])
 
@@ -197,7 +203,7 @@ async def test_an_observer_that_raises_is_counted_and_gets_the_next_call(
 async def test_an_observer_that_is_no_coroutine_function_is_counted(install: Callable[..., str], failures: Any) -> None:
     dropped = Dropped()
     observers = Observers(load(observers=install(plain=lambda *_: None)), dropped)
-    observers.deliver(finished)
+    observers.deliver(*recorded())
     observers.ensure_running(asyncio.get_running_loop())
 
     await settled(lambda: dropped == {"observers_of_a_user:plain": 1})
@@ -217,7 +223,7 @@ async def test_more_calls_than_an_observer_takes_let_the_oldest_go(
     dropped = Dropped()
     observers = Observers(load(observers=install(observer=observer)), dropped)
     for number in range(1000):
-        observers.deliver(lambda number=number: finished(str(number)))  # type: ignore[misc]
+        observers.deliver(*recorded(str(number)))
     observers.ensure_running(asyncio.get_running_loop())
     await settled(lambda: len(seen) == 10)
 
@@ -239,7 +245,7 @@ async def test_at_the_end_observers_may_finish_and_what_is_left_is_counted(
     dropped = Dropped()
     observers = Observers(load(observers=install(quick=quick, hanging=hanging)), dropped)
     for _ in range(5):
-        observers.deliver(finished)
+        observers.deliver(*recorded())
 
     await observers.aclose(0.05)
 
@@ -260,7 +266,7 @@ async def test_the_bundled_observer_tells_of_failing_and_slow_calls_without_cont
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, logger="otel_mcp.calls")
-    observe = slow_and_failing(2.0)
+    observe = SlowAndFailing(2.0)
 
     for changes in (
         {"duration": 1.9},
@@ -292,7 +298,7 @@ async def test_failed_calls_are_not_logged_unless_that_is_wanted(
 
 
 async def test_a_name_with_line_ends_writes_no_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    await slow_and_failing(2.0)(*finished("a\nERROR forged", error_type="tool_error"))
+    await SlowAndFailing(2.0)(*finished("a\nERROR forged", error_type="tool_error"))
 
     assert "\n" not in caplog.text.strip()
 

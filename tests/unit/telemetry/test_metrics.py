@@ -85,13 +85,10 @@ ATTRIBUTES = {
         "error.type",
         "rpc.response.status_code",
         "mcp.protocol.version",
-        "network.protocol.name",
         "network.protocol.version",
-        "network.transport",
     },
     "mcp.server.session.duration": {
         "mcp.protocol.version",
-        "network.protocol.name",
         "otel_mcp.session.end.reason",
         "otel_mcp.session.source",
     },
@@ -113,7 +110,7 @@ ATTRIBUTES = {
 }
 
 SOURCE = "otel_mcp.session.source"
-COMMON: Message = {"network.transport": "tcp", "network.protocol.name": "http", "network.protocol.version": "1.1"}
+COMMON: Message = {"network.protocol.version": "1.1"}
 TOOL: Message = {"mcp.method.name": "tools/call", "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "add"}
 
 
@@ -610,15 +607,14 @@ async def test_a_session_whose_borders_are_guessed_stays_out_of_the_session_dura
         runtime.metrics.session_ended(
             EndedSession(SessionFacts("s", 100.0, 60.0, source=source), "expired", 130.0, 4, 0, 9)
         )
-    reason = {"otel_mcp.session.end.reason": "expired"}
-    ended = {**reason, "network.protocol.name": "http"}
+    ended = {"otel_mcp.session.end.reason": "expired"}
 
     assert telemetry.points("mcp.server.session.duration") == [
         ({SOURCE: "header", **ended}, (1, 30.0)),
         ({SOURCE: "inferred", **ended}, (1, 30.0)),
         ({SOURCE: "none", **ended}, (1, 30.0)),
     ]
-    assert telemetry.points("otel_mcp.session.ended") == [(reason, 4)]
+    assert telemetry.points("otel_mcp.session.ended") == [(ended, 4)]
     assert len(telemetry.points("otel_mcp.session.tool_calls")) == 4
 
 
@@ -635,7 +631,7 @@ async def test_the_life_of_a_session_is_measured(runtime: Runtime, telemetry: Te
     assert ({"otel_mcp.session.end.reason": "client_delete"}, 1) in telemetry.points("otel_mcp.session.ended")
     assert telemetry.points("otel_mcp.session.tool_calls") == [({SOURCE: "header"}, (1, 3))]
     (((attributes, (count, _))),) = telemetry.points("mcp.server.session.duration")
-    ended = {"otel_mcp.session.end.reason": "client_delete", "network.protocol.name": "http"}
+    ended = {"otel_mcp.session.end.reason": "client_delete"}
     assert (attributes, count) == ({SOURCE: "header", **version, **ended}, 1)
 
 
@@ -652,89 +648,43 @@ async def test_our_own_failures_are_counted_by_component(runtime: Runtime, telem
 STORE = "otel_mcp.store.operation.duration"
 
 
-async def test_what_the_store_took_is_recorded_when_the_request_is_over(runtime: Runtime, telemetry: Telemetry) -> None:
-    recorded: list[float] = []
-    duration = runtime.metrics._on.store_duration  # pyright: ignore[reportPrivateUsage]
-    duration.record = lambda seconds, *_: recorded.append(seconds)  # type: ignore[method-assign]
-
-    for seconds in (1.0, 2.0, 3.0):
-        runtime.metrics.store_operation("agree", "ok", seconds)
-    assert recorded == []
-
-    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
-    assert recorded == []
-    runtime.recorder.drain()
-    assert recorded[:3] == [1.0, 2.0, 3.0]
-
-
-async def test_no_use_of_the_store_is_lost_where_nobody_calls(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_each_use_of_the_store_is_measured(runtime: Runtime, telemetry: Telemetry) -> None:
     for number in range(2500):
-        runtime.metrics.store_operation("flush", "ok", number / 1e6)
-    assert len(runtime.metrics._operations) == 1000  # pyright: ignore[reportPrivateUsage]
+        runtime.metrics.store_operation("flush", "error" if number % 5 else "ok", number / 1e6)
 
-    (((_, point),)) = telemetry.points(STORE)
-
-    assert point[0] == 2500
-
-
-async def test_what_the_store_took_is_recorded_a_little_with_each_call(runtime: Runtime) -> None:
-    for _ in range(10):
-        runtime.metrics.store_operation("agree", "ok", 0.001)
-    operations = runtime.metrics._operations  # pyright: ignore[reportPrivateUsage]
-    app = MCPMiddleware(Server(session_id="own"), runtime)
-
-    await post(app, call(), legacy_headers("own"))
-    left = len(operations)
-    runtime.recorder._drain(1)  # pyright: ignore[reportPrivateUsage]
-
-    assert left - len(operations) == 2
+    operation = {"otel_mcp.store.operation": "flush"}
+    assert telemetry.points(STORE) == [
+        ({**operation, "otel_mcp.store.outcome": "ok"}, (500, pytest.approx(0.62375))),
+        ({**operation, "otel_mcp.store.outcome": "error"}, (2000, pytest.approx(2.5))),
+    ]
 
 
-def test_a_child_measures_nothing_that_its_parent_did(runtime: Runtime, telemetry: Telemetry) -> None:
-    runtime.metrics.store_operation("agree", "ok", 0.001)
+def test_a_child_counts_no_refusal_of_its_parent(runtime: Runtime, telemetry: Telemetry) -> None:
+    runtime.metrics.request_refused(403, None)
 
     runtime.recorder.clear()
 
-    assert telemetry.points(STORE) == []
+    assert telemetry.points(REFUSED) == []
 
 
-def test_a_use_of_the_store_that_cannot_be_recorded_stops_nobody(runtime: Runtime, failures: Any) -> None:
-    def broken(*_: object) -> None:
-        raise MemoryError
+def test_refusals_that_wait_are_bounded(runtime: Runtime, telemetry: Telemetry) -> None:
+    for _ in range(1500):
+        runtime.metrics.request_refused(403, None)
+    assert len(runtime.metrics._refused) < 1000  # pyright: ignore[reportPrivateUsage]
 
-    runtime.metrics._on.store_duration.record = broken  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
-    runtime.metrics.store_operation("agree", "ok", 0.001)
-
-    runtime.recorder.drain()
-
-    assert failures["record"] == 1
+    assert telemetry.points(REFUSED) == [({"http.response.status_code": 403}, 1500)]
 
 
-async def test_a_use_of_the_store_that_cannot_be_recorded_takes_no_call_with_it(
-    runtime: Runtime, telemetry: Telemetry, failures: Any
-) -> None:
-    def broken(*_: object) -> None:
-        raise MemoryError
+def test_two_threads_may_count_the_refusals_that_wait(runtime: Runtime) -> None:
+    class Faster(deque[tuple[int, str | None]]):
+        """Another thread takes the last one first."""
 
-    runtime.metrics._on.store_duration.record = broken  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
-    runtime.metrics.store_operation("agree", "ok", 0.001)
-
-    await post(MCPMiddleware(Server(session_id="own"), runtime), call(), legacy_headers("own"))
-
-    assert sum(telemetry.counts(DURATION).values()) == 1
-    assert failures["record"] == 1
-
-
-def test_two_threads_may_record_what_has_been_put_off(runtime: Runtime) -> None:
-    class Faster(deque[tuple[str, str, float]]):
-        """Another thread takes the last one between the look and the hand."""
-
-        def popleft(self) -> tuple[str, str, float]:
+        def popleft(self) -> tuple[int, str | None]:
             self.clear()
             return super().popleft()
 
-    runtime.metrics._operations = Faster([("agree", "ok", 0.001)])  # pyright: ignore[reportPrivateUsage]
+    runtime.metrics._refused = Faster([(403, None)])  # pyright: ignore[reportPrivateUsage]
 
     runtime.metrics.settle()
 
-    assert not runtime.metrics._operations  # pyright: ignore[reportPrivateUsage]
+    assert not runtime.metrics._refused  # pyright: ignore[reportPrivateUsage]

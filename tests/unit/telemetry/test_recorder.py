@@ -18,10 +18,9 @@ import pytest
 from otel_mcp import MCPMiddleware, ToolCall
 from otel_mcp.model.call import Call, Exchange
 from otel_mcp.model.delta import SessionDelta
+from otel_mcp.model.outcomes import was_taken
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.content import as_attribute, redactor
-from otel_mcp.telemetry.deltas import was_taken
-from otel_mcp.telemetry.metrics import Batch
 from otel_mcp.wire.jsonrpc import Message as RpcMessage
 from otel_mcp.wire.jsonrpc import Outcome
 from tests.unit.conftest import MakeRuntime
@@ -346,9 +345,9 @@ async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
 ) -> None:
     runtime = make_runtime(flush_calls=64)
     recorded: list[Call] = []
-    batches: list[Batch] = []
-    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
-    monkeypatch.setattr(runtime.metrics, "close", batches.append)
+    batches: list[None] = []
+    monkeypatch.setattr(runtime.metrics, "record", lambda call: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "close", lambda: batches.append(None))
     calls = [ended(200) for _ in range(100)]
     runtime.recorder.add(ended(200))
     runtime.recorder.drain()  # As a reader of metrics may have done before: all at once then, and only then.
@@ -365,8 +364,7 @@ async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
         parts.append(len(recorded) - before)
 
     assert recorded == calls
-    assert max(parts) == 12  # An eighth of what waits, so that it keeps up with whatever comes.
-    assert parts[-2] == 4
+    assert max(parts) == 16
     assert len(batches) == 2
 
 
@@ -404,7 +402,7 @@ async def test_however_many_calls_end_at_once_none_is_lost(
 ) -> None:
     runtime = make_runtime()
     recorded: list[Call] = []
-    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "record", lambda call: recorded.append(call))
     calls = [ended(200) for _ in range(12_000)]
 
     for call_ in calls:
@@ -422,7 +420,7 @@ class Slow:
         self.began = threading.Event()
         self.go_on = threading.Event()
 
-    def __call__(self, call: Call, _: Batch) -> None:
+    def __call__(self, call: Call) -> None:
         if not self.began.is_set():
             self.began.set()
             assert self.go_on.wait(20)
@@ -488,7 +486,7 @@ async def test_who_is_asked_after_its_last_look_looks_again(
 ) -> None:
     recorder = (runtime := make_runtime()).recorder
     recorded: list[Call] = []
-    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "record", lambda call: recorded.append(call))
 
     class Late:
         """A lock, before whose first release somebody else wants what has just ended."""
@@ -578,7 +576,7 @@ def test_a_loop_that_stopped_in_a_hurry_keeps_no_other_from_recording(
 ) -> None:
     runtime = make_runtime(flush_calls=8)
     recorded: list[Call] = []
-    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "record", lambda call: recorded.append(call))
 
     async def fill() -> None:
         for _ in range(10):
@@ -604,7 +602,7 @@ async def test_where_content_is_kept_fewer_calls_wait(
 ) -> None:
     runtime = make_runtime(flush_calls=8, store_content=True)
     recorded: list[Call] = []
-    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "record", lambda call: recorded.append(call))
 
     for _ in range(20):
         runtime.recorder.add(ended(200))
@@ -617,7 +615,7 @@ async def test_without_a_loop_a_full_batch_is_drained_at_once(
 ) -> None:
     runtime = make_runtime(flush_calls=8)
     recorded: list[Call] = []
-    monkeypatch.setattr(runtime.metrics, "record", lambda call, _: recorded.append(call))
+    monkeypatch.setattr(runtime.metrics, "record", lambda call: recorded.append(call))
 
     def finish() -> None:
         for _ in range(20):
@@ -709,16 +707,16 @@ async def test_calls_of_one_session_are_handed_over_together_and_keep_what_was_a
 async def test_one_call_that_cannot_be_recorded_takes_no_other_with_it(
     runtime: Runtime, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attributes = runtime.metrics._attributes
-    broken: list[object] = []
+    bounded = runtime.metrics.tools.bounded
+    broken: list[str] = []
 
-    def once(finished: Call) -> Any:
+    def once(name: str, **known: bool) -> str:
         if not broken:
-            broken.append(finished)
+            broken.append(name)
             raise RuntimeError("secret")
-        return attributes(finished)
+        return bounded(name, **known)
 
-    monkeypatch.setattr(runtime.metrics, "_attributes", once)
+    monkeypatch.setattr(runtime.metrics, "tools", SimpleNamespace(bounded=once))
     app = MCPMiddleware(Server(), runtime)
     for number in range(3):
         await post(app, call(request_id=number), legacy_headers("own"))
