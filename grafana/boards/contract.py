@@ -91,9 +91,7 @@ OPERATION_DURATION: Final = Metric(
         names.ERROR_TYPE,
         names.RPC_RESPONSE_STATUS_CODE,
         names.MCP_PROTOCOL_VERSION,
-        names.NETWORK_PROTOCOL_NAME,
         names.NETWORK_PROTOCOL_VERSION,
-        names.NETWORK_TRANSPORT,
     ),
 )
 SESSION_DURATION: Final = Metric(
@@ -102,7 +100,6 @@ SESSION_DURATION: Final = Metric(
     "histogram",
     (
         names.MCP_PROTOCOL_VERSION,
-        names.NETWORK_PROTOCOL_NAME,
         names.SESSION_END_REASON,
         names.SESSION_SOURCE,
     ),

@@ -235,12 +235,10 @@ def _find(instrument: Any, attributes: Mapping[str, Any]) -> _Found | None:
                 else:
                     with match._lock:
                         kept.append(match._get_or_create_aggregation(key, shown))
-        should_sample = consumer._sdk_config.exemplar_filter.should_sample
-        return _Found(
-            consumer, storages, real._is_enabled, should_sample, type(measurement), vars(measurement), kept, renewed
-        )
+        functions = real._is_enabled, consumer._sdk_config.exemplar_filter.should_sample
     except Exception:  # Private parts may be anything.
         return None
+    return _Found(consumer, storages, *functions, type(measurement), vars(measurement), kept, renewed)
 
 
 @cache

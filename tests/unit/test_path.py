@@ -15,13 +15,13 @@ import pytest
 from tests.support import path
 
 PATH = {
-    ("2026-07-28", "off"): (96, 29),
+    ("2026-07-28", "off"): (95, 29),
     ("2026-07-28", "on"): (105, 29),
-    ("2025-11-25", "off"): (109, 36),
+    ("2025-11-25", "off"): (108, 36),
     ("2025-11-25", "on"): (118, 36),
 }
 """Functions and files, at most, by revision and HTTP span."""
-UNTIL_FLUSHED = {"2026-07-28": (216, 54), "2025-11-25": (226, 60)}
+UNTIL_FLUSHED = {"2026-07-28": (201, 52), "2025-11-25": (212, 57)}
 """The same with drain and flush to Redis, without the HTTP span."""
 
 
