@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -188,7 +188,7 @@ def main() -> int:
                 row = compare(variant, scenario, valkey.connection_url, arguments.pairs, arguments.calls)
                 if arguments.instructions:
                     counted = instructions("otel_mcp, memory" if variant == "otel_mcp" else variant, scenario) / native
-                    row = Row(**{**{name: getattr(row, name) for name in Row.__slots__}, "instructions": counted})
+                    row = replace(row, instructions=counted)
                 found.append(row)
             show(found)
             rows += found

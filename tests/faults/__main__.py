@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,17 +140,17 @@ def _ours(text: bytes) -> bool:
 
 
 @contextmanager
-def _stage(fault: Fault) -> Iterator[Stage]:
+def _stage(fault: Fault) -> Generator[Stage]:
     store = fault.store()
     try:
         with tempfile.TemporaryDirectory() as folder, OtlpReceiver(capacity=1000) as otlp:
-            sides = [Side(Path(folder), otlp.endpoint, store.url, observed=observed) for observed in (True, False)]
+            observed, plain = (Side(Path(folder), otlp.endpoint, store.url, observed=on) for on in (True, False))
             try:
-                for side in sides:
+                for side in (observed, plain):
                     side.wait()
-                yield Stage(fault, store, *sides, otlp)
+                yield Stage(fault, store, observed, plain, otlp)
             finally:
-                for side in sides:
+                for side in (observed, plain):
                     side.stop()
     finally:
         store.close()

@@ -132,7 +132,13 @@ class Loading(Store):
                 pipeline.execute()
         self.server.kill()
         self._slow = threading.Thread(target=self.server.start)
-        self.server._options = (*DURABLE, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+        self.server._options = (  # pyright: ignore[reportPrivateUsage]
+            *DURABLE,
+            "--key-load-delay",
+            "1000",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        )
         self._slow.start()
 
     def end(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, cast
 
-import atheris  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
+import atheris  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
-with atheris.instrument_imports(include=["otel_mcp"]):
+with cast("Any", atheris).instrument_imports(include=["otel_mcp"]):
     from tests.hostile.targets import SEEDS, TARGETS
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def log_lines(*names: str) -> Iterator[list[str]]:
+def log_lines(*names: str) -> Generator[list[str]]:
     """Lines of these loggers from warnings on, while the block runs."""
     handler = _Lines()
     loggers = [logging.getLogger(name) for name in names]
@@ -48,7 +48,7 @@ def log_lines(*names: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def runtimes() -> Iterator[tuple[Callable[..., Runtime], Telemetry]]:
+def runtimes() -> Generator[tuple[Callable[..., Runtime], Telemetry]]:
     """Makes runtimes on providers in memory; both end with the block."""
     telemetry, made = Telemetry(), list[Runtime]()
 

@@ -130,8 +130,9 @@ def _lines(data: bytes) -> dict[bytes, bytes]:
 def head(data: bytes) -> None:
     """Request headers of any shape, and a query."""
     given = _lines(data)
-    scope = {"headers": list(given.items()), "query_string": data}
-    found = dict(reversed(scope["headers"]))
+    pairs = list(given.items())
+    scope = {"headers": pairs, "query_string": data}
+    found = dict(reversed(pairs))
     for method in ("GET", "POST", "DELETE"):
         headers.recognise(method, found)
     headers.query_session_id(scope)

@@ -19,7 +19,7 @@ from tests.hostile import strategies as made
 from tests.hostile.kit import assert_sendable, log_lines, scope_of
 from tests.unit.kit import Telemetry, request
 
-few = settings(max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
 JSON_HEADERS = [
     (b"host", b"127.0.0.1:8000"),
     (b"content-type", b"application/json"),

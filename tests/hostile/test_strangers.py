@@ -79,7 +79,7 @@ def replicas(
     telemetry: Telemetry,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Replicas]:
-    store = Fake(monkeypatch) if request.param == "fakeredis" else request.getfixturevalue("valkey")
+    store: Any = Fake(monkeypatch) if request.param == "fakeredis" else request.getfixturevalue("valkey")
     made = Replicas(store, make_runtime, telemetry)
     yield made
     made.redis.close()

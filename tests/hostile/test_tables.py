@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -60,7 +60,7 @@ class Sse:
 
 
 @asynccontextmanager
-async def stream_of(server: Sse, app: MCPMiddleware, who: tuple[str, str]) -> AsyncIterator[None]:
+async def stream_of(server: Sse, app: MCPMiddleware, who: tuple[str, str]) -> AsyncGenerator[None]:
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(get, app, [who], "/sse")
@@ -132,7 +132,7 @@ async def test_a_strangers_flood_makes_nobody_else_wait_in_vain(
         for number in range(200):
             await post(app, call("his", number), [BOB], **POSTS)
         for number in range(200):
-            made_up = {**POSTS, "query": f"session_id=made-up-{number}"}
+            made_up: dict[str, Any] = {**POSTS, "query": f"session_id=made-up-{number}"}
             await post(app, call("his", number), [BOB], **made_up)
         assert len(runtime.watch.pending.calls) == 80
         await server.sent.send(event(result(1)))

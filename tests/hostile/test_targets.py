@@ -17,7 +17,7 @@ def test_a_parser_holds(name: str) -> None:
     for data in (*SEEDS, *FOUND):
         TARGETS[name](data)
 
-    @settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
     @given(st.sampled_from(SEEDS), st.binary(max_size=40), st.integers(0, 60))
     def noise(seed: bytes, extra: bytes, at: int) -> None:
         TARGETS[name](extra)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +50,10 @@ from tests.unit.kit import (
 
 pytestmark = pytest.mark.anyio
 
-ENVELOPE = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+ENVELOPE: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 """What the SDK asks of a message of 2026-07-28."""
 NO_REQUEST = ("POST", "notifications/")
 DURATION = "mcp.server.operation.duration"
@@ -232,7 +235,7 @@ def check(seen: Telemetry, wire: Wire) -> None:
 
 
 @asynccontextmanager
-async def running(manager: StreamableHTTPSessionManager) -> AsyncIterator[Handle]:
+async def running(manager: StreamableHTTPSessionManager) -> AsyncGenerator[Handle]:
     async with manager.run():
         yield manager.handle_request
 
@@ -424,7 +427,7 @@ TRANSPORTS = [older, of_each_session, behind_a_route, half_by_hand]
 
 
 @asynccontextmanager
-async def transported(make: Callable[[Open], App]) -> AsyncIterator[App]:
+async def transported(make: Callable[[Open], App]) -> AsyncGenerator[App]:
     async with anyio.create_task_group() as group:
         yield MCPMiddleware(make(partial(Connection, server(), group)))
         group.cancel_scope.cancel()

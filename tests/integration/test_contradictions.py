@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -113,7 +113,7 @@ def bare(telemetry: Telemetry) -> App:
 
 
 @asynccontextmanager
-async def serving(name: str, telemetry: Telemetry) -> AsyncIterator[App]:
+async def serving(name: str, telemetry: Telemetry) -> AsyncGenerator[App]:
     kind, _, mode = name.partition(" ")
     if kind == "sdk":
         app, manager = sdk(telemetry, stateless=mode == "stateless")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -84,7 +84,7 @@ class Ready(uvicorn.Server):
 
 
 @asynccontextmanager
-async def connected(app: Any, protocol: str) -> AsyncIterator[Connection]:
+async def connected(app: Any, protocol: str) -> AsyncGenerator[Connection]:
     """A connection to `app` on uvicorn, in this loop."""
     server = Ready(uvicorn.Config(app, port=0, http=protocol, log_level="warning"))
     serving = asyncio.create_task(server.serve())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -66,7 +66,9 @@ async def _through_a_lifespan(app: App, work: Callable[[], Awaitable[Any]]) -> N
     asked, taken = anyio.create_memory_object_stream[Message](2)
     said, heard = anyio.create_memory_object_stream[Message](2)
     async with anyio.create_task_group() as group:
-        group.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, taken.receive, said.send)
+        group.start_soon(
+            cast("Any", app), {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, taken.receive, said.send
+        )
         for kind in ("startup", "shutdown"):
             await asked.send({"type": f"lifespan.{kind}"})
             assert (await heard.receive())["type"] == f"lifespan.{kind}.complete"

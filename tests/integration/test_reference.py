@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -142,7 +142,7 @@ async def _use_everything(redis_url: str) -> Emitted:
 
 
 @asynccontextmanager
-async def _server(telemetry: Telemetry, redis_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2.AsyncClient]:
     """A server of the SDK that gives out no session ids, instrumented as by `opentelemetry-instrument`."""
     server = MCPServer("shop", log_level="ERROR")
     tracer = telemetry.tracer_provider.get_tracer("shop")

@@ -11,7 +11,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from statistics import median
@@ -60,7 +60,7 @@ def _event(message: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def _serving(app: ASGIApp) -> Iterator[int]:
+def _serving(app: ASGIApp) -> Generator[int]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))  # type: ignore[arg-type]

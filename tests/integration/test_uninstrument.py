@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from types import ModuleType
 
 import httpx2
 import pytest
@@ -48,7 +49,7 @@ def _attributes() -> Attributes:
     """Every attribute of every module and class of the libraries."""
     found: Attributes = {}
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] not in LIBRARIES or module is None:
+        if name.partition(".")[0] not in LIBRARIES or not isinstance(module, ModuleType):
             continue
         for attribute, value in list(vars(module).items()):
             found[name, "", attribute] = value

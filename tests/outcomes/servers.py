@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -82,7 +82,7 @@ def _add_tools(server: Any, tool_error: type[Exception]) -> None:
 
 
 @asynccontextmanager
-async def _running(app: App) -> AsyncIterator[App]:
+async def _running(app: App) -> AsyncGenerator[App]:
     async with app.router.lifespan_context(app):
         yield app
 
@@ -119,7 +119,7 @@ async def _serve(name: str, arguments: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 @asynccontextmanager
-async def low_level(middleware: str = "") -> AsyncIterator[App]:
+async def low_level(middleware: str = "") -> AsyncGenerator[App]:
     """The low-level server of the SDK, 1.x or 2.x, with a middleware of the user's on one side of the SDK's spans."""
     manager_of = import_module("mcp.server.streamable_http_manager").StreamableHTTPSessionManager
     server = (_low_level1 if major("mcp") < 2 else _low_level2)()
@@ -277,7 +277,7 @@ def handwritten(*, route: bool = True, gzip: bool = False) -> AbstractAsyncConte
         app = import_module("otel_mcp").MCPMiddleware(GZipMiddleware(bare, 1) if gzip else bare)
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[App]:
+    async def opened() -> AsyncGenerator[App]:
         yield app
 
     return opened()

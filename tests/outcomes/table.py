@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -142,7 +142,7 @@ class Telemetry:
 
 
 @contextmanager
-def instrumented(telemetry: Telemetry) -> Iterator[None]:
+def instrumented(telemetry: Telemetry) -> Generator[None]:
     """This process as under `opentelemetry-instrument`; the libraries' own tracers are those of the telemetry."""
     with ExitStack() as stack:
         if major("mcp") >= 2:
@@ -163,7 +163,7 @@ def instrumented(telemetry: Telemetry) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def served(name: str, telemetry: Telemetry) -> AsyncIterator[Any]:
+async def served(name: str, telemetry: Telemetry) -> AsyncGenerator[Any]:
     with instrumented(telemetry):
         async with servers()[name]() as app:
             yield app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,14 +30,14 @@ class Servers:
     _started: dict[Launch, Future[Server]] = field(default_factory=dict["Launch", "Future[Server]"])
 
     @contextmanager
-    def running(self, launch: Launch, *, redis_url: str | None = None) -> Iterator[Server]:
+    def running(self, launch: Launch, *, redis_url: str | None = None) -> Generator[Server]:
         """A server for the time of the block."""
         service = f"{launch}-{secrets.token_hex(3)}"
         with Server(launch, service=service, redis_url=redis_url or self.redis_url, folder=self.folder) as server:
             yield server
 
     @contextmanager
-    def next(self, launch: Launch) -> Iterator[Server]:
+    def next(self, launch: Launch) -> Generator[Server]:
         """A server that is on the list for the time of the block."""
         at = self.wanted.index(launch)
         for coming in self.wanted[at : at + 1 + self.ahead]:

@@ -15,7 +15,7 @@ from tests.matrix.cells import CURRENT, FASTMCP_3, HANDWRITTEN, MCP_1_12, MCP_1_
 from tests.matrix.serving import served
 from tests.replay.capture import FOLDER
 
-_NAMES: Final = {SDK_1: "ts1", SDK_1_12: "ts112", SDK_2: "ts2", INSPECTOR: "inspector"}
+_NAMES: Final[dict[object, str]] = {SDK_1: "ts1", SDK_1_12: "ts112", SDK_2: "ts2", INSPECTOR: "inspector"}
 _CLI: Final = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
 _CALL: Final = (("--method", "tools/call", "--tool-name", "add", "--tool-arg", "a=1", "b=2"),)
 PAIRS: Final = (

@@ -118,7 +118,7 @@ def prometheus_problems(text: str) -> Iterator[str]:
 
 def _push_problems(config: dict[str, Any]) -> Iterator[str]:
     otlp = config["otlp"]
-    promoted = {label(name) for name in otlp.get("promote_resource_attributes") or ()}
+    promoted = frozenset(label(name) for name in otlp.get("promote_resource_attributes") or ())
     if promoted != contract.RESOURCE_LABELS:
         yield f"promoted: {sorted(promoted ^ contract.RESOURCE_LABELS)} too many or missing"
     if otlp.get("translation_strategy") != "UnderscoreEscapingWithSuffixes":
@@ -142,6 +142,7 @@ def _scrape_problems(config: dict[str, Any], interval: str) -> Iterator[str]:
     targets = [target for group in job["static_configs"] for target in group["targets"]]
     if {target.rpartition(":")[2] for target in targets} != ports:
         yield f"{targets} are scraped, {sorted(ports)} are offered"
-    promoted = {label(name) for name in served["exporters"]["prometheus"]["resource_constant_labels"]["included"]}
+    constant = served["exporters"]["prometheus"]["resource_constant_labels"]["included"]
+    promoted = frozenset(label(name) for name in constant)
     if promoted != contract.RESOURCE_LABELS:
         yield f"labels: {sorted(promoted ^ contract.RESOURCE_LABELS)} too many or missing"

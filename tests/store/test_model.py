@@ -12,7 +12,7 @@ import json
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ class Replica:
         self._idle.set()
 
     @contextmanager
-    def serving(self) -> Iterator[Runtime]:
+    def serving(self) -> Generator[Runtime]:
         self._serving += 1
         self._idle.clear()
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,10 +24,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-App = Callable[[Any, Any, Any], Awaitable[None]]
+from otel_mcp.types import ASGIApp as App
+from otel_mcp.types import Message, Receive, Send
+
 Headers = Iterable[tuple[str, str]]
 
 IN_MEMORY_LOGS: Final[Any] = getattr(
@@ -428,7 +427,7 @@ class Server:
             answer = {"jsonrpc": "2.0", "id": message["id"], **self._answer(method)}
             await (stream(send, [event(answer)], own) if self.sse else respond(send, answer, 200, own))
 
-    def _answer(self, method: str) -> Message:
+    def _answer(self, method: str | None) -> Message:
         if method in self.results:
             return self.results[method]
         if method == "initialize":

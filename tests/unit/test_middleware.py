@@ -244,7 +244,7 @@ async def test_what_send_and_receive_raise_reaches_the_app(runtime: Runtime) -> 
 
     gone = OSError("gone")
 
-    async def broken(*_: object) -> Message:
+    async def broken(*_: object) -> Any:
         raise gone
 
     await MCPMiddleware(app, runtime)(make_scope(headers=[*JSON_HEADERS, *MODERN_HEADERS]), broken, broken)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -28,7 +28,7 @@ waiting: dict[Any, Any] = {}
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, Any]]:
     to_server, incoming = anyio.create_memory_object_stream(16)
     outgoing, from_server = anyio.create_memory_object_stream(16)
 

@@ -70,7 +70,7 @@ class Go:
             done = subprocess.run(
                 command,
                 cwd=self.folder,
-                env=os.environ | own | self.environment,
+                env={**os.environ, **own, **self.environment},
                 capture_output=True,
                 text=True,
                 timeout=max(0.0, self.until - time.monotonic()),

@@ -70,6 +70,7 @@ def cli(redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             settings._service_name.cache_clear()  # pyright: ignore[reportPrivateUsage]
             code = run(arguments)
         settings._service_name.cache_clear()  # pyright: ignore[reportPrivateUsage]
-        return Result(code, *capsys.readouterr())
+        written = capsys.readouterr()
+        return Result(code, written.out, written.err)
 
     return invoke

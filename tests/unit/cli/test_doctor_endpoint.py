@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -91,7 +91,7 @@ def secure_grpc_port(certificate: tuple[bytes, bytes, str]) -> Iterator[int]:
 
 
 @asynccontextmanager
-async def answering(text: bytes, context: ssl.SSLContext | None = None) -> AsyncIterator[tuple[int, list[bytes]]]:
+async def answering(text: bytes, context: ssl.SSLContext | None = None) -> AsyncGenerator[tuple[int, list[bytes]]]:
     """A server that answers every connection alike; its port, and what it was sent."""
     requests: list[bytes] = []
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -27,7 +27,7 @@ def found(url: str | None, **settings: Any) -> list[Finding]:
 
 
 @contextmanager
-def running(*options: str) -> Iterator[Server]:
+def running(*options: str) -> Generator[Server]:
     server = Server("valkey", *options)
     try:
         yield server
@@ -146,7 +146,7 @@ def test_prefix_is_part_of_the_keys_that_must_be_allowed(server: Server, clean: 
 def test_commands_that_are_asked_about_are_all_that_we_use() -> None:
     sources = resources.files("otel_mcp.store.redis")
     scripts = "".join(path.read_text() for path in sources.joinpath("lua").iterdir())
-    python = "".join(path.read_text() for path in sources.iterdir() if path.suffix == ".py")
+    python = "".join(path.read_text() for path in sources.iterdir() if path.name.endswith(".py"))
     used = set(re.findall(r"p?call\('([A-Z]+)'", scripts)) | set(re.findall(r'Run\(\s*"([A-Z]+)"', python))
 
     asked = {command.split()[0] for command in store.SESSION_COMMANDS + store.INDEX_COMMANDS}

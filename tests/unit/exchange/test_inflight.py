@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -92,7 +92,7 @@ async def settled() -> None:
 @asynccontextmanager
 async def opened(
     server: Streams, app: MCPMiddleware, path: str = "/sse", *headers: tuple[str, str]
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """A client that holds a GET stream open."""
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:

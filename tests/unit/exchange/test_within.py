@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from types import ModuleType
-from typing import Any
 
 import pytest
 import starlette.routing
@@ -71,11 +70,11 @@ def answers(response: Response) -> App:
 async def test_a_failed_call_is_one_whatever_encodes_its_answer(
     runtime: Runtime, telemetry: Telemetry, encoding: bytes, stream: bool
 ) -> None:
-    async def events() -> Any:
+    async def events() -> AsyncGenerator[bytes]:
         yield event({"jsonrpc": "2.0", "method": "notifications/progress"})
         yield event(result(1, FAILED))
 
-    response = (
+    response: Response = (
         StreamingResponse(events(), media_type="text/event-stream") if stream else JSONResponse(result(1, FAILED))
     )
     app = MCPMiddleware(Encoding(answers(response), encoding, b"\x00who knows"), runtime)
@@ -157,7 +156,7 @@ async def test_a_bare_app_nests_beneath_its_calls_though_its_answers_are_encoded
         await post(app, modern(), HEADERS)
 
     spans = telemetry.spans()
-    calls = {span.context.span_id for span in spans if span.name.startswith("tools/call")}
+    calls = {span.context.span_id for span in spans if span.context is not None and span.name.startswith("tools/call")}
     beneath = [span.parent.span_id in calls for span in spans if span.name == "query" and span.parent is not None]
     assert (len(calls), beneath) == (2, [True])
 

@@ -31,7 +31,7 @@ Calls = list[tuple[ToolCall, SessionState]]
 
 def finished(name: str = "add", **changes: Any) -> tuple[ToolCall, SessionState]:
     """A call as observers get it."""
-    fields = {"started_at": datetime(2026, 11, 22, tzinfo=timezone.utc), "duration": 0.1, **changes}
+    fields: dict[str, Any] = {"started_at": datetime(2026, 11, 22, tzinfo=timezone.utc), "duration": 0.1, **changes}
     return ToolCall(tool_name=name, **fields), SessionState(session_id="own")
 
 
@@ -268,6 +268,7 @@ async def test_the_bundled_observer_tells_of_failing_and_slow_calls_without_cont
     caplog.set_level(logging.WARNING, logger="otel_mcp.calls")
     observe = SlowAndFailing(2.0)
 
+    changes: dict[str, Any]
     for changes in (
         {"duration": 1.9},
         {"duration": 2.0, "trace_id": "ab" * 16},

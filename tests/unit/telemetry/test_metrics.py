@@ -121,11 +121,12 @@ def _counted(telemetry: Telemetry, name: str) -> list[tuple[Message, Any]]:
 
 async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
     """Have every instrument record something."""
-    app = MCPMiddleware(Server(session_id="own"), runtime)
+    server = Server(session_id="own")
+    app = MCPMiddleware(server, runtime)
     await post(app, initialize())
-    app.app.results["tools/call"] = {"result": FAILED}
+    server.results["tools/call"] = {"result": FAILED}
     await post(app, call(), legacy_headers("own"))
-    app.app.results.clear()
+    server.results.clear()
     await post(app, call(), legacy_headers("own"))
     await post(app, ask("prompts/get", name="greet"), legacy_headers("own"))
     await delete(app, legacy_headers("own"))

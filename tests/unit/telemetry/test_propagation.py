@@ -28,7 +28,9 @@ MALFORMED = ["a;b;c=", "=", "a=b," * 300, 'key="quoted\\', "ключ=1", "a=b\x0
 class Single(TextMapPropagator):
     """Reads one header, as those of Zipkin and Jaeger do: trace, span and sampling joined by dashes."""
 
-    fields = {"B3"}
+    @property
+    def fields(self) -> set[str]:
+        return {"B3"}
 
     def extract(
         self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter

@@ -40,7 +40,7 @@ def test_tracestate_that_w3c_allows_goes_through(value: str) -> None:
     assert len(trace.get_current_span(context).get_span_context().trace_state) == value.count(",") + 1
 
 
-@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
 @given(st.one_of(texts, st.text(alphabet='a0=,; \t@%"\\x', max_size=30)), st.text(alphabet="a0=,; \t@_", max_size=30))
 @example(",".join(f"k{number}=v" for number in range(181)), ",".join(f"k{number}=v" for number in range(33)))
 @example("a=" + "b" * 4095, "a=" + "b" * 300)
