@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from tests.faults.link import Link
 from tests.store.groups import Cluster, Sentinel
-from tests.store.support import Server
+from tests.support.stores import Server
 
 DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 PREFIX: Final = b"mcp_session:"

@@ -17,30 +17,11 @@ from otel_mcp import MCPMiddleware, guard
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.telemetry.metrics import MAX_CLIENTS, MAX_TOOLS
+from otel_mcp.types import ASGIApp, Message, Receive, Send
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS
-from tests.unit.kit import (
-    JSON_HEADERS,
-    MODERN_HEADERS,
-    App,
-    Message,
-    Receive,
-    Send,
-    Telemetry,
-    ask,
-    call,
-    delete,
-    error,
-    get,
-    initialize,
-    legacy_headers,
-    make_scope,
-    modern,
-    post,
-    read,
-    request,
-    respond,
-    result,
-)
+from tests.support.asgi import JSON_HEADERS, delete, get, make_scope, post, read, request, respond
+from tests.support.messages import MODERN_HEADERS, ask, call, error, initialize, legacy_headers, modern, result
+from tests.support.providers import Telemetry
 
 KEYS_OF_ONE: Final = 4
 """Keys of a session: document, stats, what was agreed, and the successor of an id."""
@@ -92,7 +73,7 @@ def jwt(subject: str) -> str:
     return f"Bearer e30.{payload}.sig"
 
 
-async def names(app: App, number: int) -> None:
+async def names(app: ASGIApp, number: int) -> None:
     """Every name that a client may make up, each of them new."""
     made_up = f"name-{number}"
     await post(app, modern(made_up, number, made_up), MODERN_HEADERS)
@@ -102,7 +83,7 @@ async def names(app: App, number: int) -> None:
     await post(app, initialize(number, version=made_up, name=made_up))
 
 
-async def labels(app: App, number: int) -> None:
+async def labels(app: ASGIApp, number: int) -> None:
     """Everything that a client may vary and that a metric has an attribute for, each of it new."""
     made_up = f"{number}.{number}"
     headers = [("mcp-protocol-version", made_up), ("mcp-method", made_up), ("mcp-name", made_up)]
@@ -120,7 +101,7 @@ async def labels(app: App, number: int) -> None:
             )
 
 
-async def session_ids(app: App, number: int) -> None:
+async def session_ids(app: ASGIApp, number: int) -> None:
     """A session id that nobody gave out, in every way to use one."""
     made_up = legacy_headers(f"made-up-{number}")
     await post(app, call(request_id=number), made_up)
@@ -128,7 +109,7 @@ async def session_ids(app: App, number: int) -> None:
     await get(app, made_up)
 
 
-async def claims(app: App, number: int) -> None:
+async def claims(app: ASGIApp, number: int) -> None:
     """Whatever else tells one client from another."""
     base = ("mcp-protocol-version", "2025-11-25")
     await post(app, call(meta={"openai/session": f"chat-{number}"}), [base])
@@ -139,7 +120,7 @@ async def claims(app: App, number: int) -> None:
     await post(app, modern(), [*MODERN_HEADERS, ("authorization", f"Bearer token-{number}")])
 
 
-async def credentials(app: App, number: int) -> None:
+async def credentials(app: ASGIApp, number: int) -> None:
     """Tokens that nobody issued."""
     headers = ("authorization", jwt(f"subject-{number}"))
     await post(app, modern(), [*MODERN_HEADERS, headers])
@@ -160,7 +141,9 @@ class Left:
     """Of its second half in relation to its first one: 1 = the cost does not grow."""
 
 
-async def flood(app: App, send: Callable[[App, int], Any], count: int, redis_url: str, *, limit: int = 600) -> Left:
+async def flood(
+    app: ASGIApp, send: Callable[[ASGIApp, int], Any], count: int, redis_url: str, *, limit: int = 600
+) -> Left:
     """Send `count` of everything that `send` makes up; at most `limit` new sessions a minute."""
     telemetry = Telemetry()
     redis: Any = Redis.from_url(redis_url)

@@ -18,10 +18,11 @@ from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.sessions.service import Sessions
 from tests.hostile import test_sdk as sdk
-from tests.hostile.kit import scope_of
-from tests.store.support import Listener, settings
+from tests.support.messages import ask, call, initialize, notify
+from tests.support.providers import Telemetry
+from tests.support.sides import scope_of
+from tests.support.stores import Listener, settings
 from tests.unit import test_fault_injection as injection
-from tests.unit.kit import Telemetry, ask, call, initialize, notify
 
 ONLY_HERE = (
     "otel_mcp.integrations.",
@@ -105,7 +106,7 @@ def served(redis_url: str, telemetry: Telemetry, broken: Any = None) -> list[Any
 
 @pytest.mark.skipif("OTEL_MCP_LONG_TESTS" not in os.environ, reason="waits for a store that fails; `make fuzz` runs it")
 @pytest.mark.parametrize("error", [MemoryError, RecursionError])
-def test_whatever_raises_at_a_seam_or_in_the_store_the_server_answers_as_without_us(
+def test_a_raising_seam_or_store_leaves_the_answer_as_without_us(
     error: type[Exception], valkey_url: str, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = asyncio.run(sdk.serve(sent(), sse=False))
@@ -153,7 +154,7 @@ def test_a_question_that_is_cancelled_cancels_no_request(question: Any) -> None:
     assert asyncio.run(ask_it()) == "otherwise"
 
 
-def test_a_cancellation_that_the_store_swallows_does_not_keep_the_server_from_ending() -> None:
+def test_the_server_ends_even_when_the_store_swallows_its_cancellation() -> None:
     async def swallow() -> float:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)

@@ -9,35 +9,25 @@ from typing import Any
 import pytest
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.types import ASGIApp, Message, Receive, Send
 from tests.hostile import floods
 from tests.hostile.floods import CONSTANT, KEYS_OF_ONE, SERIES, Left
+from tests.support.asgi import post, read, respond
+from tests.support.messages import MODERN_HEADERS, initialize, modern, result
+from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
-    MODERN_HEADERS,
-    App,
-    Message,
-    Receive,
-    Send,
-    Telemetry,
-    initialize,
-    modern,
-    post,
-    read,
-    respond,
-    result,
-)
 
 pytestmark = pytest.mark.anyio
 
 COUNT, LIMIT = 150, 10
 
 
-async def flooded(app: App, send: Callable[[App, int], Any], redis_url: str) -> Left:
+async def flooded(app: ASGIApp, send: Callable[[ASGIApp, int], Any], redis_url: str) -> Left:
     return await floods.flood(app, send, COUNT, redis_url, limit=LIMIT)
 
 
 @pytest.mark.parametrize("app", [floods.anything, floods.unknown])
-async def test_made_up_names_leave_a_bounded_number_of_series(app: App, valkey_url: str) -> None:
+async def test_made_up_names_leave_a_bounded_number_of_series(app: ASGIApp, valkey_url: str) -> None:
     left = await flooded(app, floods.names, valkey_url)
 
     assert 10 < left.series < SERIES
@@ -55,8 +45,8 @@ LIKELY = {  # Values at most of what only looks likely: half of the bound, and t
 
 
 @pytest.mark.parametrize("app", [floods.anything, floods.unauthorized, floods.unknown, floods.echoing])
-async def test_nothing_that_a_client_makes_up_fills_an_attribute_of_a_metric(
-    app: App, make_runtime: MakeRuntime, telemetry: Telemetry
+async def test_made_up_names_do_not_fill_metric_attributes(
+    app: ASGIApp, make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
     watched = MCPMiddleware(app, make_runtime())
 
@@ -73,7 +63,7 @@ async def test_nothing_that_a_client_makes_up_fills_an_attribute_of_a_metric(
     assert "_OTHER" in seen["network.protocol.version"]
 
 
-async def test_a_client_that_only_introduces_itself_leaves_room_for_those_that_work(
+async def test_clients_without_successful_calls_leave_room_for_working_ones(
     make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
     """Introductions are open to anybody, calls take a credential."""
@@ -104,7 +94,7 @@ async def test_a_client_that_only_introduces_itself_leaves_room_for_those_that_w
     ],
 )
 async def test_what_the_server_refuses_leaves_no_key(
-    app: App, send: Callable[[App, int], Any], valkey_url: str
+    app: ASGIApp, send: Callable[[ASGIApp, int], Any], valkey_url: str
 ) -> None:
     left = await flooded(app, send, valkey_url)
 
@@ -112,8 +102,8 @@ async def test_what_the_server_refuses_leaves_no_key(
 
 
 @pytest.mark.parametrize("send", [floods.session_ids, floods.claims, floods.credentials])
-async def test_what_nobody_refuses_leaves_keys_within_the_limit_on_new_sessions(
-    send: Callable[[App, int], Any], valkey_url: str
+async def test_accepted_floods_leave_keys_within_the_limit_on_new_sessions(
+    send: Callable[[ASGIApp, int], Any], valkey_url: str
 ) -> None:
     left = await flooded(floods.anything, send, valkey_url)
 

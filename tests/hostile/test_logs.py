@@ -14,8 +14,9 @@ from otel_mcp import MCPMiddleware, guard
 from otel_mcp.guard import guarded
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.observers import queue
+from tests.support.asgi import post
+from tests.support.messages import FAILED, MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import FAILED, MODERN_HEADERS, Server, call, initialize, legacy_headers, modern, post
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ def of_ours(lines: Lines) -> list[str]:
     return [record.getMessage() for record in lines() if record.name.startswith("otel_mcp")]
 
 
-async def test_failing_calls_write_60_lines_a_minute_and_tell_how_many_there_were(
+async def test_failing_calls_write_at_most_60_lines_a_minute_and_a_total(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0

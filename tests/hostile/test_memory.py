@@ -15,21 +15,11 @@ from otel_mcp import MCPMiddleware, current
 from otel_mcp.integrations import handwritten
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange
 from otel_mcp.runtime import Runtime
+from otel_mcp.types import Message, Receive, Send
 from otel_mcp.wire.sse import Decoder
-from tests.unit.kit import (
-    JSON_HEADERS,
-    Message,
-    Receive,
-    Send,
-    Telemetry,
-    call,
-    legacy_headers,
-    make_scope,
-    post,
-    read,
-    respond,
-    result,
-)
+from tests.support.asgi import JSON_HEADERS, make_scope, post, read, respond
+from tests.support.messages import call, legacy_headers, result
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 
@@ -101,7 +91,7 @@ async def test_a_request_of_16_mib_passes_in_a_few_mib(chunks: list[bytes], runt
 
 
 @pytest.mark.parametrize("kind", [memoryview, bytearray])
-async def test_an_answer_out_of_a_buffer_is_read_and_the_buffer_left_alone(
+async def test_an_answer_in_a_buffer_is_read_without_changing_the_buffer(
     kind: Any, runtime: Runtime, telemetry: Telemetry
 ) -> None:
     body = b'{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[]}}'
@@ -149,9 +139,7 @@ async def test_large_arguments_do_not_wait_to_be_recorded(runtime: Runtime, tele
 
 
 @pytest.mark.parametrize(("sessions", "kept"), [(1, range(6, 10)), (100, range(58, 68))])
-async def test_answers_to_come_are_waited_for_within_64_mib_and_8_of_one_session(
-    runtime: Runtime, sessions: int, kept: range
-) -> None:
+async def test_calls_that_wait_for_answers_hold_at_most_64_mib(runtime: Runtime, sessions: int, kept: range) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await read(receive)
         await respond(send, b"", 202)
@@ -200,7 +188,7 @@ def route_app(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-async def test_what_is_read_ahead_and_never_asked_for_takes_no_room_for_ever(route_app: Any) -> None:
+async def test_bodies_read_ahead_and_never_asked_for_are_released(route_app: Any) -> None:
     async def refuse(scope: Message, receive: Receive, send: Send) -> None:
         await respond(send, b"", 401)
 
@@ -256,7 +244,7 @@ async def test_a_length_that_is_none_reads_nothing_ahead(length: str, route_app:
     assert reply.status == 200
 
 
-async def test_a_body_in_a_million_pieces_is_not_read_ahead_to_its_end(route_app: Any) -> None:
+async def test_a_body_in_a_million_pieces_is_read_ahead_in_part(route_app: Any) -> None:
     chunks = [b"x"] * 20_000
     taken: list[int] = []
 

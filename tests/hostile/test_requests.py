@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile import strategies as made
-from tests.hostile.kit import answered, posted, scope_of, side_by_side
+from tests.support.sides import answered, posted, scope_of, side_by_side
 
 JSON = [(b"content-type", b"application/json")]
 SSE = [(b"content-type", b"text/event-stream")]

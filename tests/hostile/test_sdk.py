@@ -16,8 +16,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otel_mcp import MCPInstrumentor, current, guard
 from tests.hostile import strategies as made
-from tests.hostile.kit import assert_sendable, log_lines, scope_of
-from tests.unit.kit import Telemetry, request
+from tests.support.asgi import request
+from tests.support.providers import Telemetry
+from tests.support.sides import assert_sendable, log_lines, scope_of
 
 few = settings(max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
 JSON_HEADERS = [
@@ -137,7 +138,7 @@ def modern(name: str = "add", request_id: object = 1, text: object = 1, client: 
     return scope_of([*headers, (b"mcp-name", _header(name))]), made.encoded(message)
 
 
-def test_what_json_can_say_and_utf8_cannot_keeps_nothing_from_being_sent() -> None:
+def test_lone_surrogates_keep_nothing_from_being_exported() -> None:
     """The SDK reads messages of 2026-07-28 with `json`, which takes what other parsers refuse."""
     _compare(
         [

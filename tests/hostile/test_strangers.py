@@ -15,32 +15,25 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.store.redis import store as redis_store
 from otel_mcp.store.redis.connect import Client
+from otel_mcp.types import Message, Receive, Send
 from tests.hostile.test_takeover import ANN, BOB, OPAQUE
-from tests.store.support import Server as Valkey
-from tests.unit.conftest import MakeRuntime
-from tests.unit.identity.test_replicas import Replicas, eventually
-from tests.unit.kit import (
+from tests.support.asgi import Reply, delete, get, post, read, respond
+from tests.support.messages import (
     MODERN_HEADERS,
-    Message,
-    Receive,
-    Reply,
-    Send,
     Server,
-    Telemetry,
     ask,
     call,
-    delete,
     error,
-    get,
     initialize,
     legacy_headers,
     modern,
     notify,
-    post,
-    read,
-    respond,
     result,
 )
+from tests.support.providers import Telemetry
+from tests.support.stores import Server as Valkey
+from tests.unit.conftest import MakeRuntime
+from tests.unit.identity.test_replicas import Replicas, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -194,7 +187,7 @@ async def test_a_stranger_who_comes_before_a_session_is_written_changes_nothing(
 
 @pytest.mark.parametrize("own", [None, "own"], ids=["stateless", "stateful"])
 @pytest.mark.parametrize("at", [0, 1], ids=["her replica", "the other replica"])
-async def test_a_stranger_who_names_an_ended_session_leaves_it_and_its_successor_to_its_user(
+async def test_a_stranger_naming_an_ended_session_gets_neither_it_nor_its_successor(
     replicas: Replicas, at: int, own: str | None
 ) -> None:
     mine = await begin(replicas, own)
@@ -230,7 +223,7 @@ async def written_before_an_outage(replicas: Replicas, request: pytest.FixtureRe
     return mine
 
 
-async def test_who_is_first_with_a_replica_that_cannot_ask_is_moved_out_as_soon_as_it_can(
+async def test_a_stranger_admitted_during_an_outage_is_moved_out_after_it(
     replicas: Replicas, valkey: Valkey, request: pytest.FixtureRequest
 ) -> None:
     """The store says nothing, so the id is the best there is; what came meanwhile is the caller's own in the end."""
@@ -256,7 +249,7 @@ async def test_who_is_first_with_a_replica_that_cannot_ask_is_moved_out_as_soon_
     await untouched(replicas, mine, "own", calls=1)
 
 
-async def test_a_strangers_goodbye_that_waits_for_the_store_ends_nothing_of_what_comes_meanwhile(
+async def test_a_strangers_delayed_delete_ends_nothing_that_comes_meanwhile(
     replicas: Replicas, valkey: Valkey, request: pytest.FixtureRequest
 ) -> None:
     mine = await written_before_an_outage(replicas, request)
@@ -273,9 +266,7 @@ async def test_a_strangers_goodbye_that_waits_for_the_store_ends_nothing_of_what
 
 
 @pytest.mark.parametrize("own", [None, "own"], ids=["stateless", "stateful"])
-async def test_its_own_user_ends_a_session_at_a_replica_that_has_not_met_it(
-    replicas: Replicas, own: str | None
-) -> None:
+async def test_a_user_ends_a_session_at_a_replica_new_to_it(replicas: Replicas, own: str | None) -> None:
     mine = await begin(replicas, own)
     await eventually(lambda: replicas.has(mine))
 
@@ -289,9 +280,7 @@ async def test_its_own_user_ends_a_session_at_a_replica_that_has_not_met_it(
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["her replica", "the other replica"])
-async def test_who_brings_a_name_under_the_id_of_a_nameless_session_does_not_put_its_owner_out(
-    replicas: Replicas, first: int
-) -> None:
+async def test_a_credential_on_an_anonymous_session_does_not_evict_its_owner(replicas: Replicas, first: int) -> None:
     opened = await replicas.post(0, initialize(name="nameless"))
     mine = opened.headers["mcp-session-id"]
 

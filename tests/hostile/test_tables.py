@@ -14,25 +14,11 @@ from otel_mcp.bounded import Paths
 from otel_mcp.exchange import flights
 from otel_mcp.exchange import inflight as pending
 from otel_mcp.runtime import Runtime
+from otel_mcp.types import Message, Receive, Send
 from tests.hostile.test_takeover import ANN, BOB
-from tests.unit.kit import (
-    Message,
-    Receive,
-    Send,
-    Server,
-    Telemetry,
-    call,
-    event,
-    get,
-    initialize,
-    initialized,
-    legacy_headers,
-    notify,
-    post,
-    read,
-    respond,
-    result,
-)
+from tests.support.asgi import event, get, post, read, respond
+from tests.support.messages import Server, call, initialize, initialized, legacy_headers, notify, result
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 ENDPOINT = b"event: endpoint\r\ndata: /messages/?session_id=0a1b2c3d\r\n\r\n"
@@ -103,9 +89,7 @@ async def test_a_call_with_the_id_of_anothers_ends_nothing_of_hers(runtime: Runt
     assert [one for one in outcomes(telemetry) if one[2]] == [("hers", None, True)]
 
 
-async def test_an_answer_to_a_strangers_call_on_anothers_stream_is_still_its_answer(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_an_answer_on_another_users_stream_still_ends_its_call(runtime: Runtime, telemetry: Telemetry) -> None:
     server = Sse()
     app = MCPMiddleware(server, runtime)
 
@@ -179,9 +163,7 @@ async def test_a_strangers_calls_do_not_hide_a_call_from_its_own_cancellation(
     assert not vars(vars(runtime.watch)["_flights"])["_counts"]
 
 
-async def test_paths_that_a_stranger_makes_up_do_not_push_out_those_in_use(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_made_up_paths_do_not_evict_paths_in_use(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Paths, "MOST", 10)
     app = MCPMiddleware(Server(session_id="own"), runtime)
     await post(app, initialize(), path="/mcp")
@@ -197,7 +179,7 @@ async def test_paths_that_a_stranger_makes_up_do_not_push_out_those_in_use(
     assert paths.get("/" + "x" * 1000) is None
 
 
-async def test_a_server_that_repeats_what_it_is_sent_gives_out_no_ids(runtime: Runtime) -> None:
+async def test_an_echoing_server_gives_out_no_ids(runtime: Runtime) -> None:
     inner = Server()
 
     async def echoing(scope: Message, receive: Receive, send: Send) -> None:
@@ -219,7 +201,7 @@ async def test_a_server_that_repeats_what_it_is_sent_gives_out_no_ids(runtime: R
     assert paths.get("/mcp") is False
 
 
-async def test_a_server_with_sessions_is_not_thought_to_have_none_for_one_strange_handshake(runtime: Runtime) -> None:
+async def test_one_odd_handshake_does_not_make_a_stateful_server_stateless(runtime: Runtime) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         named = any(name == b"mcp-session-id" for name, _ in scope["headers"])
         await read(receive)

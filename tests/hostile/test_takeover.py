@@ -11,29 +11,21 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
-from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import Reply, delete, get, post, read, respond
+from tests.support.messages import (
     MODERN_HEADERS,
-    App,
-    Message,
-    Receive,
-    Reply,
-    Send,
     Server,
-    Telemetry,
     call,
-    delete,
     error,
-    get,
     initialize,
     initialized,
     legacy_headers,
     modern,
     notify,
-    post,
-    read,
-    respond,
 )
+from tests.support.providers import Telemetry
+from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
 
@@ -82,9 +74,7 @@ async def test_an_id_that_the_server_gives_to_two_users_is_two_sessions(runtime:
     assert bobs not in (None, "own")
 
 
-async def test_nobody_without_a_name_joins_the_session_of_somebody_with_one(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_an_anonymous_request_joins_no_users_session(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server(session_id="own"), runtime)
 
     await post(app, initialize(), [ANN])
@@ -114,7 +104,7 @@ HOLDS = [
 
 
 @pytest.mark.parametrize(("said", "headers"), HOLDS)
-async def test_whoever_repeats_what_a_user_says_is_in_another_session(
+async def test_a_stranger_repeating_a_users_claims_is_in_another_session(
     said: Message, headers: list[tuple[str, str]], make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
     runtime = make_runtime(session_sources="conversation,header,cookie,inferred")
@@ -172,7 +162,7 @@ async def test_a_refused_delete_ends_nothing(status: int, runtime: Runtime, tele
     assert ends(telemetry) == []
 
 
-def _with_delete(status: int) -> App:
+def _with_delete(status: int) -> ASGIApp:
     inner = Server()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -234,7 +224,7 @@ async def test_only_its_own_user_cancels_a_call(
 
 
 @pytest.mark.parametrize("forged", ["om1.AAAA.AAAA", "om1.", "om1." + "A" * 28 + "." + "A" * 12])
-async def test_an_id_that_only_looks_like_ours_is_never_a_session_and_reaches_the_app(
+async def test_a_forged_id_is_no_session_and_reaches_the_app(
     forged: str, runtime: Runtime, telemetry: Telemetry
 ) -> None:
     inner = Server()

@@ -27,26 +27,10 @@ from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.integrations.http import Observed
-from tests.unit.kit import (
-    MODERN,
-    MODERN_HEADERS,
-    App,
-    Message,
-    Receive,
-    Reply,
-    Send,
-    Telemetry,
-    ask,
-    call,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-    post,
-    read,
-    request,
-    respond,
-)
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import Reply, post, read, request, respond
+from tests.support.messages import MODERN, MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +42,7 @@ ENVELOPE: dict[str, Any] = {
 NO_REQUEST = ("POST", "notifications/")
 DURATION = "mcp.server.operation.duration"
 Handle = Callable[[Message, Receive, Send], Awaitable[None]]
-Adapter = Callable[[Handle], App]
+Adapter = Callable[[Handle], ASGIApp]
 
 
 @pytest.fixture
@@ -131,7 +115,7 @@ async def _answer(send: Send, reply: Reply) -> None:
     await respond(send, reply.body, reply.status, headers, content_type=reply.headers.get("content-type", ""))
 
 
-def whole(handle: Handle) -> App:
+def whole(handle: Handle) -> ASGIApp:
     """Hands over every header."""
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -141,7 +125,7 @@ def whole(handle: Handle) -> App:
     return app
 
 
-def few(handle: Handle) -> App:
+def few(handle: Handle) -> ASGIApp:
     """Hands over what MCP needs, under a path of its own, with another encoding of the same message."""
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -155,7 +139,7 @@ def few(handle: Handle) -> App:
     return app
 
 
-def threaded(handle: Handle) -> App:
+def threaded(handle: Handle) -> ASGIApp:
     """A synchronous view in a thread, which waits for the handler on the server's own loop."""
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -179,7 +163,7 @@ def threaded(handle: Handle) -> App:
     return app
 
 
-def routed(handle: Handle) -> App:
+def routed(handle: Handle) -> ASGIApp:
     """A function behind a route of Starlette."""
 
     async def endpoint(asked: Request) -> Response:
@@ -204,19 +188,19 @@ class Wire:
         return {reply.session_id for reply in self.replies}
 
 
-async def _post(app: App, message: Message, headers: Sequence[tuple[str, str]] = ()) -> Reply:
+async def _post(app: ASGIApp, message: Message, headers: Sequence[tuple[str, str]] = ()) -> Reply:
     """As clients do, with the length of the body."""
     return await post(app, message, [("content-length", str(len(json.dumps(message)))), *headers])
 
 
-async def _legacy(app: App) -> Wire:
+async def _legacy(app: ASGIApp) -> Wire:
     opened = await _post(app, initialize())
     headers = legacy_headers(opened.headers["mcp-session-id"])
     assert (await _post(app, notify("notifications/initialized"), headers)).status == 202
     return Wire([opened, *[await _post(app, call("add", number), headers) for number in (1, 2)]])
 
 
-async def _modern(app: App) -> Wire:
+async def _modern(app: ASGIApp) -> Wire:
     return Wire([await _post(app, modern("add", number, **ENVELOPE), MODERN_HEADERS) for number in (1, 2, 3)])
 
 
@@ -244,7 +228,7 @@ async def running(manager: StreamableHTTPSessionManager) -> AsyncGenerator[Handl
 @pytest.mark.parametrize("stateless", [True, False], ids=["stateless", "stateful"])
 @pytest.mark.parametrize("client", [_legacy, _modern], ids=["legacy", "modern"])
 async def test_a_request_in_a_scope_of_an_adapters_own_stays_one_request(
-    seen: Telemetry, adapter: Adapter, stateless: bool, client: Callable[[App], Awaitable[Wire]]
+    seen: Telemetry, adapter: Adapter, stateless: bool, client: Callable[[ASGIApp], Awaitable[Wire]]
 ) -> None:
     async with running(manager_of(server(), stateless=stateless)) as handle:
         wire = await client(MCPMiddleware(adapter(handle)))
@@ -265,9 +249,7 @@ async def _forward(
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
-async def test_what_an_http_client_asks_in_the_same_process_is_a_request_of_its_own(
-    seen: Telemetry, library: Any
-) -> None:
+async def test_a_request_within_the_same_process_is_one_of_its_own(seen: Telemetry, library: Any) -> None:
     async with running(manager_of(server())) as handle:
         client = library.AsyncClient(transport=library.ASGITransport(MCPMiddleware(handle)), base_url="http://host")
 
@@ -282,9 +264,7 @@ async def test_what_an_http_client_asks_in_the_same_process_is_a_request_of_its_
 
 
 @pytest.mark.parametrize("changed", [("user-agent", "gateway/1"), ("host", "inner:1"), ("authorization", "Bearer x")])
-async def test_a_scope_that_says_something_else_is_a_request_of_its_own(
-    seen: Telemetry, changed: tuple[str, str]
-) -> None:
+async def test_a_scope_with_another_request_is_a_separate_request(seen: Telemetry, changed: tuple[str, str]) -> None:
     name, value = (part.encode() for part in changed)
 
     async with running(manager_of(server())) as handle:
@@ -311,7 +291,7 @@ async def test_what_comes_from_the_server_is_a_request_of_its_own(seen: Telemetr
     assert sum(seen.counts(DURATION).values()) == 2
 
 
-async def test_a_tool_that_asks_the_next_server_makes_a_request_of_its_own(seen: Telemetry) -> None:
+async def test_a_tool_calling_another_server_makes_a_separate_request(seen: Telemetry) -> None:
     async with running(manager_of(server("inner"))) as inner:
         outer = server("outer")
 
@@ -373,7 +353,7 @@ async def _reply(send: Send, answer: Message | None, headers: Sequence[tuple[str
     await (respond(send, b"", 202) if answer is None else respond(send, answer, 200, headers))
 
 
-def older(connect: Open) -> App:
+def older(connect: Open) -> ASGIApp:
     """One server for all, started before the first request."""
     connection = connect()
 
@@ -383,7 +363,7 @@ def older(connect: Open) -> App:
     return app
 
 
-def of_each_session(connect: Open) -> App:
+def of_each_session(connect: Open) -> ASGIApp:
     """A server for each session, started by its first request."""
     sessions: dict[str, Connection] = {}
 
@@ -397,7 +377,7 @@ def of_each_session(connect: Open) -> App:
     return app
 
 
-def behind_a_route(connect: Open) -> App:
+def behind_a_route(connect: Open) -> ASGIApp:
     """A function behind a route."""
     inner = older(connect)
 
@@ -408,7 +388,7 @@ def behind_a_route(connect: Open) -> App:
     return Starlette(routes=[Route("/mcp", endpoint, methods=["POST"])])
 
 
-def half_by_hand(connect: Open) -> App:
+def half_by_hand(connect: Open) -> ASGIApp:
     """Answers `ping` itself, so that its path seems to be that of a server without an SDK."""
     inner = older(connect)
 
@@ -427,13 +407,13 @@ TRANSPORTS = [older, of_each_session, behind_a_route, half_by_hand]
 
 
 @asynccontextmanager
-async def transported(make: Callable[[Open], App]) -> AsyncGenerator[App]:
+async def transported(make: Callable[[Open], ASGIApp]) -> AsyncGenerator[ASGIApp]:
     async with anyio.create_task_group() as group:
         yield MCPMiddleware(make(partial(Connection, server(), group)))
         group.cancel_scope.cancel()
 
 
-async def _pinged(app: App) -> Wire:
+async def _pinged(app: ASGIApp) -> Wire:
     wire = await _legacy(app)
     headers = legacy_headers(wire.replies[0].headers["mcp-session-id"])
     for number in (11, 12):
@@ -445,7 +425,7 @@ async def _pinged(app: App) -> Wire:
 @pytest.mark.parametrize("make", TRANSPORTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("client", [_legacy, _pinged, _modern], ids=["legacy", "pinged", "modern"])
 async def test_a_message_over_another_transport_has_its_one_span(
-    seen: Telemetry, make: Callable[[Open], App], client: Callable[[App], Awaitable[Wire]]
+    seen: Telemetry, make: Callable[[Open], ASGIApp], client: Callable[[ASGIApp], Awaitable[Wire]]
 ) -> None:
     async with transported(make) as app:
         wire = await client(app)
@@ -466,7 +446,7 @@ async def test_calls_of_two_sessions_with_one_id_each_have_their_own_session(see
     assert sorted(map(str, found)) == sorted(str(reply.session_id) for reply in replies) == ["session-0", "session-1"]
 
 
-async def test_where_it_is_not_certain_which_call_it_is_the_native_span_is_the_only_one(seen: Telemetry) -> None:
+async def test_an_uncertain_call_keeps_only_its_native_span(seen: Telemetry) -> None:
     made = server()
     async with anyio.create_task_group() as group:
         apps = [MCPMiddleware(older(partial(Connection, made, group))) for _ in range(2)]

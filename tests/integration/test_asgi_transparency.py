@@ -273,7 +273,7 @@ async def test_message_of_the_app_is_not_changed_where_headers_are_added(observe
     assert json.dumps([step for step in case.steps if isinstance(step, dict)], default=repr) == before
 
 
-async def test_id_that_we_gave_out_is_taken_off_before_the_app_sees_it(observed: Observed) -> None:
+async def test_our_own_id_is_removed_before_the_app_sees_it(observed: Observed) -> None:
     first = CASES["initialize-without-an-id"]()
     opened = await converse(MCPMiddleware(Scripted(first.steps), observed.runtime), first.make_scope(), first.incoming)
     ours = _response_headers(opened)[b"mcp-session-id"].decode()

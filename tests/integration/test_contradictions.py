@@ -18,22 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, current, guard
-from tests.unit.kit import (
-    MODERN,
-    App,
-    Headers,
-    Message,
-    Receive,
-    Reply,
-    Send,
-    Server,
-    Telemetry,
-    call,
-    delete,
-    initialize,
-    legacy_headers,
-    post,
-)
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import Headers, Reply, delete, post
+from tests.support.messages import MODERN, Server, call, initialize, legacy_headers
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 LIES = [("mcp-method", "ping"), ("mcp-name", "nothing")]
@@ -58,7 +46,7 @@ def work(telemetry: Telemetry) -> None:
         pass
 
 
-def sdk(telemetry: Telemetry, *, stateless: bool) -> tuple[App, Any]:
+def sdk(telemetry: Telemetry, *, stateless: bool) -> tuple[ASGIApp, Any]:
     server = MCPServer("shop", log_level="CRITICAL")
 
     @server.tool()
@@ -69,7 +57,7 @@ def sdk(telemetry: Telemetry, *, stateless: bool) -> tuple[App, Any]:
     return server.streamable_http_app(stateless_http=stateless, json_response=True), server.session_manager
 
 
-def fastmcp(telemetry: Telemetry, *, stateless: bool) -> tuple[App, Any]:
+def fastmcp(telemetry: Telemetry, *, stateless: bool) -> tuple[ASGIApp, Any]:
     server = FastMCP("shop")
 
     @server.tool
@@ -80,7 +68,7 @@ def fastmcp(telemetry: Telemetry, *, stateless: bool) -> tuple[App, Any]:
     return server.http_app(stateless_http=stateless, json_response=True), None
 
 
-def route(telemetry: Telemetry) -> App:
+def route(telemetry: Telemetry) -> ASGIApp:
     async def serve(request: Request) -> Response:
         message = json.loads(await request.body())
         if message["method"] == "tools/call":
@@ -91,7 +79,7 @@ def route(telemetry: Telemetry) -> App:
     return Starlette(routes=[Route("/mcp", serve, methods=["POST"])])
 
 
-def bare(telemetry: Telemetry) -> App:
+def bare(telemetry: Telemetry) -> ASGIApp:
     inner = Server()
 
     async def serve(scope: Message, receive: Receive, send: Send) -> None:
@@ -113,7 +101,7 @@ def bare(telemetry: Telemetry) -> App:
 
 
 @asynccontextmanager
-async def serving(name: str, telemetry: Telemetry) -> AsyncGenerator[App]:
+async def serving(name: str, telemetry: Telemetry) -> AsyncGenerator[ASGIApp]:
     kind, _, mode = name.partition(" ")
     if kind == "sdk":
         app, manager = sdk(telemetry, stateless=mode == "stateless")
@@ -130,7 +118,7 @@ async def serving(name: str, telemetry: Telemetry) -> AsyncGenerator[App]:
 LEGACY = ["sdk stateful", "sdk stateless", "fastmcp stateful", "fastmcp stateless", "route", "bare"]
 
 
-async def begun(app: App) -> str:
+async def begun(app: ASGIApp) -> str:
     """A session, at a server that is known by now."""
     for _ in range(2):
         reply = await post(app, initialize())
@@ -139,7 +127,9 @@ async def begun(app: App) -> str:
     return session_id
 
 
-async def asked(app: App, telemetry: Telemetry, message: Message, headers: Headers) -> tuple[Reply, list[ReadableSpan]]:
+async def asked(
+    app: ASGIApp, telemetry: Telemetry, message: Message, headers: Headers
+) -> tuple[Reply, list[ReadableSpan]]:
     telemetry.spans()
     telemetry.span_exporter.clear()
     reply = await post(app, message, headers)
@@ -198,7 +188,7 @@ async def test_a_revision_without_sessions_in_a_header_ends_no_session(name: str
 
 
 @pytest.mark.parametrize("name", ["sdk stateful", "sdk stateless", "fastmcp stateful"])
-async def test_what_a_server_refuses_for_its_headers_is_a_refused_message(name: str, telemetry: Telemetry) -> None:
+async def test_a_message_refused_for_its_headers_is_counted_as_refused(name: str, telemetry: Telemetry) -> None:
     async with serving(name, telemetry) as app:
         session_id = await begun(app)
         headers = [("mcp-session-id", session_id), ("mcp-protocol-version", MODERN), ("mcp-method", "ping")]
@@ -237,7 +227,7 @@ async def test_a_listing_that_the_sdk_makes_by_itself_is_no_message(name: str, t
 
 @pytest.mark.parametrize("asked_for", [MODERN, "2027-01-01", "2025-11-25"])
 @pytest.mark.parametrize("name", LEGACY)
-async def test_what_a_client_asks_for_at_first_does_not_decide_what_it_gets(
+async def test_the_requested_revision_does_not_decide_the_recorded_one(
     name: str, asked_for: str, telemetry: Telemetry
 ) -> None:
     async with serving(name, telemetry) as app:
@@ -289,7 +279,7 @@ async def test_a_message_without_sessions_has_no_transport_session_on_its_span(
         assert (span.attributes or {}).get("session.id") != "own"
 
 
-async def test_a_goodbye_ends_a_session_whatever_revision_its_header_names(telemetry: Telemetry) -> None:
+async def test_a_delete_ends_a_session_in_any_revision(telemetry: Telemetry) -> None:
     async with serving("bare", telemetry) as app:
         session_id = await begun(app)
         await delete(app, [("mcp-session-id", session_id), ("mcp-protocol-version", MODERN)])
@@ -300,7 +290,7 @@ async def test_a_goodbye_ends_a_session_whatever_revision_its_header_names(telem
 
 
 @pytest.mark.parametrize("name", [name for name in LEGACY if " " in name])
-async def test_what_an_sdk_turns_away_by_http_says_nothing_of_arguments(name: str, telemetry: Telemetry) -> None:
+async def test_an_sdks_http_refusal_is_no_invalid_arguments_failure(name: str, telemetry: Telemetry) -> None:
     async with serving(name, telemetry) as app:
         headers = [("mcp-session-id", await begun(app)), ("mcp-protocol-version", "1999-01-01")]
 

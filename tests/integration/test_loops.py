@@ -12,9 +12,12 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, api, current, guard
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import Reply, post
 from tests.support.documents import Documents
+from tests.support.messages import Server, call, initialize, legacy_headers
+from tests.support.providers import Telemetry
 from tests.support.waiting import wait_until
-from tests.unit.kit import App, Message, Receive, Reply, Send, Server, Telemetry, call, initialize, legacy_headers, post
 
 
 @pytest.fixture
@@ -34,13 +37,13 @@ def seen(valkey_url: str) -> Iterator[Telemetry]:
     assert guard.failures == {}
 
 
-async def _calls(app: App, many: int) -> list[Reply]:
+async def _calls(app: ASGIApp, many: int) -> list[Reply]:
     opened = await post(app, initialize())
     headers = legacy_headers(opened.headers["mcp-session-id"])
     return [opened, *[await post(app, call("add", number), headers) for number in range(1, many)]]
 
 
-def sdk() -> App:
+def sdk() -> ASGIApp:
     """A server of the SDK with a lifespan, as Starlette has it."""
     made = MCPServer("shop", log_level="WARNING")
 
@@ -61,7 +64,7 @@ async def by_hand(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": f"{kind}.complete"})
 
 
-async def _through_a_lifespan(app: App, work: Callable[[], Awaitable[Any]]) -> None:
+async def _through_a_lifespan(app: ASGIApp, work: Callable[[], Awaitable[Any]]) -> None:
     """Start the app up, work with it, and shut it down, as a server does."""
     asked, taken = anyio.create_memory_object_stream[Message](2)
     said, heard = anyio.create_memory_object_stream[Message](2)
@@ -79,7 +82,9 @@ async def _through_a_lifespan(app: App, work: Callable[[], Awaitable[Any]]) -> N
 
 
 @pytest.mark.parametrize("make", [sdk, lambda: by_hand], ids=["SDK", "by hand"])
-def test_on_trio_everything_is_seen_and_stored(seen: Telemetry, documents: Documents, make: Callable[[], App]) -> None:
+def test_on_trio_everything_is_seen_and_stored(
+    seen: Telemetry, documents: Documents, make: Callable[[], ASGIApp]
+) -> None:
     app = MCPMiddleware(make())
     replies: list[Reply] = []
 

@@ -22,11 +22,13 @@ from otel_mcp import MCPInstrumentor, current, guard, semconv
 from otel_mcp.model.state import EndReason
 from otel_mcp.settings import PREFIX, Settings
 from otel_mcp.telemetry import http_span
+from otel_mcp.types import Message
 from otel_mcp.wire.jsonrpc import Failure
 from tests.support import registry
+from tests.support.messages import CLIENT_INFO, MODERN, ask, call, initialize, legacy_headers
+from tests.support.providers import Telemetry
 from tests.support.registry import Emitted
 from tests.support.waiting import wait_until
-from tests.unit.kit import CLIENT_INFO, MODERN, Message, Telemetry, ask, call, initialize, legacy_headers
 
 pytestmark = pytest.mark.anyio
 
@@ -35,11 +37,11 @@ SOURCES: Final = "\n".join(path.read_text(encoding="utf-8") for path in sorted(P
 MINE: Final = semconv.SCOPE
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_the_reference_page_is_up_to_date() -> None:
     assert generate.reference() == generate.PAGE.read_text(encoding="utf-8"), "run: python -m docs.generate"
 
 
-def test_the_registry_is_what_the_code_says() -> None:
+def test_the_registry_is_up_to_date() -> None:
     written = {path: path.read_text(encoding="utf-8") for path in conventions.FOLDER.iterdir()}
     assert conventions.registry() == written, "run: python -m docs.generate"
 
@@ -82,7 +84,7 @@ def test_every_header_that_is_read_is_listed() -> None:
     assert named >= signals.PLUMBING
 
 
-async def test_a_server_emits_what_the_reference_and_the_registry_list_and_nothing_else(valkey_url: str) -> None:
+async def test_a_server_emits_exactly_what_reference_and_registry_list(valkey_url: str) -> None:
     emitted = await _use_everything(valkey_url)
 
     on_metrics = {name: _names(map(dict, metric.points)) for name, metric in emitted.metrics.items()}

@@ -65,7 +65,7 @@ async def test_a_middleware_around_a_transport_serves_it(
     assert [span.kind for span in spans] == [SpanKind.SERVER]
 
 
-def test_a_server_takes_a_transport_for_what_it_is(
+def test_a_server_recognises_each_transport(
     exporter: InMemorySpanExporter, manager: StreamableHTTPSessionManager
 ) -> None:
     config = Config(StreamableHTTPASGIApp(manager), lifespan="off", log_config=None)

@@ -22,23 +22,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, guard
-from tests.unit.kit import (
-    MODERN_HEADERS,
-    App,
-    Message,
-    Receive,
-    Reply,
-    Send,
-    Server,
-    Telemetry,
-    call,
-    delete,
-    get,
-    initialize,
-    legacy_headers,
-    modern,
-    post,
-)
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import Reply, delete, get, post
+from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 TOKENS = {"Bearer token-of-ann": "ann", "Bearer renewed-of-ann": "ann", "Bearer token-of-bob": "bob"}
@@ -97,26 +84,26 @@ class Endpoint(HTTPEndpoint):
         await (await serve(request))(self.scope, self.receive, self.send)
 
 
-def starlette() -> App:
+def starlette() -> ASGIApp:
     return Starlette(routes=ROUTES, middleware=[Middleware(AuthenticationMiddleware, backend=Backend())])
 
 
-def mounted() -> App:
+def mounted() -> ASGIApp:
     inner = Starlette(routes=ROUTES, middleware=[Middleware(AuthenticationMiddleware, backend=Backend())])
     return Starlette(routes=[Mount("/", app=inner)])
 
 
-def endpoint() -> App:
+def endpoint() -> ASGIApp:
     middleware = [Middleware(AuthenticationMiddleware, backend=Backend())]
     return Starlette(routes=[Route("/mcp", Endpoint)], middleware=middleware)
 
 
-def around_the_route() -> App:
+def around_the_route() -> ASGIApp:
     middleware = [Middleware(AuthenticationMiddleware, backend=Backend())]
     return Starlette(routes=[Route("/mcp", serve, methods=METHODS, middleware=middleware)])
 
 
-def of_the_sdk() -> App:
+def of_the_sdk() -> ASGIApp:
     backend: Any = BearerAuthBackend(Verifier())
     return Starlette(
         routes=ROUTES,
@@ -124,7 +111,7 @@ def of_the_sdk() -> App:
     )
 
 
-def base_middleware() -> App:
+def base_middleware() -> ASGIApp:
     async def dispatch(request: Request, call_next: Any) -> Response:
         request.scope["user"] = SimpleUser(name) if (name := named(request)) else None
         return await call_next(request)
@@ -132,7 +119,7 @@ def base_middleware() -> App:
     return Starlette(routes=ROUTES, middleware=[Middleware(BaseHTTPMiddleware, dispatch=dispatch)])
 
 
-def dependency() -> App:
+def dependency() -> ASGIApp:
     async def user(request: Request) -> None:
         if name := named(request):
             request.scope["user"] = SimpleUser(name)
@@ -142,7 +129,7 @@ def dependency() -> App:
     return app
 
 
-def _authenticating(app: App, *, copy: bool) -> App:
+def _authenticating(app: ASGIApp, *, copy: bool) -> ASGIApp:
     async def authenticated(scope: Message, receive: Receive, send: Send) -> None:
         scope = dict(scope) if copy else scope
         if scope["type"] == "http" and (name := named(HTTPConnection(scope))):
@@ -152,15 +139,15 @@ def _authenticating(app: App, *, copy: bool) -> App:
     return authenticated
 
 
-def bare() -> App:
+def bare() -> ASGIApp:
     return MCPMiddleware(_authenticating(Server(), copy=False))
 
 
-def copying() -> App:
+def copying() -> ASGIApp:
     return MCPMiddleware(_authenticating(Starlette(routes=ROUTES), copy=True))
 
 
-def copying_twice() -> App:
+def copying_twice() -> ASGIApp:
     return MCPMiddleware(_authenticating(_authenticating(MCPMiddleware(Server()), copy=True), copy=True))
 
 
@@ -170,7 +157,7 @@ APPS = [
 ]  # fmt: skip
 
 
-async def begun(app: App, who: list[tuple[str, str]]) -> str:
+async def begun(app: ASGIApp, who: list[tuple[str, str]]) -> str:
     """The id that a client gets at its first message."""
     return (await post(app, initialize(), who)).headers["mcp-session-id"]
 
@@ -183,7 +170,7 @@ def sessions(telemetry: Telemetry) -> list[Any]:
 
 @pytest.mark.parametrize("make", APPS)
 async def test_a_session_belongs_to_the_user_that_the_app_has_authenticated(
-    make: Callable[[], App], telemetry: Telemetry
+    make: Callable[[], ASGIApp], telemetry: Telemetry
 ) -> None:
     app = make()
     await begun(app, ANN)  # From the second one on, an app is known to be one without an SDK.
@@ -201,7 +188,7 @@ async def test_a_session_belongs_to_the_user_that_the_app_has_authenticated(
 
 
 @pytest.mark.parametrize("make", APPS)
-async def test_users_are_told_apart_where_no_id_is_sent(make: Callable[[], App], telemetry: Telemetry) -> None:
+async def test_users_are_distinguished_where_no_id_is_sent(make: Callable[[], ASGIApp], telemetry: Telemetry) -> None:
     app = make()
     for who in (ANN, BOB, RENEWED):
         await post(app, modern(), [*MODERN_HEADERS, *who])
@@ -221,7 +208,7 @@ def _answers(reply: Reply) -> str | None:
 
 @pytest.mark.parametrize("make", APPS)
 async def test_an_answer_shows_only_the_session_of_its_own_caller(
-    make: Callable[[], App], telemetry: Telemetry
+    make: Callable[[], ASGIApp], telemetry: Telemetry
 ) -> None:
     app = make()
     await begun(app, ANN)

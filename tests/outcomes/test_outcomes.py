@@ -23,7 +23,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("name", "era"), [(name, era) for name in servers() for era in eras(name)])
-async def test_span_metrics_and_document_say_what_the_client_got(name: str, era: str) -> None:
+async def test_span_metrics_and_document_agree_with_the_clients_answer(name: str, era: str) -> None:
     seen = await run(name, era)
 
     assert len(seen) == len(CASES)
@@ -31,7 +31,7 @@ async def test_span_metrics_and_document_say_what_the_client_got(name: str, era:
 
 
 @pytest.mark.parametrize("name", ["sdk2-high", "sdk2-low-outside", "fastmcp4-answering", "handwritten-gzip"])
-async def test_a_request_that_is_not_sampled_has_no_span_whoever_answers(name: str) -> None:
+async def test_a_request_that_is_not_sampled_has_no_span(name: str) -> None:
     seen = await run(name, LEGACY, ALWAYS_OFF)
 
     assert [(each.case.name, len(each.spans), len(each.points)) for each in seen] == [(c.name, 0, 1) for c in CASES]

@@ -17,10 +17,10 @@ import pytest
 
 from examples.demo.otlp_receiver import OtlpReceiver
 from tests.process.conftest import Servers
-from tests.store.support import Server as Store
 from tests.support.clients import LEGACY, MODERN, connect
 from tests.support.documents import Documents
 from tests.support.servers import APPS, BIN, SDK, Launch, Server
+from tests.support.stores import Server as Store
 from tests.support.telemetry import OPERATION_DURATION, TOOLS_CALL, server_spans
 from tests.support.waiting import wait_until
 
@@ -108,7 +108,7 @@ def test_two_loops_in_one_process_lose_nothing(servers: Servers) -> None:
 
 
 @pytest.mark.parametrize(("launch", "hurt"), [(UVICORN, Store.hang), (GUNICORN, Store.kill)], ids=("hang", "kill"))
-def test_what_cannot_be_written_is_counted_and_told(
+def test_calls_that_cannot_be_written_are_counted_and_logged(
     servers: Servers, store: Store, launch: Launch, hurt: Callable[[Store], None]
 ) -> None:
     with servers.running(launch, redis_url=store.url) as server:

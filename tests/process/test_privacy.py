@@ -102,7 +102,7 @@ async def _strange_messages(server: Server, planted: Planted) -> None:
             await client.post(server.url, json=body)
 
 
-async def test_no_content_is_in_what_the_processes_log(leak: Leak) -> None:
+async def test_processes_log_no_content(leak: Leak) -> None:
     ours = [line for line in leak.log.splitlines() if "otel_mcp" in line]
     assert leak.planted.found_in("\n".join(ours)) == []
 
@@ -123,7 +123,7 @@ async def test_the_command_line_shows_no_content(leak: Leak, valkey_url: str) ->
     assert leak.planted.found_in("".join(done.stdout + done.stderr for done in shown)) == []
 
 
-async def test_no_content_is_on_spans_but_what_the_library_says_of_errors(leak: Leak) -> None:
+async def test_spans_hold_no_content_but_the_librarys_own_error_texts(leak: Leak) -> None:
     spans = [_without_theirs(span) for span in leak.telemetry.spans()]
 
     assert leak.planted.found_in(repr(spans)) == []
@@ -138,7 +138,7 @@ def _without_theirs(span: SpanRecord) -> SpanRecord:
     return replace(span, name=name, status_message="", events=(), attributes=attributes)
 
 
-async def test_no_text_of_an_error_is_among_the_attributes_of_a_message_nor_on_a_span_of_ours(leak: Leak) -> None:
+async def test_error_texts_are_on_no_attribute_and_no_span_of_ours(leak: Leak) -> None:
     # What the SDK and FastMCP put into status and events of their own spans is theirs; the README says so.
     spans = server_spans(leak.telemetry)
     assert spans

@@ -96,7 +96,7 @@ def test_broken_sibling_does_not_keep_ours_from_loading(siblings: Path, order: s
         assert loaded == {"a_sibling", "z_sibling", "otel_mcp"}
 
 
-def test_others_load_beside_a_broken_sibling_as_they_would_without_us(siblings: Path) -> None:
+def test_with_a_broken_sibling_others_load_as_without_us(siblings: Path) -> None:
     _install(siblings, "b_broken", RAISES.format(error="RuntimeError"))
     folders = os.pathsep.join((SITE_PACKAGES, str(siblings)))
 
@@ -144,7 +144,7 @@ def test_failure_of_ours_aborts_neither_others_nor_the_program(siblings: Path, m
 
 
 @pytest.mark.anyio
-async def test_server_is_observed_beside_a_broken_sibling(
+async def test_a_server_with_a_broken_sibling_is_observed(
     servers: Servers, documents: Documents, siblings: Path
 ) -> None:
     _install(siblings, "b_broken", RAISES.format(error="RuntimeError"))

@@ -75,9 +75,7 @@ async def test_context_in_meta_is_the_parent_and_the_http_span_is_linked(two_wor
 
 
 @pytest.mark.parametrize("mode", [LEGACY, MODERN])
-async def test_context_in_the_headers_is_above_the_http_span_which_is_the_parent(
-    two_workers: Server, mode: str
-) -> None:
+async def test_the_http_span_lies_between_the_traceparent_and_the_message(two_workers: Server, mode: str) -> None:
     header = Remote.make()
 
     span = await _call(two_workers, mode, meta=None, header=header)

@@ -169,7 +169,7 @@ def test_each_sessionless_client_has_one_session_of_its_own(run: Run) -> None:
         assert caller.wire.transport_ids == set()
 
 
-def test_span_of_the_tool_itself_lies_beneath_its_call_in_the_same_session(run: Run) -> None:
+def test_a_tools_own_span_lies_beneath_its_call_in_its_session(run: Run) -> None:
     spans = run.telemetry.spans()
     calls = {span.span_id: span for span in run.tool_spans()}
     inner = [span for span in spans if span.name in {"adding", "looking"}]
@@ -184,7 +184,7 @@ def test_span_of_the_tool_itself_lies_beneath_its_call_in_the_same_session(run: 
     assert set(served.values()) == {1}
 
 
-def test_duration_counts_what_was_on_the_wire_in_seconds(run: Run) -> None:
+def test_the_duration_histogram_counts_each_request_in_seconds(run: Run) -> None:
     sent = sum((caller.wire.messages for caller in run.callers), Counter[str]())
     points = run.telemetry.points(OPERATION_DURATION)
 
@@ -232,7 +232,7 @@ def test_calls_in_redis_name_the_spans_that_were_exported(run: Run) -> None:
     assert stored == {(span.trace_id, span.span_id) for span in run.tool_spans()}
 
 
-def test_sessions_begin_once_and_only_the_one_that_said_goodbye_ends(run: Run) -> None:
+def test_sessions_begin_once_and_only_the_deleted_one_ends(run: Run) -> None:
     (guest,) = (caller for caller in run.callers if caller.name == "guest")
     begun = run.telemetry.events("session.start")
     (end,) = run.telemetry.events("session.end")

@@ -16,8 +16,10 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskGroup
 
+from otel_mcp.types import Message
 from tests.replay.capture import Capture, Recorded
-from tests.unit.kit import Clock, Message, make_scope
+from tests.support.asgi import make_scope
+from tests.support.providers import Clock
 
 PATIENCE: Final = 30
 """Seconds after which a replay that hangs fails."""

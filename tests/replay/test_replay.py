@@ -18,8 +18,9 @@ from otel_mcp.runtime import Runtime
 from tests.replay.capture import CHUNKINGS, NAMES, Capture, load, together
 from tests.replay.reading import Reading, Told, read
 from tests.replay.replayer import Playing, Replay
+from tests.support.asgi import without_added_headers
+from tests.support.providers import Clock, Telemetry, trace_of
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import Clock, Telemetry, trace_of, without_added_headers
 
 pytestmark = pytest.mark.anyio
 Replayed = Callable[[Capture], Awaitable["Result"]]
@@ -105,7 +106,7 @@ def expected_session(told: Told, result: Result) -> tuple[str | None, str]:
     return result.minted, "header"
 
 
-async def test_a_capture_is_told_as_it_happened(recut: Capture, replayed: Replayed) -> None:
+async def test_a_replayed_capture_is_observed_as_it_happened(recut: Capture, replayed: Replayed) -> None:
     """One test for all of it, since replaying takes longer than looking."""
     result = await replayed(recut)
     the_answers_are_those_of_the_server(result)

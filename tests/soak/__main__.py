@@ -25,7 +25,7 @@ from tests.soak.leaks import LEAKS
 from tests.soak.server import SoakServer
 from tests.soak.traffic import Traffic
 from tests.soak.trend import Limit, Trend, trend
-from tests.store.support import Server as Valkey
+from tests.support.stores import Server as Valkey
 
 LIMITS: Final = {
     "rss KiB": Limit(2048, 0.02),

@@ -36,7 +36,7 @@ ALERTS = {rule["alert"]: rule for rule in _rules() if "alert" in rule}
 
 
 @pytest.mark.parametrize("rule", _rules(), ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_asks_for_what_is_emitted(rule: dict[str, Any]) -> None:
+def test_a_rule_queries_emitted_metrics(rule: dict[str, Any]) -> None:
     assert list(gate.unknown_names("rule", rule["expr"])) == []
 
 
@@ -101,7 +101,7 @@ def test_whose_fault_it_is_is_the_same_in_dashboards_and_alerts() -> None:
         assert set(re.findall(rf"{query.FAILURE}[!=~]+\"[^\"]*\"", rule["expr"])) <= set(known)
 
 
-def test_nothing_counts_what_callers_ask_wrongly_as_an_error() -> None:
+def test_calls_that_are_wrong_count_as_no_error() -> None:
     """`isError` is one error type, whoever is at fault; only the kind of the failure says whose."""
     boards = dashboards.load().items()
     asked = [query.expr for name, board in boards for query in dashboards.queries(name, board)]

@@ -27,7 +27,7 @@ def test_a_configuration_is_whole(variant: str) -> None:
     assert list(collector.config_problems(collector.merged(*collector.VARIANTS[variant]))) == []
 
 
-def test_what_is_built_is_what_is_configured() -> None:
+def test_the_built_collector_has_every_configured_component() -> None:
     assert list(collector.manifest_problems(collector.read("builder.yaml"), ALL)) == []
 
 
@@ -227,7 +227,7 @@ def test_a_mistake_is_found(mistake: str) -> None:
 
 
 @pytest.mark.parametrize("secret", pipelines.SECRETS)
-def test_secrets_match_what_is_masked(secret: str) -> None:
+def test_every_secret_is_masked(secret: str) -> None:
     """The lane has the Collector do it; this tells at once which expression was broken."""
     redaction = collector.read("config.yaml")["processors"]["redaction"]
     value = pipelines.SECRETS[secret]

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from tests.store.support import Server
+from tests.support.stores import Server
 
 SLOTS = 16_384
 

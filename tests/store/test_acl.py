@@ -20,8 +20,8 @@ from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import SERVERS, Server, delta, facts, flush, settings
 from tests.store.test_cluster import Cluster, Sentinel
+from tests.support.stores import SERVERS, Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 

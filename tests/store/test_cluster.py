@@ -19,7 +19,7 @@ from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.keys import Keys
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.groups import Cluster, Sentinel
-from tests.store.support import Listener, delta, facts, flush, settings
+from tests.support.stores import Listener, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 

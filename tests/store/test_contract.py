@@ -17,7 +17,7 @@ from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.connect import Client
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import SERVERS, Server, call, delta, facts, flush, settings
+from tests.support.stores import SERVERS, Server, call, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 

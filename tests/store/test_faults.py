@@ -18,7 +18,7 @@ from otel_mcp.model.delta import Flush
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import SERVERS, Listener, Server, delta, facts, flush, free_port, settings
+from tests.support.stores import SERVERS, Listener, Server, delta, facts, flush, free_port, settings
 
 pytestmark = pytest.mark.anyio
 

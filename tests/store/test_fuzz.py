@@ -15,7 +15,7 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import SERVERS, Server, settings
+from tests.support.stores import SERVERS, Server, settings
 
 pytestmark = pytest.mark.anyio
 

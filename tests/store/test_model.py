@@ -24,25 +24,12 @@ from otel_mcp.model.delta import SessionDelta, WriteResult
 from otel_mcp.runtime import Runtime
 from otel_mcp.sessions import flusher
 from otel_mcp.sessions.flusher import Flusher
-from tests.store.support import Server as Valkey
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import Headers, Reply, delete, post, read, respond
+from tests.support.messages import MODERN_HEADERS, call, legacy_headers, modern, result
+from tests.support.providers import Telemetry
+from tests.support.stores import Server as Valkey
 from tests.unit.identity.test_resolver import jwt
-from tests.unit.kit import (
-    MODERN_HEADERS,
-    Headers,
-    Message,
-    Receive,
-    Reply,
-    Send,
-    Telemetry,
-    call,
-    delete,
-    legacy_headers,
-    modern,
-    post,
-    read,
-    respond,
-    result,
-)
 
 pytestmark = pytest.mark.anyio
 

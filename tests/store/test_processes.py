@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from otel_mcp.model.state import SessionState
-from tests.store.support import SERVERS, Server
+from tests.support.stores import SERVERS, Server
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ from otel_mcp.store.redis.connect import connect
 from otel_mcp.store.redis.errors import outage
 from otel_mcp.store.redis.keys import Keys
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import SERVERS, Listener, Server, delta, facts, flush, settings
+from tests.support.stores import SERVERS, Listener, Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,7 @@ from otel_mcp.sessions.health import PATIENCE
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.memory import MemoryStore
-from tests.store.support import Listener, delta, facts, settings
+from tests.support.stores import Listener, delta, facts, settings
 
 pytestmark = pytest.mark.anyio
 

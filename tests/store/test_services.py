@@ -16,9 +16,10 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import SERVERS, Server, delta, facts, flush, settings
-from tests.unit.kit import Server as App
-from tests.unit.kit import call, legacy_headers, post
+from tests.support.asgi import post
+from tests.support.messages import Server as App
+from tests.support.messages import call, legacy_headers
+from tests.support.stores import SERVERS, Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ import pytest
 
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import Server, delta, facts, flush, free_port, settings
+from tests.support.stores import Server, delta, facts, flush, free_port, settings
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.unit.kit import Metric
+from tests.support.providers import Metric
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "registry"
 OWN: Final = "otel_mcp."

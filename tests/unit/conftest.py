@@ -14,7 +14,7 @@ import pytest
 
 from otel_mcp import current, guard, settings
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import Clock, Telemetry
+from tests.support.providers import Clock, Telemetry
 
 MakeRuntime = Callable[..., Runtime]
 

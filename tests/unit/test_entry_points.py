@@ -16,8 +16,10 @@ from otel_mcp.identity.claims import rules_from
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey
 from otel_mcp.observers.queue import discover
 from otel_mcp.settings import load
+from tests.support.asgi import post
+from tests.support.messages import MODERN_HEADERS, Server, modern
+from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import MODERN_HEADERS, Server, Telemetry, modern, post
 
 Install = Callable[[str, str, str], None]
 

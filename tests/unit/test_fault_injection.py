@@ -19,33 +19,32 @@ import otel_mcp
 from otel_mcp import MCPMiddleware, current
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry import propagation
-from tests.unit.kit import (
-    FAILED,
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import (
     JSON_HEADERS,
-    MODERN_HEADERS,
-    App,
-    Message,
-    Receive,
     Reply,
-    Send,
-    Telemetry,
-    ask,
-    call,
-    error,
     event,
-    initialize,
-    initialized,
-    legacy_headers,
     make_scope,
-    modern,
-    notify,
     read,
     request,
     respond,
-    result,
     stream,
     without_added_headers,
 )
+from tests.support.messages import (
+    FAILED,
+    MODERN_HEADERS,
+    ask,
+    call,
+    error,
+    initialize,
+    initialized,
+    legacy_headers,
+    modern,
+    notify,
+    result,
+)
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 
@@ -200,7 +199,7 @@ def exchanges() -> list[tuple[Message, bytes]]:
     return made
 
 
-async def serve(app: App) -> list[Reply]:
+async def serve(app: ASGIApp) -> list[Reply]:
     """All requests, some of them again, then the end of the server."""
     replies: list[Reply] = []
     again = [3, 4, 13]  # Calls of an app that is known by now to have no seams: their spans begin earlier.

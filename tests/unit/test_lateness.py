@@ -14,7 +14,7 @@ from otel_mcp.store.base import StoreDown
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.client import RedisLink, Run
 from otel_mcp.store.redis.connect import TIMEOUT, connect
-from tests.store.support import Listener, delta, settings
+from tests.support.stores import Listener, delta, settings
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):

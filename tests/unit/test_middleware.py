@@ -14,34 +14,34 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import (
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import (
     JSON_HEADERS,
-    MODERN_HEADERS,
-    OK,
-    Message,
-    Receive,
     Reply,
-    Send,
-    Server,
-    Telemetry,
-    ask,
-    call,
-    error,
     event,
-    initialize,
-    initialized,
-    legacy_headers,
     make_scope,
-    modern,
-    notify,
     post,
     read,
     request,
     respond,
-    result,
     stream,
     without_added_headers,
 )
+from tests.support.messages import (
+    MODERN_HEADERS,
+    OK,
+    Server,
+    ask,
+    call,
+    error,
+    initialize,
+    initialized,
+    legacy_headers,
+    modern,
+    notify,
+    result,
+)
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.providers import Metric
 from tests.support.registry import Emitted, Registry, problems
-from tests.unit.kit import Metric
 
 OWN = {"ref": "otel_mcp.why", "requirement_level": "required"}
 METHOD = {"ref": "mcp.method.name", "requirement_level": {"conditionally_required": "where known"}}

@@ -11,23 +11,11 @@ import otel_mcp
 from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.api import sessions
 from otel_mcp.runtime import Runtime
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import post, read, respond
+from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern, result
+from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
-    MODERN_HEADERS,
-    Message,
-    Receive,
-    Send,
-    Server,
-    Telemetry,
-    call,
-    initialize,
-    legacy_headers,
-    modern,
-    post,
-    read,
-    respond,
-    result,
-)
 
 
 def test_a_loop_ends_although_something_was_submitted_in_its_last_turn(runtime: Runtime, telemetry: Telemetry) -> None:

@@ -9,8 +9,9 @@ import pytest
 from opentelemetry.sdk.resources import OTELResourceDetector
 
 from otel_mcp.settings import CONFLICTS, Settings, captures_content, load
+from tests.support.asgi import post
+from tests.support.messages import Server, call
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import Server, call, post
 
 Logs = Callable[[], list[str]]
 PREFIX = "OTEL_PYTHON_MCP_"

@@ -20,8 +20,8 @@ from otel_mcp.cli.doctor.store import acl
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
-from tests.store.support import Server, delta, facts, flush, free_port
 from tests.support.doctor import Environment, only, unwell
+from tests.support.stores import Server, delta, facts, flush, free_port
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ import pytest
 from otel_mcp.cli.doctor import store, traffic
 from otel_mcp.cli.doctor.finding import Finding
 from otel_mcp.settings import Settings
-from tests.store.support import Server, free_port
 from tests.support.doctor import only, unwell
+from tests.support.stores import Server, free_port
 from tests.support.waiting import wait_until
 
 

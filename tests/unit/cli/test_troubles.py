@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.store.support import Server
+from tests.support.stores import Server
 from tests.unit.cli.conftest import NOW, Cli
 from tests.unit.cli.stories import call, session, shop, write
 

@@ -30,26 +30,10 @@ from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.model.delta import SessionFacts
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
-from tests.unit.kit import (
-    MODERN_HEADERS,
-    OK,
-    Message,
-    Receive,
-    Send,
-    Telemetry,
-    ask,
-    call,
-    described,
-    id_of,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-    post,
-    read,
-    respond,
-    trace_of,
-)
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import post, read, respond
+from tests.support.messages import MODERN_HEADERS, OK, ask, call, initialize, legacy_headers, modern, notify
+from tests.support.providers import Telemetry, described, id_of, trace_of
 
 pytestmark = pytest.mark.anyio
 

@@ -11,30 +11,10 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import (
-    JSON_HEADERS,
-    App,
-    Message,
-    Receive,
-    Send,
-    Telemetry,
-    ask,
-    bare,
-    call,
-    error,
-    event,
-    get,
-    initialize,
-    initialized,
-    legacy_headers,
-    make_scope,
-    post,
-    read,
-    request,
-    respond,
-    result,
-    stream,
-)
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import JSON_HEADERS, bare, event, get, make_scope, post, read, request, respond, stream
+from tests.support.messages import ask, call, error, initialize, initialized, legacy_headers, result
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +43,7 @@ async def as_stream(send: Send, answer: Message, own: list[tuple[str, str]]) -> 
     await stream(send, [event(answer)], own)
 
 
-def server(answering: Answering, failure: Message | None, own: str | None = None) -> App:
+def server(answering: Answering, failure: Message | None, own: str | None = None) -> ASGIApp:
     """Refuses each handshake with `failure`; takes every other message."""
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -224,7 +204,7 @@ async def test_only_the_answer_of_a_handshake_waits_for_its_body(runtime: Runtim
     """And no stream: what an app sends goes out at once."""
     seen: list[tuple[str, int]] = []
 
-    async def sent(app: App, message: Message) -> None:
+    async def sent(app: ASGIApp, message: Message) -> None:
         out: list[Message] = []
 
         async def receive() -> Message:

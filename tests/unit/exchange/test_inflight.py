@@ -15,34 +15,22 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.exchange.dispatch import Dispatch, call_of
 from otel_mcp.model.call import SCOPE_KEY, Call
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import (
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import Reply, delete, event, get, make_scope, post, read, request, respond, stream
+from tests.support.messages import (
     FAILED,
     OK,
-    Clock,
-    Message,
-    Receive,
-    Reply,
-    Send,
     Server,
-    Telemetry,
     ask,
     call,
-    delete,
     error,
-    event,
-    get,
     initialize,
     initialized,
     legacy_headers,
-    make_scope,
     notify,
-    post,
-    read,
-    request,
-    respond,
     result,
-    stream,
 )
+from tests.support.providers import Clock, Telemetry
 
 pytestmark = pytest.mark.anyio
 

@@ -13,27 +13,11 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
+from otel_mcp.types import Message, Receive, Send
 from otel_mcp.wire.jsonrpc import Outcome
-from tests.unit.kit import (
-    JSON_HEADERS,
-    MODERN_HEADERS,
-    Message,
-    Receive,
-    Send,
-    Server,
-    Telemetry,
-    ask,
-    call,
-    described,
-    legacy_headers,
-    make_scope,
-    modern,
-    post,
-    read,
-    respond,
-    result,
-    stream,
-)
+from tests.support.asgi import JSON_HEADERS, make_scope, post, read, respond, stream
+from tests.support.messages import MODERN_HEADERS, Server, ask, call, legacy_headers, modern, result
+from tests.support.providers import Telemetry, described
 
 pytestmark = pytest.mark.anyio
 

@@ -9,22 +9,12 @@ from typing import Any
 import pytest
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import JSON_HEADERS, read, request, respond
+from tests.support.asgi import make_scope as usual
+from tests.support.messages import MODERN_HEADERS, call, initialize, modern
+from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
-    JSON_HEADERS,
-    MODERN_HEADERS,
-    Message,
-    Receive,
-    Send,
-    Telemetry,
-    call,
-    initialize,
-    modern,
-    read,
-    request,
-    respond,
-)
-from tests.unit.kit import make_scope as usual
 
 pytestmark = pytest.mark.anyio
 

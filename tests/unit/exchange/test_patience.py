@@ -16,20 +16,10 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.sessions import service
 from otel_mcp.sessions.health import PATIENCE
 from otel_mcp.store.memory import MemoryStore
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import Headers, post
+from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
-    MODERN_HEADERS,
-    Headers,
-    Message,
-    Receive,
-    Send,
-    Server,
-    call,
-    initialize,
-    legacy_headers,
-    modern,
-    post,
-)
 
 pytestmark = pytest.mark.anyio
 

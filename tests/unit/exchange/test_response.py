@@ -15,26 +15,11 @@ from otel_mcp.integrations import mcp_v2 as mcp2
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import JSON_HEADERS, event, post, read, respond, stream
+from tests.support.messages import FAILED, OK, call, initialize, legacy_headers
+from tests.support.providers import Telemetry, described, id_of
 from tests.unit.exchange.test_dispatch import make_runner
-from tests.unit.kit import (
-    FAILED,
-    JSON_HEADERS,
-    OK,
-    Message,
-    Receive,
-    Send,
-    Telemetry,
-    call,
-    described,
-    event,
-    id_of,
-    initialize,
-    legacy_headers,
-    post,
-    read,
-    respond,
-    stream,
-)
 
 pytestmark = pytest.mark.anyio
 

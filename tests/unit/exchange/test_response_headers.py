@@ -10,33 +10,21 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
-from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
-    JSON_HEADERS,
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import JSON_HEADERS, Reply, delete, event, get, make_scope, post, read, request, respond, stream
+from tests.support.messages import (
     MODERN_HEADERS,
-    Message,
-    Receive,
-    Reply,
-    Send,
     Server,
     ask,
     call,
-    delete,
     error,
-    event,
-    get,
     initialize,
     initialized,
     legacy_headers,
-    make_scope,
     modern,
     notify,
-    post,
-    read,
-    request,
-    respond,
-    stream,
 )
+from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
 

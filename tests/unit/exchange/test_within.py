@@ -17,7 +17,10 @@ from otel_mcp import MCPMiddleware, current
 from otel_mcp.integrations import handwritten
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import FAILED, MODERN_HEADERS, App, Message, Receive, Send, Telemetry, event, modern, post, result
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import event, post
+from tests.support.messages import FAILED, MODERN_HEADERS, modern, result
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +40,7 @@ def routes(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Encoding:
     """A middleware that encodes as Starlette's does: in the app's own messages, the start together with the body."""
 
-    def __init__(self, app: App, name: bytes, encoded: bytes) -> None:
+    def __init__(self, app: ASGIApp, name: bytes, encoded: bytes) -> None:
         self.app, self.name, self.encoded = app, name, encoded
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -57,7 +60,7 @@ class Encoding:
         await self.app(scope, receive, sending)
 
 
-def answers(response: Response) -> App:
+def answers(response: Response) -> ASGIApp:
     async def endpoint(request: Request) -> Response:
         await request.body()
         return response

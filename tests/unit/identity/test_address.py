@@ -9,8 +9,10 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.identity.address import Client, Clients, networks
+from tests.support.asgi import JSON_HEADERS, make_scope, request
+from tests.support.messages import MODERN_HEADERS, Server, modern
+from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import JSON_HEADERS, MODERN_HEADERS, Server, Telemetry, make_scope, modern, request
 
 PROXY = "10.0.0.1"
 TRUSTED = ("10.0.0.0/8", "2001:db8::/32", "192.0.2.7")

@@ -13,7 +13,7 @@ from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.session import Claim, Session
 from otel_mcp.settings import load
 from otel_mcp.wire.jsonrpc import Message
-from tests.unit.kit import CLIENT_INFO, MODERN
+from tests.support.messages import CLIENT_INFO, MODERN
 
 pytestmark = pytest.mark.anyio
 

@@ -16,32 +16,24 @@ from otel_mcp.exchange.dispatch import Dispatch, call_of
 from otel_mcp.identity.directory import Later
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
-from tests.store.support import Server as Valkey
-from tests.unit.conftest import MakeRuntime
-from tests.unit.identity.test_resolver import jwt, sessions_of
-from tests.unit.kit import (
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import PATIENCE, Headers, Reply, delete, post, read, respond
+from tests.support.messages import (
     MODERN_HEADERS,
     OK,
-    PATIENCE,
-    Headers,
-    Message,
-    Receive,
-    Reply,
-    Send,
     Server,
-    Telemetry,
     ask,
     call,
-    delete,
     initialize,
     legacy_headers,
     modern,
     notify,
-    post,
-    read,
-    respond,
     result,
 )
+from tests.support.providers import Telemetry
+from tests.support.stores import Server as Valkey
+from tests.unit.conftest import MakeRuntime
+from tests.unit.identity.test_resolver import jwt, sessions_of
 
 pytestmark = pytest.mark.anyio
 

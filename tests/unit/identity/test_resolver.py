@@ -12,27 +12,21 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
-from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import Reply, delete, post, read, respond
+from tests.support.messages import (
     CLIENT_INFO,
     MODERN_HEADERS,
-    Message,
-    Receive,
-    Reply,
-    Send,
     Server,
-    Telemetry,
     ask,
     call,
-    delete,
     initialize,
     legacy_headers,
     modern,
     notify,
-    post,
-    read,
-    respond,
 )
+from tests.support.providers import Telemetry
+from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
 

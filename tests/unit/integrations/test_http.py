@@ -13,7 +13,9 @@ from otel_mcp.integrations import http
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import MODERN_HEADERS, Receive, Send, Server, modern, post
+from otel_mcp.types import Receive, Send
+from tests.support.asgi import post
+from tests.support.messages import MODERN_HEADERS, Server, modern
 
 pytestmark = pytest.mark.anyio
 

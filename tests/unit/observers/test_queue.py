@@ -21,8 +21,9 @@ from otel_mcp.model.session import Session
 from otel_mcp.observers import queue as observer_queue
 from otel_mcp.observers.queue import Observers, SlowAndFailing
 from otel_mcp.settings import load
+from tests.support.asgi import post
+from tests.support.messages import FAILED, Server, call, initialize, legacy_headers, modern
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import FAILED, Server, call, initialize, legacy_headers, modern, post
 
 pytestmark = pytest.mark.anyio
 

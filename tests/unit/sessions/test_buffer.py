@@ -10,7 +10,7 @@ import pytest
 
 from otel_mcp.model.delta import SessionDelta
 from otel_mcp.sessions.buffer import Buffer
-from tests.store.support import EPOCH, delta, facts, settings
+from tests.support.stores import EPOCH, delta, facts, settings
 
 
 def test_deltas_of_a_session_become_one() -> None:

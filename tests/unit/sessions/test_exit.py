@@ -17,7 +17,7 @@ import pytest
 from otel_mcp import loops
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
-from tests.store.support import Listener, Server, delta, facts, settings
+from tests.support.stores import Listener, Server, delta, facts, settings
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,7 +17,7 @@ from otel_mcp.sessions.health import PATIENCE, StoreHealth
 from otel_mcp.sessions.lookups import Lookups
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.redis.client import RedisLink, Run
-from tests.store.support import Listener
+from tests.support.stores import Listener
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from otel_mcp.store import document as text
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.connect import TIMEOUT, connect
-from tests.store.support import EPOCH, Listener, call, delta, facts, flush, settings
+from tests.support.stores import EPOCH, Listener, call, delta, facts, flush, settings
 
 
 class Clock:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from otel_mcp.sessions.service import Sessions
-from tests.store.support import Listener, settings
+from tests.support.stores import Listener, settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
 

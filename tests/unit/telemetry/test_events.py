@@ -13,21 +13,10 @@ from otel_mcp.model.delta import EndedSession, SessionDelta, SessionFacts
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.events import SessionReporter
 from otel_mcp.telemetry.metrics import Metrics
+from tests.support.asgi import delete, post, respond
+from tests.support.messages import FAILED, Server, call, error, initialize, legacy_headers
+from tests.support.providers import Telemetry, described, id_of
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
-    FAILED,
-    Server,
-    Telemetry,
-    call,
-    delete,
-    described,
-    error,
-    id_of,
-    initialize,
-    legacy_headers,
-    post,
-    respond,
-)
 
 pytestmark = pytest.mark.anyio
 

@@ -23,27 +23,11 @@ from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.runtime import Runtime
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import delete, get, post, read, respond
+from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
+from tests.support.providers import Telemetry, described, id_of
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
-    MODERN_HEADERS,
-    App,
-    Message,
-    Receive,
-    Send,
-    Server,
-    Telemetry,
-    call,
-    delete,
-    described,
-    get,
-    id_of,
-    initialize,
-    legacy_headers,
-    modern,
-    post,
-    read,
-    respond,
-)
 
 pytestmark = pytest.mark.anyio
 SPAN_OF_OURS = "otel_mcp.http"
@@ -119,7 +103,7 @@ async def test_where_an_instrumentation_makes_one_there_is_none_of_ours(
 ) -> None:
     provider = telemetry.tracer_provider
     server = Server()
-    app: App = (
+    app: ASGIApp = (
         OpenTelemetryMiddleware(MCPMiddleware(server, traced), tracer_provider=provider)
         if outside
         else MCPMiddleware(OpenTelemetryMiddleware(server, tracer_provider=provider), traced)

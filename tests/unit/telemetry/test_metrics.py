@@ -14,35 +14,25 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
-from tests.unit.conftest import MakeRuntime
-from tests.unit.identity.test_resolver import jwt
-from tests.unit.kit import (
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import delete, get, post, read, respond, stream
+from tests.support.messages import (
     FAILED,
     MODERN_HEADERS,
     OK,
-    Clock,
-    Message,
-    Receive,
-    Send,
     Server,
-    Telemetry,
     ask,
     call,
-    delete,
     error,
-    get,
-    id_of,
     initialize,
     legacy_headers,
     modern,
     notify,
-    post,
-    read,
-    respond,
     result,
-    stream,
-    trace_of,
 )
+from tests.support.providers import Clock, Telemetry, id_of, trace_of
+from tests.unit.conftest import MakeRuntime
+from tests.unit.identity.test_resolver import jwt
 
 pytestmark = pytest.mark.anyio
 

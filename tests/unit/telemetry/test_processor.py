@@ -17,7 +17,10 @@ from opentelemetry.trace import Link, Tracer
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import OK, Message, Receive, Reply, Send, Telemetry, modern, post, read, respond, result
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import Reply, post, read, respond
+from tests.support.messages import OK, modern, result
+from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,10 @@ from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagato
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_mcp import MCPMiddleware
+from tests.support.asgi import post
+from tests.support.messages import MODERN_HEADERS, Server, modern
+from tests.support.providers import Telemetry, described
 from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import MODERN_HEADERS, Server, Telemetry, described, modern, post
 
 pytestmark = pytest.mark.anyio
 

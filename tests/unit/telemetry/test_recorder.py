@@ -21,32 +21,25 @@ from otel_mcp.model.delta import SessionDelta
 from otel_mcp.model.outcomes import was_taken
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.content import as_attribute, redactor
+from otel_mcp.types import Message, Receive, Send
 from otel_mcp.wire.jsonrpc import Message as RpcMessage
 from otel_mcp.wire.jsonrpc import Outcome
-from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
+from tests.support.asgi import post, read, respond
+from tests.support.messages import (
     FAILED,
     MODERN_HEADERS,
     OK,
-    Clock,
-    Message,
-    Receive,
-    Send,
     Server,
-    Telemetry,
     ask,
     call,
     error,
-    id_of,
     initialize,
     legacy_headers,
     modern,
     notify,
-    post,
-    read,
-    respond,
-    trace_of,
 )
+from tests.support.providers import Clock, Telemetry, id_of, trace_of
+from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
 

@@ -13,35 +13,24 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRat
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
-from tests.unit.conftest import MakeRuntime
-from tests.unit.kit import (
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import Reply, event, post, read, respond, stream
+from tests.support.messages import (
     FAILED,
     MODERN,
     MODERN_HEADERS,
-    Clock,
-    Message,
-    Receive,
-    Reply,
-    Send,
     Server,
-    Telemetry,
     ask,
     call,
-    described,
     error,
-    event,
-    id_of,
     initialize,
     legacy_headers,
     modern,
     notify,
-    post,
-    read,
-    respond,
     result,
-    stream,
-    trace_of,
 )
+from tests.support.providers import Clock, Telemetry, described, id_of, trace_of
+from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
 

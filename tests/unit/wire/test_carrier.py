@@ -11,8 +11,8 @@ from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context
 
 from otel_mcp.wire.carrier import carried
-from tests.hostile.kit import log_lines
 from tests.hostile.strategies import texts
+from tests.support.sides import log_lines
 
 PARENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
 BAGGAGE = [

@@ -7,7 +7,7 @@ import pytest
 from otel_mcp.middleware import look
 from otel_mcp.wire import headers
 from otel_mcp.wire.headers import MAYBE, NO, YES
-from tests.unit.kit import make_scope
+from tests.support.asgi import make_scope
 
 JSON = {b"content-type": b"application/json"}
 SSE = {b"accept": b"text/event-stream"}

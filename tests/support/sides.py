@@ -17,8 +17,8 @@ from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import ASGIApp, Message, Scope
+from tests.support.providers import Telemetry
 from tests.support.scripted import OURS, RECEIVE, Conversation, Scripted, Step, converse
-from tests.unit.kit import Telemetry
 
 PATIENCE = 60
 """Seconds after which one connection hangs."""
