@@ -9,12 +9,12 @@ propagators, and lets what its helpers raise reach the client.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any, Final
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
 from otel_mcp import semconv
@@ -22,13 +22,18 @@ from otel_mcp.guard import guarded, report
 from otel_mcp.model.call import Exchange
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.propagation import ambient_context, has_ended
+from otel_mcp.types import Message, Scope
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
 
 SCOPE: Final = f"{semconv.SCOPE}.http"
 """Instrumentation scope; apart from that of messages, so that each can be counted alone."""
-_NAMED: Final = (b"host", b"user-agent")
-"""Headers that the attributes are made of."""
+_MAX_KNOWN: Final = 512
+"""Kinds of requests of which name and attributes are kept."""
+_LONGEST: Final = 1024
+"""Characters of path and headers beyond which they are not."""
+_PORTS: Final = (semconv.CLIENT_PORT, "net.peer.port")
+"""What differs between connections of one client."""
 _GUARD: Final = guarded("HTTP span")
 
 
@@ -41,7 +46,7 @@ class HTTPSpans:
         self._library: _Library | None = None
         self._unusable = False
 
-    def begin(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> Context | None:
+    def begin(self, exchange: Exchange, scope: Scope) -> Context | None:
         """Open the HTTP span of a request, unless somebody else has opened one.
 
         Called at each place that lies inside the HTTP instrumentation of others,
@@ -60,14 +65,15 @@ class HTTPSpans:
             return None
         with _GUARD:
             parent = ambient_context(exchange)
-            kind = SpanKind.INTERNAL if _is_local(parent) else SpanKind.SERVER
+            around = trace.get_current_span(parent).get_span_context()
+            kind = SpanKind.INTERNAL if around.is_valid and not around.is_remote else SpanKind.SERVER
             name, attributes = library.describe(exchange, scope)
             span = self._tracer.start_span(name, parent, kind, attributes, start_time=exchange.started_ns)
             exchange.http_span = span
             exchange.ambient = trace.set_span_in_context(span, parent)
         return exchange.ambient if exchange.http_span is not None else None
 
-    def decide(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> None:
+    def decide(self, exchange: Exchange, scope: Scope) -> None:
         """The answer begins: open the span of what is MCP for sure; of the rest note whether it may be ours."""
         if exchange.confirmed:
             self.begin(exchange, scope)
@@ -78,7 +84,7 @@ class HTTPSpans:
         """Look whether the span is not ours to open: switched off, or there is one already."""
         if exchange.http_decided:
             return exchange.http_span is None
-        if self._when == "off" or self._unusable or not _is_enabled():
+        if self._when == "off" or self._unusable or not is_http_instrumentation_enabled():
             exchange.http_decided = True
         elif self._when == "auto":
             current = trace.get_current_span()
@@ -86,7 +92,7 @@ class HTTPSpans:
             exchange.http_decided = current.get_span_context().is_valid and not has_ended(current)
         return exchange.http_decided
 
-    def responding(self, exchange: Exchange, message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def responding(self, exchange: Exchange, message: Message) -> Message:
         """Note the status of the response; returns its start, with what a response propagator adds."""
         span, library = exchange.http_span, self._library
         if span is None or library is None or exchange.http_status is not None:
@@ -122,17 +128,6 @@ class HTTPSpans:
         return self._library
 
 
-def _is_enabled() -> bool:
-    return not (
-        otel_context.get_value("suppress_instrumentation") or otel_context.get_value("suppress_http_instrumentation")
-    )
-
-
-def _is_local(parent: Context) -> bool:
-    around = trace.get_current_span(parent).get_span_context()
-    return around.is_valid and not around.is_remote
-
-
 class _Library:
     """What is used of ``opentelemetry-instrumentation-asgi``; imported when the first span is opened."""
 
@@ -144,9 +139,10 @@ class _Library:
 
         self._asgi: Any = asgi
         self._response_propagator: Callable[[], Any] = get_global_response_propagator
-        said = {part.strip() for part in os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")}
         # The stable names unless somebody asks for both: of this span there are no users of the old ones.
-        self._mode = _StabilityMode.HTTP_DUP if "http/dup" in said else _StabilityMode.HTTP
+        asked = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
+        self._both = "http/dup" in map(str.strip, asked)
+        self._mode = _StabilityMode.HTTP_DUP if self._both else _StabilityMode.HTTP
         self._request_headers = http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
         self._response_headers = http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
         self._sanitize = http.SanitizeValue(
@@ -154,27 +150,35 @@ class _Library:
         )
         self._normalise_request = http.normalise_request_header_name
         self._normalise_response = http.normalise_response_header_name
+        self._known: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
 
-    def describe(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def describe(self, exchange: Exchange, scope: Scope) -> tuple[str, dict[str, Any]]:
         """The name and the attributes of the span. Without the query: it may hold a token or a session."""
-        headers = exchange.headers
+        headers, server = exchange.headers, scope.get("server")
+        host, user_agent = headers.get(b"host"), headers.get(b"user-agent")
         asked: dict[str, Any] = {
             "type": "http",
             "method": exchange.http_method,
             "path": exchange.path,
             "scheme": scope.get("scheme", "http"),
-            "server": scope.get("server"),
-            "client": (exchange.client, exchange.client_port) if exchange.client else None,
+            "server": tuple(server) if server else None,
+            "client": (exchange.client, bool(exchange.client_port)) if exchange.client else None,
             "http_version": exchange.http_version,
             "root_path": scope.get("root_path", ""),
-            "headers": [(name, headers[name]) for name in _NAMED if name in headers],
+            "headers": ((b"host", host), (b"user-agent", user_agent)),
         }
-        name, attributes = exchange.http_method, {}
-        with _GUARD:
-            name, further = self._asgi.get_default_span_details(asked)
-            attributes = {**self._asgi.collect_request_attributes(asked, self._mode), **further}
-            if asked["server"] and "server.address" in attributes:
-                attributes["server.address"] = str(asked["server"][0])  # The library's has the port in it.
+        key = tuple(asked.values())
+        described = self._known.get(key)
+        if described is None:
+            described = self._slow_describe(asked)
+            if len(exchange.path) + len(host or b"") + len(user_agent or b"") <= _LONGEST:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[key] = described
+        name, attributes = described[0], described[1].copy()
+        for port in _PORTS:
+            if port in attributes:
+                attributes[port] = exchange.client_port
         if self._request_headers:
             with _GUARD:
                 attributes |= self._asgi.collect_custom_headers_attributes(
@@ -182,7 +186,17 @@ class _Library:
                 )
         return name, attributes
 
-    def respond(self, span: trace.Span, message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def _slow_describe(self, asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        asked["headers"] = [(name, value) for name, value in asked["headers"] if value is not None]
+        name, attributes = asked["method"], {}
+        with _GUARD:
+            name, further = self._asgi.get_default_span_details(asked)
+            attributes = {**self._asgi.collect_request_attributes(asked, self._mode), **further}
+            if asked["server"] and "server.address" in attributes:
+                attributes["server.address"] = str(asked["server"][0])  # The library's has the port in it.
+        return name, attributes
+
+    def respond(self, span: trace.Span, message: Message) -> Message:
         """Capture the response headers that were asked for, and let the response propagator add its own."""
         if self._response_headers and span.is_recording():
             with _GUARD:
@@ -207,4 +221,7 @@ class _Library:
 
     def set_status(self, span: trace.Span, status: int) -> None:
         """Set the status code of the response, and ERROR from 500 on."""
-        self._asgi.set_status_code(span, status, None, self._mode)
+        if status < 500 and not self._both:
+            span.set_attribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
+        else:
+            self._asgi.set_status_code(span, status, None, self._mode)

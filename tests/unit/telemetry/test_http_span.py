@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.propagators import (
@@ -15,6 +14,7 @@ from opentelemetry.instrumentation.propagators import (
     get_global_response_propagator,
     set_global_response_propagator,
 )
+from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -210,17 +210,38 @@ async def test_on_opens_one_within_that_of_others_and_off_opens_none(
     assert described(span)["parent"] == id_of(next(span for span in telemetry.spans() if span.name == "outer"))
 
 
-@pytest.mark.parametrize("name", ["suppress_instrumentation", "suppress_http_instrumentation"])
+@pytest.mark.parametrize("suppress", [suppress_instrumentation, suppress_http_instrumentation])
 async def test_where_instrumentation_is_suppressed_there_is_none(
-    traced: Runtime, telemetry: Telemetry, name: str
+    traced: Runtime, telemetry: Telemetry, suppress: Any
 ) -> None:
-    token = otel_context.attach(otel_context.set_value(name, True))
-    try:
+    with suppress():
         await post(MCPMiddleware(Server(), traced), modern(), MODERN_HEADERS)
-    finally:
-        otel_context.detach(token)
 
     assert of_scope(telemetry, SPAN_OF_OURS) == []
+
+
+async def test_what_is_kept_of_requests_is_bounded_and_tells_them_apart(traced: Runtime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), traced)
+    requests = [
+        (path, (address, port))
+        for port in (1000, 1001)
+        for path, address in (
+            ("/one", "10.0.0.1"),
+            ("/two", "10.0.0.1"),
+            ("/two", "10.0.0.2"),
+            ("/" * 2000, "10.0.0.3"),
+        )
+    ]
+    for path, client in requests:
+        await post(app, modern(), MODERN_HEADERS, path=path, client=client)
+
+    spans = [dict(span.attributes or {}) for span in of_scope(telemetry, SPAN_OF_OURS)]
+    assert [(span["url.path"], (span["client.address"], span["client.port"])) for span in spans] == requests
+    for number in range(600):
+        await post(app, modern(), MODERN_HEADERS, path=f"/{number}")
+    known = traced.http_spans._library._known  # type: ignore[union-attr]  # pyright: ignore
+    assert len(known) <= 512
+    assert not [key for key in known if len(str(key)) > 2000]
 
 
 async def test_a_route_of_starlette_runs_beneath_it(telemetry: Telemetry) -> None:
