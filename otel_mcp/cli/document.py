@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final, cast
 
-WRONG: Final = frozenset({"unknown_tool", "invalid_arguments"})
-"""Failures that are the caller's fault."""
-FAILED: Final = frozenset({"tool", "exception"})
-"""Failures that are the server's fault."""
+from otel_mcp.model.delta import FACTS
+
+_WRONG: Final = frozenset({"unknown_tool", "invalid_arguments", "-32700", "-32600", "-32601", "-32602", "-32002"})
+"""The caller's fault: failures, and error codes of documents without `failure`."""
 _NEITHER: Final = frozenset({"cancelled", "refused"})
-_CALLERS_CODES: Final = frozenset({"-32700", "-32600", "-32601", "-32602", "-32002"})
-"""Error codes by which documents without `failure` say that the caller was wrong."""
 
 
 @dataclass(slots=True)
@@ -51,12 +49,8 @@ class Document:
 
     session_id: str
     service: str | None
-    client: str | None
-    version: str | None
-    protocol: str | None
-    source: str | None
-    conversation_id: str | None
-    previous_id: str | None
+    facts: dict[str, str | None]
+    """What is known of client and session, under the names of the document."""
     created: float | None
     """Unix seconds."""
     last_activity: float | None
@@ -74,11 +68,17 @@ class Document:
     calls: list[Call] = field(default_factory=list[Call])
     """Oldest first."""
     caller: str | None = None
-    """Keyed hash of the user that it is bound to; not part of the document."""
+    """First digits of the keyed hash of its user: enough to tell users apart; not part of the document."""
 
     def count(self, verdict: str) -> int:
         """Kept calls that ended so."""
-        return sum(1 for call in self.calls if call.verdict == verdict)
+        return sum(call.verdict == verdict for call in self.calls)
+
+    @property
+    def client(self) -> str:
+        """Name and version of the client."""
+        name = self.facts["client_name"]
+        return f"{name} {self.facts['client_version'] or ''}".strip() if name else ""
 
     @property
     def is_partial(self) -> bool:
@@ -96,33 +96,29 @@ def parse(raw: object) -> Document | None:
     if not isinstance(raw, bytes):
         return None
     try:
-        fields: object = json.loads(raw.decode("utf-8", "replace"))
+        known = _dict(json.loads(raw.decode("utf-8", "replace")))
     except (ValueError, RecursionError):
         return None
-    known = _dict(fields)
     session_id = _text(known.get("session_id"))
     if session_id is None:
         return None
-    calls = [call for item in _list(known.get("tool_calls")) if (call := _call(_dict(item))) is not None]
+    made: object = known.get("tool_calls")
+    items = cast("list[object]", made) if isinstance(made, list) else []
+    calls = [call for item in items if (call := _call(_dict(item))) is not None]
     ended = _dict(known.get("ended"))
     reason = _text(ended.get("reason"))
     return Document(
         session_id=session_id,
         service=_text(known.get("service")),
-        client=_text(known.get("client_name")),
-        version=_text(known.get("client_version")),
-        protocol=_text(known.get("protocol_version")),
-        source=_text(known.get("source")),
-        conversation_id=_text(known.get("conversation_id")),
-        previous_id=_text(known.get("previous_id")),
+        facts={fact.name: _text(known.get(fact.name)) for fact in FACTS},
         created=_instant(known.get("created_at")),
         last_activity=_instant(known.get("last_activity")),
         ended_at=_instant(ended.get("at")),
         ended_by=reason,
         outcome=_text(known.get("outcome")) or reason or "live",
-        call_count=max(_count(known.get("tool_call_count")), len(calls)),
-        error_count=_count(known.get("error_count")),
-        request_count=_count(known.get("request_count")),
+        call_count=max(int(_number(known.get("tool_call_count"))), len(calls)),
+        error_count=int(_number(known.get("error_count"))),
+        request_count=int(_number(known.get("request_count"))),
         calls=calls,
     )
 
@@ -138,8 +134,8 @@ def _call(fields: dict[str, Any]) -> Call | None:
         started=_instant(fields.get("started_at")) or 0.0,
         duration=_number(fields.get("duration")),
         failure=failure or error,
-        verdict=_verdict(failure, error),
-        size=None if size is None else _count(size),
+        verdict=_verdict(failure or error),
+        size=None if size is None else int(_number(size)),
         digest=_text(fields.get("arguments_digest")),
         trace_id=_hex(fields.get("trace_id"), 32),
         span_id=_hex(fields.get("span_id"), 16),
@@ -149,23 +145,15 @@ def _call(fields: dict[str, Any]) -> Call | None:
     )
 
 
-def _verdict(failure: str | None, error: str | None) -> str:
-    if failure in WRONG:
-        return "wrong"
-    if failure in _NEITHER or (failure is None and error in _NEITHER):
-        return failure or cast(str, error)
-    if failure is None and error in _CALLERS_CODES:
-        return "wrong"
-    # What a version to come names otherwise is a failure as well.
-    return "ok" if failure is None and error is None else "failed"
+def _verdict(failure: str | None) -> str:
+    if failure is None or failure in _NEITHER:
+        return failure or "ok"
+    # A failure that only later versions know is one of the server.
+    return "wrong" if failure in _WRONG else "failed"
 
 
 def _dict(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _text(value: object) -> str | None:
@@ -174,24 +162,17 @@ def _text(value: object) -> str | None:
 
 def _hex(value: object, digits: int) -> str | None:
     """An id of OpenTelemetry: it becomes part of a URL."""
-    if not isinstance(value, str) or len(value) != digits or not value.isascii() or not value.isalnum():
-        return None
-    return value
+    is_id = isinstance(value, str) and len(value) == digits and value.isascii() and value.isalnum()
+    return cast(str, value) if is_id else None
 
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e12 else 0.0
 
 
-def _count(value: object) -> int:
-    return int(_number(value))
-
-
 def _instant(value: object) -> float | None:
-    if not isinstance(value, str):
-        return None
     try:
-        moment = datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)
-    except ValueError:
+        moment = datetime.fromisoformat(cast(str, value))
+    except (ValueError, TypeError):
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()

@@ -1,56 +1,64 @@
-"""Follow sessions as replicas write them: which calls have landed since the last look.
+"""``otel-mcp tail`` and ``top``: calls as replicas write them, all of them since the last look.
 
-The index says when the time of each session is over, which is its limit of silence after its last activity. So who was
-active lately stands there in one span for each limit, however many sessions there are.
+The index says when the time of each session is over, which is its limit of silence after its last activity. So recent
+activity is one span of the index for each limit, however many sessions there are.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Final
+import zlib
+from collections import deque
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Final, Literal, NamedTuple
 
+from otel_mcp.cli import rows
 from otel_mcp.cli.document import Call, Document
-from otel_mcp.cli.reading import Member, Reader
+from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, SESSION, TOOL_FIELDS, WRONG, gather
+from otel_mcp.cli.rows import Field, moment, plain
+from otel_mcp.cli.store import Member, Reader, address, configured, repeat, run
+from otel_mcp.cli.story import OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line
+from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
 from otel_mcp.settings import Settings
 
+TailFormat = Literal["table", "tsv", "jsonl"]
 SLACK: Final = 60.0
 """Seconds that replicas may be behind, and clocks apart."""
 _MEMBERS: Final = 5_000
 """Sessions of each limit that one look considers, at most."""
 _DOCUMENTS: Final = 1_000
 """Sessions that one look reads, at most; of those that were active last."""
-_AT_ONCE: Final = 250
-"""Documents that one MGET brings."""
 _KNOWN: Final = 20_000
 """Sessions that are remembered."""
 _LIMITS: Final = 8
 """Limits of silence that are looked for, at most."""
 _SAMPLE: Final = 50
 """Sessions from which limits are learned at first."""
+_TAIL_PAUSE: Final = 0.5
+_TOP_PAUSE: Final = 1.0
+"""Seconds between two looks."""
+_SPAN: Final = 300.0
+"""Seconds that the screen of ``top`` is about."""
+_RATE: Final = 60.0
+"""Seconds over which its rates are taken."""
+_CALLS: Final = 50_000
+"""Calls that it holds, at most."""
+_PALETTE: Final = ("cyan", "green", "yellow", "blue", "magenta", "bold cyan", "bold green", "bold blue", "bold magenta")
 
 
-@dataclass(slots=True)
-class Landed:
-    """One call that has landed, and its session."""
-
-    document: Document
-    call: Call
-
-    @property
-    def at(self) -> float:
-        """When it was answered, in Unix seconds."""
-        return self.call.started + self.call.duration
-
-
-@dataclass(slots=True)
-class _Known:
+class _Known(NamedTuple):
     """What is remembered of a session."""
 
     score: float
     calls: int
     newest: float
     """Unix seconds at which the newest call began."""
+
+
+def answered(line: Line) -> float:
+    """When a call was answered, in Unix seconds."""
+    return line.call.started + line.call.duration
 
 
 class Follower:
@@ -66,7 +74,7 @@ class Follower:
         self.missed = 0
         """Calls that are known to have landed, and were not seen: there were too many at once."""
 
-    async def look(self) -> list[Landed]:
+    async def look(self) -> list[Line]:
         """The calls that have landed since the last look, in the order in which they were answered."""
         now = time.time()
         if self._looked is None:
@@ -74,27 +82,23 @@ class Follower:
         oldest = (self._begin if self._looked is None else self._looked) - SLACK
         spans = [(oldest + limit, now + limit + SLACK) for limit in self._limits]
         members = {member.session_id: member for member in await self._reader.active(spans, _MEMBERS)}
-        moved = [member for member in members.values() if not self._has_seen(member)]
+        known = self._sessions
+        moved = [each for name, each in members.items() if name not in known or known[name].score != each.score]
         moved.sort(key=lambda member: member.score, reverse=True)
-        landed: list[Landed] = []
-        for at in range(0, min(len(moved), _DOCUMENTS), _AT_ONCE):
-            chunk = moved[at : min(at + _AT_ONCE, _DOCUMENTS)]
-            for document in await self._learn(chunk):
-                landed += self._news(document, members[document.session_id].score, oldest)
+        landed: list[Line] = []
+        for document in await self._learn(moved[:_DOCUMENTS]):
+            calls = self._news(document, members[document.session_id].score, oldest)
+            landed += [Line(document, call) for call in calls]
         if len(moved) <= _DOCUMENTS:
             # Else the next look goes on with the rest.
             self._looked = now
-        while len(self._sessions) > _KNOWN:
-            del self._sessions[next(iter(self._sessions))]
-        return sorted(landed, key=lambda each: each.at)
-
-    def _has_seen(self, member: Member) -> bool:
-        known = self._sessions.get(member.session_id)
-        return known is not None and known.score == member.score
+        while len(known) > _KNOWN:
+            del known[next(iter(known))]
+        return sorted(landed, key=answered)
 
     async def _learn(self, members: list[Member]) -> list[Document]:
         """The documents of these sessions; notes limits that were not known."""
-        scores = {member.session_id: member.score for member in members}
+        scores = dict(members)
         documents = [each for each in await self._reader.documents(scores) if each.session_id in scores]
         for document in documents:
             limit = scores[document.session_id] - (document.last_activity or 0)
@@ -103,7 +107,7 @@ class Follower:
                 self._limits.append(limit)
         return documents
 
-    def _news(self, document: Document, score: float, oldest: float) -> list[Landed]:
+    def _news(self, document: Document, score: float, oldest: float) -> list[Call]:
         """The calls of a session that were not there when it was looked at last."""
         known = self._sessions.pop(document.session_id, None)
         newest = max((call.started for call in document.calls), default=0.0)
@@ -111,12 +115,163 @@ class Follower:
         if known is None:
             # One that was forgotten has been silent for long: what is older has been seen, or is too old.
             begin = self._begin if self._looked is None else max(self._begin, oldest)
-            calls = [call for call in document.calls if call.started + call.duration >= begin]
-        elif document.call_count < known.calls:
+            return [call for call in document.calls if call.started + call.duration >= begin]
+        if document.call_count < known.calls:
             # Redis has lost it, or another one has begun under its id.
-            calls = [call for call in document.calls if call.started > known.newest]
-        else:
-            new = document.call_count - known.calls
-            calls = document.calls[-new:] if new else []
-            self.missed += new - len(calls)
-        return [Landed(document, call) for call in calls]
+            return [call for call in document.calls if call.started > known.newest]
+        new = document.call_count - known.calls
+        calls = document.calls[-new:] if new else []
+        self.missed += new - len(calls)
+        return calls
+
+
+def _color(line: Line) -> str:
+    return _PALETTE[zlib.crc32(line.document.session_id.encode("utf-8", "replace")) % len(_PALETTE)]
+
+
+FIELDS: Final[tuple[Field[Line], ...]] = (
+    Field(
+        "STARTED",
+        lambda line: moment(line.call.started),
+        show=lambda line: (moment(line.call.started) or "")[11:23] or rows.NOTHING,
+        style="dim",
+    ),
+    Field("SESSION", lambda line: line.document.session_id, "session_id", style=_color),
+    Field("CLIENT", lambda line: line.document.client, show=lambda line: rows.cut(plain(line.document.client), 24)),
+    *(TOOL, RESULT, TOOK, SIZE),
+    Field(
+        "FAILURE",
+        lambda line: line.call.failure,
+        show=lambda line: plain(line.call.failure) if line.call.failure not in {None, line.call.verdict} else "",
+    ),
+    TRACE,
+    Field("", lambda line: line.document.service, "service"),
+    Field("", lambda line: line.document.facts["client_name"], "client_name"),
+    Field("", lambda line: line.document.facts["client_version"], "client_version"),
+    *OF_CALL,
+)
+"""What is shown of a call as it lands."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which calls are asked for."""
+
+    tool: str | None = None
+    """A name, or a pattern with ``*``."""
+    client: str | None = None
+    """Part of a name."""
+    errors: bool = False
+
+    def wants(self, line: Line) -> bool:
+        """Whether a call is asked for."""
+        return (
+            (self.tool is None or fnmatchcase(line.call.tool, self.tool))
+            and (self.client is None or self.client.lower() in (line.document.facts["client_name"] or "").lower())
+            and not (self.errors and line.call.verdict == "ok")
+        )
+
+
+def tail(
+    terminal: Terminal,
+    redis_url: str | None,
+    service: str | None,
+    wanted: Filter,
+    since: float,
+    limit: int | None,
+    form: TailFormat | None,
+) -> None:
+    """Write calls as they land, until `limit` of them are written."""
+    settings = configured(redis_url)
+
+    async def follow() -> None:
+        follower = Follower(await Reader.find(settings, service), settings, since)
+        left, missed = limit, 0
+        async for landed in repeat(follower.look, _TAIL_PAUSE, settings):
+            for each in filter(wanted.wants, landed):
+                terminal.data(rows.line(terminal, each, FIELDS, form, "call"))
+                if left is not None and (left := left - 1) <= 0:
+                    terminal.flush()
+                    return
+            terminal.flush()
+            if more := follower.missed - missed:
+                terminal.say(f"otel-mcp: too many calls came at once, {counted(more, 'call')} missing here")
+                missed = follower.missed
+
+    run(follow(), settings)
+
+
+_BUSY: Final[tuple[Field[Document], ...]] = (
+    *(SESSION, CLIENT, CALLER, IDLE),
+    Field("CALLS/5M", lambda each: each.call_count, is_number=True),
+    *(WRONG, FAILED, LAST_TOOL),
+)
+"""What ``top`` shows of a session, of which it holds the recent calls only."""
+
+
+class Recent:
+    """The calls of the last minutes."""
+
+    def __init__(self) -> None:
+        self._landed: deque[Line] = deque(maxlen=_CALLS)
+
+    def add(self, landed: list[Line], now: float) -> None:
+        """Add what has landed, and drop what is too old."""
+        self._landed.extend(landed)
+        while self._landed and answered(self._landed[0]) < now - _SPAN:
+            self._landed.popleft()
+
+    def lines(self, terminal: Terminal, title: str, now: float, height: int) -> list[str]:
+        """The screen: the busiest sessions, then the tools."""
+        newest = [line for line in self._landed if answered(line) >= now - _RATE]
+        parts = [title, f"{len(newest) / _RATE:.1f} calls/s"]
+        for verdict in ("wrong", "failed"):
+            count = sum(line.call.verdict == verdict for line in newest)
+            parts.append(f"{100 * count / max(len(newest), 1):.0f} % {verdict}")
+        sessions: dict[str, list[Line]] = {}
+        for line in self._landed:
+            sessions.setdefault(line.document.session_id, []).append(line)
+        busiest = [
+            replace(
+                recent[-1].document,
+                calls=[line.call for line in recent],
+                call_count=len(recent),
+                last_activity=max(map(answered, recent)),
+            )
+            for recent in sessions.values()
+        ]
+        busiest.sort(key=lambda each: (-each.call_count, -(each.last_activity or 0)))
+        tools = gather(line.call for line in self._landed)
+        room = max(height - 5, 2)  # Besides the title, two headers and two empty lines.
+        shown = min(len(tools), room // 2)
+        above = rows.lines(terminal, busiest[: room - shown], _BUSY)
+        below = rows.lines(terminal, tools[:shown], TOOL_FIELDS)
+        return [terminal.paint("   ".join(parts), "bold"), "", *above, "", *below]
+
+
+def top(terminal: Terminal, redis_url: str | None, service: str | None) -> None:
+    """Draw the screen again and again."""
+    if not terminal.is_interactive:
+        raise Failure(Code.USAGE, "top needs a terminal", "in a pipe: otel-mcp tail, or otel-mcp tools")
+    settings = configured(redis_url)
+    title = f"{clean(service or settings.service_name)} @ {address(settings.redis_url or '')}"
+
+    async def follow() -> None:
+        reader = await Reader.find(settings, service)
+        follower, recent = Follower(reader, settings, _SPAN), Recent()
+
+        async def look() -> tuple[list[Line], int]:
+            landed = await follower.look()
+            await reader.add_callers(list({line.document.session_id: line.document for line in landed}.values()))
+            return landed, (await reader.index(1))[1]
+
+        rounds = repeat(look, _TOP_PAUSE, settings)
+        landed, live = await anext(rounds)  # Where Redis cannot be used at first, the screen stays as it is.
+        with terminal.screen() as draw:
+            while True:
+                now = time.time()
+                recent.add(landed, now)
+                draw(recent.lines(terminal, f"{title}   {live:,} live", now, terminal.height))
+                landed, live = await anext(rounds)
+
+    run(follow(), settings)

@@ -1,33 +1,93 @@
-"""``otel-mcp sessions``: the newest sessions, a line each."""
+"""``otel-mcp sessions``, ``tools`` and ``settings``: lists, a line each."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, cast
 
-from otel_mcp.cli import output
-from otel_mcp.cli.document import Document
-from otel_mcp.cli.output import NOTHING, Column, Format, SortBy, text_of
-from otel_mcp.cli.reading import Reader
-from otel_mcp.cli.store import configured, repeat, run
-from otel_mcp.cli.terminal import Terminal
+from otel_mcp.cli import rows
+from otel_mcp.cli.document import Call, Document
+from otel_mcp.cli.rows import Field, Format, age, duration, moment, size
+from otel_mcp.cli.store import Reader, configured, repeat, run
+from otel_mcp.cli.terminal import Terminal, counted
+from otel_mcp.model.delta import FACTS
+from otel_mcp.settings import PREFIX, Settings, load
 
-LIST_SCHEMA: Final = "otel-mcp/sessions/1"
-SCHEMA: Final = "otel-mcp/session/1"
-PROBE: Final = "probe"
-LIVE: Final = "live"
+SortBy = Literal["idle", "age", "calls", "wrong", "failed", "client"]
+ToolsBy = Literal["calls", "wrong", "failed", "p95", "bytes", "name"]
+_LIVE: Final = "live"
+_PROBE: Final = "probe"
 _WINDOW: Final = 2_000
 """Sessions among which those are looked for that are asked for."""
 _SCANNED: Final = 100_000
 """Sessions that are read, ended ones among them."""
 _PAUSE: Final = 2.0
 """Seconds between two looks of ``--watch``."""
-CALLER: Final = 8
-"""Digits of the keyed hash of a user."""
-_STYLES: Final = {LIVE: "green", "worked": "green", "corrected": "cyan", PROBE: "dim", "no_call": "dim"}
-_STRUGGLES: Final = frozenset({"gave_up", "looped", "retry_storm", "ping_pong"})
+_SECRETS: Final = frozenset({"redis_url", "hash_key"})
+_STYLES: Final = {
+    **{_LIVE: "green", "worked": "green", "corrected": "cyan", _PROBE: "dim", "no_call": "dim"},
+    **dict.fromkeys(("gave_up", "looped", "retry_storm", "ping_pong"), "yellow"),
+}
+_ORDERS: Final[dict[SortBy, Callable[[Document], Any]]] = {
+    "idle": lambda each: -(each.last_activity or 0),
+    "age": lambda each: each.created or 0,
+    "calls": lambda each: -each.call_count,
+    "wrong": lambda each: -each.count("wrong"),
+    "failed": lambda each: -each.count("failed"),
+    "client": lambda each: each.client.lower(),
+}
+
+
+def _since(instant: float | None) -> int | None:
+    return None if instant is None else max(int(time.time() - instant), 0)
+
+
+def _tally(verdict: str, style: str) -> Field[Any]:
+    """A column that counts results; of older calls a document no longer has them, so there are that many or more."""
+
+    def show(each: Document | Tool) -> str:
+        return f"{each.count(verdict)}{'+' if each.is_partial else ''}"
+
+    painted: Callable[[Any], str | None] = lambda each: style if each.count(verdict) else None  # noqa: E731
+    return Field(verdict.upper(), lambda each: each.count(verdict), verdict, show, painted, is_number=True)
+
+
+def _fact(name: str) -> Callable[[Document], str | None]:
+    return lambda each: each.facts[name]
+
+
+SESSION: Final = Field[Document]("SESSION", lambda each: each.session_id, "session_id", style="bold")
+CLIENT: Final = Field[Document]("CLIENT", lambda each: each.client, least=8, leaves=1)
+CALLER: Final = Field[Document]("CALLER", lambda each: each.caller, "caller", leaves=5)
+IDLE: Final = Field[Document](
+    "IDLE", lambda each: _since(each.last_activity), show=lambda each: age(_since(each.last_activity)), leaves=2
+)
+WRONG, FAILED = _tally("wrong", "yellow"), _tally("failed", "red")
+LAST_TOOL: Final = Field[Document]("LAST TOOL", lambda each: each.last_tool, "last_tool", least=9, leaves=3)
+FIELDS: Final[tuple[Field[Document], ...]] = (
+    SESSION,
+    Field("SERVICE", lambda each: each.service, "service", least=8, is_wide=True),
+    *(CLIENT, CALLER),
+    Field("AGE", lambda each: _since(each.created), show=lambda each: age(_since(each.created)), leaves=4),
+    IDLE,
+    Field("CALLS", lambda each: each.call_count, "calls", is_number=True),
+    *(WRONG, FAILED, LAST_TOOL),
+    Field("OUTCOME", lambda each: each.outcome, "outcome", style=lambda each: _STYLES.get(each.outcome)),
+    Field("PROTOCOL", _fact("protocol_version"), is_wide=True),
+    Field("SOURCE", _fact("source"), is_wide=True),
+    Field("CONTINUES", _fact("previous_id"), is_wide=True),
+    *(Field("", _fact(fact.name), fact.name) for fact in FACTS),
+    Field("", lambda each: moment(each.created), "created_at"),
+    Field("", lambda each: moment(each.last_activity), "last_activity"),
+    Field("", lambda each: len(each.calls), "calls_kept"),
+    Field("", lambda each: {"at": moment(each.ended_at), "reason": each.ended_by} if each.ended_by else None, "ended"),
+    Field("", lambda each: each.error_count, "errors"),
+    Field("", lambda each: each.request_count, "requests"),
+)
+"""What is shown of a session."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +103,25 @@ class Query:
     probes: bool = False
     ended: bool = False
     limit: int = 50
-    sort_by: SortBy = SortBy.IDLE
+    sort_by: SortBy = "idle"
 
     @property
     def scans(self) -> bool:
         """Ended sessions are in no index."""
-        return self.ended or self.outcome not in {None, LIVE}
+        return self.ended or self.outcome not in {None, _LIVE}
 
-    def wants(self, document: Document, now: float) -> bool:
+    def wants(self, document: Document) -> bool:
         """Whether a session is asked for, probes aside."""
         return (
-            (self.client is None or self.client.lower() in (document.client or "").lower())
+            (self.client is None or self.client.lower() in (document.facts["client_name"] or "").lower())
             and (self.outcome is None or self.outcome == document.outcome)
             and (self.tool is None or any(call.tool == self.tool for call in document.calls))
-            and (self.since is None or (document.last_activity or 0) >= now - self.since)
+            and (self.since is None or (document.last_activity or 0) >= time.time() - self.since)
         )
 
     def hides(self, document: Document) -> bool:
         """Whether a session is a probe that nobody asked for."""
-        return document.outcome == PROBE and not self.probes and self.outcome != PROBE
+        return document.outcome == _PROBE and not self.probes and self.outcome != _PROBE
 
 
 @dataclass
@@ -71,198 +131,169 @@ class Found:
     documents: list[Document]
     live: int
     """Live sessions in all."""
-    hidden: int
-    """Probes left out."""
-    searched: int
-    """Sessions looked at."""
-    is_cut: bool
-    """There are more that were not looked at."""
+    summary: str
+    """What the list leaves out."""
 
 
 async def find(reader: Reader, query: Query) -> Found:
     """The newest sessions that are asked for: two commands to Redis and one or two MGET, and one for their callers."""
-    now = time.time()
     members, live = await reader.index(max(_WINDOW, query.limit + 1))
+    ids = [member.session_id for member in members]
     if query.scans:
-        read = await reader.everything(_SCANNED)
-        rest, is_cut = [], len(read) >= _SCANNED
+        read, rest = await reader.scan("", _SCANNED, is_of_any=False), []
+        is_cut = len(read) >= _SCANNED
     else:
-        ids = [member.session_id for member in members]
         read, rest = await reader.documents(ids[: query.limit]), ids[query.limit :]
         is_cut = live > len(members)
-    wanted = [document for document in read if query.wants(document, now)]
+    wanted = list(filter(query.wants, read))
     if rest and (query != Query(query.service, limit=query.limit) or any(map(query.hides, wanted))):
         read += await reader.documents(rest)
-        wanted = [document for document in read if query.wants(document, now)]
+        wanted = list(filter(query.wants, read))
     kept = [document for document in wanted if not query.hides(document)]
     # Marks of the index are not always in the order of the last activity.
-    kept.sort(key=_ORDERS[SortBy.IDLE])
-    if query.sort_by is not SortBy.IDLE:
-        kept.sort(key=_ORDERS[query.sort_by])
+    kept.sort(key=_ORDERS["idle"])
+    kept.sort(key=_ORDERS[query.sort_by])
     shown = kept[: query.limit]
     await reader.add_callers(shown)
-    return Found(shown, live, len(wanted) - len(kept), len(read), is_cut and len(kept) < query.limit)
+    parts = [f"{len(shown)} found" if query.scans else f"{len(shown)} of {live:,} live"]
+    if hidden := len(wanted) - len(kept):
+        parts.append(f"{counted(hidden, 'probe')} hidden: --probes")
+    if is_cut and len(kept) < query.limit:
+        parts.append(f"looked at the newest {len(read):,} only")
+    return Found(shown, live, ", ".join(parts))
 
 
-_ORDERS: Final[dict[SortBy, Callable[[Document], Any]]] = {
-    SortBy.IDLE: lambda document: -(document.last_activity or 0),
-    SortBy.AGE: lambda document: document.created or 0,
-    SortBy.CALLS: lambda document: -document.call_count,
-    SortBy.WRONG: lambda document: -document.count("wrong"),
-    SortBy.FAILED: lambda document: -document.count("failed"),
-    SortBy.CLIENT: lambda document: (document.client or "").lower(),
-}
-
-
-def columns(now: float) -> list[Column[Document]]:
-    """The columns of the list, as of `now`."""
-
-    def since(instant: float | None) -> float | None:
-        return None if instant is None else now - instant
-
-    def counted(verdict: str) -> Callable[[Document], str]:
-        # Of older calls the document no longer says how they went.
-        return lambda each: f"{each.count(verdict)}{'+' if each.is_partial else ''}"
-
-    return [
-        Column("SESSION", lambda each: text_of(each.session_id), style=lambda _: "bold"),
-        Column("SERVICE", lambda each: text_of(each.service), least=8, is_wide=True),
-        Column("CLIENT", client, least=8, leaves=1),
-        Column("CALLER", caller, leaves=5),
-        Column(
-            "AGE", lambda each: output.age(since(each.created)), lambda each: _seconds(since(each.created)), leaves=4
-        ),
-        Column(
-            "IDLE",
-            lambda each: output.age(since(each.last_activity)),
-            lambda each: _seconds(since(each.last_activity)),
-            leaves=2,
-        ),
-        Column("CALLS", lambda each: str(each.call_count), is_number=True),
-        Column("WRONG", counted("wrong"), lambda each: str(each.count("wrong")), _if("wrong", "yellow"), True),
-        Column("FAILED", counted("failed"), lambda each: str(each.count("failed")), _if("failed", "red"), True),
-        Column("LAST TOOL", lambda each: text_of(each.last_tool), least=9, leaves=3),
-        Column("OUTCOME", lambda each: text_of(each.outcome), style=_outcome_style),
-        Column("PROTOCOL", lambda each: text_of(each.protocol), is_wide=True),
-        Column("SOURCE", lambda each: text_of(each.source), is_wide=True),
-        Column("CONTINUES", lambda each: text_of(each.previous_id), is_wide=True),
-    ]
-
-
-def _if(verdict: str, style: str) -> Callable[[Document], str | None]:
-    return lambda each: style if each.count(verdict) else None
-
-
-def _outcome_style(each: Document) -> str | None:
-    return "yellow" if each.outcome in _STRUGGLES else _STYLES.get(each.outcome)
-
-
-def _seconds(span: float | None) -> str:
-    return NOTHING if span is None else str(max(int(span), 0))
-
-
-def client(each: Document) -> str:
-    """Name and version of the client."""
-    return text_of(f"{each.client} {each.version or ''}".strip() if each.client else None)
-
-
-def caller(each: Document) -> str:
-    """The beginning of the keyed hash of the user: enough to tell users apart, reveals nothing."""
-    return text_of((each.caller or "")[:CALLER])
-
-
-def as_json(each: Document) -> dict[str, Any]:
-    """One session for programs."""
-    return {
-        "session_id": each.session_id,
-        "service": each.service,
-        "client_name": each.client,
-        "client_version": each.version,
-        "caller": (each.caller or "")[:CALLER] or None,
-        "created_at": output.moment(each.created),
-        "last_activity": output.moment(each.last_activity),
-        "calls": each.call_count,
-        "calls_kept": len(each.calls),
-        "wrong": each.count("wrong"),
-        "failed": each.count("failed"),
-        "last_tool": each.last_tool,
-        "outcome": each.outcome,
-        "ended": None if each.ended_by is None else {"at": output.moment(each.ended_at), "reason": each.ended_by},
-        "protocol_version": each.protocol,
-        "source": each.source,
-        "conversation_id": each.conversation_id,
-        "previous_id": each.previous_id,
-        "errors": each.error_count,
-        "requests": each.request_count,
-    }
-
-
-def write(terminal: Terminal, found: Found, form: Format, *, headers: bool) -> None:
-    """Write the list."""
-    if form is Format.JSON:
-        sessions = [as_json(each) for each in found.documents]
-        output.write_json(terminal, {"schema": LIST_SCHEMA, "live": found.live, "sessions": sessions})
-    elif form in {Format.NAME, Format.JSONL}:
-        for each in found.documents:
-            terminal.data(line(each, form))
-    else:
-        output.write_rows(terminal, found.documents, columns(time.time()), form, headers=headers)
-    terminal.flush()
-
-
-def line(each: Document, form: Format) -> str:
-    """One session in one line, by name or for programs."""
-    if form is Format.JSONL:
-        return output.json_line({"schema": SCHEMA, **as_json(each)})
-    return text_of(each.session_id)
-
-
-def summary(found: Found, query: Query) -> str:
-    """What the list leaves out."""
-    parts = [f"{len(found.documents)} of {found.live:,} live" if not query.scans else f"{len(found.documents)} found"]
-    if found.hidden:
-        parts.append(f"{found.hidden:,} probes hidden: --probes")
-    if found.is_cut:
-        parts.append(f"looked at the newest {found.searched:,} only")
-    return ", ".join(parts)
-
-
-def sessions(terminal: Terminal, redis_url: str | None, query: Query, form: Format, headers: bool, watch: bool) -> None:
+def sessions(
+    terminal: Terminal, redis_url: str | None, query: Query, form: Format | None, *, headers: bool, watch: bool
+) -> None:
     """List sessions, once or again and again."""
     settings = configured(redis_url)
 
     async def look() -> None:
         reader = await Reader.find(settings, query.service)
         if watch:
-            await _watch(terminal, query, form, repeat(lambda: find(reader, query), _PAUSE, settings))
+            await _watch(terminal, form, repeat(lambda: find(reader, query), _PAUSE, settings))
             return
         found = await find(reader, query)
         await reader.aclose()
-        write(terminal, found, form, headers=headers)
-        terminal.say(summary(found, query))
+        rows.write(terminal, found.documents, FIELDS, form, "session", headers=headers, live=found.live)
+        terminal.say(found.summary)
         if not found.documents and query.service is None and not reader.is_of_all:
             terminal.say(f"  these are the sessions of {settings.service_name!r}; of all services: --service '*'")
 
     run(look(), settings)
 
 
-async def _watch(terminal: Terminal, query: Query, form: Format, rounds: AsyncIterator[Found]) -> None:
+async def _watch(terminal: Terminal, form: Format | None, rounds: AsyncIterator[Found]) -> None:
     """Redraw the list on a terminal; in a pipe write the sessions that have changed."""
-    if terminal.is_interactive and form in {Format.TABLE, Format.WIDE}:
-        from otel_mcp.cli.screen import Screen
-
-        with Screen(terminal) as screen:
+    is_table = form in {None, "table", "wide"}
+    if terminal.is_interactive and is_table:
+        with terminal.screen() as draw:
             async for found in rounds:
-                rows = output.lines(terminal, found.documents, columns(time.time()), form)
-                screen.draw([*rows, terminal.paint(summary(found, query), "dim")])
+                table = rows.lines(terminal, found.documents, FIELDS, form)
+                draw([*table, terminal.paint(found.summary, "dim")])
         return
-    seen: dict[str, float] = {}
+    seen: dict[str, float | None] = {}
     async for found in rounds:
-        changed = [each for each in reversed(found.documents) if seen.get(each.session_id) != each.last_activity]
-        seen = {each.session_id: each.last_activity or 0.0 for each in found.documents}
-        for each in changed:
-            if form in {Format.JSON, Format.JSONL, Format.NAME}:
-                terminal.data(line(each, Format.NAME if form is Format.NAME else Format.JSONL))
-            else:
-                output.write_rows(terminal, [each], columns(time.time()), Format.TSV)
+        for each in reversed(found.documents):
+            if each.session_id not in seen or seen[each.session_id] != each.last_activity:
+                terminal.data(rows.line(terminal, each, FIELDS, "tsv" if is_table else form, "session"))
+        seen = {each.session_id: each.last_activity for each in found.documents}
         terminal.flush()
+
+
+@dataclass
+class Tool:
+    """The calls of one tool."""
+
+    name: str
+    calls: list[Call] = field(default_factory=list[Call])
+    is_partial: ClassVar = False
+
+    def count(self, verdict: str) -> int:
+        """Calls that ended so."""
+        return sum(call.verdict == verdict for call in self.calls)
+
+    def quantile(self, part: float) -> float:
+        """The duration within which this part of the calls was answered, in seconds."""
+        return sorted(call.duration for call in self.calls)[max(math.ceil(part * len(self.calls)) - 1, 0)]
+
+    @property
+    def given(self) -> int:
+        """Bytes of all answers."""
+        return sum(call.size or 0 for call in self.calls)
+
+    @property
+    def is_made_up(self) -> bool:
+        """Every call of it was answered that there is no such tool."""
+        return all(call.failure == "unknown_tool" for call in self.calls)
+
+
+def _quantile(title: str, part: float) -> Field[Tool]:
+    show: Callable[[Tool], str] = lambda tool: duration(tool.quantile(part))  # noqa: E731
+    return Field(title, lambda tool: tool.quantile(part), title.lower(), show, is_number=True)
+
+
+TOOL_FIELDS: Final[tuple[Field[Tool], ...]] = (
+    Field("TOOL", lambda tool: tool.name, "tool", least=16, style="bold"),
+    Field("CALLS", lambda tool: len(tool.calls), "calls", is_number=True),
+    *(WRONG, FAILED, _quantile("P50", 0.5), _quantile("P95", 0.95)),
+    Field("BYTES", lambda tool: tool.given, "bytes", lambda tool: size(tool.given), is_number=True),
+    Field("NOTE", lambda tool: "no such tool" if tool.is_made_up else None, leaves=1),
+    Field("", lambda tool: tool.is_made_up, "made_up"),
+)
+"""What is shown of a tool."""
+_TOOL_ORDERS: Final[dict[ToolsBy, Callable[[Tool], float]]] = {
+    "calls": lambda tool: -len(tool.calls),
+    "wrong": lambda tool: -tool.count("wrong"),
+    "failed": lambda tool: -tool.count("failed"),
+    "p95": lambda tool: -tool.quantile(0.95),
+    "bytes": lambda tool: -tool.given,
+    "name": lambda _: 0,
+}
+
+
+def gather(calls: Iterable[Call], by: ToolsBy = "calls") -> list[Tool]:
+    """The tools of these calls, those first that matter most."""
+    found: dict[str, Tool] = {}
+    for call in calls:
+        found.setdefault(call.tool, Tool(call.tool)).calls.append(call)
+    return sorted(found.values(), key=lambda tool: (_TOOL_ORDERS[by](tool), tool.name))
+
+
+def tools(
+    terminal: Terminal, redis_url: str | None, query: Query, sort_by: ToolsBy, form: Format | None, *, headers: bool
+) -> None:
+    """List the tools that were called in the newest sessions."""
+    settings = configured(redis_url)
+
+    async def look() -> tuple[list[Document], int]:
+        reader = await Reader.find(settings, query.service)
+        members, live = await reader.index(query.limit)
+        documents = await reader.documents(member.session_id for member in members)
+        await reader.aclose()
+        return documents, live
+
+    documents, live = run(look(), settings)
+    begin = 0.0 if query.since is None else time.time() - query.since
+    found = gather((call for each in documents for call in each.calls if call.started >= begin), sort_by)
+    rows.write(terminal, found, TOOL_FIELDS, form, "tool", headers=headers)
+    looked = counted(len(documents), "session")
+    terminal.say(f"the newest calls of {looked}, {live:,} live; the dashboards have all of them")
+
+
+def settings(terminal: Terminal, form: Format | None, *, headers: bool) -> None:
+    """List every setting as the environment would have it, secrets left out."""
+    current = load()
+
+    def value(name: str) -> str | None:
+        found: object = getattr(current, name)
+        if isinstance(found, tuple):
+            return ",".join(cast("tuple[str, ...]", found)) or None
+        if isinstance(found, bool):
+            return str(found).lower()
+        text = f"{found:.12g}" if isinstance(found, float) else str(found)
+        return None if found is None else "(set)" if name in _SECRETS else text
+
+    fields = Field[str]("SETTING", lambda name: f"{PREFIX}{name.upper()}", "name"), Field[str]("VALUE", value, "value")
+    rows.write(terminal, list(Settings.model_fields), fields, form, "setting", headers=headers)

@@ -1,52 +1,68 @@
-"""``otel-mcp show``: find one session by the beginning of its id, and write its story."""
+"""``otel-mcp show`` and ``rm``: one session, found by the beginning of its id; its story in every form, or its end."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from typing import Final
+import sys
+from collections.abc import Iterator
+from html import escape
+from io import StringIO
+from typing import Final, Literal
 
-from otel_mcp.cli import output, pages, story
+from otel_mcp.cli import listing, rows
 from otel_mcp.cli.document import Document
-from otel_mcp.cli.listing import as_json, client
-from otel_mcp.cli.output import NOTHING, Column, Format, StoryFormat, cells, size, text_of
-from otel_mcp.cli.reading import Reader
-from otel_mcp.cli.store import configured, run
-from otel_mcp.cli.story import Line, Story
-from otel_mcp.cli.terminal import Code, Failure, Terminal, clean
+from otel_mcp.cli.rows import cells, code, packed, plain
+from otel_mcp.cli.store import Reader, configured, run
+from otel_mcp.cli.story import FIELDS, NOTES, WHOLE, Story
+from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
 
-SCHEMA: Final = "otel-mcp/story/1"
+StoryFormat = Literal["table", "tsv", "json", "md", "html"]
 _LISTED: Final = 20
 """Sessions that an ambiguous id may mean, as many as are listed."""
-_PAINT: Final = re.compile(r"\x1b\[[0-9;]*m")
-_COLORS: Final = {"wrong": "yellow", "failed": "red", "cancelled": "dim", "refused": "magenta"}
+_PAINT: Final = re.compile(r"\x1b(\[[0-9;]*m|\]8;[^\x1b]*\x1b\\)")
+_PAGE: Final = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width"><title>Session</title>
+<style>
+body {{ margin: 2rem; color: #1b1f24; }} a {{ color: inherit; }}
+pre {{ font: 14px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #0d1117; color: #e6edf3; }} }}
+{stylesheet}</style></head><body><pre><code>{code}</code></pre></body></html>"""
+_PAGE_WIDTH: Final = 120
 
-_COLUMNS: Final[tuple[Column[Line], ...]] = (
-    Column("AT", lambda line: line.offset, lambda line: f"{line.at:.3f}", is_number=True),
-    Column("TOOL", lambda line: text_of(line.call.tool), least=12, style=lambda _: "bold"),
-    Column(
-        "RESULT",
-        lambda line: text_of(line.call.verdict),
-        style=lambda line: _COLORS.get(line.call.verdict),
-    ),
-    Column("TOOK", story.took, lambda line: f"{line.call.duration:.6f}", is_number=True),
-    Column(
-        "SIZE",
-        lambda line: size(line.call.size),
-        lambda line: NOTHING if line.call.size is None else str(line.call.size),
-        is_number=True,
-    ),
-)
-_WHOLE: Final = (
-    *_COLUMNS,
-    Column[Line]("NOTES", lambda line: ", ".join(line.notes) or NOTHING),
-    Column[Line]("BETWEEN", lambda line: ", ".join(line.before) or NOTHING),
-    Column[Line]("TRACE", lambda line: text_of(line.call.trace_id)),
-)
+
+async def choose(reader: Reader, given: str) -> Document:
+    """The one session whose id is, or begins with, what was given.
+
+    Raises:
+        Failure: there is none, or there are several.
+    """
+    if not given:
+        raise Failure(Code.USAGE, "no id", "otel-mcp sessions -o name lists them")
+    found = await reader.documents([given]) or await reader.scan(given, _LISTED + 1, is_of_any=True)
+    if len(found) == 1:
+        return found[0]
+    shown = clean(given, 128)
+    if not found:
+        hint = "otel-mcp sessions lists them; ended ones stay for ten minutes"
+        raise Failure(Code.NOT_FOUND, f"no session {shown}", hint)
+    names = [f"{plain(each.session_id)}  {plain(each.client)}" for each in found[:_LISTED]]
+    more = ["..."] if len(found) > _LISTED else []
+    raise Failure(Code.NOT_FOUND, f"several sessions begin with {shown}:", "\n  ".join([*names, *more]))
 
 
 def show(
-    terminal: Terminal, redis_url: str | None, given: str, service: str | None, form: StoryFormat | None, headers: bool
+    terminal: Terminal,
+    redis_url: str | None,
+    given: str,
+    service: str | None,
+    form: StoryFormat | None,
+    *,
+    headers: bool,
 ) -> None:
     """Write the story of one session."""
     settings = configured(redis_url)
@@ -58,81 +74,134 @@ def show(
         await reader.aclose()
         return document
 
-    shown = Story(run(look(), settings), settings)
-    write(terminal, shown, form or (StoryFormat.TABLE if terminal.is_interactive else StoryFormat.TSV), headers=headers)
+    story = Story(run(look(), settings), settings)
+    if form == "json":
+        whole = {
+            "schema": "otel-mcp/story/1",
+            **rows.as_json(story.document, listing.FIELDS),
+            "bytes_given": story.given,
+            "tokens_given": story.tokens,
+            "links": story.links,
+            "tool_calls": [rows.as_json(line, WHOLE) for line in story.lines],
+        }
+        terminal.data(json.dumps(whole, indent=2))
+    elif form == "md":
+        for text in _markdown(story):
+            terminal.data(text)
+    elif form == "html":
+        terminal.data(_html(story))
+    elif rows.is_plain(terminal, form):
+        for name, value in {**story.facts(), **story.links}.items():
+            terminal.data(f"{name}\t{value}")
+        terminal.data("--")
+        for text in rows.lines(terminal, story.lines, WHOLE, "tsv"):
+            terminal.data(text)
+    else:
+        for text in _table(terminal, story, headers=headers):
+            terminal.data(text)
+        for name, url in story.links.items():
+            terminal.data(f"{name}: {url}")
     terminal.flush()
 
 
-async def choose(reader: Reader, given: str) -> Document:
-    """The one session whose id is, or begins with, what was given.
+def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked: bool = False) -> Iterator[str]:
+    """The story for people."""
+    yield terminal.paint(story.headline(), "bold")
+    yield from packed(story.origin(), " · ", terminal.width)
+    if not story.lines:
+        yield "no tool was called"
+        return
+    table = rows.lines(terminal, story.lines, FIELDS, headers=headers)
+    indent = cells(_PAINT.sub("", table[0])) + 2
+    if headers:
+        yield table.pop(0)
+    for line, row in zip(story.lines, table, strict=True):
+        for between in line.before:
+            yield terminal.paint(f"-- {between} --", "dim")
+        first, *more = packed(line.notes, ", ", terminal.width - indent) or [""]
+        text = f"{row}  {first}".rstrip()
+        yield f"\x1b]8;;{line.trace_url}\x1b\\{text}\x1b]8;;\x1b\\" if is_linked and line.trace_url else text
+        for note in more:
+            yield " " * indent + note
+    yield story.total()
+
+
+def _markdown(story: Story) -> Iterator[str]:
+    """The story for a ticket."""
+    facts = story.facts()
+    yield f"### {code(facts.pop('session'))}"
+    yield ""
+    for name, value in facts.items():
+        yield f"- {name}: {code(value)}"
+    for name, url in story.links.items():
+        yield f"- [{name}](<{url}>)"
+    columns = (*FIELDS, NOTES)
+    yield ""
+    yield f"| {' | '.join(field.title.lower() for field in columns)} |"
+    yield f"|{' --- |' * len(columns)}"
+    for line in story.lines:
+        for between in line.before:
+            yield f"| | *{code(between)}* | | | | |"
+        yield rows.markdown_row(line, columns, line.trace_url)
+    yield ""
+    yield story.total()
+
+
+def _html(story: Story) -> str:
+    """The story as one page that loads nothing: what a terminal shows, with its facts and links."""
+    from rich.console import Console
+    from rich.text import Text
+
+    page, console = (
+        Terminal("always"),
+        Console(record=True, file=StringIO(), width=_PAGE_WIDTH, color_system="standard"),
+    )
+    page.width = _PAGE_WIDTH
+    links = [f"\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\" for name, url in story.links.items()]
+    facts = [f"{name}: {value}" for name, value in story.facts().items()]
+    for text in (*_table(page, story, is_linked=True), "", *links, "", *facts):
+        console.print(Text.from_ansi(text), soft_wrap=True)
+    title = f"<title>Session {escape(plain(story.document.session_id))}</title>"
+    return console.export_html(code_format=_PAGE, inline_styles=False).replace("<title>Session</title>", title, 1)
+
+
+def remove(terminal: Terminal, redis_url: str | None, given: str, *, yes: bool) -> None:
+    """End the session for all replicas and remove its document; telemetry keeps what was reported of it.
 
     Raises:
-        Failure: there is none, or there are several.
+        Failure: there is no such session, several, or nobody who could be asked.
     """
-    if not given:
-        raise Failure(Code.USAGE, "no id", "otel-mcp sessions -o name lists them")
-    exact = await reader.one(given)
-    if exact is not None:
-        return exact
-    found = await reader.beginning(given, _LISTED + 1)
-    if len(found) == 1:
-        return found[0]
-    shown = clean(given, 128)
-    if not found:
-        raise Failure(
-            Code.NOT_FOUND, f"no session {shown}", "otel-mcp sessions lists them; ended ones stay for ten minutes"
-        )
-    names = [f"{text_of(each.session_id)}  {client(each)}" for each in found[:_LISTED]]
-    if len(found) > _LISTED:
-        names.append("...")
-    raise Failure(Code.NOT_FOUND, f"several sessions begin with {shown}:", "\n  ".join(names))
+    from otel_mcp.store.redis.store import RedisStore
 
+    settings = configured(redis_url)
+    if not yes and not sys.stdin.isatty():
+        raise Failure(Code.USAGE, "nobody is there to be asked", "--yes ends the session without asking")
 
-def write(terminal: Terminal, shown: Story, form: StoryFormat, *, headers: bool) -> None:
-    """Write a story."""
-    if form is StoryFormat.JSON:
-        output.write_json(terminal, {"schema": SCHEMA, **as_json(shown.document), **story.as_json(shown)})
-    elif form in {StoryFormat.MD, StoryFormat.HTML}:
-        for line in (pages.markdown if form is StoryFormat.MD else pages.html)(shown):
-            terminal.data(line)
-    elif form is StoryFormat.TSV:
-        for name, value in shown.facts():
-            terminal.data(f"{name}\t{value}")
-        terminal.data("--")
-        output.write_rows(terminal, shown.lines, _WHOLE, Format.TSV)
-    else:
-        _table(terminal, shown, headers=headers)
+    async def look() -> Document:
+        reader = Reader(settings)
+        document = await choose(reader, given)
+        await reader.aclose()
+        return document
 
+    document = run(look(), settings)
+    name = plain(document.session_id)
+    if not yes:
+        import typer
 
-def _table(terminal: Terminal, shown: Story, *, headers: bool) -> None:
-    terminal.data(terminal.paint(shown.headline(), "bold"))
-    for part in _packed(shown.origin(), " · ", terminal.width):
-        terminal.data(part)
-    if shown.lines:
-        rows = output.lines(terminal, shown.lines, _COLUMNS, Format.TABLE, headers=headers)
-        indent = cells(_PAINT.sub("", rows[0])) + 2
-        if headers:
-            terminal.data(rows.pop(0))
-        for line, row in zip(shown.lines, rows, strict=True):
-            for between in line.before:
-                terminal.data(terminal.paint(f"-- {between} --", "dim"))
-            first, *more = _packed(line.notes, ", ", terminal.width - indent) or [""]
-            terminal.data(f"{row}  {first}".rstrip())
-            for note in more:
-                terminal.data(" " * indent + note)
-        terminal.data(shown.total())
-    else:
-        terminal.data("no tool was called")
-    for name, url in shown.links().items():
-        terminal.data(f"{name}: {url}")
+        calls = counted(document.call_count, "call")
+        if not typer.confirm(f"End session {name} ({plain(document.client)}, {calls})?", err=True):
+            raise Failure(Code.NOT_FOUND, "nothing was done")
 
+    async def end() -> bool:
+        # Only the service that a session is of may end it.
+        store = RedisStore(settings.model_copy(update={"service_name": document.service or settings.service_name}))
+        try:
+            return await store.end(document.session_id)
+        finally:
+            await store.aclose()
 
-def _packed(parts: Sequence[str], between: str, width: int) -> list[str]:
-    """The parts, as many in a line as there is room for; none is cut."""
-    rows: list[str] = []
-    for part in parts:
-        if rows and cells(rows[-1]) + cells(between) + cells(part) <= width:
-            rows[-1] += f"{between}{part}"
-        else:
-            rows.append(part)
-    return rows
+    if not run(end(), settings):
+        raise Failure(Code.NOT_FOUND, f"the session {name} is gone, or is not ours")
+    terminal.data(name)
+    terminal.flush()
+    terminal.say("ended; a replica reports it with its next sweep")

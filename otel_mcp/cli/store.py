@@ -1,112 +1,101 @@
-"""Redis as commands use it: opened as the server opens it, its troubles in one line that says what to do."""
+"""Read sessions straight from Redis, opened as the server opens it, with few commands, taking part in nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
+from otel_mcp.cli.document import Document, parse
 from otel_mcp.cli.terminal import Code, Failure, say
-
-if TYPE_CHECKING:
-    from otel_mcp.settings import Settings
-    from otel_mcp.store.base import StoreDown
+from otel_mcp.settings import PREFIX, Settings, load
+from otel_mcp.store.base import StoreDown
+from otel_mcp.store.factory import is_divided
+from otel_mcp.store.redis.connect import connect
+from otel_mcp.store.redis.errors import is_foreign, outage
+from otel_mcp.store.redis.keys import Keys
 
 T = TypeVar("T")
-Command = tuple[Any, ...]
+CALLER: Final = 8
+"""Digits of the keyed hash of a user that are shown."""
 _URLS: Final = "redis://, rediss://, unix://, redis+sentinel://host:26379/mymaster or redis+cluster://host:6379"
+_UNNAMED: Final = "unknown_service"
+"""The name of a service where nobody gave one."""
 _SCANNED: Final = 10_000
-"""Keys that one SCAN looks at: some ms of the server's."""
+"""Keys that one SCAN looks at: some ms of the server."""
+_AT_ONCE: Final = 500
+"""Documents that one MGET brings."""
 _PATIENCE: Final = {"socket_timeout": 5.0, "socket_connect_timeout": 3.0}
 """Seconds; a person waits longer than a server may."""
+_CALLERS: Final = """
+local found = {}
+for at, key in ipairs(KEYS) do
+  local user = redis.pcall('HGET', key, 'u')
+  found[at] = type(user) == 'string' and user
+end
+return found
+"""
 
 
-def configured(redis_url: str | None) -> Settings:
-    """The settings of this environment.
+class Member(NamedTuple):
+    """A session in the index of its service."""
 
-    Raises:
-        Failure: they name no Redis.
-    """
-    from otel_mcp.settings import PREFIX, load
-
-    settings = load(redis_url=redis_url)
-    if not settings.redis_url:
-        raise Failure(Code.USAGE, "no Redis", f"set {PREFIX}REDIS_URL as the server has it, or give --redis-url")
-    return settings
+    session_id: str
+    score: float
+    """Unix seconds at which its time is over; negative where it waits to be taken out."""
 
 
 class Connection:
     """One client of Redis, Sentinel or Cluster, used by one loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
         """Connect to nothing yet.
 
         Raises:
-            Failure: the URL cannot be used.
+            ValueError: the URL cannot be used.
         """
-        from otel_mcp.store.redis.cluster import Cluster
-        from otel_mcp.store.redis.connect import connect
-
-        try:
-            self._client: Any = connect(settings.redis_url or "", **_PATIENCE, **_nameless())
-        except ValueError:
-            # Without its text, which may repeat the password.
-            raise Failure(Code.USAGE, "the Redis URL cannot be used", _URLS) from None
-        self.is_cluster = isinstance(self._client, Cluster)
+        # Without its name, which takes redis-py two commands.
+        nameless = {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
+        self.client: Any = connect(settings.redis_url or "", **{**nameless, **options})
+        self.is_cluster = is_divided(settings)
         """Keys lie on several nodes: no command is about keys of several slots."""
 
-    async def run_all(self, commands: Sequence[Command]) -> list[Any]:
-        """The results of all, in one round trip to each node; an error where a key holds what is not ours.
-
-        Raises:
-            StoreDown: Redis cannot be used, or one of the commands is not allowed.
-        """
-        from otel_mcp.store.redis.errors import is_foreign
-
+    async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The results of all, in one round trip to each node; an error stands in the place of its result."""
         with _translated():
             if self.is_cluster:
-                results = await self._client.run_all(commands)
-            else:
-                pipeline = self._client.pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                results = await pipeline.execute(raise_on_error=False)
+                return await self.client.run_all(commands)
+            pipeline = self.client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
+
+    async def run_all(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The results of all; an error only where a key holds what is not ours."""
+        results = await self.send(commands)
+        with _translated():
             for result in results:
                 if isinstance(result, Exception) and not is_foreign(result):
                     raise result
-            return results
+        return results
 
-    async def scan(self, pattern: str, kind: str) -> AsyncIterator[bytes]:
-        """Every key that is like `pattern` and holds a `kind`; looks at all keys there are.
-
-        Raises:
-            StoreDown: Redis cannot be used, or this is not allowed.
-        """
+    async def scan(self, pattern: str, kind: str) -> AsyncIterator[str]:
+        """Every key that is like `pattern` and holds a `kind`; looks at all keys there are."""
         with _translated():
             if self.is_cluster:
-                await self._client.initialize()
-            for node in self._client.get_primaries() if self.is_cluster else [self._client]:
-                cursor: Any = 0
-                while True:
-                    cursor, keys = await node.execute_command(
-                        "SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED, "TYPE", kind
-                    )
-                    for key in keys:
-                        yield key
-                    if int(cursor) == 0:
-                        break
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._client.aclose()
+                await self.client.initialize()
+            async for key in self.client.scan_iter(match=pattern, count=_SCANNED, _type=kind):
+                yield key.decode("utf-8", "replace")
 
 
 @contextmanager
 def _translated() -> Generator[None]:
-    from otel_mcp.store.redis.errors import outage
-
     try:
         yield
     except Exception as error:
@@ -116,23 +105,153 @@ def _translated() -> Generator[None]:
         raise down from error
 
 
-def _nameless() -> dict[str, Any]:
-    """Options by which redis-py does not say its name, which takes two commands."""
-    try:
-        import redis.driver_info  # pyright: ignore[reportUnusedImport]  # noqa: F401
-    except ImportError:
-        return {"lib_name": None, "lib_version": None}
-    return {"driver_info": None}
+class Reader:
+    """Reads the sessions of one service, or of those whose names match a pattern with ``*``."""
+
+    def __init__(self, settings: Settings, service: str | None = None) -> None:
+        """Connect to nothing yet.
+
+        Raises:
+            Failure: the URL cannot be used.
+        """
+        self._service = service or settings.service_name
+        self._prefix = settings.redis_prefix
+        self._keys = Keys(self._prefix, self._service)
+        self._indexes: list[str] | None = None if "*" in self._service else [self._keys.deadlines]
+        try:
+            self._redis = Connection(settings, **_PATIENCE)
+        except (ValueError, TypeError, OverflowError):
+            # Without its text, which may repeat the password.
+            raise Failure(Code.USAGE, "the Redis URL cannot be used", _URLS) from None
+
+    @classmethod
+    async def find(cls, settings: Settings, service: str | None) -> Reader:
+        """A reader of the service that is asked for, else of this environment's, else of all that there are."""
+        reader = cls(settings, service)
+        if service is None and settings.service_name == _UNNAMED and not (await reader.index(1))[0]:
+            reader._service, reader._indexes = "*", None
+        return reader
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether several services may be meant."""
+        return "*" in self._service
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._redis.client.aclose()
+
+    async def index(self, count: int) -> tuple[list[Member], int]:
+        """The newest sessions of the index, newest first, and how many live ones there are in all."""
+        commands: list[tuple[Any, ...]] = []
+        for key in await self._find_indexes():
+            commands.append(("ZREVRANGE", key, 0, count - 1, "WITHSCORES"))
+            commands.append(("ZCOUNT", key, f"{time.time():.3f}", "+inf"))
+        found = await self._redis.run_all(*commands)
+        members = sorted(_members(found[::2]), key=lambda member: member.score, reverse=True)
+        return members[:count], sum(map(int, found[1::2]))
+
+    async def active(self, spans: Sequence[tuple[float, float]], count: int) -> list[Member]:
+        """Sessions whose time is over within one of the spans, `count` of each at most, the latest first."""
+        commands = [
+            ("ZREVRANGEBYSCORE", key, f"{high:.6f}", f"{low:.6f}", "WITHSCORES", "LIMIT", 0, count)
+            for key in await self._find_indexes()
+            for low, high in spans
+        ]
+        return _members(await self._redis.run_all(*commands))
+
+    async def sample(self, count: int) -> list[Member]:
+        """Some sessions of the index at random."""
+        indexes = await self._find_indexes()
+        return _members(await self._redis.run_all(*(("ZRANDMEMBER", key, count, "WITHSCORES") for key in indexes)))
+
+    async def documents(self, session_ids: Iterable[str]) -> list[Document]:
+        """The documents of these sessions, without those that are gone or cannot be read."""
+        names, found = [self._keys.session(session_id)[0] for session_id in session_ids], list[Document]()
+        for first in range(0, len(names), _AT_ONCE):
+            found += await self._documents(names[first : first + _AT_ONCE])
+        return found
+
+    async def _documents(self, names: Sequence[str]) -> list[Document]:
+        if self._redis.is_cluster or len(names) < 2:
+            values = await self._redis.run_all(*(("GET", name) for name in names))
+        else:
+            (values,) = await self._redis.run_all(("MGET", *names))
+        return [found for raw in values if (found := parse(raw)) is not None]
+
+    async def add_callers(self, documents: Sequence[Document]) -> None:
+        """Fill in whose sessions these are, as far as this account may ask."""
+        keys = [self._keys.session(document.session_id)[1] for document in documents]
+        if not keys:
+            return
+        try:
+            if self._redis.is_cluster:
+                found = await self._redis.run_all(*(("HGET", key, "u") for key in keys))
+            else:
+                (found,) = await self._redis.run_all(("EVAL", _CALLERS, len(keys), *keys))
+        except StoreDown as down:
+            if not down.denied:
+                raise
+            return
+        for document, user in zip(documents, found, strict=True):
+            document.caller = user.decode("utf-8", "replace")[:CALLER] if isinstance(user, bytes) else None
+
+    async def scan(self, prefix: str, limit: int, *, is_of_any: bool) -> list[Document]:
+        """Sessions whose ids begin so, ended ones too, of our service or of any: found by a scan, `limit` at most."""
+        found, names = list[Document](), list[str]()
+
+        async def add() -> None:
+            found.extend(
+                each for each in await self._documents(names) if is_of_any or self._matches(each.service or "")
+            )
+            names.clear()
+
+        async for name in self._redis.scan(_literal(self._keys.session(prefix)[0]) + "*", "string"):
+            names.append(name)
+            if len(names) >= _AT_ONCE:
+                await add()
+            if len(found) >= limit:
+                break
+        if names:
+            await add()
+        return found[:limit]
+
+    def _matches(self, service: str) -> bool:
+        return fnmatchcase(service, self._service) if "*" in self._service else service == self._service
+
+    async def _find_indexes(self) -> list[str]:
+        if self._indexes is None:
+            before, after = Keys(self._prefix, "").service[:-1], ":deadlines"
+            found = [name async for name in self._redis.scan(f"{_literal(before)}*{after}", "zset")]
+            self._indexes = sorted(name for name in found if self._matches(name[len(before) : -len(after)]))
+        return self._indexes
+
+
+def _literal(text: str) -> str:
+    return "".join(f"\\{character}" if character in "*?[]\\" else character for character in text)
+
+
+def _members(found: Sequence[Any]) -> list[Member]:
+    """Members and scores of several answers: in pairs or in a row, as the version of the protocol has it."""
+    items = [item for part in found if isinstance(part, list) for item in cast("list[Any]", part)]
+    flat = [each for item in items for each in (cast("list[Any]", item) if isinstance(item, list) else [item])]
+    return [Member(flat[at].decode("utf-8", "replace"), float(flat[at + 1])) for at in range(0, len(flat), 2)]
+
+
+def configured(redis_url: str | None) -> Settings:
+    """The settings of this environment.
+
+    Raises:
+        Failure: they name no Redis.
+    """
+    settings = load(redis_url=redis_url)
+    if not settings.redis_url:
+        raise Failure(Code.USAGE, "no Redis", f"set {PREFIX}REDIS_URL as the server has it, or give --redis-url")
+    return settings
 
 
 def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
-    """Run what talks to Redis.
-
-    Raises:
-        Failure: Redis cannot be used, or the user has had enough.
-    """
-    from otel_mcp.store.base import StoreDown
-
+    """Run what talks to Redis."""
     try:
         return asyncio.run(work)
     except StoreDown as down:
@@ -145,10 +264,9 @@ async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Setti
     """What `look` finds, every `pause` seconds; waits while a Redis that could be used at first is away.
 
     Raises:
-        StoreDown: it cannot be used at first, or does not let us in any more.
+        StoreDown: it cannot be used at first, or refuses access later on.
     """
-    from otel_mcp.store.base import StoreDown
-
+    gc.enable()  # `main` has switched it off for what ends soon.
     found, is_away = False, False
     while True:
         try:
@@ -169,8 +287,6 @@ async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Setti
 
 def away(down: StoreDown, settings: Settings) -> Failure:
     """What to say of a Redis that cannot be used."""
-    from otel_mcp.settings import PREFIX
-
     where, variable = address(settings.redis_url or ""), f"{PREFIX}REDIS_URL"
     if down.denied:
         hint = f"check user, password and permissions in {variable} (SECURITY.md lists what an account needs)"

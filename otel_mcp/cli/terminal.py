@@ -1,7 +1,6 @@
-"""Conventions of all commands: streams, colours, exit codes, and text that is safe to show.
+"""Where commands write: data to standard output, everything else to standard error, and exit codes.
 
-Data go to standard output, everything else to standard error. What strangers wrote (names of clients and tools, ids)
-reaches a terminal through `clean` only.
+What strangers wrote (names of clients and tools, ids) reaches a terminal through `clean` only.
 """
 
 from __future__ import annotations
@@ -10,15 +9,17 @@ import os
 import shutil
 import sys
 import unicodedata
-from enum import Enum, IntEnum
-from typing import Final
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Final, Literal
 
+When = Literal["auto", "always", "never"]
 UNLIMITED: Final = 100_000
-"""Columns where nobody looks at lines as a whole: in a pipe."""
+"""Columns in a pipe, where nobody looks at whole lines."""
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Categories of characters that move the cursor, change the direction or cannot be seen."""
-_STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35"}
-_STYLES.update({"cyan": "36", "white": "37"})
+_STYLES: Final = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36}
 
 
 class Code(IntEnum):
@@ -29,7 +30,7 @@ class Code(IntEnum):
     """No such session; ``doctor`` found something."""
     USAGE = 2
     STORE = 3
-    """Redis cannot be reached, or does not let us in."""
+    """Redis cannot be reached, or refuses access."""
     INTERRUPTED = 130
 
 
@@ -43,64 +44,63 @@ class Failure(Exception):
         self.hint = hint
 
 
-class When(str, Enum):
-    """When to use colours."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
 class Terminal:
     """Where one command writes."""
 
-    def __init__(self, color: When = When.AUTO) -> None:
+    def __init__(self, color: When | None = None) -> None:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # pyright: ignore[reportUnknownMemberType,reportAttributeAccessIssue]
         self.is_interactive = sys.stdout.isatty()
-        """Somebody looks at it, so tables may be cut to the width and screens redrawn."""
-        self.has_color = _has_color(color, self.is_interactive)
+        """A person looks at it: tables are cut to the width, screens redrawn."""
+        is_plain = not self.is_interactive or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self.has_color = color == "always" or (color != "never" and not is_plain)
         self.width = UNLIMITED
-        self.measure()
+        self._measure()
 
-    def measure(self) -> None:
-        """Look how wide it is."""
+    def _measure(self) -> None:
         if self.is_interactive or os.environ.get("COLUMNS", "").isdigit():
             self.width = shutil.get_terminal_size().columns
 
     def data(self, line: str) -> None:
-        """Write one line of data.
-
-        Raises:
-            Failure: the reader has gone, which is no error.
-        """
-        try:
-            sys.stdout.write(line + "\n")
-        except BrokenPipeError:
-            raise closed() from None
+        """Write one line of data."""
+        sys.stdout.write(line + "\n")
 
     def flush(self) -> None:
-        """Let a reader have what was written.
-
-        Raises:
-            Failure: the reader has gone, which is no error.
-        """
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise closed() from None
+        """Let a reader have what was written."""
+        sys.stdout.flush()
 
     def say(self, text: str) -> None:
-        """Write to standard error: hints, warnings, counts."""
+        """Write hints, warnings and counts to standard error."""
         say(text)
 
     def paint(self, text: str, style: str | None) -> str:
-        """Put `text`, which is clean, into a colour: words of `_STYLES`, separated by spaces."""
+        """Color `text`, which is clean: words of `_STYLES`, separated by spaces."""
         if not self.has_color or not style:
             return text
-        codes = ";".join(_STYLES[word] for word in style.split())
-        return f"\x1b[{codes}m{text}\x1b[0m"
+        return f"\x1b[{';'.join(str(_STYLES[word]) for word in style.split())}m{text}\x1b[0m"
+
+    @property
+    def height(self) -> int:
+        """Lines that can be seen."""
+        return shutil.get_terminal_size().lines
+
+    @contextmanager
+    def screen(self) -> Generator[Callable[[Sequence[str]], None]]:
+        """Take the whole terminal, and give it back as it was; what draws lines, which may have colors, on it."""
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        console = Console(no_color=not self.has_color, force_terminal=True, highlight=False, markup=False, emoji=False)
+        with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+
+            def draw(lines: Sequence[str]) -> None:
+                self._measure()
+                text = Text.from_ansi("\n".join(lines[: self.height]), no_wrap=True, overflow="crop")
+                live.update(text, refresh=True)
+
+            yield draw
 
 
 def say(text: str) -> None:
@@ -108,23 +108,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def closed() -> Failure:
-    """End quietly since nobody reads any more."""
-    # What is buffered would fail once more when the interpreter ends.
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
-    return Failure(Code.FINE)
-
-
-def clean(text: object, limit: int = 1024) -> str:
+def clean(value: object, limit: int = 1024) -> str:
     """The text of a stranger as one harmless line; whatever a terminal would act on becomes U+FFFD."""
-    kept = str(text)[:limit]
-    if kept.isascii() and kept.isprintable():
-        return kept
-    return "".join("\ufffd" if unicodedata.category(character) in _HIDDEN else character for character in kept)
+    text = str(value)[:limit]
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join("\ufffd" if unicodedata.category(character) in _HIDDEN else character for character in text)
 
 
-def _has_color(when: When, is_interactive: bool) -> bool:
-    if when is not When.AUTO:
-        return when is When.ALWAYS
-    return is_interactive and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def counted(count: int, noun: str) -> str:
+    """``1 session``, ``2 sessions``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -6,12 +6,16 @@ import asyncio
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
+from typing import ClassVar
 
-from otel_mcp.cli.doctor.diagnosis import Diagnosis, diagnose
-from otel_mcp.cli.doctor.finding import Finding
+from otel_mcp.cli.doctor import diagnose
+from otel_mcp.cli.doctor.inspection import Inspection, Inventory, Loaded
+from otel_mcp.cli.doctor.launch import Launch
+from otel_mcp.cli.doctor.report import Finding
 
 BARE_APP = "async def app(scope, receive, send):\n    pass\n"
 COMMAND = "opentelemetry-instrument uvicorn app:app"
@@ -49,9 +53,49 @@ class Environment:
         (packages / f"{name.replace('-', '_')}_module.py").write_text(dedent(module))
         self.variables["PYTHONPATH"] = str(packages)
 
-    def diagnose(self, seconds: float = 60) -> Diagnosis:
+    def diagnose(self, seconds: float = 60) -> list[Finding]:
         """Ask the doctor."""
         return asyncio.run(diagnose(self.command.split(), self.variables, seconds=seconds))
+
+
+class Shared(Inspection):
+    """A child process whose report is kept: the next test that would load the same things starts none."""
+
+    _inventories: ClassVar[dict[object, Inventory]] = {}
+    _loads: ClassVar[dict[object, Loaded]] = {}
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__(launch)
+        self._is_running = False
+        folder = Path(launch.app.folder or "") if launch.app is not None else None
+        text = (folder / "app.py").read_text() if folder is not None and (folder / "app.py").is_file() else ""
+        paths = tuple(path for path in launch.env.get("PYTHONPATH", "").split(os.pathsep) if path != str(folder))
+        self._key = (launch.interpreter, launch.flags, launch.server, launch.initialises, text, paths)
+
+    async def __aenter__(self) -> Inspection:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._is_running:
+            await super().__aexit__(*error)
+
+    async def _start(self, seconds: float) -> Inventory:
+        self._is_running = True
+        await super().__aenter__()
+        return await super().inventory(seconds)
+
+    async def inventory(self, seconds: float) -> Inventory:
+        if self._key not in self._inventories:
+            self._inventories[self._key] = await self._start(seconds)
+        return self._inventories[self._key]
+
+    async def load(self, exporters: Sequence[tuple[str, str]], disabled: set[str], seconds: float) -> Loaded:
+        key = (self._key, frozenset(disabled))
+        if key not in self._loads:
+            if not self._is_running:
+                await self._start(seconds)
+            self._loads[key] = await super().load(exporters, disabled, seconds)
+        return self._loads[key]
 
 
 def unwell(findings: list[Finding]) -> list[tuple[str, str]]:

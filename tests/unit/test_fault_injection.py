@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 import otel_mcp
+import otel_mcp.integrations.patching  # pyright: ignore[reportUnusedImport]  # Runs some functions of ours only once.
 from otel_mcp import MCPMiddleware, current
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry import propagation

@@ -1,8 +1,7 @@
-"""Look at a Python environment from the inside. Runs in a process of its own, in the interpreter of the server.
+"""Look at a Python environment from the inside: a program of its own, run by the interpreter of the server.
 
-Needs only the standard library until it has said what is installed, since the
-interpreter may be one without this package. Standard output carries one JSON
-object a line; whatever the imported code prints goes nowhere. No server is
+It needs only the standard library until it has listed what is installed, since that interpreter may be one without this
+package. Standard output carries one JSON object a line; whatever the imported code prints goes nowhere. No server is
 started and no exporter sends: the process ends without exit handlers.
 """
 
@@ -14,22 +13,14 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
-GROUPS = (
-    "opentelemetry_distro",
-    "opentelemetry_configurator",
-    "opentelemetry_pre_instrument",
-    "opentelemetry_instrumentor",
-    "opentelemetry_propagator",
-    "opentelemetry_traces_sampler",
-    "opentelemetry_id_generator",
-    "opentelemetry_traces_exporter",
-    "opentelemetry_metrics_exporter",
-    "opentelemetry_logs_exporter",
-)
+GROUPS = [
+    *("distro", "configurator", "pre_instrument", "instrumentor", "propagator", "traces_sampler", "id_generator"),
+    *("traces_exporter", "metrics_exporter", "logs_exporter"),
+]
 SERVER_SEAMS = {
     "uvicorn": ("uvicorn.config", "uvicorn.server"),
     "gunicorn": ("gunicorn.workers.gasgi", "uvicorn.config"),
@@ -53,11 +44,21 @@ class Report:
         while data:
             data = data[os.write(self._to, data) :]
 
+    def attempt(self, load: Callable[[], object], ignored: tuple[type[Exception], ...] = (), **facts: Any) -> Any:
+        """Load something, and report why it could not be."""
+        try:
+            return load()
+        except ignored:
+            return None
+        except Exception as error:
+            # An import that fails is passed over at start, any other exception ends it.
+            self.send(**{"kind": "import" if isinstance(error, ImportError) else "raises", **facts, **failure(error)})
+
 
 def inventory() -> dict[str, Any]:
     """List distributions, their entry points of OpenTelemetry, and where `otel_mcp` comes from."""
     distributions: dict[str, dict[str, Any]] = {}
-    points: dict[str, list[list[str]]] = {group: [] for group in GROUPS}
+    points: dict[str, list[list[str]]] = {f"opentelemetry_{group}": [] for group in GROUPS}
     for found in metadata.distributions():
         # Half-removed distributions have no metadata, and no name.
         name = (found.metadata["Name"] or "").lower().replace("_", "-")
@@ -66,9 +67,8 @@ def inventory() -> dict[str, Any]:
         is_ours = name.startswith(("opentelemetry-", "otel-", "openinference-"))
         distributions[name] = {"version": found.version, "requires": (found.requires or []) if is_ours else []}
         if name == "otel-mcp":
-            distributions[name]["provides_module"] = any(
-                str(path).startswith("otel_mcp/") for path in found.files or ()
-            )
+            files = [str(path) for path in found.files or ()]
+            distributions[name]["provides_module"] = any(path.startswith("otel_mcp/") for path in files)
         for point in found.entry_points:
             if point.group in points:
                 points[point.group].append([point.name, point.value, name])
@@ -83,7 +83,7 @@ def inventory() -> dict[str, Any]:
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """Describe an exception without its text, which may hold a secret of the user's."""
+    """Describe an exception without its text, which may hold a secret of the user."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
     where = f"{own[-1].filename}:{own[-1].lineno}" if own else ""
@@ -98,69 +98,38 @@ def load_instrumentors(report: Report, disabled: set[str]) -> None:
 
     Its configurator is left out: it makes exporters, and may ask the network.
     """
-    distro = _distro(report)
-    for point in metadata.entry_points(group="opentelemetry_pre_instrument"):
-        _load(report, point, lambda point: point.load()())
-    for point in metadata.entry_points(group="opentelemetry_instrumentor"):
-        if not disabled & {point.name, "*"} and not _conflicts(report, point):
-            _load(report, point, lambda point: distro.load_instrumentor(point, skip_dep_check=True))
-
-
-def _distro(report: Report) -> Any:
+    from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
     from opentelemetry.instrumentation.distro import DefaultDistro
 
     distro: Any = DefaultDistro()
     chosen = os.environ.get("OTEL_PYTHON_DISTRO")
     for point in metadata.entry_points(group="opentelemetry_distro"):
         if chosen in (None, point.name):
-            try:
-                distro = point.load()()
-                distro.configure()
-            except Exception as error:
-                report.send(sibling=point.name, kind="distro", dist=_dist(point), **failure(error))
+
+            def configured(point: Any = point) -> Any:
+                found = point.load()()
+                found.configure()
+                return found
+
+            distro = report.attempt(configured, sibling=point.name, kind="distro", dist=_dist(point)) or distro
             break
-    return distro
-
-
-def _load(report: Report, point: Any, load: Callable[[Any], object]) -> None:
-    try:
-        load(point)
-    except ModuleNotFoundError:
-        return  # What it instruments is not installed.
-    except ImportError as error:
-        report.send(sibling=point.name, kind="import", dist=_dist(point), **failure(error))
-    except Exception as error:
-        report.send(sibling=point.name, kind="raises", dist=_dist(point), **failure(error))
-
-
-def _conflicts(report: Report, point: Any) -> bool:
-    """Whether what it instruments is there in another version; where it is not there at all, nothing is amiss."""
-    from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
-
-    conflict: Any = get_dist_dependency_conflicts(point.dist) if point.dist is not None else None
-    if conflict is None:
-        return False
-    if getattr(conflict, "found", None) or getattr(conflict, "found_any", None):
-        report.send(sibling=point.name, kind="conflict", dist=_dist(point), why=str(conflict))
-    return True
+    # What an instrumentation is for may not be installed: that is no error.
+    absent = (ModuleNotFoundError,)
+    for point in metadata.entry_points(group="opentelemetry_pre_instrument"):
+        report.attempt(lambda point=point: point.load()(), absent, sibling=point.name, dist=_dist(point))
+    for point in metadata.entry_points(group="opentelemetry_instrumentor"):
+        if disabled & {point.name, "*"}:
+            continue
+        conflict: Any = get_dist_dependency_conflicts(point.dist) if point.dist is not None else None
+        if conflict is None:
+            load: Any = lambda point=point: distro.load_instrumentor(point, skip_dep_check=True)  # noqa: E731
+            report.attempt(load, absent, sibling=point.name, dist=_dist(point))
+        elif getattr(conflict, "found", None) or getattr(conflict, "found_any", None):
+            report.send(sibling=point.name, kind="conflict", dist=_dist(point), why=str(conflict))
 
 
 def _dist(point: Any) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
-
-
-def make_exporters(report: Report, wanted: list[list[str]]) -> None:
-    """Construct the OTLP exporters, which refuse settings that they cannot use. They connect to nothing."""
-    for group, name in wanted:
-        for point in list(metadata.entry_points(group=group, name=name))[:1]:
-            _make(report, group, point)
-
-
-def _make(report: Report, group: str, point: Any) -> None:
-    try:
-        point.load()()
-    except Exception as error:
-        report.send(exporter=point.name, group=group, **failure(error))
 
 
 def import_app(app: dict[str, Any]) -> Any:
@@ -198,62 +167,46 @@ class _Looking:
         return False
 
 
-def seams() -> list[list[str]]:
+def states(seams: Iterable[tuple[str, Any]]) -> list[list[str]]:
     """List module, attribute and state of every seam whose module is loaded."""
-    from otel_mcp.integrations.patching import TARGETS
-
-    states: list[list[str]] = []
-    for module, apply in TARGETS:
+    found: list[list[str]] = []
+    for module, apply in seams:
         if module not in sys.modules:
             continue
-        looking: Any = _Looking()
+        looking = _Looking()
         try:
             apply(sys.modules[module], looking)
         except Exception:
-            states.append([module, "", "absent"])
-        states.extend([module, name, state] for name, state in looking.seen)
-    return states
-
-
-def _import_libraries(report: Report, server: str | None) -> None:
-    """Import what seams are about: the server's own modules, or all that is installed where no app is known."""
-    from otel_mcp.integrations.patching import TARGETS
-
-    wanted = SERVER_SEAMS.get(server, ()) if server else [module for module, _ in TARGETS]
-    for module in wanted:
-        _import(report, module)
-
-
-def _import(report: Report, module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return  # It is not installed, or not in this version.
-    except Exception as error:
-        report.send(library=module, **failure(error))
+            found.append([module, "", "absent"])
+        found.extend([module, name, state] for name, state in looking.seen)
+    return found
 
 
 def look(report: Report, task: dict[str, Any]) -> None:
-    """Load what the server's process would load, and report what became of it."""
-    make_exporters(report, task["exporters"])
+    """Load what the process of the server would load, and report what became of it."""
+    for group, name in task["exporters"]:
+        # Exporters refuse settings that they cannot use. They connect to nothing.
+        for point in list(metadata.entry_points(group=group, name=name))[:1]:
+            report.attempt(lambda point=point: point.load()(), exporter=name)
     for signal in ("TRACES", "METRICS", "LOGS"):
         os.environ[f"OTEL_{signal}_EXPORTER"] = "none"
     if task["initialise"]:
         load_instrumentors(report, set(task["disabled"]))
     report.send(step="loaded")
+    ours: Any = importlib.import_module("otel_mcp.instrumentor")
+    wanted = [module for module, _ in ours.TARGETS]
     if task["app"] is not None:
+        wanted = SERVER_SEAMS.get(task["server"] or "", ())
         try:
             app = import_app(task["app"])
             kinds: tuple[type, ...] = type(app).__mro__
             report.send(app=kinds[0].__name__, bases=[f"{kind.__module__}.{kind.__name__}" for kind in kinds])
         except BaseException as error:
             report.send(app=None, **failure(error))
-        _import_libraries(report, task["server"] or "")
-    else:
-        _import_libraries(report, None)
-    from otel_mcp.instrumentor import MCPInstrumentor
-
-    report.send(seams=seams(), instrumented=MCPInstrumentor().is_instrumented_by_opentelemetry)
+    for module in wanted:
+        # What is not installed, or not in this version, is passed over.
+        report.attempt(lambda module=module: importlib.import_module(module), (ImportError,), library=module)
+    report.send(seams=states(ours.TARGETS), instrumented=ours.MCPInstrumentor().is_instrumented_by_opentelemetry)
 
 
 def main() -> None:
@@ -267,7 +220,7 @@ def main() -> None:
     except BaseException as error:
         report.send(broken=True, **failure(error))
     finally:
-        # Not a single exit handler: an exporter of the app's own would send.
+        # Not a single exit handler: an exporter of the app would send.
         os._exit(0)
 
 

@@ -1,8 +1,7 @@
 """Ask an OTLP endpoint what it speaks, without sending telemetry.
 
-Over HTTP an export request with nothing in it is posted, with the configured
-headers, so that a wrong path or a wrong token shows. Over gRPC only the greeting
-of HTTP/2 is exchanged. Where the answer is not of the protocol that is
+Over HTTP an export request with nothing in it is posted, with the configured headers, so that a wrong path or a wrong
+token shows. Over gRPC only the greeting of HTTP/2 is exchanged. Where the answer is not of the protocol that is
 configured, the other ones are tried at the same address.
 """
 
@@ -12,17 +11,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from otel_mcp.cli.doctor.exporters import Target
-from otel_mcp.cli.doctor.finding import Finding, export, fail, merged, ok, skip, warn
+from otel_mcp.cli.doctor.exporters import COMMON, Target
+from otel_mcp.cli.doctor.report import Finding, export, fail, merged, ok, skip, warn
 
 Spoken = Literal["grpc", "http", "other"]
-
 _CONNECT: Final = 2.0
 _ANSWER: Final = 1.5
 _REST: Final = 0.2
@@ -31,11 +27,11 @@ _GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0
 _SETTINGS: Final = 4
 _HTTPS_ON_HTTP: Final = b"HTTPS"
 """Servers of TLS that understand a plain request say in their answer what they wanted."""
+_REFUSED: Final = "refuses connections: nobody listens there"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an address said."""
+class Answer(NamedTuple):
+    """What an address answers."""
 
     spoken: Spoken
     secure: bool
@@ -56,62 +52,43 @@ async def check(targets: Sequence[Target]) -> list[Finding]:
     for target in targets:
         # Over gRPC all signals go to one address, whatever the path.
         place = target.place if target.protocol == "http" else urlsplit(target.url).netloc or target.url
-        key = (target.protocol, place, str(target.secure))
-        groups.setdefault(key, []).append(target)
+        groups.setdefault((target.protocol, place, str(target.secure)), []).append(target)
     asked = await asyncio.gather(*(_check(group[0]) for group in groups.values()))
     return merged(
         (target.signal, finding) for finding, group in zip(asked, groups.values(), strict=True) for target in group
     )
 
 
-def _address(target: Target) -> tuple[str, int]:
-    parts = urlsplit(target.url if "://" in target.url else f"//{target.url}")
-    if not parts.hostname:
-        raise _Unreachable("no host")
-    return parts.hostname, parts.port or (443 if target.secure else 4317 if target.protocol == "grpc" else 80)
-
-
 async def _check(target: Target) -> Finding:
+    certificate = f"export {target.variable.replace('ENDPOINT', 'CERTIFICATE')}=/path/to/ca.pem"
     scheme = urlsplit(target.url).scheme if "://" in target.url else ""
     if target.protocol == "http" and scheme not in {"http", "https"}:
-        return fail("endpoint", f"{target.variable} has no http:// or https://", _set(target, f"http://{target.base}"))
+        return fail(f"{target.variable} has no http:// or https://", _set(target, f"http://{target.base}"))
     if target.protocol == "grpc" and scheme not in {"", "http", "https"}:
-        return skip("endpoint", f"an address of gRPC's scheme {scheme} was not asked")
+        return skip(f"an address of gRPC's scheme {scheme} was not asked")
     try:
-        host, port = _address(target)
-    except (ValueError, _Unreachable):  # The port is no number, or there is no host.
-        return fail("endpoint", f"{target.variable} is no URL", _set(target, "http://HOST:4317"))
-    if _is_proxied(target, host):
-        return skip("endpoint", f"{host}:{port} is reached through a proxy, and was not asked")
-    if (unreadable := _unreadable(target)) is not None:
-        return unreadable
+        parts = urlsplit(target.url if "://" in target.url else f"//{target.url}")
+        host = parts.hostname or ""
+        port = parts.port or (443 if target.secure else 4317 if target.protocol == "grpc" else 80)
+    except ValueError:  # The port is no number.
+        host, port = "", 0
+    if not host:
+        return fail(f"{target.variable} is no URL", _set(target, "http://HOST:4317"))
+    proxies = getproxies()
+    if (proxies.get("https" if target.secure else "http") or proxies.get("all")) and not proxy_bypass(host):
+        return skip(f"{host}:{port} is reached through a proxy, and was not asked")
+    try:
+        if target.secure:
+            _tls(target, "http", verify=True)
+    except (OSError, ValueError):  # Errors of TLS are errors of the operating system.
+        named = f"{target.variable.replace('ENDPOINT', 'CERTIFICATE')}, or the client's certificate or key,"
+        return fail(f"{named} names a file that cannot be read", certificate)
     try:
         return _judged(target, await _asked(target, host, port))
     except _Unreachable as error:
-        return fail("endpoint", f"{target.base} {error}", _set(target, f"http://COLLECTOR:{port}"))
+        return fail(f"{target.base} {error}", _set(target, f"http://COLLECTOR:{port}"))
     except _Distrusted:
-        variable = target.variable.replace("ENDPOINT", "CERTIFICATE")
-        mend = f"export {variable}=/path/to/ca.pem"
-        return fail("endpoint", f"the certificate of {host}:{port} is not trusted", mend)
-
-
-def _unreadable(target: Target) -> Finding | None:
-    """A certificate or key that is named and cannot be used."""
-    if not target.secure:
-        return None
-    try:
-        _tls(target, "http", verify=True)
-    except (OSError, ValueError):  # Errors of TLS are errors of the operating system.
-        variable = target.variable.replace("ENDPOINT", "CERTIFICATE")
-        found = f"{variable}, or the client's certificate or key, names a file that cannot be read"
-        return fail("endpoint", found, f"export {variable}=/path/to/ca.pem")
-    return None
-
-
-def _is_proxied(target: Target, host: str) -> bool:
-    proxies = getproxies()
-    scheme = "https" if target.secure else "http"
-    return bool(proxies.get(scheme) or proxies.get("all")) and not proxy_bypass(host)
+        return fail(f"the certificate of {host}:{port} is not trusted", certificate)
 
 
 async def _asked(target: Target, host: str, port: int) -> Answer:
@@ -125,26 +102,30 @@ async def _asked(target: Target, host: str, port: int) -> Answer:
         (target.protocol, not target.secure),
         (other, not target.secure),
     )
-    for spoken, secure in further:
-        with suppress(_Unreachable, _Distrusted):
-            answer = await _try(target, host, port, spoken, secure=secure, curious=True)
-            if answer.spoken == spoken:
-                return answer
+    tries = (_try(target, host, port, spoken, secure=secure, curious=True) for spoken, secure in further)
+    answers = await asyncio.gather(*tries, return_exceptions=True)
+    for answer, (spoken, _) in zip(answers, further, strict=True):
+        if isinstance(answer, Answer) and answer.spoken == spoken:
+            return answer
     return first
 
 
 async def _try(target: Target, host: str, port: int, spoken: Spoken, *, secure: bool, curious: bool = False) -> Answer:
     """One connection, one question. `curious` = only to find out what is spoken: no token goes out."""
     context = _tls(target, spoken, verify=not curious) if secure else None
-    data = _GREETING if spoken == "grpc" else _request(target, host, port, with_headers=not curious)
-    answer = await _exchange(host, port, context, data)
+    lines = [f"POST {urlsplit(target.url).path or '/'} HTTP/1.1", f"host: {host}:{port}"]
+    lines += ["content-type: application/x-protobuf", "content-length: 0", "connection: close"]
+    for name, value in () if curious else target.headers.items():
+        if not {"\r", "\n"} & {*name, *value}:
+            lines.append(f"{name}: {value}")
+    request = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+    answer = await _exchange(host, port, context, _GREETING if spoken == "grpc" else request)
     if answer[:5] == b"HTTP/":
         status = int(answer[9:12]) if answer[9:12].isdigit() else 0
         wants_tls = status == 400 and not secure and _HTTPS_ON_HTTP in answer
         return Answer("other" if wants_tls else "http", secure, status)
-    if len(answer) >= 9 and answer[3] == _SETTINGS and answer[5:9] == bytes(4):
-        return Answer("grpc", secure)
-    return Answer("other", secure)
+    is_grpc = len(answer) >= 9 and answer[3] == _SETTINGS and answer[5:9] == bytes(4)
+    return Answer("grpc" if is_grpc else "other", secure)
 
 
 def _tls(target: Target, spoken: Spoken, *, verify: bool) -> ssl.SSLContext:
@@ -159,24 +140,11 @@ def _tls(target: Target, spoken: Spoken, *, verify: bool) -> ssl.SSLContext:
     return context
 
 
-def _request(target: Target, host: str, port: int, *, with_headers: bool) -> bytes:
-    path = urlsplit(target.url).path or "/"
-    lines = [f"POST {path} HTTP/1.1", f"host: {host}:{port}", "content-type: application/x-protobuf"]
-    lines += ["content-length: 0", "connection: close"]
-    if with_headers:
-        lines += [f"{name}: {value}" for name, value in target.headers.items() if _is_plain(name + value)]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
-
-
-def _is_plain(text: str) -> bool:
-    return "\r" not in text and "\n" not in text
-
-
 async def _exchange(host: str, port: int, context: ssl.SSLContext | None, data: bytes) -> bytes:
     """Send `data`, and return how the answer begins; nothing where the other side only hangs up."""
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=context), _CONNECT)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise _Unreachable(f"does not answer within {_CONNECT:g} s") from None
     except (socket.gaierror, UnicodeError):
         raise _Unreachable("names a host that is not known") from None
@@ -186,12 +154,10 @@ async def _exchange(host: str, port: int, context: ssl.SSLContext | None, data: 
         if context is None:
             raise _Unreachable("hangs up") from None
         return b""
-    except ConnectionRefusedError:
-        raise _Unreachable("refuses connections: nobody listens there") from None
     except OSError as error:
-        # Several addresses of one host, each refused.
-        refused = "refuse" in str(error)
-        raise _Unreachable("refuses connections: nobody listens there" if refused else "cannot be reached") from None
+        # Of several addresses of one host, each refused, only the text says so.
+        is_refused = isinstance(error, ConnectionRefusedError) or "refuse" in str(error)
+        raise _Unreachable(_REFUSED if is_refused else "cannot be reached") from None
     answer = b""
     try:
         writer.write(data)
@@ -202,74 +168,54 @@ async def _exchange(host: str, port: int, context: ssl.SSLContext | None, data: 
             answer += part
             if not part or (len(answer) >= 12 and answer[:5] != b"HTTP/"):
                 break
-    except (asyncio.TimeoutError, OSError):
+    except OSError:  # A timeout is one as well.
         pass
     finally:
-        writer.close()
-        with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(writer.wait_closed(), _ANSWER)
+        writer.transport.abort()  # To close TLS in order takes some servers long.
     return answer
 
 
 def _judged(target: Target, answer: Answer) -> Finding:
     """Compare what is spoken with what is configured."""
+    have = "gRPC" if target.protocol == "grpc" else "HTTP"
+    base = target.base.rpartition("://")[2]
     if answer.spoken == "other":
-        spoken = "gRPC" if target.protocol == "grpc" else "HTTP"
-        return fail("endpoint", f"{target.base} takes connections, but does not speak {spoken}",
-                    _set(target, "http://COLLECTOR:4317"))  # fmt: skip
+        found = f"{target.base} takes connections, but does not speak {have}"
+        return fail(found, _set(target, "http://COLLECTOR:4317"))
     if answer.spoken != target.protocol:
-        return _wrong_protocol(target, answer)
-    if answer.secure != target.secure:
-        return _wrong_security(target, answer)
+        need, value = ("HTTP", "http/protobuf") if answer.spoken == "http" else ("gRPC", "grpc")
+        if target.protocol_variable.endswith("_EXPORTER"):
+            value = f"otlp_proto_{answer.spoken}"
+        found = f"{target.base} speaks {need}, but the exporter speaks {have}"
+        return fail(found, export(target.protocol_variable, value))
+    if answer.secure and not target.secure:
+        return fail(f"{target.base} speaks TLS, but the exporter does not", _set(target, f"https://{base}"))
+    if target.secure and not answer.secure:
+        is_plain = target.place.startswith("http://")
+        insecure = export(target.variable.replace("ENDPOINT", "INSECURE"), "true")
+        found = f"{target.base} speaks no TLS, but the exporter does"
+        return fail(found, insecure if is_plain else _set(target, f"http://{base}"))
+    return _status(target, answer.status, f"{have}{' over TLS' if answer.secure else ''}")
+
+
+def _status(target: Target, status: int, how: str) -> Finding:
     if target.protocol == "grpc":
-        return ok("endpoint", f"{target.base} answers, gRPC{' over TLS' if answer.secure else ''}")
-    return _status(target, answer.status)
-
-
-def _wrong_protocol(target: Target, answer: Answer) -> Finding:
-    have, need = ("gRPC", "HTTP") if target.protocol == "grpc" else ("HTTP", "gRPC")
-    value = "http/protobuf" if answer.spoken == "http" else "grpc"
-    if target.protocol_variable.endswith("_EXPORTER"):
-        value = "otlp_proto_http" if answer.spoken == "http" else "otlp_proto_grpc"
-    found = f"{target.base} speaks {need}, but the exporter speaks {have}"
-    return fail("endpoint", found, export(target.protocol_variable, value))
-
-
-def _wrong_security(target: Target, answer: Answer) -> Finding:
-    base = target.base.partition("://")[2] if "://" in target.base else target.base
-    if answer.secure:
-        return fail("endpoint", f"{target.base} speaks TLS, but the exporter does not", _set(target, f"https://{base}"))
-    found = f"{target.base} speaks no TLS, but the exporter does"
-    if target.place.startswith("http://"):
-        return fail("endpoint", found, export(target.variable.replace("ENDPOINT", "INSECURE"), "true"))
-    return fail("endpoint", found, _set(target, f"http://{base}"))
-
-
-def _status(target: Target, status: int) -> Finding:
+        return ok(f"{target.base} answers, {how}")
     if status in {401, 403}:
-        variable = target.variable.replace("ENDPOINT", "HEADERS")
         what = "refuses the credentials in the headers" if target.headers else "wants credentials"
-        mend = f"export {variable}=authorization=Bearer%20TOKEN"
-        return fail("endpoint", f"{target.base} {what} ({status})", mend)
+        variable = target.variable.replace("ENDPOINT", "HEADERS")
+        return fail(f"{target.base} {what} ({status})", f"export {variable}=authorization=Bearer%20TOKEN")
     if status in {404, 405} or 300 <= status < 400:
-        return fail(
-            "endpoint", f"{target.place} is not where OTLP is taken ({status})", _set(target, _base(target, status))
-        )
+        parts = urlsplit(target.place)
+        root = f"{'https' if status < 400 else parts.scheme}://{parts.netloc}"
+        # The variable of one signal holds the whole path, the common one none.
+        url = root if target.variable == COMMON else f"{root}/v1/{target.signal}"
+        return fail(f"{target.place} is not where OTLP is taken ({status})", _set(target, url))
     if status == 415:
-        return fail("endpoint", f"{target.base} does not take protobuf (415)", _set(target, "http://COLLECTOR:4318"))
-    if status >= 500 or status == 429 or status == 0:
-        return warn("endpoint", f"{target.base} answers, but is in trouble ({status})")
-    return ok("endpoint", f"{target.base} answers, HTTP{' over TLS' if target.secure else ''}")
-
-
-def _base(target: Target, status: int) -> str:
-    """Where the path ought to be: the signal's own variable holds it whole, the common one without it."""
-    parts = urlsplit(target.place)
-    scheme = "https" if 300 <= status < 400 else parts.scheme
-    root = f"{scheme}://{parts.netloc}"
-    if target.variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
-        return root
-    return f"{root}/v1/{target.signal}"
+        return fail(f"{target.base} does not take protobuf (415)", _set(target, "http://COLLECTOR:4318"))
+    if status >= 500 or status in {0, 429}:
+        return warn(f"{target.base} answers, but is in trouble ({status})")
+    return ok(f"{target.base} answers, {how}")
 
 
 def _set(target: Target, url: str) -> str:

@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from otel_mcp.cli.doctor.finding import Finding, export, fail, merged, ok, skip, warn
 from otel_mcp.cli.doctor.inspection import Inventory, Loaded
+from otel_mcp.cli.doctor.report import INSTALL, Finding, export, fail, merged, ok, skip, warn
 
 Protocol = Literal["grpc", "http"]
-
+Env = Mapping[str, str]
 SIGNALS: Final = ("traces", "metrics", "logs")
-INSTALL: Final = "python -m pip install 'otel-mcp-sessions[otlp]'"
+COMMON: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _STOPS: Final = "so nothing at all is instrumented"
 _BY_PROTOCOL: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 _BUILT_IN: Final = {"prometheus": "opentelemetry-exporter-prometheus", "zipkin": "opentelemetry-exporter-zipkin"}
 _NAMED: Final = (
-    ("OTEL_PROPAGATORS", "opentelemetry_propagator", True),
-    ("OTEL_PYTHON_ID_GENERATOR", "opentelemetry_id_generator", True),
-    ("OTEL_PYTHON_CONFIGURATOR", "opentelemetry_configurator", True),
-    ("OTEL_PYTHON_DISTRO", "opentelemetry_distro", False),
-    ("OTEL_TRACES_SAMPLER", "opentelemetry_traces_sampler", False),
+    ("OTEL_PROPAGATORS", "propagator", fail),
+    ("OTEL_PYTHON_ID_GENERATOR", "id_generator", fail),
+    ("OTEL_PYTHON_CONFIGURATOR", "configurator", fail),
+    ("OTEL_PYTHON_DISTRO", "distro", warn),
+    ("OTEL_TRACES_SAMPLER", "traces_sampler", warn),
 )
-"""Variables that name entry points, and whether a wrong name stops everything."""
+"""Variables that name entry points; a wrong name in the first ones stops everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Target:
     protocol: Protocol
     url: str
     variable: str
-    """Which variable says so, or should."""
+    """Which variable holds it, or should."""
     protocol_variable: str
     secure: bool
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
@@ -53,9 +53,8 @@ class Target:
     @property
     def base(self) -> str:
         """The place as its variable holds it: the common one is the same for all signals."""
-        if self.protocol == "http" and self.variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
-            return self.place.removesuffix(f"/v1/{self.signal}")
-        return self.place
+        is_common = self.protocol == "http" and self.variable == COMMON
+        return self.place.removesuffix(f"/v1/{self.signal}") if is_common else self.place
 
 
 @dataclass(slots=True)
@@ -68,155 +67,124 @@ class Exporting:
     """Group and name of the OTLP exporters to construct."""
 
 
-def read(env: Mapping[str, str], inventory: Inventory) -> Exporting:
+def read(env: Env, inventory: Inventory) -> Exporting:
     """Find out which exporters the SDK would make, and what is wrong with them."""
     result = Exporting()
     if env.get("OTEL_CONFIG_FILE"):
         result.findings.append(_config_file(inventory))
-        return result
-    if not inventory.names("opentelemetry_configurator"):
-        result.findings.append(
-            fail("exporters", "nothing configures the SDK: opentelemetry-distro is missing", INSTALL)
-        )
-        return result
-    names = {signal: _names(env, signal, inventory) for signal in SIGNALS}
-    wrong: list[tuple[str, Finding]] = []
-    for signal in SIGNALS:
-        wrong += [(signal, finding) for finding in _signal(result, env, inventory, signal, names[signal])]
-    result.findings += merged(wrong)
-    result.findings += _switched_off(names)
-    result.findings += _named(env, inventory) + _sampling(env) + _not_headers(env)
-    if not result.findings:
-        said = ", ".join(f"{signal}: {'+'.join(names[signal]) or 'none'}" for signal in SIGNALS)
-        result.findings.append(ok("exporters", said))
+    elif not inventory.names("configurator"):
+        result.findings.append(fail("nothing configures the SDK: opentelemetry-distro is missing", INSTALL))
+    else:
+        names = {signal: _names(env, signal, inventory) for signal in SIGNALS}
+        wrong = [
+            (signal, finding)
+            for signal in SIGNALS
+            for finding in _signal(result, env, inventory, signal, names[signal])
+        ]
+        found = ", ".join(f"{signal}: {'+'.join(names[signal]) or 'none'}" for signal in SIGNALS)
+        result.findings = [*merged(wrong), *_settings(env, inventory, names)] or [ok(found)]
     return result
 
 
 def _config_file(inventory: Inventory) -> Finding:
-    if "opentelemetry-configuration" not in inventory.distributions:
-        return fail(
-            "exporters",
-            "OTEL_CONFIG_FILE is set, but the package that reads it is missing: nothing is instrumented",
-            "python -m pip install opentelemetry-configuration",
-        )
-    return skip("exporters", "OTEL_CONFIG_FILE says where telemetry goes; that file was not read")
+    if "opentelemetry-configuration" in inventory.distributions:
+        return skip("OTEL_CONFIG_FILE says where telemetry goes; that file was not read")
+    found = "OTEL_CONFIG_FILE is set, but the package that reads it is missing: nothing is instrumented"
+    return fail(found, "python -m pip install opentelemetry-configuration")
 
 
-def _variable(signal: str) -> str:
-    return f"OTEL_{signal.upper()}_EXPORTER"
-
-
-def _names(env: Mapping[str, str], signal: str, inventory: Inventory) -> list[str]:
-    said = env.get(_variable(signal))
-    if said is None:
+def _names(env: Env, signal: str, inventory: Inventory) -> list[str]:
+    given = env.get(f"OTEL_{signal.upper()}_EXPORTER")
+    if given is None:
         # What opentelemetry-distro, and those made after it, put there.
-        distros, chosen = inventory.names("opentelemetry_distro"), env.get("OTEL_PYTHON_DISTRO")
-        said = "otlp" if (chosen in distros if chosen else distros) else ""
-    if said.strip().lower() == "none":
-        return []
-    return [name.strip() for name in said.split(",") if name.strip()]
+        distros, chosen = inventory.names("distro"), env.get("OTEL_PYTHON_DISTRO")
+        given = "otlp" if (chosen in distros if chosen else distros) else ""
+    return [] if given.strip().lower() == "none" else _listed(given)
 
 
-def _protocol(env: Mapping[str, str], signal: str) -> tuple[str, str]:
-    """The variable that names the protocol, and what it says."""
-    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL"
-    if env.get(own):
-        return own, env[own].strip()
-    return "OTEL_EXPORTER_OTLP_PROTOCOL", env.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "grpc"
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _signal(
-    result: Exporting, env: Mapping[str, str], inventory: Inventory, signal: str, names: list[str]
-) -> Iterator[Finding]:
+def _of_signal(env: Env, signal: str, name: str) -> tuple[str, str | None]:
+    """The variable of one signal where it is set, else the common one, and its value."""
+    own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"
+    return (own, env[own]) if env.get(own) else (common, env.get(common))
+
+
+def _signal(result: Exporting, env: Env, inventory: Inventory, signal: str, names: list[str]) -> Iterator[Finding]:
     """Take up the exporters of one signal, and report those that cannot be made."""
-    installed = inventory.names(f"opentelemetry_{signal}_exporter")
+    installed = inventory.names(f"{signal}_exporter")
     for name in names:
-        variable, protocol = _protocol(env, signal)
-        exporter = name
-        if name == "otlp":
-            if protocol not in _BY_PROTOCOL:
-                yield fail(
-                    "exporters", f"{variable} names a protocol that Python has not", export(variable, "http/protobuf")
-                )
-                continue
-            exporter = _BY_PROTOCOL[protocol]
-        elif name in _BY_PROTOCOL.values():
-            variable = _variable(signal)
-        if exporter in installed:
-            if exporter in _BY_PROTOCOL.values():
-                result.wanted.append((f"opentelemetry_{signal}_exporter", exporter))
-                result.targets.append(_target(env, signal, "grpc" if exporter.endswith("grpc") else "http", variable))
+        variable, given = _of_signal(env, signal, "PROTOCOL")
+        protocol = (given or "").strip() or "grpc"
+        exporter = _BY_PROTOCOL.get(protocol) if name == "otlp" else name
+        if exporter is None:
+            yield fail(f"{variable} names a protocol that Python has not", export(variable, "http/protobuf"))
             continue
+        is_otlp = exporter in _BY_PROTOCOL.values()
         other = next((value for value, made in _BY_PROTOCOL.items() if made in installed), None)
-        if name == "otlp" and other is not None:
-            yield fail("exporters", f"the exporter for {protocol} is missing, {_STOPS}", export(variable, other))
+        choice = f"OTEL_{signal.upper()}_EXPORTER"
+        if exporter in installed:
+            if is_otlp:
+                result.wanted.append((f"opentelemetry_{signal}_exporter", exporter))
+                kind: Protocol = "grpc" if exporter.endswith("grpc") else "http"
+                result.targets.append(_target(env, signal, kind, variable if name == "otlp" else choice))
+        elif name == "otlp" and other is not None:
+            yield fail(f"the exporter for {protocol} is missing, {_STOPS}", export(variable, other))
+        elif is_otlp or name in _BUILT_IN:
+            mend = INSTALL if is_otlp else f"python -m pip install {_BUILT_IN[name]}"
+            yield fail(f"the package of the exporter {name} is missing, {_STOPS}", mend)
         else:
-            yield _unknown(signal, name, exporter)
+            yield fail(f"{choice} names an exporter that nobody has installed, {_STOPS}", export(choice, "otlp"))
 
 
-def _unknown(signal: str, name: str, exporter: str) -> Finding:
-    if exporter in _BY_PROTOCOL.values():
-        return fail("exporters", f"the package of the exporter {name} is missing, {_STOPS}", INSTALL)
-    if package := _BUILT_IN.get(name):
-        mend = f"python -m pip install {package}"
-        return fail("exporters", f"the package of the exporter {name} is missing, {_STOPS}", mend)
-    mend = export(_variable(signal), "otlp")
-    return fail("exporters", f"{_variable(signal)} names an exporter that nobody has installed, {_STOPS}", mend)
-
-
-def _switched_off(names: Mapping[str, list[str]]) -> list[Finding]:
+def _settings(env: Env, inventory: Inventory, names: Mapping[str, list[str]]) -> Iterator[Finding]:
+    """What belongs to exporters: signals without any, names that nobody knows, samplers, headers."""
     off = [signal for signal in ("traces", "metrics") if not names[signal]]
     if len(off) == 2:
         mend = "export OTEL_TRACES_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp"
-        return [fail("exporters", "neither traces nor metrics have an exporter", mend)]
-    return [warn("exporters", f"{signal} have no exporter", export(_variable(signal), "otlp")) for signal in off]
+        yield fail("neither traces nor metrics have an exporter", mend)
+    elif off:
+        yield warn(f"{off[0]} have no exporter", export(f"OTEL_{off[0].upper()}_EXPORTER", "otlp"))
+    for variable, group, report in _NAMED:
+        known = {*inventory.names(group), "none"}
+        if any(name not in known and name.lower() != "none" for name in _listed(env.get(variable, ""))):
+            yield report(f"{variable} names what nobody has installed", f"unset {variable}")
+    if _drops_all(env):
+        yield warn("OTEL_TRACES_SAMPLER drops every trace that begins here", "unset OTEL_TRACES_SAMPLER")
+    for name in ("", *(f"{signal.upper()}_" for signal in SIGNALS)):
+        variable = f"OTEL_EXPORTER_OTLP_{name}HEADERS"
+        # The exporters leave it out, with the token in it.
+        if len(_listed(env.get(variable, ""))) > len(_headers(env.get(variable))):
+            mend = f"export {variable}=NAME=VALUE,NAME=VALUE"
+            yield fail(f"{variable} holds what is no NAME=VALUE, which is left out", mend)
 
 
-def _named(env: Mapping[str, str], inventory: Inventory) -> list[Finding]:
-    findings: list[Finding] = []
-    for variable, group, stops in _NAMED:
-        names = [name.strip() for name in env.get(variable, "").split(",") if name.strip()]
-        if any(name not in inventory.names(group) and name.lower() != "none" for name in names):
-            report = fail if stops else warn
-            findings.append(report("exporters", f"{variable} names what nobody has installed", f"unset {variable}"))
-    return findings
-
-
-def _sampling(env: Mapping[str, str]) -> list[Finding]:
+def _drops_all(env: Env) -> bool:
     sampler = env.get("OTEL_TRACES_SAMPLER", "")
-    off = sampler in {"always_off", "parentbased_always_off"}
-    if sampler.endswith("traceidratio"):
-        try:
-            off = float(env.get("OTEL_TRACES_SAMPLER_ARG", "1")) <= 0
-        except ValueError:
-            off = False
-    if not off:
-        return []
-    return [warn("exporters", "OTEL_TRACES_SAMPLER drops every trace that begins here", "unset OTEL_TRACES_SAMPLER")]
+    if not sampler.endswith("traceidratio"):
+        return sampler in {"always_off", "parentbased_always_off"}
+    try:
+        return float(env.get("OTEL_TRACES_SAMPLER_ARG", "1")) <= 0
+    except ValueError:
+        return False
 
 
-def _target(env: Mapping[str, str], signal: str, protocol: Protocol, protocol_variable: str) -> Target:
-    def said(name: str) -> tuple[str, str | None]:
-        own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}"
-        return (
-            (own, env[own]) if env.get(own) else (f"OTEL_EXPORTER_OTLP_{name}", env.get(f"OTEL_EXPORTER_OTLP_{name}"))
-        )
-
-    variable, url = said("ENDPOINT")
+def _target(env: Env, signal: str, protocol: Protocol, protocol_variable: str) -> Target:
+    variable, url = _of_signal(env, signal, "ENDPOINT")
     if protocol == "grpc":
         url = url or "http://localhost:4317"
-        insecure = said("INSECURE")[1]
+        insecure = _of_signal(env, signal, "INSECURE")[1]
         scheme = urlsplit(url).scheme
         secure = scheme == "https" or (scheme != "http" if insecure is None else insecure.lower() != "true")
     else:
         url = url or "http://localhost:4318"
-        if variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
-            url = f"{url.removesuffix('/')}/v1/{signal}"
+        url = f"{url.removesuffix('/')}/v1/{signal}" if variable == COMMON else url
         secure = urlsplit(url).scheme == "https"
-    return Target(
-        signal, protocol, url, variable, protocol_variable, secure, _headers(said("HEADERS")[1]),
-        said("CERTIFICATE")[1], said("CLIENT_CERTIFICATE")[1], said("CLIENT_KEY")[1],
-    )  # fmt: skip
+    files = [_of_signal(env, signal, name)[1] for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")]
+    headers = _headers(_of_signal(env, signal, "HEADERS")[1])
+    return Target(signal, protocol, url, variable, protocol_variable, secure, headers, *files)
 
 
 def _headers(text: str | None) -> dict[str, str]:
@@ -225,22 +193,8 @@ def _headers(text: str | None) -> dict[str, str]:
     return dict(parse_env_headers(text, liberal=True)) if text else {}
 
 
-def _not_headers(env: Mapping[str, str]) -> list[Finding]:
-    """What stands for headers and is none is left out by the exporters, with the token in it."""
-    findings: list[Finding] = []
-    for name in ("", *(f"{signal.upper()}_" for signal in SIGNALS)):
-        variable = f"OTEL_EXPORTER_OTLP_{name}HEADERS"
-        parts = [part for part in env.get(variable, "").split(",") if part.strip()]
-        if len(parts) > len(_headers(env.get(variable))):
-            mend = f"export {variable}=NAME=VALUE,NAME=VALUE"
-            findings.append(fail("exporters", f"{variable} holds what is no NAME=VALUE, which is left out", mend))
-    return findings
-
-
-def constructed(loaded: Loaded) -> list[Finding]:
+def constructed(loaded: Loaded) -> Iterator[Finding]:
     """Exporters that refuse their settings keep everything else from being instrumented."""
     advice = "look at OTEL_EXPORTER_OTLP_COMPRESSION, _TIMEOUT, _CERTIFICATE"
-    return [
-        fail("exporters", f"{facts['exporter']} cannot be made of these settings ({facts['error']}): {advice}")
-        for facts in loaded.exporters[:1]
-    ]
+    for facts in loaded.exporters[:1]:
+        yield fail(f"{facts['exporter']} cannot be made of these settings ({facts['error']}): {advice}")

@@ -1,6 +1,6 @@
 """Read a command line as the shell and the server would: who starts whom, which app, how many workers.
 
-Nothing is run. What is not understood is said, not guessed.
+Nothing is run. What is not understood is reported, not guessed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Final, NoReturn
-
-from otel_mcp.cli.doctor.arguments import SERVERS, App, app_of, file_of, option, workers_of
+from typing import Final, NamedTuple, NoReturn
 
 AUTO_DIRECTORY: Final = "opentelemetry/instrumentation/auto_instrumentation"
 """What `opentelemetry-instrument` and the Kubernetes operator put on PYTHONPATH."""
-
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 _PYTHON: Final = re.compile(r"(python|pypy)[\d.]*\Z")
-_RUNNERS: Final = {"uv": "run", "poetry": "run", "pdm": "run", "pipenv": "run", "hatch": "run"}
+_APP: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(.*\))?\Z")
+_MODULE: Final = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*\Z")
+_RUNNERS: Final = frozenset({"uv", "poetry", "pdm", "pipenv", "hatch"})
+"""Each with the word ``run``."""
 _PLAIN_WRAPPERS: Final = frozenset({"exec", "nohup", "tini", "dumb-init", "--"})
 _BYPASSES: Final = re.compile(r"-[A-Za-z]*[IES]")
+
+
+class _Server(NamedTuple):
+    """How a server of ASGI apps is called."""
+
+    attribute: str | None
+    """The app in a module that is named without one."""
+    workers: tuple[str, ...]
+    variables: tuple[str, ...]
+    folder: tuple[str, ...]
+
+
+SERVERS: Final[Mapping[str, _Server]] = {
+    "uvicorn": _Server(None, ("--workers",), ("UVICORN_WORKERS", "WEB_CONCURRENCY"), ("--app-dir",)),
+    "gunicorn": _Server("application", ("--workers", "-w"), ("WEB_CONCURRENCY",), ("--chdir", "--pythonpath")),
+    "hypercorn": _Server("app", ("--workers", "-w"), (), ()),
+    "granian": _Server("app", ("--workers",), ("GRANIAN_WORKERS",), ("--working-dir",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What a server is to import."""
+
+    module: str | None = None
+    attribute: str = ""
+    file: str | None = None
+    factory: bool = False
+    folder: str | None = None
+
+    def __str__(self) -> str:
+        return ":".join(part for part in (self.file or self.module, self.attribute) if part)
 
 
 @dataclass(slots=True)
@@ -43,7 +75,7 @@ class Launch:
     wrapper_interpreter: str | None = None
     """Whose `opentelemetry-instrument` it is."""
     flags: tuple[str, ...] = ()
-    """Flags of the interpreter, from the command or a script's first line."""
+    """Flags of the interpreter, from the command or the first line of a script."""
     server: str | None = None
     app: App | None = None
     workers: int = 1
@@ -60,18 +92,15 @@ class Launch:
     @property
     def auto_directory(self) -> str | None:
         """The entry of PYTHONPATH that brings the instrumentation."""
-        for entry in self.env.get("PYTHONPATH", "").split(os.pathsep):
-            if Path(entry).as_posix().rstrip("/").endswith(AUTO_DIRECTORY):
-                return entry
-        return None
+        return next((path for path in _paths(self.env) if is_auto(path)), None)
 
     @property
     def shadowing(self) -> str | None:
         """A `sitecustomize.py` that Python finds before that of the instrumentation."""
-        for entry in self.env.get("PYTHONPATH", "").split(os.pathsep):
+        for entry in _paths(self.env):
             if entry == self.auto_directory:
                 return None
-            if entry and (found := Path(entry, "sitecustomize.py")).is_file():
+            if (found := Path(entry, "sitecustomize.py")).is_file():
                 return str(found)
         return None
 
@@ -86,8 +115,8 @@ class Launch:
         if self.env_file is None or not Path(self.env_file).is_file():
             return []
         lines = Path(self.env_file).read_text("utf-8", "replace").splitlines()
-        names = [line.strip().removeprefix("export ").partition("=")[0].strip() for line in lines]
-        return sorted({name for name in names if name.startswith("OTEL_")})
+        names = {line.strip().removeprefix("export ").partition("=")[0].strip() for line in lines}
+        return sorted(name for name in names if name.startswith("OTEL_"))
 
     @property
     def initialises(self) -> bool:
@@ -95,58 +124,52 @@ class Launch:
         return self.auto_directory is not None and self.shadowing is None and self.bypassing_flag is None
 
 
+def _paths(env: Mapping[str, str]) -> list[str]:
+    return [entry for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
+
+
+def is_auto(path: str) -> bool:
+    """Whether an entry of PYTHONPATH loads the instrumentation."""
+    return Path(path).as_posix().rstrip("/").endswith(AUTO_DIRECTORY)
+
+
 def read(words: Sequence[str], env: Mapping[str, str]) -> Launch:
     """Read the words of a command; none at all is a command that is not known."""
-    launch = Launch(dict(env))
-    if not words:
-        launch.unknown = "no command was given"
-        return launch
-    launch.given = True
-    rest = list(words)
-    while rest:
-        step = _unwrapped(launch, rest)
-        if step is None:
-            break
+    launch, rest = Launch(dict(env), given=bool(words)), list(words)
+    while rest and (step := _unwrapped(launch, rest)) is not None:
         rest = step
     launch.program = rest
-    if not rest:
+    path = shutil.which(rest[0], path=launch.env.get("PATH")) if rest else None
+    if not words:
+        launch.unknown = "no command was given"
+    elif not rest:
         launch.unknown = launch.unknown or "the command names no program"
-        return launch
-    path = shutil.which(rest[0], path=launch.env.get("PATH"))
-    if path is None:
-        launch.missing = rest[0]
-        launch.unknown = f"{rest[0]} is not found"
-        return launch
-    _program(launch, path, rest)
+    elif path is None:
+        launch.missing, launch.unknown = rest[0], f"{rest[0]} is not found"
+    else:
+        _program(launch, path, rest)
     return launch
 
 
 def _unwrapped(launch: Launch, words: list[str]) -> list[str] | None:
     """Take one wrapper off, and do to the environment what it would do; `None` = there is none."""
-    name = Path(words[0]).name
+    name, rest = Path(words[0]).name, words[1:]
     if _ASSIGNMENT.match(words[0]):
-        variable, _, value = words[0].partition("=")
-        launch.env[variable] = value
-        return words[1:]
+        variable, _, launch.env[variable] = words[0].partition("=")
+        return rest
     if name in _PLAIN_WRAPPERS:
-        return words[1:]
+        return rest
     if name == "env":
-        return _env(launch, words[1:])
-    if name in _RUNNERS and words[1:2] == [_RUNNERS[name]]:
-        return words[3:] if words[2:3] == ["--"] else words[2:]
-    if name == "opentelemetry-instrument":
-        return _instrumented(launch, words)
-    return None
-
-
-def _env(launch: Launch, words: list[str]) -> list[str]:
-    while words and words[0].startswith("-"):
-        if words[0] in {"-i", "-", "--ignore-environment"}:
-            launch.env.clear()
-        elif words[0] in {"-u", "--unset"} and len(words) > 1:
-            launch.env.pop(words.pop(1), None)
-        words = words[1:]
-    return words
+        while rest and rest[0].startswith("-"):
+            if rest[0] in {"-i", "-", "--ignore-environment"}:
+                launch.env.clear()
+            elif rest[0] in {"-u", "--unset"} and len(rest) > 1:
+                launch.env.pop(rest.pop(1), None)
+            rest = rest[1:]
+        return rest
+    if name in _RUNNERS and rest[:1] == ["run"]:
+        return rest[2:] if rest[1:2] == ["--"] else rest[1:]
+    return _instrumented(launch, words) if name == "opentelemetry-instrument" else None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,13 +179,16 @@ class _Parser(argparse.ArgumentParser):
 
 def _instrumented(launch: Launch, words: list[str]) -> list[str]:
     """Apply the flags of `opentelemetry-instrument`, each of which is an environment variable."""
+    from opentelemetry.instrumentation import auto_instrumentation
+
     path = shutil.which(words[0], path=launch.env.get("PATH"))
     if path is None:
         launch.missing = words[0]
     else:
         launch.wrapper_interpreter = _shebang(path)[0]
     parser = _Parser(add_help=False)
-    for variable in sorted(_variables()):
+    points = metadata.entry_points(group="opentelemetry_environment_variables")
+    for variable in sorted({name for point in points for name in dir(point.load()) if name.startswith("OTEL_")}):
         parser.add_argument("--" + re.sub(r"OTEL_(PYTHON_)?", "", variable).lower(), dest=variable)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     try:
@@ -172,24 +198,11 @@ def _instrumented(launch: Launch, words: list[str]) -> list[str]:
         return []
     rest: list[str] = parsed.pop("command")
     launch.env.update({variable: value for variable, value in parsed.items() if value is not None})
-    paths = [entry for entry in launch.env.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    paths = _paths(launch.env)
     if os.getcwd() not in paths:
         paths.insert(0, os.getcwd())
-    launch.env["PYTHONPATH"] = os.pathsep.join([_auto_directory(), *paths])
+    launch.env["PYTHONPATH"] = os.pathsep.join([str(Path(auto_instrumentation.__file__).parent), *paths])
     return rest
-
-
-def _auto_directory() -> str:
-    from opentelemetry.instrumentation import auto_instrumentation
-
-    return str(Path(auto_instrumentation.__file__).parent)
-
-
-def _variables() -> set[str]:
-    found: set[str] = set()
-    for point in metadata.entry_points(group="opentelemetry_environment_variables"):
-        found.update(name for name in dir(point.load()) if name.startswith("OTEL_"))
-    return found
 
 
 def _shebang(path: str) -> tuple[str | None, tuple[str, ...]]:
@@ -204,9 +217,8 @@ def _shebang(path: str) -> tuple[str | None, tuple[str, ...]]:
     if Path(words[0]).name == "env":
         words = [word for word in words[1:] if word != "-S"]
         words[:1] = [shutil.which(words[0]) or words[0]] if words else []
-    if not words or not _PYTHON.match(Path(words[0]).name):
-        return None, ()
-    return words[0], tuple(words[1:])
+    is_python = words and _PYTHON.match(Path(words[0]).name)
+    return (words[0], tuple(words[1:])) if is_python else (None, ())
 
 
 def _program(launch: Launch, path: str, words: list[str]) -> None:
@@ -227,19 +239,58 @@ def _program(launch: Launch, path: str, words: list[str]) -> None:
 
 
 def _server(launch: Launch, name: str, arguments: list[str]) -> None:
+    known = SERVERS.get(name)
     if name in {"fastmcp", "mcp"} and arguments[:1] == ["run"]:
-        launch.server, launch.app = name, file_of(arguments[1:])
+        launch.server, launch.app = name, _file(arguments[1:])
         transport = option(arguments, "--transport", "-t") or launch.env.get("FASTMCP_TRANSPORT", "stdio")
         launch.transport = transport if transport == "stdio" else None
-        if launch.app is None:
-            launch.unknown = f"no Python file was found among the arguments of {name} run"
+        launch.unknown = None if launch.app else f"no Python file was found among the arguments of {name} run"
         return
-    launch.app = app_of(name, arguments)
-    if name in SERVERS:
-        launch.server, launch.workers = name, workers_of(name, arguments, launch.env)
-        if launch.app is None:
-            launch.unknown = f"no app was found among the arguments of {name}"
-    elif launch.app is not None:
-        launch.server = name
-    else:
+    launch.app = _app(known, arguments)
+    if known is not None:
+        texts = (option(arguments, *known.workers), *(launch.env.get(variable) for variable in known.variables))
+        launch.workers = next((int(text) for text in texts if text and text.isdecimal()), 1)
+        launch.unknown = None if launch.app else f"no app was found among the arguments of {name}"
+    elif launch.app is None:
         launch.unknown = f"{name} is not one of the servers that are understood here"
+    launch.server = name if known is not None or launch.app is not None else None
+
+
+def option(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of an option, written in any of the usual ways."""
+    for at, word in enumerate(arguments):
+        for name in names:
+            if word == name:
+                return arguments[at + 1] if at + 1 < len(arguments) else None
+            if name.startswith("--") and word.startswith(name + "="):
+                return word[len(name) + 1 :]
+            if not name.startswith("--") and word.startswith(name) and not word.startswith("--"):
+                return word[len(name) :]
+    return None
+
+
+def _app(server: _Server | None, arguments: Sequence[str]) -> App | None:
+    """The app that a server is to import; `None` = none is found."""
+    before = ["", *arguments]
+    places = [word for at, word in enumerate(arguments) if before[at] not in {"-b", "--bind", "-k", "--worker-class"}]
+    named = next((word for word in places if _APP.match(word)), None)
+    folder = option(arguments, *(server.folder if server else ())) or os.getcwd()
+    if named is None:
+        bare = arguments[-1] if arguments and server and server.attribute else ""
+        if not _MODULE.match(bare) or (len(arguments) > 1 and arguments[-2].startswith("-")):
+            return None
+        return App(bare, (server and server.attribute) or "", folder=folder)
+    module, _, attribute = named.partition(":")
+    called = attribute.endswith("()")
+    if "(" in attribute and not called:
+        return None
+    return App(module, attribute.removesuffix("()"), factory=called or "--factory" in arguments, folder=folder)
+
+
+def _file(arguments: Sequence[str]) -> App | None:
+    """The app of ``fastmcp run server.py:mcp`` and ``mcp run server.py:mcp``."""
+    named = next((word for word in arguments if word.endswith(".py") or ".py:" in word), None)
+    if named is None:
+        return None
+    file, _, attribute = named.partition(".py:")
+    return App(file=file if file.endswith(".py") else file + ".py", attribute=attribute, folder=os.getcwd())

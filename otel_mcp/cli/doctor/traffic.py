@@ -1,133 +1,135 @@
-"""What the sessions of the last hour show: a host that opens one for each call, a proxy that nobody trusts."""
+"""Our settings, and what the sessions of the last hour show: a host that opens one for each call, a proxy."""
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from datetime import datetime
-from typing import Any, Final, cast
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Final
 
-from otel_mcp.cli.doctor.arguments import option
-from otel_mcp.cli.doctor.finding import Finding, export, ok, skip, warn
-from otel_mcp.cli.doctor.launch import Launch
-from otel_mcp.cli.terminal import clean
-from otel_mcp.settings import PREFIX, Settings
-from otel_mcp.store.redis.cluster import Cluster
-from otel_mcp.store.redis.connect import connect
-from otel_mcp.store.redis.keys import Keys
+from otel_mcp.cli.doctor.launch import Launch, option
+from otel_mcp.cli.doctor.report import Finding, export, fail, ok, skip, warn
+from otel_mcp.cli.document import Document
+from otel_mcp.cli.terminal import clean, counted
+from otel_mcp.settings import PREFIX, Settings, load
 
-NEWEST: Final = 200
-"""Documents that are read at most."""
 _HOUR: Final = 3600.0
 _MANY: Final = 10
-"""Sessions of one client from which it can be said how it goes about them."""
+"""Sessions of one client from which its ways can be known."""
 _CALLS_EACH: Final = 1.25
 _PROXY_FLAGS: Final = ("--proxy-headers", "--forwarded-allow-ips", "--proxy-protocol", "--root-path")
+_TRUSTED: Final = f"{PREFIX}TRUSTED_PROXIES"
+_NO_SESSION: Final = "a client that sends no id and no credential has no session"
 
 
-async def newest(settings: Settings) -> list[dict[str, Any]]:
-    """Read the newest documents, through the index of sessions; at most `NEWEST`, in two round trips.
+class _Warnings(logging.Handler):
+    """Keeps what is logged, in place of every other handler."""
 
-    Raises:
-        redis.RedisError, OSError: Redis does not answer.
-    """
-    keys = Keys(settings.redis_prefix, settings.service_name)
-    client: Any = connect(settings.redis_url or "")
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage().removeprefix("otel_mcp: "))
+
+
+@contextmanager
+def _environment(env: Mapping[str, str]) -> Generator[list[str]]:
+    """Make `env` the environment of this process for a moment, since settings are read from there; what is logged."""
+    before, logger, warnings = dict(os.environ), logging.getLogger("otel_mcp"), _Warnings()
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(warnings)
+    os.environ.clear()
+    os.environ.update(env)
     try:
-        index = ("ZREVRANGE", keys.deadlines, 0, NEWEST - 1)
-        members = (
-            (await client.run_all([index]))[0] if isinstance(client, Cluster) else await client.execute_command(*index)
-        )
-        if isinstance(members, Exception):
-            raise members
-        names = [keys.session(member.decode())[0] for member in members]
-        if not names:
-            return []
-        if isinstance(client, Cluster):
-            texts = await client.run_all([("GET", name) for name in names])
-        else:
-            texts = await client.execute_command("MGET", *names)
+        yield warnings.lines
     finally:
-        with suppress(Exception):
-            await client.aclose()
-    return [document for text in texts if isinstance(text, bytes) and (document := _parsed(text)) is not None]
+        os.environ.clear()
+        os.environ.update(before)
+        logger.propagate = propagates
+        logger.removeHandler(warnings)
 
 
-def _parsed(text: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
-        found: object = json.loads(text)
-        if isinstance(found, dict):
-            return cast("dict[str, Any]", found)
-    return None
+def read(env: Mapping[str, str], redis_url: str | None = None) -> tuple[Settings, list[str]]:
+    """The settings as the server would have them, and each warning that it would log."""
+    with _environment(env) as warnings:
+        return load(redis_url=redis_url), warnings
 
 
-def _at(document: Mapping[str, Any]) -> float:
-    with suppress(ValueError, TypeError):
-        return datetime.fromisoformat(str(document.get("created_at")).replace("Z", "+00:00")).timestamp()
-    return 0.0
+def settings(env: Mapping[str, str], current: Settings, warnings: Iterable[str]) -> Iterator[Finding]:
+    """Settings of ours that cannot be used, contradict one another, or are spelled wrongly."""
+    known, is_well = {name.upper() for name in Settings.model_fields}, True
+    for line in warnings:
+        name = next((word.strip(",:;") for word in line.split() if word.startswith(PREFIX)), None)
+        yield warn(line, f"unset {name}" if name is not None else None)
+        is_well = False
+    for variable, value in sorted(env.items()):
+        name = variable.removeprefix(PREFIX).upper()
+        if variable.startswith(PREFIX) and name not in known:
+            close = get_close_matches(name, known, 1)
+            mend = f'export {PREFIX}{close[0]}="${variable}"' if close else f"unset {variable}"
+            yield warn(f"there is no setting {variable}", mend)
+            is_well = False
+        # Files of variables for containers are read without a shell, which would have taken quotes away.
+        if variable.startswith("OTEL_") and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            yield warn(f"the value of {variable} has its quotes in it", f'export {variable}="${{{variable}:1:-1}}"')
+            is_well = False
+    if not env.get("OTEL_SERVICE_NAME") and current.service_name.startswith("unknown_service"):
+        yield warn("the service has no name", export("OTEL_SERVICE_NAME", "my-mcp-server"))
+    elif is_well:
+        given = sum(name.startswith(PREFIX) for name in env)
+        yield ok(f"service {current.service_name}, {counted(given, 'setting')} of ours")
 
 
-def _is_of_a_client(document: Mapping[str, Any]) -> bool:
-    """Whether it counts as a session: what became part of a conversation does not."""
-    ended: object = document.get("ended")
-    return not (isinstance(ended, dict) and cast("dict[str, Any]", ended).get("reason") == "replaced")
-
-
-def one_session_a_call(documents: Iterable[Mapping[str, Any]], now: float | None = None) -> list[Finding]:
-    """A host that opens a session for each call makes sessions say nothing."""
-    since = (now if now is not None else time.time()) - _HOUR
-    sessions, calls = Counter[str](), Counter[str]()
+def sessions(documents: Sequence[Document]) -> Iterator[Finding]:
+    """A host that opens a session for each call makes sessions mean nothing."""
+    since, count, calls = time.time() - _HOUR, Counter[str](), Counter[str]()
     for document in documents:
-        count = document.get("tool_call_count")
-        if _at(document) >= since and _is_of_a_client(document) and isinstance(count, int) and count > 0:
-            client = str(document.get("client_name") or "unknown")
-            sessions[client] += 1
-            calls[client] += count
-    findings = [
-        warn(
-            "sessions",
-            f"{clean(client, 64)}: {count:,} sessions for {calls[client]:,} calls in the last hour, one for each",
+        # What became part of a conversation does not count as a session.
+        if (document.created or 0) >= since and document.ended_by != "replaced" and document.call_count > 0:
+            client = document.facts["client_name"] or "unknown"
+            count[client] += 1
+            calls[client] += document.call_count
+    guilty = [name for name, many in count.most_common() if many >= _MANY and calls[name] <= many * _CALLS_EACH]
+    for name in guilty:
+        yield warn(
+            f"{clean(name, 64)}: {count[name]:,} sessions for {calls[name]:,} calls in the last hour, one for each",
             f"export {PREFIX}CONVERSATION_KEYS=NAME  # the name in params._meta of what the host calls a conversation",
         )
-        for client, count in sessions.most_common()
-        if count >= _MANY and calls[client] <= count * _CALLS_EACH
-    ]
-    if findings:
-        return findings
-    total = sum(sessions.values())
-    return [ok("sessions", f"{total:,} sessions with {sum(calls.values()):,} calls in the last hour")]
+    if not guilty:
+        found = f"{counted(count.total(), 'session')} with {counted(calls.total(), 'call')}"
+        yield ok(f"{found} in the last hour")
 
 
-def proxy(settings: Settings, launch: Launch, documents: Iterable[Mapping[str, Any]] | None) -> list[Finding]:
+def proxy(current: Settings, launch: Launch, documents: Sequence[Document] | None) -> Iterator[Finding]:
     """Behind a proxy that is not trusted, a client without an id or a credential has no session."""
-    variable = f"{PREFIX}TRUSTED_PROXIES"
-    if settings.trusted_proxies:
-        return [ok("proxy", f"{settings.proxy_header} is believed from {', '.join(settings.trusted_proxies)}")]
-    without = "clients that send neither an id nor a credential have no session"
     asked = option(launch.program, "--forwarded-allow-ips") or launch.env.get("FORWARDED_ALLOW_IPS")
-    if asked or any(word in _PROXY_FLAGS for word in launch.program):
-        mend = export(variable, asked if asked and asked != "*" else "10.0.0.0/8")
-        return [warn("proxy", f"the server is behind a proxy, and {variable} is not set: {without}", mend)]
-    sources = Counter(str(document.get("source")) for document in documents or ())
-    if documents is not None and sources and set(sources) == {"none"}:
-        mend = export(variable, "10.0.0.0/8")
-        return [warn("proxy", f"no session has a source: {without}, unless their proxy is trusted", mend)]
-    return [ok("proxy", f"none is trusted: {without}")]
+    mend = export(_TRUSTED, asked if asked and asked != "*" else "10.0.0.0/8")
+    if current.trusted_proxies:
+        yield ok(f"{current.proxy_header} is believed from {', '.join(current.trusted_proxies)}")
+    elif asked or any(word in _PROXY_FLAGS for word in launch.program):
+        yield warn(f"the server is behind a proxy that {_TRUSTED} does not name: {_NO_SESSION}", mend)
+    elif documents and all(document.facts["source"] == "none" for document in documents):
+        yield warn(f"no session has a source: if a proxy is in front, {_TRUSTED} must name it", mend)
+    else:
+        yield ok(f"no proxy is named in {_TRUSTED}; behind one, {_NO_SESSION}")
 
 
-def hash_key(settings: Settings, launch: Launch) -> list[Finding]:
+def hash_key(current: Settings, launch: Launch) -> Iterator[Finding]:
     """Processes without a common key do not recognise one another's clients."""
-    variable = f"{PREFIX}HASH_KEY"
-    if settings.hash_key is not None:
-        return [ok("hash-key", f"{variable} is set")]
-    if settings.redis_url is not None:
-        return [ok("hash-key", "shared through Redis")]
-    if launch.workers > 1:
-        found = f"{launch.workers} workers without Redis have {launch.workers} keys: none knows the others' clients"
-        return [Finding("hash-key", "FAIL", found, f'export {variable}="$(openssl rand -hex 32)"')]
-    if not launch.given:
-        return [skip("hash-key", f"one for each process: without Redis, several replicas need {variable}")]
-    return [ok("hash-key", "one process needs no common key")]
+    variable, workers = f"{PREFIX}HASH_KEY", launch.workers
+    if current.hash_key is not None:
+        yield ok(f"{variable} is set")
+    elif current.redis_url is not None:
+        yield ok("shared through Redis")
+    elif workers > 1:
+        found = f"{workers} workers without Redis have {workers} keys: none knows the others' clients"
+        yield fail(found, f'export {variable}="$(openssl rand -hex 32)"')
+    elif not launch.given:
+        yield skip(f"one for each process: without Redis, several replicas need {variable}")
+    else:
+        yield ok("one process needs no common key")

@@ -14,14 +14,12 @@ from typing import Any, cast
 
 import pytest
 
-from otel_mcp.cli.doctor import configuration, exporters, instrumentation, packages, traffic
-from otel_mcp.cli.doctor.arguments import App
-from otel_mcp.cli.doctor.diagnosis import ORDER, Diagnosis
-from otel_mcp.cli.doctor.finding import DOCS, Finding
+from otel_mcp.cli.doctor import ORDER, exporters, server, traffic
 from otel_mcp.cli.doctor.inspection import Distribution, Inventory, Loaded
-from otel_mcp.cli.doctor.launch import Launch, read
-from otel_mcp.cli.doctor.report import as_lines, summary
-from otel_mcp.cli.terminal import Terminal, When
+from otel_mcp.cli.doctor.launch import App, Launch, read
+from otel_mcp.cli.doctor.report import DOCS, INSTALL, Finding, as_json, as_lines, summary
+from otel_mcp.cli.document import Document, parse
+from otel_mcp.cli.terminal import Terminal
 from otel_mcp.settings import Settings
 from tests.support.doctor import unwell
 
@@ -34,10 +32,10 @@ REQUIRES = (
     "rich>=13.7; extra == 'cli'",
 )
 HEALTHY = {
-    "otel-mcp-sessions": Distribution("0.1.0", REQUIRES),
-    "redis": Distribution("8.0"),
-    "pydantic": Distribution("2.11"),
-    "mcp": Distribution("2.3.0"),
+    "otel-mcp-sessions": Distribution(version="0.1.0", requires=REQUIRES),
+    "redis": Distribution(version="8.0", requires=()),
+    "pydantic": Distribution(version="2.11", requires=()),
+    "mcp": Distribution(version="2.3.0", requires=()),
 }
 POINTS = {
     "opentelemetry_instrumentor": [("otel_mcp", "otel_mcp.instrumentor:MCPInstrumentor", "otel-mcp-sessions")],
@@ -58,7 +56,7 @@ def inventory(points: dict[str, list[tuple[str, str, str]]] | None = None, **dis
         if version is None:
             del held[name]
         else:
-            held[name] = Distribution(version, held[name].requires if name in held else ())
+            held[name] = Distribution(version=version, requires=held[name]["requires"] if name in held else ())
     return Inventory("/venv/bin/python", "3.12.1", held, {**POINTS, **(points or {})}, "otel_mcp/__init__.py")
 
 
@@ -75,7 +73,7 @@ def inventory(points: dict[str, list[tuple[str, str, str]]] | None = None, **dis
     ],
 )
 def test_floors_of_versions(distributions: dict[str, str | None], status: str, words: str) -> None:
-    (finding,) = packages.versions(inventory(**cast("Any", distributions)))
+    (finding,) = server.versions(inventory(**cast("Any", distributions)))
 
     assert finding.status == status
     assert words in finding.found
@@ -84,22 +82,28 @@ def test_floors_of_versions(distributions: dict[str, str | None], status: str, w
 def test_package_that_is_not_installed() -> None:
     nothing = Inventory("/venv/bin/python", "3.12.1", {}, {}, None)
     checkout = Inventory("/venv/bin/python", "3.12.1", {}, {}, "/src/otel_mcp/__init__.py")
-    over = Inventory("p", "3", {**HEALTHY, "otel-mcp": Distribution("1", (), provides_module=True)}, POINTS, None)
+    over = Inventory(
+        "p", "3", {**HEALTHY, "otel-mcp": Distribution(version="1", requires=(), provides_module=True)}, POINTS, None
+    )
 
-    assert packages.installed(nothing, Launch({}))[0].mend == "python -m pip install 'otel-mcp-sessions[otlp]'"
-    assert "nothing that opentelemetry-instrument finds" in packages.installed(checkout, Launch({}))[0].found
-    assert "has written over the module" in packages.installed(over, Launch({}))[0].found
-    assert packages.installed(inventory(), Launch({}))[0].status == "ok"
+    missing, in_checkout, overwritten, fine = (
+        next(server.package(each, Launch({}))) for each in (nothing, checkout, over, inventory())
+    )
+
+    assert missing.mend == "python -m pip install 'otel-mcp-sessions[otlp]'  # in a checkout: '.[otlp]'"
+    assert "nothing that opentelemetry-instrument finds" in in_checkout.found
+    assert "has written over the module" in overwritten.found
+    assert fine.status == "ok"
 
 
 def test_wrapper_and_server_of_different_environments() -> None:
     launch = Launch({}, ["uvicorn", "app:app"], interpreter="/a/bin/python", wrapper_interpreter="/b/bin/python")
 
-    (finding,) = packages.installed(inventory(), launch)
+    (finding,) = server.package(inventory(), launch)
 
     assert finding.found == "opentelemetry-instrument belongs to /b/bin/python, but uvicorn runs in /a/bin/python"
     assert finding.mend == (
-        "/a/bin/python -m pip install 'otel-mcp-sessions[otlp]' && /a/bin/opentelemetry-instrument uvicorn ..."
+        "/a/bin/python -m pip install opentelemetry-distro && /a/bin/opentelemetry-instrument uvicorn ..."
     )
 
 
@@ -138,9 +142,9 @@ def test_exporters_and_what_belongs_to_them(variables: dict[str, str], status: s
 
 
 def test_exporters_that_are_not_installed() -> None:
-    assert exporters.read({}, inventory({"opentelemetry_configurator": []})).findings[0].mend == exporters.INSTALL
+    assert exporters.read({}, inventory({"opentelemetry_configurator": []})).findings[0].mend == INSTALL
     none = inventory({f"opentelemetry_{signal}_exporter": [] for signal in exporters.SIGNALS})
-    assert {finding.mend for finding in exporters.read({}, none).findings} == {exporters.INSTALL}
+    assert {finding.mend for finding in exporters.read({}, none).findings} == {INSTALL}
 
 
 def test_exporter_of_the_other_protocol_is_installed() -> None:
@@ -154,7 +158,7 @@ def test_exporter_of_the_other_protocol_is_installed() -> None:
 def test_distro_that_is_not_installed_sets_no_exporter() -> None:
     findings = exporters.read({"OTEL_PYTHON_DISTRO": "aws"}, inventory()).findings
 
-    assert unwell(findings) == [("exporters", "FAIL"), ("exporters", "warn")]
+    assert [finding.status for finding in findings] == ["FAIL", "warn"]
 
 
 def test_targets_are_those_of_the_exporters() -> None:
@@ -186,7 +190,7 @@ def test_targets_are_those_of_the_exporters() -> None:
     ],
 )
 def test_what_is_switched_off(variables: dict[str, str], mend: str | None) -> None:
-    (finding,) = instrumentation.switched_off(variables)
+    (finding,) = server.sdk(variables)
 
     assert finding.mend == mend
     assert (finding.status == "ok") is (mend is None)
@@ -203,7 +207,7 @@ def test_what_is_switched_off(variables: dict[str, str], mend: str | None) -> No
     ],
 )
 def test_names_that_are_disabled(names: str, mend: str | None) -> None:
-    (finding,) = instrumentation.disabled({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": names})
+    (finding,) = server.disabled({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": names})
 
     assert finding.mend == mend
     assert (finding.status == "ok") is (mend is None)
@@ -223,7 +227,7 @@ def test_names_that_are_disabled(names: str, mend: str | None) -> None:
 def test_commands_that_do_not_load_the_instrumentation(command: str, mend: str | None) -> None:
     launch = read(command.split(), {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
 
-    (finding,) = instrumentation.started(launch, Loaded(instrumented=launch.app is None))
+    (finding,) = server.start(launch, Loaded(instrumented=launch.app is None))
 
     assert (finding.status, finding.mend) == ("FAIL", mend)
     assert "hunter2" not in str(finding)
@@ -233,11 +237,12 @@ def test_script_that_loads_the_instrumentation_itself(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text("from otel_mcp import MCPInstrumentor\n")
     launch = read([sys.executable, str(tmp_path / "main.py")], dict(os.environ))
 
-    assert instrumentation.started(launch, Loaded(instrumented=True))[0].status == "skip"
+    (finding,) = server.start(launch, Loaded(instrumented=True))
+    assert finding.status == "skip"
 
 
 def test_command_that_is_found_beside_the_interpreter_only() -> None:
-    (finding,) = instrumentation.started(read(["uvicorn", "app:app"], {"PATH": "/nosuch"}), None)
+    (finding,) = server.start(read(["uvicorn", "app:app"], {"PATH": "/nosuch"}), None)
 
     assert finding.mend == f'export PATH={Path(sys.executable).parent}:"$PATH"'
 
@@ -250,12 +255,12 @@ def test_sdk_in_none_of_its_known_shapes() -> None:
         ("starlette.applications", "Starlette.__call__", "attached"),
     ])  # fmt: skip
 
-    (finding,) = instrumentation.seams(loaded, inventory(), launch, is_loaded=True)
+    (finding,) = server.seams(loaded, inventory(), launch, is_loaded=True)
 
     assert finding.status == "FAIL"
     assert finding.found.startswith("the MCP SDK 2.3.0 has none of the places that we know")
     loaded.seams[0] = ("mcp.server.runner", "ServerRunner._compose_server_middleware", "attached")
-    assert unwell(instrumentation.seams(loaded, inventory(), launch, is_loaded=True)) == []
+    assert unwell(server.seams(loaded, inventory(), launch, is_loaded=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,7 @@ def test_imports_that_fail(error: str, missing: str, mend: str | None) -> None:
     launch = Launch({}, given=True, server="uvicorn", app=App("shop.asgi", "app"))
     loaded = Loaded(app={"app": None, "error": error, "missing": missing, "where": "app.py:3"})
 
-    (finding,) = instrumentation.seams(loaded, inventory(), launch, is_loaded=True)
+    (finding,) = server.seams(loaded, inventory(), launch, is_loaded=True)
 
     assert (finding.status, finding.mend) == ("FAIL", mend)
     assert "at app.py:3" in finding.found
@@ -283,7 +288,7 @@ def test_imports_that_fail(error: str, missing: str, mend: str | None) -> None:
 def test_siblings_that_do_not_load(kind: str, status: str) -> None:
     facts = {"sibling": "x", "kind": kind, "dist": "x 1.0", "error": "E", "where": "f:1", "why": "asgi 1.0"}
 
-    (finding,) = instrumentation.siblings(Loaded(siblings=[facts]), inventory(), {"other"})
+    (finding,) = server.siblings(Loaded(siblings=[facts]), inventory(), {"other"})
 
     assert finding.status == status
     assert kind == "distro" or finding.mend == "export OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=other,x"
@@ -292,6 +297,11 @@ def test_siblings_that_do_not_load(kind: str, status: str) -> None:
 def _documents(client: str, sessions: int, calls: int, ago: float = 60, **more: Any) -> list[dict[str, Any]]:
     created = datetime.fromtimestamp(time.time() - ago, timezone.utc).isoformat().replace("+00:00", "Z")
     return [{"client_name": client, "created_at": created, "tool_call_count": calls, **more} for _ in range(sessions)]
+
+
+def _parsed(documents: list[dict[str, Any]]) -> list[Document]:
+    read = (parse(json.dumps({"session_id": "x", **document}).encode()) for document in documents)
+    return [document for document in read if document is not None]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +318,7 @@ def _documents(client: str, sessions: int, calls: int, ago: float = 60, **more: 
     ],
 )
 def test_hosts_that_open_a_session_a_call(documents: list[dict[str, Any]], clients: list[str]) -> None:
-    findings = traffic.one_session_a_call(documents)
+    findings = traffic.sessions(_parsed(documents))
 
     assert [finding.found.split(":")[0] for finding in findings if finding.status == "warn"] == clients
 
@@ -334,26 +344,33 @@ def test_proxy_that_is_not_trusted(
     assert finding.mend == (mend and f"export OTEL_PYTHON_MCP_TRUSTED_PROXIES={mend}")
 
 
-def test_sessions_that_all_have_no_source() -> None:
-    assert traffic.proxy(Settings(), Launch({}), [{"source": "none"}])[0].status == "warn"
-    assert traffic.proxy(Settings(), Launch({}), [{"source": "none"}, {"source": "header"}])[0].status == "ok"
+@pytest.mark.parametrize(("sources", "status"), [(["none"], "warn"), (["none", "header"], "ok"), ([], "ok")])
+def test_sessions_that_all_have_no_source(sources: list[str], status: str) -> None:
+    documents = _parsed([{"source": source} for source in sources])
+
+    (finding,) = traffic.proxy(Settings(), Launch({}), documents)
+
+    assert finding.status == status
+
+
+def _settings(env: dict[str, str]) -> list[Finding]:
+    return list(traffic.settings(env, *traffic.read(env)))
 
 
 def test_settings_are_those_of_the_given_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_PYTHON_MCP_REDIS_PREFIX", "mine:")
+    env = {"OTEL_SERVICE_NAME": "shop", "OTEL_PYTHON_MCP_SESSION_TTL": "60"}
 
-    settings, findings = configuration.read({"OTEL_SERVICE_NAME": "shop", "OTEL_PYTHON_MCP_SESSION_TTL": "60"})
+    settings, _ = traffic.read(env)
 
     assert (settings.redis_prefix, settings.session_ttl, settings.service_name) == ("", 60, "shop")
-    assert unwell(findings) == []
+    assert [finding.found for finding in _settings(env)] == ["service shop, 1 setting of ours"]
 
 
 def test_quotes_that_are_part_of_a_value() -> None:
-    _, findings = configuration.read(
-        {"OTEL_SERVICE_NAME": "'shop'", "OTEL_EXPORTER_OTLP_HEADERS": '"a=hunter2"', "A": "'b'"}
-    )
+    findings = _settings({"OTEL_SERVICE_NAME": "'shop'", "OTEL_EXPORTER_OTLP_HEADERS": '"a=hunter2"', "A": "'b'"})
 
-    assert unwell(findings) == [("settings", "warn")] * 2
+    assert [finding.status for finding in findings] == ["warn", "warn"]
     assert findings[1].mend == 'export OTEL_SERVICE_NAME="${OTEL_SERVICE_NAME:1:-1}"'
     assert "hunter2" not in str(findings)
 
@@ -365,23 +382,22 @@ def test_variables_that_come_too_late(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = f"opentelemetry-instrument uvicorn app:app --env-file {tmp_path / 'env'}"
 
-    (finding,) = instrumentation.started(read(command.split(), {"PATH": path}), None)
+    (finding,) = server.start(read(command.split(), {"PATH": path}), None)
 
     assert finding.status == "warn"
     assert finding.found.startswith("OTEL_PYTHON_MCP_REDIS_URL, OTEL_SERVICE_NAME of --env-file come after")
     assert finding.mend == f"set -a; . {tmp_path / 'env'}; set +a"
 
 
-def _diagnosis() -> Diagnosis:
-    return Diagnosis([
-        Finding("redis", "warn", "a\tb\x1b[31m", "export A=1"),
-        Finding("sdk", "FAIL", "off", "unset B"),
-        Finding("package", "ok", "fine"),
-    ])  # fmt: skip
+FINDINGS = [
+    Finding("ok", "fine", check="package"),
+    Finding("FAIL", "off", "unset B", "sdk"),
+    Finding("warn", "a\tb\x1b[31m", "export A=1", "redis"),
+]
 
 
 def test_lines_for_a_pipe_and_for_a_person(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    as_lines(Terminal(), _diagnosis())
+    as_lines(Terminal(), FINDINGS)
     assert capsys.readouterr().out.splitlines() == [
         f"ok\tpackage\tfine\t\t{DOCS}#package",
         f"FAIL\tsdk\toff\tunset B\t{DOCS}#sdk",
@@ -391,20 +407,21 @@ def test_lines_for_a_pipe_and_for_a_person(monkeypatch: pytest.MonkeyPatch, caps
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", screen)
-    as_lines(Terminal(When.NEVER), _diagnosis())
-    assert screen.getvalue().splitlines()[:4] == [
+    as_lines(Terminal("never"), FINDINGS)
+    assert screen.getvalue().splitlines() == [
         "ok    package      fine",
         "FAIL  sdk          off",
         "                   unset B",
-        f"                   {DOCS}#sdk",
+        "warn  redis        a\ufffdb\ufffd[31m",
+        "                   export A=1",
     ]
-    as_lines(Terminal(When.ALWAYS), _diagnosis())
+    as_lines(Terminal("always"), FINDINGS)
     assert "\x1b[31mFAIL \x1b[0m" in screen.getvalue()
 
 
 def test_summary_counts() -> None:
-    assert summary(_diagnosis()) == f"1 stops telemetry, 1 warning ({DOCS})"
-    assert summary(Diagnosis([Finding("sdk", "ok", "")])) == "nothing stops telemetry (1 checks)"
+    assert summary(FINDINGS) == f"1 stops telemetry, 1 warning; {DOCS} explains each check"
+    assert summary(FINDINGS[:1]) == "nothing stops telemetry (1 check)"
 
 
 def test_every_check_has_a_section_in_the_documentation() -> None:
@@ -414,9 +431,7 @@ def test_every_check_has_a_section_in_the_documentation() -> None:
 
 
 def test_report_is_json_with_a_schema() -> None:
-    from otel_mcp.cli.doctor.report import as_json
-
-    report = json.loads(as_json(_diagnosis()))
+    report = json.loads(as_json(FINDINGS))
 
     assert report["healthy"] is False
     assert report["summary"] == {"ok": 1, "warn": 1, "fail": 1, "skip": 0}

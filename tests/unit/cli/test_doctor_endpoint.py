@@ -19,15 +19,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 
 from examples.demo.otlp_receiver import OtlpReceiver
 from otel_mcp.cli.doctor import endpoint, exporters
-from otel_mcp.cli.doctor.finding import Finding
-from otel_mcp.cli.doctor.inspection import Distribution, Inventory
+from otel_mcp.cli.doctor.inspection import Inventory
+from otel_mcp.cli.doctor.report import Finding
 
 COMMON = "OTEL_EXPORTER_OTLP_ENDPOINT"
 GROUPS = {f"opentelemetry_{signal}_exporter" for signal in exporters.SIGNALS}
 INSTALLED = Inventory(
     "python",
     "3.11",
-    {"opentelemetry-distro": Distribution("1")},
+    {"opentelemetry-distro": {"version": "1", "requires": []}},
     {
         **{group: [(name, "", "") for name in ("otlp_proto_grpc", "otlp_proto_http")] for group in GROUPS},
         "opentelemetry_distro": [("distro", "", "")],

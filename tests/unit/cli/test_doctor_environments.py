@@ -13,14 +13,14 @@ import pytest
 from examples.demo.otlp_receiver import OtlpReceiver
 from otel_mcp.cli.app import run
 from otel_mcp.cli.doctor.inspection import Inspection, Inventory, Loaded
-from otel_mcp.cli.doctor.instrumentation import seams
 from otel_mcp.cli.doctor.launch import read
+from otel_mcp.cli.doctor.redis import acl
 from otel_mcp.cli.doctor.report import as_json
-from otel_mcp.cli.doctor.store import acl
+from otel_mcp.cli.doctor.server import seams
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
-from tests.support.doctor import Environment, only, unwell
+from tests.support.doctor import Environment, Shared, only, unwell
 from tests.support.stores import Server, delta, facts, flush, free_port
 
 
@@ -35,6 +35,7 @@ def environment(
     tmp_path: Path, valkey_url: str, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> Environment:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("otel_mcp.cli.doctor.Inspection", Shared)
     return Environment(
         tmp_path,
         {
@@ -56,7 +57,7 @@ def environment(
 def test_healthy_environment_has_no_finding(environment: Environment, receiver: OtlpReceiver, app: str) -> None:
     environment.app(app)
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == []
     assert "patches" in only(findings, "seams").found
@@ -67,7 +68,7 @@ def test_healthy_environment_has_no_finding(environment: Environment, receiver: 
 def test_sdk_that_is_disabled(environment: Environment) -> None:
     environment.variables["OTEL_SDK_DISABLED"] = "true"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("sdk", "FAIL")]
     assert only(findings, "sdk").mend == "unset OTEL_SDK_DISABLED"
@@ -76,7 +77,7 @@ def test_sdk_that_is_disabled(environment: Environment) -> None:
 def test_exporter_whose_package_is_missing(environment: Environment) -> None:
     environment.variables["OTEL_METRICS_EXPORTER"] = "prometheus"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("exporters", "FAIL")]
     assert only(findings, "exporters").mend == "python -m pip install opentelemetry-exporter-prometheus"
@@ -85,7 +86,7 @@ def test_exporter_whose_package_is_missing(environment: Environment) -> None:
 def test_flag_of_the_command_counts_like_its_variable(environment: Environment) -> None:
     environment.command = "opentelemetry-instrument --traces_exporter none uvicorn app:app"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("exporters", "warn")]
     assert only(findings, "exporters").mend == "export OTEL_TRACES_EXPORTER=otlp"
@@ -94,7 +95,7 @@ def test_flag_of_the_command_counts_like_its_variable(environment: Environment) 
 def test_endpoint_that_refuses(environment: Environment) -> None:
     environment.variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("endpoint", "FAIL")]
     assert only(findings, "endpoint").found.endswith("refuses connections: nobody listens there")
@@ -103,7 +104,7 @@ def test_endpoint_that_refuses(environment: Environment) -> None:
 def test_grpc_exporter_at_an_http_port(environment: Environment) -> None:
     environment.variables["OTEL_EXPORTER_OTLP_PROTOCOL"] = "grpc"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("endpoint", "FAIL")]
     assert only(findings, "endpoint").mend == "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
@@ -113,7 +114,7 @@ def test_grpc_exporter_at_an_http_port(environment: Environment) -> None:
 def test_instrumentation_that_is_disabled_by_name(environment: Environment) -> None:
     environment.variables["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "redis, otel_mcp,urllib3"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("disabled", "FAIL"), ("seams", "skip")]
     assert only(findings, "disabled").mend == "export OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=redis,urllib3"
@@ -136,7 +137,7 @@ def test_sibling_that_raises(environment: Environment) -> None:
     points = "[opentelemetry_instrumentor]\nbroken = broken_sibling_module:Instrumentor\n"
     environment.distribution("broken-sibling", SIBLING, points)
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("siblings", "FAIL")]
     sibling = only(findings, "siblings")
@@ -144,7 +145,7 @@ def test_sibling_that_raises(environment: Environment) -> None:
     assert "RuntimeError at " in sibling.found
     assert sibling.mend == "export OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=broken"
     environment.variables["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "broken"
-    assert unwell(environment.diagnose().sorted()) == []
+    assert unwell(environment.diagnose()) == []
 
 
 def test_pins_that_conflict_and_a_second_instrumentation_of_mcp(environment: Environment) -> None:
@@ -156,7 +157,7 @@ def test_pins_that_conflict_and_a_second_instrumentation_of_mcp(environment: Env
         "0.62.4",
     )
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("versions", "warn"), ("siblings", "warn")]
     assert "needs opentelemetry-api==1.0, but opentelemetry-api 1." in only(findings, "versions").found
@@ -168,7 +169,7 @@ def test_pins_that_conflict_and_a_second_instrumentation_of_mcp(environment: Env
 def test_command_that_does_not_load_the_instrumentation(environment: Environment) -> None:
     environment.command = "uvicorn app:app"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("start", "FAIL"), ("seams", "skip")]
     assert only(findings, "start").mend == "opentelemetry-instrument uvicorn app:app"
@@ -183,7 +184,7 @@ def test_app_that_loads_the_instrumentation_itself(environment: Environment) -> 
         app = Starlette()
     """)
 
-    assert unwell(environment.diagnose().sorted()) == []
+    assert unwell(environment.diagnose()) == []
 
 
 def test_app_that_puts_the_original_back(environment: Environment) -> None:
@@ -193,7 +194,7 @@ def test_app_that_puts_the_original_back(environment: Environment) -> None:
         app = Starlette()
     """)
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("seams", "FAIL")]
     assert "starlette.applications: Starlette.__call__" in only(findings, "seams").found
@@ -205,12 +206,12 @@ def test_bare_app_on_a_server_that_no_seam_knows(environment: Environment) -> No
     server.chmod(0o755)
     environment.command = f"opentelemetry-instrument {server} app:app"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("seams", "FAIL")]
     assert (only(findings, "seams").mend or "").startswith("app = MCPMiddleware(app)")
     environment.app("from starlette.applications import Starlette\napp = Starlette()")
-    assert unwell(environment.diagnose().sorted()) == []
+    assert unwell(environment.diagnose()) == []
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_bare_app_on_a_server_that_no_seam_knows(environment: Environment) -> No
 def test_app_that_cannot_be_imported(environment: Environment, text: str, found: str) -> None:
     environment.app(text)
 
-    seams = only(environment.diagnose().sorted(), "seams")
+    seams = only(environment.diagnose(), "seams")
 
     assert seams.status in {"FAIL", "warn"}
     assert seams.found.startswith(found)
@@ -252,12 +253,12 @@ def test_workers_without_redis_and_without_a_hash_key(environment: Environment) 
     del environment.variables["OTEL_PYTHON_MCP_REDIS_URL"]
     environment.command += " --workers 4"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("redis", "warn"), ("hash-key", "FAIL")]
     assert (only(findings, "hash-key").mend or "").startswith("export OTEL_PYTHON_MCP_HASH_KEY=")
     environment.variables["OTEL_PYTHON_MCP_HASH_KEY"] = "hunter2"
-    assert unwell(environment.diagnose().sorted()) == [("redis", "warn")]
+    assert unwell(environment.diagnose()) == [("redis", "warn")]
 
 
 def test_one_session_a_call(environment: Environment, valkey_url: str) -> None:
@@ -267,7 +268,7 @@ def test_one_session_a_call(environment: Environment, valkey_url: str) -> None:
         for number in range(12)
     ]))  # fmt: skip
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("sessions", "warn")]
     assert only(findings, "sessions").found.startswith("langchain: 12 sessions for 12 calls in the last hour")
@@ -283,7 +284,7 @@ def test_settings_that_cannot_be_used_or_do_not_exist(environment: Environment) 
     environment.variables["OTEL_PYTHON_MCP_SESSION_TTL"] = "an hour"
     environment.variables["OTEL_PYTHON_MCP_REDIS_URI"] = "redis://:hunter2@cache"
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("settings", "warn")] * 2
     assert [finding.mend for finding in findings if finding.check == "settings"] == [
@@ -302,7 +303,7 @@ def test_namesake_in_our_place(environment: Environment) -> None:
     python.chmod(0o755)
     environment.command = f"opentelemetry-instrument {python} -m uvicorn app:app"
 
-    package = only(environment.diagnose().sorted(), "package")
+    package = only(environment.diagnose(), "package")
 
     assert package.status == "FAIL"
     assert "somebody else's project" in package.found
@@ -327,9 +328,9 @@ def test_check_that_fails_itself_stops_no_other(environment: Environment, monkey
     def broken(_: object) -> list[object]:
         raise RuntimeError("hunter2")
 
-    monkeypatch.setattr("otel_mcp.cli.doctor.instrumentation.switched_off", broken)
+    monkeypatch.setattr("otel_mcp.cli.doctor.server.sdk", broken)
 
-    findings = environment.diagnose().sorted()
+    findings = environment.diagnose()
 
     assert unwell(findings) == [("sdk", "warn")]
     assert only(findings, "sdk").found == "the check itself failed: RuntimeError"
@@ -371,7 +372,7 @@ def test_redis_with_what_a_server_needs_and_no_more(environment: Environment) ->
         client.execute_command("ACL", "SETUSER", "shop", "on", ">right")
         client.execute_command(*acl("shop", "").removeprefix("redis-cli ").replace("'", "").split())
         environment.variables["OTEL_PYTHON_MCP_REDIS_URL"] = f"redis://shop:right@127.0.0.1:{server.port}"
-        findings = environment.diagnose().sorted()
+        findings = environment.diagnose()
         asyncio.run(_write(environment.variables["OTEL_PYTHON_MCP_REDIS_URL"], environment.service, [
             delta(1, of=facts("a", time.time()), at=time.time())
         ]))  # fmt: skip
@@ -387,7 +388,7 @@ def test_redis_that_is_hung_holds_nothing_up(environment: Environment) -> None:
     try:
         server.hang()
         environment.variables["OTEL_PYTHON_MCP_REDIS_URL"] = server.url
-        findings = environment.diagnose().sorted()
+        findings = environment.diagnose()
     finally:
         server.resume()
         server.close()

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_mcp.cli.doctor.arguments import App
-from otel_mcp.cli.doctor.launch import Launch, read
+from otel_mcp.cli.doctor.launch import App, Launch, read
 
 BIN = Path(sys.executable).parent
 

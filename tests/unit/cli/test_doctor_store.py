@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.cli.doctor import store, traffic
-from otel_mcp.cli.doctor.finding import Finding
+from otel_mcp.cli.doctor import redis
+from otel_mcp.cli.doctor.report import Finding, guarded
+from otel_mcp.cli.document import Document
+from otel_mcp.cli.store import Reader
 from otel_mcp.settings import Settings
 from tests.support.doctor import only, unwell
 from tests.support.stores import Server, free_port
@@ -23,7 +25,16 @@ from tests.support.waiting import wait_until
 
 
 def found(url: str | None, **settings: Any) -> list[Finding]:
-    return asyncio.run(store.check(Settings(redis_url=url, service_name="shop", **settings)))
+    return asyncio.run(guarded("redis", redis.check(Settings(redis_url=url, service_name="shop", **settings)), 8))
+
+
+async def newest(url: str) -> list[Document]:
+    """What the index and a scan of all keys find."""
+    reader = Reader(Settings(redis_url=url))
+    members, _ = await reader.index(10)
+    documents = [*await reader.documents(name for name, _ in members), *await reader.scan("", 10, is_of_any=True)]
+    await reader.aclose()
+    return documents
 
 
 @contextmanager
@@ -149,7 +160,7 @@ def test_commands_that_are_asked_about_are_all_that_we_use() -> None:
     python = "".join(path.read_text() for path in sources.iterdir() if path.name.endswith(".py"))
     used = set(re.findall(r"p?call\('([A-Z]+)'", scripts)) | set(re.findall(r'Run\(\s*"([A-Z]+)"', python))
 
-    asked = {command.split()[0] for command in store.SESSION_COMMANDS + store.INDEX_COMMANDS}
+    asked = {command.split()[0] for command in redis.SESSION_COMMANDS + redis.INDEX_COMMANDS}
 
     assert asked == used | {"EVAL", "EVALSHA"}
 
@@ -157,7 +168,7 @@ def test_commands_that_are_asked_about_are_all_that_we_use() -> None:
 def test_documented_rules_are_those_that_are_proposed() -> None:
     text = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text()
 
-    assert store.acl("shop", "") in " ".join(text.replace("\\\n", " ").split())
+    assert redis.acl("shop", "") in " ".join(text.replace("\\\n", " ").split())
 
 
 @pytest.mark.parametrize(
@@ -232,7 +243,7 @@ def test_cluster_and_its_scheme(server: Server) -> None:
         node.client().config_set("maxmemory-policy", "allkeys-lru")
         node.client().config_set("maxmemory", "100mb")
         evicting = found(f"redis+cluster://{at}")
-        asyncio.run(traffic.newest(Settings(redis_url=f"redis+cluster://{at}")))
+        assert asyncio.run(newest(f"redis+cluster://{at}")) == []
     (no_cluster,) = found(f"redis+cluster://127.0.0.1:{server.port}")
 
     assert unwell(healthy) == []

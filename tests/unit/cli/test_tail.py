@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from otel_mcp.cli import following
-from otel_mcp.cli.following import Follower
-from otel_mcp.cli.reading import Reader
+from otel_mcp.cli import following, store
+from otel_mcp.cli.following import Follower, Recent
+from otel_mcp.cli.store import Reader
 from otel_mcp.cli.terminal import Terminal
-from otel_mcp.cli.top import Recent
 from otel_mcp.model.delta import Flush, SessionDelta
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
@@ -58,7 +57,7 @@ class Replicas:
         return self._loop.run_until_complete(wait())
 
     def close(self) -> None:
-        for part in (*(store for _, store in self._replicas), *self._readers):
+        for part in (*(replica for _, replica in self._replicas), *self._readers):
             self.run(part.aclose)
         self._loop.close()
 
@@ -148,7 +147,7 @@ def test_sessions_that_were_forgotten_are_not_shown_again(replicas: Replicas, mo
 
 def test_what_is_too_much_for_one_look_is_left_to_the_next(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "_DOCUMENTS", 4)
-    monkeypatch.setattr(following, "_AT_ONCE", 3)
+    monkeypatch.setattr(store, "_AT_ONCE", 3)
     follower = replicas.follow(since=60)
     replicas.write(*(one(f"s{number}", "call") for number in range(10)))
 

@@ -69,7 +69,7 @@ def test_settings_show_no_secret(cli: Cli) -> None:
 
     assert "SECRET" not in result.out
     assert ["OTEL_PYTHON_MCP_REDIS_URL", "(set)"] in result.rows
-    assert ["OTEL_PYTHON_MCP_SESSION_TTL", "3600.0"] in result.rows
+    assert ["OTEL_PYTHON_MCP_SESSION_TTL", "3600"] in result.rows
 
 
 def started(redis_url: str, *command: str, **pipes: Any) -> subprocess.Popen[str]:
