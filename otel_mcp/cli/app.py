@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import typer
 
@@ -44,10 +44,6 @@ def _color(context: typer.Context, given: When | None) -> When:
     return given or context.find_root().obj or "auto"
 
 
-def _output(default: str = "table on a terminal, tsv in a pipe", **more: Any) -> Any:
-    return typer.Option("--output", "-o", show_default=False, help=f"Default: {default}.", **more)
-
-
 def _option(*names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, show_default=False, help=help, **more)
 
@@ -64,7 +60,8 @@ Color = Annotated[
     When | None,
     _option("--color", callback=_color, help="NO_COLOR and TERM=dumb mean never, unless this is given."),
 ]
-Output = Annotated[Literal["table", "wide", "tsv", "name", "json", "jsonl"] | None, _output()]
+_OUTPUT: Final = _option("--output", "-o", help="Default: table on a terminal, tsv in a pipe.")
+Output = Annotated[Literal["table", "wide", "tsv", "name", "json", "jsonl"] | None, _OUTPUT]
 
 
 def run(arguments: Sequence[str] | None) -> int:
@@ -146,7 +143,7 @@ def sessions(
 def show(
     session_id: Id,
     service: Service = None,
-    output: Annotated[Literal["table", "tsv", "json", "md", "html"] | None, _output()] = None,
+    output: Annotated[Literal["table", "tsv", "json", "md", "html"] | None, _OUTPUT] = None,
     headers: Headers = True,
     redis_url: Url = None,
     color: Color = None,
@@ -165,16 +162,16 @@ def tail(
     errors: Annotated[bool, typer.Option("--errors", help="Only calls that did not work.")] = False,
     since: Since = "0s",
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="End after so many calls.")] = None,
-    output: Annotated[Literal["table", "tsv", "jsonl"] | None, _output()] = None,
+    output: Annotated[Literal["table", "tsv", "jsonl"] | None, _OUTPUT] = None,
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
     """Show calls as they land, of all replicas, until Ctrl-C."""
-    from otel_mcp.cli.following import Filter
+    from otel_mcp.cli.following import Query
     from otel_mcp.cli.following import tail as tail_calls
 
-    wanted = Filter(tool, client, errors)
-    tail_calls(Terminal(color), redis_url, service, wanted, _seconds(since) or 0.0, limit, output)
+    query = Query(service, client, tool=tool, since=_seconds(since))
+    tail_calls(Terminal(color), redis_url, query, limit=limit, errors=errors, form=output)
 
 
 @app.command()
@@ -222,9 +219,23 @@ def rm(
 @app.command()
 def settings(output: Output = None, headers: Headers = True, color: Color = None) -> None:
     """Show every setting as this environment gives it, secrets left out."""
-    from otel_mcp.cli.listing import settings as list_settings
+    from otel_mcp.cli.rows import Field, write
+    from otel_mcp.settings import PREFIX, Settings, load
 
-    list_settings(Terminal(color), output, headers=headers)
+    current = load()
+
+    def value(name: str) -> str | None:
+        found: object = getattr(current, name)
+        if isinstance(found, tuple):
+            return ",".join(cast("tuple[str, ...]", found)) or None
+        if isinstance(found, bool):
+            return str(found).lower()
+        text = f"{found:.12g}" if isinstance(found, float) else str(found)
+        return None if found is None else "(set)" if name in {"redis_url", "hash_key"} else text
+
+    names = Field[str]("SETTING", lambda name: f"{PREFIX}{name.upper()}", "name")
+    fields = (names, Field[str]("VALUE", value, "value"))
+    write(Terminal(color), list(Settings.model_fields), fields, output, "setting", headers=headers)
 
 
 @app.command()
@@ -232,7 +243,7 @@ def doctor(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- COMMAND", show_default=False, help="How the server is started.")
     ] = None,
-    output: Annotated[Literal["text", "json"], _output("text")] = "text",
+    output: Annotated[Literal["text", "json"], _option("--output", "-o", help="How to report.")] = "text",
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as well for the exit code.")] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds that importing the app may take.")

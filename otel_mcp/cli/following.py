@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 import zlib
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final, Literal, NamedTuple
 
 from otel_mcp.cli import rows
 from otel_mcp.cli.document import Call, Document
-from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, SESSION, TOOL_FIELDS, WRONG, gather
+from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, SESSION, TOOL_FIELDS, WRONG, Query, gather
 from otel_mcp.cli.rows import Field, moment, plain
 from otel_mcp.cli.store import Member, Reader, address, configured, repeat, run
 from otel_mcp.cli.story import OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line
@@ -153,42 +153,27 @@ FIELDS: Final[tuple[Field[Line], ...]] = (
 """What is shown of a call as it lands."""
 
 
-@dataclass(frozen=True)
-class Filter:
-    """Which calls are asked for."""
-
-    tool: str | None = None
-    """A name, or a pattern with ``*``."""
-    client: str | None = None
-    """Part of a name."""
-    errors: bool = False
-
-    def wants(self, line: Line) -> bool:
-        """Whether a call is asked for."""
-        return (
-            (self.tool is None or fnmatchcase(line.call.tool, self.tool))
-            and (self.client is None or self.client.lower() in (line.document.facts["client_name"] or "").lower())
-            and not (self.errors and line.call.verdict == "ok")
-        )
-
-
 def tail(
     terminal: Terminal,
     redis_url: str | None,
-    service: str | None,
-    wanted: Filter,
-    since: float,
+    query: Query,
+    *,
     limit: int | None,
+    errors: bool,
     form: TailFormat | None,
 ) -> None:
-    """Write calls as they land, until `limit` of them are written."""
+    """Write calls as they land, until `limit` of them are written; the tool of `query` may be a pattern."""
     settings = configured(redis_url)
 
+    def wants(line: Line) -> bool:
+        is_of_tool = query.tool is None or fnmatchcase(line.call.tool, query.tool)
+        return is_of_tool and query.is_of_client(line.document) and not (errors and line.call.verdict == "ok")
+
     async def follow() -> None:
-        follower = Follower(await Reader.find(settings, service), settings, since)
+        follower = Follower(await Reader.find(settings, query.service), settings, query.since or 0.0)
         left, missed = limit, 0
         async for landed in repeat(follower.look, _TAIL_PAUSE, settings):
-            for each in filter(wanted.wants, landed):
+            for each in filter(wants, landed):
                 terminal.data(rows.line(terminal, each, FIELDS, form, "call"))
                 if left is not None and (left := left - 1) <= 0:
                     terminal.flush()

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal
 
 from otel_mcp.cli import rows
 from otel_mcp.cli.document import Call, Document
@@ -14,7 +14,6 @@ from otel_mcp.cli.rows import Field, Format, age, duration, moment, size
 from otel_mcp.cli.store import Reader, configured, repeat, run
 from otel_mcp.cli.terminal import Terminal, counted
 from otel_mcp.model.delta import FACTS
-from otel_mcp.settings import PREFIX, Settings, load
 
 SortBy = Literal["idle", "age", "calls", "wrong", "failed", "client"]
 ToolsBy = Literal["calls", "wrong", "failed", "p95", "bytes", "name"]
@@ -26,7 +25,6 @@ _SCANNED: Final = 100_000
 """Sessions that are read, ended ones among them."""
 _PAUSE: Final = 2.0
 """Seconds between two looks of ``--watch``."""
-_SECRETS: Final = frozenset({"redis_url", "hash_key"})
 _STYLES: Final = {
     **{_LIVE: "green", "worked": "green", "corrected": "cyan", _PROBE: "dim", "no_call": "dim"},
     **dict.fromkeys(("gave_up", "looped", "retry_storm", "ping_pong"), "yellow"),
@@ -110,10 +108,14 @@ class Query:
         """Ended sessions are in no index."""
         return self.ended or self.outcome not in {None, _LIVE}
 
+    def is_of_client(self, document: Document) -> bool:
+        """Whether the name of the client holds what is asked for."""
+        return self.client is None or self.client.lower() in (document.facts["client_name"] or "").lower()
+
     def wants(self, document: Document) -> bool:
         """Whether a session is asked for, probes aside."""
         return (
-            (self.client is None or self.client.lower() in (document.facts["client_name"] or "").lower())
+            self.is_of_client(document)
             and (self.outcome is None or self.outcome == document.outcome)
             and (self.tool is None or any(call.tool == self.tool for call in document.calls))
             and (self.since is None or (document.last_activity or 0) >= time.time() - self.since)
@@ -239,7 +241,12 @@ TOOL_FIELDS: Final[tuple[Field[Tool], ...]] = (
     Field("CALLS", lambda tool: len(tool.calls), "calls", is_number=True),
     *(WRONG, FAILED, _quantile("P50", 0.5), _quantile("P95", 0.95)),
     Field("BYTES", lambda tool: tool.given, "bytes", lambda tool: size(tool.given), is_number=True),
-    Field("NOTE", lambda tool: "no such tool" if tool.is_made_up else None, leaves=1),
+    Field(
+        "NOTE",
+        lambda tool: "no such tool" if tool.is_made_up else None,
+        style=lambda tool: "yellow" if tool.is_made_up else None,
+        leaves=1,
+    ),
     Field("", lambda tool: tool.is_made_up, "made_up"),
 )
 """What is shown of a tool."""
@@ -280,20 +287,3 @@ def tools(
     rows.write(terminal, found, TOOL_FIELDS, form, "tool", headers=headers)
     looked = counted(len(documents), "session")
     terminal.say(f"the newest calls of {looked}, {live:,} live; the dashboards have all of them")
-
-
-def settings(terminal: Terminal, form: Format | None, *, headers: bool) -> None:
-    """List every setting as the environment would have it, secrets left out."""
-    current = load()
-
-    def value(name: str) -> str | None:
-        found: object = getattr(current, name)
-        if isinstance(found, tuple):
-            return ",".join(cast("tuple[str, ...]", found)) or None
-        if isinstance(found, bool):
-            return str(found).lower()
-        text = f"{found:.12g}" if isinstance(found, float) else str(found)
-        return None if found is None else "(set)" if name in _SECRETS else text
-
-    fields = Field[str]("SETTING", lambda name: f"{PREFIX}{name.upper()}", "name"), Field[str]("VALUE", value, "value")
-    rows.write(terminal, list(Settings.model_fields), fields, form, "setting", headers=headers)

@@ -29,8 +29,10 @@ _UNNAMED: Final = "unknown_service"
 """The name of a service where nobody gave one."""
 _SCANNED: Final = 10_000
 """Keys that one SCAN looks at: some ms of the server."""
-_AT_ONCE: Final = 500
-"""Documents that one MGET brings."""
+_AT_ONCE: Final = 2_000
+"""Documents that one MGET brings: a list is one."""
+_BATCH: Final = 500
+"""The same while all keys are looked at."""
 _PATIENCE: Final = {"socket_timeout": 5.0, "socket_connect_timeout": 3.0}
 """Seconds; a person waits longer than a server may."""
 _CALLERS: Final = """
@@ -55,11 +57,7 @@ class Connection:
     """One client of Redis, Sentinel or Cluster, used by one loop."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
-        """Connect to nothing yet.
-
-        Raises:
-            ValueError: the URL cannot be used.
-        """
+        """Connect to nothing yet; `ValueError` = the URL cannot be used."""
         # Without its name, which takes redis-py two commands.
         nameless = {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
         self.client: Any = connect(settings.redis_url or "", **{**nameless, **options})
@@ -208,7 +206,7 @@ class Reader:
 
         async for name in self._redis.scan(_literal(self._keys.session(prefix)[0]) + "*", "string"):
             names.append(name)
-            if len(names) >= _AT_ONCE:
+            if len(names) >= _BATCH:
                 await add()
             if len(found) >= limit:
                 break

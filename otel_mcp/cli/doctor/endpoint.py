@@ -63,7 +63,7 @@ async def _check(target: Target) -> Finding:
     certificate = f"export {target.variable.replace('ENDPOINT', 'CERTIFICATE')}=/path/to/ca.pem"
     scheme = urlsplit(target.url).scheme if "://" in target.url else ""
     if target.protocol == "http" and scheme not in {"http", "https"}:
-        return fail(f"{target.variable} has no http:// or https://", _set(target, f"http://{target.base}"))
+        return fail(f"{target.variable} has no http:// or https://", export(target.variable, f"http://{target.base}"))
     if target.protocol == "grpc" and scheme not in {"", "http", "https"}:
         return skip(f"an address of gRPC's scheme {scheme} was not asked")
     try:
@@ -73,7 +73,7 @@ async def _check(target: Target) -> Finding:
     except ValueError:  # The port is no number.
         host, port = "", 0
     if not host:
-        return fail(f"{target.variable} is no URL", _set(target, "http://HOST:4317"))
+        return fail(f"{target.variable} is no URL", export(target.variable, "http://HOST:4317"))
     proxies = getproxies()
     if (proxies.get("https" if target.secure else "http") or proxies.get("all")) and not proxy_bypass(host):
         return skip(f"{host}:{port} is reached through a proxy, and was not asked")
@@ -86,7 +86,7 @@ async def _check(target: Target) -> Finding:
     try:
         return _judged(target, await _asked(target, host, port))
     except _Unreachable as error:
-        return fail(f"{target.base} {error}", _set(target, f"http://COLLECTOR:{port}"))
+        return fail(f"{target.base} {error}", export(target.variable, f"http://COLLECTOR:{port}"))
     except _Distrusted:
         return fail(f"the certificate of {host}:{port} is not trusted", certificate)
 
@@ -181,7 +181,7 @@ def _judged(target: Target, answer: Answer) -> Finding:
     base = target.base.rpartition("://")[2]
     if answer.spoken == "other":
         found = f"{target.base} takes connections, but does not speak {have}"
-        return fail(found, _set(target, "http://COLLECTOR:4317"))
+        return fail(found, export(target.variable, "http://COLLECTOR:4317"))
     if answer.spoken != target.protocol:
         need, value = ("HTTP", "http/protobuf") if answer.spoken == "http" else ("gRPC", "grpc")
         if target.protocol_variable.endswith("_EXPORTER"):
@@ -189,12 +189,12 @@ def _judged(target: Target, answer: Answer) -> Finding:
         found = f"{target.base} speaks {need}, but the exporter speaks {have}"
         return fail(found, export(target.protocol_variable, value))
     if answer.secure and not target.secure:
-        return fail(f"{target.base} speaks TLS, but the exporter does not", _set(target, f"https://{base}"))
+        return fail(f"{target.base} speaks TLS, but the exporter does not", export(target.variable, f"https://{base}"))
     if target.secure and not answer.secure:
         is_plain = target.place.startswith("http://")
         insecure = export(target.variable.replace("ENDPOINT", "INSECURE"), "true")
         found = f"{target.base} speaks no TLS, but the exporter does"
-        return fail(found, insecure if is_plain else _set(target, f"http://{base}"))
+        return fail(found, insecure if is_plain else export(target.variable, f"http://{base}"))
     return _status(target, answer.status, f"{have}{' over TLS' if answer.secure else ''}")
 
 
@@ -210,13 +210,9 @@ def _status(target: Target, status: int, how: str) -> Finding:
         root = f"{'https' if status < 400 else parts.scheme}://{parts.netloc}"
         # The variable of one signal holds the whole path, the common one none.
         url = root if target.variable == COMMON else f"{root}/v1/{target.signal}"
-        return fail(f"{target.place} is not where OTLP is taken ({status})", _set(target, url))
+        return fail(f"{target.place} is not where OTLP is taken ({status})", export(target.variable, url))
     if status == 415:
-        return fail(f"{target.base} does not take protobuf (415)", _set(target, "http://COLLECTOR:4318"))
+        return fail(f"{target.base} does not take protobuf (415)", export(target.variable, "http://COLLECTOR:4318"))
     if status >= 500 or status in {0, 429}:
         return warn(f"{target.base} answers, but is in trouble ({status})")
     return ok(f"{target.base} answers, {how}")
-
-
-def _set(target: Target, url: str) -> str:
-    return export(target.variable, url)

@@ -70,8 +70,11 @@ class Exporting:
 def read(env: Env, inventory: Inventory) -> Exporting:
     """Find out which exporters the SDK would make, and what is wrong with them."""
     result = Exporting()
-    if env.get("OTEL_CONFIG_FILE"):
-        result.findings.append(_config_file(inventory))
+    if env.get("OTEL_CONFIG_FILE") and "opentelemetry-configuration" in inventory.distributions:
+        result.findings.append(skip("OTEL_CONFIG_FILE says where telemetry goes; that file was not read"))
+    elif env.get("OTEL_CONFIG_FILE"):
+        found = "OTEL_CONFIG_FILE is set, but the package that reads it is missing: nothing is instrumented"
+        result.findings.append(fail(found, "python -m pip install opentelemetry-configuration"))
     elif not inventory.names("configurator"):
         result.findings.append(fail("nothing configures the SDK: opentelemetry-distro is missing", INSTALL))
     else:
@@ -84,13 +87,6 @@ def read(env: Env, inventory: Inventory) -> Exporting:
         found = ", ".join(f"{signal}: {'+'.join(names[signal]) or 'none'}" for signal in SIGNALS)
         result.findings = [*merged(wrong), *_settings(env, inventory, names)] or [ok(found)]
     return result
-
-
-def _config_file(inventory: Inventory) -> Finding:
-    if "opentelemetry-configuration" in inventory.distributions:
-        return skip("OTEL_CONFIG_FILE says where telemetry goes; that file was not read")
-    found = "OTEL_CONFIG_FILE is set, but the package that reads it is missing: nothing is instrumented"
-    return fail(found, "python -m pip install opentelemetry-configuration")
 
 
 def _names(env: Env, signal: str, inventory: Inventory) -> list[str]:

@@ -60,7 +60,9 @@ _NO_WRITES: Final = {
 """Errors of servers that answer but keep nothing."""
 _DENIED: Final = ("NOAUTH", "WRONGPASS", "Authentication required", "username-password pair")
 """What a client of a cluster passes on of an error that says no more by its class."""
-_TOO_LATE: Final = "does not answer within 0.5 s"
+_PATIENCE: Final = 1.0
+"""Seconds: twice those of a server, so that a busy machine is no outage."""
+_TOO_LATE: Final = f"does not answer within {_PATIENCE:g} s"
 _REASONS: Final = {
     "LOADING": "is still loading its data",
     "Name or service not known": "names a host that is not known",
@@ -83,7 +85,7 @@ async def check(settings: Settings) -> list[Finding]:
         found = "not configured: sessions live in the memory of each process, and end with it"
         return [warn(found, export(URL, "redis://localhost:6379/0"))]
     try:
-        redis = Connection(settings)
+        redis = Connection(settings, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE)
     except (ValueError, TypeError, OverflowError):
         return [fail(f"{URL} cannot be used: it is no URL of Redis", export(URL, "redis://HOST:6379/0"))]
     try:

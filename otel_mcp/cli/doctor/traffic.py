@@ -116,7 +116,7 @@ def proxy(current: Settings, launch: Launch, documents: Sequence[Document] | Non
     elif documents and all(document.facts["source"] == "none" for document in documents):
         yield warn(f"no session has a source: if a proxy is in front, {_TRUSTED} must name it", mend)
     else:
-        yield ok(f"no proxy is named in {_TRUSTED}; behind one, {_NO_SESSION}")
+        yield ok(f"no proxy is trusted; behind one, {_NO_SESSION}")
 
 
 def hash_key(current: Settings, launch: Launch) -> Iterator[Finding]:

@@ -192,7 +192,9 @@ def test_a_prefix_is_part_of_every_key(cli: Cli, redis_url: str) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--client", "c"], ["--probes", "--sort-by", "wrong", "-n", "3"]])
 def test_a_list_takes_five_commands_at_most(arguments: list[str], cli: Cli, redis_url: str, redis: Any) -> None:
-    write(redis_url, [session(f"s{number}", [], began=NOW - number, client_name="c") for number in range(120)])
+    documents = {f"s{number:04}": {"service": "shop", "client_name": "c"} for number in range(1_900)}
+    redis.mset({f"mcp_session:{name}": json.dumps({"session_id": name, **each}) for name, each in documents.items()})
+    redis.zadd("otel_mcp:shop:deadlines", {name: NOW + 3600 + at for at, name in enumerate(documents)})
     seen: list[str] = []
 
     with redis.monitor() as monitor, Redis.from_url(redis_url) as other:
