@@ -28,7 +28,7 @@ from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.verdicts import Verdicts
 from otel_mcp.model.call import Exchange
 from otel_mcp.model.delta import SessionDelta, WriteResult
-from otel_mcp.observers.queue import Observers
+from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.events import SessionReporter

@@ -44,7 +44,6 @@ class HTTPSpans:
         self._when = settings.http_span
         self._tracer = trace.get_tracer(SCOPE, __version__, provider, semconv.SCHEMA_URL)
         self._library: _Library | None = None
-        self._unusable = False
 
     def begin(self, exchange: Exchange, scope: Scope) -> Context | None:
         """Open the HTTP span of a request, unless somebody else has opened one.
@@ -60,7 +59,7 @@ class HTTPSpans:
         if exchange.http_decided or self.left_to_others(exchange):
             return None
         exchange.http_decided = True
-        library = self._load()
+        library = self._library or self._load()
         if library is None:
             return None
         with _GUARD:
@@ -84,7 +83,7 @@ class HTTPSpans:
         """Look whether the span is not ours to open: switched off, or there is one already."""
         if exchange.http_decided:
             return exchange.http_span is None
-        if self._when == "off" or self._unusable or not is_http_instrumentation_enabled():
+        if self._when == "off" or not is_http_instrumentation_enabled():
             exchange.http_decided = True
         elif self._when == "auto":
             current = trace.get_current_span()
@@ -102,29 +101,25 @@ class HTTPSpans:
 
     def end(self, exchange: Exchange, error: BaseException | None = None) -> None:
         """End the span, once; `error` is what the app raised."""
-        span = exchange.http_span
+        span, status = exchange.http_span, exchange.http_status
         if span is None or exchange.http_ended:
             return
         exchange.http_ended = True
-        if span.is_recording():
-            with _GUARD:
-                if exchange.http_status is not None and self._library is not None:
-                    self._library.set_status(span, exchange.http_status)
-                broke_off = error is not None or exchange.http_status is None
-                if broke_off and not exchange.disconnected and (exchange.http_status or 0) < 500:
-                    # Without an answer of the app the server answers 500 by itself.
-                    name = type(error).__qualname__ if error is not None else "500"
-                    span.set_attribute(semconv.ERROR_TYPE, name)
-                    span.set_status(Status(StatusCode.ERROR))
+        with _GUARD:
+            if status is not None and self._library is not None:
+                self._library.set_status(span, status)
+            if (error is not None or status is None) and not exchange.disconnected and (status or 0) < 500:
+                # Without an answer of the app the server answers 500 by itself.
+                span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__ if error is not None else "500")
+                span.set_status(Status(StatusCode.ERROR))
         span.end()
 
     def _load(self) -> _Library | None:
-        if self._library is None and not self._unusable:
-            try:
-                self._library = _Library()
-            except Exception as failure:
-                self._unusable = True
-                report("HTTP span", failure)
+        try:
+            self._library = _Library()
+        except Exception as failure:
+            self._when = "off"
+            report("HTTP span", failure)
         return self._library
 
 
@@ -153,7 +148,7 @@ class _Library:
         self._known: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
 
     def describe(self, exchange: Exchange, scope: Scope) -> tuple[str, dict[str, Any]]:
-        """The name and the attributes of the span. Without the query: it may hold a token or a session."""
+        """Collect the name and the attributes of the span. Without the query: it may hold a token or a session."""
         headers, server = exchange.headers, scope.get("server")
         host, user_agent = headers.get(b"host"), headers.get(b"user-agent")
         asked: dict[str, Any] = {
@@ -167,26 +162,16 @@ class _Library:
             "root_path": scope.get("root_path", ""),
             "headers": ((b"host", host), (b"user-agent", user_agent)),
         }
-        key = tuple(asked.values())
-        described = self._known.get(key)
-        if described is None:
-            described = self._slow_describe(asked)
-            if len(exchange.path) + len(host or b"") + len(user_agent or b"") <= _LONGEST:
-                if len(self._known) >= _MAX_KNOWN:
-                    self._known.clear()
-                self._known[key] = described
-        name, attributes = described[0], described[1].copy()
+        described = self._known.get(key := tuple(asked.values())) or self._slow_describe(key, asked)
+        attributes = described[1].copy()
         for port in _PORTS:
             if port in attributes:
                 attributes[port] = exchange.client_port
         if self._request_headers:
-            with _GUARD:
-                attributes |= self._asgi.collect_custom_headers_attributes(
-                    {"headers": list(headers.items())}, self._sanitize, self._request_headers, self._normalise_request
-                )
-        return name, attributes
+            self._capture(attributes, list(headers.items()), self._request_headers, self._normalise_request)
+        return described[0], attributes
 
-    def _slow_describe(self, asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def _slow_describe(self, key: tuple[Any, ...], asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         asked["headers"] = [(name, value) for name, value in asked["headers"] if value is not None]
         name, attributes = asked["method"], {}
         with _GUARD:
@@ -194,28 +179,30 @@ class _Library:
             attributes = {**self._asgi.collect_request_attributes(asked, self._mode), **further}
             if asked["server"] and "server.address" in attributes:
                 attributes["server.address"] = str(asked["server"][0])  # The library's has the port in it.
+            if len(asked["path"]) + sum(len(value) for _, value in asked["headers"]) <= _LONGEST:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[key] = name, attributes
         return name, attributes
+
+    def _capture(self, attributes: dict[str, Any], headers: Any, wanted: list[str], normalise: Any) -> None:
+        with _GUARD:
+            scope = {"headers": headers}
+            attributes |= self._asgi.collect_custom_headers_attributes(scope, self._sanitize, wanted, normalise)
 
     def respond(self, span: trace.Span, message: Message) -> Message:
         """Capture the response headers that were asked for, and let the response propagator add its own."""
-        if self._response_headers and span.is_recording():
-            with _GUARD:
-                span.set_attributes(
-                    self._asgi.collect_custom_headers_attributes(
-                        {"headers": wire_headers.pairs(message)},
-                        self._sanitize,
-                        self._response_headers,
-                        self._normalise_response,
-                    )
-                )
+        if self._response_headers:
+            attributes: dict[str, Any] = {}
+            self._capture(attributes, wire_headers.pairs(message), self._response_headers, self._normalise_response)
+            span.set_attributes(attributes)
         propagator = self._response_propagator()
         if propagator is None:
             return message
         with _GUARD:
             answered = {**message, "headers": list(message.get("headers") or ())}
-            propagator.inject(
-                answered, context=trace.set_span_in_context(span, Context()), setter=self._asgi.asgi_setter
-            )
+            context = trace.set_span_in_context(span, Context())
+            propagator.inject(answered, context=context, setter=self._asgi.asgi_setter)
             return answered
         return message
 

@@ -16,12 +16,12 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanKind, TracerProvider
+from opentelemetry.trace import TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import report
 from otel_mcp.model.call import Call, current_call
-from otel_mcp.telemetry.spans import CALL, NATIVE_SCOPES, PROPOSED, adopt, session_attributes
+from otel_mcp.telemetry.spans import CALL, TENTATIVE, adopt, is_native, session_attributes
 
 _STAMP: Final = (semconv.SESSION_ID, semconv.SESSION_SOURCE)
 
@@ -38,22 +38,22 @@ class SessionSpanProcessor(SpanProcessor):
         try:
             # Native spans may be given a context made of `_meta` alone, so the task tells whose they are.
             serving = current_call.get()
-            if serving is not None and serving.span is None and _is_native(span):
+            if serving is not None and serving.span is None and is_native(span):
                 adopt(serving, span, span.instrumentation_scope.name)  # pyright: ignore[reportOptionalMemberAccess]
                 return
             call = otel_context.get_value(CALL, parent_context)
             parent = trace.get_current_span(parent_context)
-            said = getattr(parent, "attributes", None)
-            if call is None and not said:  # Ours always say something.
+            carried = getattr(parent, "attributes", None)
+            if call is None and not carried:  # Ours always carry something.
                 return
             if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
                 return  # Ours has its own session, perhaps of another request than the one being served.
             if isinstance(call, Call) and call.span_context is None:
                 stamp = session_attributes(call)
-            elif said and semconv.SESSION_SOURCE in said:
-                stamp = {name: said[name] for name in _STAMP if name in said}
-            elif isinstance(parent, ReadableSpan) and parent in PROPOSED:
-                stamp = PROPOSED[parent]
+            elif carried and semconv.SESSION_SOURCE in carried:
+                stamp = {name: carried[name] for name in _STAMP if name in carried}
+            elif isinstance(parent, ReadableSpan) and parent in TENTATIVE:
+                stamp = TENTATIVE[parent]
             elif isinstance(call, Call) and _is_beneath(parent, call):
                 stamp = session_attributes(call)
             else:
@@ -63,19 +63,8 @@ class SessionSpanProcessor(SpanProcessor):
         except Exception as failure:
             report("span processor", failure)
 
-    def on_end(self, span: ReadableSpan) -> None:
-        pass
-
-    def shutdown(self) -> None:
-        pass
-
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return True
-
-
-def _is_native(span: Span) -> bool:
-    scope = span.instrumentation_scope
-    return scope is not None and scope.name in NATIVE_SCOPES and span.kind is SpanKind.SERVER
 
 
 def _is_beneath(parent: trace.Span, call: Call) -> bool:

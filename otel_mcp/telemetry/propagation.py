@@ -6,8 +6,8 @@ interface is used, and what it raises costs the context, not the request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -35,20 +35,17 @@ class _Getter(Getter[Mapping[str, str]]):
         return list(carrier)
 
 
-class _Fields:
-    """The names that a propagator reads, in lower case; it gathers them again each time it is asked."""
+class _Fields(NamedTuple):
+    """The names that a propagator reads; it gathers them again each time it is asked."""
 
-    __slots__ = ("headers", "names", "textmap")
-
-    def __init__(self, textmap: TextMapPropagator | None = None, names: Iterable[str] = ()) -> None:
-        self.textmap = textmap
-        self.names = {name: name.lower() for name in names}
-        """Each name with its lower-case form."""
-        self.headers = frozenset(name.encode("latin-1", "replace") for name in self.names.values())
+    textmap: TextMapPropagator | None
+    names: dict[str, str]
+    """Each name with its lower-case form."""
+    headers: frozenset[bytes]
 
 
 _GETTER: Final = _Getter()
-_known = _Fields()
+_known = _Fields(None, {}, frozenset())
 
 
 def _fields() -> _Fields:
@@ -56,11 +53,12 @@ def _fields() -> _Fields:
     textmap = propagate.get_global_textmap()
     # By identity: a propagator need be neither hashable nor comparable.
     if textmap is not _known.textmap:
+        names: dict[str, str] = {}
         try:
-            _known = _Fields(textmap, textmap.fields)
+            names = {name: name.lower() for name in textmap.fields}
         except Exception as failure:
             report("propagator", failure)
-            _known = _Fields(textmap)
+        _known = _Fields(textmap, names, frozenset(name.encode("latin-1", "replace") for name in names.values()))
     return _known
 
 
@@ -97,8 +95,8 @@ def ambient_context(exchange: Exchange) -> Context:
         return ambient
     if trace.get_current_span(ambient).get_span_context().is_valid:
         return ambient
-    said = ((name, wire_headers.text(exchange.headers, name.encode(), _MAX)) for name in fields.names.values())
-    return _extract(carried(said), ambient)
+    read = ((name, wire_headers.text(exchange.headers, name.encode(), _MAX)) for name in fields.names.values())
+    return _extract(carried(read), ambient)
 
 
 def context_in_meta(meta: Mapping[str, Any], ambient: Context) -> tuple[Context, SpanContext | None]:

@@ -19,7 +19,7 @@ from otel_mcp.model.call import Call
 from otel_mcp.model.delta import CallRecord, SessionDelta
 from otel_mcp.model.outcomes import CALLERS_FAULT, was_taken
 from otel_mcp.model.session import Session
-from otel_mcp.observers.queue import Observers
+from otel_mcp.observers import Observers
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.content import redactor
 from otel_mcp.telemetry.metrics import Metrics

@@ -27,16 +27,13 @@ from otel_mcp.wire.jsonrpc import Outcome
 from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
 
 _SDK: Final = "mcp-python-sdk"
-_FASTMCP: Final = "fastmcp"
-NATIVE_SCOPES: Final = frozenset({_SDK, _FASTMCP})
+_NATIVE_SCOPES: Final = frozenset({_SDK, "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
 NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
 CALL: Final = otel_context.create_key("otel_mcp-call")
 """Where the context of a handler names its call."""
-
-
-PROPOSED: Final[WeakKeyDictionary[ReadableSpan, Mapping[str, str]]] = WeakKeyDictionary()
+TENTATIVE: Final[WeakKeyDictionary[ReadableSpan, Mapping[str, str]]] = WeakKeyDictionary()
 """What spans beneath a message get of its session, while the server may yet refuse the message itself."""
 
 
@@ -48,7 +45,7 @@ def scope_of(span: Span) -> str | None:
 
 def is_native(span: Span) -> bool:
     """Whether the SDK or FastMCP opened this span for a message."""
-    return scope_of(span) in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
+    return scope_of(span) in _NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
 
 
 def parent_of(call: Call) -> Context:
@@ -78,43 +75,33 @@ def session_attributes(call: Call) -> Mapping[str, str]:
     return session.attributes
 
 
-def call_attributes(call: Call, scope: str | None = None) -> Mapping[str, Any]:
-    """What we know of a call before its handler runs, beside what the span of `scope` says itself."""
-    claim = call.claim
-    if claim is None or claim.session is not call.session or call.method == "initialize":
-        common = _common_attributes(call)
-    else:
-        # What one client says with every request of one session is put together once.
+def call_attributes(call: Call, scope: str | None = None, *, with_session: bool = True) -> dict[str, Any]:
+    """Collect the attributes known before the handler runs, but for those that the span of `scope` has itself.
+
+    Those that one client has with every request of one session are put together once.
+    """
+    claim, exchange, attributes = call.claim, call.exchange, dict[str, Any]()
+    if with_session and (claim is None or claim.session is not call.session or call.method == "initialize"):
+        attributes = _common_attributes(call)
+    elif with_session and claim is not None:
         facts = claim.session.facts if claim.session is not None else None
         made_of = (facts.client_name, facts.previous_id) if facts is not None else ()
         if claim.attributes is None or claim.made_of != made_of:
             claim.attributes, claim.made_of = _common_attributes(call), made_of
-        common = claim.attributes
-    # The SDK's span says id and operation. But an id that is a text may be none that can be exported.
-    if call.method == "tools/call" and scope == _SDK and type(call.id) is int and call.exchange.capture is None:
-        port = call.exchange.client_port
-        return {**common, semconv.CLIENT_PORT: port} if port else common
-    return {**common, **_further_attributes(call, scope)}
-
-
-def _further_attributes(call: Call, scope: str | None) -> dict[str, Any]:
-    """What is of this one call."""
-    attributes: dict[str, Any] = {semconv.CLIENT_PORT: port} if (port := call.exchange.client_port) else {}
+        attributes = claim.attributes.copy()
+    if exchange.client_port:
+        attributes[semconv.CLIENT_PORT] = exchange.client_port
+    # An id that is a text may be none that the SDK's span can export.
     if call.id is not None and (scope != _SDK or type(call.id) is not int):
         attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
     if call.method == "tools/call":
         if scope != _SDK:
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
-        if call.exchange.capture is not None:
+        if exchange.capture is not None:
             attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
-    elif call.method in RESOURCE_METHODS:  # Of what it reads, FastMCP says it itself after us, and as it came.
-        attributes |= _resource(call.params)
+    elif call.method in RESOURCE_METHODS and (uri := resource_uri(call.params)) is not None:
+        attributes[semconv.MCP_RESOURCE_URI] = uri  # FastMCP sets its own after us, as it came.
     return attributes
-
-
-def _resource(params: Mapping[str, Any]) -> dict[str, str]:
-    uri = resource_uri(params)
-    return {} if uri is None else {semconv.MCP_RESOURCE_URI: uri}
 
 
 def _common_attributes(call: Call) -> dict[str, Any]:
@@ -152,19 +139,15 @@ def capture_result(call: Call, result: Any) -> None:
         call.span.set_attributes(_captured(call, semconv.GEN_AI_TOOL_CALL_RESULT, result))
 
 
-def _identity(call: Call) -> dict[str, Any]:
-    """What a native span would say: method, target and protocol version."""
+def _identity(call: Call) -> tuple[str, dict[str, Any]]:
+    """The name and the attributes that a native span would have: method, target and protocol version."""
     attributes: dict[str, Any] = {semconv.MCP_METHOD_NAME: call.method}
     if call.exchange.protocol_version:
         attributes[semconv.MCP_PROTOCOL_VERSION] = call.exchange.protocol_version[:32]
     if call.target is not None:
         key = semconv.GEN_AI_TOOL_NAME if call.method == "tools/call" else semconv.GEN_AI_PROMPT_NAME
         attributes[key] = call.target
-    return attributes
-
-
-def span_name(call: Call) -> str:
-    return f"{call.method} {call.target}" if call.target else call.method
+    return f"{call.method} {call.target}" if call.target else call.method, attributes
 
 
 def adopt(call: Call, span: Span, scope: str | None = None) -> None:
@@ -173,19 +156,21 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
     call.span_context = span.get_span_context()
     attributes = call_attributes(call, scope)
     if scope != _SDK:
-        # FastMCP says the target only of what a middleware lets through to it.
-        span.update_name(span_name(call))
-        attributes = {**_identity(call), **attributes}
+        # FastMCP names the target only where a middleware lets the message through to it.
+        name, identity = _identity(call)
+        span.update_name(name)
+        attributes = {**identity, **attributes}
     span.set_attributes(attributes)
     if call.link is not None:
         span.add_link(call.link)
 
 
 def rename(call: Call, span: Span) -> None:
-    """Give the span of a call its name, where somebody has given it another meanwhile."""
-    if (name := span_name(call)) != getattr(span, "name", name):
+    """Give the span of a call its name again, where a library has given it another one meanwhile."""
+    name, identity = _identity(call)
+    if name != getattr(span, "name", name):
         span.update_name(name)
-        span.set_attributes(_identity(call))
+        span.set_attributes(identity)
 
 
 def complete(call: Call, span: Span, outcome: Outcome, description: str | None = None) -> None:
@@ -218,19 +203,19 @@ class Spans:
 
     def open(self, call: Call, context: Context | None = None) -> Span:
         """Start the server span of a call that nobody else opens one for."""
-        span = self._tracer.start_span(
-            span_name(call),
+        name, identity = _identity(call)
+        span = call.span = self._tracer.start_span(
+            name,
             context,
             SpanKind.SERVER,
             # The session of a message that the server may yet refuse is written when it has not.
-            {**_identity(call), **(_further_attributes(call, None) if call.tentative else call_attributes(call))},
-            _links(call),
+            {**identity, **call_attributes(call, with_session=not call.tentative)},
+            [Link(call.link)] if call.link is not None else [],
             start_time=call.exchange.started_ns,
         )
-        call.span = span
         call.span_context = span.get_span_context()
         if call.tentative and isinstance(span, ReadableSpan):
-            PROPOSED[span] = session_attributes(call)
+            TENTATIVE[span] = session_attributes(call)
         return span
 
     def finish(self, call: Call) -> None:
@@ -246,7 +231,7 @@ class Spans:
         if outcome is not None and span.is_recording():
             if call.method == "initialize":
                 # The answer to it brings the session, after the span began.
-                span.set_attributes({**_identity(call), **call_attributes(call)})
+                span.set_attributes({**_identity(call)[1], **call_attributes(call)})
             elif semconv.SESSION_SOURCE not in (getattr(span, "attributes", None) or ()):
                 span.set_attributes(_common_attributes(call))
             complete(call, span, outcome)
@@ -254,10 +239,6 @@ class Spans:
                 capture_result(call, call.result)
         duration_ns = int(call.duration * 1e9) if call.finished else None
         span.end(call.exchange.started_ns + duration_ns if duration_ns is not None else None)
-
-
-def _links(call: Call) -> list[Link]:
-    return [Link(call.link)] if call.link is not None else []
 
 
 def same_span(left: SpanContext, right: SpanContext) -> bool:

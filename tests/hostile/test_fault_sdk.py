@@ -38,7 +38,6 @@ SHELL = {
     "otel_mcp.current.configure",
     "otel_mcp.current.discard",
     "otel_mcp.telemetry.processor.SessionSpanProcessor.on_start",
-    "otel_mcp.telemetry.processor.SessionSpanProcessor.on_end",
     "otel_mcp.exchange.dispatch.Dispatch.__init__",
     "otel_mcp.exchange.dispatch.Dispatch.run",
     "otel_mcp.exchange.dispatch.exchange_of",

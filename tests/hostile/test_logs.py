@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from otel_mcp import MCPMiddleware, guard
+from otel_mcp import MCPMiddleware, guard, observers
 from otel_mcp.guard import guarded
 from otel_mcp.model.state import SessionState, ToolCall
-from otel_mcp.observers import queue
 from tests.support.asgi import post
 from tests.support.messages import FAILED, MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
 from tests.unit.conftest import MakeRuntime
@@ -39,18 +38,18 @@ async def test_failing_calls_write_at_most_60_lines_a_minute_and_a_total(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(queue.time, "monotonic", lambda: now)
-    observe, session = queue.SlowAndFailing(5.0), SessionState(session_id="s")
+    monkeypatch.setattr(observers.time, "monotonic", lambda: now)
+    observe, session = observers.SlowAndFailing(5.0), SessionState(session_id="s")
     moment = datetime.now(UTC)
     for number in range(FLOOD):
         failed = ToolCall(tool_name=f"t{number}", started_at=moment, duration=9.0, error_type="tool_error")
         await observe(failed if number % 2 else failed.model_copy(update={"error_type": None}), session)
 
-    assert len(of_ours(lines)) == queue.LINES
+    assert len(of_ours(lines)) == observers.LINES
     now += 60
     await observe(ToolCall(tool_name="x", started_at=moment, duration=9.0), session)
-    assert [line[:40] for line in of_ours(lines)[queue.LINES :]] == [
-        f"{FLOOD - queue.LINES} more calls failed or took long in the min"[:40],
+    assert [line[:40] for line in of_ours(lines)[observers.LINES :]] == [
+        f"{FLOOD - observers.LINES} more calls failed or took long in the min"[:40],
         "tool 'x' took 9.000 s (session s, trace None)"[:40],
     ]
 
@@ -79,7 +78,7 @@ async def test_a_flood_of_hostile_requests_leaves_a_bounded_and_harmless_log(
     await runtime.shut_down()
     await asyncio.sleep(0)
 
-    assert 1 < len(of_ours(lines)) <= queue.LINES + 5
+    assert 1 < len(of_ours(lines)) <= observers.LINES + 5
     assert [line for line in of_ours(lines) if "s3cret" in line or "\n" in line or "\r" in line] == []
     others = [record.getMessage() for record in lines() if not record.name.startswith(("otel_mcp", "asyncio"))]
     assert [line for line in others if "s3cret" in line] == []

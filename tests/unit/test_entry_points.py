@@ -14,7 +14,7 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.identity.claims import rules_from
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey
-from otel_mcp.observers.queue import discover
+from otel_mcp.observers import discover
 from otel_mcp.settings import load
 from tests.support.asgi import post
 from tests.support.messages import MODERN_HEADERS, Server, modern

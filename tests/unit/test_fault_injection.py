@@ -225,7 +225,7 @@ async def serve(app: ASGIApp) -> list[Reply]:
 def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the next request make a runtime of its own."""
     monkeypatch.setattr(current, "runtime", None)
-    monkeypatch.setattr(propagation, "_known", getattr(propagation, "_Fields")())  # noqa: B009
+    monkeypatch.setattr(propagation, "_known", propagation._Fields(None, {}, frozenset()))  # pyright: ignore[reportPrivateUsage]
     current.configure(
         tracer_provider=telemetry.tracer_provider,
         meter_provider=telemetry.meter_provider,

@@ -557,6 +557,7 @@ def _exemplars(reader: InMemoryMetricReader, name: str) -> list[tuple[str, str]]
     ],
     ids=["duration", "size", "requests", "started"],
 )
+@pytest.mark.usefixtures("clock")
 async def test_exemplars_lead_to_the_spans_of_their_calls_wherever_they_are_drained(
     name: str, led_to: list[str]
 ) -> None:

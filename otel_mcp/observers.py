@@ -1,4 +1,7 @@
-"""Delivers finished calls to observers: one bounded queue and one task each, so that none waits for another."""
+"""Observers: code of the user's that gets each finished tool call, in the background.
+
+Each has a bounded queue and a task of its own, so that none waits for another.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,18 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import CallRecord
 from otel_mcp.model.session import Session
 from otel_mcp.model.state import SessionState, ToolCall
-from otel_mcp.observers import ENTRY_POINTS
 from otel_mcp.settings import Settings
 
 calls_logger = logging.getLogger("otel_mcp.calls")
 
-Observe = Callable[[ToolCall, SessionState], Awaitable[None]]
-
+ENTRY_POINTS: Final = "otel_mcp_observers"
+"""Entry point group that observers are found by."""
 CAPACITY: Final = 1000
 """Calls that wait for one observer; beyond it the oldest is dropped and counted."""
 TIMEOUT: Final = 30.0
@@ -34,10 +36,23 @@ _SHOWN: Final = 8
 """Characters of an id by which its session can be found: a client with all of it can use a transport's session."""
 
 
+class Observer(Protocol):
+    """An async callable; a slow, hanging or raising one harms nobody and is counted."""
+
+    def __call__(self, call: ToolCall, session: SessionState) -> Awaitable[None]:
+        """Look at one finished call.
+
+        Args:
+            call: without arguments and result unless ``OTEL_PYTHON_MCP_STORE_CONTENT`` is on.
+            session: what this process knows of the session; its ``tool_calls`` are not filled.
+        """
+        ...
+
+
 class _Lane:
     """One observer with what waits for it, and the task that works on that."""
 
-    def __init__(self, name: str, observer: Observe) -> None:
+    def __init__(self, name: str, observer: Observer) -> None:
         self.name = name
         self.observer = observer
         self.wants: Callable[[CallRecord], bool] | None = getattr(observer, "wants", None)
@@ -106,7 +121,7 @@ class Observers:
                     report(f"observer {lane.name}", error)
 
 
-async def _outcome(observer: Observe, call: CallRecord, session: Session) -> BaseException | None:
+async def _outcome(observer: Observer, call: CallRecord, session: Session) -> BaseException | None:
     """Run an observer for one call, in a task of its own: whatever it raises stays there."""
 
     async def observe() -> None:
@@ -125,9 +140,9 @@ async def _outcome(observer: Observe, call: CallRecord, session: Session) -> Bas
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
-def discover(settings: Settings) -> dict[str, Observe]:
+def discover(settings: Settings) -> dict[str, Observer]:
     """Observers by name: the bundled one if wanted, entry points, then configured ``module:name``."""
-    found: dict[str, Observe] = {"log": SlowAndFailing(settings.slow_call)} if settings.log_calls else {}
+    found: dict[str, Observer] = {"log": SlowAndFailing(settings.slow_call)} if settings.log_calls else {}
     for entry in entry_points(group=ENTRY_POINTS):
         with guarded(f"observer {entry.name}"):
             found[entry.name] = entry.load()

@@ -16,10 +16,10 @@ from opentelemetry import trace
 
 import otel_mcp
 from otel_mcp import MCPMiddleware, SessionState, ToolCall
+from otel_mcp import observers as observers_module
 from otel_mcp.model.delta import CallRecord, SessionFacts
 from otel_mcp.model.session import Session
-from otel_mcp.observers import queue as observer_queue
-from otel_mcp.observers.queue import Observers, SlowAndFailing
+from otel_mcp.observers import Observers, SlowAndFailing
 from otel_mcp.settings import load
 from tests.support.asgi import post
 from tests.support.messages import FAILED, Server, call, initialize, legacy_headers, modern
@@ -154,7 +154,7 @@ async def test_one_observer_waits_for_no_other(install: Callable[..., str], monk
 async def test_an_observer_that_hangs_is_given_up_and_counted(
     install: Callable[..., str], monkeypatch: pytest.MonkeyPatch, failures: Any
 ) -> None:
-    monkeypatch.setattr(observer_queue, "TIMEOUT", 0.001)
+    monkeypatch.setattr(observers_module, "TIMEOUT", 0.001)
     begun: list[object] = []
 
     async def hanging(*entry: object) -> None:
@@ -215,7 +215,7 @@ async def test_an_observer_that_is_no_coroutine_function_is_counted(install: Cal
 async def test_more_calls_than_an_observer_takes_let_the_oldest_go(
     install: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observer_queue, "CAPACITY", 10)
+    monkeypatch.setattr(observers_module, "CAPACITY", 10)
     seen: list[str] = []
 
     async def observer(finished_call: ToolCall, _: SessionState) -> None:
