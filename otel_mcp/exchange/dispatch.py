@@ -22,7 +22,8 @@ from otel_mcp.loops import current_task, is_cancellation
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange, current_call, current_exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.semconv import TOOL_ERROR
-from otel_mcp.telemetry.spans import CALL, adopt, complete, is_native, parent_of, same_span, scope_of
+from otel_mcp.telemetry.propagation import parent_of
+from otel_mcp.telemetry.spans import CALL, adopt, complete, is_native, same_span, scope_of
 from otel_mcp.wire.headers import METHOD
 from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, STREAMS, JsonId, Outcome, json_id, text
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
@@ -21,7 +22,7 @@ from otel_mcp import semconv
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.call import Exchange
 from otel_mcp.settings import Settings
-from otel_mcp.telemetry.propagation import ambient_context, has_ended
+from otel_mcp.telemetry.propagation import ambient_context, without_ended_span
 from otel_mcp.types import Message, Scope
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
@@ -86,9 +87,9 @@ class HTTPSpans:
         if self._when == "off" or not is_http_instrumentation_enabled():
             exchange.http_decided = True
         elif self._when == "auto":
-            current = trace.get_current_span()
             # Of the context that the request came with, a span may be left that has ended.
-            exchange.http_decided = current.get_span_context().is_valid and not has_ended(current)
+            current = trace.get_current_span(without_ended_span(otel_context.get_current()))
+            exchange.http_decided = current.get_span_context().is_valid
         return exchange.http_decided
 
     def responding(self, exchange: Exchange, message: Message) -> Message:

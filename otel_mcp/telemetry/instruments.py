@@ -37,35 +37,33 @@ class Instruments:
         meter = metrics.get_meter(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
         self.read: Callable[[], Readings] | None = None
         """Set once there is something to read; a reader may collect before."""
-        self.duration = meter.create_histogram(
+
+        def histogram(name: str, unit: str, description: str, buckets: Sequence[float]) -> Histogram:
+            return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
+
+        self.duration = histogram(
             semconv.METRIC_OPERATION_DURATION,
             "s",
             "Duration of an MCP message from its arrival until its result is on its way.",
-            explicit_bucket_boundaries_advisory=semconv.OPERATION_BUCKETS,
+            semconv.OPERATION_BUCKETS,
         )
-        self.session_duration = meter.create_histogram(
+        self.session_duration = histogram(
             semconv.METRIC_SESSION_DURATION,
             "s",
             "Time from the first to the last activity of an ended session.",
-            explicit_bucket_boundaries_advisory=semconv.SESSION_BUCKETS,
+            semconv.SESSION_BUCKETS,
         )
-        self.tool_calls = meter.create_histogram(
-            semconv.METRIC_SESSION_TOOL_CALLS,
-            "{call}",
-            "Tool calls of an ended session.",
-            explicit_bucket_boundaries_advisory=semconv.TOOL_CALLS_BUCKETS,
+        self.tool_calls = histogram(
+            semconv.METRIC_SESSION_TOOL_CALLS, "{call}", "Tool calls of an ended session.", semconv.TOOL_CALLS_BUCKETS
         )
-        self.result_size = meter.create_histogram(
+        self.result_size = histogram(
             semconv.METRIC_TOOL_RESULT_SIZE,
             "By",
             "Size of the answers of a tool: what it costs the model's context.",
-            explicit_bucket_boundaries_advisory=semconv.RESULT_SIZE_BUCKETS,
+            semconv.RESULT_SIZE_BUCKETS,
         )
-        self.store_duration = meter.create_histogram(
-            semconv.METRIC_STORE_DURATION,
-            "s",
-            "Duration of an operation on the session store.",
-            explicit_bucket_boundaries_advisory=semconv.STORE_BUCKETS,
+        self.store_duration = histogram(
+            semconv.METRIC_STORE_DURATION, "s", "Duration of an operation on the session store.", semconv.STORE_BUCKETS
         )
         counter = meter.create_counter
         self.started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
@@ -88,49 +86,32 @@ class Instruments:
 
     def _observe_all(self, meter: Meter) -> None:
         # What adds up over processes is an up-down counter, by the conventions; only `active` does not.
-        adding = meter.create_observable_up_down_counter
-        adding(
-            semconv.METRIC_REQUESTS_ACTIVE,
-            self._shows(lambda now: _by(semconv.MCP_METHOD_NAME, now.requests)),
-            "{request}",
-            "Requests being served.",
-        )
+        adding, counting = meter.create_observable_up_down_counter, meter.create_observable_counter
+        requests = self._shows(lambda now: _by(semconv.MCP_METHOD_NAME, now.requests))
+        adding(semconv.METRIC_REQUESTS_ACTIVE, requests, "{request}", "Requests being served.")
+        active = self._shows(lambda now: [] if now.active is None else [Observation(now.active)])
         meter.create_observable_gauge(
-            semconv.METRIC_SESSION_ACTIVE,
-            self._shows(lambda now: [] if now.active is None else [Observation(now.active)]),
-            "{session}",
-            "Live sessions in the shared store.",
+            semconv.METRIC_SESSION_ACTIVE, active, "{session}", "Live sessions in the shared store."
         )
-        adding(
-            semconv.METRIC_SESSION_LOCAL,
-            self._shows(lambda now: [Observation(now.local)]),
-            "{session}",
-            "Sessions in this process's memory.",
-        )
-        adding(
-            semconv.METRIC_STORE_PENDING,
-            self._shows(lambda now: [Observation(now.pending)]),
-            "{call}",
-            "Calls not yet written to the store.",
-        )
+        local = self._shows(lambda now: [Observation(now.local)])
+        adding(semconv.METRIC_SESSION_LOCAL, local, "{session}", "Sessions in this process's memory.")
+        pending = self._shows(lambda now: [Observation(now.pending)])
+        adding(semconv.METRIC_STORE_PENDING, pending, "{call}", "Calls not yet written to the store.")
+        degraded = self._shows(lambda now: [Observation(int(now.degraded))])
         adding(
             semconv.METRIC_STORE_DEGRADED,
-            self._shows(lambda now: [Observation(int(now.degraded))]),
+            degraded,
             "{process}",
             "1 while the session store does not answer this process, else 0.",
         )
-        meter.create_observable_counter(
+        contradicted = self._shows(lambda now: _by(semconv.HEADER, now.contradicted))
+        counting(
             semconv.METRIC_HEADERS_CONTRADICTED,
-            self._shows(lambda now: _by(semconv.HEADER, now.contradicted)),
+            contradicted,
             "{request}",
             "Requests with a header that says something else than their body.",
         )
-        meter.create_observable_counter(
-            semconv.METRIC_ERRORS,
-            [lambda _: _by(semconv.COMPONENT, guard.failures)],
-            "{error}",
-            "Failures of the instrumentation itself.",
-        )
+        counting(semconv.METRIC_ERRORS, [_errors], "{error}", "Failures of the instrumentation itself.")
 
     def _shows(
         self, part: Callable[[Readings], Sequence[Observation]]
@@ -147,6 +128,10 @@ class Instruments:
 
 def _by(attribute: str, counts: Mapping[str, int]) -> list[Observation]:
     return [Observation(count, {attribute: name}) for name, count in list(counts.items())]
+
+
+def _errors(_: CallbackOptions) -> list[Observation]:
+    return _by(semconv.COMPONENT, guard.failures)
 
 
 _SDK: Final = "opentelemetry.sdk.metrics._internal"

@@ -24,7 +24,7 @@ from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
 from otel_mcp.telemetry.instruments import Instruments, Readings, Series
 from otel_mcp.telemetry.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Failure, Outcome, field_of, listed_names
+from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome, field_of, listed_names
 
 MAX_TOOLS: Final = 200
 MAX_CLIENTS: Final = 20
@@ -120,7 +120,7 @@ class Metrics:
         try:
             outcome, exchange = call.outcome, call.exchange
             worked = outcome is not None and not outcome.failed and not outcome.unclassified
-            method = known_method(call.method)
+            method = call.method if call.method in KNOWN_METHODS else semconv.OTHER
             if call.id is not None and (client := client_of(call)[0]) is not None:
                 accepted = call.accepted or (exchange.status or 500) < 300
                 # A client that has only introduced itself, which all may do, leaves room for those that work.
@@ -131,7 +131,10 @@ class Metrics:
                 names, named = self.tools if method == "tools/call" else self._prompts, call.target is not None
                 name = names.bounded(call.target or "", proven=call.trusted_name and named, likely=worked and named)
             error_type, code = (None, None) if worked or outcome is None else self._slow_errors(outcome, call)
-            key = (method, name, error_type, code, _known_version(exchange.protocol_version), exchange.http_version)
+            version = exchange.protocol_version
+            if version not in _PROTOCOL_VERSIONS:
+                version = semconv.OTHER if version else None
+            key = (method, name, error_type, code, version, exchange.http_version)
             duration, size = self._series.get(key) or self._slow_series(key)
             context = NO_SPAN
             if (span := call.span_context) is not None and span.trace_flags.sampled:
@@ -180,12 +183,16 @@ class Metrics:
 
     def close(self) -> None:
         """Count what is counted once for a whole batch, which ends here."""
-        self.settle()
+        if self._refused:
+            self.settle()
         requests, self._requests = self._requests, Counter()
         self._exemplified.clear()
-        for (client, method), count in requests.items():
-            attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
-            self._on.clients_requests.add(count, attributes, NO_SPAN)
+        try:
+            for (client, method), count in requests.items():
+                attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
+                self._on.clients_requests.add(count, attributes, NO_SPAN)
+        except Exception as failure:
+            report("record", failure)
 
     def learn_listed(self, method: str, result: object) -> None:
         """Learn the names that the server itself lists, where `method` asked for its tools or prompts."""
@@ -213,21 +220,23 @@ class Metrics:
     def _slow_failure(self, call: Call, session: Session | None, tool: str | None, *, worked: bool) -> None:
         """Count a tool call if it failed, or is the first that works after one in its session."""
         failed = session.failed if session is not None else None
-        if (failure := call.failure) is not None:
-            self._on.failures.add(1, self._failure_attributes(call, tool, failure), NO_SPAN)
-            if session is not None and call.target is not None:
-                session.failed = failed = failed if failed is not None else {}
-                if call.target not in failed and len(failed) >= _MAX_REMEMBERED:
-                    del failed[next(iter(failed))]
-                failed[call.target] = failure
-        elif worked and failed and call.target in failed:
-            self._on.corrected.add(1, self._failure_attributes(call, tool, failed.pop(call.target)), NO_SPAN)
+        counter, failure = self._on.failures, call.failure
+        if failure is None:
+            if not worked or not failed or call.target not in failed:
+                return
+            counter, failure = self._on.corrected, failed.pop(call.target)
+        elif session is not None and call.target is not None:
+            session.failed = failed = failed if failed is not None else {}
+            if call.target not in failed and len(failed) >= _MAX_REMEMBERED:
+                del failed[next(iter(failed))]
+            failed[call.target] = failure
+        attributes = {semconv.GEN_AI_TOOL_NAME: tool, semconv.FAILURE: failure}
+        counter.add(1, self._of_client(client_of(call)[0], attributes), NO_SPAN)
 
-    def _failure_attributes(self, call: Call, tool: str | None, failure: Failure) -> dict[str, Any]:
-        attributes: dict[str, Any] = {semconv.GEN_AI_TOOL_NAME: tool, semconv.FAILURE: failure}
-        if (client := client_of(call)[0]) is not None:
-            attributes[semconv.CLIENT_NAME] = self._clients.bounded(client, proven=False)
-        return attributes
+    def _of_client(self, client: str | None, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Add the client's name, bounded, where it has one."""
+        named = {semconv.CLIENT_NAME: self._clients.bounded(client, proven=False)} if client is not None else {}
+        return attributes | named
 
     def request_refused(self, status: int, client: str | None) -> None:
         """Take a request that HTTP answered with a refusal. Counted later: which clients have worked is then known."""
@@ -240,9 +249,7 @@ class Metrics:
         with suppress(IndexError):  # Whichever thread takes the last one.
             while True:
                 status, client = self._refused.popleft()
-                attributes: dict[str, Any] = {semconv.HTTP_RESPONSE_STATUS_CODE: status}
-                if client is not None:
-                    attributes[semconv.CLIENT_NAME] = self._clients.bounded(client, proven=False)
+                attributes = self._of_client(client, {semconv.HTTP_RESPONSE_STATUS_CODE: status})
                 self._on.refused.add(1, attributes, NO_SPAN)
 
     def session_started(self, facts: SessionFacts) -> None:
@@ -279,17 +286,9 @@ class Metrics:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)
 
 
-def known_method(method: str) -> str:
-    """The method, or ``_OTHER`` where it is none of the protocol's."""
-    return method if method in KNOWN_METHODS else semconv.OTHER
-
-
-def _known_version(version: str | None) -> str | None:
-    return version if version in _PROTOCOL_VERSIONS else semconv.OTHER if version else None
-
-
 def _session_attributes(source: str | None, protocol_version: str | None) -> dict[str, str]:
     attributes = {semconv.SESSION_SOURCE: source or "none"}
-    if (version := _known_version(protocol_version)) is not None:
-        attributes[semconv.MCP_PROTOCOL_VERSION] = version
+    if protocol_version:
+        known = protocol_version in _PROTOCOL_VERSIONS
+        attributes[semconv.MCP_PROTOCOL_VERSION] = protocol_version if known else semconv.OTHER
     return attributes

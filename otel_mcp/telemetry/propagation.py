@@ -13,10 +13,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
-from opentelemetry.trace import Span, SpanContext
 
 from otel_mcp.guard import report
-from otel_mcp.model.call import Exchange
+from otel_mcp.model.call import Call, Exchange
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.carrier import carried
 
@@ -46,19 +45,17 @@ class _Fields(NamedTuple):
 
 _GETTER: Final = _Getter()
 _known = _Fields(None, {}, frozenset())
+"""Of the propagator that is configured. Compared by identity: it need be neither hashable nor comparable."""
 
 
-def _fields() -> _Fields:
+def _slow_fields(textmap: TextMapPropagator) -> _Fields:
     global _known
-    textmap = propagate.get_global_textmap()
-    # By identity: a propagator need be neither hashable nor comparable.
-    if textmap is not _known.textmap:
-        names: dict[str, str] = {}
-        try:
-            names = {name: name.lower() for name in textmap.fields}
-        except Exception as failure:
-            report("propagator", failure)
-        _known = _Fields(textmap, names, frozenset(name.encode("latin-1", "replace") for name in names.values()))
+    names: dict[str, str] = {}
+    try:
+        names = {name: name.lower() for name in textmap.fields}
+    except Exception as failure:
+        report("propagator", failure)
+    _known = _Fields(textmap, names, frozenset(name.encode("latin-1", "replace") for name in names.values()))
     return _known
 
 
@@ -72,25 +69,22 @@ def _extract(carrier: dict[str, str], context: Context) -> Context:
         return context
 
 
-def has_ended(span: Span) -> bool:
-    """Whether a span is known to have ended; only the SDK's spans tell."""
-    return getattr(span, "end_time", None) is not None
-
-
 def without_ended_span(context: Context) -> Context:
-    """The context itself, or one without its span where that has ended.
+    """Return the context, without its span where that is known to have ended; only the SDK's spans tell.
 
     A server may serve a request in a context that an earlier request of the
     connection left behind. What has ended is nobody's parent.
     """
-    span = trace.get_current_span(context)
-    return trace.set_span_in_context(trace.INVALID_SPAN, context) if has_ended(span) else context
+    if getattr(trace.get_current_span(context), "end_time", None) is None:
+        return context
+    return trace.set_span_in_context(trace.INVALID_SPAN, context)
 
 
 def ambient_context(exchange: Exchange) -> Context:
-    """The context that the HTTP request came with: an HTTP span's if there is one, else its headers'."""
+    """Return the context that the HTTP request came with: an HTTP span's if there is one, else its headers'."""
     ambient = exchange.ambient if exchange.ambient is not None else otel_context.get_current()
-    fields = _fields()
+    textmap = propagate.get_global_textmap()
+    fields = _known if textmap is _known.textmap else _slow_fields(textmap)
     if exchange.headers.keys().isdisjoint(fields.headers):
         return ambient
     if trace.get_current_span(ambient).get_span_context().is_valid:
@@ -99,17 +93,20 @@ def ambient_context(exchange: Exchange) -> Context:
     return _extract(carried(read), ambient)
 
 
-def context_in_meta(meta: Mapping[str, Any], ambient: Context) -> tuple[Context, SpanContext | None]:
-    """The context that ``_meta`` carries, and the span to link: that of the HTTP request, if it is sampled.
+def parent_of(call: Call) -> Context:
+    """Return the context that the span of a message belongs under.
 
-    Without a valid span context in `meta` it is `ambient`, with nothing to link.
+    A valid span context in ``_meta`` is the parent; the ambient HTTP span is then
+    linked, if it is sampled, as the MCP conventions ask.
     """
-    fields = _fields()
-    if meta.keys().isdisjoint(fields.names):
-        return ambient, None
-    carrier = carried((lower, meta.get(name)) for name, lower in fields.names.items())
+    ambient = ambient_context(call.exchange)
+    if not call.meta or call.meta.keys().isdisjoint(_known.names):
+        return ambient
+    carrier = carried((lower, call.meta.get(name)) for name, lower in _known.names.items())
     around = trace.get_current_span(ambient).get_span_context()
     parent = _extract(carrier, trace.set_span_in_context(trace.INVALID_SPAN, ambient))
     if not trace.get_current_span(parent).get_span_context().is_valid:
-        return ambient, None
-    return parent, around if around.is_valid and around.trace_flags.sampled else None
+        return ambient
+    if around.is_valid and around.trace_flags.sampled:
+        call.link = around
+    return parent

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from pydantic_core import to_json
 
@@ -56,7 +56,7 @@ class Recorder:
         self.metrics = metrics
         self._spans = spans
         self._keys = keys
-        self._observers = observers
+        self._observers = observers if observers else None
         self._submit = submit
         self._batch = settings.flush_calls
         self._delay = settings.flush_interval * _DRAIN_SHARE
@@ -91,8 +91,10 @@ class Recorder:
         if waiting >= self._most:
             # Very many have ended within one turn, as where a process stops: none may fall off the end.
             self.drain()
-            if len(self._queue) >= _MAX_QUEUE:
-                self._lose_oldest()
+            if len(self._queue) >= _MAX_QUEUE:  # Another thread has been recording for very long.
+                with _GUARD:
+                    if self._queue.popleft().method == "tools/call":
+                        self.metrics.store_dropped(1, "full")
         elif (
             self._timer is None
             or self._timer_loop is None
@@ -100,12 +102,6 @@ class Recorder:
             or (waiting >= self._batch and not self._hurries)
         ):
             self._schedule(0.0 if waiting >= self._batch else self._delay)
-
-    def _lose_oldest(self) -> None:
-        """Make room, where another thread has been recording for very long."""
-        with _GUARD:
-            if self._queue.popleft().method == "tools/call":
-                self.metrics.store_dropped(1, "full")
 
     def _schedule(self, delay: float) -> None:
         if (loop := loops.home()) is None:
@@ -122,7 +118,7 @@ class Recorder:
         try:
             self._timer, self._hurries = None, False
             drained = self._drain(max(_SLICE, len(self._queue) // 8))
-            if self._observers:
+            if self._observers is not None:
                 self._observers.ensure_running()
             if self._queue:
                 self._schedule(0.0 if drained else _MEANWHILE)
@@ -182,8 +178,7 @@ class Recorder:
         """A batch is complete: one delta for each session that its calls belong to."""
         self._open = 0
         deltas, self._deltas = self._deltas, {}
-        with _GUARD:
-            self.metrics.close()
+        self.metrics.close()
         for delta in deltas.values():
             self._submit(delta)
 
@@ -212,12 +207,19 @@ class Recorder:
             session.has_tool_calls = True
             delta.call_count += 1
             delta.calls.append(record := self._call_record(call, started))
-            if self._observers:
+            if self._observers is not None:
                 self._observers.deliver(record, session)
 
     def _call_record(self, call: Call, started: float) -> CallRecord:
         context = call.span_context if call.span_context is not None and call.span_context.is_valid else None
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
+        digest: str | None = None
+        if arguments:
+            try:
+                encoded = to_json(arguments)
+                digest = self._keys.digest_bytes(encoded) if len(encoded) <= _MAX_DIGESTED else None
+            except ValueError:
+                pass  # Half a surrogate pair, or too deep: a server may take what cannot be written again.
         record = CallRecord(
             call.target or "",
             call.id,
@@ -226,7 +228,7 @@ class Recorder:
             call.outcome.error_type if call.outcome else None,
             call.failure,
             call.result_bytes,
-            self._digest(arguments) if arguments else None,
+            digest,
             f"{context.trace_id:032x}" if context is not None else None,
             f"{context.span_id:016x}" if context is not None else None,
         )
@@ -234,13 +236,6 @@ class Recorder:
             record.arguments = self._redact(arguments)
             record.result = self._redact(call.result)
         return record
-
-    def _digest(self, arguments: Any) -> str | None:
-        try:
-            encoded = to_json(arguments)
-        except ValueError:
-            return None  # Half a surrogate pair, or too deep: a server may take what cannot be written again.
-        return self._keys.digest_bytes(encoded) if len(encoded) <= _MAX_DIGESTED else None
 
 
 _instances: weakref.WeakSet[Recorder] = weakref.WeakSet()

@@ -21,7 +21,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 
 from otel_mcp import semconv
 from otel_mcp.model.call import Call, client_of
-from otel_mcp.telemetry.propagation import ambient_context, context_in_meta
+from otel_mcp.telemetry.propagation import parent_of
 from otel_mcp.version import __version__
 from otel_mcp.wire.jsonrpc import Outcome
 from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
@@ -45,22 +45,10 @@ def scope_of(span: Span) -> str | None:
 
 def is_native(span: Span) -> bool:
     """Whether the SDK or FastMCP opened this span for a message."""
-    return scope_of(span) in _NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
-
-
-def parent_of(call: Call) -> Context:
-    """The context that a message's span belongs under.
-
-    What ``_meta`` carries is the parent; the ambient HTTP span is then linked,
-    if it is sampled, as the MCP conventions ask.
-    """
-    ambient = ambient_context(call.exchange)
-    if not call.meta:
-        return ambient
-    parent, link = context_in_meta(call.meta, ambient)
-    if link is not None:
-        call.link = link
-    return parent
+    scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
+    if scope is None or scope.name not in _NATIVE_SCOPES:
+        return False
+    return getattr(span, "kind", None) is SpanKind.SERVER
 
 
 def session_attributes(call: Call) -> Mapping[str, str]:

@@ -433,8 +433,8 @@ async def test_the_loop_does_not_spin_while_another_thread_records(
     recorder, slow = (runtime := make_runtime(flush_calls=8)).recorder, Slow()
     monkeypatch.setattr(runtime.metrics, "record", slow)
     looks: list[None] = []
-    ensure_running = runtime.observers.ensure_running
-    monkeypatch.setattr(runtime.observers, "ensure_running", lambda: (looks.append(None), ensure_running()))
+    drain = recorder._drain  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(recorder, "_drain", lambda most: (looks.append(None), drain(most))[1])
     calls = [ended(200) for _ in range(20)]
     recorder.add(calls[0])
     thread = slow.held_in(recorder.drain)
