@@ -78,10 +78,18 @@ def test_at_eighty_columns_ids_stay_whole_and_other_columns_give_way(cli: Cli) -
         (None, ["--color", "always", "-o", "table"], {}, True),
     ],
 )
+@pytest.mark.parametrize("is_first", [False, True])
 def test_colors_are_for_terminals_unless_asked_otherwise(
-    columns: int | None, arguments: list[str], environment: dict[str, str], is_colored: bool, cli: Cli
+    columns: int | None,
+    arguments: list[str],
+    environment: dict[str, str],
+    is_colored: bool,
+    is_first: bool,
+    cli: Cli,
 ) -> None:
-    assert ("\x1b[" in cli("sessions", *arguments, columns=columns, **environment).out) == is_colored
+    before, after = (arguments[:2], arguments[2:]) if is_first else ([], arguments)
+
+    assert ("\x1b[" in cli(*before, "sessions", *after, columns=columns, **environment).out) == is_colored
 
 
 @pytest.mark.usefixtures("sessions")

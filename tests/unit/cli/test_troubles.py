@@ -18,7 +18,7 @@ COMMANDS = (["sessions"], ["sessions", "--watch"], ["show", "x"], ["tools"], ["t
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_redis_that_is_away_is_one_line_that_says_what_to_do(command: list[str], cli: Cli) -> None:
+def test_unreachable_redis_is_one_line_that_says_what_to_do(command: list[str], cli: Cli) -> None:
     result = cli(*command, "--redis-url", "redis://user:SECRET@127.0.0.1:1/3?client_name=SECRET")
 
     assert result == (
@@ -44,7 +44,7 @@ def test_a_wrong_password_is_another_line(command: list[str], cli: Cli, redis: A
 @pytest.mark.parametrize(
     "url", ["http://u:SECRET@h", "redis://:SECRET@[", "redis+sentinel://u:SECRET@/x", "redis://h:SECRET", "x"]
 )
-def test_a_url_that_cannot_be_used_is_a_usage_error_without_its_text(url: str, cli: Cli) -> None:
+def test_unusable_url_is_a_usage_error_without_its_text(url: str, cli: Cli) -> None:
     result = cli("sessions", "--redis-url", url)
 
     assert (result.code, result.out) == (2, "")
@@ -70,6 +70,22 @@ def test_settings_show_no_secret(cli: Cli) -> None:
     assert "SECRET" not in result.out
     assert ["OTEL_PYTHON_MCP_REDIS_URL", "(set)"] in result.rows
     assert ["OTEL_PYTHON_MCP_SESSION_TTL", "3600"] in result.rows
+    assert ["OTEL_PYTHON_MCP_SESSION_SOURCES", "conversation,header,inferred"] in result.rows
+    assert ["OTEL_PYTHON_MCP_LOG_CALLS", "false"] in result.rows
+    assert ["OTEL_PYTHON_MCP_JAEGER_URL", "-"] in result.rows
+
+
+def test_unexpected_error_is_one_line_without_its_text(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("SECRET")
+
+    monkeypatch.setattr("otel_mcp.cli.listing.sessions", broken)
+
+    result = cli("sessions")
+
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("otel-mcp: ValueError in test_troubles.py:")
+    assert "SECRET" not in result.err
 
 
 def started(redis_url: str, *command: str, **pipes: Any) -> subprocess.Popen[str]:
