@@ -40,7 +40,7 @@ class Call:
     replica: str | None
     """The process that served it, where the document names it."""
     resumed: bool
-    """It is the first one after a restart, where the document says so."""
+    """It is the first one after a restart, where the document has that."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Document:
     ended_by: str | None
     """Why it ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
     outcome: str
-    """How it went, where the document says so, else why it ended, else ``live``."""
+    """How it went, where the document has that, else why it ended, else ``live``."""
     call_count: int
     """All calls; `calls` are the newest of them."""
     error_count: int

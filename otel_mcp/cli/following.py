@@ -1,6 +1,6 @@
 """``otel-mcp tail`` and ``top``: calls as replicas write them, all of them since the last look.
 
-The index says when the time of each session is over, which is its limit of silence after its last activity. So recent
+The index holds when the time of each session is over, which is its limit of silence after its last activity. So recent
 activity is one span of the index for each limit, however many sessions there are.
 """
 

@@ -17,7 +17,7 @@ from otel_mcp.settings import Settings
 _BYTES_A_TOKEN: Final = 4
 """By rule of thumb."""
 _SILENCE: Final = 300.0
-"""Seconds between two calls from which on the story says so."""
+"""Seconds without a call that are mentioned."""
 _BOARD: Final = "otel-mcp-session"
 """The Session explorer among the dashboards."""
 _AROUND: Final = 60.0

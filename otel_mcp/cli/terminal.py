@@ -35,7 +35,7 @@ class Code(IntEnum):
 
 
 class Failure(Exception):
-    """Ends a command: one line on standard error, perhaps one more that says what to do."""
+    """Ends a command: one line on standard error, perhaps one more with advice."""
 
     def __init__(self, code: Code, message: str = "", hint: str = "") -> None:
         super().__init__(message)

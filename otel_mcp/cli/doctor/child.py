@@ -210,7 +210,7 @@ def look(report: Report, task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Report what is installed, then what loads, once standard input says what to look at."""
+    """Report what is installed, then what loads, once standard input has the task."""
     report = Report()
     try:
         report.send(inventory=inventory())

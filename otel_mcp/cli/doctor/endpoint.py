@@ -155,7 +155,7 @@ async def _exchange(host: str, port: int, context: ssl.SSLContext | None, data: 
             raise _Unreachable("hangs up") from None
         return b""
     except OSError as error:
-        # Of several addresses of one host, each refused, only the text says so.
+        # Of several addresses of one host, each refused, the text is the only sign.
         is_refused = isinstance(error, ConnectionRefusedError) or "refuse" in str(error)
         raise _Unreachable(_REFUSED if is_refused else "cannot be reached") from None
     answer = b""

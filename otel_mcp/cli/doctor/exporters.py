@@ -59,7 +59,7 @@ class Target:
 
 @dataclass(slots=True)
 class Exporting:
-    """What the environment says about exporters."""
+    """The exporters of an environment."""
 
     findings: list[Finding] = field(default_factory=list[Finding])
     targets: list[Target] = field(default_factory=list[Target])
@@ -71,7 +71,7 @@ def read(env: Env, inventory: Inventory) -> Exporting:
     """Find out which exporters the SDK would make, and what is wrong with them."""
     result = Exporting()
     if env.get("OTEL_CONFIG_FILE") and "opentelemetry-configuration" in inventory.distributions:
-        result.findings.append(skip("OTEL_CONFIG_FILE says where telemetry goes; that file was not read"))
+        result.findings.append(skip("OTEL_CONFIG_FILE holds where telemetry goes; that file was not read"))
     elif env.get("OTEL_CONFIG_FILE"):
         found = "OTEL_CONFIG_FILE is set, but the package that reads it is missing: nothing is instrumented"
         result.findings.append(fail(found, "python -m pip install opentelemetry-configuration"))

@@ -59,7 +59,7 @@ _NO_WRITES: Final = {
 }
 """Errors of servers that answer but keep nothing."""
 _DENIED: Final = ("NOAUTH", "WRONGPASS", "Authentication required", "username-password pair")
-"""What a client of a cluster passes on of an error that says no more by its class."""
+"""Words of errors whose class a client of a cluster does not pass on."""
 _PATIENCE: Final = 1.0
 """Seconds: twice those of a server, so that a busy machine is no outage."""
 _TOO_LATE: Final = f"does not answer within {_PATIENCE:g} s"
@@ -131,7 +131,7 @@ async def _run(redis: Connection, *command: Any) -> Any:
 
 
 async def _info(redis: Connection) -> dict[str, Any]:
-    """What the server says of itself, as far as it may be asked."""
+    """The server's own figures, as far as this user may read them."""
     if not redis.is_cluster:
         found = await _run(redis, "INFO", "everything")
         return {} if isinstance(found, Exception) else found
@@ -163,7 +163,7 @@ async def _permissions(redis: Connection, url: str, settings: Settings) -> Findi
                 return replace(fail(f"{place(url)} {found}", mend), check="redis")
             if " " not in text:
                 refused.add(text)
-            elif "OOM" not in text[:8]:  # Of which the next check says more.
+            elif "OOM" not in text[:8]:  # The next check is about that.
                 refused.add("keys" if "key" in text else "ZADD")
     if not refused:
         return replace(ok("all commands on all keys of ours are allowed"), check="permissions")

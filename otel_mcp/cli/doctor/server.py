@@ -34,8 +34,8 @@ _MIDDLEWARE: Final = "app = MCPMiddleware(app)  # from otel_mcp import MCPMiddle
 
 def package(inventory: Inventory, launch: Launch) -> Iterator[Finding]:
     """Our package is there, in the environment in which the server runs, and is not somebody else's."""
-    own, wrapper, beside = launch.interpreter, launch.wrapper_interpreter, Path(sys.executable).parent
-    python = "python" if own is None or Path(own).parent == beside else own
+    own, wrapper = launch.interpreter, launch.wrapper_interpreter
+    python = "python" if own is None or Path(own).parent == Path(sys.executable).parent else own
     namesake, ours = inventory.distributions.get(_NAMESAKE), inventory.distributions.get(OURS)
     if namesake is not None and ours is None:
         found = f"{_NAMESAKE} {namesake['version']} is installed, which is somebody else's project; ours is {OURS}"
@@ -59,7 +59,7 @@ def package(inventory: Inventory, launch: Launch) -> Iterator[Finding]:
 
 
 def versions(inventory: Inventory) -> Iterator[Finding]:
-    """Everything that we need is there in a version that we need, and what we instrument in one that we know."""
+    """Requirements are met, and the libraries that we instrument are there in versions that we know."""
     ours = inventory.distributions.get(OURS)
     if ours is None:
         return
@@ -165,8 +165,8 @@ def start(launch: Launch, loaded: Loaded | None) -> Iterator[Finding]:
     if not launch.given:
         yield skip("no command was given: otel-mcp doctor -- opentelemetry-instrument uvicorn app:app")
     elif launch.missing is not None:
-        beside = Path(sys.executable).with_name(launch.missing)
-        known = f'export PATH={shlex.quote(str(beside.parent))}:"$PATH"' if beside.is_file() else None
+        there = Path(sys.executable).with_name(launch.missing)
+        known = f'export PATH={shlex.quote(str(there.parent))}:"$PATH"' if there.is_file() else None
         is_wrapper = launch.missing == "opentelemetry-instrument"
         yield fail(f"{launch.missing} is not found on PATH", known or (INSTALL if is_wrapper else None))
     elif not program:

@@ -74,7 +74,7 @@ def test_app_and_workers(command: str, app: str, workers: int) -> None:
         ("sh -c uvicorn", "sh is not one of the servers that are understood here"),
     ],
 )
-def test_what_is_not_understood_is_said(command: str, why: str) -> None:
+def test_commands_that_are_not_understood_are_reported(command: str, why: str) -> None:
     found = launch(command)
 
     assert found.app is None

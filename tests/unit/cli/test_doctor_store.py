@@ -129,7 +129,7 @@ def test_user_who_may_not_do_what_we_do(server: Server, clean: Any, rules: str, 
 
     assert permissions.status == "FAIL"
     assert words in permissions.found
-    # The mending line is enough, and so much that nothing is amiss afterwards.
+    # The mending line is enough.
     mend = (permissions.mend or "").removeprefix("redis-cli ").replace("'", "").split()
     clean.execute_command("ACL", "SETUSER", "shop", "reset")
     clean.execute_command("ACL", "SETUSER", "shop", "on", ">right")

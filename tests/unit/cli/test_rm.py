@@ -1,4 +1,4 @@
-"""``otel-mcp rm``: one session ends for all replicas, asked for on a terminal, said outright in scripts."""
+"""``otel-mcp rm``: one session ends for all replicas, asked for on a terminal, by an option in scripts."""
 
 from __future__ import annotations
 

@@ -84,11 +84,11 @@ def test_a_pipe_gets_facts_and_whole_calls(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("story")
 def test_programs_get_a_versioned_schema(cli: Cli) -> None:
-    told = json.loads(cli("show", "om1.story", "-o", "json").out)
+    shown = json.loads(cli("show", "om1.story", "-o", "json").out)
 
-    assert told["schema"] == "otel-mcp/story/1"
-    assert (told["session_id"], told["calls"], told["bytes_given"]) == ("om1.story", 6, 113_247)
-    assert told["tool_calls"][3] == {
+    assert shown["schema"] == "otel-mcp/story/1"
+    assert (shown["session_id"], shown["calls"], shown["bytes_given"]) == ("om1.story", 6, 113_247)
+    assert shown["tool_calls"][3] == {
         "tool": "refund",
         "started_at": "2026-09-21T14:13:29.700Z",
         "offset": 9.7,
@@ -116,24 +116,24 @@ PAGES = {
 
 @pytest.mark.usefixtures("story")
 def test_links_lead_to_jaeger_and_grafana(cli: Cli) -> None:
-    told = json.loads(cli("show", "om1.story", "-o", "json", **PAGES).out)
+    shown = json.loads(cli("show", "om1.story", "-o", "json", **PAGES).out)
 
-    assert told["links"] == {
+    assert shown["links"] == {
         "traces": "https://jaeger.example/ui/search?service=shop&tags=%7B%22session.id%22%3A%22om1.story%22%7D&limit=200"
         "&lookback=custom&start=1789999940000000&end=1790007260900000",
         "board": "https://grafana.example/d/otel-mcp-session?var-service=shop&var-session_id=om1.story"
         "&from=1789999940000&to=1790007260900",
     }
-    assert told["tool_calls"][0]["trace_url"] == f"https://jaeger.example/ui/trace/{'ab' * 16}"
+    assert shown["tool_calls"][0]["trace_url"] == f"https://jaeger.example/ui/trace/{'ab' * 16}"
     assert "traces: https://jaeger.example/ui/search?" in cli("show", "om1", columns=80, **PAGES).out
 
 
 @pytest.mark.usefixtures("story")
 def test_what_is_no_address_of_a_page_is_no_link(cli: Cli) -> None:
-    told = cli("show", "om1.story", "-o", "html", OTEL_PYTHON_MCP_JAEGER_URL="javascript:alert(1)//")
+    shown = cli("show", "om1.story", "-o", "html", OTEL_PYTHON_MCP_JAEGER_URL="javascript:alert(1)//")
 
-    assert told.code == 0
-    assert "javascript" not in told.out
+    assert shown.code == 0
+    assert "javascript" not in shown.out
 
 
 class Page(HTMLParser):
@@ -198,11 +198,11 @@ def test_strangers_write_text_into_pages_and_nothing_else(text: str, cli: Cli, r
     assert page.loads == []
     assert page.links == []
 
-    told = cli("show", "bad", "-o", "md").out
-    (row,) = [line for line in told.splitlines() if line.startswith("| +")]
+    shown = cli("show", "bad", "-o", "md").out
+    (row,) = [line for line in shown.splitlines() if line.startswith("| +")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 7
     # Outside of code nothing of it is left.
-    outside = re.sub(r"`[^`]*`", "", told)
+    outside = re.sub(r"`[^`]*`", "", shown)
     assert not re.search(r"[<>@]|alert|evil|red", outside)
 
 
@@ -248,14 +248,14 @@ def test_a_braced_id_is_found_whole_and_by_its_beginning(cli: Cli, redis_url: st
 def test_of_many_calls_the_story_says_that_older_ones_are_gone(cli: Cli, redis_url: str) -> None:
     write(redis_url, [session("long", [call("add", NOW - 99 + at) for at in range(80)], began=NOW - 100)])
 
-    told = cli("show", "long", columns=80, NO_COLOR="1").out
+    shown = cli("show", "long", columns=80, NO_COLOR="1").out
 
-    assert "-- 55 earlier calls are not in the document any more --" in told
-    assert "by the newest 25 calls" in told
+    assert "-- 55 earlier calls are not in the document any more --" in shown
+    assert "by the newest 25 calls" in shown
     assert cli("sessions", columns=120, NO_COLOR="1").out.splitlines()[1].split()[-5:-2] == ["80", "0+", "0+"]
 
 
-def test_replicas_and_restarts_are_told_where_the_document_has_them(cli: Cli, redis: Any) -> None:
+def test_replicas_and_restarts_are_shown_where_the_document_has_them(cli: Cli, redis: Any) -> None:
     made = {"tool_name": "add", "duration": 0.1}
     replicas = [("a1", False), ("a1", False), ("b7", True)]
     calls = [
@@ -264,9 +264,9 @@ def test_replicas_and_restarts_are_told_where_the_document_has_them(cli: Cli, re
     ]
     put(redis, session_id="moved", tool_calls=calls)
 
-    told = cli("show", "moved", columns=80, NO_COLOR="1").out.splitlines()
+    shown = cli("show", "moved", columns=80, NO_COLOR="1").out.splitlines()
 
-    assert [line for line in told if line.startswith("--")] == [
+    assert [line for line in shown if line.startswith("--")] == [
         "-- on replica a1 --",
         "-- on replica b7 --",
         "-- resumed after a restart --",

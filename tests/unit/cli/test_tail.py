@@ -179,8 +179,8 @@ def test_tail_writes_what_is_asked_for(cli: Cli, redis_url: str) -> None:
     assert [row[3:5] for row in failures] == [["refund", "wrong"], ["refund", "wrong"], ["ship", "failed"]]
     assert cli("tail", "--since", "1h", "--tool", "re*", "--client", "CURS", "-n", "3").rows[2][4] == "ok"
     (line,) = cli("tail", "--since", "1h", "-o", "jsonl", "-n", "1").out.splitlines()
-    told = json.loads(line)
-    assert (told["schema"], told["session_id"], told["tool"]) == ("otel-mcp/call/1", "om1.uUrTOZUz", "find_orders")
+    shown = json.loads(line)
+    assert (shown["schema"], shown["session_id"], shown["tool"]) == ("otel-mcp/call/1", "om1.uUrTOZUz", "find_orders")
     seen = cli("tail", "--since", "1h", "-n", "15", columns=120).out
     colors = {row.split("  ")[1].partition("m")[0] for row in seen.splitlines()}
     assert len(colors) == 2

@@ -1,4 +1,4 @@
-"""What goes wrong: one line on standard error that says what to do, an exit code, and never a password."""
+"""What goes wrong: one line on standard error with advice, an exit code, and never a password."""
 
 from __future__ import annotations
 
