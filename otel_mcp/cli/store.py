@@ -17,9 +17,8 @@ from otel_mcp.cli.terminal import Code, Failure, say
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.factory import is_divided
-from otel_mcp.store.redis.connect import connect
-from otel_mcp.store.redis.errors import is_foreign, outage
-from otel_mcp.store.redis.keys import Keys
+from otel_mcp.store.redis.client import connect, is_foreign, outage
+from otel_mcp.store.redis.codec import Keys
 
 T = TypeVar("T")
 CALLER: Final = 8

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from json.encoder import encode_basestring
@@ -22,6 +23,7 @@ CLIP: Final = 1024
 """Characters of a name, an id or a user agent that are kept."""
 CONTENT: Final = 65_536
 """Characters of the JSON of arguments, of a result or an attribute; longer ones become a clipped string."""
+_TEXTS: Final = ("error_type", "failure", "arguments_digest", "trace_id", "span_id")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LAST: Final = 253402300799_000000
 """Microseconds: the end of the year 9999."""
@@ -48,14 +50,24 @@ def seconds(moment: datetime) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
+def moment(instant: float) -> datetime:
+    """A moment of Unix seconds."""
+    return _EPOCH + timedelta(microseconds=micros(instant))
+
+
 def utf8(text: str) -> bytes:
     """Encode `text`; half surrogate pairs become question marks."""
     return text.encode("utf-8", "replace")
 
 
-def string(value: str, clip: int = CLIP) -> str:
+def clip(text: str, limit: int = CLIP) -> str:
+    """Text as it is read back from a document."""
+    return utf8(text[:limit]).decode()
+
+
+def string(value: str, limit: int = CLIP) -> str:
     """The JSON text of a string, clipped."""
-    return encode_basestring(value if len(value) <= clip else value[:clip])
+    return encode_basestring(value if len(value) <= limit else value[:limit])
 
 
 def content(value: object) -> str:
@@ -91,58 +103,49 @@ def call(made: CallRecord) -> str:
         parts.append(f',"request_id":{int(request_id)}' if plain else ',"request_id":"_OTHER"')
     duration = made.duration if math.isfinite(made.duration) else 0.0
     parts.append(f',"started_at":"{iso(micros(made.started_at))}","duration":{round(duration, 6)!r}')
-    if made.error_type is not None:
-        parts.append(f',"error_type":{string(made.error_type)}')
-    if made.failure is not None:
-        parts.append(f',"failure":{string(made.failure)}')
+    for name in _TEXTS:
+        value = getattr(made, name)
+        if value is not None:
+            parts += (f',"{name}":{string(value)}',)
     if made.result_bytes is not None:
         parts.append(f',"result_bytes":{int(made.result_bytes)}')
-    if made.arguments_digest is not None:
-        parts.append(f',"arguments_digest":{string(made.arguments_digest)}')
-    if made.trace_id is not None:
-        parts.append(f',"trace_id":{string(made.trace_id)}')
-    if made.span_id is not None:
-        parts.append(f',"span_id":{string(made.span_id)}')
     if made.arguments is not None:
         parts.append(f',"arguments":{content(made.arguments)}')
     if made.result is not None:
         parts.append(f',"result":{content(made.result)}')
-    parts.append("}")
-    return "".join(parts)
+    return f"{''.join(parts)}}}"
+
+
+def tool_call(made: CallRecord) -> ToolCall:
+    """One tool call as a document has it."""
+    return ToolCall.model_validate_json(utf8(call(made)))
 
 
 def record(kept: ToolCall) -> CallRecord:
     """A call of a document as the request path would have left it."""
-    return CallRecord(
-        tool_name=kept.tool_name,
-        request_id=kept.request_id,
-        started_at=seconds(kept.started_at),
-        duration=kept.duration,
-        error_type=kept.error_type,
-        failure=kept.failure,
-        result_bytes=kept.result_bytes,
-        arguments_digest=kept.arguments_digest,
-        trace_id=kept.trace_id,
-        span_id=kept.span_id,
-        arguments=kept.arguments,
-        result=kept.result,
-    )
+    values: dict[str, Any] = {each.name: getattr(kept, each.name) for each in fields(CallRecord)}
+    values["started_at"] = seconds(kept.started_at)
+    return CallRecord(**values)
 
 
 def calls(records: list[CallRecord]) -> str:
     """Calls as they stand in a document, one a line."""
-    return ",\n".join([call(made) for made in records])
+    return ",\n".join(map(call, records))
 
 
 def facts(known: SessionFacts, service: str) -> str:
     """The JSON object of what is known; the first part of a document."""
-    rest = [f',"{fact.name}":{string(value, fact.limit)}' for fact in FACTS if (value := getattr(known, fact.name))]
-    return f'{{"session_id":{string(known.session_id)},"service":{string(service)}{"".join(rest)}}}'
+    text = f'{{"session_id":{string(known.session_id)},"service":{string(service)}'
+    for fact in FACTS:
+        value = getattr(known, fact.name)
+        if value:
+            text += f',"{fact.name}":{string(value, fact.limit)}'
+    return text + "}"
 
 
-def owner(service: str) -> bytes:
-    """The one fact that distinguishes a session from those of other services."""
-    return utf8(f'{{"service":{string(service)}}}')
+def known(facts: SessionFacts) -> dict[str, str]:
+    """What is known, as it is read back from a document: clipped."""
+    return {fact.name: clip(value, fact.limit) for fact in FACTS if (value := getattr(facts, fact.name))}
 
 
 def attributes(values: dict[str, Any], extras: dict[str, Any] | None) -> str:
@@ -151,20 +154,6 @@ def attributes(values: dict[str, Any], extras: dict[str, Any] | None) -> str:
     for name, value in (extras or {}).items():
         parts.append(f",{string(name)}:{content(value)}")
     return "".join(parts)
-
-
-def document(
-    head: str, rest: str, created: int, kept: str, last: int, counts: tuple[int, int, int], end: tuple[int, str] | None
-) -> str:
-    """A whole document: `counts` are calls, errors and requests, `end` its instant and reason.
-
-    As the scripts write it; they have the same text in Lua.
-    """
-    ended = "" if end is None else f',"ended":{{"at":"{iso(end[0])}","reason":"{end[1]}"}}'
-    return (
-        f'{head[:-1]}{rest},"created_at":"{iso(created)}","tool_calls":[{kept}],"last_activity":"{iso(last)}",'
-        f'"tool_call_count":{counts[0]},"error_count":{counts[1]},"request_count":{counts[2]}{ended}}}'
-    )
 
 
 def _object(values: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ def choose(settings: Settings, process: ProducerId) -> SessionStore:
     if settings.redis_url is None:
         return MemoryStore(settings)
     # Here, since the import takes long and only those with a Redis need it.
-    from otel_mcp.store.redis.connect import connect
+    from otel_mcp.store.redis.client import connect
     from otel_mcp.store.redis.store import RedisStore
 
     try:

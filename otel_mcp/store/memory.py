@@ -1,6 +1,6 @@
 """Sessions in the memory of this process, where no Redis is configured.
 
-Behaves as the Redis store does, within one process; bounded, and never waits.
+Meets the contract of the Redis store within one process; bounded, and never waits.
 The session that nobody used for longest goes first, and counts as expired.
 """
 
@@ -9,11 +9,14 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
-from otel_mcp.store.memory_record import Record
+from otel_mcp.store import document as text
+from otel_mcp.store.base import GRACE
+from otel_mcp.store.memory_record import Record, first_activity
 
 
 class MemoryStore:
@@ -40,40 +43,68 @@ class MemoryStore:
 
     def write(self, flush: Flush) -> WriteResult:
         """Write one flush, once."""
-        now = self._clock()
+        now, delta = self._clock(), flush.delta
         answer = self._write(flush, now)
-        self._keep_alive(flush.delta, answer, now)
+        if delta.touch_key is not None:
+            key, kept = delta.touch_key
+            answer.agreed_session = self._keep_alive(key, delta.facts.session_id, now + kept)
+        if previous := delta.facts.previous_id:
+            key = _next(previous)
+            if self._value(key, now) is not None or self._bound(previous, now) in (None, delta.facts.principal):
+                until = now + self._settings.session_ttl
+                answer.agreed_successor = self._keep_alive(key, delta.facts.session_id, until)
         return answer
 
     def _write(self, flush: Flush, now: float) -> WriteResult:
-        delta = flush.delta
+        delta, cap = flush.delta, self._settings.max_tool_calls
         session_id = delta.facts.session_id
         record = self._record(session_id, now)
         expired: EndedSession | None = None
         if record is not None:
-            seen = record.sequences.get(flush.token)
-            if seen is not None and seen[0] >= flush.sequence:
-                return WriteResult(session_id, duplicate=True, total_calls=record.calls_total, **seen[1])
-            if record.is_bound_to_another(delta):
+            sequence, answered = record.answers.get(flush.token, (-1, None))
+            if answered is not None and sequence >= flush.sequence:
+                return replace(answered, duplicate=True, total_calls=record.calls_total)
+            if record.is_bound_to_another(delta.facts):
                 return WriteResult(session_id, owner=record.facts.principal, total_calls=record.calls_total)
-            if record.is_over(delta):
-                expired = record.expire(now)
-            if record.ended is not None and not record.begins_anew(delta):
-                counted = record.late(flush, now) or not delta.call_count
-                refused = None if counted else "ended"
-                return WriteResult(session_id, after_end=True, total_calls=record.calls_total, refused=refused)
+            if record.ended is None and first_activity(delta) > record.deadline:
+                expired = record.end(record.last_activity, "expired", now)
+            if record.ended is not None and not record.is_succeeded_by(delta):
+                return self._write_late(flush, record, now)
         created = record is None or record.ended is not None
         if created and delta.ended is not None and not delta.requests and not delta.call_count:
             # The mere end of a session that is not there begins none.
             return WriteResult(session_id, after_end=True, expired=expired)
-        if created:
-            record = Record.begun(delta, self._settings, record)
-            self._put(record)
-        assert record is not None
-        record.add(delta, now)
-        ended = record.end(delta, now) if delta.ended is not None else None
-        record.note(flush, created=created, ended=ended)
-        return WriteResult(session_id, created=created, total_calls=record.calls_total, ended=ended, expired=expired)
+        if record is None or created:
+            record = self._begin(delta, record)
+        record.add(delta, cap, late=False)
+        record.document_until = now + self._settings.session_ttl
+        answer = WriteResult(session_id, created=created, total_calls=record.calls_total)
+        if delta.ended is not None:
+            answer.ended = record.end(*delta.ended, now)
+        record.answers[flush.token] = (flush.sequence, answer)
+        return replace(answer, expired=expired)
+
+    def _write_late(self, flush: Flush, record: Record, now: float) -> WriteResult:
+        """Count what was in flight when the session ended, where its document still stands."""
+        answer = WriteResult(record.facts.session_id, after_end=True)
+        if record.has_document(now):
+            record.add(flush.delta, self._settings.max_tool_calls, late=True)
+            record.answers[flush.token] = (flush.sequence, answer)
+        elif flush.delta.call_count:
+            answer.refused = "ended"
+        return replace(answer, total_calls=record.calls_total)
+
+    def _begin(self, delta: SessionDelta, former: Record | None) -> Record:
+        facts = delta.facts
+        record = Record(SessionFacts(facts.session_id, facts.created_at, facts.limit, principal=facts.principal))
+        record.opened = facts.opened
+        if former is not None and former.ended is not None:
+            record.not_before = max(former.last_activity, former.ended[0])
+            if facts.created_at <= record.not_before:
+                # The process met the id in its former life.
+                record.facts.created_at = first_activity(delta)
+        self._put(record)
+        return record
 
     def _record(self, session_id: str, now: float) -> Record | None:
         record = self._records.get(session_id)
@@ -93,15 +124,6 @@ class MemoryStore:
             if oldest.ended is None:
                 self._evicted.append(oldest.report("expired"))
 
-    def _keep_alive(self, delta: SessionDelta, answer: WriteResult, now: float) -> None:
-        if delta.touch_key is not None:
-            answer.agreed_session = self._touch(delta.touch_key[0], delta.facts.session_id, now + delta.touch_key[1])
-        if delta.facts.previous_id:
-            until = now + self._settings.session_ttl
-            key, bound = _next(delta.facts.previous_id), self._bound(delta.facts.previous_id, now)
-            if bound in (None, delta.facts.principal) or self._value(key, now) is not None:
-                answer.agreed_successor = self._touch(key, delta.facts.session_id, until)
-
     async def load(self, session_id: str) -> SessionState | None:
         """The document."""
         return self.read(session_id)
@@ -110,7 +132,7 @@ class MemoryStore:
         """The document."""
         now = self._clock()
         record = self._record(session_id, now)
-        return record.state() if record is not None and record.has_document(now) else None
+        return record.state(self._settings.service_name) if record is not None and record.has_document(now) else None
 
     async def save(self, state: SessionState) -> WriteResult:
         """Write a document of the user's."""
@@ -120,46 +142,46 @@ class MemoryStore:
         """Write a document of the user's."""
         now = self._clock()
         record = self._record(state.session_id, now)
+        last = now if state.last_activity is None else text.seconds(state.last_activity)
         created = record is None or (record.ended is not None and not record.has_document(now))
         if record is None or created:
-            former, record = record, Record.given(state, self._settings, now)
+            former = record
+            began = now if state.created_at is None else text.seconds(state.created_at)
+            record = Record(SessionFacts(state.session_id, began, self._settings.session_ttl), last)
+            record.calls = [text.record(call) for call in state.tool_calls[-2 * self._settings.max_tool_calls :]]
+            record.calls_total = max(state.tool_call_count, len(state.tool_calls))
+            record.errors, record.requests = state.error_count, state.request_count
             if former is not None:
                 record.facts.principal, record.opened = former.facts.principal, former.opened
             self._put(record)
-        record.replace_head(state, now)
+        record.merge(SessionFacts.of(state, 0.0, 0.0))
+        record.attributes = text.attributes(state.attributes, state.model_extra)
+        record.last_activity = max(record.last_activity, last)
+        if record.ended is None:
+            record.document_until = now + self._settings.session_ttl
         return WriteResult(state.session_id, created=created)
 
     async def delete(self, session_id: str) -> bool:
-        """Remove a session at once."""
+        """Remove a session at once: nothing stays but that it was deleted, and whose it was."""
         now = self._clock()
         record = self._record(session_id, now)
         if record is None:
             return False
-        existed = record.has_document(now)
-        record.delete(now)
-        return existed
+        whose = SessionFacts(session_id, now, record.facts.limit, principal=record.facts.principal)
+        self._records[session_id] = Record(whose, ended=(now, "deleted"), until=now + GRACE, opened=record.opened)
+        return record.has_document(now)
 
     async def describe(self, session_id: str) -> Known:
         """What is known of an id."""
         now = self._clock()
-        record = self._record(session_id, now)
-        successor = self._value(_next(session_id), now)
+        record, successor = self._record(session_id, now), self._value(_next(session_id), now)
         if record is None:
             return Known(exists=False, successor=successor)
-        if record.ended is not None or record.deadline <= now or not record.has_document(now):
-            over = record.ended is not None or record.deadline <= now
-            return Known(
-                exists=False, ended=over, successor=successor, principal=record.facts.principal, opened=record.opened
-            )
-        facts, worked = record.known_facts(), record.calls_total > 0
-        return Known(
-            exists=True,
-            successor=successor,
-            facts=facts,
-            worked=worked,
-            principal=facts.principal,
-            opened=record.opened,
-        )
+        known = Known(False, successor=successor, principal=record.facts.principal, opened=record.opened)
+        known.ended = record.ended is not None or record.deadline <= now
+        if not known.ended and record.has_document(now):
+            known.exists, known.facts, known.worked = True, replace(record.facts), record.calls_total > 0
+        return known
 
     async def bind(self, session_id: str, user: str | None) -> None:
         """Nothing to do: the one process that could ask has opened it."""
@@ -172,36 +194,34 @@ class MemoryStore:
         """The value under `key`."""
         now = self._clock()
         value = self._value(key, now)
-        if value is not None:
-            return value
-        self._agree(key, candidate, now + ttl if ttl else float("inf"))
-        return candidate
+        if value is None:
+            self._set(key, candidate, now + ttl if ttl else float("inf"))
+        return candidate if value is None else value
+
+    async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
+        """The id of the one session that continues `old_id`."""
+        now = self._clock()
+        if self._value(_next(old_id), now) is None and self._bound(old_id, now) not in (None, user):
+            return candidate
+        return await self.get_or_set(_next(old_id), candidate, self._settings.session_ttl)
 
     def _value(self, key: str, now: float) -> str | None:
         value, until = self._agreed.get(key, (None, 0.0))
         return value if until > now else None
 
-    def _touch(self, key: str, value: str, until: float) -> str | None:
-        """Keep an agreed value alive; another one, where that stands."""
-        standing = self._value(key, self._clock())
-        if standing is not None and standing != value:
-            return standing
-        self._agree(key, value, until)
-        return None
-
-    def _agree(self, key: str, value: str, until: float) -> None:
+    def _set(self, key: str, value: str, until: float) -> None:
         self._agreed[key] = (value, until)
         self._agreed.move_to_end(key)
         while len(self._agreed) > 2 * self._settings.max_sessions:
             self._agreed.popitem(last=False)
 
-    async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
-        """The id of the one session that continues `old_id`."""
-        now = self._clock()
-        standing = self._value(_next(old_id), now)
-        if standing is None and self._bound(old_id, now) not in (None, user):
-            return candidate
-        return await self.get_or_set(_next(old_id), candidate, self._settings.session_ttl)
+    def _keep_alive(self, key: str, value: str, until: float) -> str | None:
+        """Prolong an agreed value, or set it; another one, where that stands."""
+        standing = self._value(key, self._clock())
+        if standing not in (None, value):
+            return standing
+        self._set(key, value, until)
+        return None
 
     def _bound(self, session_id: str, now: float) -> str | None:
         record = self._record(session_id, now)
@@ -216,7 +236,7 @@ class MemoryStore:
             if len(ended) >= limit:
                 break
             if record.ended is None and record.deadline <= now:
-                ended.append(record.expire(now))
+                ended.append(record.end(record.last_activity, "expired", now))
             elif record.ended is not None and record.until <= now:
                 del self._records[session_id]
         return ended

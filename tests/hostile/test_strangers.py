@@ -14,7 +14,7 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.store.redis import store as redis_store
-from otel_mcp.store.redis.connect import Client
+from otel_mcp.store.redis.client import Client
 from otel_mcp.types import Message, Receive, Send
 from tests.hostile.test_takeover import ANN, BOB, OPAQUE
 from tests.support.asgi import Reply, delete, get, post, read, respond

@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.test_cluster import Cluster, Sentinel
-from tests.support.stores import SERVERS, Server, delta, facts, flush, settings
+from tests.support.stores import Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -38,13 +38,6 @@ def granted(user: str) -> list[str]:
 SERVICE, READER = granted("otel_mcp"), granted("otel_mcp_reader")
 COMMANDS = [rule for rule in SERVICE if rule.startswith("+")]
 PATTERNS = [rule for rule in SERVICE if rule.startswith("~")]
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server = Server(request.param)
-    yield server
-    server.close()
 
 
 class Account:

@@ -15,7 +15,7 @@ from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
-from otel_mcp.store.redis.connect import Client
+from otel_mcp.store.redis.client import Client
 from otel_mcp.store.redis.store import RedisStore
 from tests.support.stores import SERVERS, Server, call, delta, facts, flush, settings
 
@@ -45,11 +45,6 @@ async def store(backend: Any) -> AsyncIterator[SessionStore]:
         made = RedisStore(settings(backend.url))
     yield made
     await made.aclose()
-
-
-@pytest.fixture
-def process() -> ProducerId:
-    return ProducerId()
 
 
 @pytest.fixture
@@ -221,7 +216,7 @@ async def test_what_was_in_flight_is_counted_and_does_not_reopen(store: SessionS
     assert await store.active() == 0
 
 
-async def test_another_session_under_an_ended_id_begins_anew(store: SessionStore, process: ProducerId) -> None:
+async def test_another_session_may_begin_under_an_ended_id(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(5, of=facts(at=now - 60), at=now - 50, ended="client_delete"))])
 
@@ -337,7 +332,7 @@ async def test_late_activity_of_an_expired_session_does_not_reopen_it(store: Ses
     assert (answer.after_end, answer.created, answer.total_calls) == (True, False, 2)
 
 
-async def test_what_was_in_flight_when_a_session_expired_does_not_hold_what_comes_after_it(
+async def test_flush_in_flight_at_expiry_does_not_hold_back_the_next_session(
     store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()
@@ -420,7 +415,7 @@ async def test_deleting_leaves_nothing_and_nothing_brings_it_back(store: Session
     assert await store.delete("abc") is False
 
 
-async def test_what_goes_on_after_a_delete_begins_anew(store: SessionStore, process: ProducerId) -> None:
+async def test_activity_after_a_delete_begins_another_session(store: SessionStore, process: ProducerId) -> None:
     now = time.time() - 20
     known = facts(at=now)
     await store.apply([flush(process, delta(2, of=known, at=now))])
@@ -432,9 +427,7 @@ async def test_what_goes_on_after_a_delete_begins_anew(store: SessionStore, proc
     assert (await loaded(store)).tool_call_count == 1
 
 
-async def test_what_was_in_flight_does_not_change_the_limit_of_an_expired_session(
-    store: SessionStore, process: ProducerId
-) -> None:
+async def test_flush_in_flight_keeps_the_limit_of_an_expired_session(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 300, limit=60.0), at=now - 300))])
     await store.ack_ends(await store.claim_expired(now, 10))
@@ -523,7 +516,7 @@ async def test_what_comes_under_another_users_session_changes_nothing(
     assert (ended.tool_call_count, ended.error_count, ended.facts.client_name) == (2, 0, "hers")
 
 
-async def test_the_deadline_of_an_ended_session_is_not_put_back_by_another_user(
+async def test_another_user_does_not_restore_the_deadline_of_an_ended_session(
     store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()
@@ -548,7 +541,7 @@ async def test_a_session_that_began_without_a_user_stays_nobodys(store: SessionS
 
 @pytest.mark.parametrize("whose", [ANN, None], ids=["a user's", "nobody's"])
 @pytest.mark.parametrize("first", [BOB, None], ids=["after another user", "after nobody"])
-async def test_whose_a_session_is_its_handshake_says_also_where_it_is_written_late(
+async def test_a_handshake_written_late_still_decides_the_user_of_its_session(
     store: SessionStore, process: ProducerId, first: str | None, whose: str | None
 ) -> None:
     now = time.time()
@@ -624,9 +617,7 @@ async def test_an_id_stays_its_users_while_the_store_remembers_the_session(
     assert (await loaded(store, "again")).tool_call_count == 1
 
 
-async def test_an_id_without_a_user_is_bound_by_who_begins_anew_under_it(
-    store: SessionStore, process: ProducerId
-) -> None:
+async def test_the_next_session_under_a_free_id_binds_it_to_its_user(store: SessionStore, process: ProducerId) -> None:
     now = round(time.time(), 6)
     await store.apply([flush(process, delta(1, of=facts("again", now - 20), at=now - 15, ended="client_delete"))])
     await store.apply([flush(process, delta(0, of=facts("again", now, principal=ANN), at=now, requests=1))])
@@ -666,7 +657,7 @@ async def test_a_flush_keeps_alive_what_was_agreed_about_its_session(store: Sess
     assert await store.get_or_set_successor("old", "other") == "new"
 
 
-async def test_of_two_sessions_that_began_apart_the_second_is_told_of_the_one_that_stands(
+async def test_the_later_of_two_sessions_for_one_client_learns_the_agreed_one(
     store: SessionStore, process: ProducerId
 ) -> None:
     now = time.time()

@@ -64,7 +64,7 @@ async def test_what_ran_after_a_hang_is_recognised(server: Server, store: RedisS
     assert (answer.duplicate, answer.total_calls) == (True, 6)
 
 
-async def test_a_server_that_comes_back_empty_begins_anew(server: Server, store: RedisStore) -> None:
+async def test_sessions_begin_again_on_a_server_that_lost_its_data(server: Server, store: RedisStore) -> None:
     process = ProducerId()
     await store.apply([fresh(process, 3)])
     server.kill()
@@ -78,7 +78,7 @@ async def test_a_server_that_comes_back_empty_begins_anew(server: Server, store:
     assert (answer.created, answer.total_calls) == (True, 2)
 
 
-async def test_a_server_that_is_not_there_at_the_start_is_found_when_it_comes(
+async def test_a_server_that_is_absent_at_the_start_is_found_later(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "otel_mcp")
@@ -114,7 +114,7 @@ async def test_more_tools_than_connections_are_no_outage(server: Server, caplog:
     await sessions.aclose()
 
 
-async def test_a_server_that_became_a_replica_is_one_outage_also_where_nothing_waits(
+async def test_a_server_that_became_a_replica_is_one_outage_without_pending_writes(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "otel_mcp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.store import RedisStore
-from tests.support.stores import SERVERS, Server, settings
+from tests.support.stores import Server, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -35,13 +35,6 @@ TEXTS = (
 )
 CAP = 5
 USERS = ("a" * 32, "a" * 32, "a" * 32, "b" * 32, None)
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server = Server(request.param)
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_four_processes_count_exactly_through_a_hang_and_a_crash(kind: str) -> N
         assert "Traceback" not in lines, lines
 
 
-def test_every_end_is_told_once_also_where_a_sweeper_dies(server: Server, tmp_path: Path) -> None:
+def test_every_end_is_reported_once_when_a_sweeper_dies(server: Server, tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(4)]
 
     def told(number: int) -> list[str]:

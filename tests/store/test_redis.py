@@ -5,28 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import anyio
 import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from redis import exceptions
-from redis.crc import key_slot
 
 from otel_mcp.model.delta import Flush
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, StoreDown
-from otel_mcp.store.redis import codec as redis_wire
-from otel_mcp.store.redis import scripts
-from otel_mcp.store.redis.client import RedisLink
-from otel_mcp.store.redis.connect import connect
-from otel_mcp.store.redis.errors import outage
-from otel_mcp.store.redis.keys import Keys
+from otel_mcp.store.redis import codec
+from otel_mcp.store.redis.client import RedisLink, connect
 from otel_mcp.store.redis.store import RedisStore
-from tests.support.stores import SERVERS, Listener, Server, delta, facts, flush, settings
+from tests.support.stores import Listener, Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -37,39 +32,12 @@ WEEK = 7 * 86_400
 """Seconds that an end waits to be reported."""
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server = Server(request.param)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def raw(server: Server) -> Iterator[Any]:
-    """A plain client; the server is empty."""
-    with server.client() as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-async def store(server: Server, raw: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(settings(server.url))
-    yield store
-    await store.aclose()
-
-
 @pytest.fixture
 async def other(server: Server) -> AsyncIterator[RedisStore]:
     """Another process on the same server."""
     store = RedisStore(settings(server.url))
     yield store
     await store.aclose()
-
-
-@pytest.fixture
-def process() -> ProducerId:
-    return ProducerId()
 
 
 def fresh(process: ProducerId, calls: int = 1, **values: Any) -> Flush:
@@ -158,24 +126,6 @@ async def test_keys_have_the_promised_names_and_lifetimes(store: RedisStore, raw
     assert json.loads(raw.get(DOCUMENT))["service"] == "svc"
 
 
-@pytest.mark.parametrize("prefix", ["", "app:", "{app}:", "a}b{:", "{}:"])
-@pytest.mark.parametrize("session_id", ["abc", "a{b}c", "a}b", "{}"])
-def test_all_keys_of_a_session_share_a_slot(prefix: str, session_id: str) -> None:
-    keys = Keys(prefix, "svc")
-    document, stats = keys.session(session_id)
-
-    assert len({document, stats, keys.successor(session_id)}) == 3
-    assert key_slot(document.encode()) == key_slot(stats.encode()) == key_slot(keys.successor(session_id).encode())
-
-
-def test_a_prefix_stands_before_every_key() -> None:
-    keys = Keys("app:", "svc")
-
-    assert keys.session("abc") == ("app:mcp_session:abc", "{app:mcp_session:abc}:stats")
-    assert keys.deadlines == "app:otel_mcp:svc:deadlines"
-    assert keys.agreement("client:1") == "app:otel_mcp:svc:client:1"
-
-
 async def test_each_flush_prolongs_the_session(store: RedisStore, raw: Any, process: ProducerId) -> None:
     await store.apply([fresh(process)])
     raw.expire(DOCUMENT, 100)
@@ -187,7 +137,7 @@ async def test_each_flush_prolongs_the_session(store: RedisStore, raw: Any, proc
     assert raw.ttl(STATS) > 4100
 
 
-async def test_of_a_service_that_is_gone_for_good_nothing_but_its_key_is_left(
+async def test_only_the_hash_key_outlives_a_service_that_is_gone(
     store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -320,7 +270,7 @@ async def test_a_document_that_the_user_replaced_is_taken_over(
     assert raw.ttl(DOCUMENT) > 3500
 
 
-async def test_an_expiry_is_told_where_the_user_has_replaced_the_document(
+async def test_an_expiry_is_reported_where_the_user_replaced_the_document(
     store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -340,6 +290,30 @@ async def test_a_document_whose_stats_were_evicted_counts_on(store: RedisStore, 
     (answer,) = await store.apply([fresh(process, 2)])
 
     assert (answer.total_calls, answer.created) == (5, False)
+
+
+async def test_an_ended_document_without_stats_is_not_revived(store: RedisStore, raw: Any, process: ProducerId) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 9), at=now - 5, ended="client_delete"))])
+    raw.delete(STATS)
+
+    (late,) = await store.apply([flush(process, delta(1, of=facts(at=now - 9), at=now - 5))])
+
+    state = await store.load("abc")
+    assert (late.after_end, late.created, late.total_calls) == (True, False, 4)
+    assert state is not None
+    assert state.ended is not None
+    assert raw.ttl(DOCUMENT) <= 600
+
+
+async def test_stats_of_another_layout_are_replaced(store: RedisStore, raw: Any, process: ProducerId) -> None:
+    await store.apply([fresh(process, 3)])
+    raw.hset(STATS, mapping={"t": "1796000000000000 2026-11-30T00:53:20.000000Z", "o": "1 2 3 4 5"})
+
+    (answer,) = await store.apply([fresh(process, 2)])
+
+    assert (answer.refused, answer.total_calls) == (None, 5)
+    assert raw.hget(STATS, "o") is None
 
 
 async def test_a_document_that_was_removed_by_hand_is_written_again(
@@ -451,40 +425,6 @@ async def test_a_dead_server_is_an_outage_at_once() -> None:
         await store.load("abc")
     assert caught.value.denied is False
     await store.aclose()
-
-
-@pytest.mark.parametrize(
-    ("error", "denied"),
-    [
-        (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), False),
-        (exceptions.ClusterDownError("CLUSTERDOWN The cluster is down"), False),
-        (exceptions.MasterDownError("MASTERDOWN Link with MASTER is down"), False),
-        (exceptions.MovedError("1 127.0.0.1:1"), False),
-        (exceptions.TryAgainError("TRYAGAIN"), False),
-        (exceptions.ReadOnlyError("You can't write against a read only replica."), False),
-        (exceptions.OutOfMemoryError("OOM"), False),
-        (exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"), False),
-        (exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."), False),
-        (exceptions.ResponseError("BUSY Redis is busy running a script."), False),
-        (exceptions.TimeoutError("Timeout reading"), False),
-        (ConnectionResetError(), False),
-        (exceptions.RedisClusterException("no node"), False),
-        (exceptions.AuthenticationError("WRONGPASS"), True),
-        (exceptions.NoPermissionError("NOPERM"), True),
-    ],
-)
-def test_errors_of_the_whole_server_are_told_from_others(error: Exception, denied: bool) -> None:
-    down = outage(error)
-    assert down is not None
-    assert down.denied is denied
-
-
-@pytest.mark.parametrize(
-    "error",
-    [exceptions.ResponseError("WRONGTYPE Operation"), exceptions.ResponseError("ERR user_script:1: x"), KeyError("x")],
-)
-def test_errors_of_one_command_are_no_outage(error: Exception) -> None:
-    assert outage(error) is None
 
 
 async def test_one_record_that_cannot_be_written_stops_no_other(store: RedisStore, process: ProducerId) -> None:
@@ -614,15 +554,18 @@ async def test_what_was_reported_is_not_given_out_again_where_settling_failed(
     assert raw.zcard(DEADLINES) == 0
 
 
+@pytest.mark.parametrize("wrong", [3600.0, -3600.0], ids=["ahead", "behind"])
 async def test_replicas_with_wrong_clocks_agree(
-    server: Server, store: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch, wrong: float
 ) -> None:
-    one, ahead, true_time = ProducerId(), ProducerId(), time.time
+    true_time = time.time
     now = true_time()
-    await store.apply([flush(one, delta(1, of=facts(at=now, limit=60.0), at=now))])
-    monkeypatch.setattr(time, "time", lambda: true_time() + 3600.0)
+    await store.apply([flush(ProducerId(), delta(1, of=facts(at=now, limit=60.0), at=now))])
+    monkeypatch.setattr(time, "time", lambda: true_time() + wrong)
 
-    (answer,) = await other.apply([flush(ahead, delta(1, of=facts(at=now + 3600, limit=60.0), at=now + 3600))])
+    there = now + wrong
+    assert await other.claim_expired(there, 10) == []
+    (answer,) = await other.apply([flush(ProducerId(), delta(1, of=facts(at=there, limit=60.0), at=there))])
     assert (answer.expired, answer.created, answer.total_calls) == (None, False, 2)
     assert await other.claim_expired(time.time(), 10) == []
     assert await other.active() == 1
@@ -635,7 +578,23 @@ async def test_replicas_with_wrong_clocks_agree(
     assert await store.active() == 1
 
 
-async def test_an_expiry_whose_answer_was_lost_is_told_once(
+async def test_save_goes_by_the_clock_of_the_server(
+    store: RedisStore, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + 3600.0)
+
+    await store.save(SessionState(session_id="abc"))
+
+    monkeypatch.undo()
+    state = await store.load("abc")
+    assert state is not None
+    assert state.created_at is not None
+    assert abs(state.created_at.timestamp() - time.time()) < 5
+    assert raw.zscore(DEADLINES, "abc") == pytest.approx(time.time() + 3600, abs=5.0)
+
+
+async def test_an_expiry_whose_answer_was_lost_is_reported_once(
     store: RedisStore, raw: Any, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
@@ -661,7 +620,7 @@ async def test_an_expiry_whose_answer_was_lost_is_told_once(
     assert raw.hget(STATS, "w") is None
 
 
-async def test_an_expiry_that_was_told_is_not_told_again_where_what_follows_failed(
+async def test_a_reported_expiry_is_not_reported_again_when_the_retry_fails(
     store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
@@ -684,7 +643,7 @@ async def test_an_expiry_that_was_told_is_not_told_again_where_what_follows_fail
     assert (second.expired, second.retry, second.created) == (None, None, True)
 
 
-async def test_an_expiry_is_told_where_its_flush_was_cancelled_before_it_could_be(
+async def test_an_expiry_is_reported_after_its_flush_was_cancelled(
     store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
@@ -709,7 +668,7 @@ async def test_an_expiry_is_told_where_its_flush_was_cancelled_before_it_could_b
     assert (await store.apply([after]))[0].expired is None
 
 
-async def test_an_expiry_that_a_mere_end_has_brought_to_light_is_told_once(
+async def test_an_expiry_found_by_a_mere_end_is_reported_once(
     store: RedisStore, other: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -725,7 +684,7 @@ async def test_an_expiry_that_a_mere_end_has_brought_to_light_is_told_once(
     assert raw.zcard(DEADLINES) == 0
 
 
-async def test_an_expiry_that_another_process_did_not_live_to_tell_is_told(
+async def test_an_expiry_claimed_by_a_dead_process_is_reported(
     store: RedisStore, other: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -741,7 +700,7 @@ async def test_an_expiry_that_another_process_did_not_live_to_tell_is_told(
     assert (answer.created, answer.total_calls) == (True, 1)
 
 
-async def test_an_expiry_that_another_process_is_telling_is_not_told_twice(
+async def test_an_expiry_claimed_by_a_live_process_is_not_reported_twice(
     store: RedisStore, other: RedisStore, process: ProducerId
 ) -> None:
     now = time.time()
@@ -753,7 +712,7 @@ async def test_an_expiry_that_another_process_is_telling_is_not_told_twice(
     assert (answer.expired, answer.created, answer.total_calls) == (None, True, 1)
 
 
-async def test_a_session_that_begins_while_the_end_of_another_under_its_id_is_told_has_a_deadline(
+async def test_a_session_under_an_id_whose_end_is_being_reported_has_a_deadline(
     store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -768,7 +727,7 @@ async def test_a_session_that_begins_while_the_end_of_another_under_its_id_is_to
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["late", "ended"])
-async def test_a_session_that_begins_while_another_process_ends_one_under_its_id_has_a_deadline(
+async def test_a_session_begun_while_another_process_ends_its_id_has_a_deadline(
     store: RedisStore, other: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     now, run = time.time(), RedisLink.run
@@ -794,7 +753,7 @@ async def test_a_session_that_begins_while_another_process_ends_one_under_its_id
     assert [end.tool_call_count for end in await store.claim_expired(now + 11, 10)] == [1]
 
 
-async def test_many_sessions_that_have_ended_otherwise_do_not_hold_up_the_end_of_one(
+async def test_many_sessions_that_ended_otherwise_do_not_delay_an_expiry(
     store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -809,7 +768,7 @@ async def test_many_sessions_that_have_ended_otherwise_do_not_hold_up_the_end_of
     assert raw.zcard(DEADLINES) == 1
 
 
-async def test_the_sweeper_of_a_process_and_its_flushes_do_not_tell_the_same_end(server: Server, raw: Any) -> None:
+async def test_sweeper_and_flush_of_one_process_do_not_report_an_end_twice(server: Server, raw: Any) -> None:
     process, now = ProducerId(), time.time()
     store = RedisStore(settings(server.url), process)
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
@@ -846,7 +805,7 @@ async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, 
     assert raw.zcard(DEADLINES) == 0
 
 
-async def test_the_end_of_a_session_is_told_by_its_own_service(
+async def test_the_end_of_a_session_is_reported_by_its_own_service(
     server: Server, store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -863,7 +822,7 @@ async def test_the_end_of_a_session_is_told_by_its_own_service(
     await others.aclose()
 
 
-async def test_a_service_that_saves_the_session_of_another_does_not_take_its_end(
+async def test_saving_the_session_of_another_service_does_not_take_its_end(
     server: Server, store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
@@ -880,7 +839,7 @@ async def test_a_service_that_saves_the_session_of_another_does_not_take_its_end
 
 
 @pytest.mark.parametrize("what", ["flush", "save", "delete"])
-async def test_another_service_cannot_take_a_session_whose_time_is_over_and_whose_document_is_gone(
+async def test_another_service_cannot_take_an_overdue_session_without_document(
     server: Server, store: RedisStore, raw: Any, process: ProducerId, what: str
 ) -> None:
     now = time.time()
@@ -939,7 +898,7 @@ async def test_nothing_is_known_of_a_key_of_another_type_or_text(
     assert [(await store.describe(name)).exists for name in ("text", "stats", "document")] == [False] * 3
 
 
-async def test_a_document_that_is_saved_while_the_sweep_takes_out_what_stood_there_has_a_deadline(
+async def test_a_document_saved_during_the_sweep_of_its_id_has_a_deadline(
     store: RedisStore, raw: Any, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, run_all = time.time(), RedisLink.run_all
@@ -948,7 +907,7 @@ async def test_a_document_that_is_saved_while_the_sweep_takes_out_what_stood_the
 
     async def meanwhile(self: RedisLink, runs: Any) -> Any:
         results = await run_all(self, runs)
-        if any(run.script is scripts.CLAIM for run in runs):
+        if any(run.script is codec.CLAIM for run in runs):
             monkeypatch.setattr(RedisLink, "run_all", run_all)
             await store.save(SessionState(session_id="abc"))
         return results
@@ -967,7 +926,7 @@ async def test_sessions_that_cannot_be_looked_at_do_not_hold_the_sweep(
     await store.apply([flush(process, each) for each in late])
 
     async def silent(self: RedisLink, runs: Any) -> Any:
-        if any(run.script is scripts.CLAIM for run in runs):
+        if any(run.script is codec.CLAIM for run in runs):
             claims[0] += 1
             return [exceptions.TimeoutError()] * len(runs)
         return await run_all(self, runs)
@@ -991,7 +950,7 @@ async def test_saving_a_document_does_not_put_off_the_end_of_its_session(
     assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
 
 
-async def test_an_end_that_is_sent_again_after_another_session_began_under_the_id_is_told(
+async def test_an_end_sent_again_after_the_next_session_began_is_reported(
     store: RedisStore, other: RedisStore, process: ProducerId
 ) -> None:
     now = time.time() - 60
@@ -1020,8 +979,8 @@ async def test_an_answer_that_cannot_be_understood_holds_no_other(
             raise AttributeError
         return understood(flushed, reply)
 
-    understood = redis_wire.applied
-    monkeypatch.setattr(redis_wire, "applied", broken)
+    understood = codec.written
+    monkeypatch.setattr(codec, "written", broken)
     now = time.time()
     beside = flush(process, delta(1, of=facts("beside", at=now), at=now))
 

@@ -343,7 +343,7 @@ def test_submitting_nonsense_does_not_raise(listener: Listener) -> None:
 # Questions.
 
 
-async def test_a_question_that_is_late_is_answered_here_and_the_next_at_once(
+async def test_a_late_question_is_answered_here_and_the_next_at_once(
     sessions: Sessions, remote: Remote, listener: Listener
 ) -> None:
     remote.answers.clear()
@@ -458,7 +458,7 @@ async def test_what_is_saved_during_an_outage_is_seen_here_and_written_later(
     assert listener.started_ids == ["abc"]
 
 
-async def test_what_is_deleted_during_an_outage_goes_later_and_its_end_is_told(
+async def test_a_delete_during_an_outage_is_done_later_and_its_end_reported(
     sessions: Sessions, remote: Remote, listener: Listener
 ) -> None:
     sessions.submit(delta(2, at=time.time()))
@@ -503,9 +503,7 @@ async def test_deleting_a_session_whose_time_is_over_tells_its_end(
     assert await remote.memory.claim_expired(time.time(), 10) == []
 
 
-async def test_what_is_deleted_while_it_cannot_be_written_goes_later_and_its_end_is_told(
-    remote: Remote, listener: Listener
-) -> None:
+async def test_a_delete_that_cannot_be_written_is_done_later_and_reported(remote: Remote, listener: Listener) -> None:
     sessions = remote_sessions(remote, listener, flush_interval=0.01, redis_url="redis+cluster://127.0.0.1:1")
     now = time.time()
     sessions.submit(delta(2, of=facts(at=now), at=now))
@@ -604,7 +602,7 @@ async def test_replicas_adopt_the_shared_hash_key_after_an_outage(
     assert (listener.keys, own != b"common", await sessions.hash_key()) == ([b"common"], True, b"common")
 
 
-async def test_a_hash_key_that_the_store_loses_unnoticed_is_there_again_for_replicas_to_come(remote: Remote) -> None:
+async def test_a_hash_key_lost_by_the_store_is_written_again(remote: Remote) -> None:
     first = remote_sessions(remote, Listener(), sweep_interval=0.02)
     first.ensure_running()
     key = await first.hash_key()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,23 +19,9 @@ from otel_mcp.store.redis.store import RedisStore
 from tests.support.asgi import post
 from tests.support.messages import Server as App
 from tests.support.messages import call, legacy_headers
-from tests.support.stores import SERVERS, Server, delta, facts, flush, settings
+from tests.support.stores import Server, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server = Server(request.param)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def raw(server: Server) -> Iterator[Any]:
-    with server.client() as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture
@@ -91,7 +77,7 @@ async def test_a_flush_of_another_service_leaves_a_session_as_it_is(
     assert await theirs.claim_expired(time.time() + 10_000, 10) == []
 
 
-async def test_a_document_of_another_service_is_neither_saved_over_nor_taken_over_nor_removed(
+async def test_a_document_of_another_service_is_not_saved_over_or_removed(
     ours: RedisStore, theirs: RedisStore, raw: Any
 ) -> None:
     now = time.time()
@@ -121,7 +107,7 @@ async def test_under_its_own_service_a_session_goes_on_with_other_facts(ours: Re
     assert (document["client_name"], document["service"], document["tool_call_count"]) == ("two", "svc", 2)
 
 
-async def test_a_client_that_takes_its_id_to_another_server_has_another_session_there(server: Server, raw: Any) -> None:
+async def test_a_client_using_its_id_on_another_server_has_another_session(server: Server, raw: Any) -> None:
     runtimes = [Runtime(load(service_name=name, redis_url=server.url)) for name in ("shop", "bank", "bank")]
     ids: list[str | None] = []
     for runtime in runtimes:

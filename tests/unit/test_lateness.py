@@ -12,8 +12,7 @@ from otel_mcp.model.delta import Flush, WriteResult
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.memory import MemoryStore
-from otel_mcp.store.redis.client import RedisLink, Run
-from otel_mcp.store.redis.connect import TIMEOUT, connect
+from otel_mcp.store.redis.client import TIMEOUT, RedisLink, Run, connect
 from tests.support.stores import Listener, delta, settings
 
 

@@ -13,15 +13,15 @@ from otel_mcp.cli.doctor.report import Finding, export, fail, ok, skip, warn
 from otel_mcp.cli.store import Connection
 from otel_mcp.settings import PREFIX, Settings
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.redis.errors import outage
-from otel_mcp.store.redis.keys import Keys
+from otel_mcp.store.redis.client import outage
+from otel_mcp.store.redis.codec import Keys
 
 URL: Final = f"{PREFIX}REDIS_URL"
 _PROBE: Final = "otel-mcp-doctor"
 """A session that nobody has."""
 SESSION_COMMANDS: Final = (
-    "GET k", "GETRANGE k 0 0", "EXISTS k", "DEL k", "HDEL k f", "HGETALL k", "HLEN k", "HMGET k f", "PEXPIRE k 1",
-    "TIME", "SET k v", "SETRANGE k 0 v", "HSET k f v", "EVAL x 1 k", "EVALSHA x 1 k",
+    "GET k", "DEL k", "HDEL k f", "HGETALL k", "HLEN k", "HMGET k f", "PEXPIRE k 1",
+    "TIME", "SET k v", "HSET k f v", "EVAL x 1 k", "EVALSHA x 1 k",
 )  # fmt: skip
 """What is run on the keys of a session."""
 INDEX_COMMANDS: Final = (

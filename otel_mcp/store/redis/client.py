@@ -1,8 +1,9 @@
-"""One client for each running event loop of this process, and scripts run through it.
+"""One client for each running event loop of this process, commands run through it, and what their errors mean.
 
 Connections belong to the loop and the process that opened them. After a fork
 the child never touches those of its parent, not even to close them: the two
-share the sockets and the loop's selector.
+share the sockets and the loop's selector. Left to its defaults redis-py stalls
+for nine seconds on a server that hangs, so it gives up early here.
 """
 
 from __future__ import annotations
@@ -13,22 +14,111 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
+from urllib.parse import urlsplit
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
-from redis.exceptions import NoScriptError
-from redis.exceptions import TimeoutError as RedisTimeout
+from redis import exceptions as redis
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from otel_mcp.guard import guarded
-from otel_mcp.loops import Lateness, once_more_if_late
-from otel_mcp.store.redis.cluster import Cluster
-from otel_mcp.store.redis.connect import AT_ONCE, Client
-from otel_mcp.store.redis.errors import outage
-from otel_mcp.store.redis.scripts import Script
+from otel_mcp.loops import once_more_if_late
+from otel_mcp.store.base import StoreDown
+from otel_mcp.store.redis.cluster import TIMEOUTS, Cluster, cluster, sentinel
+from otel_mcp.store.redis.codec import Script
 
-TIMEOUTS: Final = (asyncio.TimeoutError, RedisTimeout)
-_inherited: Final[list[object]] = []
-"""Clients of the parent process; never collected, see above."""
+TIMEOUT: Final = 0.5
+"""Seconds for connecting and for each reply."""
+CONNECTIONS: Final = 16
+"""At most, to one server: a flush, lookups, and what tools load and save."""
+AT_ONCE: Final = 12
+"""Commands or pipelines under way in one loop, the others wait: redis-py has no patience where all connections are
+taken, and a cluster client needs some to ask about slots."""
+
+_DENIED: Final = (
+    redis.AuthenticationError,
+    redis.AuthorizationError,
+    redis.NoPermissionError,
+    redis.AuthenticationWrongNumberOfArgsError,
+)
+_ANY: Final = (redis.RedisError, redis.RedisClusterException, OSError, EOFError)
+_SCRIPT: Final = ("ERR user_script", "ERR Error running script", "ERR Error compiling script")
+"""How errors of the scripts themselves begin; the next attempt would fail alike."""
+
+
+class Pipeline(Protocol):
+    """Commands that travel together."""
+
+    def execute_command(self, *args: Any) -> Any: ...
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]: ...
+
+
+class Client(Protocol):
+    """What we use of redis-py's clients."""
+
+    async def execute_command(self, *args: Any) -> Any: ...
+
+    def pipeline(self, transaction: Any = None) -> Pipeline: ...
+
+    async def aclose(self) -> None: ...
+
+
+def connect(url: str, **options: Any) -> Client:
+    """A client for a ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster`` URL.
+
+    ``redis+sentinel://host:port,host:port/service/db`` and
+    ``redis+cluster://host:port,host:port``, with ``rediss+`` for TLS. The query
+    takes redis-py's options; ``sentinel_username`` and ``sentinel_password``
+    are for the sentinels themselves. `options` are redis-py's as well, and yield to those of the URL.
+    Nothing connects before the first command.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    settings: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "health_check_interval": 0,
+        "max_connections": CONNECTIONS,
+        # One id with half a surrogate pair must not keep a batch from being sent.
+        "encoding_errors": "replace",
+        # What every server from 6.2 on speaks, without a handshake.
+        "protocol": 2,
+        **options,
+    }
+    scheme, _, kind = urlsplit(url).scheme.partition("+")
+    if kind == "sentinel":
+        return cast(Client, sentinel(url, scheme, settings))
+    if kind == "cluster":
+        return cast(Client, cluster(url, scheme, settings))
+    return cast(Client, Redis.from_url(url, **settings))  # pyright: ignore[reportUnknownMemberType]
+
+
+def outage(error: BaseException) -> StoreDown | None:
+    """What `error` says about the whole store, or `None` if it concerns one command."""
+    if isinstance(error, StoreDown):
+        return error
+    name = type(error).__name__
+    if isinstance(error, _DENIED) or "NOAUTH" in str(error)[:32]:
+        return StoreDown(name, denied=True)
+    if isinstance(error, redis.DataError) or is_foreign(error) or is_ours(error) or not isinstance(error, _ANY):
+        return None
+    # Of the kinds that redis-py has no name for it is MISCONF, NOREPLICAS, BUSY and what servers to come may say.
+    return StoreDown(str(error).partition(" ")[0][:32] or name if type(error) is redis.ResponseError else name)
+
+
+def is_foreign(error: object) -> bool:
+    """A key of ours holds a value of another type."""
+    return isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error)
+
+
+def is_ours(error: object) -> bool:
+    """A script of ours failed on what it was given."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith(_SCRIPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +206,7 @@ class RedisLink:
             with _translated():
                 try:
                     return await once_more_if_late(lambda: _run(held.client, run.command()), TIMEOUTS)
-                except NoScriptError:
+                except redis.NoScriptError:
                     return await _run(held.client, run.command(by_source=True))
 
     async def run_all(self, runs: Sequence[Run]) -> list[Any]:
@@ -128,14 +218,19 @@ class RedisLink:
         held = self._held()
         async with held.turns:
             with _translated():
-                commands = [run.command() for run in runs]
-                results = await once_more_if_late(lambda: _pipelined(held.client, commands), TIMEOUTS)
-                unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
-                if unknown:
-                    again = await _pipelined(held.client, [runs[at].command(by_source=True) for at in unknown])
-                    for at, result in zip(unknown, again, strict=True):
-                        results[at] = result
+                commands = list(map(Run.command, runs))
+                results = await once_more_if_late(lambda: run_all(held.client, commands), TIMEOUTS)
+                for result in results:
+                    if isinstance(result, redis.NoScriptError):
+                        await self._slow_run_by_source(held.client, runs, results)
+                        break
         return results
+
+    async def _slow_run_by_source(self, client: Client, runs: Sequence[Run], results: list[Any]) -> None:
+        unknown = [at for at, result in enumerate(results) if isinstance(result, redis.NoScriptError)]
+        again = await run_all(client, [runs[at].command(by_source=True) for at in unknown])
+        for at, result in zip(unknown, again, strict=True):
+            results[at] = result
 
 
 async def _run(client: Client, command: tuple[Any, ...]) -> Any:
@@ -147,27 +242,18 @@ async def _run(client: Client, command: tuple[Any, ...]) -> Any:
     return result
 
 
-async def _pipelined(client: Client, commands: list[tuple[Any, ...]]) -> list[Any]:
+async def run_all(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The results of all, in one round trip to each server; an error stands in the place of its result."""
     if isinstance(client, Cluster):
-        return await _on_nodes(client, commands)
+        return await client.run_all(commands)
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)
     return await pipeline.execute(raise_on_error=False)
 
 
-async def _on_nodes(client: Cluster, commands: list[tuple[Any, ...]]) -> list[Any]:
-    """A node that runs into a time limit leaves its error in the results, with the answers of the others."""
-    with Lateness() as lateness:
-        results = await client.run_all(commands)
-    late = [at for at, result in enumerate(results) if isinstance(result, TIMEOUTS)] if lateness.is_much else []
-    if late:
-        again = await client.run_all([commands[at] for at in late])
-        for at, result in zip(late, again, strict=True):
-            results[at] = result
-    return results
-
-
+_inherited: Final[list[object]] = []
+"""Clients of the parent process; never collected, see above."""
 _links: Final[weakref.WeakSet[RedisLink]] = weakref.WeakSet()
 
 

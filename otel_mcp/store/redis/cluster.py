@@ -1,10 +1,4 @@
-"""A Redis Cluster as it is used here: what one node does not do, the others still do.
-
-redis-py gives up a pipeline as a whole where one node is gone, and reads the
-map of all slots and commands again whenever it has doubts, for which the loop
-waits. Here each node has a pipeline of its own, each command says by itself
-which key it is about, and a moved slot is learned from the node that has it not.
-"""
+"""Servers that belong together: a cluster whose parts fail by themselves, a master that a sentinel names."""
 
 from __future__ import annotations
 
@@ -12,42 +6,34 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
+from urllib.parse import urlsplit, urlunsplit
 
-from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import AskError, MovedError, RedisError, SlotNotCoveredError, TimeoutError
 from redis.exceptions import ConnectionError as Disconnected
 
+from otel_mcp.loops import once_more_if_late
+
+TIMEOUTS: Final = (asyncio.TimeoutError, TimeoutError)
 _SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
 _PAUSE: Final = 1.0
-"""Seconds between two looks at the map of slots."""
-
-
-class _NoCommands:
-    """Stands for redis-py's list of all commands, which every new map of slots costs a round trip and some ms."""
-
-    async def initialize(self, _: ClusterNode) -> None:
-        return
+"""Seconds between two looks at the map of slots, which takes some ms."""
 
 
 class Cluster(RedisCluster):
-    """redis-py's client, for commands whose first key tells the slot."""
-
-    RedisClusterRequestTTL = 4
-    """Tries of a command whose slot is on its way: what waits is written with the next flush."""
+    """redis-py's client, with a pipeline for each node: it gives up one as a whole where one of its nodes is gone."""
 
     def __init__(self, nodes: Sequence[tuple[str, int]], **settings: Any) -> None:
         """Connect to nothing yet; `nodes` are hosts and ports of some of the cluster."""
-        # A node that does not have a slot tells who has it: no need to ask for the whole map.
+        # A node that does not have a slot names the one that has it: no need to ask for the whole map.
         options: dict[str, Any] = {"reinitialize_steps": 0, **settings}
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             startup_nodes=[ClusterNode(host, port) for host, port in nodes], require_full_coverage=False, **options
         )
-        self.commands_parser: Any = _NoCommands()
         self._look_at = 0.0
-
-    async def _determine_slot(self, command: str, *args: Any) -> int:
-        return self.keyslot(_key(command, args))
 
     async def run_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The results of all, in one round trip to each node; an error stands in the place of its result.
@@ -56,48 +42,52 @@ class Cluster(RedisCluster):
             RedisError, OSError: no node tells where the keys are.
         """
         await self.initialize()
-        results: list[Any] = [None] * len(commands)
+        results: list[Any] = [SlotNotCoveredError("nobody serves that slot")] * len(commands)
         parts: dict[str, list[int]] = {}
-        for at, (command, *args) in enumerate(commands):
+        for at, command in enumerate(commands):
             with suppress(SlotNotCoveredError):
-                node: Any = self.get_node_from_key(_key(command, args))
+                node: Any = self.get_node_from_key(command[3] if command[0] in _SCRIPTS else command[1])
                 parts.setdefault(node.name, []).append(at)
-                continue
-            results[at] = SlotNotCoveredError("nobody serves that slot")
         await asyncio.gather(*(self._run_part(commands, part, results) for part in parts.values()))
         if any(isinstance(result, (Disconnected, TimeoutError)) for result in results):
             await self._look_again()
         return results
 
     async def _run_part(self, commands: Sequence[tuple[Any, ...]], part: list[int], results: list[Any]) -> None:
-        pipeline = self.pipeline()
-        for at in part:
-            pipeline.execute_command(*commands[at])
-        try:
+        async def attempt() -> list[Any]:
+            pipeline = self.pipeline()
+            for at in part:
+                pipeline.execute_command(*commands[at])
             found = await pipeline.execute(raise_on_error=False, allow_redirections=False)
+            for result in found:
+                if isinstance(result, TIMEOUTS):
+                    raise result
+            return found
+
+        try:
+            found = await once_more_if_late(attempt, TIMEOUTS)
         except (RedisError, OSError) as error:
             found = [error] * len(part)
         for at, result in zip(part, found, strict=True):
             results[at] = await self._elsewhere(commands[at], result) if isinstance(result, AskError) else result
 
-    async def _elsewhere(self, command: tuple[Any, ...], told: AskError) -> Any:
+    async def _elsewhere(self, command: tuple[Any, ...], asked: AskError) -> Any:
         """The result from where the slot has moved to, or is on its way to."""
         try:
-            if isinstance(told, MovedError):
+            if isinstance(asked, MovedError):
                 return await self.execute_command(*command)
-            where: Any = told
-            node: Any = self.get_node(where.host, where.port)
-            if node is None:
-                return told
+            there: Any = asked
+            node: Any = self.get_node(there.host, there.port)
             # On one connection, and not, as redis-py does it, on any two.
-            asked = [PipelineCommand(0, "ASKING"), PipelineCommand(1, *command)]
-            await node.execute_pipeline(asked)
-            return asked[1].result
+            pipeline: Any = self.pipeline()
+            pipeline.execute_command("ASKING", target_nodes=node)
+            pipeline.execute_command(*command, target_nodes=node)
+            return (await pipeline.execute(raise_on_error=False, allow_redirections=False))[1]
         except (RedisError, OSError) as error:
             return error
 
     async def _look_again(self) -> None:
-        """Another node may have taken over. To read the map takes some ms, so not too often."""
+        """Another node may have taken over."""
         now = time.monotonic()
         if now < self._look_at:
             return
@@ -106,5 +96,34 @@ class Cluster(RedisCluster):
             await self.nodes_manager.initialize()
 
 
-def _key(command: str, args: Sequence[Any]) -> Any:
-    return args[2] if command in _SCRIPTS else args[0]
+def cluster(url: str, scheme: str, settings: dict[str, Any]) -> Cluster:
+    """The client for ``redis+cluster://host:port,host:port``."""
+    hosts, _, options = _hosts(url, scheme, 6379)
+    return Cluster(hosts, **{**settings, **options, "ssl": scheme == "rediss"})
+
+
+def sentinel(url: str, scheme: str, settings: dict[str, Any]) -> Any:
+    """The client for ``redis+sentinel://host:port,host:port/service/db``."""
+    hosts, path, options = _hosts(url, scheme, 26379)
+    own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    settings = {**settings, **options, "ssl": scheme == "rediss"}
+    sentinels: Any = Sentinel(hosts, sentinel_kwargs={**settings, **own}, **settings)
+    return sentinels.master_for(path[0] if path else "mymaster", db=int(path[1]) if len(path) > 1 else 0)
+
+
+def _hosts(url: str, scheme: str, port: int) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
+    """Hosts, the segments of the path, and redis-py's options."""
+    parts = urlsplit(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    plain = urlunsplit((scheme, f"{user}@host" if user else "host", "", parts.query, ""))
+    options = dict(cast("dict[str, Any]", parse_url(plain)))
+    for name in ("host", "port", "db", "connection_class"):
+        options.pop(name, None)
+    nodes: list[tuple[str, int]] = []
+    for host in hosts.split(","):
+        node = urlsplit(f"//{host.strip()}")
+        if node.hostname:
+            nodes.append((node.hostname, node.port or port))
+    if not nodes:
+        raise ValueError("the Redis URL names no host")
+    return nodes, [segment for segment in parts.path.split("/") if segment], options

@@ -1,33 +1,121 @@
-"""Arguments of the scripts and what their replies mean. No I/O."""
+"""Keys, scripts, their arguments, and what their replies mean. No I/O."""
 
 from __future__ import annotations
 
+import re
+import time
 import zlib
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic_core import from_json
 
-from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionFacts, WriteResult
+from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.store import document as text
-from otel_mcp.store.base import ProducerId
-from otel_mcp.store.redis.keys import agreed_id
+from otel_mcp.store.base import ABANDONED, GRACE, ProducerId
 
-AT_END: Final = tuple(fact.name for fact in FACTS if fact.at_end)
-"""The facts that the report of an end repeats."""
 LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that still counts as a limit."""
-REPEATED: Final = 2
-EXPIRED: Final = 3
-LATE: Final = 4
-FOREIGN: Final = 5
-FOREIGN_NOW: Final = 6
-LOST: Final = 7
-BOUND: Final = 8
-"""What the scripts answer, see ``flush.lua``."""
-_REFUSED: Final = {FOREIGN: "foreign", FOREIGN_NOW: "foreign", LOST: "ended"}
-LEASE: Final = 60_000_000
-"""Microseconds after which a claimed end that nobody settled falls to another process."""
+LEASE: Final = 60.0
+"""Seconds after which a claimed end that nobody acknowledged falls to another process."""
+SKEW: Final = 2.0
+"""Seconds by which our clock may differ from the server's: what NTP keeps. Documents show our own time then."""
+
+AT_END: Final = tuple(fact.name for fact in FACTS if fact.at_end)
+_TAG: Final = re.compile(r"\{([^}]+)\}")
+_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
+
+
+class Keys:
+    """Names under one prefix and service. All keys of one session lie in one hash slot of a cluster.
+
+    The key of a document has no braces of its own, so its whole name decides
+    the slot, and the other keys carry that name as their hash tag. A prefix
+    with a hash tag puts everything into one slot; other braces in a prefix
+    would tear the keys of a session apart and are left out.
+    """
+
+    __slots__ = ("_after", "_before", "_document", "_name", "deadlines", "service", "sweeper")
+
+    def __init__(self, prefix: str, service: str) -> None:
+        tagged = _TAG.search(prefix)
+        if not tagged:
+            prefix = prefix.replace("{", "").replace("}", "")
+        self._document = f"{prefix}mcp_session:"
+        self._before, self._after = ("", "") if tagged else ("{", "}")
+        self._name = service
+        self.service = f"{prefix}otel_mcp:{service}:"
+        self.deadlines = f"{self.service}deadlines"
+        """Sorted set of sessions by the Unix seconds at which their time is over, or a claim, or a `mark`."""
+        self.sweeper = f"{self.service}sweeper"
+        """Who looks for ends at present."""
+
+    def session(self, session_id: str) -> tuple[str, str]:
+        """The document of a session and its stats. Ids of ours have no braces, those of the user's API may."""
+        document = self._document + session_id.replace("{", "%7B").replace("}", "%7D")
+        return document, f"{self._before}{document}{self._after}:stats"
+
+    def successor(self, session_id: str) -> str:
+        """The id of the session that continues this one, for this service."""
+        return f"{self._before}{self.session(session_id)[0]}{self._after}:next:{self._name}"
+
+    def agreement(self, key: str) -> str:
+        """A value that all replicas of the service share."""
+        return self.service + key
+
+
+def agreed_id(value: bytes | None) -> str | None:
+    """An id that replicas agreed on; ``None`` where something stands there that no replica wrote.
+
+    It goes out in a header: who can write to Redis must not write our answers.
+    """
+    found = "" if value is None else value.decode("utf-8", "replace")
+    return found if _ID.match(found) else None
+
+
+def mark() -> float:
+    """A score in the deadlines that says: look at this one next. Hardly ever the same twice."""
+    return -time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script; `sha` is what EVALSHA wants."""
+
+    source: str
+    sha: str
+
+
+def _read(name: str, *, of_session: bool = True) -> Script:
+    folder = files("otel_mcp.store.redis") / "lua"
+    source = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    if of_session:
+        source = f"{_CONSTANTS}\n{(folder / 'session.lua').read_text(encoding='utf-8')}\n{source}"
+    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return "{" + ",".join(f"'{name}'" for name in names) + "}"
+
+
+_CONSTANTS: Final = (
+    f"local GRACE, ABANDONED = {GRACE * 1000:.0f}, {ABANDONED * 1000:.0f}\n"
+    f"local LEASE, SKEW = {LEASE * 1_000_000:.0f}, {SKEW * 1_000_000:.0f}\n"
+    f"local FACTS, AT_END = {_names(('session_id', 'service', *(fact.name for fact in FACTS)))}, {_names(AT_END)}"
+)
+FLUSH: Final = _read("flush")
+SAVE: Final = _read("save")
+DELETE: Final = _read("delete")
+DESCRIBE: Final = _read("describe")
+BIND: Final = _read("bind")
+CLAIM: Final = _read("claim")
+ACK: Final = _read("ack")
+DUE: Final = _read("due", of_session=False)
+FORGET: Final = _read("forget", of_session=False)
+GET_OR_SET: Final = _read("get_or_set", of_session=False)
 
 
 class Writer:
@@ -37,86 +125,97 @@ class Writer:
         self._service = service
         self.owner = f"{zlib.crc32(service.encode('utf-8', 'replace')):08x}"
         """Digest of the service, by which a session says whose it is."""
-        self._ttl = max(round(min(ttl, LONGEST) * 1000), 1)
+        self.ttl = max(round(min(ttl, LONGEST) * 1000), 1)
+        """Milliseconds."""
         self._cap = cap
         self._process = process
-        self.offset = 0.0
+        self._offset = 0.0
         """Seconds that the clock of the server is ahead of ours."""
+
+    def learn_clock(self, server: int) -> None:
+        """Go by the clock of the server, whose microseconds these are, if ours is wrong: replicas have to agree."""
+        offset = server / 1e6 - time.time()
+        self._offset = offset if abs(offset) > SKEW else 0.0
 
     def instant(self, seconds: float) -> int:
         """Microseconds in the time of the server."""
-        return text.micros(seconds + self.offset)
+        return text.micros(seconds + self._offset)
 
-    def deadline(self, flush: Flush) -> float:
+    def deadline(self, delta: SessionDelta) -> float:
         """Unix seconds of the server after which the session is over."""
-        delta = flush.delta
         last = delta.last_activity if delta.ended is None else max(delta.last_activity, delta.ended[0])
         return round(self.instant(last) / 1e6 + min(delta.facts.limit, LONGEST), 6)
 
-    def flush(self, flush: Flush, now: float, *, told: bool = False) -> tuple[bytes, bytes, bytes]:
-        """Arguments of ``flush.lua``; `told`: it has answered with the end of an earlier session before."""
+    def flush(self, flush: Flush, *, announced: bool = False) -> tuple[bytes, bytes, bytes]:
+        """Arguments of ``flush.lua``; `announced`: it has returned the end of an earlier session before."""
         delta = flush.delta
         facts = text.utf8(text.facts(delta.facts, self._service))
         records = delta.calls[-self._cap :]
-        last, created = self.instant(delta.last_activity), self.instant(delta.facts.created_at)
+        last = self.instant(delta.last_activity)
         first = last if delta.first_activity is None else min(self.instant(delta.first_activity), last)
-        moment = self.instant(now)
-        user = delta.facts.principal or ""
         ended = ""
         if delta.ended is not None:
-            at = self.instant(delta.ended[0])
-            ended = f',"{text.iso(at)}","{delta.ended[1]}",{at}'
-        scalars = (
-            f'["{flush.token}",{flush.sequence},{moment},{first},"{text.iso(first)}",{last},"{text.iso(last)}",'
-            f'{created},"{text.iso(created)}",{delta.requests},{delta.errors},{delta.call_count},{len(records)},'
-            f"{text.micros(min(delta.facts.limit, LONGEST))},{self.instant(self._process.started_at)},"
-            f'"{zlib.crc32(facts):08x}",{self._ttl},{self._cap},{moment + LEASE},"{user}",'
-            f'"{self.owner}",{told:d},{delta.facts.opened:d}{ended}]'
+            ended = f',"ended":{self.instant(delta.ended[0])},"reason":"{delta.ended[1]}"'
+        counted = (
+            f'{{"token":"{flush.token}","sequence":{flush.sequence},"now":{self.instant(time.time())},'
+            f'"first":{first},"last":{last},"created":{self.instant(delta.facts.created_at)},'
+            f'"requests":{delta.requests},"errors":{delta.errors},"calls":{delta.call_count},"sent":{len(records)},'
+            f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'
+            f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self._cap},"service":"{self.owner}",'
+            f'"user":"{delta.facts.principal or ""}","opened":{delta.facts.opened:d},'
+            f'"announced":{announced:d}{ended}}}'
         )
-        return scalars.encode(), facts, text.utf8(text.calls(records))
+        return counted.encode(), facts, text.utf8(text.calls(records))
 
-    def save(self, state: SessionState, now: float, limit: float) -> tuple[bytes, ...]:
-        """Arguments of ``save.lua`` but for the last."""
-        facts = SessionFacts.of(state, 0.0, limit)
-        last = self.instant(text.seconds(state.last_activity) if state.last_activity else now)
-        created = self.instant(text.seconds(state.created_at) if state.created_at else now)
+    def save(self, state: SessionState, limit: float, replaces: str, *, ended: bool = False) -> tuple[bytes, ...]:
+        """Arguments of ``save.lua``; `replaces` is the SHA-1 of a document that is not of our making and may go.
+
+        With `ended` a session that begins so is over already, if its document says so.
+        """
+        now = time.time()
+        facts = SessionFacts.of(state, now if state.created_at is None else text.seconds(state.created_at), limit)
+        last = now if state.last_activity is None else text.seconds(state.last_activity)
         kept = state.tool_calls[-2 * self._cap :]
-        scalars = (
-            f'[{last},"{text.iso(last)}",{created},"{text.iso(created)}",{state.request_count},{state.error_count},'
-            f"{max(state.tool_call_count, len(state.tool_calls))},{len(kept)},{text.micros(limit)},"
-            f'{self.instant(self._process.started_at)},{self._ttl},"{self.owner}"]'
+        end = ""
+        if ended and state.ended is not None:
+            end = f',"ended":"{self.instant(text.seconds(state.ended.at))} {state.ended.reason}"'
+        counted = (
+            f'{{"now":{self.instant(now)},"last":{self.instant(last)},"created":{self.instant(facts.created_at)},'
+            f'"requests":{state.request_count},"errors":{state.error_count},"kept":{len(kept)},'
+            f'"calls":{max(state.tool_call_count, len(state.tool_calls))},"limit":{text.micros(limit)},'
+            f'"ttl":{self.ttl},"service":"{self.owner}","replaces":"{replaces}"{end}}}'
         )
         return (
-            scalars.encode(),
+            counted.encode(),
             text.utf8(text.facts(facts, self._service)),
             text.utf8(text.attributes(state.attributes, state.model_extra)),
             text.utf8(text.calls([text.record(call) for call in kept])),
         )
 
+    def is_of(self, state: SessionState) -> bool:
+        """Whether a document is this service's: one that names none is anybody's."""
+        return state.service is None or state.service == self._service[: text.CLIP]
 
-def is_of(state: SessionState, service: str) -> bool:
-    """Whether a document is this service's: one that names none is anybody's."""
-    return state.service is None or state.service == service[: text.CLIP]
 
-
-def applied(flush: Flush, reply: list[Any]) -> WriteResult:
-    """What ``flush.lua`` answered; status 3 is not for the caller."""
-    status, total, flags, report = reply
+def written(flush: Flush, reply: list[Any]) -> WriteResult:
+    """What ``flush.lua`` answered, where it has applied the flush or never will."""
+    status, total, flags, report = reply[0].decode(), reply[1], reply[2].decode(), reply[3]
     session_id = flush.delta.facts.session_id
-    if status == BOUND:
-        return WriteResult(session_id, owner=flags.decode(), total_calls=total)
+    if status == "bound":
+        return WriteResult(session_id, owner=flags, total_calls=total)
+    duplicate = status == "duplicate"
     ended = ended_session(session_id, report) if report else None
-    if status == REPEATED and b"e" in flags and ended is None:
+    if duplicate and "e" in flags and ended is None:
         ended = _own_end(flush)
     return WriteResult(
         session_id=session_id,
-        created=b"c" in flags,
-        resumed=b"r" in flags,
+        created="c" in flags,
+        resumed="r" in flags,
         total_calls=total,
-        duplicate=status == REPEATED,
+        duplicate=duplicate,
         ended=ended,
-        after_end=status in (LATE, LOST) or (status == REPEATED and b"l" in flags),
-        refused=_REFUSED.get(status),
+        after_end=status in ("late", "lost") or (duplicate and "l" in flags),
+        refused={"foreign": "foreign", "lost": "ended"}.get(status),
     )
 
 
@@ -133,34 +232,35 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """The report of an end, as ``session.lua`` collects it."""
     end, created, limit, last, calls, errors, requests, *labels = report
     reason = end.split(b" ")[1].decode()
-    facts = SessionFacts(session_id, int(created.split(b" ")[0]) / 1e6, int(limit) / 1e6)
+    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6)
     for name, label in zip(AT_END, labels, strict=True):
         setattr(facts, name, None if label is None else label.decode())
     return EndedSession(
         facts,
         # An operator asked for it.
         "server_closed" if reason == "deleted" else reason,
-        int(last.split(b" ")[0]) / 1e6,
+        int(last) / 1e6,
         int(calls),
         int(errors),
         int(requests),
     )
 
 
-def known(session_id: str, reply: list[Any], service: str) -> Known:
-    """What ``recall.lua`` answered; the session of another service is over for this one."""
-    exists, ended, successor, bound, opened = reply[:5]
-    after = agreed_id(successor)
+def known(session_id: str, reply: list[Any]) -> Known:
+    """What ``describe.lua`` answered."""
+    exists, ended, successor, bound, opened, *about = reply
     user = None if bound is None else bound.decode()
+    answer = Known(False, bool(ended), agreed_id(successor), principal=user, opened=opened is not None)
     if not exists:
-        return Known(exists=False, ended=bool(ended), successor=after, principal=user, opened=opened is not None)
+        return answer
+    text_of_facts, created, limit, calls = about
     try:
-        state = SessionState.model_validate_json(reply[5])
-    except ValidationError:
-        return Known(exists=False, successor=after)
-    if not is_of(state, service):
-        return Known(exists=False, ended=True, successor=after)
-    facts = SessionFacts.of(state, int(reply[6]) / 1e6, int(reply[7]) / 1e6)
-    facts.principal = user
-    worked = int(reply[8] or 0) > 0
-    return Known(True, successor=after, facts=facts, worked=worked, principal=user, opened=opened is not None)
+        found = from_json(text_of_facts)
+    except ValueError:
+        return Known(exists=False, successor=answer.successor)
+    answer.facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, principal=user)
+    for fact in FACTS:
+        if isinstance(value := found.get(fact.name), str):
+            setattr(answer.facts, fact.name, value)
+    answer.exists, answer.worked = True, calls > 0
+    return answer

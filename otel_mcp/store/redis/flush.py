@@ -3,116 +3,125 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import DataError
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import EndedSession, Flush, WriteResult
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.redis import codec as redis_wire
-from otel_mcp.store.redis import scripts
-from otel_mcp.store.redis.client import RedisLink, Run
-from otel_mcp.store.redis.errors import is_foreign, is_ours, outage
-from otel_mcp.store.redis.keys import Keys, agreed_id, mark
+from otel_mcp.store.redis import codec
+from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, is_ours, outage
+from otel_mcp.store.redis.codec import Keys, agreed_id, mark
+
+_AGAIN: Final = ("expired", "clock")
+"""What `WriteResult.retry` says where the same flush can be written at once."""
 
 
-class _Touch(NamedTuple):
-    """One agreement to keep alive."""
-
-    at: int
-    """Place of its flush."""
-    tells: Literal["agreed_session", "agreed_successor"]
-    """What of `WriteResult` it decides."""
-    run: Run
-
-
-class _Told(NamedTuple):
-    """What a flush was answered that is yet to be written."""
+class _AnnouncedEnd(NamedTuple):
+    """An end already returned for a flush that must be retried."""
 
     flush: tuple[str, int]
     """Token and sequence."""
     ended: EndedSession | None
-    """The end of an earlier session under the id, until somebody has it."""
+    """The end of an earlier session under the id, until an answer has carried it."""
 
 
 class FlushWriter:
     """Writes flushes; a failure of one session stands in its own answer."""
 
-    def __init__(self, link: RedisLink, keys: Keys, writer: redis_wire.Writer, ttl: float) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, writer: codec.Writer) -> None:
         self._link = link
         self._keys = keys
         self._writer = writer
-        self._ttl = max(round(ttl * 1000), 1)
-        self._told: dict[str, _Told] = {}
-        """Sessions whose flush was answered with the end of an earlier one, and is not written yet."""
+        self._announced: dict[str, _AnnouncedEnd] = {}
 
     async def write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
         try:
-            return await self._write(flushes)
+            answers = await self._send(flushes)
+            slow = bool(self._announced)
+            for answer in answers:
+                slow = slow or answer.retry == "clock"
+            if slow:
+                await self._slow_write(flushes, answers)
+            return answers
         except (DataError, AttributeError, LookupError, TypeError, ValueError) as error:
             if len(flushes) == 1:
                 report("session encoding", error)
                 return [WriteResult(flushes[0].delta.facts.session_id, refused="error")]
         return [answer for flush in flushes for answer in await self.write([flush])]
 
-    async def _write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
-        """Send them, and once more those that had to end an earlier session first."""
-        answers = await self._send(flushes)
-        again = [at for at, answer in enumerate(answers) if answer.retry and answer.expired is not None]
-        if again:
+    async def _slow_write(self, flushes: Sequence[Flush], answers: list[WriteResult]) -> None:
+        """Send again what had to end an earlier session or learn what time it is first."""
+        for _ in _AGAIN:
+            again = [at for at, answer in enumerate(answers) if answer.retry in _AGAIN]
+            if not again:
+                break
             try:
-                for at, second in zip(again, await self._send([flushes[at] for at in again]), strict=True):
-                    answers[at] = second
+                found = await self._send([flushes[at] for at in again], again=True)
+                for at, answer in zip(again, found, strict=True):
+                    answers[at] = answer
             except StoreDown as down:
                 for at in again:
                     answers[at].retry = down.reason
-        return self._handed_over(flushes, answers)
-
-    def _handed_over(self, flushes: Sequence[Flush], answers: list[WriteResult]) -> list[WriteResult]:
-        """The answers, each earlier end in one of them: also one whose caller was cancelled before it had it."""
         for flush, answer in zip(flushes, answers, strict=True):
-            told = self._told.get(answer.session_id)
-            if told is None or told.flush != (flush.token, flush.sequence):
+            # Each earlier end goes into one answer: also one whose caller was cancelled before it had it.
+            announced = self._announced.get(answer.session_id)
+            if announced is None or announced.flush != (flush.token, flush.sequence):
                 continue
-            answer.expired = told.ended
+            answer.expired = announced.ended
             if answer.retry:
-                self._told[answer.session_id] = told._replace(ended=None)
+                self._announced[answer.session_id] = announced._replace(ended=None)
             else:
-                del self._told[answer.session_id]
+                del self._announced[answer.session_id]
+
+    async def _send(self, flushes: Sequence[Flush], *, again: bool = False) -> list[WriteResult]:
+        deadlines: list[Any] = []
+        kept_alive: list[tuple[int, str, Run]] = []
+        scripts: list[Run] = []
+        for at, flush in enumerate(flushes):
+            delta, announced = flush.delta, self._announced.get(flush.delta.facts.session_id)
+            if delta.ended is None:
+                deadlines += (self._writer.deadline(delta), delta.facts.session_id)
+            if delta.touch_key is not None or delta.facts.previous_id:
+                self._keep_alive(at, flush, kept_alive)
+            is_announced = announced is not None and announced.flush == (flush.token, flush.sequence)
+            arguments = self._writer.flush(flush, announced=is_announced)
+            scripts.append(Run(codec.FLUSH, self._keys.session(delta.facts.session_id), arguments))
+        runs: list[Run] = []
+        if deadlines:
+            # Before the sessions: a deadline without one is found out and dropped, a session without a deadline would
+            # never end. Sent again, since our clock was wrong, it may have been too late; too early does no harm.
+            runs.append(Run("ZADD", (self._keys.deadlines,), tuple(deadlines) if again else ("GT", *deadlines)))
+        for _, _, run in kept_alive:
+            runs += (run,)
+        results = await self._link.run_all([*runs, *scripts])
+        replies = results[len(runs) :]
+        answers = list(map(self._answer, flushes, replies))
+        for (at, field, _), result in zip(kept_alive, results[bool(deadlines) :], strict=False):
+            if isinstance(result, bytes) and (standing := agreed_id(result)) not in (None, answers[at].session_id):
+                setattr(answers[at], field, standing)
+        if deadlines and isinstance(results[0], Exception):
+            _without_deadline(answers, results[0])
+        for answer in answers:
+            if answer.retry or answer.owner or answer.refused or answer.after_end or answer.ended:
+                await self._slow_conclude(answers, results)
+                break
         return answers
 
-    async def _send(self, flushes: Sequence[Flush]) -> list[WriteResult]:
-        deadlines, touches = self._deadlines(flushes), self._touches(flushes)
-        beside = [*deadlines, *(touch.run for touch in touches)]
-        now = time.time()
-        runs = [self._run(flush, now) for flush in flushes]
-        results = await self._link.run_all([*beside, *(run for run in runs if run is not None)])
-        written = iter(results[len(beside) :])
-        replies: list[Any] = [None if run is None else next(written) for run in runs]
-        answers = [_answer(flush, reply) for flush, reply in zip(flushes, replies, strict=True)]
-        _without_deadline(answers, results[: len(deadlines)])
-        _overruled(answers, touches, results[len(deadlines) : len(beside)])
-        for flush, answer in zip(flushes, answers, strict=True):
-            if answer.expired is not None:
-                self._told[answer.session_id] = _Told((flush.token, flush.sequence), answer.expired)
+    async def _slow_conclude(self, answers: list[WriteResult], results: list[Any]) -> None:
+        """Raise the outage where nothing has been written, and correct deadlines that do not hold."""
         failed = next((result for result in results if isinstance(result, Exception)), None)
-        if failed is not None and all(answer.retry and answer.expired is None for answer in answers):
+        if failed is not None and all(answer.retry and answer.retry not in _AGAIN for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
         scores: list[Any] = []
-        for answer, reply in zip(answers, replies, strict=True):
+        for answer, reply in zip(answers, results[-len(answers) :], strict=True):
             if answer.owner is not None and reply[3] != b"0":
                 # Its deadline is where its own user has left it.
                 scores += (int(reply[3]) / 1e6, answer.session_id)
-            elif (
-                answer.ended is not None
-                or answer.after_end
-                or answer.owner is not None
-                or (answer.refused and _is_nothing(reply))
-            ):
+            elif answer.ended or answer.after_end or answer.owner or (answer.refused and _has_no_session(reply)):
                 # Have the next sweep look at it, and count it no longer until then. It takes it out of the deadlines,
                 # unless another session has begun under the id meanwhile.
                 scores += (mark(), answer.session_id)
@@ -120,80 +129,55 @@ class FlushWriter:
             # The next use of the store reports the outage, and the sweep comes upon them at their deadlines.
             with guarded("redis deadlines"), contextlib.suppress(StoreDown):
                 await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *scores)))
-        return answers
 
-    def _run(self, flush: Flush, now: float) -> Run | None:
-        with guarded("session encoding"):
-            keys = self._keys.session(flush.delta.facts.session_id)
-            told = self._told.get(flush.delta.facts.session_id)
-            is_told = told is not None and told.flush == (flush.token, flush.sequence)
-            return Run(scripts.FLUSH, keys, self._writer.flush(flush, now, told=is_told))
-        return None
+    def _keep_alive(self, at: int, flush: Flush, runs: list[tuple[int, str, Run]]) -> None:
+        """Add what was agreed about a session: its place, the field of `WriteResult` that it decides, the script."""
+        delta, session_id = flush.delta, flush.delta.facts.session_id
+        if delta.touch_key is not None:
+            name, kept = delta.touch_key
+            arguments = (session_id, max(round(kept * 1000), 1), 1)
+            runs.append((at, "agreed_session", Run(codec.GET_OR_SET, (self._keys.agreement(name),), arguments)))
+        if previous := delta.facts.previous_id:
+            keys = (self._keys.successor(previous), self._keys.session(previous)[1])
+            whose = delta.facts.principal or ""
+            run = Run(codec.GET_OR_SET, keys, (session_id, self._writer.ttl, 1, whose))
+            runs.append((at, "agreed_successor", run))
 
-    def _deadlines(self, flushes: Sequence[Flush]) -> list[Run]:
-        # Before the sessions: a deadline without one is found out and dropped,
-        # a session without a deadline would never end.
-        members: list[Any] = []
-        for flush in flushes:
-            if flush.delta.ended is None:
-                members += (self._writer.deadline(flush), flush.delta.facts.session_id)
-        return [Run("ZADD", (self._keys.deadlines,), ("GT", *members))] if members else []
-
-    def _touches(self, flushes: Sequence[Flush]) -> list[_Touch]:
-        """Keep alive what was agreed about these sessions."""
-        touches: list[_Touch] = []
-        for at, flush in enumerate(flushes):
-            delta, session_id = flush.delta, flush.delta.facts.session_id
-            if delta.touch_key is not None:
-                name, kept = delta.touch_key
-                ttl = max(round(kept * 1000), 1)
-                run = Run(scripts.TOUCH, (self._keys.agreement(name),), (session_id, ttl))
-                touches.append(_Touch(at, "agreed_session", run))
-            if delta.facts.previous_id:
-                previous = delta.facts.previous_id
-                keys = (self._keys.successor(previous), self._keys.session(previous)[1])
-                run = Run(scripts.SUCCEED, keys, (session_id, self._ttl, delta.facts.principal or "", 1))
-                touches.append(_Touch(at, "agreed_successor", run))
-        return touches
+    def _answer(self, flush: Flush, reply: Any) -> WriteResult:
+        session_id = flush.delta.facts.session_id
+        if isinstance(reply, Exception):
+            return _failed(session_id, reply)
+        status = reply[0].decode()
+        if status == "clock":
+            self._writer.learn_clock(int(reply[1]))
+            return WriteResult(session_id, retry="clock")
+        if status == "expired":
+            ended = codec.ended_session(session_id, reply[3])
+            self._announced[session_id] = _AnnouncedEnd((flush.token, flush.sequence), ended)
+            return WriteResult(session_id, retry="expired", expired=ended)
+        return codec.written(flush, reply)
 
 
-def _answer(flush: Flush, result: Any) -> WriteResult:
-    session_id = flush.delta.facts.session_id
-    if result is None:
-        return WriteResult(session_id, refused="error")
-    if not isinstance(result, Exception):
-        if result[0] == redis_wire.EXPIRED:
-            return WriteResult(session_id, retry="expired", expired=redis_wire.ended_session(session_id, result[3]))
-        return redis_wire.applied(flush, result)
-    if is_foreign(result):
+def _failed(session_id: str, error: Exception) -> WriteResult:
+    if is_foreign(error):
         return WriteResult(session_id, refused="foreign")
-    if is_ours(result):
-        report("redis script", result)
+    if is_ours(error):
+        report("redis script", error)
         return WriteResult(session_id, refused="error")
-    down = outage(result)
-    return WriteResult(session_id, retry=type(result).__name__ if down is None else down.reason)
+    down = outage(error)
+    return WriteResult(session_id, retry=type(error).__name__ if down is None else down.reason)
 
 
-def _is_nothing(reply: Any) -> bool:
-    """Whether the refused flush has no session to which it belongs."""
-    return reply is None or (not isinstance(reply, Exception) and reply[0] == redis_wire.FOREIGN)
+def _has_no_session(reply: Any) -> bool:
+    """Whether the refused flush came to a document that is not ours."""
+    return not isinstance(reply, Exception) and (reply[0].decode(), reply[2].decode()) == ("foreign", "")
 
 
-def _overruled(answers: list[WriteResult], touches: Sequence[_Touch], results: list[Any]) -> None:
-    """Note where another session stands than the one that was to be kept alive."""
-    for touch, result in zip(touches, results, strict=True):
-        if isinstance(result, bytes) and (standing := agreed_id(result)) not in (None, answers[touch.at].session_id):
-            setattr(answers[touch.at], touch.tells, standing)
-
-
-def _without_deadline(answers: list[WriteResult], results: list[Any]) -> None:
+def _without_deadline(answers: list[WriteResult], error: Exception) -> None:
     """Have all sent again if their deadlines did not get through."""
-    for error in results:
-        if not isinstance(error, Exception):
-            continue
-        down = outage(error)
-        if down is None or down.denied:
-            report("redis deadlines", error)
-            continue
-        for answer in answers:
-            answer.retry = answer.retry or down.reason
+    down = outage(error)
+    if down is None or down.denied:
+        report("redis deadlines", error)
+        return
+    for answer in answers:
+        answer.retry = answer.retry or down.reason

@@ -7,26 +7,24 @@ an order that a crash in between does no harm to.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
+from pydantic import ValidationError
 from redis.exceptions import ResponseError
 
 from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, StoreDown
-from otel_mcp.store.redis import codec as redis_wire
-from otel_mcp.store.redis import scripts
-from otel_mcp.store.redis.client import RedisLink, Run
-from otel_mcp.store.redis.clock import ServerClock
-from otel_mcp.store.redis.connect import Client, connect
-from otel_mcp.store.redis.documents import Documents
-from otel_mcp.store.redis.errors import is_foreign
+from otel_mcp.store.redis import codec
+from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage
+from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
 from otel_mcp.store.redis.expiry import Sweep
 from otel_mcp.store.redis.flush import FlushWriter
-from otel_mcp.store.redis.keys import Keys, agreed_id
 
 _UNWRITTEN: Final = 120_000
 """Milliseconds after which a handshake is written that will be: more than the longest flush interval."""
@@ -36,6 +34,10 @@ class RedisStore:
     """A `SessionStore` on one Redis, Sentinel or Cluster.
 
     `client` makes the client of a loop; left out, the URL of the settings does.
+
+    A document that is not of our making is left as it is, unless it parses as a
+    session of that very id and service: then its stats were lost (evicted), or the
+    user put it there, and it is taken over.
     """
 
     def __init__(
@@ -43,22 +45,16 @@ class RedisStore:
     ) -> None:
         url = settings.redis_url or ""
         process = process or ProducerId()
-        self._ttl = min(settings.session_ttl, redis_wire.LONGEST)
-        self._service = settings.service_name
+        self._ttl = min(settings.session_ttl, codec.LONGEST)
         self._keys = Keys(settings.redis_prefix, settings.service_name)
         self._link = RedisLink(client or (lambda: connect(url)))
-        self._writer = redis_wire.Writer(settings.service_name, self._ttl, settings.max_tool_calls, process)
-        self._clock = ServerClock(self._link, self._keys, self._writer)
-        self._flushes = FlushWriter(self._link, self._keys, self._writer, self._ttl)
-        self._documents = Documents(self._link, self._keys, self._writer, self._ttl, self._service)
-        self._sweep = Sweep(self._link, self._keys, process, settings.sweep_interval, self._ttl, self._writer.owner)
+        self._writer = codec.Writer(settings.service_name, self._ttl, settings.max_tool_calls, process)
+        self._flushes = FlushWriter(self._link, self._keys, self._writer)
+        self._sweep = Sweep(self._link, self._keys, self._writer, process, settings.sweep_interval, self._ttl)
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         """Write each flush once."""
-        if not deltas:
-            return []
-        await self._clock.compare()
-        answers = await self._flushes.write(deltas)
+        answers = await self._flushes.write(deltas) if deltas else []
         for at, answer in enumerate(answers):
             if answer.refused == "foreign":
                 answers[at] = await self._adopted(deltas[at], answer)
@@ -68,7 +64,8 @@ class RedisStore:
         """The answer once the document that stood in its way has been taken over, if it is one of ours."""
         answer = refused
         try:
-            if await self._documents.adopt(refused.session_id):
+            held, digest = await self._replaceable(refused.session_id)
+            if held is not None and await self._save(held, digest, ended=True) is not None:
                 (answer,) = await self._flushes.write([flush])
         except StoreDown as down:
             answer = WriteResult(refused.session_id, retry=down.reason)
@@ -77,41 +74,46 @@ class RedisStore:
 
     async def load(self, session_id: str) -> SessionState | None:
         """The document."""
-        return await self._documents.load(session_id)
+        return _parse(await self._raw(session_id), session_id)
 
     async def save(self, state: SessionState) -> WriteResult:
         """Write a document of the user's."""
-        await self._clock.compare()
-        return await self._documents.save(state)
+        session_id = state.session_id
+        created = await self._save(state, "")
+        if created is None:
+            held, digest = await self._replaceable(session_id)
+            if held is not None:
+                created = await self._save(state, digest)
+        if created is None:
+            await self._look_at_next(session_id)
+            return WriteResult(session_id, refused="foreign")
+        return WriteResult(session_id, created=created)
 
-    async def delete(self, session_id: str) -> bool:
-        """Remove a session at once."""
-        return await self._documents.delete(session_id)
+    async def delete(self, session_id: str, *, reported: bool = True) -> bool:
+        """Remove a session at once; where its end is not `reported`, it is left to who sweeps next."""
+        status, existed = await self._delete(session_id, "", reported)
+        if status == "foreign":
+            held, digest = await self._replaceable(session_id)
+            if held is None:
+                return False
+            _, existed = await self._delete(session_id, digest, reported)
+        await self._look_at_next(session_id)
+        return bool(existed)
 
     async def end(self, session_id: str) -> bool:
         """Remove a session at once, and leave it to a process that serves to report its end, with its next sweep."""
-        return await self._documents.delete(session_id, reported=False)
+        return await self.delete(session_id, reported=False)
 
     async def describe(self, session_id: str) -> Known:
         """What is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))
-        now = self._writer.instant(time.time())
-        try:
-            reply = await self._link.run(Run(scripts.RECALL, keys, (now,)))
-        except ResponseError as error:
-            if is_foreign(error):
-                return Known(exists=False)
-            raise
-        return redis_wire.known(session_id, reply, self._service)
+        reply = await self._unless_foreign(codec.DESCRIBE, keys, self._writer.owner)
+        return Known(exists=False) if reply is None else codec.known(session_id, reply)
 
     async def bind(self, session_id: str, user: str | None) -> None:
         """Note whose a session is that is written later."""
-        arguments = (user or "", self._writer.owner, _UNWRITTEN)
-        try:
-            await self._link.run(Run(scripts.BIND, self._keys.session(session_id), arguments))
-        except ResponseError as error:
-            if not is_foreign(error):
-                raise
+        keys = self._keys.session(session_id)
+        await self._unless_foreign(codec.BIND, keys, user or "", self._writer.owner, _UNWRITTEN)
 
     async def get(self, key: str) -> str | None:
         """The value that was agreed on under `key`."""
@@ -119,23 +121,21 @@ class RedisStore:
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         """The value that all replicas have under `key`."""
-        kept = max(round(min(ttl, redis_wire.LONGEST) * 1000), 1) if ttl else 0
-        value = await self._link.run(Run(scripts.AGREE, (self._keys.agreement(key),), (candidate, kept)))
+        kept = max(round(min(ttl, codec.LONGEST) * 1000), 1) if ttl else 0
+        value = await self._link.run(Run(codec.GET_OR_SET, (self._keys.agreement(key),), (candidate, kept)))
         # What stays for good is the hash key, which an operator may have put there: it is no id.
         return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """The id of the one session that continues `old_id`."""
         keys = (self._keys.successor(old_id), self._keys.session(old_id)[1])
-        kept = max(round(self._ttl * 1000), 1)
-        value = await self._link.run(Run(scripts.SUCCEED, keys, (candidate, kept, user or "", 0)))
+        value = await self._link.run(Run(codec.GET_OR_SET, keys, (candidate, self._writer.ttl, 0, user or "")))
         return agreed_id(value) or candidate
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Sessions whose time was over at `now`, claimed for the caller."""
-        await self._clock.compare()
         self._link.forget_closed()
-        return await self._sweep.claim_expired(self._writer.instant(now), limit)
+        return await self._sweep.claim_expired(now - time.time(), limit)
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
         """These ends have been reported."""
@@ -149,3 +149,71 @@ class RedisStore:
     async def aclose(self) -> None:
         """Close the client of the running loop."""
         await self._link.aclose()
+
+    async def _unless_foreign(self, script: Script | str, keys: tuple[str, ...], *args: Any) -> Any:
+        """The reply; `None` where a key holds a value of another type."""
+        try:
+            return await self._link.run(Run(script, keys, args))
+        except ResponseError as error:
+            if is_foreign(error):
+                return None
+            raise
+
+    async def _raw(self, session_id: str) -> bytes | None:
+        return await self._unless_foreign("GET", self._keys.session(session_id)[:1])
+
+    async def _replaceable(self, session_id: str) -> tuple[SessionState | None, str]:
+        """The document where it is a session of ours though it is not of our making, and its digest."""
+        raw = await self._raw(session_id)
+        held = _parse(raw, session_id)
+        if raw is None or held is None or not self._writer.is_of(held):
+            return None, ""
+        return held, hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+
+    async def _save(self, state: SessionState, replaces: str, *, ended: bool = False) -> bool | None:
+        """Whether this began the session; `None` where the key holds something else."""
+        for _ in range(2):
+            deadline = round(self._writer.instant(time.time()) / 1e6 + self._ttl, 6)
+            arguments = self._writer.save(state, self._ttl, replaces, ended=ended)
+            results = await self._link.run_all(
+                [
+                    # A session that exists has one, by its own limit.
+                    Run("ZADD", (self._keys.deadlines,), ("NX", deadline, state.session_id)),
+                    Run(codec.SAVE, self._keys.session(state.session_id), arguments),
+                ]
+            )
+            for result in reversed(results):
+                if isinstance(result, Exception):
+                    if is_foreign(result):
+                        return None
+                    raise outage(result) or result
+            status, created = results[1]
+            if status.decode() != "clock":
+                break
+            self._writer.learn_clock(int(created))
+        else:
+            raise StoreDown("clock")
+        if created and status.decode() == "written":
+            # Whatever stood there was of another one, and may be taken out at any time, or of a clock that was wrong.
+            with contextlib.suppress(StoreDown):
+                await self._link.run(Run("ZADD", (self._keys.deadlines,), (deadline, state.session_id)))
+        return bool(created) if status.decode() == "written" else None
+
+    async def _delete(self, session_id: str, replaces: str, reported: bool) -> tuple[str, int]:
+        arguments = (self._writer.owner, replaces, int(not reported))
+        reply = await self._unless_foreign(codec.DELETE, self._keys.session(session_id), *arguments)
+        return ("foreign", 0) if reply is None else (reply[0].decode(), reply[1])
+
+    async def _look_at_next(self, session_id: str) -> None:
+        # The next sweep takes it out of the deadlines, unless another session has begun under the id.
+        await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", mark(), session_id)))
+
+
+def _parse(raw: bytes | None, session_id: str) -> SessionState | None:
+    if raw is None:
+        return None
+    try:
+        state = SessionState.model_validate_json(raw)
+    except ValidationError:
+        return None
+    return state if state.session_id == session_id else None

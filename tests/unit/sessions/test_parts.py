@@ -15,7 +15,7 @@ from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.memory import MemoryStore
-from otel_mcp.store.redis.connect import TIMEOUT, connect
+from otel_mcp.store.redis.client import TIMEOUT, connect
 from tests.support.stores import EPOCH, Listener, call, delta, facts, flush, settings
 
 

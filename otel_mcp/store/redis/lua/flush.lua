@@ -1,174 +1,102 @@
--- Apply one flush, once. ARGV[1] scalars (JSON array), ARGV[2] facts (JSON object
--- of strings), ARGV[3] the new calls, joined by ",\n".
--- Returns {status, calls in total, flags, end report}:
--- 1 written, 2 seen before, 3 the end of an earlier session has to be reported first
--- (nothing applied; the next try says so in `told`), 4 late: the session had ended,
--- 5 the document is not ours, nor is there any session, 6 the document is not ours
--- any more, 7 late, and nowhere to count it, 8 the session is another user's
--- (nothing applied; in place of flags whose it is, in place of the report its deadline, or 0).
+-- Apply one flush, once. ARGV[1] what it counts (JSON object), ARGV[2] facts (JSON object of strings), ARGV[3] the new
+-- calls, joined by ",\n". Returns {status, calls in total, flags, end report}:
+--   written, or late: the session had ended; duplicate: seen before. And where nothing is applied:
+--   clock: the sender's differs, and in place of the total stands what time it is here;
+--   expired: the end of an earlier session has to be reported first, the next try has `announced`;
+--   foreign: the document is not ours, flags 's' where a session is; lost: late, and nowhere to count it;
+--   bound: to another user, which the flags name, and in place of the report stands its deadline or 0.
 -- Flags: c created, r resumed, e ended by this flush, l late.
-local a = cjson.decode(ARGV[1])
-local token, sequence, now, first, first_iso, last, last_iso, created, created_iso =
-  a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
-local requests, errors, calls, sent, limit, start, fingerprint, ttl, cap, lease =
-  a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19]
-local user, service, told, opened = a[20], a[21], a[22], a[23]
-local ended_iso, reason, ended = a[24], a[25], a[26]
-local claimer = 'f:' .. token -- Another one than the sweeper of the same process.
-
-local mark = 'p:' .. token
-local raw = redis.call('HMGET', stats, 't', 'a', 'n', 'r', 'e', 'i', 'o', 'g', 'f', 'x', mark, 'd', 'u', 'w', 'v', 'k')
-local s = {t = raw[1], a = raw[2], n = raw[3], r = raw[4], e = raw[5], i = raw[6], o = raw[7], g = raw[8],
-           f = raw[9], x = raw[10], d = raw[12], u = raw[13], k = raw[16]}
-
-if raw[11] then
-  local seen, flags = string.match(raw[11], '^(%d+) %d+ ?(%a*)$')
-  if seen and tonumber(seen) >= sequence then
+local f, now = cjson.decode(ARGV[1]), clock()
+if math.abs(now - f.now) > SKEW then return {'clock', int(now), '', false} end
+local mark, claimer = 'p:' .. f.token, 'f:' .. f.token -- Another claimer than the sweeper of the same process.
+local user, s, seen = f.user ~= '' and f.user or nil, read_stats(mark)
+if seen then
+  local sequence, flags = string.match(seen, '^(%d+) %d+ ?(%a*)$')
+  if tonumber(sequence) >= f.sequence then
     -- Not of another session, which has begun under the id since.
-    local own = s.x and string.match(s.x, '^%S+ (%S+)') == reason
-    return {2, tonumber(s.n) or 0, flags, own and string.find(flags, 'e', 1, true) and report() or false}
+    local own = string.find(flags, 'e', 1, true) and string.match(s.x or '', '%S+$') == f.reason
+    return {'duplicate', s.n or 0, flags, own and report() or false}
   end
 elseif redis.call('HLEN', stats) > 48 then
-  forget_processes(now)
+  -- Forget the process that wrote longest ago, if it will not repeat a flush any more, or there are very many.
+  local all, oldest, since = redis.call('HGETALL', stats), nil, now
+  for at = 1, #all, 2 do
+    local instant = string.sub(all[at], 1, 2) == 'p:' and tonumber(string.match(all[at + 1], '^%d+ (%d+)'))
+    if instant and instant < since then oldest, since = all[at], instant end
+  end
+  if oldest and (since < now - 3600000000 or #all > 530) then redis.call('HDEL', stats, oldest) end
 end
-
-local known_last, known_last_iso = instant(s.t)
-local known_created, known_created_iso = instant(s.a)
-local fresh, late = not s.t and not s.x, false
-
 -- Who flushes here for the first time may be another service, which was given a foreign id.
-if raw[15] and raw[15] ~= service and (not s.x or raw[14]) then return {5, 0, '', false} end
-if s.t and not string.find(s.f or '', fingerprint, 1, true) and of_another(s.o, ARGV[2]) then
-  return {5, 0, '', false}
-end
+if s.v and s.v ~= f.service then return {'foreign', 0, '', false} end
 -- Whose it is `initialize` says, which may be written late, else the first message.
-local opens = opened == 1 and not s.k
-if is_bound_to_another(s.u, user) and not opens then
-  return {8, tonumber(s.n) or 0, s.u, s.t and not s.x and int(known_last + tonumber(s.i)) or '0'}
+local opens = f.opened == 1 and not s.k
+if s.u and s.u ~= user and not opens then
+  return {'bound', s.n or 0, s.u, s.t and not s.x and int(s.t + s.i) or '0'}
 end
 
+local fresh, former = not s.t, nil
 if s.x then
   -- In-flight requests of an ended session do not reopen it; another session under its id does.
-  local _, why, at = string.match(s.x, '^(%S+) (%S+) (%d+)$')
-  if why == 'expired' then
-    -- Not by the last activity, which whatever was in flight has moved.
-    fresh = first > tonumber(at) + tonumber(s.i)
-  else
-    -- After a `delete` a process goes on with the session that it knows.
-    fresh = created > tonumber(at) + 1000000 or (why == 'deleted' and first > tonumber(at))
-  end
-  late = not fresh
-  local owner, untill = string.match(raw[14] or '', '^(%S+) (%d+)$')
-  if owner == claimer and told == 1 then
+  local at, reason = string.match(s.x, '^(%d+) (%S+)$')
+  former = math.max(s.t or 0, at)
+  -- One that has expired does so by its limit from then on; after a `delete` a process may go on with what it knows.
+  fresh = reason == 'expired' and f.first > at + s.i or reason ~= 'expired' and f.created > at + 1000000 or
+    reason == 'deleted' and f.first > tonumber(at)
+  local owner, untill = string.match(s.w or '', '^(%S+) (%d+)$')
+  if owner == claimer and f.announced == 1 then
     redis.call('HDEL', stats, 'w')
+    s.w = nil
   elseif fresh and owner and (owner == claimer or tonumber(untill) <= now) then
-    -- Of the end before this session nobody has been told, or the answer was lost.
-    redis.call('HSET', stats, 'w', claimer .. ' ' .. int(lease))
-    return {3, 0, '', report()}
+    -- The end before this session is not reported, or the answer was lost.
+    redis.call('HSET', stats, 'w', claimer .. ' ' .. int(now + LEASE))
+    return {'expired', 0, '', report()}
   end
-elseif known_last and first > known_last + tonumber(s.i) then
-  return {3, 0, '', expire(s, claimer, lease)}
+elseif s.t and f.first > s.t + s.i then
+  return {'expired', 0, '', expire(s, claimer, now + LEASE)}
 end
-
+local late = s.x and not fresh
 -- The mere end of a session that is not there begins none.
-if fresh and ended_iso and requests == 0 and calls == 0 then return {4, 0, '', false} end
+if fresh and f.ended and f.requests == 0 and f.calls == 0 then return {'late', 0, '', false} end
+local d = read_document(s)
+if d == false then return {'foreign', 0, s.t and 's' or '', false} end
+if late and not d then return {f.calls > 0 and 'lost' or 'late', s.n or 0, '', false} end
 
-local o = offsets(s.o)
-local state = condition(o)
-if state == 'foreign' then return {s.t and 6 or 5, 0, '', false} end
-if late and state == 'missing' then return {calls > 0 and 7 or 4, tonumber(s.n) or 0, '', false} end
-
-local flags, set = late and 'l' or '', {}
+local flags, set, unseen = late and 'l' or '', {}, fresh or not s.f
 if fresh then
-  opens = opened == 1 and not (s.k and not s.x)
-  if s.x then
-    redis.call('HDEL', stats, 'x', 'w', 'f', 'lc', 'lv', 'lp', 'ls', 'lq', 'u', 'k')
+  if former then
+    for _, names in ipairs({FIELDS, AT_END}) do redis.call('HDEL', stats, unpack(names)) end
     -- The process may have met the id in its former life.
-    local former = math.max(known_last or 0, tonumber(string.match(s.x, '(%d+)$')))
-    if created <= former then created, created_iso = first, first_iso end
-    set = {'d', int(former)}
+    if f.created <= former then f.created = f.first end
+    s, opens = {d = former}, f.opened == 1
   end
-  s = {n = 0, r = 0, e = 0, k = not s.x and s.k}
-  known_last, known_last_iso, known_created, known_created_iso = nil, nil, nil, nil
-  flags = 'c'
+  s.n, s.r, s.e, flags, d = 0, 0, 0, 'c', nil
 end
-
-local x = late and s.x or nil
-if ended_iso and not late then
-  x = ended_iso .. ' ' .. reason .. ' ' .. int(ended)
-  flags = flags .. 'e'
-  set[#set + 1] = 'x'
-  set[#set + 1] = x
-  if ended_iso > last_iso then last, last_iso = ended, ended_iso end
+if not d or not string.find(s.f or '', f.fingerprint, 1, true) then
+  if not d then d, s.c, s.f = {rest = ',"attributes":{}', calls = ''}, 0, nil end
+  if not merge(d, ARGV[2], set) then return {'foreign', 0, 's', false} end
+  s.f = string.sub(f.fingerprint .. ' ' .. (s.f or ''), 1, 62)
 end
-if not late and not fresh and known_last < start and start > (tonumber(s.g) or -60000000) + 60000000 then
-  flags = flags .. 'r'
-  set[#set + 1] = 'g'
-  set[#set + 1] = int(start)
+if f.ended and not late then
+  s.x, flags = int(f.ended) .. ' ' .. f.reason, flags .. 'e'
+  f.last = math.max(f.last, f.ended)
 end
-if known_last_iso and known_last_iso >= last_iso then last, last_iso = known_last, known_last_iso end
-local moved = not known_created or (created < known_created and created > (tonumber(s.d) or 0))
-if not moved then created, created_iso = known_created, known_created_iso end
-local total = int(s.n + calls)
-local text = tail(total, int(s.e + errors), int(s.r + requests), last_iso, x)
-
-if fresh or state == 'missing' then
-  o = put_document(string.sub(ARGV[2], 1, -2), ',"attributes":{}', created_iso, ARGV[3], sent, text)
-  set[#set + 1] = 'f'
-  set[#set + 1] = fingerprint
-  add_labels(set, cjson.decode(ARGV[2]))
-else
-  if not string.find(s.f or '', fingerprint, 1, true) then
-    local news = cjson.decode(ARGV[2])
-    local facts = merged_facts(o, news)
-    if not facts then return {6, 0, '', false} end
-    replace_head(o, facts)
-    set[#set + 1] = 'f'
-    set[#set + 1] = string.sub(fingerprint .. ' ' .. (s.f or ''), 1, 62)
-    add_labels(set, news)
-  end
-  if moved then redis.call('SETRANGE', doc, o.c - #BEFORE_CALLS - 27, created_iso) end
-  if sent == 0 then
-    put_tail(o, '', o.calls, text)
-  elseif o.calls + sent <= 2 * cap and (sent < cap or sent == calls) then
-    put_tail(o, (o.calls > 0 and ',\n' or '') .. ARGV[3], o.calls + sent, text)
-  else
+if s.t and not late and s.t < f.start and f.start > (s.g or -60000000) + 60000000 then
+  s.g, flags = f.start, flags .. 'r'
+end
+if not s.a or (f.created < s.a and f.created > (s.d or 0)) then s.a = f.created end
+s.t, s.v, s.i = math.max(s.t or 0, f.last), f.service, late and s.i or f.limit
+s.n, s.r, s.e = s.n + f.calls, s.r + f.requests, s.e + f.errors
+if opens or (unseen and not s.k) then s.u, s.k = user, opens and '1' end
+if opens and not user then redis.call('HDEL', stats, 'u') end
+if f.sent > 0 then
+  d.calls, s.c = d.calls .. (d.calls == '' and '' or ',\n') .. ARGV[3], s.c + f.sent
+  if s.c > 2 * f.cap or (f.sent == f.cap and f.calls > f.cap) then
     -- There is no room, or a gap between the calls there and the newest ones.
-    drop_calls(o, ARGV[3], sent, cap, text)
+    local from = 1
+    for _ = 1, s.c - f.cap do from = (string.find(d.calls, '\n', from, true) or #d.calls) + 1 end
+    d.calls, s.c = string.sub(d.calls, from), f.cap
   end
 end
-
-local count = #set
-set[count + 1], set[count + 2] = 't', int(last) .. ' ' .. last_iso
-set[count + 3], set[count + 4] = 'n', total
-set[count + 5], set[count + 6] = 'r', int(s.r + requests)
-set[count + 7], set[count + 8] = 'e', int(s.e + errors)
-set[count + 9], set[count + 10] = 'o', pack(o)
-set[count + 11], set[count + 12] = mark, int(sequence) .. ' ' .. int(math.floor(now / 1000000)) .. ' ' .. flags
-if moved then
-  set[#set + 1] = 'a'
-  set[#set + 1] = int(created) .. ' ' .. created_iso
-end
-if not late and s.i ~= int(limit) then
-  set[#set + 1] = 'i'
-  set[#set + 1] = int(limit)
-end
-if raw[15] ~= service then
-  set[#set + 1] = 'v'
-  set[#set + 1] = service
-end
-if opens and user == '' then redis.call('HDEL', stats, 'u') end
-if user ~= '' and (opens or (not s.k and (fresh or not s.f))) then
-  set[#set + 1] = 'u'
-  set[#set + 1] = user
-end
-if opens then
-  set[#set + 1] = 'k'
-  set[#set + 1] = '1'
-end
-redis.call('HSET', stats, unpack(set))
-if not late then
-  redis.call('PEXPIRE', doc, x and GRACE or int(ttl))
-  redis.call('PEXPIRE', stats, x and GRACE + 60000 or int(math.max(ttl, limit / 1000) + ABANDONED))
-end
-return {late and 4 or 1, tonumber(total), flags, string.find(flags, 'e', 1, true) and report() or false}
+set[#set + 1], set[#set + 2] = mark, int(f.sequence) .. ' ' .. int(now) .. ' ' .. flags
+write(d, s, set, not late and f.ttl)
+return {late and 'late' or 'written', s.n, flags, string.find(flags, 'e', 1, true) and report() or false}

@@ -1,185 +1,99 @@
--- Common to all scripts of one session, after two lifetimes in ms: GRACE, ABANDONED.
--- KEYS[1] its document, KEYS[2] its stats, in one hash slot. Instants are
--- microseconds of Unix time, as decimal text.
---
--- The document is appended in place, so its text is in five parts:
---   {facts  ,attributes and extras  ,"created_at":"..","tool_calls":[  calls  ],"last_activity":..}
---   0       b                                                         c      k                     len
--- One raw newline stands between two calls, and nowhere else: JSON text has none.
---
+-- Common to all scripts of one session. KEYS[1] its document, KEYS[2] its stats, in one hash slot. Instants are
+-- microseconds of Unix time by the server's clock. codec.py puts constants and the names of facts in front.
+-- The document is JSON on lines, found without parsing it, since JSON text has no raw newline of its own: facts;
+-- attributes and extras; creation; the calls, one each; activity, counts and end.
 -- Fields of the stats, 64 bytes at most each, so that the hash stays small:
---   t last activity, a creation ("instant iso"); d end of an earlier session under
---   the id, before which this one cannot have begun; n calls, r requests, e errors;
---   i limit; o offsets "b c k len calls"; g last counted process start;
---   f fingerprints of facts that were merged; x end "iso reason instant";
---   v digest of the service it is of; u keyed hash of the user it is bound to,
---   absent where it is nobody's; k there where that is the user of `initialize`;
---   w who reports the end "token until", where nobody has yet;
---   p:<token> "sequence seconds flags";
---   lc lv lp ls lq labels of the end report.
+--   t last activity, a creation; d end of an earlier session under the id, before which this one cannot have begun;
+--   n calls, r requests, e errors; c calls that the document holds; i limit; g last counted process start;
+--   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", where
+--   nobody has yet; v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
+--   k there where that is the user of `initialize`; p:<token> a process's last flush "sequence instant flags";
+--   the facts of AT_END under their names.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
-local TAIL = '],"last_activity":"'
-local BEFORE_CALLS = '","tool_calls":['
-local FACTS = {'session_id', 'service', 'user_agent', 'client_name', 'client_version',
-               'protocol_version', 'source', 'conversation_id', 'previous_id'}
-local LABELS = {lc = 'client_name', lv = 'client_version', lp = 'protocol_version',
-                ls = 'source', lq = 'previous_id'}
+local FIELDS, NUMBERS = {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'f', 'x', 'w', 'v', 'u', 'k'}, 9
 
 local function int(number) return string.format('%.0f', number) end
+local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
 
-local function instant(field)
-  if not field then return nil, nil end
-  local at, iso = string.match(field, '^(%d+) (%S+)$')
-  return tonumber(at), iso
+-- By the calendar that begins in March, whose leap day is the last of its year.
+local function iso(instant)
+  local seconds = math.floor(instant / 1000000)
+  local day = math.floor(seconds / 86400) + 719468
+  local era = math.floor(day / 146097)
+  day = day - era * 146097
+  local year = math.floor((day - math.floor(day / 1460) + math.floor(day / 36524) - math.floor(day / 146096)) / 365)
+  day = day - 365 * year - math.floor(year / 4) + math.floor(year / 100)
+  local month = math.floor((5 * day + 2) / 153)
+  day = day - math.floor((153 * month + 2) / 5) + 1
+  year, month = year + era * 400 + (month > 9 and 1 or 0), month > 9 and month - 9 or month + 3
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, day, math.floor(seconds / 3600) % 24,
+    math.floor(seconds / 60) % 60, seconds % 60, instant - seconds * 1000000)
 end
 
--- The text from the end of the calls to before the closing brace.
-local function tail(calls, errors, requests, last_iso, ended)
-  local text = TAIL .. last_iso .. '","tool_call_count":' .. calls .. ',"error_count":' .. errors ..
-    ',"request_count":' .. requests
-  if ended then
-    local at, reason = string.match(ended, '^(%S+) (%S+)')
-    text = text .. ',"ended":{"at":"' .. at .. '","reason":"' .. reason .. '"}'
+-- The stats, without the fields that are not there, and the value of one field more.
+local function read_stats(more)
+  local found, s = redis.call('HMGET', stats, more or 'x', unpack(FIELDS)), {}
+  for at, name in ipairs(FIELDS) do
+    -- Not a number where something else has written there.
+    if found[at + 1] then s[name] = at > NUMBERS and found[at + 1] or tonumber(found[at + 1]) end
   end
-  return text
+  return s, found[1]
 end
 
-local function offsets(field)
-  local b, c, k, len, calls = string.match(field or '', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
-  return b and {b = tonumber(b), c = tonumber(c), k = tonumber(k), len = tonumber(len), calls = tonumber(calls)}
+-- The parts of the document; nil where there is none, false where it is not the one that the stats are about.
+local function read_document(s)
+  local text = redis.call('GET', doc)
+  if not text then return nil end
+  local facts = s.t and string.sub(text, 1, 14) == '{"session_id":' and string.find(text, '\n', 1, true)
+  local rest = facts and string.find(text, '\n', facts + 1, true)
+  local created = rest and string.find(text, '\n', rest + 1, true)
+  local calls = created and string.find(text, '\n],"last_activity":"', created, true)
+  return calls and {facts = string.sub(text, 1, facts - 1), rest = string.sub(text, facts + 1, rest - 1),
+                    calls = string.sub(text, created + 1, calls - 1)} or false
 end
 
-local function pack(o) return o.b .. ' ' .. o.c .. ' ' .. o.k .. ' ' .. o.len .. ' ' .. o.calls end
-
--- 'ours' as the stats describe it, 'missing', or 'foreign'.
-local function condition(o)
-  if o then
-    local text = redis.call('GETRANGE', doc, o.k, -1)
-    if #text == o.len - o.k and string.sub(text, 1, #TAIL) == TAIL then return 'ours' end
+-- Write both keys, `set` into the stats as well. Where the session has ended they stay for GRACE, else for `ttl` ms and
+-- more; without a `ttl` as long as they would have.
+local function write(d, s, set, ttl)
+  for at, name in ipairs(FIELDS) do
+    if s[name] then set[#set + 1], set[#set + 2] = name, at <= NUMBERS and int(s[name]) or s[name] end
   end
-  if redis.call('EXISTS', doc) == 0 then return 'missing' end
-  return 'foreign'
+  redis.call('HSET', stats, unpack(set))
+  local at, reason = string.match(s.x or '', '^(%d+) (%S+)$')
+  local text = table.concat({d.facts, d.rest, ',"created_at":"' .. iso(s.a) .. '","tool_calls":[', d.calls,
+    '],"last_activity":"' .. iso(s.t) .. '","tool_call_count":' .. int(s.n) .. ',"error_count":' .. int(s.e) ..
+    ',"request_count":' .. int(s.r) .. (at and ',"ended":{"at":"' .. iso(at) .. '","reason":"' .. reason .. '"}}' or '}')
+  }, '\n')
+  redis.call('SET', doc, text, unpack(ttl and {'PX', int(s.x and GRACE or ttl)} or {'KEEPTTL'}))
+  if ttl then redis.call('PEXPIRE', stats, int(s.x and GRACE + 60000 or math.max(ttl, s.i / 1000) + ABANDONED)) end
 end
 
--- Overwrite the end of the document from k on; it must never become shorter.
-local function put_tail(o, calls_text, calls, text)
-  local short = o.len - (o.k + #calls_text + #text + 1)
-  if short > 0 then text = text .. string.rep(' ', short) end
-  redis.call('SETRANGE', doc, o.k, calls_text .. text .. '}')
-  o.k = o.k + #calls_text
-  o.len = o.k + #text + 1
-  o.calls = calls
-end
-
--- Write a whole document; returns its offsets.
-local function put_document(facts, rest, created_iso, calls_text, calls, text)
-  local o = {b = #facts}
-  local head = facts .. rest .. ',"created_at":"' .. created_iso .. BEFORE_CALLS
-  o.c = #head
-  o.k = o.c + #calls_text
-  o.len = o.k + #text + 1
-  o.calls = calls
-  redis.call('SET', doc, head .. calls_text .. text .. '}', 'KEEPTTL')
-  return o
-end
-
--- Append calls and keep the newest `cap` of all.
-local function drop_calls(o, calls_text, sent, cap, text)
-  local all = redis.call('GETRANGE', doc, o.c, o.k - 1) .. (o.calls > 0 and ',\n' or '') .. calls_text
-  local from = 1
-  for _ = 1, o.calls + sent - cap do from = string.find(all, '\n', from, true) + 1 end
-  all = string.sub(all, from)
-  local head = redis.call('GETRANGE', doc, 0, o.c - 1)
-  redis.call('SET', doc, head .. all .. text .. '}', 'KEEPTTL')
-  o.k, o.calls = o.c + #all, cap
-  o.len = o.k + #text + 1
-end
-
-local function facts_text(facts)
-  local parts = {}
+-- Put `news` over the facts of the document, and those of the end report into `set`; false where they are unreadable.
+local function merge(d, news, set)
+  local readable, facts = pcall(cjson.decode, (d.facts or '{') .. '}')
+  if not readable then return false end
+  local parts, new = {}, cjson.decode(news)
   for _, name in ipairs(FACTS) do
-    if facts[name] then parts[#parts + 1] = '"' .. name .. '":' .. cjson.encode(facts[name]) end
+    local value = new[name] or facts[name]
+    if value then parts[#parts + 1] = '"' .. name .. '":' .. cjson.encode(value) end
   end
-  return '{' .. table.concat(parts, ',')
-end
-
--- The facts of the document with `news` over them, or nil if they cannot be read.
-local function merged_facts(o, news)
-  local readable, facts = pcall(cjson.decode, redis.call('GETRANGE', doc, 0, o.b - 1) .. '}')
-  if not readable or type(facts) ~= 'table' then return nil end
-  for _, name in ipairs(FACTS) do
-    if news[name] then facts[name] = news[name] end
+  for _, name in ipairs(AT_END) do
+    if new[name] then set[#set + 1], set[#set + 2] = name, new[name] end
   end
-  return facts_text(facts)
+  d.facts = '{' .. table.concat(parts, ',')
+  return true
 end
-
--- Put other facts (and attributes, unless nil) before the rest of the document.
-local function replace_head(o, facts, attributes)
-  local created = o.c - #BEFORE_CALLS - 27 - #',"created_at":"'
-  local middle = attributes or redis.call('GETRANGE', doc, o.b, created - 1)
-  local rest = redis.call('GETRANGE', doc, created, -1)
-  redis.call('SET', doc, facts .. middle .. rest, 'KEEPTTL')
-  local moved = #facts + #middle - created
-  o.b, o.c, o.k, o.len = #facts, o.c + moved, o.k + moved, o.len + moved
-end
-
--- Whether the session that stands here is that of another service on the same server.
-local function of_another(field, facts)
-  local o = offsets(field)
-  if not o or condition(o) ~= 'ours' then return false end
-  local readable, held = pcall(cjson.decode, redis.call('GETRANGE', doc, 0, o.b - 1) .. '}')
-  return readable and type(held) == 'table' and held.service ~= nil and held.service ~= cjson.decode(facts).service
-end
-
--- Whether somebody else than `user` ('' = nobody) asks for what is bound to a user.
-local function is_bound_to_another(bound, user) return bound and bound ~= user end
-
-local function add_labels(set, facts)
-  for field, name in pairs(LABELS) do
-    if facts[name] then
-      set[#set + 1] = field
-      set[#set + 1] = facts[name]
-    end
-  end
-end
-
 -- What the one who reports the end needs.
-local function report()
-  return redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'lc', 'lv', 'lp', 'ls', 'lq')
-end
-
--- Mark the session as ended where its document still stands.
-local function close_document(s, ended)
-  local o = offsets(s.o)
-  if not o or condition(o) ~= 'ours' then return end
-  local _, last_iso = instant(s.t)
-  put_tail(o, '', o.calls, tail(s.n, s.e, s.r, last_iso, ended))
-  redis.call('HSET', stats, 'o', pack(o))
-  redis.call('PEXPIRE', doc, GRACE)
-end
+local function report() return redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', unpack(AT_END)) end
 
 -- Its time is over: end it, and let `token` report that until `lease`.
 local function expire(s, token, lease)
-  local last, last_iso = instant(s.t)
-  local ended = last_iso .. ' expired ' .. int(last)
+  local d = read_document(s)
+  s.x, s.w = int(s.t) .. ' expired', token .. ' ' .. int(lease)
   -- First: a server without free memory lets a script go on that has begun to write.
   redis.call('PEXPIRE', stats, GRACE + 60000)
-  close_document(s, ended)
-  redis.call('HSET', stats, 'x', ended, 'w', token .. ' ' .. int(lease))
+  redis.call('HSET', stats, 'x', s.x, 'w', s.w)
+  if d then write(d, s, {}, GRACE) end
   return report()
-end
-
--- Forget those of the many processes that wrote here that cannot repeat a flush any more.
-local function forget_processes(now)
-  local all, marks = redis.call('HGETALL', stats), {}
-  for at = 1, #all, 2 do
-    if string.sub(all[at], 1, 2) == 'p:' then
-      marks[#marks + 1] = {all[at], tonumber(string.match(all[at + 1], '^%d+ (%d+)')) or 0}
-    end
-  end
-  table.sort(marks, function(one, other) return one[2] < other[2] end)
-  for at = 1, #marks - 24 do
-    if marks[at][2] < now / 1000000 - 900 or #marks - at >= 256 then redis.call('HDEL', stats, marks[at][1]) end
-  end
 end

@@ -1,0 +1,9 @@
+-- What is known of an id. KEYS[3] its successor. ARGV: digest of the service, for which that of another is over.
+-- Returns {exists, ended, successor, user, whether `initialize` has said so, facts, creation, limit, calls}.
+local s, successor = read_stats(), redis.pcall('GET', KEYS[3])
+if type(successor) == 'table' then successor = false end
+if s.v and s.v ~= ARGV[1] then return {0, 1, successor, false, false} end
+local over = s.x or (s.t and s.t + s.i <= clock())
+local d = s.t and not over and read_document(s)
+if not d then return {0, over and 1 or 0, successor, s.u or false, s.k or false} end
+return {1, 0, successor, s.u or false, s.k or false, d.facts .. '}', int(s.a), int(s.i), s.n}

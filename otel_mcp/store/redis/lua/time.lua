@@ -1,2 +1,0 @@
--- The clock of the server that has KEYS[1]: seconds and microseconds.
-return redis.call('TIME')
