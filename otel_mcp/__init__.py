@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_mcp.version import __version__
 
 if TYPE_CHECKING:
-    from otel_mcp.api import current_session
+    from otel_mcp.api import SessionState, current_session
     from otel_mcp.instrumentor import MCPInstrumentor
     from otel_mcp.middleware import MCPMiddleware
-    from otel_mcp.model.state import SessionState, ToolCall
+    from otel_mcp.model.state import ToolCall
     from otel_mcp.observers import Observer
 
 __all__ = [
@@ -32,7 +32,7 @@ _HOMES: Final = {
     "MCPInstrumentor": "otel_mcp.instrumentor",
     "MCPMiddleware": "otel_mcp.middleware",
     "Observer": "otel_mcp.observers",
-    "SessionState": "otel_mcp.model.state",
+    "SessionState": "otel_mcp.api",
     "ToolCall": "otel_mcp.model.state",
     "current_session": "otel_mcp.api",
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from otel_mcp.runtime import Runtime
+    from otel_mcp.sessions.service import Sessions
 
 runtime: Runtime | None = None
 """The runtime, once this process has had a reason to build one."""
@@ -37,9 +38,11 @@ def _slow_build() -> Runtime | None:
     global runtime, _failed
     if _uninstrumented or _failed or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
+    from otel_mcp.model import state
     from otel_mcp.runtime import Runtime
     from otel_mcp.settings import load
 
+    state.bind(sessions)
     with _lock:
         if runtime is None:
             _failed = True  # Unless it goes well: half a runtime for every request would be worse than none.
@@ -50,6 +53,18 @@ def _slow_build() -> Runtime | None:
             runtime = Runtime(load(**options), **providers)
             _failed = False
         return runtime
+
+
+def sessions() -> Sessions:
+    """The session store of this process: ``save``, ``load``, ``get_or_create``, ``delete``.
+
+    Raises:
+        RuntimeError: OpenTelemetry is switched off in this process.
+    """
+    built = build()
+    if built is None:
+        raise RuntimeError("OpenTelemetry is switched off (OTEL_SDK_DISABLED) or uninstrumented")
+    return built.sessions
 
 
 def discard() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,6 +51,9 @@ class Ended(BaseModel):
 class SessionState(BaseModel):
     """One session: the conversation of one client with one server.
 
+    A document is read, changed and written back on any event loop. The methods wait for the store; while it is
+    away they work on what this process knows, and what they write follows when it is back.
+
     Example:
         >>> state = SessionState(session_id="abc")
         >>> state.tool_calls
@@ -85,3 +89,47 @@ class SessionState(BaseModel):
     attributes: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Free for the user; set through ``save()``."""
     ended: Ended | None = None
+
+    @classmethod
+    async def load(cls, session_id: str) -> SessionState | None:
+        """Read a session, the calls of this process included; ``None`` where there is none.
+
+        Raises:
+            RuntimeError: OpenTelemetry is switched off in this process. So do the other methods.
+        """
+        return await _documents().load(session_id)
+
+    @classmethod
+    async def get_or_create(cls, session_id: str, *, user_agent: str | None = None) -> SessionState:
+        """Read a session, or begin it where there is none."""
+        return await _documents().get_or_create(session_id, user_agent=user_agent)
+
+    async def save(self) -> None:
+        """Write the facts, ``attributes`` and extra fields; calls and counters are those of the server."""
+        await _documents().save(self)
+
+    async def delete(self) -> bool:
+        """End the session and remove its document; ``False`` where there was none."""
+        return await _documents().delete(self.session_id)
+
+
+class Documents(Protocol):
+    """Reads and writes documents."""
+
+    async def load(self, session_id: str) -> SessionState | None: ...
+    async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState: ...
+    async def save(self, state: SessionState) -> None: ...
+    async def delete(self, session_id: str) -> bool: ...
+
+
+def _unbound() -> Documents:
+    raise RuntimeError("import SessionState from otel_mcp")
+
+
+_documents: Callable[[], Documents] = _unbound
+
+
+def bind(documents: Callable[[], Documents]) -> None:
+    """Have `SessionState` use these: the sessions of this process, which lie above the model."""
+    global _documents
+    _documents = documents
