@@ -69,7 +69,7 @@ class Runtime:
         self.metrics = Metrics(meter_provider)
         events = _SessionEvents(self, tracer_provider, logger_provider)
         self.sessions = Sessions(settings, events)
-        keys = KeyedHashes(self.sessions.hash_key, lambda: self.sessions.hash_key_is_agreed)
+        keys = KeyedHashes(self.sessions.hash_key, lambda: self.sessions.shared_key.is_agreed)
         rules: Rules = rules_from(settings)
         tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
         self.verdicts = Verdicts(tracker, keys, self.metrics.session_rejected)
@@ -117,7 +117,7 @@ class Runtime:
 
     async def _agree_on_key(self) -> None:
         deadline = time.monotonic() + _WARM_UP_SECONDS
-        while not self.sessions.hash_key_is_agreed and time.monotonic() < deadline:
+        while not self.sessions.shared_key.is_agreed and time.monotonic() < deadline:
             await self.sessions.hash_key()
             if self.sessions.degraded:
                 await asyncio.sleep(_WARM_UP_PAUSE)

@@ -36,7 +36,7 @@ class Conversations:
         self._sessions = sessions
         self._clock = clock
         # By then another replica has given up keeping it back, and has written it.
-        self._written = sessions.hold_time + 2 * flush_interval
+        self._written = sessions.buffer.hold_time + 2 * flush_interval
 
     def carried(self, transport_id: str, conversation: Session, principal: Principal | None, *, owned: bool) -> None:
         """A call over the transport session that is kept under `transport_id` belongs to `conversation`."""
@@ -50,7 +50,7 @@ class Conversations:
             transport.conversation = conversation  # The one that it spoke for last.
         elif not transport.has_tool_calls and not is_foreign(transport.facts, principal):
             transport.conversation = conversation
-            if not self._sessions.hand_over(transport_id, conversation.facts):
+            if not self._sessions.buffer.hand_over(transport_id, conversation.facts):
                 self._replace(transport.facts, conversation)
             if not owned:
                 # Any replica may be asked about it next.

@@ -205,7 +205,7 @@ class Resolver:
         if call.claim is not None:
             call.claim.attributes = None
         if call.method == "initialize":
-            self._sessions.hold(session.id)
+            self._sessions.buffer.hold(session.id)
         facts = session.facts
         self._inherit(call, facts)
         if call.meta or call.method == "initialize":

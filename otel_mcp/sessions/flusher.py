@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -59,8 +58,6 @@ class Flusher:
         self._health = health
         # Activity that other processes have not written yet.
         self._grace = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + 1.0
-        self.dropped: Counter[str] = Counter()
-        """Tool calls that will not be in the store, by reason."""
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""
         self.clear()
@@ -197,7 +194,6 @@ class Flusher:
                 _WHY[reason],
             )
         if calls:
-            self.dropped[reason] += calls
             with guarded("session events"):
                 self._events.dropped(calls, reason)
 

@@ -127,8 +127,12 @@ class StoreHealth:
         finally:
             if use.down is not None and not deferred:
                 self.failed(use.down, proof=proof)
-            with guarded("session events"):
-                self._events.store_operation(name, outcome, time.perf_counter() - started)
+            self.measured(name, outcome, started)
+
+    def measured(self, name: str, outcome: str, started: float) -> None:
+        """Report a use of the store that has `started` then, by `perf_counter`."""
+        with guarded("session events"):
+            self._events.store_operation(name, outcome, time.perf_counter() - started)
 
     def failed(self, down: StoreDown, *, proof: bool = False) -> None:
         """Note that the store does not work; one warning an outage.

@@ -15,10 +15,8 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, cast
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-
-from otel_mcp.guard import guarded, report
-from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
+from otel_mcp.guard import report
+from otel_mcp.sessions.health import PATIENCE, StoreHealth
 from otel_mcp.store.base import StoreDown
 from otel_mcp.types import Asker
 
@@ -33,8 +31,7 @@ _STEP: Final = 0.01
 class Lookups:
     """Asks the store on behalf of requests."""
 
-    def __init__(self, events: SessionEvents, health: StoreHealth) -> None:
-        self._events = events
+    def __init__(self, health: StoreHealth) -> None:
         self._health = health
         self.clear()
 
@@ -44,7 +41,6 @@ class Lookups:
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
-        self._untraced = _untraced()
 
     async def ask(
         self,
@@ -52,8 +48,6 @@ class Lookups:
         key: str,
         question: Callable[[], Awaitable[T]],
         otherwise: T,
-        *,
-        brief: bool = True,
         asker: Asker | None = None,
     ) -> T:
         """Return the store's answer, or `otherwise` where it does not come in time.
@@ -63,24 +57,29 @@ class Lookups:
             key: what is asked about; the same question is asked once at a time.
             question: asks.
             otherwise: the answer from here.
-            brief: it takes no longer than others; else a late answer does not make the store a slow one.
             asker: the request that waits. One that has waited enough for others does not wait, but asks all the same.
         """
         if self._health.is_slow:
             return otherwise
         started = time.perf_counter()
-        task = self._task(operation, key, question, brief=brief)
+        task = self._task(operation, key, question)
         patience = PATIENCE - (asker.waited if asker is not None else 0.0)
         if patience <= 0.0:
             return otherwise
         waited = await _wait(task, patience)
         if asker is not None:
             asker.waited += waited
-        if brief and not task.done() and waited >= PATIENCE:
-            self._health.is_slow = True
-        outcome, answer = self._answer(task, otherwise)
-        with guarded("session events"):
-            self._events.store_operation(operation, outcome, time.perf_counter() - started)
+        outcome, answer = "ok", otherwise
+        if not task.done():
+            outcome = "timeout"
+            self._health.is_slow = self._health.is_slow or waited >= PATIENCE
+        elif (error := asyncio.CancelledError() if task.cancelled() else task.exception()) is not None:
+            outcome = "denied" if isinstance(error, StoreDown) and error.denied else "error"
+            if isinstance(error, StoreDown):
+                self._health.failed(error)
+        else:
+            answer = cast(T, task.result())
+        self._health.measured(operation, outcome, started)
         return answer
 
     async def aclose(self) -> None:
@@ -92,17 +91,13 @@ class Lookups:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _task(
-        self, operation: str, key: str, question: Callable[[], Awaitable[object]], *, brief: bool
-    ) -> asyncio.Task[object]:
+    def _task(self, operation: str, key: str, question: Callable[[], Awaitable[object]]) -> asyncio.Task[object]:
         loop = asyncio.get_running_loop()
         name = (id(loop), operation, key)
         task = self._asked.get(name)
         if task is None or task.get_loop() is not loop:
-            # Without the context of the request: others may wait for the same answer. What is not brief may report
-            # sessions, which is not ours to hide. A copy, since two threads cannot be in one context at once.
-            context = self._untraced.copy() if brief else contextvars.Context()
-            task = context.run(loop.create_task, self._in_turn(loop, question))
+            # Without the context of the request: others may wait for the same answer.
+            task = contextvars.Context().run(loop.create_task, self._in_turn(loop, question))
             self._asked[name] = task
             task.add_done_callback(lambda done: self._asked.pop(name, None) and _retrieved(done))
         return task
@@ -113,17 +108,6 @@ class Lookups:
             turns = self._turns[loop] = asyncio.Semaphore(_AT_ONCE)
         async with turns:
             return await question()
-
-    def _answer(self, task: asyncio.Task[object], otherwise: T) -> tuple[str, T]:
-        if not task.done():
-            return "timeout", otherwise
-        error = None if task.cancelled() else task.exception()
-        if error is None and not task.cancelled():
-            return "ok", cast(T, task.result())
-        if isinstance(error, StoreDown):
-            self._health.failed(error)
-            return "denied" if error.denied else "error", otherwise
-        return "error", otherwise
 
 
 async def _wait(task: asyncio.Task[object], patience: float) -> float:
@@ -139,16 +123,6 @@ async def _wait(task: asyncio.Task[object], patience: float) -> float:
         await asyncio.wait((task,), timeout=step)
         waited += min(loop.time() - began, 2 * step)
     return waited
-
-
-def _untraced() -> contextvars.Context:
-    """A context in which nobody traces what a client of the store does."""
-
-    def copied() -> contextvars.Context:
-        with suppress_instrumentation():
-            return contextvars.copy_context()
-
-    return contextvars.Context().run(copied)
 
 
 def _retrieved(task: asyncio.Task[object]) -> None:

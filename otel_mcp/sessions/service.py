@@ -12,13 +12,12 @@ import logging
 import os
 import weakref
 from asyncio import get_running_loop
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly, report
-from otel_mcp.model.delta import Known, SessionDelta, SessionFacts
+from otel_mcp.model.delta import Known, SessionDelta
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.documents import SessionDocuments
@@ -44,16 +43,21 @@ class Sessions:
         self._producer = ProducerId()
         self._store: SessionStore = choose(settings, self._producer) if store is None else store
         self._in_memory = isinstance(self._store, MemoryStore)
-        self._buffer = Buffer(settings)
+        if store is None and settings.redis_url is None:
+            logger.warning(
+                "otel_mcp: no Redis is configured (OTEL_PYTHON_MCP_REDIS_URL): "
+                "sessions live in the memory of this process only"
+            )
+        self.buffer = Buffer(settings)
+        """Holds handshakes, until it is known whose they are."""
         self._health = StoreHealth(events, divided=is_divided(settings))
-        self._flusher = Flusher(settings, self._buffer, self._store, events, self._producer, self._health)
-        self._lookups = Lookups(events, self._health)
+        self._flusher = Flusher(settings, self.buffer, self._store, events, self._producer, self._health)
+        self._lookups = Lookups(self._health)
         self._documents = SessionDocuments(settings, self._store, self._flusher, self._health)
-        self._key = SharedKey(settings.hash_key, self._store, events, self._health)
+        self.shared_key = SharedKey(settings.hash_key, self._store, events, self._health)
         self._worker = Worker(
-            settings, self._store, events, self._health, self._flusher, self._documents, self._lookups, self._key
+            settings, self._store, events, self._health, self._flusher, self._documents, self._lookups, self.shared_key
         )
-        self._warned = not self._in_memory
         self._turnover = loops.Turnover()
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Those that have served since they were closed last."""
@@ -65,34 +69,11 @@ class Sessions:
         """Hand over what happened; `delta` belongs to us from here on."""
         try:
             worker = self._worker
-            urgent = self._buffer.add(delta)
+            urgent = self.buffer.add(delta)
             if not worker.woken or (urgent and not worker.asked):
                 worker.notify(now=urgent and not self._health.is_away)
         except Exception as error:
             report("session submit", error)
-
-    @property
-    def hold_time(self) -> float:
-        """Seconds after a handshake in which a call can show that both are part of a conversation."""
-        return self._buffer.hold_time
-
-    def hold(self, session_id: str) -> None:
-        """Keep what comes of this session, whose client shakes hands, until it works or the time is over."""
-        with guarded("handshake"):
-            self._buffer.hold(session_id)
-
-    def hand_over(self, session_id: str, facts: SessionFacts) -> bool:
-        """Count what is held of a session with the one that has these facts; `False` where nothing is."""
-        return self._buffer.hand_over(session_id, facts)
-
-    async def publish(self, delta: SessionDelta) -> None:
-        """Submit what another process may be asked about next: a session whose id is about to be given out.
-
-        Waits for the store, for 50 ms at most.
-        """
-        self.submit(delta)
-        if not self._in_memory:
-            await self._ask("publish", delta.facts.session_id, self.flush, None, brief=False)
 
     # The task in the background.
 
@@ -109,12 +90,6 @@ class Sessions:
     def _run_at_home(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._worker.loop() is loop:
             return
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "otel_mcp: no Redis is configured (OTEL_PYTHON_MCP_REDIS_URL): "
-                "sessions live in the memory of this process only"
-            )
         if loops.elsewhere() is None and self._turnover.is_high(loop):
             loop = loops.own()
         self._loops.add(loop)
@@ -171,7 +146,7 @@ class Sessions:
         return await self._document(session_id, lambda: self._documents.delete(session_id))
 
     async def _document(self, session_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        self._buffer.release(session_id)
+        self.buffer.release(session_id)
         try:
             return await loops.at_home(work)
         finally:
@@ -207,13 +182,13 @@ class Sessions:
 
     async def hash_key(self, asker: Asker | None = None) -> bytes:
         """The key of our hashes: configured, else agreed by all replicas, else this process's own for now."""
-        if not self._key.is_agreed:
-            agreed = await self._ask("agree", self._key.name, self._key.ask, None, asker)
+        if not self.shared_key.is_agreed:
+            agreed = await self._ask("agree", self.shared_key.name, self.shared_key.ask, None, asker)
             if agreed is not None:
-                self._key.learn(agreed)
+                self.shared_key.learn(agreed)
             else:
                 self._worker.notify(now=not self._health.is_away)
-        return self._key.secret
+        return self.shared_key.secret
 
     async def _ask(
         self,
@@ -222,8 +197,6 @@ class Sessions:
         question: Callable[[], Awaitable[T]],
         otherwise: T,
         asker: Asker | None = None,
-        *,
-        brief: bool = True,
     ) -> T:
         if self._health.is_away:
             return otherwise
@@ -233,7 +206,7 @@ class Sessions:
         if home is not None and loops.running() is None:
             return otherwise  # On trio nobody waits for the store: what is asked is agreed on later.
         with guarded("session lookup"):
-            asked = self._lookups.ask(operation, key, question, otherwise, brief=brief, asker=asker)
+            asked = self._lookups.ask(operation, key, question, otherwise, asker)
             if home is None:
                 answer = await asked
             else:
@@ -249,11 +222,6 @@ class Sessions:
     # What is known of the store.
 
     @property
-    def hash_key_is_agreed(self) -> bool:
-        """Whether `hash_key` is the same on all replicas; else they agree as soon as the store can be asked."""
-        return self._key.is_agreed
-
-    @property
     def degraded(self) -> bool:
         """Whether questions are answered locally at present, since the store is away or slow."""
         return self._health.is_away or self._health.is_slow
@@ -267,25 +235,20 @@ class Sessions:
     def local(self) -> int:
         """Sessions held in the memory of this process, for want of a store or of its answer."""
         held = len(self._store) if isinstance(self._store, MemoryStore) else 0
-        sent = sum(1 for session_id in list(self._flusher.frozen) if session_id not in self._buffer)
-        return held + len(self._buffer) + sent + len(self._documents)
+        sent = sum(1 for session_id in list(self._flusher.frozen) if session_id not in self.buffer)
+        return held + len(self.buffer) + sent + len(self._documents)
 
     @property
     def pending(self) -> int:
         """Tool calls that are not known to be in the store."""
         return self._flusher.calls
 
-    @property
-    def dropped(self) -> Counter[str]:
-        """Tool calls that will not be in the store, by reason."""
-        return self._flusher.dropped
-
     def _after_fork(self) -> None:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._producer.renew()
         self._loops.clear()
         self._turnover.forget()
-        for part in (self._buffer, self._health, self._flusher, self._lookups, self._worker, self._documents):
+        for part in (self.buffer, self._health, self._flusher, self._lookups, self._worker, self._documents):
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()

@@ -114,7 +114,7 @@ class Worker:
                 await self._serve(event)
         except asyncio.CancelledError:
             if self._event() is event:
-                await self._finish()
+                await self._finish(_FINAL)
             raise
         finally:
             if self._event() is event:
@@ -177,38 +177,30 @@ class Worker:
             # Or the next process makes another key, where the store has lost it unnoticed: emptied, evicted.
             await self._shared_key.agree(again=True)
 
-    async def _finish(self) -> None:
-        """Write what waits: the task is cancelled, and its loop ends."""
-        with guarded("last session flush"):
-            self._closing()
-            await asyncio.wait_for(self.turn(), _FINAL)
-        with guarded("session store close"):
-            await asyncio.wait_for(self._close(), _FINAL)
-
-    def _closing(self) -> None:
-        with guarded("session end"):
-            self._events.closing()
-        self._flusher.buffer.release()
-
-    async def _close(self) -> None:
-        await self._lookups.aclose()
-        await self._store.aclose()
-
     async def aclose(self, timeout: float) -> None:
         """Write what waits within `timeout` seconds, and stop."""
         self.stop()
+        await self._finish(timeout)
+
+    async def _finish(self, timeout: float) -> None:
         with guarded("last session flush"):
             try:
                 await loops.once_more_if_late(lambda: asyncio.wait_for(self._write_last(), timeout))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 self._health.failed(StoreDown("TimeoutError"))
         with guarded("session store close"):
             await asyncio.wait_for(self._close(), timeout)
 
     async def _write_last(self) -> None:
-        self._closing()
+        with guarded("session end"):
+            self._events.closing()
+        self._flusher.buffer.release()
         await self._flusher.flush()
         await self._documents.catch_up()
+
+    async def _close(self) -> None:
+        await self._lookups.aclose()
+        await self._store.aclose()
 
     def write_at_exit(self) -> None:
         """Write what waits where no loop runs any more, within two seconds; what is left is counted as dropped."""

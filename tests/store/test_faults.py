@@ -177,7 +177,7 @@ async def test_a_server_far_away_is_written_to_and_not_waited_for(
         own = await sessions.hash_key()
         for _ in range(3):
             sessions.submit(delta(2, at=time.time()))
-        await until(lambda: not sessions.pending and sessions.hash_key_is_agreed)
+        await until(lambda: not sessions.pending and sessions.shared_key.is_agreed)
 
         state = await sessions.load("abc")
         assert state is not None

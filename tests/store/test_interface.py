@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from tests.store.support import SERVERS, Server, delta, facts
 
 import otel_mcp
 from otel_mcp import SessionState, api, current
 from otel_mcp.model import state as model
+from tests.support.stores import SERVERS, Server, delta, facts
 from tests.unit.kit import Telemetry
 
 pytestmark = pytest.mark.anyio

@@ -51,7 +51,6 @@ class Replica:
     def __init__(self, make: Callable[[], Runtime]) -> None:
         self._make = make
         self.runtime = make()
-        self.dropped: Counter[str] = Counter()
         self._serving = 0
         self._open, self._idle = asyncio.Event(), asyncio.Event()
         self._open.set()
@@ -81,7 +80,6 @@ class Replica:
 
     async def end(self) -> None:
         await self.runtime.shut_down()
-        self.dropped += self.runtime.sessions.dropped
 
 
 class World:
@@ -252,7 +250,8 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
         for name in ("session.start", "session.end")
     )
     told = sum(event["attributes"]["otel_mcp.session.tool_calls"] for event in events if event["name"] == "session.end")
-    dropped = sum((replica.dropped for replica in world.replicas), Counter[str]())
+    points = telemetry.points("otel_mcp.store.dropped")
+    dropped: Counter[str] = Counter({attributes["otel_mcp.reason"]: count for attributes, count in points})
     missing = world.calls - told - sum(late) - sum(dropped.values())
     untold = sum((begun - ended).values())
     unanswered = sum(

@@ -292,7 +292,7 @@ async def test_what_the_store_refuses_is_dropped_and_counted(
         sessions.submit(delta(1, of=facts("ours")))
         await sessions.flush()
 
-    assert (sessions.pending, sessions.dropped, listener.dropped_calls) == (0, {"foreign": 6}, {"foreign": 6})
+    assert (sessions.pending, listener.dropped_calls) == (0, {"foreign": 6})
     assert listener.started_ids == ["ours"]
     assert len(warnings(caplog)) == 1
 
@@ -412,15 +412,6 @@ async def test_a_question_whose_asker_goes_away_is_answered_for_the_others(sessi
 
     assert await other == "mine"
     assert one.cancelled() or await asyncio.wait({one})
-
-
-async def test_a_published_session_is_known_to_others(sessions: Sessions) -> None:
-    await sessions.publish(delta(0, of=facts(at=time.time()), at=time.time(), requests=1))
-
-    known = await sessions.describe("abc")
-
-    assert known is not None
-    assert known.exists
 
 
 # Documents.
@@ -571,19 +562,19 @@ async def test_replicas_agree_on_the_hash_key(sessions: Sessions, remote: Remote
 
     assert await sessions.hash_key() == await other.hash_key()
     assert len(await other.hash_key()) == 64
-    assert other.hash_key_is_agreed
+    assert other.shared_key.is_agreed
 
 
 async def test_without_the_store_the_hash_key_is_our_own_and_offered_later(sessions: Sessions, remote: Remote) -> None:
     remote.down = StoreDown("ConnectionError")
     own = await sessions.hash_key()
     assert await sessions.hash_key() == own
-    assert not sessions.hash_key_is_agreed
+    assert not sessions.shared_key.is_agreed
 
     remote.down = None
     sessions.ensure_running()
 
-    await until(lambda: sessions.hash_key_is_agreed)
+    await until(lambda: sessions.shared_key.is_agreed)
     assert await remote.get_or_set("hash-key", "another", 0) == own.decode()
 
 
@@ -798,9 +789,10 @@ def test_what_cannot_be_written_at_exit_is_counted(listener: Listener, caplog: p
 # What is told at the start.
 
 
-async def test_memory_alone_is_told_once(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_warning_tells_that_sessions_live_in_memory_only(
+    listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
     sessions = Sessions(settings(), listener)
-    assert warnings(caplog) == []
     sessions.ensure_running()
     sessions.ensure_running()
     await sessions.aclose()

@@ -59,7 +59,7 @@ def health(listener: Listener) -> StoreHealth:
 
 @pytest.fixture
 def lookups(listener: Listener, health: StoreHealth) -> Lookups:
-    return Lookups(listener, health)
+    return Lookups(health)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ async def test_a_request_waits_for_the_rest_of_its_patience(
 ) -> None:
     asker = SimpleNamespace(waited=waited)
 
-    assert await lookups.ask("recall", "a", asyncio.Event().wait, None, asker=asker) is None
+    assert await lookups.ask("recall", "a", asyncio.Event().wait, None, asker) is None
 
     assert max(waited, PATIENCE) <= asker.waited <= max(waited, PATIENCE + 0.011)
     assert health.is_slow is slow
@@ -126,7 +126,7 @@ def test_a_late_loop_gives_an_answer_several_turns() -> None:
                 loop.ahead += 2 * PATIENCE
             return "answer"
 
-        assert await Lookups(Listener(), health).ask("recall", "a", question, None) == "answer"
+        assert await Lookups(health).ask("recall", "a", question, None) == "answer"
         assert not health.is_slow
 
     loop = Leaping()
@@ -173,25 +173,16 @@ async def test_questions_under_way_are_given_up_when_the_connections_go(
 REQUEST: ContextVar[str] = ContextVar("request", default="nobody's")
 
 
-async def test_a_question_is_traced_by_nobody_and_knows_nothing_of_the_request(lookups: Lookups) -> None:
+async def test_a_question_knows_nothing_of_the_request(lookups: Lookups) -> None:
     REQUEST.set("somebody's")
 
-    async def question() -> tuple[bool, str]:
+    async def question() -> str:
         first = REQUEST.get()
         REQUEST.set("asked")
-        return is_instrumentation_enabled(), first
+        return first
 
-    answers = [await lookups.ask("recall", key, question, None) for key in ("a", "b")]
-
-    assert answers == [(False, "nobody's")] * 2
-    assert (is_instrumentation_enabled(), REQUEST.get()) == (True, "somebody's")
-
-
-async def test_what_may_tell_events_is_done_as_ever(lookups: Lookups) -> None:
-    async def question() -> bool:
-        return is_instrumentation_enabled()
-
-    assert await lookups.ask("publish", "a", question, None, brief=False) is True
+    assert [await lookups.ask("recall", key, question, None) for key in ("a", "b")] == ["nobody's"] * 2
+    assert REQUEST.get() == "somebody's"
 
 
 async def test_two_loops_may_ask_at_the_same_time(lookups: Lookups) -> None:
