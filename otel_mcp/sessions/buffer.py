@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Container
 from dataclasses import replace
+from math import inf
 from typing import Final
 
 from pydantic_core import to_json
@@ -51,21 +52,16 @@ class Buffer:
     def clear(self) -> None:
         """Forget everything, the lock too: it may have been held when the process forked."""
         self._lock = threading.Lock()
-        self._pending: dict[str, SessionDelta] = {}
+        self.pending: dict[str, SessionDelta] = {}
         """By the id of the session, and also its user where others speak under that id: they are not of one mind."""
         self._held: dict[str, float] = {}
         """Sessions that have only shaken hands, and until when they are held."""
         self._records = 0
         self._content = 0
-        self._dropped = 0
+        self.dropped = 0
+        """Calls of dropped sessions that have still to be reported."""
         self.calls = 0
         """Calls that wait, with and without a record."""
-
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    def __contains__(self, session_id: str) -> bool:
-        return session_id in self._pending
 
     def add(self, delta: SessionDelta) -> bool:
         """Merge `delta` into what waits; it belongs to the buffer from here on.
@@ -88,15 +84,15 @@ class Buffer:
             self._content += delta.content
             self.calls += delta.call_count
             self._records += len(delta.calls)
-            waiting = self._pending.get(key)
+            waiting = self.pending.get(key)
             if waiting is not None and waiting.facts.principal != delta.facts.principal:
                 key = f"{key} {delta.facts.principal}"
-                waiting = self._pending.get(key)
+                waiting = self.pending.get(key)
             if waiting is None:
                 delta.first_activity = first
-                self._pending[key] = waiting = delta
-                if len(self._pending) > self._max_sessions:
-                    self._dropped += self._remove(next(iter(self._pending))).call_count
+                self.pending[key] = waiting = delta
+                if len(self.pending) > self._max_sessions:
+                    self.dropped += self._remove(next(iter(self.pending))).call_count
             else:
                 _merge(waiting, delta, first)
             if len(waiting.calls) > 2 * self._cap:
@@ -115,7 +111,7 @@ class Buffer:
         with self._lock:
             while self._held and (oldest := next(iter(self._held.items())))[1] <= now:
                 del self._held[oldest[0]]
-            if session_id not in self._pending and len(self._held) < _MAX_HELD:
+            if session_id not in self.pending and len(self._held) < _MAX_HELD:
                 self._held.setdefault(session_id, now + self.hold_time)
 
     def hand_over(self, session_id: str, facts: SessionFacts) -> bool:
@@ -123,7 +119,7 @@ class Buffer:
         with self._lock:
             if self._held.pop(session_id, None) is None:
                 return False
-            held = self._remove(session_id) if session_id in self._pending else None
+            held = self._remove(session_id) if session_id in self.pending else None
         if held is not None:
             held.facts = facts
             self.add(held)
@@ -137,8 +133,8 @@ class Buffer:
             else:
                 self._held.pop(session_id, None)
 
-    def take(self, limit: int, busy: Container[str] = (), *, records: int | None = None) -> list[SessionDelta]:
-        """Up to `limit` sessions to write, those that wait longest first, none that is held or of `busy`.
+    def take(self, limit: int, busy: Container[str] = (), records: float = inf) -> list[SessionDelta]:
+        """Take up to `limit` sessions to write, those that wait longest first, none that is held or of `busy`.
 
         And no more once they have `records` call records together: these are what takes time to write.
         """
@@ -146,37 +142,35 @@ class Buffer:
         ids: set[str] = set()
         now = self._clock()
         with self._lock:
-            for key, delta in list(self._pending.items()):
+            for key, delta in list(self.pending.items()):
                 session_id = delta.facts.session_id
                 if session_id in busy or session_id in ids or self._held.get(session_id, 0.0) > now:
                     continue
-                self._held.pop(session_id, None)
                 ids.add(session_id)
-                taken.append(self._remove(key))
-                if records is not None:
-                    records -= len(delta.calls) + delta.content // _RECORD
-                if len(taken) == limit or (records is not None and records <= 0):
+                taken.append(delta)
+                del self.pending[key]
+                self.calls -= delta.call_count
+                self._records -= len(delta.calls)
+                self._content -= delta.content
+                records -= len(delta.calls) + delta.content // _RECORD
+                if len(taken) == limit or records <= 0:
                     break
         return taken
-
-    def waiting(self, session_id: str) -> SessionDelta | None:
-        """What waits of one session."""
-        return self._pending.get(session_id)
 
     def discard(self, session_id: str) -> None:
         """Forget what waits of one session."""
         with self._lock:
-            if session_id in self._pending:
+            if session_id in self.pending:
                 self._remove(session_id)
 
     def take_dropped(self) -> int:
-        """Calls of dropped sessions since this was asked last."""
+        """Take the calls of dropped sessions, to report them."""
         with self._lock:
-            dropped, self._dropped = self._dropped, 0
+            dropped, self.dropped = self.dropped, 0
             return dropped
 
     def _remove(self, key: str) -> SessionDelta:
-        delta = self._pending.pop(key)
+        delta = self.pending.pop(key)
         self.calls -= delta.call_count
         self._records -= len(delta.calls)
         self._content -= delta.content
@@ -188,7 +182,7 @@ class Buffer:
             self._content += delta.content - before
 
     def _drop_content(self) -> None:
-        for delta in self._pending.values():
+        for delta in self.pending.values():
             if delta.content:
                 # Copies: observers may have still to look at the others.
                 delta.calls = [replace(call, arguments=None, result=None) for call in delta.calls]
@@ -200,9 +194,9 @@ class Buffer:
     def _drop_records(self) -> None:
         # A quarter at once, so that the search for the oldest is rare.
         excess = self._records - self._max_records * 3 // 4
-        started = sorted(call.started_at for delta in self._pending.values() for call in delta.calls)
+        started = sorted(call.started_at for delta in self.pending.values() for call in delta.calls)
         limit = started[excess - 1]
-        for delta in self._pending.values():
+        for delta in self.pending.values():
             kept = [call for call in delta.calls if call.started_at > limit]
             self._records -= len(delta.calls) - len(kept)
             delta.calls = kept

@@ -31,11 +31,8 @@ class SessionDocuments:
 
     def clear(self) -> None:
         """Forget all: after a fork they are the parent's."""
-        self._unwritten: OrderedDict[str, SessionState | float] = OrderedDict()
+        self.unwritten: OrderedDict[str, SessionState | float] = OrderedDict()
         """What the store does not know yet: a document to save, or when (Unix seconds) one was deleted."""
-
-    def __len__(self) -> int:
-        return len(self._unwritten)
 
     async def save(self, state: SessionState) -> None:
         """Write the user's document, after what waits of this process."""
@@ -45,7 +42,7 @@ class SessionDocuments:
         if self._is_deleted(state.session_id):
             await self.catch_up()  # What is written now is not what was to be deleted.
         if not self._health.is_away and await self._save(state):
-            self._unwritten.pop(state.session_id, None)
+            self.unwritten.pop(state.session_id, None)
         else:
             self._keep(state.session_id, state.model_copy(deep=True))
 
@@ -78,26 +75,26 @@ class SessionDocuments:
 
     async def catch_up(self) -> None:
         """Give the store what it missed."""
-        while self._unwritten and not self._health.is_away:
-            session_id, wanted = next(iter(self._unwritten.items()))
+        while self.unwritten and not self._health.is_away:
+            session_id, wanted = next(iter(self.unwritten.items()))
             done = await (self._save(wanted) if isinstance(wanted, SessionState) else self._delete(session_id, wanted))
             if not done:
                 return
-            self._unwritten.pop(session_id, None)
+            self.unwritten.pop(session_id, None)
 
     def _is_deleted(self, session_id: str) -> bool:
-        return isinstance(self._unwritten.get(session_id), float)
+        return isinstance(self.unwritten.get(session_id), float)
 
     def _keep(self, session_id: str, wanted: SessionState | float) -> None:
-        self._unwritten[session_id] = wanted
-        self._unwritten.move_to_end(session_id)
-        while len(self._unwritten) > self._settings.max_sessions:
-            self._unwritten.popitem(last=False)
+        self.unwritten[session_id] = wanted
+        self.unwritten.move_to_end(session_id)
+        while len(self.unwritten) > self._settings.max_sessions:
+            self.unwritten.popitem(last=False)
 
     def _load_here(self, session_id: str) -> SessionState | None:
         """The document as far as this process knows it: what was saved, and what waits over it."""
         memory = MemoryStore(self._settings)
-        saved = self._unwritten.get(session_id)
+        saved = self.unwritten.get(session_id)
         if isinstance(saved, SessionState):
             memory.put(saved)
         for sequence, delta in enumerate(self._flusher.waiting(session_id)):

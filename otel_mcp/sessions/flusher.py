@@ -11,8 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
 from otel_mcp.guard import guarded
@@ -79,13 +78,9 @@ class Flusher:
         """Tool calls that are not known to be in the store."""
         return self.buffer.calls + sum(flush.delta.call_count for flush in list(self.frozen.values()))
 
-    @property
-    def is_idle(self) -> bool:
-        return not self.frozen and not len(self.buffer)
-
     def waiting(self, session_id: str) -> list[SessionDelta]:
         """What of a session is not known to be in the store."""
-        frozen, waiting = self.frozen.get(session_id), self.buffer.waiting(session_id)
+        frozen, waiting = self.frozen.get(session_id), self.buffer.pending.get(session_id)
         return [delta for delta in (frozen.delta if frozen is not None else None, waiting) if delta is not None]
 
     async def flush(self, *, yielding: bool = False) -> None:
@@ -93,26 +88,35 @@ class Flusher:
 
         `yielding` leaves the loop to requests for at least half of the time, where an outage has left much to write.
         """
-        async with self._exclusive():
-            self._count_dropped()
+        if not self._turn.acquire(blocking=False):
+            await self._slow_acquire()
+        turn, self._holder = self._turn, weakref.ref(asyncio.get_running_loop())
+        try:
+            if self.buffer.dropped:
+                self._count_dropped()
             self._through, self._down = 0, None
-            try:
+            await self._send_all(yielding=yielding)
+            if self._moved:
                 await self._send_all(yielding=yielding)
-                if self._moved:
-                    await self._send_all(yielding=yielding)
-            finally:
+        finally:
+            if self._down is not None or self._health.is_partial:
                 self._judge()
+            turn.release()
 
     async def _send_all(self, *, yielding: bool) -> None:
         self._moved = False
-        await self._resend()
+        if self.frozen:
+            await self._resend()
         # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
-        left = len(self.buffer)
-        while left > 0 and (batch := self.buffer.take(min(BATCH, left), self.frozen, records=RECORDS)):
+        left = len(self.buffer.pending)
+        while left > 0 and (batch := self.buffer.take(min(BATCH, left), self.frozen, RECORDS)):
             left -= len(batch)
             busy = time.thread_time()
-            flushes = [Flush(delta, self._producer.token, self._producer.next_sequence()) for delta in batch]
-            self.frozen.update((flush.delta.facts.session_id, flush) for flush in flushes)
+            flushes: list[Flush] = []
+            for delta in batch:
+                flush = Flush(delta, self._producer.token, self._producer.next_sequence())
+                self.frozen[delta.facts.session_id] = flush
+                flushes.append(flush)
             if not await self._send(flushes):
                 return
             if yielding and left > 0:
@@ -137,17 +141,17 @@ class Flusher:
             for result in results:
                 if result.retry:
                     raise StoreDown(result.retry)
-            if self._down is None:
+            if self._down is None and self._health.is_away:
                 self._health.succeeded()  # Not only when all is written: after an outage that takes its time.
         self._down = use.down or self._down
-        through = sum(not result.retry for result in results)
-        self._through += through
+        before = self._through
         for flush, result in zip(flushes, results, strict=False):
+            self._through += not result.retry
             if result.expired is not None:
                 self.report_end(result.expired)
             if not result.retry and self.frozen.pop(result.session_id, None) is flush:
                 self.apply(flush.delta, result)
-        return through > 0
+        return self._through > before
 
     def _judge(self) -> None:
         """Note what this flush has shown of the store."""
@@ -202,7 +206,7 @@ class Flusher:
         calls = self.calls
         self.frozen.clear()
         self.buffer.release()
-        self.buffer.take(len(self.buffer))
+        self.buffer.take(len(self.buffer.pending))
         self._count_dropped()
         if calls:
             self.drop(calls, "shutdown")
@@ -237,22 +241,15 @@ class Flusher:
             with self._health.operation("count"):
                 self.active = await self._store.active()
 
-    @asynccontextmanager
-    async def _exclusive(self) -> AsyncGenerator[None]:
-        """One flush at a time, also where two loops of this process share sessions."""
-        loop = asyncio.get_running_loop()
+    async def _slow_acquire(self) -> None:
+        """Wait for the flush under way, perhaps on another loop of this process."""
         while not self._turn.acquire(blocking=False):
             holder = self._holder()
-            if holder is None or not holder.is_running():
+            if holder is not None and holder.is_running():
+                await asyncio.sleep(0.002)
+            else:
                 # Its loop was stopped in the middle of a flush; what it sent is frozen.
                 self._turn = threading.Lock()
-                continue
-            await asyncio.sleep(0.002)
-        turn, self._holder = self._turn, weakref.ref(loop)
-        try:
-            yield
-        finally:
-            turn.release()
 
 
 _WHY: Final = {

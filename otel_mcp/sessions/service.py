@@ -155,25 +155,25 @@ class Sessions:
     # Questions on behalf of an `asker`, which waits for 50 ms in all of them.
 
     async def describe(self, session_id: str, asker: Asker | None = None) -> Known | None:
-        """What is known of an id that this process meets for the first time; `None` = we cannot tell."""
+        """Describe an id that this process meets for the first time; `None` = not known."""
         return await self._ask("recall", session_id, lambda: self._store.describe(session_id), None, asker)
 
     async def bind(self, session_id: str, user: str | None, asker: Asker | None = None) -> None:
-        """Tell other processes whose a session is that has just shaken hands here; `None` = nobody's."""
+        """Publish whose a session is that has just shaken hands here; `None` = nobody's."""
         await self._ask("bind", session_id, lambda: self._store.bind(session_id, user), None, asker)
 
     async def get(self, key: str, asker: Asker | None = None) -> str | None:
-        """The value that was agreed on under `key`; `None` where there is none or we cannot tell."""
+        """Return the value that was agreed on under `key`; `None` where there is none, or it is not known."""
         return await self._ask("consult", key, lambda: self._store.get(key), None, asker)
 
     async def get_or_set(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str:
-        """The value that all replicas have under `key`; `candidate` where we cannot tell."""
+        """Return the value that all replicas have under `key`; `candidate` where it is not known."""
         return await self._ask("agree", key, lambda: self._store.get_or_set(key, candidate, ttl), candidate, asker)
 
     async def get_or_set_successor(
         self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None
     ) -> str:
-        """The id of the session that continues `old_id` on all replicas; `candidate` where we cannot tell."""
+        """Return the session that continues `old_id` on all replicas; `candidate` where it is not known."""
         # Users do not share an answer: for one of them the id may be another's.
         key = old_id if user is None else f"{old_id} {user}"
         return await self._ask(
@@ -228,15 +228,15 @@ class Sessions:
 
     @property
     def active(self) -> int | None:
-        """Live sessions in all processes; `None` where we cannot tell."""
+        """Live sessions in all processes; `None` where it is not known."""
         return None if self._health.is_away else self._flusher.active
 
     @property
     def local(self) -> int:
         """Sessions held in the memory of this process, for want of a store or of its answer."""
         held = len(self._store) if isinstance(self._store, MemoryStore) else 0
-        sent = sum(1 for session_id in list(self._flusher.frozen) if session_id not in self.buffer)
-        return held + len(self.buffer) + sent + len(self._documents)
+        sent = sum(1 for session_id in list(self._flusher.frozen) if session_id not in self.buffer.pending)
+        return held + len(self.buffer.pending) + sent + len(self._documents.unwritten)
 
     @property
     def pending(self) -> int:

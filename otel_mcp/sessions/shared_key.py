@@ -21,12 +21,8 @@ class SharedKey:
         self._health = health
         self._configured = configured is not None
         self._key = configured if configured is not None else secrets.token_hex(32)
-        self._agreed_in: int | None = None
-
-    @property
-    def is_agreed(self) -> bool:
-        """Whether it stays as it is. After an outage the store may be empty, and the key has to be put back."""
-        return self._configured or self._agreed_in == self._health.recoveries
+        self.is_agreed = self._configured
+        """Whether all replicas have it, as far as is known."""
 
     @property
     def secret(self) -> bytes:
@@ -39,12 +35,12 @@ class SharedKey:
 
     def learn(self, agreed: str) -> None:
         """Take over what the replicas have agreed on."""
-        self._key, self._agreed_in = agreed, self._health.recoveries
+        self._key, self.is_agreed = agreed, True
         with guarded("session hash key"):
             self._events.hash_key(agreed.encode())
 
-    async def agree(self, *, again: bool = False) -> None:
-        """Learn it without the haste of a request; `again` also where it is known, since the store may have lost it."""
-        if not self._configured and (again or not self.is_agreed):
+    async def agree(self) -> None:
+        """Learn it without the haste of a request; also where it is known, since the store may have lost it."""
+        if not self._configured:
             with self._health.operation("agree"):
                 self.learn(await self.ask())

@@ -63,6 +63,7 @@ class Worker:
         self._documents = documents
         self._lookups = lookups
         self._shared_key = shared_key
+        self._recoveries = 0
         self.clear()
 
     def clear(self) -> None:
@@ -109,9 +110,38 @@ class Worker:
             self.clear()
 
     async def _run(self, event: asyncio.Event) -> None:
+        task = asyncio.current_task()
+        now = time.monotonic()
+        flush_at: float | None = now + self._interval
+        sweep_at = now + self._sweep_interval * random.uniform(0.1, 0.5)
         try:
-            with guarded("session background"):
-                await self._serve(event)
+            while self._event() is event:
+                if self.asked or (flush_at is not None and now >= flush_at):
+                    self.woken = self.asked = False
+                    again: float | None = self._interval
+                    with guarded("session flush"):
+                        again = await self.turn()
+                    flush_at = None if again is None else time.monotonic() + again
+                if now >= sweep_at:
+                    with guarded("session sweep"):
+                        await self._sweep()
+                    sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
+                if task is None or task.cancelling():
+                    # An awaited call has swallowed it; whatever ends the loop would wait for this task for ever.
+                    raise asyncio.CancelledError
+                now = time.monotonic()
+                if flush_at is None and (self.woken or self._health.is_away):
+                    flush_at = now + self._interval
+                if not self.asked:
+                    # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the event.
+                    due = sweep_at if flush_at is None else min(flush_at, sweep_at)
+                    timer = asyncio.get_running_loop().call_later(max(due - now, 0.0), event.set)
+                    try:
+                        await event.wait()
+                    finally:
+                        timer.cancel()
+                    event.clear()
+                    now = time.monotonic()
         except asyncio.CancelledError:
             if self._event() is event:
                 await self._finish(_FINAL)
@@ -120,45 +150,27 @@ class Worker:
             if self._event() is event:
                 self.clear()
 
-    async def _serve(self, event: asyncio.Event) -> None:
-        now = time.monotonic()
-        flush_at: float | None = now + self._interval
-        sweep_at = now + self._sweep_interval * random.uniform(0.1, 0.5)
-        while self._event() is event:
-            if self.asked or (flush_at is not None and now >= flush_at):
-                self.woken = self.asked = False
-                again: float | None = self._interval
-                with guarded("session flush"):
-                    again = await self.turn()
-                flush_at = None if again is None else time.monotonic() + again
-            if now >= sweep_at:
-                with guarded("session sweep"):
-                    await self._sweep()
-                sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
-            _stop_if_cancelled()
-            if flush_at is None and (self.woken or self._health.is_away):
-                flush_at = time.monotonic() + self._interval
-            if not self.asked:
-                await _sleep(event, sweep_at if flush_at is None else min(flush_at, sweep_at))
-            now = time.monotonic()
-
     async def turn(self) -> float | None:
         """Write what waits; the seconds until the next try, if there is one to make."""
-        health, flusher = self._health, self._flusher
-        if health.wait:
+        health, flusher, key = self._health, self._flusher, self._shared_key
+        if health.is_away and health.wait:
             return health.wait
         await flusher.flush(yielding=True)
         if (health.is_away and not health.wait) or health.is_partial or health.is_slow:
             await self._probe()
-        await self._documents.catch_up()
-        if not health.is_away:
-            await self._shared_key.agree()
+        if self._documents.unwritten:
+            await self._documents.catch_up()
+        if not health.is_away and (not key.is_agreed or self._recoveries != health.recoveries):
+            # After an outage the store may be empty: the key has to be there for replicas to come.
+            self._recoveries = health.recoveries
+            await key.agree()
         if flusher.has_news:
             flusher.has_news = False
             await flusher.count()
         if health.is_away:
             return max(health.wait, 0.01)
-        return None if flusher.is_idle and not health.is_partial and not health.is_slow else self._interval
+        waits = flusher.frozen or flusher.buffer.pending or health.is_partial or health.is_slow
+        return self._interval if waits else None
 
     async def _probe(self) -> None:
         """Ask where perhaps nothing waited that could have shown whether the store, or its other parts, can be used."""
@@ -175,7 +187,7 @@ class Worker:
         await self._flusher.sweep()
         if not self._health.is_away:
             # Or the next process makes another key, where the store has lost it unnoticed: emptied, evicted.
-            await self._shared_key.agree(again=True)
+            await self._shared_key.agree()
 
     async def aclose(self, timeout: float) -> None:
         """Write what waits within `timeout` seconds, and stop."""
@@ -209,7 +221,7 @@ class Worker:
             return
         self._flusher.buffer.release()
         try:
-            if not self._flusher.is_idle or len(self._documents):
+            if self._flusher.frozen or self._flusher.buffer.pending or self._documents.unwritten:
                 loop = _ExitLoop()
                 try:
                     loop.run_until_complete(asyncio.wait_for(self.aclose(_EXIT / 2), _EXIT))
@@ -225,20 +237,3 @@ class _ExitLoop(asyncio.SelectorEventLoop):
     async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
         """Ask the resolver in this thread."""
         return socket.getaddrinfo(*args, **options)
-
-
-def _stop_if_cancelled() -> None:
-    """Raise a cancellation that an awaited call swallowed: whatever ends the loop waits for this task for ever."""
-    task: Any = asyncio.current_task()
-    if task.cancelling():
-        raise asyncio.CancelledError
-
-
-async def _sleep(event: asyncio.Event, until: float) -> None:
-    # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the event.
-    timer = asyncio.get_running_loop().call_later(max(until - time.monotonic(), 0.0), event.set)
-    try:
-        await event.wait()
-    finally:
-        timer.cancel()
-    event.clear()

@@ -150,7 +150,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 # Writing.
 
 
-async def test_what_is_submitted_is_written_in_the_background(
+async def test_submitted_calls_are_written_in_the_background(
     sessions: Sessions, remote: Remote, listener: Listener
 ) -> None:
     sessions.ensure_running()
@@ -283,7 +283,7 @@ async def test_a_bug_of_ours_in_the_store_is_an_outage_too(sessions: Sessions, r
     assert (sessions.degraded, sessions.pending) == (True, 1)
 
 
-async def test_what_the_store_refuses_is_dropped_and_counted(
+async def test_calls_that_the_store_refuses_are_dropped_and_counted(
     sessions: Sessions, remote: Remote, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     remote.foreign = {"theirs"}
@@ -297,9 +297,7 @@ async def test_what_the_store_refuses_is_dropped_and_counted(
     assert len(warnings(caplog)) == 1
 
 
-async def test_memory_for_waiting_sessions_is_bounded_and_what_goes_is_counted(
-    remote: Remote, listener: Listener
-) -> None:
+async def test_waiting_sessions_are_bounded_and_dropped_calls_counted(remote: Remote, listener: Listener) -> None:
     sessions = remote_sessions(remote, listener, max_sessions=10)
     remote.down = StoreDown("ConnectionError")
     for number in range(25):
@@ -318,7 +316,7 @@ async def test_memory_for_waiting_sessions_is_bounded_and_what_goes_is_counted(
     await sessions.aclose()
 
 
-async def test_a_callback_that_raises_harms_nobody(remote: Remote) -> None:
+async def test_an_event_that_raises_does_no_harm(remote: Remote) -> None:
     class Broken(Listener):
         def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
             raise RuntimeError("bug")
@@ -417,7 +415,7 @@ async def test_a_question_whose_asker_goes_away_is_answered_for_the_others(sessi
 # Documents.
 
 
-async def test_a_document_includes_what_still_waits(sessions: Sessions) -> None:
+async def test_a_document_includes_calls_that_still_wait(sessions: Sessions) -> None:
     sessions.submit(delta(2, at=time.time()))
 
     state = await sessions.load("abc")
@@ -426,7 +424,7 @@ async def test_a_document_includes_what_still_waits(sessions: Sessions) -> None:
     assert state.tool_call_count == 2
 
 
-async def test_what_is_saved_during_an_outage_is_seen_here_and_written_later(
+async def test_a_document_saved_during_an_outage_is_written_later(
     sessions: Sessions, remote: Remote, listener: Listener
 ) -> None:
     now = time.time()
@@ -467,7 +465,7 @@ async def test_a_delete_during_an_outage_is_done_later_and_its_end_reported(
     assert [(end.reason, end.tool_call_count) for end in listener.ends] == [("server_closed", 3)]
 
 
-async def test_deleting_a_live_session_tells_its_end(sessions: Sessions, listener: Listener) -> None:
+async def test_deleting_a_live_session_reports_its_end(sessions: Sessions, listener: Listener) -> None:
     sessions.submit(delta(2, at=time.time()))
 
     assert await sessions.delete("abc") is True
@@ -478,7 +476,7 @@ async def test_deleting_a_live_session_tells_its_end(sessions: Sessions, listene
 
 
 @pytest.mark.parametrize("user", ["a" * 32, None], ids=["a user's", "nobody's"])
-async def test_deleting_a_session_whose_time_is_over_tells_its_end(
+async def test_deleting_an_expired_session_reports_its_end(
     remote: Remote, listener: Listener, user: str | None
 ) -> None:
     sessions, now = remote_sessions(remote, listener), time.time()
@@ -616,7 +614,7 @@ async def test_a_configured_hash_key_stands(remote: Remote, listener: Listener) 
 # Ends.
 
 
-async def test_ends_are_told_by_the_sweep(remote: Remote, listener: Listener) -> None:
+async def test_the_sweep_reports_ends(remote: Remote, listener: Listener) -> None:
     sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.01)
     sessions.ensure_running()
     sessions.submit(delta(2, of=facts(at=time.time(), limit=0.05), at=time.time()))
@@ -764,7 +762,7 @@ def test_two_loops_at_once_share_sessions(listener: Listener) -> None:
     assert (state.tool_call_count, sessions.pending) == (400, 0)
 
 
-def test_what_waits_when_no_loop_runs_any_more_is_written_at_exit(listener: Listener) -> None:
+def test_waiting_calls_are_written_at_exit_without_a_loop(listener: Listener) -> None:
     store = MemoryStore(settings())
     sessions = Sessions(settings(), listener, store=store)
     sessions.submit(delta(3))
@@ -776,7 +774,7 @@ def test_what_waits_when_no_loop_runs_any_more_is_written_at_exit(listener: List
     assert not listener.dropped_calls
 
 
-def test_what_cannot_be_written_at_exit_is_counted(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_that_cannot_be_written_at_exit_are_counted(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
     sessions = Sessions(settings("redis://127.0.0.1:1"), listener)
     sessions.submit(delta(3))
 
@@ -789,7 +787,7 @@ def test_what_cannot_be_written_at_exit_is_counted(listener: Listener, caplog: p
 # What is told at the start.
 
 
-async def test_one_warning_tells_that_sessions_live_in_memory_only(
+async def test_one_warning_where_sessions_live_in_memory_only(
     listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     sessions = Sessions(settings(), listener)
@@ -806,7 +804,7 @@ async def test_one_warning_tells_that_sessions_live_in_memory_only(
 @pytest.mark.parametrize(
     "url", ["http://x", "nonsense", "redis+cluster://", "redis+sentinel:///x", "redis://h:secret@x:port/"]
 )
-async def test_a_url_that_cannot_be_used_is_told_without_its_text(
+async def test_a_url_that_cannot_be_used_is_logged_without_its_text(
     url: str, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     sessions = Sessions(settings(url), listener)

@@ -76,9 +76,7 @@ async def asked(redis: Redis, *, alone: bool = True) -> object:
 
 @pytest.mark.parametrize(("leaps", "works", "times"), [(0, True, 1), (1, True, 2), (2, False, 2)])
 @pytest.mark.parametrize("alone", [True, False], ids=["command", "pipeline"])
-def test_what_is_sent_is_sent_once_more_where_the_loop_was_late(
-    leaps: int, works: bool, times: int, alone: bool
-) -> None:
+def test_commands_are_sent_once_more_where_the_loop_was_late(leaps: int, works: bool, times: int, alone: bool) -> None:
     async def work(loop: LeapingLoop) -> None:
         redis = Redis(loop, leaps)
         answer = await asked(redis, alone=alone)

@@ -113,7 +113,7 @@ async def test_a_first_sight_waits_for_one_patience_at_most(
     assert reply.session_id is not None
 
 
-async def test_what_a_request_does_not_wait_for_is_asked_all_the_same(runtime: Runtime, store: list[FarStore]) -> None:
+async def test_a_question_beyond_patience_is_asked_all_the_same(runtime: Runtime, store: list[FarStore]) -> None:
     app = MCPMiddleware(Server(), runtime)
     far = store[-1]
     await post(app, initialize())  # Now the hash key is known.

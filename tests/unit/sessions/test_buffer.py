@@ -23,7 +23,7 @@ def test_deltas_of_a_session_become_one() -> None:
     for change in (first, second, third):
         buffer.add(change)
 
-    assert (len(buffer), buffer.calls) == (1, 3)
+    assert (len(buffer.pending), buffer.calls) == (1, 3)
     (merged,) = buffer.take(64)
     assert (merged.facts.client_name, merged.facts.user_agent, merged.facts.created_at) == (
         "client",
@@ -34,7 +34,7 @@ def test_deltas_of_a_session_become_one() -> None:
     assert (merged.requests, merged.errors, merged.call_count) == (6, 1, 3)
     assert [call.request_id for call in merged.calls] == [0, 1, 2]
     assert (merged.ended, merged.touch_key) == ((EPOCH + 4, "client_delete"), ("client:1", 60.0))
-    assert (len(buffer), buffer.calls) == (0, 0)
+    assert (len(buffer.pending), buffer.calls) == (0, 0)
 
 
 def test_the_facts_of_others_are_not_written_to() -> None:
@@ -63,7 +63,7 @@ def test_the_oldest_wait_is_taken_first_and_busy_sessions_stay() -> None:
     assert [change.facts.session_id for change in buffer.take(9)] == ["s0", "s2", "s4"]
 
 
-def test_what_is_taken_together_is_bounded_by_its_records() -> None:
+def test_a_batch_is_bounded_by_its_records() -> None:
     waiting = Buffer(settings())
     for name, calls in (("a", 3), ("b", 0), ("c", 4), ("d", 1)):
         waiting.add(delta(calls, of=facts(name)))
@@ -109,7 +109,7 @@ def test_when_memory_runs_out_the_oldest_records_go_and_are_still_counted() -> N
     assert buffer.take_dropped() == 0
 
 
-def test_when_content_takes_too_much_memory_the_oldest_goes_and_the_records_stay() -> None:
+def test_the_oldest_content_goes_first_and_records_stay() -> None:
     waiting = Buffer(settings())
     kept = {"text": "x" * 4_000_000}
     for number in range(10):
@@ -126,7 +126,7 @@ def test_when_content_takes_too_much_memory_the_oldest_goes_and_the_records_stay
     assert sum(has_result) >= 5
 
 
-def test_what_is_taken_together_is_bounded_by_its_content() -> None:
+def test_a_batch_is_bounded_by_its_content() -> None:
     waiting = Buffer(settings())
     for number in range(4):
         one = delta(1, of=facts(f"s{number}"))
@@ -171,10 +171,10 @@ def test_threads_lose_nothing() -> None:
     taken += buffer.take(1000)
 
     assert sum(change.call_count for change in taken) + buffer.take_dropped() == 9000
-    assert (buffer.calls, len(buffer)) == (0, 0)
+    assert (buffer.calls, len(buffer.pending)) == (0, 0)
 
 
-def test_what_two_users_did_under_one_id_is_written_apart() -> None:
+def test_calls_of_two_users_under_one_id_are_written_apart() -> None:
     buffer = Buffer(settings())
     anns, bobs = facts(principal="ann"), facts(principal="bob")
 
@@ -187,7 +187,7 @@ def test_what_two_users_did_under_one_id_is_written_apart() -> None:
         [("ann", 2)],
         [],
     ]
-    assert buffer.calls == len(buffer) == 0
+    assert buffer.calls == len(buffer.pending) == 0
 
 
 # What a transport session does before its first tool call is held, until it is known whose it is.

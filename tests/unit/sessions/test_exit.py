@@ -112,7 +112,7 @@ def test_a_loop_that_is_stopped_and_left_writes_at_exit(server: Server) -> None:
     assert counts(server) == {"abc": 3}
 
 
-def test_an_exit_without_the_server_is_short_and_tells_what_is_lost() -> None:
+def test_an_exit_without_the_server_is_short_and_logs_the_loss() -> None:
     logged = run("sessions.submit(call('abc', 3))", "redis://127.0.0.1:1")
 
     assert "dropped 3 shutdown" in logged

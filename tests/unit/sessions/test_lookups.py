@@ -144,7 +144,7 @@ async def test_a_question_that_fails_ends_the_waiting(questions: Questions, heal
     assert (health.is_away, health.is_slow) == (True, False)
 
 
-async def test_while_answers_come_nobody_gives_up_who_waits_for_a_turn(questions: Questions) -> None:
+async def test_questions_that_wait_for_a_turn_are_answered(questions: Questions) -> None:
     answers = await asyncio.gather(*(questions.ask(f"s{number}") for number in range(50)))
 
     assert answers == [f"s{number}" for number in range(50)]
@@ -214,7 +214,7 @@ async def test_two_loops_may_ask_at_the_same_time(lookups: Lookups) -> None:
         assert await asyncio.wrap_future(slowly) == "answer"
 
 
-async def test_what_the_store_is_asked_is_traced_by_nobody_whoever_asks() -> None:
+async def test_commands_to_the_store_are_never_traced() -> None:
     class Client:
         async def execute_command(self, *_: object) -> bool:
             return is_instrumentation_enabled()

@@ -74,7 +74,7 @@ def test_a_store_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogCap
     assert outages(1) == [logging.WARNING, logging.INFO]
 
 
-def test_a_part_of_a_cluster_is_told_once_and_is_back_when_it_has_not_failed_for_a_while(
+def test_a_failing_part_of_a_cluster_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "otel_mcp")
@@ -104,7 +104,7 @@ def test_a_part_of_a_cluster_is_told_once_and_is_back_when_it_has_not_failed_for
     assert (health.is_away, health.is_partial, told()) == (False, False, [logging.WARNING, logging.INFO])
 
 
-def test_what_was_cancelled_is_not_counted_as_done() -> None:
+def test_a_cancelled_operation_is_not_counted_as_done() -> None:
     listener = Listener()
     with pytest.raises(asyncio.CancelledError), StoreHealth(listener).operation("flush"):
         raise asyncio.CancelledError
@@ -131,7 +131,7 @@ def test_instants_are_iso_text_of_one_length(seconds: float, expected: str) -> N
     assert text.iso(text.micros(seconds)) == expected
 
 
-def test_a_call_without_content_has_only_what_is_known() -> None:
+def test_a_call_without_content_has_only_known_fields() -> None:
     assert json.loads(text.call(call(0))) == {
         "tool_name": "add",
         "request_id": 0,
@@ -179,7 +179,7 @@ def test_content_can_be_read_back(value: Any, expected: Any) -> None:
     assert json.loads(text.utf8(written)) == expected
 
 
-def test_what_is_no_json_at_all_is_named_or_left_out() -> None:
+def test_content_that_is_no_json_is_named_or_left_out() -> None:
     loop: list[Any] = []
     loop.append(loop)
     assert json.loads(text.content(object())).startswith("<object object")
@@ -190,7 +190,7 @@ def test_what_is_no_json_at_all_is_named_or_left_out() -> None:
 
 
 @pytest.mark.anyio
-async def test_memory_lets_the_oldest_session_go_and_tells_its_end() -> None:
+async def test_memory_drops_the_oldest_session_and_reports_its_end() -> None:
     clock = Clock()
     store, process = MemoryStore(settings(max_sessions=3), clock=clock), ProducerId()
     for name in ("a", "b", "c", "a", "d"):
