@@ -23,8 +23,7 @@ from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
-from otel_mcp.sessions.lookups import Lookups
-from otel_mcp.sessions.shared_key import SharedKey
+from otel_mcp.sessions.lookups import Lookups, SharedKey
 from otel_mcp.sessions.worker import Worker
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, SessionStore

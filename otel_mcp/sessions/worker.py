@@ -22,8 +22,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
-from otel_mcp.sessions.lookups import Lookups
-from otel_mcp.sessions.shared_key import SharedKey
+from otel_mcp.sessions.lookups import Lookups, SharedKey
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore, StoreDown
 
@@ -110,7 +109,7 @@ class Worker:
             self.clear()
 
     async def _run(self, event: asyncio.Event) -> None:
-        task = asyncio.current_task()
+        task: Any = asyncio.current_task()
         now = time.monotonic()
         flush_at: float | None = now + self._interval
         sweep_at = now + self._sweep_interval * random.uniform(0.1, 0.5)
@@ -126,7 +125,7 @@ class Worker:
                     with guarded("session sweep"):
                         await self._sweep()
                     sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
-                if task is None or task.cancelling():
+                if task.cancelling():
                     # An awaited call has swallowed it; whatever ends the loop would wait for this task for ever.
                     raise asyncio.CancelledError
                 now = time.monotonic()
