@@ -117,8 +117,9 @@ class Buffer:
     def hand_over(self, session_id: str, facts: SessionFacts) -> bool:
         """Count what is held of a session with the one that has these facts; `False` where nothing is."""
         with self._lock:
-            if self._held.pop(session_id, None) is None:
-                return False
+            until = self._held.pop(session_id, None)
+            if until is None or (until <= self._clock() and session_id not in self.pending):
+                return False  # Or it has been written meanwhile.
             held = self._remove(session_id) if session_id in self.pending else None
         if held is not None:
             held.facts = facts

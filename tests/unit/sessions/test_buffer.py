@@ -236,6 +236,7 @@ def test_a_handshake_that_nothing_follows_is_written_in_the_end() -> None:
     held.now += 0.001
 
     assert held.taken() == [("new", 1)]
+    assert not held.buffer.hand_over("new", facts("c_chat"))
 
 
 def test_a_handshake_is_counted_with_its_conversation() -> None:
