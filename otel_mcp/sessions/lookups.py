@@ -14,7 +14,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _AT_ONCE: Final = 8
 """Questions under way in one loop; the others wait for their turn."""
-_STEP: Final = 0.01
+_STEP: Final = 0.0025
 """Seconds between two looks at the clock while a request waits."""
 
 
@@ -67,7 +67,7 @@ class Lookups:
         patience = PATIENCE - (asker.waited if asker is not None else 0.0)
         if patience <= 0.0:
             return otherwise
-        waited = await _wait(task, patience)
+        waited = await wait(task, patience)
         if asker is not None:
             asker.waited += waited
         outcome, answer = "ok", otherwise
@@ -150,7 +150,7 @@ class SharedKey:
                 self.learn(await self.ask())
 
 
-async def _wait(task: asyncio.Task[object], patience: float) -> float:
+async def wait(task: asyncio.Future[Any], patience: float = PATIENCE) -> float:
     """Wait until the answer is there or patience is over; returns the seconds that count as waited.
 
     A step that took longer counts little more than one: a loop that is late itself (it works, the machine is busy)

@@ -201,7 +201,7 @@ class Sessions:
             return otherwise
         if self._in_memory:
             return await question()
-        answer, home = otherwise, loops.elsewhere()
+        answer, home, was_slow = otherwise, loops.elsewhere(), self._health.is_slow
         if home is not None and loops.running() is None:
             return otherwise  # On trio nobody waits for the store: what is asked is agreed on later.
         with guarded("session lookup"):
@@ -210,13 +210,13 @@ class Sessions:
                 answer = await asked
             else:
                 answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, home))
-            self._wake()
+            self._wake(now=self._health.is_slow and not was_slow)
         return answer
 
-    def _wake(self) -> None:
+    def _wake(self, *, now: bool = False) -> None:
         """Have the task find out when a store that has just failed, or is slow, can be used again."""
-        if self.degraded and not self._worker.woken:
-            self._worker.notify()
+        if now or (self.degraded and not self._worker.woken):
+            self._worker.notify(now=now)
 
     # What is known of the store.
 

@@ -22,7 +22,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
-from otel_mcp.sessions.lookups import Lookups, SharedKey
+from otel_mcp.sessions.lookups import Lookups, SharedKey, wait
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore, StoreDown
 
@@ -175,10 +175,13 @@ class Worker:
         """Ask where perhaps nothing waited that could have shown whether the store, or its other parts, can be used."""
         health = self._health
         with health.operation("probe", proof=True):
-            asked = time.perf_counter()
             # It writes: a server that is full or read-only answers everything else.
-            await self._store.get_or_set(_PROBE, _PROBE, _PROBE_KEPT)
-            health.is_slow = time.perf_counter() - asked >= PATIENCE
+            probe = asyncio.ensure_future(self._store.get_or_set(_PROBE, _PROBE, _PROBE_KEPT))
+            try:
+                health.is_slow = await wait(probe) >= PATIENCE
+                await probe
+            finally:
+                probe.cancel()
             self._flusher.has_news = self._flusher.has_news or health.is_away
             health.answered()
 
