@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanContext, TracerProvider
 from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
 from otel_mcp import loops
+from otel_mcp.exchange.dispatch import AppDispatch, Dispatcher, only_call
 from otel_mcp.exchange.request import Watch
 from otel_mcp.exchange.response import Replies
 from otel_mcp.exchange.session_ids import Owning
@@ -88,6 +89,9 @@ class Runtime:
             self.watch.read,
             self.watch.finish,
         )
+        self.dispatcher = Dispatcher(
+            self.watch, self.resolver, self.spans, self.metrics, reads_results=settings.store_content
+        )
         self.metrics.watch(self._read)
         atexit.register(self._at_exit)
 
@@ -138,11 +142,16 @@ class Runtime:
         return excluded.url_disabled(f"{scope.get('scheme', 'http')}://{host}{scope['path']}")
 
     async def attach(self, exchange: Exchange, scope: Scope) -> None:
-        """The app has read its request: if it is a bare one, the span of its call begins here."""
-        if self.watch.is_bare(exchange):
-            from otel_mcp.integrations.handwritten import attach
+        """Put the rest of a bare app, which has read its request, under the span of its one call.
 
-            await attach(self, exchange, scope)
+        Runs in the app's own task, so that what is attached is the app's context. The
+        first request of an app shows that nobody else opens a span; it gets its own
+        afterwards.
+        """
+        if exchange.dispatch is None and self.watch.is_bare(exchange) and (call := only_call(exchange)) is not None:
+            self.http_spans.begin(exchange, scope)
+            exchange.dispatch = AppDispatch(self.dispatcher, call)
+            await exchange.dispatch.enter()
 
     async def shut_down(self) -> None:
         """Write what is pending and let the exporters send it, within seconds. The runtime stays usable."""

@@ -1,11 +1,11 @@
-"""FastMCP's telemetry: what it would say of sessions and failures, and the spans of FastMCP 3."""
+"""Patches of FastMCP's telemetry: sessions and failures as its spans show them, and the spans that it opens itself."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from functools import wraps
+from functools import partial, wraps
 from types import ModuleType, TracebackType
 from typing import Any, Final
 
@@ -13,13 +13,16 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from otel_mcp import semconv
+from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.guard import guarded
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import Call, current_call
+from otel_mcp.telemetry.spans import rename, same_span
 
 _GUARD = guarded("FastMCP seam")
 _MISSING: Final = frozenset({"NotFoundError", "DisabledError"})
 """Exceptions of FastMCP for a name that it does not know, or does not show."""
+_QUIET: Final = {"record_exception": False, "set_status_on_exception": False}
 
 
 def telemetry(module: ModuleType, patches: Patches) -> None:
@@ -29,13 +32,20 @@ def telemetry(module: ModuleType, patches: Patches) -> None:
         patches.replace(module, "record_span_exception", _record)
         patches.replace(module, "get_tracer", _get_tracer)
     elif hasattr(module, "server_span"):
-        _server_span(module, patches)
+        patches.replace(module, "server_span", _server_span)
 
 
 def server(module: ModuleType, patches: Patches) -> None:
     """FastMCP 3, imported before us."""
     if not hasattr(module, "record_span_exception") and hasattr(module, "server_span"):
-        _server_span(module, patches)
+        patches.replace(module, "server_span", _server_span)
+
+
+def native_span(module: ModuleType, patches: Patches) -> None:
+    """The middleware of FastMCP 4 that opens its span for a message."""
+    if hasattr(module, "FastMCPServerMiddleware"):
+        patches.replace(module.FastMCPServerMiddleware, "__call__", _layer)
+        patches.replace(module.FastMCPServerMiddleware, "_seam_span", _seam_span)
 
 
 def _session_attributes(original: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
@@ -78,16 +88,14 @@ def _record(original: Callable[[Span, Exception], None]) -> Callable[[Span, Exce
 def _get_tracer(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def get_tracer(*args: Any, **kwargs: Any) -> Any:
-        tracer = original(*args, **kwargs)
-        call = current_call.get()
-        opening = call is not None and call.dispatch is not None and call.dispatch.opening
-        return _Quiet(tracer) if opening else tracer
+        tracer, dispatch = original(*args, **kwargs), _opening()
+        return tracer if dispatch is None else _QuietTracer(tracer)
 
     return get_tracer
 
 
-class _Quiet:
-    """A tracer that leaves it to us to say of a message's span how the message failed; before 4.2 it would itself."""
+class _QuietTracer:
+    """A tracer that leaves how a message failed to us; before 4.2 it would put that on the span itself."""
 
     __slots__ = ("_tracer",)
 
@@ -95,8 +103,7 @@ class _Quiet:
         self._tracer = tracer
 
     def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
-        quiet = {"record_exception": False, "set_status_on_exception": False}
-        return self._tracer.start_as_current_span(*args, **{**quiet, **kwargs})
+        return self._tracer.start_as_current_span(*args, **{**_QUIET, **kwargs})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tracer, name)
@@ -107,57 +114,111 @@ def _note_missing(call: Call, error: BaseException | None) -> None:
         call.tool_failure = "unknown_tool"
 
 
-def _server_span(module: ModuleType, patches: Patches) -> None:
+def _opening() -> Dispatch | None:
+    """The message whose span FastMCP 4 is about to open."""
+    call = current_call.get()
+    return call.dispatch if call is not None and call.dispatch is not None and call.dispatch.opening else None
+
+
+def _layer(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    from otel_mcp.integrations.mcp_v2 import dispatch_of  # FastMCP 4 alone is on that SDK.
+
+    @wraps(original)
+    def layer(self: Any, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Awaitable[Any]:
+        with _GUARD:
+            if (dispatch := dispatch_of(ctx)) is not None:
+                dispatch.opening = True
+                call_next = partial(dispatch.observe, call_next)
+        return original(self, ctx, call_next)
+
+    return layer
+
+
+def _seam_span(original: Callable[..., AbstractContextManager[None]]) -> Callable[..., AbstractContextManager[None]]:
+    @wraps(original)
+    def seam_span(self: Any, server: Any, ctx: Any) -> AbstractContextManager[None]:
+        manager, dispatch = original(self, server, ctx), _opening()
+        return manager if dispatch is None else _Completed(manager, dispatch)
+
+    return seam_span
+
+
+class _Completed:
+    """Stands for the span of FastMCP 4, inside which its own middlewares may answer too; completed as it ends."""
+
+    __slots__ = ("_dispatch", "_manager", "_span")
+
+    def __init__(self, manager: AbstractContextManager[None], dispatch: Any) -> None:
+        self._manager = manager
+        self._dispatch = dispatch
+        self._span: Span | None = None
+
+    def __enter__(self) -> None:
+        around = trace.get_current_span().get_span_context()
+        self._manager.__enter__()
+        self._dispatch.opening = False
+        with _GUARD:
+            span = trace.get_current_span()
+            if not same_span(span.get_span_context(), around) and self._dispatch.adopts(span):
+                self._span = span
+                self._dispatch.spans_outside = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        with _GUARD:
+            if self._span is not None:
+                rename(self._dispatch.call, self._span)  # It has the name of a listing that FastMCP needs to serve it.
+                self._dispatch.settle(self._span, error)
+        return self._manager.__exit__(kind, error, traceback)
+
+
+def _server_span(original: Callable[..., AbstractContextManager[Span]]) -> Callable[..., AbstractContextManager[Span]]:
     """Let our span stand for that of FastMCP 3.
 
     FastMCP 3 opens its span within its middlewares, which may answer by
     themselves, call it several times, or change what it returns. Ours is there
-    before them and ends after them: it gets what FastMCP says of the message.
+    before them and ends after them: it gets what FastMCP knows of the message.
     """
 
-    def make(original: Callable[..., AbstractContextManager[Span]]) -> Callable[..., AbstractContextManager[Span]]:
-        @wraps(original)
-        def server_span(*args: Any, **kwargs: Any) -> AbstractContextManager[Span]:
-            call = current_call.get()
-            if call is None or call.dispatch is None or call.span is None or call.dispatch.described:
-                return original(*args, **kwargs)
-            if trace.get_current_span() is not call.span:
-                return original(*args, **kwargs)
-            return _Described(call, call.span, args, kwargs)
+    @wraps(original)
+    def server_span(*args: Any, **kwargs: Any) -> AbstractContextManager[Span]:
+        call = current_call.get()
+        if call is None or call.dispatch is None or call.span is None or call.dispatch.described:
+            return original(*args, **kwargs)
+        if trace.get_current_span() is not call.span:
+            return original(*args, **kwargs)
+        return _Described(call, call.span, partial(_description, *args, **kwargs))
 
-        return server_span
-
-    patches.replace(module, "server_span", make)
+    return server_span
 
 
 class _Described:
-    """Stands for a span of FastMCP 3: says on ours what FastMCP alone knows."""
+    """Stands for a span of FastMCP 3: puts on ours what FastMCP alone knows."""
 
-    __slots__ = ("_args", "_call", "_kwargs", "_span")
+    __slots__ = ("_call", "_description", "_dispatch", "_span")
 
-    def __init__(self, call: Call, span: Span, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, call: Call, span: Span, description: Callable[[], dict[str, str]]) -> None:
         self._call = call
+        self._dispatch = call.dispatch
         self._span = span
-        self._args = args
-        self._kwargs = kwargs
+        self._description = description
 
     def __enter__(self) -> Span:
+        self._dispatch.described = True
         with _GUARD:
-            if self._call.dispatch is not None:
-                self._call.dispatch.described = True
-            self._span.set_attributes(_told_by(*self._args, **self._kwargs))
+            self._span.set_attributes(self._description())
         return self._span
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._dispatch.described = False
         with _GUARD:
-            if self._call.dispatch is not None:
-                self._call.dispatch.described = False
             _note_missing(self._call, error)
 
 
-def _told_by(
+def _description(
     _name: str, _method: str, server_name: str, component_type: str, component_key: str, *_: Any, **__: Any
 ) -> dict[str, str]:
     auth: dict[str, str] = {}

@@ -1,45 +1,36 @@
-"""Seams for servers without an SDK, where the HTTP handler is the handler of the message.
+"""Patches for servers without an SDK, where the HTTP handler is the handler of the message.
 
-Two places: a function behind a Starlette or FastAPI route, which lies inside
-every middleware; and, for bare ASGI apps, the moment at which the app has read
-the last of the body.
+A function behind a Starlette or FastAPI route lies inside every middleware. Of
+bare ASGI apps no patch knows anything; those of middlewares around them are met
+on their inner side.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import Token
 from functools import wraps
-from types import FunctionType, MethodType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
 
 from otel_mcp import current
-from otel_mcp.exchange.dispatch import Dispatch
+from otel_mcp.exchange.dispatch import AppDispatch, only_call
 from otel_mcp.exchange.request import MAX_BODY
 from otel_mcp.guard import guarded, report
 from otel_mcp.integrations.patching import Patches
-from otel_mcp.model.call import SCOPE_KEY, Call, Exchange
+from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 
 _GUARD: Final = guarded("route seam")
-_FUNCTIONS: Final = (FunctionType, MethodType)
-"""What a route of a hand-written server leads to; an SDK's leads to an object."""
 _MAX_AHEAD: Final = 64 * 1024 * 1024
 """Bytes that one process reads ahead at a time."""
 _MAX_PIECES: Final = 4096
 """Messages of one body that are read ahead: each is an object, however small."""
 _ahead = 0
-
-
-def route(module: ModuleType, patches: Patches) -> None:
-    """Starlette and FastAPI routes."""
-    patches.replace(module.Route, "handle", _handle)
 
 
 def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
@@ -57,63 +48,43 @@ def brotli(module: ModuleType, patches: Patches) -> None:
     patches.replace(module.BrotliMiddleware, "__call__", _inside(_Readable))
 
 
-def _handle(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    @wraps(original)
-    def handle(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        exchange = scope.get(SCOPE_KEY)
-        if not isinstance(exchange, Exchange):
-            return original(self, scope, receive, send)
-        exchange.scope = scope  # Middlewares have run, and some of them copy.
-        runtime, is_function = current.runtime, isinstance(getattr(self, "endpoint", None), _FUNCTIONS)
-        if not is_function or runtime is None or exchange.at_sdk:
-            return original(self, scope, receive, send)
-        return serve(self, runtime, exchange, scope, receive, send)
-
-    async def serve(
-        route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        length = 0 if exchange.parsed else _may_read_ahead(exchange)
-        if not length:
-            return await run(route, runtime, exchange, scope, receive, send)
-        ahead = _Ahead(receive, length)
-        exchange.read_ahead = True
-        try:
-            await ahead.read()
-            await run(route, runtime, exchange, scope, ahead, send)
-        finally:
-            ahead.let_go()  # Also where the app never reads it.
-
-    async def run(route: Any, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        token = None
-        try:
-            send = runtime.replies.within(exchange, send)
-            token = _arrive(runtime, exchange, scope)
-        except Exception as failure:
-            report("route seam", failure)
-        try:
-            call = _only_call(exchange)
-            if call is None or runtime.watch.handed_over.hands_over(exchange):
-                await original(route, scope, receive, send)
-            else:
-                await Dispatch(runtime, call, handwritten=True).run(lambda: original(route, scope, receive, send))
-        finally:
-            if token is not None:
-                otel_context.detach(token)
-
-    return handle
+async def serve(
+    handler: ASGIApp, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run the function behind a route as the handler of the message that its request carries."""
+    length = 0 if exchange.parsed else _may_read_ahead(exchange)
+    if not length:
+        return await _run(handler, runtime, exchange, scope, receive, send)
+    ahead = _Ahead(receive, length)
+    exchange.read_ahead = True
+    try:
+        await ahead.read()
+        await _run(handler, runtime, exchange, scope, ahead, send)
+    finally:
+        ahead.release()  # Also where the app never reads it.
 
 
-def _arrive(runtime: Runtime, exchange: Exchange, scope: Scope) -> Token[Context] | None:
-    """Note the context here, inside every middleware; returns what to detach after the request."""
-    if exchange.http_span is None:
-        exchange.ambient = without_ended_span(otel_context.get_current())
-    context = runtime.http_spans.begin(exchange, scope) if exchange.confirmed else None
-    return otel_context.attach(context) if context is not None else None
-
-
-def _only_call(exchange: Exchange) -> Call | None:
-    requests = [call for call in exchange.calls if call.id is not None]
-    return requests[0] if len(requests) == 1 and not requests[0].dispatched else None
+async def _run(
+    handler: ASGIApp, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+) -> None:
+    token = None
+    try:
+        send = runtime.replies.within(exchange, send)
+        if exchange.http_span is None:
+            exchange.ambient = without_ended_span(otel_context.get_current())
+        if exchange.confirmed and (context := runtime.http_spans.begin(exchange, scope)) is not None:
+            token = otel_context.attach(context)
+    except Exception as failure:
+        report("route seam", failure)
+    try:
+        call = only_call(exchange)
+        if call is None or runtime.watch.handed_over.hands_over(exchange):
+            await handler(scope, receive, send)
+        else:
+            await AppDispatch(runtime.dispatcher, call).run(lambda: handler(scope, receive, send))
+    finally:
+        if token is not None:
+            otel_context.detach(token)
 
 
 def _may_read_ahead(exchange: Exchange) -> int:
@@ -157,36 +128,18 @@ class _Ahead:
             return await self._receive()
         message = self._messages.popleft()
         if not self._messages:
-            self.let_go()
+            self.release()
         return message
 
-    def let_go(self) -> None:
-        """It takes no room any more."""
+    def release(self) -> None:
+        """Take no room any more."""
         global _ahead
         _ahead -= self._length
         self._length = 0
 
 
-async def attach(runtime: Runtime, exchange: Exchange, scope: Scope) -> None:
-    """Put the rest of a bare ASGI app under the span of the one call that it has just read.
-
-    Runs in the app's own task, so that what is attached is the app's context.
-    The first request of an app shows that nobody else will open a span; it gets
-    its own afterwards.
-    """
-    if exchange.dispatch is not None or not runtime.watch.is_bare(exchange):
-        return
-    call = _only_call(exchange)
-    if call is not None:
-        runtime.http_spans.begin(exchange, scope)
-        exchange.dispatch = Dispatch(runtime, call, handwritten=True)
-        exchange.dispatch.take()
-        await exchange.dispatch.resolve()
-        exchange.dispatch.enter()
-
-
 def _inside(wrapper: type[_Inner]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a middleware call its app through `wrapper`, from the first request on that is watched."""
+    """Have a middleware call its app through `wrapper`, from the first request on that is observed."""
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
@@ -207,14 +160,14 @@ class _Inner:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         with _GUARD:
             exchange, runtime = scope.get(SCOPE_KEY), current.runtime
             if isinstance(exchange, Exchange) and runtime is not None:
-                receive, send = self._watched(runtime, exchange, scope, receive, send)
-        await self.app(scope, receive, send)
+                receive, send = self._observed(runtime, exchange, scope, receive, send)
+        return self.app(scope, receive, send)
 
-    def _watched(
+    def _observed(
         self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> tuple[Receive, Send]:
         raise NotImplementedError
@@ -226,7 +179,7 @@ class _Inner:
 class _Attaching(_Inner):
     """Inside the ASGI middleware of OpenTelemetry, whose span is the parent."""
 
-    def _watched(
+    def _observed(
         self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> tuple[Receive, Send]:
         exchange.attaches_inside = True
@@ -235,7 +188,7 @@ class _Attaching(_Inner):
             message = await receive()
             with _GUARD:
                 if exchange.parsed:
-                    await attach(runtime, exchange, scope)
+                    await runtime.attach(exchange, scope)
             return message
 
         return attaching, send
@@ -244,7 +197,7 @@ class _Attaching(_Inner):
 class _Readable(_Inner):
     """Inside a middleware that compresses, where the answer can still be read."""
 
-    def _watched(
+    def _observed(
         self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> tuple[Receive, Send]:
         return receive, runtime.replies.within(exchange, send)

@@ -1,28 +1,30 @@
-"""HTTP seams: the places that an MCP request passes on its way into the server.
+"""Patches of the places that an HTTP request passes on its way into a server.
 
-They start no span and make none current. The outermost seam that sees a request
-watches it; those of the SDK only note what can be known there alone: the context
-inside any HTTP instrumentation, the authenticated user, and who owns sessions.
+They start no span. The outermost one that sees a request observes it; those of the
+SDK only note what can be known there alone: the context inside any HTTP
+instrumentation, the authenticated user, and who owns sessions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import Token
 from functools import partial, wraps
-from types import ModuleType
-from typing import Any
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
 
 from otel_mcp import current
 from otel_mcp.guard import report
+from otel_mcp.integrations import handwritten
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.middleware import look, observe
 from otel_mcp.model.call import SCOPE_KEY, Exchange, current_exchange
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Receive, Scope, Send
+
+_FUNCTIONS: Final = (FunctionType, MethodType)
+"""What a route of a hand-written server leads to; an SDK's leads to an object."""
 
 Owns = Callable[[Any], bool | None]
 """Whether the server that this object serves keeps transport sessions of its own."""
@@ -30,17 +32,17 @@ Owns = Callable[[Any], bool | None]
 
 def starlette(module: ModuleType, patches: Patches) -> None:
     """Every Starlette and FastAPI app, on any server."""
-    patches.replace(module.Starlette, "__call__", _outer)
+    patches.replace(module.Starlette, "__call__", _app)
 
 
 def litestar(module: ModuleType, patches: Patches) -> None:
     """Every Litestar app, on any server."""
-    patches.replace(module.Litestar, "__call__", _outer)
+    patches.replace(module.Litestar, "__call__", _app)
 
 
-def http_client(module: ModuleType, patches: Patches) -> None:
-    """The in-process transport of httpx: what is asked through it is a request of its own, however much it repeats."""
-    patches.replace(module.ASGITransport, "handle_async_request", _asked)
+def route(module: ModuleType, patches: Patches) -> None:
+    """Starlette and FastAPI routes."""
+    patches.replace(module.Route, "handle", _route)
 
 
 def session_manager(module: ModuleType, patches: Patches) -> None:
@@ -55,7 +57,24 @@ def sse_transport(module: ModuleType, patches: Patches) -> None:
     patches.replace(module.SseServerTransport, "handle_post_message", _sdk(lambda _: True))
 
 
-class Observed:
+def http_client(module: ModuleType, patches: Patches) -> None:
+    """The in-process transport of httpx: what is asked through it is a request of its own, however much it repeats."""
+
+    def make(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @wraps(original)
+        async def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            token = current_exchange.set(None)
+            try:
+                return await original(self, *args, **kwargs)
+            finally:
+                current_exchange.reset(token)
+
+        return handle_async_request
+
+    patches.replace(module.ASGITransport, "handle_async_request", make)
+
+
+class ObservedApp:
     """An ASGI app around another. Servers probe for factories by calling, so the signature is exact."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -71,7 +90,11 @@ class Observed:
         return getattr(self.app, name)
 
 
-def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
+# What is taken for an app stays a coroutine function, as the original is: servers, test clients and asgiref tell
+# ASGI 3 from ASGI 2 and WSGI by asking for one.
+
+
+def _app(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
         if (seen := look(scope)) is None:
@@ -82,62 +105,52 @@ def _outer(original: Callable[..., Any]) -> Callable[..., Any]:
     return __call__
 
 
-def _asked(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _route(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     @wraps(original)
-    async def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
-        token = current_exchange.set(None)
-        try:
-            return await original(self, *args, **kwargs)
-        finally:
-            current_exchange.reset(token)
+    def handle(self: Any, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        exchange = scope.get(SCOPE_KEY)
+        if not isinstance(exchange, Exchange):
+            return original(self, scope, receive, send)
+        exchange.scope = scope  # Middlewares have run, and some of them copy.
+        if exchange.at_sdk or current.runtime is None or not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
+            return original(self, scope, receive, send)
+        return handwritten.serve(partial(original, self), current.runtime, exchange, scope, receive, send)
 
-    return handle_async_request
-
-
-def _learn(exchange: Exchange, owns: bool | None) -> None:
-    """Remember it for requests that do not get here, such as those that a middleware refuses."""
-    exchange.owns_sessions = owns
-    if owns is not None and exchange.transport_id is not None and (runtime := current.runtime) is not None:
-        runtime.owning.learn(exchange, owns=owns)
+    return handle
 
 
 def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def serve(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        @wraps(original)
+        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            if SCOPE_KEY not in scope and (seen := look(scope)) is not None:
+                scope[SCOPE_KEY] = None  # So that it goes on when it comes here again, observed or not.
+                return await observe(current.build, seen, partial(__call__, self), scope, receive, send)
             token = None
-            exchange = scope.get(SCOPE_KEY)
-            if isinstance(exchange, Exchange):
-                try:
-                    token = _arrive(exchange, scope)
+            try:
+                exchange, runtime = scope.get(SCOPE_KEY), current.runtime
+                if isinstance(exchange, Exchange) and runtime is not None:
+                    exchange.at_sdk, exchange.scope = True, scope
+                    exchange.ambient = without_ended_span(otel_context.get_current())
+                    if (context := runtime.http_spans.begin(exchange, scope)) is not None:
+                        token = otel_context.attach(context)
                     if exchange.owns_sessions is None and not exchange.modern:
-                        _learn(exchange, owns(self))
-                except Exception as failure:
-                    report("SDK seam", failure)
+                        _slow_learn(exchange, owns(self))
+            except Exception as failure:
+                report("SDK seam", failure)
             try:
                 await original(self, scope, receive, send)
             finally:
                 if token is not None:
                     otel_context.detach(token)
 
-        # A coroutine function like the original: whoever takes a transport for an app asks whether it is of ASGI 3.
-        @wraps(original)
-        async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-            if SCOPE_KEY in scope or (seen := look(scope)) is None:
-                await serve(self, scope, receive, send)
-            else:
-                await observe(current.build, seen, partial(serve, self), scope, receive, send)
-
         return __call__
 
     return make
 
 
-def _arrive(exchange: Exchange, scope: Scope) -> Token[Context] | None:
-    """Note what is known here alone, inside every middleware; returns what to detach after the request."""
-    exchange.at_sdk = True
-    exchange.scope = scope
-    exchange.ambient = without_ended_span(otel_context.get_current())
-    context = None
-    if (runtime := current.runtime) is not None:
-        context = runtime.http_spans.begin(exchange, scope)
-    return otel_context.attach(context) if context is not None else None
+def _slow_learn(exchange: Exchange, owns: bool | None) -> None:
+    """Remember it for requests that do not get here, such as those that a middleware refuses."""
+    exchange.owns_sessions = owns
+    if owns is not None and exchange.transport_id is not None and (runtime := current.runtime) is not None:
+        runtime.owning.learn(exchange, owns=owns)

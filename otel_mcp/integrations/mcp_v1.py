@@ -1,4 +1,4 @@
-"""Dispatch seam of the MCP SDK 1.x, on which FastMCP 2 and 3 run.
+"""Patches of the MCP SDK 1.x, on which FastMCP 2 and 3 run.
 
 A session's task was started by its ``initialize`` request and carries that
 request's context for ever, so every message gets its own context here.
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
 from types import ModuleType
 from typing import Any, Final
@@ -18,7 +19,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from otel_mcp import current
-from otel_mcp.exchange.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
+from otel_mcp.exchange.dispatch import Dispatch, exchange_of
 from otel_mcp.guard import guarded
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.integrations.tools import note
@@ -46,22 +47,11 @@ def lowlevel_server(module: ModuleType, patches: Patches) -> None:
 def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
     @wraps(original)
     async def handle(self: Any, message: Any, req: Any, *args: Any, **kwargs: Any) -> None:
-        call: Call | None = None
-        exchange = exchange_of(getattr(getattr(message, "message_metadata", None), "request_context", None))
-        runtime = current.runtime
-        if runtime is not None:
-            with _GUARD:
-                if exchange is None:
-                    native = _fastmcp_will(self, req.method)
-                    call = handed_over(runtime, message.request_id, req.method, req.params, native=native)
-        if exchange is not None and runtime is not None:
-            with _GUARD:
-                runtime.watch.read(exchange)  # Here the parameters are models; the body has them as they were sent.
-                call = call_of(runtime, exchange, message.request_id, req.method, None)
-        if call is None or runtime is None:
+        dispatch: _Dispatch | None = None
+        with _GUARD:
+            dispatch = _dispatch(self, message, req)
+        if dispatch is None:
             return await original(self, message, req, *args, **kwargs)
-        dispatch = _Dispatch(runtime, call)
-        dispatch.answered_by(self, message)
 
         async def handler() -> None:
             token = None
@@ -71,54 +61,64 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
                 await original(self, message, req, *args, **kwargs)
             finally:
                 if token is not None:
-                    with _GUARD:
-                        otel_context.detach(token)
+                    otel_context.detach(token)
 
         return await dispatch.run(handler)
 
     return handle
 
 
+def _dispatch(server: Any, message: Any, req: Any) -> _Dispatch | None:
+    if (runtime := current.runtime) is None:
+        return None
+    exchange = exchange_of(getattr(getattr(message, "message_metadata", None), "request_context", None))
+    if exchange is None:
+        native = _fastmcp_will(server, req.method)
+        call = runtime.dispatcher.handed_over(message.request_id, req.method, req.params, native=native)
+    else:
+        runtime.watch.read(exchange)  # Here the parameters are models; the body has them as they were sent.
+        call = runtime.dispatcher.call_of(exchange, message.request_id, req.method, None)
+    if call is None:
+        return None
+    dispatch = _Dispatch(runtime.dispatcher, call, server, message=message)
+    with _GUARD:
+        message.respond = dispatch.responding(message.respond)
+    return dispatch
+
+
+@dataclass(slots=True, eq=False)
 class _Dispatch(Dispatch):
-    _server: Any = None
-    _message: Any = None
-    _outcomes: Sequence[Outcome] = ()
+    message: Any = None
+    answered: Outcome | None = None
+    """How the handler has responded: it returns nothing."""
 
-    def answered_by(self, server: Any, message: Any) -> None:
-        self._server, self._message, self._outcomes = server, message, self._responses(message)
+    def responding(self, respond: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        """Watch what the handler responds."""
 
-    def told(self, result: Any) -> Outcome | None:
-        self.call.trusted_name = self.call.target in getattr(self._server, "_tool_cache", ())
-        if self._outcomes:
-            return self._outcomes[-1]
+        def responding(response: Any) -> Awaitable[Any]:
+            with _GUARD:
+                code, root = getattr(response, "code", None), getattr(response, "root", response)
+                self.answered = error_outcome(code) if isinstance(code, int) else Dispatch.outcome_of(self, root)
+                if self.call.method != "tools/call":
+                    self.dispatcher.metrics.learn_listed(self.call.method, root)
+            return respond(response)
+
+        return responding
+
+    def outcome_of(self, result: Any) -> Outcome | None:
+        self.call.trusted_name = self.call.target in getattr(self.server, "_tool_cache", ())
+        if self.answered is not None:
+            return self.answered
         # The SDK has answered at once, and its handler ends without a word.
-        return _CANCELLED if getattr(self._message, "cancelled", False) is True else None
-
-    def _responses(self, message: Any) -> list[Outcome]:
-        """Watch what the handler answers: it returns nothing, it responds."""
-        outcomes: list[Outcome] = []
-        with _GUARD:
-            respond = message.respond
-
-            async def watched(response: Any) -> Any:
-                with _GUARD:
-                    code = getattr(response, "code", None)
-                    root = getattr(response, "root", response)
-                    outcomes.append(error_outcome(code) if isinstance(code, int) else outcome_of_result(root))
-                    if self.call.method != "tools/call":
-                        self._runtime.metrics.learn_listed(self.call.method, root)
-                return await respond(response)
-
-            message.respond = watched
-        return outcomes
+        return _CANCELLED if getattr(self.message, "cancelled", False) is True else None
 
     def judge(self) -> None:
         call = self.call
-        if _is_fastmcp(self._server):
+        if _is_fastmcp(self.server):
             call.tools_observed = True  # It says itself what it does not know.
         else:
             # The cache has all tools, from before the call on.
-            call.unlisted = not call.trusted_name and bool(getattr(self._server, "_tool_cache", ()))
+            call.unlisted = not call.trusted_name and bool(getattr(self.server, "_tool_cache", ()))
 
 
 def _is_fastmcp(server: Any) -> bool:

@@ -1,122 +1,201 @@
-"""Dispatch seam of the MCP SDK 2.x; FastMCP 4 runs inside it.
+"""Patches of the MCP SDK 2.x: where a message reaches its handler, and the span that the SDK opens for it.
 
 ``ServerRunner._compose_server_middleware`` builds the chain for every inbound
 message of every transport. It is private: where it is missing, spans are made
-after the fact instead.
+after the fact instead. The SDK's span ends inside everything that is put around a
+message, so it is completed within the layer that opens it, whether the handler is
+reached or a middleware answers by itself.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import Token
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
 from pydantic import ValidationError
 
 from otel_mcp import current, semconv
-from otel_mcp.exchange.dispatch import Dispatch, call_of, exchange_of, handed_over, outcome_of_result
+from otel_mcp.exchange.dispatch import Dispatch, completed_by, exchange_of
 from otel_mcp.guard import guarded, report
-from otel_mcp.integrations.patching import Patches, is_replaced
+from otel_mcp.integrations.patching import ORIGINAL, Patches
 from otel_mcp.integrations.tools import was_entered
-from otel_mcp.model.call import Call, Exchange
+from otel_mcp.model.call import Call, current_call
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.spans import call_attributes, capture_result, scope_of
-from otel_mcp.wire.jsonrpc import Outcome, error_outcome, negotiated_version, protocol_error
+from otel_mcp.wire.jsonrpc import FINE, Outcome, error_outcome, negotiated_version, protocol_error
 
 Handler = Callable[[Any], Awaitable[Any]]
+Compose = Callable[[Any, Handler], Handler]
 
+_GUARD = guarded("dispatch")
+_NATIVE: Final = "OpenTelemetryMiddleware"
+"""The SDK's middleware that opens spans."""
+_JUDGEMENTS: Final = frozenset({semconv.ERROR_TYPE, semconv.RPC_RESPONSE_STATUS_CODE})
 _INVALID_PARAMS, _INTERNAL_ERROR, _UNKNOWN_ERROR = -32602, -32603, 0
 """What the SDK answers where a message cannot be validated, and for any other exception (0 up to 2025-11-25)."""
 
 
 def runner(module: ModuleType, patches: Patches) -> None:
     """Wrap the chain on both sides: outermost to set the context, innermost to find the span."""
+    patches.replace(module.ServerRunner, "_compose_server_middleware", _composed)
 
-    def make(compose: Callable[[Any, Handler], Handler]) -> Callable[[Any, Handler], Handler]:
-        @wraps(compose)
-        def composed(self: Any, inner: Handler) -> Handler:
-            # No coroutine of its own: each one is paid for whenever the handler waits.
-            def dispatched(ctx: Any) -> Awaitable[Any]:
-                if (runtime := current.runtime) is None:
-                    return compose(self, inner)(ctx)
-                try:
-                    if (exchange := exchange_of(getattr(ctx, "request", None))) is None:
-                        call = _handed_over(runtime, self, ctx)
-                        if call is None:
-                            return compose(self, inner)(ctx)
-                        if ctx.method == "initialize":
-                            # Whether the transport gives out a session shows in its answer alone, after a native span.
-                            return _unseen(compose, self, inner, ctx, runtime)
-                    elif (call := _call_of(runtime, exchange, ctx)) is None:
+
+def native_span(module: ModuleType, patches: Patches) -> None:
+    """The middleware that opens the SDK's span."""
+    if hasattr(module, _NATIVE):
+        patches.replace(getattr(module, _NATIVE), "__call__", _layer)
+
+
+def _composed(compose: Compose) -> Compose:
+    @wraps(compose)
+    def composed(self: Any, inner: Handler) -> Handler:
+        # No coroutine of its own: each one is paid for whenever the handler waits.
+        def dispatched(ctx: Any) -> Awaitable[Any]:
+            if (runtime := current.runtime) is None:
+                return compose(self, inner)(ctx)
+            try:
+                if (exchange := exchange_of(getattr(ctx, "request", None))) is None:
+                    call = _handed_over(runtime, self, ctx)
+                    if call is None:
+                        return compose(self, inner)(ctx)
+                    if ctx.method == "initialize":
+                        # Whether the transport gives out a session shows in its answer alone, after a native span.
                         return _unseen(compose, self, inner, ctx, runtime)
-                    dispatch = _Dispatch(runtime, call, self, inner)
-                except Exception as failure:
-                    report("dispatch", failure)
-                    return compose(self, inner)(ctx)
-                try:
-                    dispatch.learn(ctx)
-                except Exception as failure:
-                    report("dispatch", failure)
-                return dispatch.run(partial(compose(self, dispatch.handle), ctx))
+                else:
+                    if exchange.protocol_version != ctx.protocol_version and ctx.method != "initialize":
+                        exchange.protocol_version = ctx.protocol_version  # What both speak, whatever a header says.
+                    call = runtime.dispatcher.call_of(exchange, ctx.request_id, ctx.method, ctx.params)
+                    if call is None:
+                        return _unseen(compose, self, inner, ctx, runtime)
+                dispatch = _Dispatch(runtime.dispatcher, call, self, ctx.session)
+                if call.method != "tools/call" or call.target not in runtime.metrics.tools.known:
+                    dispatch.slow_learn(ctx)
+                # A patched layer that opens spans has what lies inside it observed.
+                is_layered = self.server.middleware and hasattr(type(self.server.middleware[0]).__call__, ORIGINAL)
+                chain = compose(self, inner if is_layered else partial(dispatch.observe, inner))
+                return dispatch.run(partial(chain, ctx))
+            except Exception as failure:
+                report("dispatch", failure)
+                return compose(self, inner)(ctx)
 
-            return dispatched
+        return dispatched
 
-        return composed
-
-    patches.replace(module.ServerRunner, "_compose_server_middleware", make)
+    return composed
 
 
-class _Dispatch(Dispatch):
-    def __init__(self, runtime: Runtime, call: Call, owner: Any, inner: Handler) -> None:
-        super().__init__(runtime, call)
-        self._owner, self._inner = owner, inner
-
-    def learn(self, ctx: Any) -> None:
-        """Note what only this SDK can tell before the handler runs."""
-        call = self.call
-        self.served_by = ctx.session
-        if call.exchange.protocol_version is None:
-            call.exchange.protocol_version = ctx.protocol_version
-        if call.method == "initialize":
-            self.before = _initialize(ctx, self._runtime, call)
-        elif call.method == "tools/call" and call.target not in self._runtime.metrics.tools.known:
-            call.trusted_name = _is_tool(self._owner, call)
-
-    def handle(self, ctx: Any) -> Awaitable[Any]:
-        """The SDK's handler, inside everything that goes around it."""
-        token = None
-        call = self.call
+def _layer(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(original)
+    def layer(self: Any, ctx: Any, call_next: Handler) -> Awaitable[Any]:
         try:
-            if call.span is None:
-                token = self.innermost()
+            if (dispatch := dispatch_of(ctx)) is not None:
+                call_next = partial(dispatch.observe, call_next)
         except Exception as failure:
             report("dispatch", failure)
-        if call.method == "initialize":
-            return _handshake(self._inner(ctx), self._runtime, call, token)
-        if token is None and call.exchange.capture is None:
-            return self._inner(ctx)
-        return _within(self._inner(ctx), call, token)
+        return original(self, ctx, call_next)
 
-    def told(self, result: Any) -> Outcome | None:
-        if self.call.method != "tools/call":
-            self._runtime.metrics.learn_listed(self.call.method, result)
-        return outcome_of_result(result)
+    return layer
+
+
+def dispatch_of(ctx: Any) -> _Dispatch | None:
+    """The message that a layer is about to open a span for; not one of another server in this process."""
+    call = current_call.get()
+    if call is None or call.dispatch is None or call.span_context is not None or ctx.method != call.method:
+        return None
+    return call.dispatch if ctx.session is call.dispatch.served_by else None
+
+
+@dataclass(slots=True, eq=False)
+class _Dispatch(Dispatch):
+    observed: bool = False
+    """Something further out reads the result, and completes the span."""
+    spans_outside: bool = False
+    """FastMCP has opened the span, and completes it further out."""
+
+    def slow_learn(self, ctx: Any) -> None:
+        """Note what only this SDK can tell before the handler runs."""
+        with _GUARD:
+            exchange, method = self.call.exchange, self.call.method
+            if exchange.protocol_version is None:
+                exchange.protocol_version = ctx.protocol_version
+            if method == "initialize":
+                self.before = self._slow_initialize(ctx)
+            elif method == "tools/call":
+                self.call.trusted_name = _is_tool(self.server, self.call)
+
+    async def _slow_initialize(self, ctx: Any) -> None:
+        """Learn what session the transport gives out: a native span ends before the answer begins."""
+        with _GUARD:
+            runtime, exchange = current.runtime, self.call.exchange
+            session_id = getattr(getattr(ctx.session, "_connection", None), "session_id", None)
+            if isinstance(session_id, str):
+                exchange.server_session_id = session_id
+                await self.dispatcher.resolver.opens(self.call, session_id)
+            elif runtime is not None and exchange.owns_sessions is False and runtime.replies.may_mint(exchange):
+                await runtime.replies.mint(self.call)
+
+    async def observe(self, call_next: Handler, ctx: Any) -> Any:
+        """Run what lies inside the span of the message, opened here if need be, and complete it while it is open."""
+        if self.observed:
+            return await call_next(ctx)
+        self.observed = True
+        call, token = self.call, None
+        try:
+            if call.span is None:
+                with _GUARD:
+                    token = self.open_unless_opened()
+            result = await call_next(ctx)
+            try:
+                outcome = self.outcome_of(result)
+                if outcome is not FINE or call.method != "tools/call" or call.exchange.capture is not None:
+                    await self._slow_observed(result, outcome)
+            except Exception as failure:
+                report("dispatch", failure)
+            return result
+        except BaseException as error:
+            with _GUARD:
+                self._settle(error)
+            raise
+        finally:
+            if token is not None:
+                otel_context.detach(token)
+
+    async def _slow_observed(self, result: Any, outcome: Outcome | None) -> None:
+        call = self.call
+        capture_result(call, result)
+        if call.method == "tools/call":
+            call.handler_outcome = completed_by(call.handler_outcome, outcome)
+            self._settle(None)
+        else:
+            self.dispatcher.metrics.learn_listed(call.method, result)
+        if call.method == "initialize":
+            # What a handshake brings is known once it has succeeded, and its span is still open.
+            await self.dispatcher.resolver.succeeded(call)
+            version = call.exchange.protocol_version = negotiated_version({"result": result})
+            if call.span is not None:
+                agreed = {semconv.MCP_PROTOCOL_VERSION: version} if version else {}
+                call.span.set_attributes({**call_attributes(call, scope_of(call.span)), **agreed})
+
+    def _settle(self, error: BaseException | None) -> None:
+        span = self.call.span
+        if span is None or span is self.own or self.spans_outside:
+            return
+        if (outcome := self.settle(span, error)) is not None:
+            _keep(span, outcome)
 
     def failed(self, error: BaseException) -> Outcome:
         if (code := protocol_error(error)) is not None:
             return error_outcome(code)
         if not isinstance(error, Exception):
-            return super().failed(error)
+            return super(_Dispatch, self).failed(error)
         call = self.call
         if isinstance(error, ValidationError):
-            handler = self._owner.server.get_request_handler(call.method)
+            handler = self.server.server.get_request_handler(call.method)
             if not was_entered(getattr(handler, "handler", None), error.__traceback__):
                 return error_outcome(_INVALID_PARAMS)
             outcome = error_outcome(_INVALID_PARAMS)
@@ -128,64 +207,47 @@ class _Dispatch(Dispatch):
         return outcome
 
     def judge(self) -> None:
-        call, server = self.call, self._owner.server
+        call, server = self.call, self.server.server
         # What another server does not look up, it may know all the same.
         owner: object = getattr(getattr(server, "get_tool_input_schema", None), "__self__", None)
         knows_all = any(base.__module__.startswith("mcp.server.mcpserver") for base in type(owner).__mro__)
         call.tools_observed = knows_all or hasattr(server, "fastmcp")
-        call.unlisted = knows_all and not call.trusted_name and not _is_tool(self._owner, call)
+        call.unlisted = knows_all and not call.trusted_name and not _is_tool(self.server, call)
 
     def owes_span(self) -> bool:
-        # Of a layer that the seam has not reached, a span that was not sampled is seen only within.
-        return not any(_is_native(entry) and not is_replaced(entry) for entry in self._owner.server.middleware)
+        # Of a layer that is not patched, a span that was not sampled is seen only within.
+        entries = self.server.server.middleware
+        return not any(_is_native(entry) and not hasattr(type(entry).__call__, ORIGINAL) for entry in entries)
 
 
-async def _within(handling: Awaitable[Any], call: Call, token: Token[Context] | None) -> Any:
-    try:
-        result = await handling
-        if call.exchange.capture is not None:
-            with guarded("dispatch"):
-                capture_result(call, result)
-        return result
-    finally:
-        if token is not None:
-            with guarded("dispatch"):
-                otel_context.detach(token)
+def _keep(span: Any, outcome: Outcome) -> None:
+    """Keep on the SDK's span how the message failed, against what the SDK goes on to say of that.
 
+    It blames the server for the caller's errors, and what is once on a span cannot be
+    taken off again. Its description of the status stays, and the exception that it records.
+    """
+    set_attribute, set_attributes = span.set_attribute, span.set_attributes
 
-async def _handshake(handling: Awaitable[Any], runtime: Runtime, call: Call, token: Token[Context] | None) -> Any:
-    """What a handshake brings is known once it has succeeded, and its span is still open."""
-    result = await _within(handling, call, token)
-    with guarded("dispatch"):
-        await runtime.resolver.succeeded(call)
-        version = call.exchange.protocol_version = negotiated_version({"result": result})
-        if call.span is not None:
-            agreed = {semconv.MCP_PROTOCOL_VERSION: version} if version else {}
-            call.span.set_attributes({**call_attributes(call, scope_of(call.span)), **agreed})
-    return result
+    def without_judgements(attributes: Mapping[str, Any]) -> None:
+        set_attributes({name: attributes[name] for name in attributes if name not in _JUDGEMENTS})
 
-
-def _call_of(runtime: Runtime, exchange: Exchange, ctx: Any) -> Call | None:
-    if exchange.protocol_version != ctx.protocol_version and ctx.method != "initialize":
-        exchange.protocol_version = ctx.protocol_version  # What both sides speak, whatever a header says.
-    return call_of(runtime, exchange, ctx.request_id, ctx.method, ctx.params)
+    span.set_attributes = without_judgements
+    span.set_attribute = lambda name, value: None if name in _JUDGEMENTS else set_attribute(name, value)  # pyright: ignore[reportUnknownLambdaType]
+    if outcome.error_type is None:
+        span.set_status = lambda *_, **__: None  # pyright: ignore[reportUnknownLambdaType]
 
 
 def _is_native(middleware: object) -> bool:
-    return type(middleware).__name__ == "OpenTelemetryMiddleware"
-
-
-def _has_native(owner: Any) -> bool:
-    return any(_is_native(entry) for entry in owner.server.middleware)
+    return type(middleware).__name__ == _NATIVE
 
 
 def _handed_over(runtime: Runtime, owner: Any, ctx: Any) -> Call | None:
-    native = _has_native(owner) or type(owner.server).__module__.startswith("fastmcp")
-    return handed_over(runtime, ctx.request_id, ctx.method, ctx.params, native=native)
+    native = any(map(_is_native, owner.server.middleware)) or type(owner.server).__module__.startswith("fastmcp")
+    return runtime.dispatcher.handed_over(ctx.request_id, ctx.method, ctx.params, native=native)
 
 
 def _is_tool(owner: Any, call: Call) -> bool:
-    """Whether the server knows the tool by itself: then its name may be told though the call fails."""
+    """Whether the server knows the tool by itself: then its name may be shown though the call fails."""
     lookup = getattr(owner.server, "get_tool_input_schema", None)
     if call.target is None or lookup is None:
         return False
@@ -195,51 +257,25 @@ def _is_tool(owner: Any, call: Call) -> bool:
         return False  # A function of the user's, which may raise for a name that it does not know: no failure of ours.
 
 
-async def _initialize(ctx: Any, runtime: Runtime, call: Call) -> None:
-    """What only this SDK can tell before the handler runs; its span ends before the answer begins."""
-    exchange = call.exchange
-    connection = getattr(ctx.session, "_connection", None)
-    session_id = getattr(connection, "session_id", None)
-    if isinstance(session_id, str):
-        exchange.server_session_id = session_id
-        await runtime.resolver.opens(call, session_id)
-    elif exchange.owns_sessions is False and runtime.replies.may_mint(exchange):
-        await runtime.replies.mint(call)
-
-
-async def _unseen(
-    compose: Callable[[Any, Handler], Handler], owner: Any, inner: Handler, ctx: Any, runtime: Runtime
-) -> Any:
+async def _unseen(compose: Compose, owner: Any, inner: Handler, ctx: Any, runtime: Runtime) -> Any:
     """Run a message that is not on the wire without a span of its own: it is the SDK's inner business."""
     chain: Handler | None = None
     quiet: AbstractContextManager[Any] = nullcontext()
-    try:
-        chain = _without_native(compose, owner, inner)
+    with _GUARD:
+        chain = compose(_Runner(owner), inner)
         telemetry = sys.modules.get("fastmcp.telemetry")
         if telemetry is not None and hasattr(telemetry, "suppress_fastmcp_telemetry"):
             quiet = telemetry.suppress_fastmcp_telemetry()
-    except Exception as failure:
-        report("dispatch", failure)
     with quiet:
         result = await (chain or compose(owner, inner))(ctx)
-    try:
+    with _GUARD:
         runtime.metrics.learn_listed(ctx.method, result)
-    except Exception as failure:
-        report("dispatch", failure)
     return result
 
 
-class _Server:
-    """A server as `compose` sees it, without the SDK's own span middleware."""
-
-    def __init__(self, server: Any) -> None:
-        self.middleware = [entry for entry in server.middleware if not _is_native(entry)]
-
-
 class _Runner:
+    """A runner as `compose` sees it, whose server has not the SDK's own span middleware."""
+
     def __init__(self, owner: Any) -> None:
-        self.server = _Server(owner.server)
-
-
-def _without_native(compose: Callable[[Any, Handler], Handler], owner: Any, inner: Handler) -> Handler:
-    return compose(_Runner(owner), inner)
+        self.server = self
+        self.middleware = [entry for entry in owner.server.middleware if not _is_native(entry)]

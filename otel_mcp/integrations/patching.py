@@ -14,12 +14,8 @@ from wrapt import register_post_import_hook
 from otel_mcp.guard import guarded
 
 logger = logging.getLogger("otel_mcp")
-_OURS: Final = "_otel_mcp_original"
-
-
-def is_replaced(entry: object) -> bool:
-    """Whether calling this object runs a replacement of ours."""
-    return hasattr(type(entry).__call__, _OURS)
+ORIGINAL: Final = "_otel_mcp_original"
+"""Where a replacement keeps what it stands for."""
 
 
 @dataclass(slots=True)
@@ -39,10 +35,10 @@ class Patches:
         """
         held = cast(MappingProxyType[str, Any], owner.__dict__)
         original = held.get(name)
-        if original is None or hasattr(original, _OURS):
+        if original is None or hasattr(original, ORIGINAL):
             return False
         replacement = make(original)
-        setattr(replacement, _OURS, original)
+        setattr(replacement, ORIGINAL, original)
         setattr(owner, name, replacement)
 
         def undo() -> None:
@@ -89,7 +85,7 @@ def _lazy(module: str, function: str) -> Callable[[ModuleType, Patches], None]:
 TARGETS: Final = (
     ("starlette.applications", _lazy("http", "starlette")),
     ("litestar.app", _lazy("http", "litestar")),
-    ("starlette.routing", _lazy("handwritten", "route")),
+    ("starlette.routing", _lazy("http", "route")),
     ("starlette.middleware.gzip", _lazy("handwritten", "gzip")),
     ("brotli_asgi", _lazy("handwritten", "brotli")),
     ("opentelemetry.instrumentation.asgi", _lazy("handwritten", "asgi_instrumentation")),
@@ -103,8 +99,8 @@ TARGETS: Final = (
     ("mcp.server.streamable_http_manager", _lazy("http", "session_manager")),
     ("mcp.server.sse", _lazy("http", "sse_transport")),
     ("mcp.server.runner", _lazy("mcp_v2", "runner")),
-    ("mcp.server._otel", _lazy("native", "sdk")),
-    ("fastmcp.server.low_level", _lazy("native", "fastmcp")),
+    ("mcp.server._otel", _lazy("mcp_v2", "native_span")),
+    ("fastmcp.server.low_level", _lazy("fastmcp", "native_span")),
     ("mcp.server.lowlevel.server", _lazy("mcp_v1", "lowlevel_server")),
     ("mcp.server.mcpserver.tools.base", _lazy("tools", "tool_base")),
     ("mcp.server.fastmcp.tools.base", _lazy("tools", "tool_base")),

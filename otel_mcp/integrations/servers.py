@@ -12,7 +12,7 @@ from typing import Any
 
 from otel_mcp import current
 from otel_mcp.guard import guarded
-from otel_mcp.integrations.http import Observed
+from otel_mcp.integrations.http import ObservedApp
 from otel_mcp.integrations.patching import Patches
 
 
@@ -54,14 +54,14 @@ def granian(module: ModuleType, patches: Patches) -> None:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def wrapper(callback: Any, *args: Any, **kwargs: Any) -> Any:
-            return original(Observed(callback), *args, **kwargs)
+            return original(ObservedApp(callback), *args, **kwargs)
 
         return wrapper
 
     def make_lifespan(original: Callable[..., None]) -> Callable[..., None]:
         @wraps(original)
         def __init__(self: Any, callback: Any, *args: Any, **kwargs: Any) -> None:
-            original(self, Observed(callback), *args, **kwargs)
+            original(self, ObservedApp(callback), *args, **kwargs)
 
         return __init__
 
@@ -78,7 +78,7 @@ def _after(attribute: str) -> Callable[[Callable[..., None]], Callable[..., None
         def loaded(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
             with guarded("server seam"):
-                setattr(self, attribute, Observed(getattr(self, attribute)))
+                setattr(self, attribute, ObservedApp(getattr(self, attribute)))
 
         return loaded
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from otel_mcp.exchange.answer import Answer
-    from otel_mcp.exchange.dispatch import Dispatch
     from otel_mcp.model.session import Claim, Principal, Session
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
@@ -105,8 +104,8 @@ class Call:
     """How its tool failed, as far as the seam at tools has seen; a middleware may have mended it."""
     failure: Failure | None = None
     """How the tool call failed, once it has."""
-    dispatch: Dispatch | None = None
-    """While its handler runs."""
+    dispatch: Any = None
+    """Its `Dispatch`, while its handler runs."""
 
 
 def client_info(call: Call) -> tuple[str | None, str | None]:
@@ -200,7 +199,7 @@ class Exchange:
     """It is known whether that span is ours or somebody else's."""
     http_status: int | None = None
     http_ended: bool = False
-    dispatch: Dispatch | None = None
+    dispatch: Any = None
     """Where the handler is the HTTP app itself: what is attached to its task until it returns."""
     attaches_inside: bool = False
     """A middleware between us and the app has that done further in."""

@@ -161,19 +161,12 @@ def rename(call: Call, span: Span) -> None:
         span.set_attributes(identity)
 
 
-def complete(call: Call, span: Span, outcome: Outcome, description: str | None = None) -> None:
-    """Put on the open span of a call how the call failed.
-
-    Args:
-        call: with how it failed, see `Metrics.classify`.
-        span: still open.
-        outcome: how it ended.
-        description: of the status, where the library that opened the span gives one; of us its text never gets on it.
-    """
+def complete(call: Call, span: Span, outcome: Outcome) -> None:
+    """Put on the open span of a call how the call failed, as `Metrics.classify` has it; no text of the error."""
     attributes: dict[str, Any] = {}
     if outcome.error_type is not None:
         attributes[semconv.ERROR_TYPE] = outcome.error_type
-        span.set_status(Status(StatusCode.ERROR, description))
+        span.set_status(Status(StatusCode.ERROR))
     if outcome.status_code is not None:
         attributes[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
     if outcome.exception_type is not None:

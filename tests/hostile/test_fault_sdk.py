@@ -40,15 +40,9 @@ SHELL = {
     "otel_mcp.telemetry.processor.SessionSpanProcessor.on_start",
     "otel_mcp.exchange.dispatch.Dispatch.__init__",
     "otel_mcp.exchange.dispatch.Dispatch.run",
-    "otel_mcp.exchange.dispatch.exchange_of",
-    "otel_mcp.integrations.handwritten._Inner.__call__",
-    "otel_mcp.integrations.mcp_v2._Dispatch.handle",
-    "otel_mcp.integrations.mcp_v2._handshake",
-    "otel_mcp.integrations.mcp_v2._within",
-    "otel_mcp.integrations.native._Completed.__enter__",
-    "otel_mcp.integrations.native._Completed.__exit__",
-    "otel_mcp.integrations.native._Completed.__init__",
-    "otel_mcp.integrations.native._read",
+    "otel_mcp.exchange.dispatch.AppDispatch.run",
+    "otel_mcp.integrations.mcp_v2._Dispatch.__init__",
+    "otel_mcp.integrations.mcp_v2._Dispatch.observe",
 }
 
 

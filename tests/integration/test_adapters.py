@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, current
-from otel_mcp.integrations.http import Observed
+from otel_mcp.integrations.http import ObservedApp
 from otel_mcp.types import ASGIApp, Message, Receive, Send
 from tests.support.asgi import Reply, post, read, request, respond
 from tests.support.messages import MODERN, MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
@@ -283,7 +283,7 @@ async def test_what_comes_from_the_server_is_a_request_of_its_own(seen: Telemetr
     async with running(manager_of(server())) as handle:
 
         async def leaking(scope: Message, receive: Receive, send: Send) -> None:
-            reply = await _ask(Observed(handle), _made_scope("POST", "/mcp", scope["headers"]), await read(receive))
+            reply = await _ask(ObservedApp(handle), _made_scope("POST", "/mcp", scope["headers"]), await read(receive))
             await _answer(send, reply)
 
         await _post(MCPMiddleware(leaking), modern("add", **ENVELOPE), MODERN_HEADERS)

@@ -20,11 +20,11 @@ from opentelemetry.trace import SpanKind, Tracer
 
 import otel_mcp
 from otel_mcp import MCPMiddleware, current
-from otel_mcp.exchange.dispatch import exchange_of
+from otel_mcp.exchange.dispatch import Dispatcher, exchange_of
 from otel_mcp.identity.reconcile import learn
 from otel_mcp.integrations import mcp_v1 as mcp1
 from otel_mcp.integrations import mcp_v2 as mcp2
-from otel_mcp.integrations import native, tools
+from otel_mcp.integrations import tools
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.model.delta import SessionFacts
@@ -169,7 +169,7 @@ def runner(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module
     monkeypatch.setattr(current, "runtime", runtime)
     module, patches = make_runner(), Patches()
     mcp2.runner(module, patches)
-    native.sdk(otel, patches)
+    mcp2.native_span(otel, patches)
     yield module
     patches.restore()
 
@@ -769,7 +769,7 @@ async def test_where_our_seam_fails_the_span_of_the_sdk_stays(
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(mcp2, "call_of", broken)
+    monkeypatch.setattr(Dispatcher, "call_of", broken)
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
 
     reply = await post(app, modern(), MODERN_HEADERS)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.exchange.dispatch import Dispatch, call_of
+from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.model.call import SCOPE_KEY, Call
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
@@ -423,9 +423,9 @@ async def test_a_client_that_leaves_a_running_tool_while_its_stream_is_open_leav
         exchange = scope[SCOPE_KEY]
         exchange.at_sdk = True
         message = json.loads(await read(receive))
-        made = call_of(runtime, exchange, message["id"], message["method"], message["params"])
+        made = runtime.dispatcher.call_of(exchange, message["id"], message["method"], message["params"])
         assert made is not None
-        group.start_soon(Dispatch(runtime, made).run, tool)
+        group.start_soon(Dispatch(runtime.dispatcher, made).run, tool)
         await running.wait()
         await send(head)
         await receive()  # The client has gone; as in the SDK, its tool goes on.
@@ -457,7 +457,7 @@ async def test_an_accepted_call_waits_for_its_answer_on_the_wire_only_where_a_st
 
     async def work(made: Call) -> None:
         await accepted.wait()
-        await Dispatch(runtime, made).run(tool)
+        await Dispatch(runtime.dispatcher, made).run(tool)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET":
@@ -468,7 +468,7 @@ async def test_an_accepted_call_waits_for_its_answer_on_the_wire_only_where_a_st
         exchange = scope[SCOPE_KEY]
         exchange.at_sdk = True
         message = json.loads(await read(receive))
-        made = call_of(runtime, exchange, message["id"], message["method"], message["params"])
+        made = runtime.dispatcher.call_of(exchange, message["id"], message["method"], message["params"])
         assert made is not None
         group.start_soon(work, made)
         await respond(send, b"", 202)

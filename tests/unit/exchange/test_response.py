@@ -231,7 +231,7 @@ async def test_a_refusal_in_front_of_the_sdk_ends_a_session_of_the_sdks(
         else:
             await streaming(scope, receive, send)
 
-    app = http.Observed(behind)
+    app = http.ObservedApp(behind)
     await post(app, call(), legacy_headers("own"))  # Its `initialize` was met by another replica.
     await post(app, call(), [*legacy_headers("own"), ("x-gone", "1")])
     await runtime.shut_down()
@@ -246,7 +246,7 @@ async def test_headers_of_an_app_that_is_no_mcp_server_are_not_looked_at(runtime
         await send({"type": "http.response.start", "status": 200, "headers": [("content-type", "text/plain")]})
         await send({"type": "http.response.body", "body": b"ok", "more_body": False})
 
-    reply = await post(http.Observed(app), {"no": "rpc"}, JSON_HEADERS)
+    reply = await post(http.ObservedApp(app), {"no": "rpc"}, JSON_HEADERS)
 
     assert reply.messages[0]["headers"] == [("content-type", "text/plain")]
 

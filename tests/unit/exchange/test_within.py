@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
 from otel_mcp import MCPMiddleware, current
-from otel_mcp.integrations import handwritten
+from otel_mcp.integrations import handwritten, http
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import ASGIApp, Message, Receive, Send
@@ -32,7 +32,7 @@ def routes(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Routes of Starlette are observed."""
     monkeypatch.setattr(current, "runtime", runtime)
     patches = Patches()
-    handwritten.route(starlette.routing, patches)
+    http.route(starlette.routing, patches)
     yield
     patches.restore()
 

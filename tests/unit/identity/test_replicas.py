@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.exchange.dispatch import Dispatch, call_of
+from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.identity.directory import Later
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
@@ -415,9 +415,9 @@ def dispatching(runtime: Runtime, tool: Callable[[], Awaitable[Message]]) -> MCP
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         message = json.loads(await read(receive))
-        made = call_of(runtime, scope[SCOPE_KEY], message["id"], message["method"], message["params"])
+        made = runtime.dispatcher.call_of(scope[SCOPE_KEY], message["id"], message["method"], message["params"])
         assert made is not None
-        await Dispatch(runtime, made).run(tool)
+        await Dispatch(runtime.dispatcher, made).run(tool)
         await respond(send, result(message["id"]))
 
     return MCPMiddleware(app, runtime)

@@ -84,7 +84,7 @@ async def test_seams_within_each_other_watch_a_request_once(
     monkeypatch.setattr(current, "runtime", runtime)
     app, entry = _patched(name, Patches())
 
-    reply = await post(http.Observed(entry), modern(), MODERN_HEADERS)
+    reply = await post(http.ObservedApp(entry), modern(), MODERN_HEADERS)
 
     assert reply.status == 200
     assert len(app.scopes) == 1
