@@ -15,13 +15,13 @@ import pytest
 from tests.support import path
 
 PATH = {
-    ("2026-07-28", "off"): (95, 29),
-    ("2026-07-28", "on"): (105, 29),
-    ("2025-11-25", "off"): (108, 36),
-    ("2025-11-25", "on"): (118, 36),
+    ("2026-07-28", "off"): (72, 26),
+    ("2026-07-28", "on"): (83, 27),
+    ("2025-11-25", "off"): (85, 33),
+    ("2025-11-25", "on"): (96, 34),
 }
 """Functions and files, at most, by revision and HTTP span."""
-UNTIL_FLUSHED = {"2026-07-28": (204, 53), "2025-11-25": (215, 58)}
+UNTIL_FLUSHED = {"2026-07-28": (178, 48), "2025-11-25": (189, 53)}
 """The same with drain and flush to Redis, without the HTTP span."""
 
 
