@@ -113,4 +113,4 @@ class Switch:
             processor.on = mode is Mode.OBSERVED
         current.runtime = self.runtime if mode is Mode.OBSERVED else None
         current.build = lambda: current.runtime
-        self.runtime.http_spans = self._on if http_span else self._off
+        self.runtime.http_spans = self.runtime.exchanges.http_spans = self._on if http_span else self._off

@@ -1,4 +1,4 @@
-"""Hold the runtime of this process: built at the first MCP request, from what `instrument()` was given.
+"""Where connections meet the runtime of this process: built at the first MCP request, as `instrument()` asked.
 
 Light, because everything that a request passes imports it: a process without MCP
 loads neither the runtime nor what that needs.
@@ -7,8 +7,15 @@ loads neither the runtime nor what that needs.
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Final
+
+from otel_mcp.guard import guarded, report
+from otel_mcp.model.call import SCOPE_KEY, Exchange, current_exchange
+from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
+from otel_mcp.wire.headers import METHOD, NAME, PROTOCOL_VERSION, SESSION_ID, HeaderMap, Seen, recognise
 
 if TYPE_CHECKING:
     from otel_mcp.runtime import Runtime
@@ -16,6 +23,14 @@ if TYPE_CHECKING:
 
 runtime: Runtime | None = None
 """The runtime, once this process has had a reason to build one."""
+
+_GUARD: Final = guarded("lifespan")
+_NOTHING: Final[Seen] = ({}, False)
+_REPEATED: Final = (
+    *(b"host", b"user-agent", b"authorization", b"cookie", b"content-type", b"accept"),
+    *(SESSION_ID, PROTOCOL_VERSION, METHOD, NAME),
+)
+"""What an adapter may leave out, but has no reason to change. (It may well write the same message in other bytes.)"""
 
 _lock = threading.Lock()
 _options: dict[str, Any] = {}
@@ -31,11 +46,9 @@ def configure(**options: Any) -> None:
 
 def build() -> Runtime | None:
     """Build the runtime unless it is there; ``None`` where OpenTelemetry is switched off."""
-    return runtime if runtime is not None else _slow_build()
-
-
-def _slow_build() -> Runtime | None:
     global runtime, _failed
+    if runtime is not None:
+        return runtime
     if _uninstrumented or _failed or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     from otel_mcp.model import state
@@ -74,3 +87,91 @@ def discard() -> None:
     held, runtime = runtime, None
     if held is not None:
         held.disable()
+
+
+def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
+    """Take the first look at a connection, at every seam that it passes.
+
+    Args:
+        scope: the connection.
+        from_server: it comes from the server itself, so it is of no other request.
+
+    Returns:
+        What `serve` needs; ``None`` where there is nothing to observe: no MCP by its
+        headers, or a seam further out observes it, perhaps under another scope.
+    """
+    try:
+        if SCOPE_KEY in scope:
+            if (exchange := scope[SCOPE_KEY]) is not None:
+                exchange.scope = scope
+            return None
+        kind = scope.get("type")
+        if kind != "http":
+            return _NOTHING if kind == "lifespan" else None
+        if (seen := recognise(scope)) is None:
+            return None
+        around = None if from_server else current_exchange.get()
+        if around is None or not _is_same(around, scope, seen[0]):
+            return seen
+        scope[SCOPE_KEY], around.scope = around, scope
+    except Exception as failure:
+        report("first look", failure)
+    return None
+
+
+def _is_same(around: Exchange, scope: Scope, headers: HeaderMap) -> bool:
+    """Whether a scope without our mark is that of the request which its task works for already.
+
+    Frameworks that are not ASGI take a request apart and make a scope of their own for
+    the SDK. It is the same where no SDK has got that request yet, and whatever both say
+    of it agrees; else the server asks another one in this process.
+    """
+    if around.at_sdk or around.closed or around.responded or around.http_method != scope.get("method"):
+        return False
+    outer, inner = around.path.rstrip("/"), str(scope.get("path", "")).rstrip("/")
+    if not (outer.endswith(inner) or inner.endswith(outer)):
+        return False
+    return all(name not in headers or headers[name] == around.headers.get(name) for name in _REPEATED)
+
+
+def serve(
+    seen: Seen, app: ASGIApp, scope: Scope, receive: Receive, send: Send, given: Runtime | None = None
+) -> Awaitable[None]:
+    """Run `app` for a connection that :func:`look` found worth it, observed by `given` or the runtime of this process.
+
+    The runtime is asked for only where the headers allow MCP: other traffic, and
+    processes without any, never load it.
+    """
+    try:
+        if scope["type"] == "lifespan":
+            scope[SCOPE_KEY] = None  # Once is enough: flushing waits, perhaps for exporters that are away.
+            send = _lifespan(send, given)
+        elif (held := given or runtime or build()) is None:
+            pass
+        elif held.excluded is None or not held.is_excluded(scope, seen[0]):
+            if not held.is_ready:
+                held.get_ready()
+            held.sessions.ensure_running()
+            return held.handler(seen, scope, receive, send).run(app)
+    except Exception as failure:
+        report("request", failure)
+    return app(scope, receive, send)
+
+
+def _lifespan(send: Send, given: Runtime | None) -> Send:
+    """Get ready before the first request, and flush before the server hears that the app has shut down.
+
+    Some servers end without running ``atexit``: they raise the signal again that
+    stopped them.
+    """
+
+    async def observed(message: Message) -> None:
+        with _GUARD:
+            if message["type"] == "lifespan.startup.complete" and "mcp" in sys.modules:
+                if (held := given or build()) is not None:
+                    await held.warm_up()
+            elif message["type"].startswith("lifespan.shutdown.") and runtime is not None:
+                await runtime.shut_down()
+        await send(message)
+
+    return observed

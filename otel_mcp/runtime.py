@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import os
 import time
+from functools import partial
 from typing import Final
 
 from opentelemetry import metrics as otel_metrics
@@ -16,10 +17,13 @@ from opentelemetry.trace import SpanContext, TracerProvider
 from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
 from otel_mcp import loops
-from otel_mcp.exchange.dispatch import AppDispatch, Dispatcher, only_call
-from otel_mcp.exchange.request import Watch
-from otel_mcp.exchange.response import Replies
-from otel_mcp.exchange.session_ids import Owning
+from otel_mcp.exchange.dispatch import Dispatcher
+from otel_mcp.exchange.handler import ExchangeHandler
+from otel_mcp.exchange.inflight import InFlight
+from otel_mcp.exchange.replies import Replies
+from otel_mcp.exchange.request import Requests
+from otel_mcp.exchange.response import Exchanges, Responses
+from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.claims import Rules, rules_from
@@ -27,11 +31,11 @@ from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.identity.verdicts import Verdicts
-from otel_mcp.model.call import Exchange
 from otel_mcp.model.delta import SessionDelta, WriteResult
 from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
+from otel_mcp.telemetry.content import capturer
 from otel_mcp.telemetry.events import SessionReporter
 from otel_mcp.telemetry.http_span import HTTPSpans
 from otel_mcp.telemetry.instruments import Readings
@@ -63,7 +67,8 @@ class Runtime:
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._logger_provider = logger_provider
-        self._excluded = _excluded(settings)
+        self.excluded = _excluded(settings)
+        self.is_ready = False
         self._processor: SessionSpanProcessor | None = None
         self.spans = Spans(tracer_provider)
         self.http_spans = HTTPSpans(settings, tracer_provider)
@@ -78,20 +83,32 @@ class Runtime:
         self.resolver = Resolver(rules, keys, tracker, conversations, self.sessions)
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
-        self.watch = Watch(settings, self.resolver, self.recorder, self.sessions.submit)
-        self.owning = Owning(keys)
-        self.replies = Replies(
-            settings,
-            self.metrics,
-            self.resolver,
-            self.owning,
-            self.watch.pending,
-            self.watch.read,
-            self.watch.finish,
-        )
+        inflight = InFlight(settings, self.resolver, self.recorder)
+        session_ids = SessionIds(settings, self.resolver, self.recorder, inflight, self.sessions)
+        requests = Requests(settings, self.resolver, inflight)
         self.dispatcher = Dispatcher(
-            self.watch, self.resolver, self.spans, self.metrics, reads_results=settings.store_content
+            requests,
+            inflight,
+            self.resolver,
+            self.spans,
+            self.http_spans,
+            self.metrics,
+            reads_results=settings.store_content,
         )
+        self.exchanges = Exchanges(
+            self.resolver,
+            self.recorder,
+            self.http_spans,
+            inflight,
+            session_ids,
+            requests,
+            Replies(settings, self.metrics, self.resolver, requests, inflight),
+            Responses(settings, self.resolver, requests, inflight, session_ids),
+            self.dispatcher,
+            capturer(settings),
+            hides_ids=settings.session_id == "hashed",
+        )
+        self.handler: Final = partial(ExchangeHandler, self.exchanges)
         self.metrics.watch(self._read)
         atexit.register(self._at_exit)
 
@@ -104,8 +121,8 @@ class Runtime:
             sessions.local,
             sessions.pending,
             sessions.degraded,
-            self.watch.active,
-            self.watch.contradictions.counts,
+            self.exchanges.inflight.active,
+            self.exchanges.requests.contradicted,
         )
 
     async def warm_up(self) -> None:
@@ -126,32 +143,18 @@ class Runtime:
             if self.sessions.degraded:
                 await asyncio.sleep(_WARM_UP_PAUSE)
 
-    def begin(self, scope: Scope, headers: wire_headers.HeaderMap, verdict: int) -> Exchange | None:
-        """Take up an HTTP request that may be MCP; ``None`` = not ours to watch."""
-        if self._excluded is not None and self._is_excluded(self._excluded, scope, headers):
-            return None
+    def get_ready(self) -> None:
+        """Do what waits for the first request: until then there may be no tracer provider, and the process may fork."""
         if self._processor is None:
             self._processor = install(self._tracer_provider)
-        if not self.metrics.registered:
-            self.metrics.register()
-        self.sessions.ensure_running()
-        return self.watch.begin(scope, headers, verdict)
+        self.metrics.register()
+        self.is_ready = self._processor is not None
 
-    def _is_excluded(self, excluded: ExcludeList, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
+    def is_excluded(self, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
+        """Whether the user wants requests to this URL left alone."""
         host = headers.get(b"host", b"").decode("latin-1")
-        return excluded.url_disabled(f"{scope.get('scheme', 'http')}://{host}{scope['path']}")
-
-    async def attach(self, exchange: Exchange, scope: Scope) -> None:
-        """Put the rest of a bare app, which has read its request, under the span of its one call.
-
-        Runs in the app's own task, so that what is attached is the app's context. The
-        first request of an app shows that nobody else opens a span; it gets its own
-        afterwards.
-        """
-        if exchange.dispatch is None and self.watch.is_bare(exchange) and (call := only_call(exchange)) is not None:
-            self.http_spans.begin(exchange, scope)
-            exchange.dispatch = AppDispatch(self.dispatcher, call)
-            await exchange.dispatch.enter()
+        url = f"{scope.get('scheme', 'http')}://{host}{scope['path']}"
+        return self.excluded is not None and self.excluded.url_disabled(url)
 
     async def shut_down(self) -> None:
         """Write what is pending and let the exporters send it, within seconds. The runtime stays usable."""
@@ -160,7 +163,7 @@ class Runtime:
             loops.stop()
 
     async def _end(self) -> None:
-        self.watch.close()
+        self.exchanges.close()
         self.recorder.drain()
         await self.observers.aclose(1.0)
         await self.sessions.aclose(_FLUSH_SECONDS)
@@ -187,7 +190,7 @@ class Runtime:
 
     def _at_exit(self) -> None:
         with guarded("exit"):
-            self.watch.close()
+            self.exchanges.close()
         with guarded("exit"):
             self.recorder.drain()
         with guarded("exit"):

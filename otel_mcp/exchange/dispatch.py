@@ -16,15 +16,18 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from otel_mcp.exchange.request import Watch
+from otel_mcp.exchange.inflight import InFlight
+from otel_mcp.exchange.request import Requests
 from otel_mcp.guard import guarded, report
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.loops import current_task, is_cancellation
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange, current_call, current_exchange
 from otel_mcp.semconv import TOOL_ERROR
+from otel_mcp.telemetry.http_span import HTTPSpans
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.propagation import parent_of
 from otel_mcp.telemetry.spans import CALL, Spans, adopt, complete, is_native, same_span, scope_of
+from otel_mcp.types import Scope
 from otel_mcp.wire.headers import METHOD
 from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, STREAMS, JsonId, Outcome, json_id, text
 
@@ -44,9 +47,11 @@ def exchange_of(request: object) -> Exchange | None:
 class Dispatcher:
     """Tells which call a message is, and holds what its dispatch works with; one for a process."""
 
-    watch: Watch
+    requests: Requests
+    inflight: InFlight
     resolver: Resolver
     spans: Spans
+    http_spans: HTTPSpans
     metrics: Metrics
     reads_results: bool
     """Answers are read from the wire, since somebody wants their content."""
@@ -68,13 +73,13 @@ class Dispatcher:
             if said is not None and said != method.encode():
                 if exchange.modern and exchange.at_sdk:
                     return None  # The SDK has compared the header with the body.
-                self.watch.read(exchange)
+                self.requests.read(exchange)
         if exchange.calls and not exchange.calls[0].id_unknown:
             return exchange.find(request_id, method)
         if exchange.calls and exchange.calls[0].method != method:
             return None
         # The body has not been read on its way, or was too large for it.
-        return self.watch.dispatched(exchange, request_id, method, params or {})
+        return self.requests.dispatched(exchange, request_id, method, params or {})
 
     def handed_over(self, request_id: JsonId | None, method: str, params: object, *, native: bool) -> Call | None:
         """The call that a message is which came without its HTTP request: over another transport than the SDK's.
@@ -85,9 +90,9 @@ class Dispatcher:
             params: of the message, as dictionary or model.
             native: whether a library opens a span for it. Where it is not certain which call it is, that is its span.
         """
-        found = self.watch.handed_over.find(json_id(request_id), method, params)
+        found = self.inflight.handed_over.find(json_id(request_id), method, params)
         for call in found:
-            self.watch.handed_over.learn(call.exchange)
+            self.inflight.handed_over.learn(call.exchange)
         if len(found) == 1:
             (call,) = found
             if call.exchange is current_exchange.get() and call.span is None:
@@ -96,6 +101,18 @@ class Dispatcher:
         for call in found:
             call.dispatched = call.dispatched or native
         return None
+
+    async def attach(self, exchange: Exchange, scope: Scope) -> None:
+        """Put the rest of a bare app, which has read its request, under the span of its one call.
+
+        Runs in the app's own task, so that what is attached is the app's context. The
+        first request of an app shows that nobody else opens a span; it gets its own
+        afterwards.
+        """
+        if exchange.dispatch is None and self.requests.is_bare(exchange) and (call := only_call(exchange)) is not None:
+            self.http_spans.begin(exchange, scope)
+            exchange.dispatch = AppDispatch(self, call)
+            await exchange.dispatch.enter()
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +154,7 @@ class Dispatch:
                 if call.span is not None:
                     # Of a route around an SDK, which decides. Ours is not ended, so nobody sees it.
                     call.span = call.span_context = None
-                    dispatcher.watch.handed_over.learn(call.exchange)
+                    dispatcher.inflight.handed_over.learn(call.exchange)
                 # Whatever the task carried: it may be older than the request.
                 self.parent = otel_context.set_value(CALL, call, parent_of(call))
                 self._attached = otel_context.attach(self.parent)
@@ -201,7 +218,7 @@ class Dispatch:
             current_call.reset(self._call_token)
             otel_context.detach(self._attached)
         if call.exchange.closed:
-            self.dispatcher.watch.handled(call)
+            self.dispatcher.inflight.handled(call)
 
     def _close(self, span: Span) -> None:
         outcome = self.call.outcome or self.call.handler_outcome

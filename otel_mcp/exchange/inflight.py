@@ -1,158 +1,327 @@
-"""Calls whose answer comes, if it comes, on another stream than the request's own response.
+"""Calls between their arrival and their outcome, in tables by everything that may end or cancel them.
 
-In 2024-11-05 every answer does; later revisions may deliver one on a later GET.
-Kept by session, user and JSON-RPC id: ids are only unique for one client of a
-session, and a stranger may say any.
+The answer may come on the response to the call, on another stream of its session
+(always so in 2024-11-05), or not at all; a client may cancel by another request;
+and a call may reach its SDK without the HTTP request that carried it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
-from otel_mcp.model.call import Call, Exchange
-from otel_mcp.wire.jsonrpc import JsonId
+from otel_mcp.bounded import Paths, remember
+from otel_mcp.identity.resolver import Resolver
+from otel_mcp.model.call import Call, Exchange, Reading, current_exchange, slim
+from otel_mcp.model.outcomes import left_open, merged, was_refused
+from otel_mcp.semconv import OTHER
+from otel_mcp.settings import Settings
+from otel_mcp.telemetry.recorder import Recorder
+from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, json_id
 
 PATIENCE: Final = 600.0
 """Seconds that an answer may take; tools run on after their client has gone."""
-_MAX: Final = 10_000
+MAX_CALLS: Final = 10_000
+"""Being served, and as many that wait for their answer."""
+MAX_CALLS_OF_ONE: Final = 1000
+"""Of one user of one transport session."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """Of the requests of all that wait, as they came."""
 _SHARE: Final = 8
-"""One user of one session may have a part of that, so many times smaller."""
-
-Party = tuple[str, str | None]
-"""A transport session, and a user of it."""
-
-
-class _Waiting(OrderedDict[JsonId, Call]):
-    """Calls of one party, oldest first."""
-
-    size = 0
-    """Bytes of their requests."""
+"""Of waiting calls one user of one session may have so many times fewer."""
+_MAX_KEPT: Final = 64 * 1024
+"""Bytes of a request whose arguments are kept until it is recorded."""
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
-class Pending:
-    """Unanswered calls, oldest first, bounded. Nobody's call is given up for another's."""
+class _Party:
+    """One user of one transport session: ids are unique only for such a one, and a stranger may use any."""
 
-    def __init__(self, user: Callable[[Exchange], str | None], give_up: Callable[[Call], None]) -> None:
-        """Begin with nothing that waits.
+    __slots__ = ("session_id", "size", "streams", "user", "waiting")
 
-        Args:
-            user: tells who calls.
-            give_up: takes a call whose answer is not waited for any longer.
-        """
-        self._user = user
-        self._give_up = give_up
-        self.calls: OrderedDict[Call, Party] = OrderedDict()
-        self._sessions: dict[str, dict[str | None, _Waiting]] = {}
-        self._streams: Counter[Party] = Counter()
-        self._bytes = 0
+    def __init__(self, session_id: str, user: str | None) -> None:
+        self.session_id = session_id
+        self.user = user
+        self.waiting: dict[JsonId, Call] = {}
+        """Calls whose HTTP request is over, oldest first."""
+        self.size = 0
+        """Bytes of the requests that wait."""
+        self.streams = 0
+        """Open GET streams, on which answers may come."""
 
-    def add(self, session_id: str, call: Call) -> bool:
-        """Wait for the answer to `call` on another stream of its session; returns whether there is room for it."""
+
+class InFlight:
+    """Every unfinished call of this process. Nobody's call is given up for another's."""
+
+    def __init__(self, settings: Settings, resolver: Resolver, recorder: Recorder) -> None:
+        self._resolver = resolver
+        self._recorder = recorder
+        self._keeps_content = settings.store_content
+        self.active: Counter[str] = Counter()
+        """Requests being served, by method."""
+        self.handed_over = HandedOver()
+        self._parties: dict[str, dict[str | None, _Party]] = {}
+        self._cancellable: dict[tuple[str, str | None, JsonId], Call] = {}
+        """By transport session, user and id."""
+        self._counts: dict[tuple[str, str | None], int] = {}
+        """Of those, by transport session and user."""
+        self.waiting: dict[Call, _Party] = {}
+        """Calls whose answer may come on another stream, oldest first."""
+        self._size = 0
+
+    def begin(self, exchange: Exchange, call: Call) -> None:
+        """Take up a call that has arrived; a ``notifications/cancelled`` marks the one that it names."""
+        self.active[call.method if call.method in KNOWN_METHODS else OTHER] += 1
+        session_id = exchange.transport_id
+        if session_id is None or exchange.modern:
+            return
+        party = session_id, self._resolver.user(exchange)
+        if call.id is not None and not call.id_unknown:
+            key = *party, call.id
+            if (earlier := self._cancellable.get(key)) is not None:
+                self._forget(earlier)
+            if len(self._cancellable) >= MAX_CALLS:
+                self._slow_make_room()
+            count = self._counts.get(party, 0)
+            if count < MAX_CALLS_OF_ONE and len(self._cancellable) < MAX_CALLS:
+                call.cancel_key = key
+                self._cancellable[key] = call
+                self._counts[party] = count + 1
+        elif call.method == "notifications/cancelled":
+            self._slow_cancel(exchange, party, json_id(call.params.get("requestId")))
+
+    def _forget(self, call: Call) -> None:
+        """It cannot be cancelled any more."""
+        if call.cancel_key is not None:
+            del self._cancellable[call.cancel_key]
+            party, call.cancel_key = call.cancel_key[:2], None
+            self._counts[party] -= 1
+            if not self._counts[party]:
+                del self._counts[party]
+
+    def _slow_make_room(self) -> None:
+        oldest = next(iter(self._cancellable.values()))
+        if oldest.exchange.started < perf_counter() - PATIENCE:
+            self._forget(oldest)
+
+    def _slow_cancel(self, exchange: Exchange, party: tuple[str, str | None], request_id: JsonId | None) -> None:
+        call = self._cancellable.get((*party, request_id)) if request_id is not None else None
+        if call is not None and not self._resolver.are_strangers(exchange, call.exchange):
+            call.cancel_requested = True
+
+    def _party(self, session_id: str, user: str | None) -> _Party:
+        return self._parties.setdefault(session_id, {}).setdefault(user, _Party(session_id, user))
+
+    def _drop_if_empty(self, party: _Party) -> None:
+        if party.waiting or party.streams:
+            return
+        if (users := self._parties.get(party.session_id)) is not None and users.get(party.user) is party:
+            del users[party.user]
+            if not users:
+                del self._parties[party.session_id]
+
+    def finish(self, call: Call, outcome: Outcome | None, size: int | None = None) -> None:
+        """Note the outcome of a call and the size of its answer. The first one stands."""
+        if call.finished:
+            return
+        exchange = call.exchange
+        call.finished = True
+        call.duration = perf_counter() - exchange.started
+        call.result_bytes = size
+        call.outcome = FINE if outcome is FINE and call.handler_outcome is FINE else merged(outcome, call)
+        if call.method == "initialize":
+            self._slow_handshake(call)
+        if call.session is not None and not call.accepted and was_refused(call):
+            call.session = None
+        if self.handed_over.calls:
+            self.handed_over.drop(call)
+        self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
+        if call.cancel_key is not None:
+            self._forget(call)
+        if call in self.waiting:
+            self._take(call)
+        if exchange.body_size > _MAX_KEPT:
+            self._slow_slim(call)
+        if call.dispatched:
+            # It waits to be recorded: nothing that only the path needed is kept until then.
+            call.arguments = call.params.get("arguments")
+            if call.session is None:
+                slim(call)  # Nobody else remembers which client it was.
+            else:
+                call.params = call.meta = _NOTHING
+        self._recorder.add(call)
+
+    def _slow_handshake(self, call: Call) -> None:
+        """Begin a session, or go on with one, only where the handshake has succeeded."""
+        if was_refused(call) or (call.outcome is not None and call.outcome.failed):
+            call.session = call.exchange.session = call.pending_session_id = None
+        else:
+            self._resolver.opened(call)
+
+    def _slow_slim(self, call: Call) -> None:
+        """Drop arguments too large to be digested: many of them must not wait in memory."""
+        if not self._keeps_content and call.exchange.capture is None:
+            slim(call)
+
+    def handled(self, call: Call) -> None:
+        """A handler has returned after its request: unless a stream is open, nothing else tells how it ended."""
+        party = self.waiting.get(call)
+        if call.exchange.closed and (party is None or not party.streams):
+            self.finish(call, call.handler_outcome)
+
+    def leave(self, call: Call) -> None:
+        """The HTTP request of an unanswered call is over: wait for its answer where another stream may bring it."""
+        exchange = call.exchange
+        ends_open = exchange.disconnected or exchange.status == 202
+        ends_open = ends_open or (exchange.status == 200 and exchange.reading in (Reading.STREAM, Reading.QUIET_STREAM))
+        elsewhere = call.id is not None and call.handler_outcome is None and not exchange.modern
+        if ends_open and elsewhere and exchange.transport_id:
+            if exchange.body_size > _MAX_KEPT:
+                self._slow_slim(call)
+            if self._wait(exchange.transport_id, call):
+                return
+        self.finish(call, left_open(call))
+
+    def _wait(self, session_id: str, call: Call) -> bool:
+        """Keep a call until its answer comes; returns whether there is room for it."""
         if call.id is None:
             return False
-        party = session_id, self._user(call.exchange)
-        users = self._sessions.setdefault(session_id, {})
-        waiting = users.get(party[1])
-        if waiting is None:
-            waiting = users[party[1]] = _Waiting()
-        size, given_up = call.exchange.body_size, [waiting[call.id]] if call.id in waiting else []
+        party = self._party(session_id, self._resolver.user(call.exchange))
+        given_up = [party.waiting[call.id]] if call.id in party.waiting else []
         for earlier in given_up:
             self._take(earlier)
-        while waiting and self._is_full(waiting, size):
-            given_up.append(next(iter(waiting.values())))
+        size = call.exchange.body_size
+        while party.waiting and self._is_full(party, size):
+            given_up.append(next(iter(party.waiting.values())))
             self._take(given_up[-1])
-        has_room = not self._is_full(waiting, size)
-        if has_room:
-            # What was taken last has perhaps taken its table along.
-            self._sessions.setdefault(session_id, {})[party[1]] = waiting
-            waiting[call.id], self.calls[call] = call, party
-            waiting.size += size
-            self._bytes += size
-        elif not waiting:
-            self._drop(party)
+        if has_room := not self._is_full(party, size):
+            party = self._party(session_id, party.user)  # What was taken last has perhaps taken it along.
+            party.waiting[call.id] = call
+            self.waiting[call] = party
+            party.size += size
+            self._size += size
+        else:
+            self._drop_if_empty(party)
         for earlier in given_up:
             self._give_up(earlier)
         return has_room
 
-    def _is_full(self, waiting: _Waiting, size: int) -> bool:
+    def _is_full(self, party: _Party, size: int) -> bool:
         return (
-            len(self.calls) >= _MAX
-            or self._bytes + size > _MAX_BYTES
-            or len(waiting) >= _MAX // _SHARE
-            or waiting.size + size > _MAX_BYTES // _SHARE
+            len(self.waiting) >= MAX_CALLS
+            or self._size + size > _MAX_BYTES
+            or len(party.waiting) >= MAX_CALLS // _SHARE
+            or party.size + size > _MAX_BYTES // _SHARE
         )
 
-    def _take(self, call: Call) -> Call:
-        session_id, user = party = self.calls.pop(call)
-        waiting = self._sessions[session_id][user]
+    def _take(self, call: Call) -> None:
+        party = self.waiting.pop(call)
         if call.id is not None:
-            del waiting[call.id]
-        waiting.size -= call.exchange.body_size
-        self._bytes -= call.exchange.body_size
-        if not waiting:
-            self._drop(party)
-        return call
+            del party.waiting[call.id]
+        party.size -= call.exchange.body_size
+        self._size -= call.exchange.body_size
+        self._drop_if_empty(party)
 
-    def _drop(self, party: Party) -> None:
-        session_id, user = party
-        if (users := self._sessions.get(session_id)) is not None:
-            users.pop(user, None)
-            if not users:
-                del self._sessions[session_id]
+    def _give_up(self, call: Call) -> None:
+        self.finish(call, call.handler_outcome or Outcome(error_type="disconnected"))
 
     def find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
-        """The call that an answer on this stream belongs to: of its own user, or else of another one of the session."""
-        users = self._sessions.get(exchange.transport_id or "")
+        """The waiting call that an answer on this stream belongs to: of its own user, or else of another one."""
+        users = self._parties.get(exchange.transport_id or "")
         if not users:
             return None
-        own = users.get(self._user(exchange))
-        if own is not None and (call := own.get(request_id)) is not None:
+        own = users.get(self._resolver.user(exchange))
+        if own is not None and (call := own.waiting.get(request_id)) is not None:
             return call
-        return next((waiting[request_id] for waiting in users.values() if request_id in waiting), None)
-
-    def settled(self, call: Call) -> None:
-        """The call has its outcome."""
-        if call in self.calls:
-            self._take(call)
+        return next((party.waiting[request_id] for party in users.values() if request_id in party.waiting), None)
 
     def stream_opened(self, exchange: Exchange, session_id: str) -> None:
-        exchange.stream = session_id, self._user(exchange)
-        self._streams[exchange.stream] += 1
+        """A GET stream has begun, on which answers of its session may come."""
+        exchange.stream = session_id, self._resolver.user(exchange)
+        self._party(*exchange.stream).streams += 1
 
     def stream_closed(self, exchange: Exchange) -> None:
-        if (stream := exchange.stream) is None:
-            return
-        self._streams[stream] -= 1
-        if not self._streams[stream]:
-            del self._streams[stream]
-
-    def awaits(self, call: Call) -> bool:
-        """Whether the answer to `call` may still pass by on a stream that is open now."""
-        return self.calls.get(call) in self._streams
+        """It has ended."""
+        if exchange.stream is not None:
+            party = self._party(*exchange.stream)
+            party.streams -= 1
+            self._drop_if_empty(party)
 
     def session_closed(self, session_id: str) -> None:
-        """No answer can come any more on this session's streams."""
-        for waiting in list(self._sessions.get(session_id, {}).values()):
-            for call in list(waiting.values()):
+        """No answer can come any more on the streams of this session."""
+        for party in list(self._parties.get(session_id, {}).values()):
+            for call in list(party.waiting.values()):
                 self._take(call)
                 if not call.running:
                     self._give_up(call)
 
-    def close(self) -> None:
-        """Give up everything that waits."""
-        while self.calls:
-            self._give_up(self._take(next(iter(self.calls))))
-
     def expire(self) -> None:
         """Give up the calls that have waited too long. Cheap: looks at the oldest only."""
         limit = perf_counter() - PATIENCE
-        while self.calls:
-            call = next(iter(self.calls))
-            if call.exchange.started > limit:
-                return
-            self._give_up(self._take(call))
+        while self.waiting and (call := next(iter(self.waiting))).exchange.started <= limit:
+            self._take(call)
+            self._give_up(call)
+
+    def close(self) -> None:
+        """Give up everything that waits."""
+        while self.waiting:
+            self._take(call := next(iter(self.waiting)))
+            self._give_up(call)
+
+
+class HandedOver:
+    """Requests that were read on their way to an app, until an SDK takes them out of its hands."""
+
+    def __init__(self) -> None:
+        self.calls: OrderedDict[tuple[JsonId | None, str], list[Call]] = OrderedDict()
+        self._paths: Paths[bool] = Paths()
+
+    def add(self, call: Call) -> None:
+        """Keep a call that has been read."""
+        key = call.id, call.method
+        remember(self.calls, key, [*self.calls.get(key, ()), call], MAX_CALLS)
+
+    def drop(self, call: Call) -> None:
+        """Forget a call that has its outcome."""
+        key = call.id, call.method
+        if call in (waiting := self.calls.get(key, ())):
+            self.calls[key] = [other for other in waiting if other is not call]
+            if not self.calls[key]:
+                del self.calls[key]
+
+    def find(self, request_id: JsonId | None, method: str, params: object) -> list[Call]:
+        """The calls that a message may be which an SDK got without its HTTP request; more than one = it is not certain.
+
+        The request that the task was started in decides: it is this one, or an earlier one of its transport session.
+        """
+        waiting = self.calls.get((request_id, method), ())
+        found = [call for call in waiting if not call.accepted and _asks_for(call, params)]
+        around = current_exchange.get()
+        if around is None or not found:
+            return found
+        own = [call for call in found if call.exchange is around]
+        return own or [call for call in found if _may_share(around, call.exchange)]
+
+    def learn(self, exchange: Exchange) -> None:
+        """The app at this path hands its messages over to an SDK, which decides on their spans."""
+        self._paths.learn(exchange.path, True)
+
+    def hands_over(self, exchange: Exchange) -> bool:
+        return self._paths.get(exchange.path) is True
+
+
+def _asks_for(call: Call, params: object) -> bool:
+    """Whether a call asks for what the parameters say that an SDK has got, as dictionary or model."""
+    for name in ("name", "arguments"):
+        given: object = params.get(name) if isinstance(params, dict) else getattr(params, name, None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        if name in call.params and call.params[name] != given and not (given is None and not call.params[name]):
+            return False
+    return True
+
+
+def _may_share(first: Exchange, other: Exchange) -> bool:
+    """Whether two requests may be of one transport session, as far as it is known."""
+    known = first.transport_id or first.server_session_id or first.minted
+    return known is None or other.transport_id is None or other.transport_id == known

@@ -1,23 +1,55 @@
-"""Whose the ids of transport sessions are: the server's own, or ours."""
+"""Ids of transport sessions: whose they are, the server's own or ours, and when the wire says that one has ended."""
 
 from __future__ import annotations
 
-from otel_mcp.bounded import Paths
-from otel_mcp.hashing import OURS, KeyedHashes
+import asyncio
+from collections import OrderedDict
+from functools import partial
+from time import time
+from typing import Final
+
+from otel_mcp import loops
+from otel_mcp.bounded import Paths, remember
+from otel_mcp.exchange.inflight import InFlight
+from otel_mcp.hashing import OURS
+from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Exchange
+from otel_mcp.model.delta import SessionDelta, SessionFacts
+from otel_mcp.model.state import EndReason
+from otel_mcp.sessions.service import Sessions
+from otel_mcp.settings import Settings
+from otel_mcp.telemetry.recorder import Recorder
 from otel_mcp.types import Scope
 from otel_mcp.wire import headers as wire_headers
 
+MAX_KEPT: Final = 10_000
+_KEEPS_NONE: Final = frozenset({404, 405})
+_DELAY: Final = 2.0
+"""Flush intervals by which the end of a session waits that several replicas may serve."""
+_HANDSHAKE: Final = 4.0
+"""The same, but from its beginning: another replica may have kept the handshake back, for two, before it wrote it."""
 
-class Owning:
-    """By path: whether the server there gives out session ids, as its answers or the SDK itself have shown."""
 
-    def __init__(self, keys: KeyedHashes) -> None:
-        self._keys = keys
+class SessionIds:
+    """By path, whether the server gives out session ids; and each end once, after the calls that came before it."""
+
+    def __init__(
+        self, settings: Settings, resolver: Resolver, recorder: Recorder, inflight: InFlight, sessions: Sessions
+    ) -> None:
+        self._interval = settings.flush_interval
+        self._ttl = settings.session_ttl
+        self._keys = resolver.keys
+        self._resolver = resolver
+        self._recorder = recorder
+        self._inflight = inflight
+        self._sessions = sessions
         self._paths: Paths[bool] = Paths()
+        self._late: dict[int, tuple[SessionDelta, asyncio.TimerHandle | loops.Timer]] = {}
+        self._gone: OrderedDict[tuple[str, str | None], None] = OrderedDict()
+        """Ids of sessions that have been closed, and by which user."""
 
     def learn(self, exchange: Exchange, *, owns: bool, named: bool = False) -> None:
-        """It has been shown.
+        """Note whether the server gives out ids, as its answer or the SDK itself has shown.
 
         Args:
             exchange: that showed it.
@@ -27,8 +59,8 @@ class Owning:
         if not named or self._paths.get(exchange.path) is None:
             self._paths.learn(exchange.path, owns)
 
-    async def claimed(self, exchange: Exchange, scope: Scope) -> Scope:
-        """Tell whose the id of a transport session is; returns the scope for the app."""
+    async def claim(self, exchange: Exchange, scope: Scope) -> Scope:
+        """Find out whose the id is that a request names; returns the scope for the app."""
         if (wire_id := exchange.wire_session_id) and wire_id.startswith(OURS):
             await self._keys.prepare(exchange)
             # Also one that another replica seems to have made, with another key: the server has given out neither.
@@ -41,3 +73,73 @@ class Owning:
             if not self._keys.ready:
                 await self._keys.prepare(exchange)
         return scope
+
+    def ended(self, exchange: Exchange, transport_id: str) -> None:
+        """End the session where a request that is over says so: by DELETE, by 404, or as the stream that it was."""
+        if exchange.stream is not None:
+            self._inflight.stream_closed(exchange)
+        if exchange.modern:
+            return
+        status = exchange.status or 500
+        if exchange.sse_endpoint:
+            # There is no way back to it.
+            self._end(exchange, transport_id, "client_delete" if exchange.disconnected else "server_closed")
+        elif exchange.http_method == "DELETE" and (
+            200 <= status < 300 or self._is_goodbye(exchange, transport_id, status)
+        ):
+            # What a server refuses changes nothing else.
+            self._end(exchange, transport_id, "client_delete")
+        if status == 404 and exchange.owns_sessions:
+            self._end(exchange, transport_id, "server_closed")
+
+    def _is_goodbye(self, exchange: Exchange, transport_id: str, status: int) -> bool:
+        """Whether a client closes a session that only we know of: the server's refusal says that it keeps none."""
+        owns_none = exchange.owns_sessions is False and status in _KEEPS_NONE
+        return owns_none and self._keys.ready and self._keys.is_ours(transport_id)
+
+    def _end(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
+        """Submit the end of a session. The store counts each end once, however many processes submit it."""
+        if not self._keys.ready:
+            return
+        # Of another user it is another session, and that one alone ends.
+        session_id, user = self._resolver.named_by(exchange, transport_id), self._resolver.user(exchange)
+        session = self._resolver.tracker.get(session_id)
+        if session is None and (reason == "server_closed" or (session_id, user) in self._gone):
+            # A server of several processes, one of which keeps the session, answers 404 in the others.
+            return
+        remember(self._gone, (session_id, user), None, MAX_KEPT)
+        at = time() if reason != "client_delete" or exchange.stream is not None else exchange.started_ns / 1e9
+        if session is None:
+            # It is for the store to say whether it is this user's.
+            facts = SessionFacts(session_id, at, self._ttl, principal=user)
+        else:
+            facts = session.facts
+            self._resolver.tracker.forget(session)
+        if session_id == self._resolver.storable(transport_id) and (session is not None or exchange.sse_endpoint):
+            self._inflight.session_closed(transport_id)
+        delta = SessionDelta(facts, at, ended=(at, reason))
+        if session is None or not exchange.owns_sessions:
+            # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
+            begun = min(facts.created_at, at)
+            self._submit_later(delta, max(_DELAY * self._interval, begun + _HANDSHAKE * self._interval - at))
+        else:
+            self._recorder.drain()  # What came before the end is counted before it.
+            self._sessions.submit(delta)
+
+    def _submit_later(self, delta: SessionDelta, delay: float) -> None:
+        if (loop := loops.home()) is None:
+            self._sessions.submit(delta)
+            return
+        self._late[id(delta)] = delta, loops.call_later(loop, delay, partial(self._submit_late, id(delta)))
+        if len(self._late) > MAX_KEPT:
+            self._submit_late(next(iter(self._late)))
+
+    def _submit_late(self, key: int) -> None:
+        if (late := self._late.pop(key, None)) is not None:
+            late[1].cancel()
+            self._sessions.submit(late[0])
+
+    def close(self) -> None:
+        """Wait for nothing any longer: the process is about to end."""
+        for key in list(self._late):
+            self._submit_late(key)

@@ -69,7 +69,7 @@ async def _run(
 ) -> None:
     token = None
     try:
-        send = runtime.replies.within(exchange, send)
+        send = runtime.exchanges.replies.within(exchange, send)
         if exchange.http_span is None:
             exchange.ambient = without_ended_span(otel_context.get_current())
         if exchange.confirmed and (context := runtime.http_spans.begin(exchange, scope)) is not None:
@@ -78,7 +78,7 @@ async def _run(
         report("route seam", failure)
     try:
         call = only_call(exchange)
-        if call is None or runtime.watch.handed_over.hands_over(exchange):
+        if call is None or runtime.exchanges.inflight.handed_over.hands_over(exchange):
             await handler(scope, receive, send)
         else:
             await AppDispatch(runtime.dispatcher, call).run(lambda: handler(scope, receive, send))
@@ -188,7 +188,7 @@ class _Attaching(_Inner):
             message = await receive()
             with _GUARD:
                 if exchange.parsed:
-                    await runtime.attach(exchange, scope)
+                    await runtime.dispatcher.attach(exchange, scope)
             return message
 
         return attaching, send
@@ -200,4 +200,4 @@ class _Readable(_Inner):
     def _observed(
         self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> tuple[Receive, Send]:
-        return receive, runtime.replies.within(exchange, send)
+        return receive, runtime.exchanges.replies.within(exchange, send)

@@ -15,10 +15,10 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 
 from otel_mcp import current
+from otel_mcp.current import look, serve
 from otel_mcp.guard import report
 from otel_mcp.integrations import handwritten
 from otel_mcp.integrations.patching import Patches
-from otel_mcp.middleware import look, observe
 from otel_mcp.model.call import SCOPE_KEY, Exchange, current_exchange
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Receive, Scope, Send
@@ -84,7 +84,7 @@ class ObservedApp:
         # By now the server knows that the app is one of ASGI 3, so no coroutine is needed around it.
         if (seen := look(scope, from_server=True)) is None:
             return self.app(scope, receive, send)
-        return observe(current.build, seen, self.app, scope, receive, send)
+        return serve(seen, self.app, scope, receive, send)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
@@ -100,7 +100,7 @@ def _app(original: Callable[..., Any]) -> Callable[..., Any]:
         if (seen := look(scope)) is None:
             await original(self, scope, receive, send)
         else:
-            await observe(current.build, seen, partial(original, self), scope, receive, send)
+            await serve(seen, partial(original, self), scope, receive, send)
 
     return __call__
 
@@ -125,14 +125,17 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
             if SCOPE_KEY not in scope and (seen := look(scope)) is not None:
                 scope[SCOPE_KEY] = None  # So that it goes on when it comes here again, observed or not.
-                return await observe(current.build, seen, partial(__call__, self), scope, receive, send)
+                return await serve(seen, partial(__call__, self), scope, receive, send)
             token = None
             try:
                 exchange, runtime = scope.get(SCOPE_KEY), current.runtime
                 if isinstance(exchange, Exchange) and runtime is not None:
                     exchange.at_sdk, exchange.scope = True, scope
                     exchange.ambient = without_ended_span(otel_context.get_current())
-                    if (context := runtime.http_spans.begin(exchange, scope)) is not None:
+                    context = None
+                    if exchange.http_span is not None or not exchange.http_decided:
+                        context = runtime.http_spans.begin(exchange, scope)
+                    if context is not None:
                         token = otel_context.attach(context)
                     if exchange.owns_sessions is None and not exchange.modern:
                         _slow_learn(exchange, owns(self))
@@ -153,4 +156,4 @@ def _slow_learn(exchange: Exchange, owns: bool | None) -> None:
     """Remember it for requests that do not get here, such as those that a middleware refuses."""
     exchange.owns_sessions = owns
     if owns is not None and exchange.transport_id is not None and (runtime := current.runtime) is not None:
-        runtime.owning.learn(exchange, owns=owns)
+        runtime.exchanges.session_ids.learn(exchange, owns=owns)

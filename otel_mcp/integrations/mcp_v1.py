@@ -76,7 +76,9 @@ def _dispatch(server: Any, message: Any, req: Any) -> _Dispatch | None:
         native = _fastmcp_will(server, req.method)
         call = runtime.dispatcher.handed_over(message.request_id, req.method, req.params, native=native)
     else:
-        runtime.watch.read(exchange)  # Here the parameters are models; the body has them as they were sent.
+        runtime.exchanges.requests.read(
+            exchange
+        )  # Here the parameters are models; the body has them as they were sent.
         call = runtime.dispatcher.call_of(exchange, message.request_id, req.method, None)
     if call is None:
         return None

@@ -136,8 +136,8 @@ class _Dispatch(Dispatch):
             if isinstance(session_id, str):
                 exchange.server_session_id = session_id
                 await self.dispatcher.resolver.opens(self.call, session_id)
-            elif runtime is not None and exchange.owns_sessions is False and runtime.replies.may_mint(exchange):
-                await runtime.replies.mint(self.call)
+            elif runtime is not None and exchange.owns_sessions is False:
+                await runtime.exchanges.responses.mint(self.call)
 
     async def observe(self, call_next: Handler, ctx: Any) -> Any:
         """Run what lies inside the span of the message, opened here if need be, and complete it while it is open."""

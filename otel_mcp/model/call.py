@@ -7,9 +7,10 @@ what is learned later is seen by everyone who already has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
-    from otel_mcp.exchange.answer import Answer
     from otel_mcp.model.session import Claim, Principal, Session
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
@@ -105,7 +105,7 @@ class Call:
     failure: Failure | None = None
     """How the tool call failed, once it has."""
     dispatch: Any = None
-    """Its `Dispatch`, while its handler runs."""
+    """The `Dispatch` of the exchange layer, while its handler runs."""
 
 
 def client_info(call: Call) -> tuple[str | None, str | None]:
@@ -133,6 +133,21 @@ def client_of(call: Call) -> tuple[str | None, str | None]:
     if call.session is not None and call.session.facts.client_name is not None:
         return call.session.facts.client_name, call.session.facts.client_version
     return client_info(call)
+
+
+class Reading(Enum):
+    """How an answer is read, from its headers on."""
+
+    NOTHING = auto()
+    """It has not begun, says nothing of a call, or cannot be read."""
+    SIZE = auto()
+    """It is the result of the one call: only its size is still to be seen."""
+    QUIET_STREAM = auto()
+    """An event stream, of which nothing has had to be read yet."""
+    STREAM = auto()
+    """Event by event."""
+    JSON = auto()
+    """Once it is whole."""
 
 
 _no_calls = cast("Callable[[], list[Call]]", list)
@@ -183,26 +198,25 @@ class Exchange:
     confirmed: bool = False
     """MCP for sure; else the body or the stream has still to tell."""
     calls: list[Call] = field(default_factory=_no_calls)
-    body: bytearray | None = None
-    """The request body so far, where it comes in pieces."""
+    body_size: int = 0
     unparsed_body: bytes | bytearray | None = None
     """The request body, while the seam at the SDK is expected to tell what it says."""
-    body_size: int = 0
     parsed: bool = False
+    """All of the body that is to be read has been, though an SDK may have it parsed for us."""
     ambient: Context | None = None
     """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
     Its span has not ended."""
     at_sdk: bool = False
-    http_span: Span | None = None
-    """The HTTP server span, where it is ours."""
-    http_decided: bool = False
-    """It is known whether that span is ours or somebody else's."""
-    http_status: int | None = None
-    http_ended: bool = False
+    read_ahead: bool = False
+    """A route has read it, and puts its handler under the span."""
+    attaches_inside: bool = False
+    """A middleware between us and the app does so further in."""
     dispatch: Any = None
     """Where the handler is the HTTP app itself: what is attached to its task until it returns."""
-    attaches_inside: bool = False
-    """A middleware between us and the app has that done further in."""
+    http_span: Span | None = None
+    """The HTTP server span, where it is ours and has not ended."""
+    http_decided: bool = False
+    """It is known whether that span is ours or somebody else's."""
     stream: tuple[str, str | None] | None = None
     """Session and user of a GET stream that answers may come on."""
     sse_endpoint: bool = False
@@ -211,28 +225,21 @@ class Exchange:
     transport_session: Session | None = None
     """The session of the transport id, where a conversation may win over it."""
 
-    answer: Answer | None = None
-    streams: bool = False
-    """The answer is an event stream, which is read from the first event on that has to be read."""
     sdk_call: Call | None = None
-    """The one message of the request, a tool call, that an SDK has taken; its result is told before it is written."""
-    result_of: Call | None = None
-    """The call whose result the answer is for sure, so that only its size has to be seen."""
-    result_size: int = 0
-    held: MutableMapping[str, Any] | None = None
-    """The start of an answer whose headers depend on its body, which is about to come."""
+    """The one message of the request, a tool call, that an SDK has accepted: its outcome is known before its answer."""
+    reading: Reading = Reading.NOTHING
+    """How the answer is read."""
     foreseen: bool | None = None
-    """Whether that body says that ``initialize`` has succeeded; ``None`` = not known."""
+    """Whether an answer that waits to begin says that ``initialize`` has succeeded; ``None`` = not known."""
     status: int | None = None
     responded: bool = False
     """The last byte of the answer has been sent."""
     disconnected: bool = False
     """The client left before that."""
     closed: bool = False
+    """The app has returned."""
     raised: bool = False
-    """The app has, so that its answer is not whole."""
-    read_ahead: bool = False
-    """A route has read it, and puts its handler under the span."""
+    """It has raised, so that its answer is not whole."""
 
     capture: Callable[[Any], str | None] | None = None
     """Turns arguments and results into span attributes; ``None`` = neither may be captured."""
@@ -259,6 +266,7 @@ class Exchange:
         return (self.protocol_version or "") >= MODERN
 
     def add(self, message: Message) -> Call:
+        """Take up a message of the body."""
         call = Call(self, message.method, message.id, message.target, message.params, message.meta)
         self.calls.append(call)
         return call

@@ -43,6 +43,7 @@ class HTTPSpans:
 
     def __init__(self, settings: Settings, provider: TracerProvider | None) -> None:
         self._when = settings.http_span
+        self.is_off = settings.http_span == "off"
         self._tracer = trace.get_tracer(SCOPE, __version__, provider, semconv.SCHEMA_URL)
         self._library: _Library | None = None
 
@@ -84,7 +85,7 @@ class HTTPSpans:
         """Look whether the span is not ours to open: switched off, or there is one already."""
         if exchange.http_decided:
             return exchange.http_span is None
-        if self._when == "off" or not is_http_instrumentation_enabled():
+        if self.is_off or not is_http_instrumentation_enabled():
             exchange.http_decided = True
         elif self._when == "auto":
             # Of the context that the request came with, a span may be left that has ended.
@@ -92,27 +93,27 @@ class HTTPSpans:
             exchange.http_decided = current.get_span_context().is_valid
         return exchange.http_decided
 
-    def responding(self, exchange: Exchange, message: Message) -> Message:
-        """Note the status of the response; returns its start, with what a response propagator adds."""
-        span, library = exchange.http_span, self._library
-        if span is None or library is None or exchange.http_status is not None:
+    def respond(self, exchange: Exchange, message: Message) -> Message:
+        """The start of the response, with what a response propagator adds."""
+        if exchange.http_span is None or self._library is None:
             return message
-        exchange.http_status = int(message["status"])
-        return library.respond(span, message)
+        return self._library.respond(exchange.http_span, message)
 
     def end(self, exchange: Exchange, error: BaseException | None = None) -> None:
         """End the span, once; `error` is what the app raised."""
-        span, status = exchange.http_span, exchange.http_status
-        if span is None or exchange.http_ended:
+        span, exchange.http_span = exchange.http_span, None
+        if span is None:
             return
-        exchange.http_ended = True
-        with _GUARD:
-            if status is not None and self._library is not None:
-                self._library.set_status(span, status)
-            if (error is not None or status is None) and not exchange.disconnected and (status or 0) < 500:
-                # Without an answer of the app the server answers 500 by itself.
-                span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__ if error is not None else "500")
-                span.set_status(Status(StatusCode.ERROR))
+        if span.is_recording():
+            with _GUARD:
+                status = exchange.status
+                if status is not None and self._library is not None:
+                    self._library.set_status(span, status)
+                if (error is not None or status is None) and not exchange.disconnected and (status or 0) < 500:
+                    # Without an answer of the app the server answers 500 by itself.
+                    name = type(error).__qualname__ if error is not None else "500"
+                    span.set_attribute(semconv.ERROR_TYPE, name)
+                    span.set_status(Status(StatusCode.ERROR))
         span.end()
 
     def _load(self) -> _Library | None:

@@ -1,20 +1,17 @@
 """Is this HTTP request MCP traffic? Decided from the ASGI scope alone.
 
 Streamable HTTP requests carry an ``mcp-*`` header, except ``initialize``, which
-only its body tells; 2024-11-05 requests carry nothing at all. So there are three
-answers, and *maybe* is settled by the body or by the response.
+only its body tells; 2024-11-05 requests carry nothing at all. So the headers of a
+JSON POST, and of a GET that takes an event stream, may leave it to body or answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final, cast
 from urllib.parse import parse_qs
 
-NO: Final = 0
-MAYBE: Final = 1
-"""A JSON POST whose body has to tell, or a GET whose event stream has to."""
-YES: Final = 2
+from otel_mcp.types import Message
 
 SESSION_ID: Final = b"mcp-session-id"
 PROTOCOL_VERSION: Final = b"mcp-protocol-version"
@@ -26,26 +23,55 @@ HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "
 
 _BYTES: Final = (bytes, bytearray, memoryview)
 HeaderMap = Mapping[bytes, bytes]
+Seen = tuple[HeaderMap, bool]
+"""Request headers by lower-case name, and whether they alone say that the request is MCP."""
 
 
-def by_name(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The headers of an ASGI scope by lower-case name. Of a repeated one the first stands, as frameworks read it.
+def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
+    """Tell whether a request can be MCP; nothing is made of the headers of others than JSON posts and streams.
 
-    Adapters and tests make scopes whose headers are missing, text, in mixed case,
-    or an iterator: the last is replaced by a list, for the app has still to read it.
+    Returns:
+        ``None`` where it cannot. Of a repeated header the first stands, as frameworks read it.
     """
-    given: Any = scope.get("headers") or ()
-    lines = cast("list[Any]", given)
-    if type(given) is not list and type(given) is not tuple:
-        lines = cast("dict[str, Any]", scope)["headers"] = list(given)
+    method = scope.get("method")
+    if method != "POST" and method != "GET" and method != "DELETE":
+        return None
+    lines: Any = scope.get("headers") or ()
+    if type(lines) is not list and type(lines) is not tuple:
+        scope["headers"] = lines = list(
+            cast("Iterable[Any]", lines)
+        )  # Of adapters and tests: the app has still to read an iterator.
+    headers = by_name(cast("list[Any]", lines)[::-1])
+    if method == "POST":
+        if headers.get(b"content-type", b"").lstrip()[:16].lower() != b"application/json":
+            return None
+        return headers, METHOD in headers or PROTOCOL_VERSION in headers or SESSION_ID in headers
+    if SESSION_ID in headers:
+        return headers, True
+    if method == "DELETE" or b"text/event-stream" not in headers.get(b"accept", b""):
+        return None
+    return headers, PROTOCOL_VERSION in headers
+
+
+def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
+    """Headers by lower-case name; of a repeated one the last stands.
+
+    ASGI wants bytes, and names in lower case. Almost everybody heeds it, and some take text as well.
+    """
     try:
-        named: dict[bytes, bytes] = dict(reversed(lines))
+        named = dict(lines)
         if b"".join(named).islower():
             b"".join(named.values())
             return named
     except (TypeError, ValueError):
         pass
-    return dict(reversed(pairs(scope)))
+    return dict(pairs({"headers": lines}))
+
+
+def with_headers_at_hand(message: Message) -> Message:
+    """The start of a response whose headers can be read twice: ASGI allows any iterable."""
+    headers = message.get("headers", ())
+    return message if headers is None or isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
 
 
 def pairs(scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -70,23 +96,6 @@ def _as_bytes(line: Any) -> tuple[bytes, bytes] | None:
 
 def _encoded(part: Any) -> bytes:
     return bytes(part) if type(part) in _BYTES else str(part).encode("latin-1", "replace")
-
-
-def recognise(method: str, headers: HeaderMap) -> int:
-    """Tell whether a request is MCP: `NO`, `MAYBE` or `YES`."""
-    if method == "POST":
-        if headers.get(b"content-type", b"").lstrip()[:16].lower() != b"application/json":
-            return NO
-        return YES if METHOD in headers or PROTOCOL_VERSION in headers or SESSION_ID in headers else MAYBE
-    if method == "GET":
-        if SESSION_ID in headers:
-            return YES
-        if b"text/event-stream" not in headers.get(b"accept", b""):
-            return NO
-        return YES if PROTOCOL_VERSION in headers else MAYBE
-    if method == "DELETE":
-        return YES if SESSION_ID in headers else NO
-    return NO
 
 
 def takes_streams(headers: HeaderMap) -> bool:

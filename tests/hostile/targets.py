@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from http.cookies import SimpleCookie
-from typing import Any, Final
+from typing import Any, Final, cast
+from unittest.mock import Mock
 
 from opentelemetry import propagate
 
-from otel_mcp.exchange.answer import Answer
+from otel_mcp.exchange.replies import Answer, Replies, reading_of
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.address import Clients
 from otel_mcp.identity.claims import Claims, rules_from
@@ -24,6 +25,7 @@ from otel_mcp.model.delta import CallRecord, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import load
 from otel_mcp.store import document as document_text
+from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.wire import headers, jsonrpc, sse
 from otel_mcp.wire.carrier import carried
 
@@ -108,13 +110,24 @@ def answer(data: bytes) -> None:
         exchange.add(message)
     finished: list[Any] = []
 
-    def finish(call: Any, outcome: object, size: int | None) -> None:
-        call.finished = True
-        finished.append(call)
+    class InFlight:
+        """Keeps what is finished."""
+
+        def finish(self, call: Any, outcome: object, size: int | None) -> None:
+            if not call.finished:
+                call.finished = True
+                finished.append(call)
+
+        def stream_opened(self, exchange: Exchange, session_id: str) -> None:
+            pass
+
+        def find(self, exchange: Exchange, request_id: object) -> None:
+            return None
 
     kind = b"text/event-stream" if data[0] & 2 else b"application/json"
     exchange.status = 400 if data[0] & 4 else 200
-    reader = Answer(exchange, exchange.find, finish, {b"content-type": kind}, reads_results=False)
+    replies = Replies(load(), Metrics(None), cast("Any", Mock()), cast("Any", None), cast("Any", InFlight()))
+    reader = Answer(replies, exchange, reading_of({b"content-type": kind}))
     step, data = 1 + data[1], data[2:]
     for start in range(0, len(data), step):
         reader.feed(memoryview(data)[start : start + step] if step % 2 else data[start : start + step], more=True)
@@ -134,7 +147,7 @@ def head(data: bytes) -> None:
     scope = {"headers": pairs, "query_string": data}
     found = dict(reversed(pairs))
     for method in ("GET", "POST", "DELETE"):
-        headers.recognise(method, found)
+        headers.recognise({**scope, "method": method})
     headers.query_session_id(scope)
     headers.endpoint_session_id(data)
     for name, clients in CLIENTS.items():

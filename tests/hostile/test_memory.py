@@ -150,7 +150,7 @@ async def test_calls_that_wait_for_answers_hold_at_most_64_mib(runtime: Runtime,
         message["params"]["arguments"] = {"text": "x" * 1_000_000}
         await post(watched, message, legacy_headers(f"x-{number % sessions}"))
 
-    waiting = list(runtime.watch.pending.calls)
+    waiting = list(runtime.exchanges.inflight.waiting)
     assert len(waiting) in kept
     # Of one session the newest are waited for; others' are not given up for a newer one.
     assert waiting[-1 if sessions == 1 else 0].id == (99 if sessions == 1 else 0)

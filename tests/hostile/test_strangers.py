@@ -257,7 +257,7 @@ async def test_a_strangers_delayed_delete_ends_nothing_that_comes_meanwhile(
     valkey.hang()
     for who in STRANGERS:
         await delete(MCPMiddleware(Refusing(200, "own"), replicas.runtimes[1]), [*legacy_headers(mine), *who])
-    replicas.runtimes[1].watch.close()  # Their ends are due.
+    replicas.runtimes[1].exchanges.close()  # Their ends are due.
     await replicas.post(1, call(), [*legacy_headers(mine), ANN], session_id="own")
     replicas.runtimes[1].recorder.drain()
     valkey.resume()

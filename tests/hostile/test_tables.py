@@ -11,8 +11,7 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.bounded import Paths
-from otel_mcp.exchange import flights
-from otel_mcp.exchange import inflight as pending
+from otel_mcp.exchange import inflight
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
 from tests.hostile.test_takeover import ANN, BOB
@@ -107,7 +106,7 @@ async def test_an_answer_on_another_users_stream_still_ends_its_call(runtime: Ru
 async def test_a_strangers_flood_makes_nobody_else_wait_in_vain(
     runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "_MAX", 80)
+    monkeypatch.setattr(inflight, "MAX_CALLS", 80)
     server = Sse()
     app = MCPMiddleware(server, runtime)
 
@@ -118,24 +117,23 @@ async def test_a_strangers_flood_makes_nobody_else_wait_in_vain(
         for number in range(200):
             made_up: dict[str, Any] = {**POSTS, "query": f"session_id=made-up-{number}"}
             await post(app, call("his", number), [BOB], **made_up)
-        assert len(runtime.watch.pending.calls) == 80
+        assert len(runtime.exchanges.inflight.waiting) == 80
         await server.sent.send(event(result(1)))
         await settled()
         assert ("hers", None) in [one[:2] for one in outcomes(telemetry)]
 
-    assert not vars(runtime.watch.pending)["_streams"]
-    runtime.watch.close()
-    assert not runtime.watch.pending.calls
-    assert not vars(runtime.watch.pending)["_sessions"]
-    assert vars(runtime.watch.pending)["_bytes"] == 0
+    runtime.exchanges.close()
+    assert not runtime.exchanges.inflight.waiting
+    assert not vars(runtime.exchanges.inflight)["_parties"]
+    assert vars(runtime.exchanges.inflight)["_size"] == 0
 
 
 @pytest.mark.parametrize("flood", [1, 50], ids=["same id", "flood"])
 async def test_a_strangers_calls_do_not_hide_a_call_from_its_own_cancellation(
     flood: int, runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flights, "MAX_FLIGHTS", 20)
-    monkeypatch.setattr(flights, "MAX_OF_ONE", 10)
+    monkeypatch.setattr(inflight, "MAX_CALLS", 20)
+    monkeypatch.setattr(inflight, "MAX_CALLS_OF_ONE", 10)
     waiting = anyio.Event()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -159,8 +157,8 @@ async def test_a_strangers_calls_do_not_hide_a_call_from_its_own_cancellation(
 
     (hers,) = [one for one in outcomes(telemetry) if one[0] == "hers"]
     assert hers[1] == "cancelled"
-    assert not vars(vars(runtime.watch)["_flights"])["_calls"]
-    assert not vars(vars(runtime.watch)["_flights"])["_counts"]
+    assert not vars(runtime.exchanges.inflight)["_cancellable"]
+    assert not vars(runtime.exchanges.inflight)["_counts"]
 
 
 async def test_made_up_paths_do_not_evict_paths_in_use(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +170,7 @@ async def test_made_up_paths_do_not_evict_paths_in_use(runtime: Runtime, monkeyp
         await post(app, initialize(), path=f"/made-up/{number}")
         await post(app, call(), legacy_headers("own"), path="/mcp")
 
-    paths: Paths[bool] = vars(runtime.owning)["_paths"]
+    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["_paths"]
     assert paths.get("/mcp") is True
     assert len(vars(paths)["_seen"]) == 10
     await post(app, initialize(), path="/" + "x" * 1000)
@@ -197,7 +195,7 @@ async def test_an_echoing_server_gives_out_no_ids(runtime: Runtime) -> None:
     await post(app, call(), legacy_headers("made-up"))
     await post(app, initialize(), [("mcp-session-id", "made-up")])
 
-    paths: Paths[bool] = vars(runtime.owning)["_paths"]
+    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["_paths"]
     assert paths.get("/mcp") is False
 
 
@@ -211,5 +209,5 @@ async def test_one_odd_handshake_does_not_make_a_stateful_server_stateless(runti
     await post(watched, initialize())
     await post(watched, initialize(), [("mcp-session-id", "made-up")])
 
-    paths: Paths[bool] = vars(runtime.owning)["_paths"]
+    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["_paths"]
     assert paths.get("/mcp") is True

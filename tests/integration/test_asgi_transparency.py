@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from otel_mcp.exchange.handler import ExchangeHandler
 from otel_mcp.middleware import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY
 from tests.integration.conftest import Observed
@@ -242,9 +243,9 @@ async def test_messages_pass_unchanged_where_everything_of_ours_fails(
         raise RuntimeError("sabotage")
 
     for owner, methods in (
-        (observed.runtime.watch, ("requested", "end")),
-        (observed.runtime.replies, ("at_once", "answering", "answered")),
-        (observed.runtime.owning, ("claimed",)),
+        (ExchangeHandler, ("_known_answer", "_slow_begin", "_answered", "_close")),
+        (observed.runtime.exchanges.requests, ("feed",)),
+        (observed.runtime.exchanges.session_ids, ("claim",)),
     ):
         for method in methods:
             monkeypatch.setattr(owner, method, fail)

@@ -50,16 +50,15 @@ from tests.support.providers import Telemetry
 pytestmark = pytest.mark.anyio
 
 SHELL = {
-    "otel_mcp.middleware.look",
+    "otel_mcp.current.look",
+    "otel_mcp.current.serve",
     "otel_mcp.middleware.MCPMiddleware.__init__",
     "otel_mcp.middleware.MCPMiddleware.__call__",
-    "otel_mcp.middleware.observe",
-    "otel_mcp.middleware._Handler.run",
-    "otel_mcp.middleware._Handler.receive",
-    "otel_mcp.middleware._Handler.send",
-    "otel_mcp.middleware._Handler._resume",
-    "otel_mcp.middleware._Handler._as_outside",
-    "otel_mcp.middleware._until_shutdown",
+    "otel_mcp.exchange.handler.ExchangeHandler.run",
+    "otel_mcp.exchange.handler.ExchangeHandler.receive",
+    "otel_mcp.exchange.handler.ExchangeHandler.send",
+    "otel_mcp.exchange.handler.ExchangeHandler._slow_resume",
+    "otel_mcp.exchange.handler.ExchangeHandler._as_outside",
 }
 """What the guards themselves stand in: these only put guarded parts together."""
 

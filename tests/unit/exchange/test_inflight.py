@@ -441,7 +441,7 @@ async def test_a_client_that_leaves_a_running_tool_while_its_stream_is_open_leav
         over.set()
     await runtime.shut_down()
 
-    assert dict(runtime.watch.active) == {"tools/call": 0}
+    assert dict(runtime.exchanges.inflight.active) == {"tools/call": 0}
     assert list(telemetry.counts("mcp.server.operation.duration").values()) == [1]
 
 
@@ -496,4 +496,4 @@ async def test_a_stream_of_a_revision_without_sessions_is_none_of_a_session(runt
         headers = [("mcp-session-id", f"stranger-{number}"), ("mcp-protocol-version", "2026-07-28")]
         await get(MCPMiddleware(app, runtime), headers)
 
-    assert runtime.watch.pending._streams == {}  # pyright: ignore[reportPrivateUsage]
+    assert runtime.exchanges.inflight._parties == {}  # pyright: ignore[reportPrivateUsage]

@@ -201,7 +201,7 @@ async def test_a_stream_that_ends_without_the_answer_leaves_its_call_open(
     streaming.breaks_off = True
     await post(streaming, call(request_id=7), legacy_headers("own"))
 
-    (found,) = runtime.watch.pending.calls
+    (found,) = runtime.exchanges.inflight.waiting
     assert (found.id, found.finished) == (7, False)
     assert measured(telemetry, DURATION) == []
 

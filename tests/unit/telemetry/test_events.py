@@ -259,7 +259,7 @@ async def test_a_delete_as_the_first_request_of_a_replica_ends_the_session_of_an
     def submit(delta: SessionDelta) -> None:
         ended.append((delta.facts.session_id, delta.ended))
 
-    replica.watch._endings._submit = submit  # pyright: ignore[reportPrivateUsage]
+    replica.sessions.submit = submit
     await delete(MCPMiddleware(Server(), replica), legacy_headers(session_id))
     await replica.shut_down()
 

@@ -1,0 +1,310 @@
+"""One HTTP request that may be MCP: an object whose bound methods are the `receive` and `send` of the app.
+
+Every message is forwarded first and read afterwards; nothing is buffered, delayed
+or reordered, and what the app raises passes untouched. But for one: the answer to
+``initialize`` in JSON starts with its first body message, as servers may have it
+too; only then is it known which headers it gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from otel_mcp.exchange.replies import Answer
+from otel_mcp.exchange.response import X_SESSION_ID, Exchanges
+from otel_mcp.guard import report
+from otel_mcp.identity.address import PROXY_HEADERS
+from otel_mcp.model.call import SCOPE_KEY, Exchange, Reading, current_call, current_exchange
+from otel_mcp.model.outcomes import REFUSALS
+from otel_mcp.semconv import OTHER, TOOL_ERROR
+from otel_mcp.telemetry.propagation import without_ended_span
+from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
+from otel_mcp.wire import headers as wire_headers
+from otel_mcp.wire.sse import result_size
+
+T = TypeVar("T")
+
+_RESULTS: Final = frozenset({None, TOOL_ERROR})
+"""Outcomes that go out as a result; others become errors, whose code only the answer tells."""
+_NOTHING: Final[Mapping[bytes, bytes]] = {}
+
+
+class ExchangeHandler:
+    """Serves one request."""
+
+    __slots__ = (
+        "_answer", "_call", "_exchanges", "_held_body", "_outside", "_receive", "_scope", "_send", "_size", "_start",
+        "exchange",
+    )  # fmt: skip
+
+    def __init__(
+        self, exchanges: Exchanges, seen: wire_headers.Seen, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Take up a request that may be MCP. One that names a session has still to be claimed, see `run`."""
+        headers, certain = seen
+        version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
+        client, ambient = scope.get("client"), otel_context.get_current()
+        wire_session_id = session_id[:512].decode("latin-1") if session_id else None
+        self.exchange = exchange = Exchange(
+            scope.get("method", ""),
+            scope.get("path", ""),
+            headers,
+            wire_headers.HTTP_VERSIONS.get(scope.get("http_version", "1.1"), OTHER),
+            str(client[0]) if client and client[0] else None,
+            client[1] if client and len(client) > 1 else None,
+            scope=scope,
+            protocol_version=version[:32].decode("latin-1") if version else None,
+            wire_session_id=wire_session_id,
+            transport_id=wire_session_id,
+            confirmed=certain,
+            capture=exchanges.capture,
+            hides_ids=exchanges.hides_ids,
+            http_decided=exchanges.http_spans.is_off,
+            ambient=without_ended_span(ambient) if ambient else ambient,
+        )
+        if version and exchange.http_method != "POST" and exchange.modern:
+            exchange.protocol_version = None  # Streams and goodbyes are of the revisions before it.
+        # A proxy that adds no header is known by its HTTP/1.0: no client of MCP speaks it, nginx does by default.
+        if exchange.http_version == "1.0" or not PROXY_HEADERS.isdisjoint(headers):
+            exchange.client, exchange.client_port, exchange.client_is_shared = exchanges.requests.clients.of(scope)
+        if wire_session_id is None and scope.get("query_string"):
+            exchange.transport_id = wire_headers.query_session_id(scope)
+        self._exchanges = exchanges
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._outside = exchange.ambient or Context()
+        self._call = current_call.get()
+        self._held_body: bytearray | None = None
+        """The request body so far, where it comes in pieces."""
+        self._start: Message | None = None
+        """The start of an answer whose headers depend on its body, which is about to come."""
+        self._answer: Answer | None = None
+        """Reads the answer, where that is needed."""
+        self._size = 0
+        """Bytes of a result that is not read."""
+        scope[SCOPE_KEY] = exchange
+
+    async def run(self, app: ASGIApp) -> None:
+        """Serve the request. What `app` raises passes untouched."""
+        exchange, error, token = self.exchange, None, None
+        if exchange.transport_id is not None:
+            try:
+                self._scope = await self._exchanges.session_ids.claim(exchange, self._scope)
+            except Exception as failure:
+                report("request", failure)
+        if otel_context.get_current() is not self._outside:
+            token = otel_context.attach(self._outside)  # The span that was current has ended.
+        here = current_exchange.set(exchange)
+        try:
+            await app(self._scope, self.receive, self.send)
+        except BaseException as raised:
+            error = raised
+            exchange.raised = isinstance(raised, Exception)
+            raise
+        finally:
+            if (start := self._start) is not None:
+                self._start = None
+                with suppress(Exception):  # The app has ended without a body, and what it raised is what counts.
+                    await self._as_outside(self._send, start)
+            try:
+                self._close(error)
+                current_exchange.reset(here)
+            except Exception as failure:
+                report("end of request", failure)
+            error = None  # Or this frame and its traceback refer to each other.
+            if token is not None:
+                otel_context.detach(token)
+
+    async def receive(self) -> Message:
+        """Pass a message on to the app, and read it."""
+        if otel_context.get_current() is self._outside and current_call.get() is self._call:
+            message = await self._receive()
+        else:
+            message = await self._as_outside(self._receive)
+        exchange = self.exchange
+        try:
+            if message["type"] == "http.disconnect":
+                # Servers also say so after a completed response: then nobody has left early.
+                exchange.disconnected = not exchange.responded
+            elif not exchange.parsed and message["type"] == "http.request":
+                body, more = message.get("body", b""), message.get("more_body", False)
+                self._held_body = self._exchanges.requests.feed(exchange, self._held_body, body, more=more)
+                if exchange.parsed and not (exchange.at_sdk or exchange.attaches_inside):
+                    await self._exchanges.dispatcher.attach(exchange, self._scope)
+        except Exception as failure:
+            report("receive", failure)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a message of the app on, the start of an answer with headers of ours, and read it."""
+        outgoing, is_body = message, False
+        if self._start is not None:
+            await self._slow_resume(self._start, message)
+        try:
+            kind = message.get("type")
+            is_body = kind == "http.response.body"
+            if kind == "http.response.start":
+                started = self._known_answer(message) or await self._slow_begin(message)
+                if started is None:
+                    return  # It waits for the body.
+                outgoing = started
+        except Exception as failure:
+            report("send", failure)
+        if otel_context.get_current() is self._outside and current_call.get() is self._call:
+            await self._send(outgoing)
+        else:
+            await self._as_outside(self._send, outgoing)
+        if is_body:
+            try:
+                self._answered(message.get("body", b""), more=message.get("more_body", False))
+            except Exception as failure:
+                report("send", failure)
+
+    def _known_answer(self, message: Message) -> Message | None:
+        """Begin an answer as most are: a plain 200 of a session that is known, to a message that an SDK reads.
+
+        Returns:
+            The message to send; ``None`` = it is not as plain as that, and not begun.
+        """
+        exchange = self.exchange
+        headers: Any = message.get("headers")
+        call = exchange.sdk_call
+        if (call is None and exchange.unparsed_body is None) or exchange.status is not None:
+            return None
+        if message["status"] != 200 or type(headers) is not list:
+            return None
+        present = wire_headers.by_name(cast("list[Any]", headers))
+        if b"content-encoding" in present:
+            return None
+        content_type = present.get(b"content-type", b"")
+        if content_type == b"application/json":
+            # The SDK has served the one tool call already: all but the size of its result is known.
+            if call is None or call.running or call.session is None or (outcome := call.handler_outcome) is None:
+                return None
+            if outcome.status_code is not None or outcome.error_type not in _RESULTS:
+                return None
+            session, exchange.reading = call.session, Reading.SIZE
+        elif content_type.startswith(b"text/event-stream"):
+            # It opens a stream before it tells what will be answered on it.
+            if exchange.unparsed_body is None or b'"initialize"' in exchange.unparsed_body:
+                return None
+            if (session := self._exchanges.resolver.known(exchange)) is None:
+                return None
+            exchange.session, exchange.reading = session, Reading.QUIET_STREAM
+        else:
+            return None
+        exchange.status = 200
+        if exchange.http_span is not None:
+            message = self._exchanges.http_spans.respond(exchange, message)
+        if not self._exchanges.responses.adds_public_id or X_SESSION_ID in present:
+            return message
+        return {**message, "headers": [*message["headers"], (X_SESSION_ID, session.facts.session_id.encode("ascii"))]}
+
+    async def _slow_begin(self, message: Message) -> Message | None:
+        """Begin any other answer; ``None`` = its start waits for its body."""
+        exchange = self.exchange
+        if exchange.status is not None:
+            return message  # Some transports start twice; the first one stands.
+        exchange.status = int(message["status"])
+        if not exchange.http_decided:
+            # In the order of what the app sees: the span first, whose context the message's span belongs under.
+            self._exchanges.http_spans.decide(exchange, self._scope)
+        message = wire_headers.with_headers_at_hand(message)
+        if exchange.confirmed or (exchange.http_method == "GET" and exchange.status == 200):
+            if self._exchanges.responses.waits_for_body(exchange, message):
+                self._start = message
+                return None
+            message = await self._exchanges.responses.begin(exchange, message)
+            self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
+        return self._exchanges.http_spans.respond(exchange, message)
+
+    async def _slow_resume(self, start: Message, message: Message) -> None:
+        """Send the start that has waited for its body, which is here."""
+        exchange, self._start = self.exchange, None
+        try:
+            self._exchanges.responses.foresee(exchange, message.get("body", b""))
+            start = await self._exchanges.responses.begin(exchange, start)
+            self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
+            start = self._exchanges.http_spans.respond(exchange, start)
+        except Exception as failure:
+            report("send", failure)
+        await self._as_outside(self._send, start)
+
+    def _answered(self, body: bytes | memoryview, *, more: bool) -> None:
+        """Read a piece of the response body that has been sent."""
+        exchange = self.exchange
+        exchange.responded = exchange.responded or not more
+        if self._answer is not None:
+            self._answer.feed(body, more=more)
+        elif (call := exchange.sdk_call) is not None and exchange.reading is Reading.SIZE:
+            self._size += len(body)
+            if not more:
+                self._exchanges.inflight.finish(call, call.handler_outcome, self._size)
+        elif exchange.reading is Reading.QUIET_STREAM and body:
+            # It has brought nothing yet but perhaps the result whose outcome the SDK's seam has seen.
+            size = None
+            if call is not None and call.handler_outcome is not None and not call.running:
+                size = result_size(body, call.id)
+            if call is not None and size is not None:
+                self._exchanges.inflight.finish(call, call.handler_outcome, size)
+            else:
+                exchange.reading = Reading.STREAM
+                self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
+                self._answer.feed(body, more=more)
+        if exchange.responded and exchange.http_span is not None:
+            self._exchanges.http_spans.end(exchange)
+
+    def _close(self, error: BaseException | None) -> None:
+        """The app has returned, or raised."""
+        exchange, inflight = self.exchange, self._exchanges.inflight
+        is_kept = not exchange.at_sdk
+        if is_kept or exchange.dispatch is not None or exchange.unparsed_body is not None:
+            self._slow_close()
+        exchange.closed = True
+        exchange.see_user()
+        if inflight.waiting:
+            inflight.expire()
+        for call in exchange.calls:
+            if not call.finished and not call.running:
+                inflight.leave(call)
+            is_kept = is_kept or not (call.dispatched and call.finished)
+        if exchange.transport_id is not None and (exchange.http_method != "POST" or exchange.status == 404):
+            self._exchanges.session_ids.ended(exchange, exchange.transport_id)
+        if exchange.status in REFUSALS:
+            self._exchanges.refused(exchange, exchange.status)
+        if exchange.http_span is not None:
+            self._exchanges.http_spans.end(exchange, error)
+        if not is_kept:
+            # Until its calls are recorded, an exchange keeps only what that takes: their spans have been made.
+            exchange.ambient, exchange.headers = None, _NOTHING
+
+    def _slow_close(self) -> None:
+        """Come to an end with what no SDK has read or run."""
+        exchange, exchanges = self.exchange, self._exchanges
+        if exchange.dispatch is not None:
+            exchange.dispatch.leave(None)
+        if exchange.confirmed and not exchange.http_decided:
+            exchanges.http_spans.begin(exchange, self._scope)
+        exchanges.requests.read(exchange)
+        if not exchange.at_sdk:
+            exchanges.requests.learn_bare(exchange)
+
+    async def _as_outside(self, server: Callable[..., Awaitable[T]], *message: Message) -> T:
+        """Wait for the server in the context that it called us in.
+
+        A server may schedule callbacks meanwhile, which keep the context that they
+        are scheduled in: in that of a request, the later ones of its connection
+        would seem to be part of it (uvicorn with h11 or httptools, on asyncio).
+        """
+        token, call_token = otel_context.attach(self._outside), current_call.set(self._call)
+        try:
+            return await server(*message)
+        finally:
+            current_call.reset(call_token)
+            otel_context.detach(token)

@@ -1,0 +1,247 @@
+"""The answer of an exchange, read as it streams by: how each call ended, and what servers tell by the way.
+
+Bounded: a JSON body or an event beyond the limit is measured, not held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from otel_mcp.exchange.inflight import InFlight
+from otel_mcp.exchange.request import Requests
+from otel_mcp.guard import report
+from otel_mcp.identity.resolver import Resolver
+from otel_mcp.model.call import Call, Exchange, Reading
+from otel_mcp.settings import Settings
+from otel_mcp.telemetry.metrics import Metrics
+from otel_mcp.types import Message, Send
+from otel_mcp.wire import headers as wire_headers
+from otel_mcp.wire.jsonrpc import (
+    JsonId,
+    Outcome,
+    json_id,
+    negotiated_version,
+    outcome_of,
+    parse_replies,
+    result_id,
+)
+from otel_mcp.wire.sse import Decoder, Event, whole
+
+LIMIT: Final = 256 * 1024
+"""Bytes held of one answer."""
+
+_PLAIN: Final = frozenset({b"identity", b""})
+_MESSAGES: Final = (b"message", b"")
+"""Names of the events that carry JSON-RPC."""
+
+
+def reading_of(present: Mapping[bytes, bytes]) -> Reading:
+    """How to read the body of a response with these headers; under a content encoding it passes unread."""
+    if present.get(b"content-encoding", b"identity").strip().lower() in _PLAIN:
+        content_type = present.get(b"content-type", b"")
+        if content_type.startswith(b"text/event-stream"):
+            return Reading.STREAM
+        if content_type.startswith(b"application/json"):
+            return Reading.JSON
+    return Reading.NOTHING
+
+
+class Replies:
+    """Applies what answers say to the calls that they belong to."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, resolver: Resolver, requests: Requests, inflight: InFlight
+    ) -> None:
+        self._metrics = metrics
+        self._resolver = resolver
+        self._requests = requests
+        self._inflight = inflight
+        self.keeps_results = settings.store_content
+        """The results themselves are wanted."""
+
+    def find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
+        """The call that an answer with this id belongs to."""
+        if exchange.unparsed_body is not None:
+            self._requests.read(exchange)
+            if 200 <= (exchange.status or 0) < 300:
+                for late in exchange.calls:
+                    self._resolver.rejoin(late)
+        call = exchange.find(request_id)
+        if call is None and exchange.http_method == "GET" and exchange.transport_id:
+            call = self._inflight.find(exchange, request_id)
+        return call
+
+    def read(self, exchange: Exchange, data: bytes | bytearray, size: int) -> None:
+        """Read a JSON-RPC answer or a batch of them, unless it is a result that the SDK's seam has seen before."""
+        if not self.keeps_results and self._is_known(exchange, data, size):
+            return
+        try:
+            replies = parse_replies(data)
+        except ValueError:
+            return  # The server's answer makes no sense; that is between it and its client.
+        for reply in replies:
+            self._apply(exchange, reply, size // len(replies))
+
+    def _is_known(self, exchange: Exchange, data: bytes | bytearray, size: int) -> bool:
+        if (request_id := result_id(data)) is None:
+            return False
+        call = exchange.sdk_call
+        if call is None or call.id != request_id:
+            call = self.find(exchange, request_id)
+        if call is None or call.method != "tools/call" or not call.accepted:
+            return False
+        if call.running or call.handler_outcome is None:
+            return False
+        self._inflight.finish(call, call.handler_outcome, size)
+        return True
+
+    def _apply(self, exchange: Exchange, reply: Mapping[str, Any], size: int) -> None:
+        # Requests of the server's own have ids as well, and those of the two directions collide.
+        if "method" in reply or (outcome := outcome_of(reply)) is None:
+            return
+        request_id = json_id(reply.get("id"))
+        call = self.find(exchange, request_id) if request_id is not None else None
+        if call is None:
+            call = only_unfinished(exchange)
+            # Refusals carry no id, or one of the server's own making.
+            refused = (exchange.status or 0) >= 400 or (reply.get("id") is None and "error" in reply)
+            if call is None or not (call.id_unknown or refused):
+                return
+        self._learn(call, reply)
+        self._inflight.finish(call, outcome, size)
+
+    def _learn(self, call: Call, reply: Mapping[str, Any]) -> None:
+        """Note what an answer tells beside how its call ended."""
+        self._metrics.learn_listed(call.method, reply.get("result"))
+        if call.method == "initialize" and (version := negotiated_version(reply)) is not None:
+            self._resolver.opened(call)
+            call.exchange.protocol_version = version
+            if call.session is not None:
+                call.session.facts.protocol_version = version
+        elif call.method == "server/discover" and "error" in reply and not call.accepted:
+            call.session = None  # A probe that failed: the session will be that of the handshake which follows.
+        if self.keeps_results or call.exchange.capture is not None:
+            call.result = reply.get("result")
+
+    def too_large(self, exchange: Exchange, size: int) -> None:
+        """Take an answer that cannot be read; where one call is left there is no doubt which one it ends."""
+        if (call := only_unfinished(exchange)) is not None:
+            self._inflight.finish(call, call.handler_outcome or Outcome(unclassified=True), size)
+
+    def endpoint(self, exchange: Exchange, data: bytes) -> None:
+        """Take the first event of a 2024-11-05 stream: where to post, and with which session."""
+        if (session_id := wire_headers.endpoint_session_id(data)) is not None:
+            exchange.confirmed = exchange.owns_sessions = exchange.sse_endpoint = True
+            exchange.transport_id = session_id
+            self._inflight.stream_opened(exchange, session_id)
+
+    def within(self, exchange: Exchange, send: Send) -> Send:
+        """The `send` of a handler whose answer may be compressed on its way out."""
+        return _Within(self, exchange, send).send if b"accept-encoding" in exchange.headers else send
+
+
+def only_unfinished(exchange: Exchange) -> Call | None:
+    """The call of an exchange that has no outcome, where it is one."""
+    unfinished = [call for call in exchange.calls if not call.finished]
+    return unfinished[0] if len(unfinished) == 1 else None
+
+
+class Answer:
+    """The body of one response."""
+
+    __slots__ = ("_body", "_decoder", "_exchange", "_reading", "_replies", "_size", "_unread")
+
+    def __init__(self, replies: Replies, exchange: Exchange, reading: Reading) -> None:
+        self._replies = replies
+        self._exchange = exchange
+        self._reading = reading
+        self._body: bytearray | bytes = b""
+        self._size = 0
+        self._decoder: Decoder | None = None
+        self._unread: int | None = None
+        """Size of an event that was too large to read."""
+
+    def feed(self, body: bytes | bytearray | memoryview, *, more: bool) -> None:
+        """Read one body message that has already been forwarded."""
+        # Starlette passes a memoryview on, and servers take a bytearray: what is not ours may not be kept.
+        chunk = body if type(body) is bytes else memoryview(body).cast("B")
+        if self._reading is Reading.STREAM:
+            if self._decoder is None and (event := whole(chunk, LIMIT)) is not None:
+                self._event(event)
+            elif chunk:
+                if self._decoder is None:
+                    self._decoder = Decoder(LIMIT)
+                for event in self._decoder.feed(chunk):
+                    self._event(event)
+            if not more and self._unread is not None:
+                self._replies.too_large(self._exchange, self._unread)
+        elif self._reading is Reading.JSON:
+            self._size += len(chunk)
+            if self._size <= LIMIT:
+                self._hold(chunk)
+            if more:
+                return
+            if self._size > LIMIT:
+                self._replies.too_large(self._exchange, self._size)
+            elif self._body:
+                body, self._body = self._body, b""
+                self._replies.read(self._exchange, body, self._size)
+
+    def _hold(self, chunk: bytes | memoryview) -> None:
+        if not self._body:
+            self._body = bytes(chunk)  # Of an app that uses its buffer again, a copy.
+        elif isinstance(self._body, bytearray):
+            self._body += chunk
+        else:
+            self._body = bytearray(self._body) + chunk
+
+    def _event(self, event: Event) -> None:
+        if not self._exchange.confirmed:
+            if event.name == b"endpoint" and event.data:
+                self._replies.endpoint(self._exchange, event.data)
+            if not self._exchange.confirmed:
+                self._reading = Reading.NOTHING  # Somebody else's event stream.
+        elif event.data is None:
+            self._unread = event.size  # The answer, or some notification: the end of the stream will tell.
+        elif event.name in _MESSAGES and b'"id"' in event.data:
+            self._replies.read(self._exchange, event.data, event.size)
+
+
+class _Within:
+    """The answer of a server without an SDK, read where its handler sends it, before a middleware compresses it."""
+
+    __slots__ = ("_answer", "_exchange", "_passes", "_reading", "_replies", "_send")
+
+    def __init__(self, replies: Replies, exchange: Exchange, send: Send) -> None:
+        self._replies = replies
+        self._exchange = exchange
+        self._send = send
+        self._reading = Reading.NOTHING
+        self._answer: Answer | None = None
+        self._passes = False
+        """It is read further out, or is no MCP."""
+
+    async def send(self, message: Message) -> None:
+        """Forward first, and read where nobody further out can."""
+        if self._passes:
+            return await self._send(message)
+        # Who compresses puts the compressed body into the same message.
+        body, more = message.get("body", b""), message.get("more_body", False)
+        try:
+            if message["type"] == "http.response.start":
+                message = wire_headers.with_headers_at_hand(message)
+                self._reading = reading_of(wire_headers.by_name(message.get("headers", ())))
+        except Exception as failure:
+            report("send", failure)
+        await self._send(message)
+        try:
+            if message["type"] == "http.response.body":
+                if self._answer is None:
+                    if not self._exchange.confirmed or self._exchange.reading is not Reading.NOTHING:
+                        self._passes = True
+                        return
+                    self._answer = Answer(self._replies, self._exchange, self._reading)
+                self._answer.feed(body, more=more)
+        except Exception as failure:
+            report("send", failure)
