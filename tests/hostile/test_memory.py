@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware, current
-from otel_mcp.integrations import handwritten
+from otel_mcp.integrations import handwritten, http
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
@@ -167,7 +167,7 @@ class Route:
         await self.endpoint(scope, receive, send)
 
 
-handle = vars(handwritten)["_handle"](Route.handle)
+handle = vars(http)["_route"](Route.handle)
 
 
 def ahead() -> int:
