@@ -12,7 +12,9 @@ import pytest
 
 from otel_mcp import MCPMiddleware, exchange
 from otel_mcp.runtime import Runtime
-from tests.unit.kit import Message, Receive, Send, call, post, read, respond, result
+from otel_mcp.types import Message, Receive, Send
+from tests.support.asgi import post, read, respond
+from tests.support.messages import call, result
 
 pytestmark = pytest.mark.anyio
 
