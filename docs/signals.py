@@ -170,6 +170,6 @@ REQUEST_HEADERS: Final = {
 """Headers of requests that tell sessions, callers and parents."""
 
 PLUMBING: Final = frozenset(
-    {"accept", "accept-encoding", "content-encoding", "content-length", "content-type", "expect", "host"},
+    {"accept", "accept-encoding", "content-encoding", "content-type", "host"},
 )
 """Headers that are read to understand HTTP, and tell nothing of anybody."""

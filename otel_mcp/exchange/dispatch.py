@@ -288,20 +288,6 @@ class AppDispatch(Dispatch):
 
     _task: object = None
 
-    async def run(self, handler: Callable[[], Awaitable[T]]) -> T:
-        """Run `handler` as this message; only the answer tells how it ended, unless it raises."""
-        outcome: Outcome | None = None
-        try:
-            await self.enter()
-            return await handler()
-        except BaseException as error:
-            with _GUARD:
-                outcome = self.failed(error)
-            raise
-        finally:
-            with _GUARD:
-                self.leave(outcome)
-
     async def enter(self) -> None:
         """Open our span and make it current in the task of the app."""
         call = self.call

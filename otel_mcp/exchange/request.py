@@ -156,13 +156,11 @@ class Requests:
 
     def is_bare(self, exchange: Exchange) -> bool:
         """Whether nobody but us will open a span for the calls of this exchange."""
-        return (
-            exchange.confirmed
-            and not (exchange.at_sdk or exchange.read_ahead)
-            and self._bare.get(exchange.path) is True
-            and not self._inflight.handed_over.hands_over(exchange)
-            and exchange.transport_id == exchange.wire_session_id
-        )
+        if exchange.at_sdk or not exchange.confirmed or self._inflight.handed_over.hands_over(exchange):
+            return False
+        if exchange.routed:
+            return True
+        return self._bare.get(exchange.path) is True and exchange.transport_id == exchange.wire_session_id
 
     def learn_bare(self, exchange: Exchange) -> None:
         """Note, at the end of a request, that its app itself is the handler: no seam has seen the calls answered."""

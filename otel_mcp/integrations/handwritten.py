@@ -7,7 +7,6 @@ on their inner side.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from types import ModuleType
@@ -16,8 +15,6 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 
 from otel_mcp import current
-from otel_mcp.exchange.dispatch import AppDispatch, only_call
-from otel_mcp.exchange.request import MAX_BODY
 from otel_mcp.guard import guarded, report
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import SCOPE_KEY, Exchange
@@ -26,11 +23,6 @@ from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 
 _GUARD: Final = guarded("route seam")
-_MAX_AHEAD: Final = 64 * 1024 * 1024
-"""Bytes that one process reads ahead at a time."""
-_MAX_PIECES: Final = 4096
-"""Messages of one body that are read ahead: each is an object, however small."""
-_ahead = 0
 
 
 def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
@@ -52,90 +44,46 @@ async def serve(
     handler: ASGIApp, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Run the function behind a route as the handler of the message that its request carries."""
-    length = 0 if exchange.parsed else _may_read_ahead(exchange)
-    if not length:
-        return await _run(handler, runtime, exchange, scope, receive, send)
-    ahead = _Ahead(receive, length)
-    exchange.read_ahead = True
+    token, outcome = None, None
     try:
-        await ahead.read()
-        await _run(handler, runtime, exchange, scope, ahead, send)
-    finally:
-        ahead.release()  # Also where the app never reads it.
-
-
-async def _run(
-    handler: ASGIApp, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
-) -> None:
-    token = None
-    try:
+        exchange.routed = exchange.attaches_inside = True
         send = runtime.exchanges.replies.within(exchange, send)
         if exchange.http_span is None:
             exchange.ambient = without_ended_span(otel_context.get_current())
         if exchange.confirmed and (context := runtime.http_spans.begin(exchange, scope)) is not None:
             token = otel_context.attach(context)
+        if exchange.parsed:  # By a middleware that has read it.
+            await runtime.dispatcher.attach(exchange, scope)
+        receive = _attaching(runtime, exchange, scope, receive)
     except Exception as failure:
         report("route seam", failure)
     try:
-        call = only_call(exchange)
-        if call is None or runtime.exchanges.inflight.handed_over.hands_over(exchange):
-            await handler(scope, receive, send)
-        else:
-            await AppDispatch(runtime.dispatcher, call).run(lambda: handler(scope, receive, send))
+        await handler(scope, receive, send)
+    except BaseException as error:
+        with _GUARD:
+            outcome = exchange.dispatch.failed(error) if exchange.dispatch is not None else None
+        raise
     finally:
+        with _GUARD:
+            if (dispatch := exchange.dispatch) is not None:
+                exchange.dispatch = None
+                dispatch.leave(outcome)
         if token is not None:
             otel_context.detach(token)
 
 
-def _may_read_ahead(exchange: Exchange) -> int:
-    """Bytes of a body that may be read before the app asks for it; 0 = none."""
-    length = exchange.headers.get(b"content-length", b"")
-    if b"expect" in exchange.headers or not length.isdigit() or len(length) > len(str(MAX_BODY)):
-        return 0
-    return int(length) if int(length) <= MAX_BODY and _ahead + int(length) <= _MAX_AHEAD else 0
+def _attaching(runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive) -> Receive:
+    """Have the app's own task, once it has read its request, run under the span of the message in it."""
+    routed = exchange.routed
 
-
-class _Ahead:
-    """A body taken off the wire, message by message, for the app to get it the same way."""
-
-    def __init__(self, receive: Receive, length: int) -> None:
-        global _ahead
-        self._receive = receive
-        self._length = length
-        self._messages: deque[Message] = deque()
-        self._error: Exception | None = None
-        # From before its first byte: a thousand slow ones must not all find room.
-        _ahead += length
-
-    async def read(self) -> None:
-        """Wait for the whole body, unless it comes in too many pieces. What that raises, the app gets when it asks."""
-        size, more = 0, True
-        while more and size <= MAX_BODY and len(self._messages) < _MAX_PIECES:
-            try:
-                message = await self._receive()
-            except Exception as error:
-                self._error = error
-                return
-            self._messages.append(message)
-            size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-
-    async def __call__(self) -> Message:
-        if not self._messages:
-            if (error := self._error) is not None:
-                self._error = None
-                raise error
-            return await self._receive()
-        message = self._messages.popleft()
-        if not self._messages:
-            self.release()
+    async def attaching() -> Message:
+        message = await receive()
+        with _GUARD:
+            if exchange.parsed and exchange.routed is routed:  # A route lies further in.
+                await runtime.dispatcher.attach(exchange, scope)
         return message
 
-    def release(self) -> None:
-        """Take no room any more."""
-        global _ahead
-        _ahead -= self._length
-        self._length = 0
+    return attaching
 
 
 def _inside(wrapper: type[_Inner]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -183,15 +131,7 @@ class _Attaching(_Inner):
         self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> tuple[Receive, Send]:
         exchange.attaches_inside = True
-
-        async def attaching() -> Message:
-            message = await receive()
-            with _GUARD:
-                if exchange.parsed:
-                    await runtime.dispatcher.attach(exchange, scope)
-            return message
-
-        return attaching, send
+        return _attaching(runtime, exchange, scope, receive), send
 
 
 class _Readable(_Inner):

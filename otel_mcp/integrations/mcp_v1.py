@@ -76,9 +76,8 @@ def _dispatch(server: Any, message: Any, req: Any) -> _Dispatch | None:
         native = _fastmcp_will(server, req.method)
         call = runtime.dispatcher.handed_over(message.request_id, req.method, req.params, native=native)
     else:
-        runtime.exchanges.requests.read(
-            exchange
-        )  # Here the parameters are models; the body has them as they were sent.
+        # Here the parameters are models; the body has them as they were sent.
+        runtime.exchanges.requests.read(exchange)
         call = runtime.dispatcher.call_of(exchange, message.request_id, req.method, None)
     if call is None:
         return None

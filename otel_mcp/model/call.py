@@ -207,8 +207,8 @@ class Exchange:
     """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
     Its span has not ended."""
     at_sdk: bool = False
-    read_ahead: bool = False
-    """A route has read it, and puts its handler under the span."""
+    routed: bool = False
+    """A function behind a route is the handler."""
     attaches_inside: bool = False
     """A middleware between us and the app does so further in."""
     dispatch: Any = None

@@ -40,7 +40,6 @@ SHELL = {
     "otel_mcp.telemetry.processor.SessionSpanProcessor.on_start",
     "otel_mcp.exchange.dispatch.Dispatch.__init__",
     "otel_mcp.exchange.dispatch.Dispatch.run",
-    "otel_mcp.exchange.dispatch.AppDispatch.run",
     "otel_mcp.integrations.mcp_v2._Dispatch.__init__",
     "otel_mcp.integrations.mcp_v2._Dispatch.observe",
 }

@@ -8,12 +8,11 @@ import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
-import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware, current
-from otel_mcp.integrations import handwritten, http
-from otel_mcp.model.call import SCOPE_KEY, Call, Exchange
+from otel_mcp.integrations import http
+from otel_mcp.model.call import SCOPE_KEY, Call
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
 from otel_mcp.wire.sse import Decoder
@@ -158,7 +157,7 @@ async def test_calls_that_wait_for_answers_hold_at_most_64_mib(runtime: Runtime,
 
 
 class Route:
-    """A route of Starlette's, as far as the seam looks at it."""
+    """A route of Starlette's, as far as the patch looks at it."""
 
     def __init__(self, endpoint: Any) -> None:
         self.endpoint = endpoint
@@ -167,17 +166,11 @@ class Route:
         await self.endpoint(scope, receive, send)
 
 
-handle = vars(http)["_route"](Route.handle)
-
-
-def ahead() -> int:
-    return vars(handwritten)["_ahead"]
-
-
 @pytest.fixture
 def route_app(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the app of a server that has one route."""
     monkeypatch.setattr(current, "runtime", runtime)
+    handle = vars(http)["_route"](Route.handle)
 
     def make(endpoint: Any) -> Any:
         async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -186,78 +179,6 @@ def route_app(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Any:
         return MCPMiddleware(app, runtime)
 
     return make
-
-
-async def test_bodies_read_ahead_and_never_asked_for_are_released(route_app: Any) -> None:
-    async def refuse(scope: Message, receive: Receive, send: Send) -> None:
-        await respond(send, b"", 401)
-
-    body = b" " * 1_000_000
-    for _ in range(100):
-        headers = [("content-length", str(len(body)))]
-        assert (await post(route_app(refuse), body, [*legacy_headers("x"), *headers])).status == 401
-
-    assert ahead() == 0
-
-
-async def test_slow_bodies_take_their_room_before_they_come(route_app: Any) -> None:
-    begun: list[Exchange] = []
-
-    async def endpoint(scope: Message, receive: Receive, send: Send) -> None:
-        begun.append(scope[SCOPE_KEY])
-        await respond(send, await read(receive))
-
-    app, over = route_app(endpoint), anyio.Event()
-
-    async def one() -> None:
-        async def receive() -> Message:
-            await over.wait()
-            return {"type": "http.request", "body": b"{}", "more_body": False}
-
-        async def send(message: Any) -> None:
-            pass
-
-        headers = [*JSON_HEADERS, *legacy_headers("x"), ("content-length", str(MIB))]
-        await app(make_scope(headers=headers), receive, send)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(200):
-            tasks.start_soon(one)
-        await anyio.wait_all_tasks_blocked()
-        held = ahead()
-        passed = len(begun)
-        over.set()
-
-    assert held == 64 * MIB
-    assert passed == 200 - 64  # These had their app wait for the body itself.
-    assert ahead() == 0
-
-
-@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "0x10", "", "٣".encode().decode("latin-1")])
-async def test_a_length_that_is_none_reads_nothing_ahead(length: str, route_app: Any) -> None:
-    async def endpoint(scope: Message, receive: Receive, send: Send) -> None:
-        await respond(send, await read(receive))
-
-    reply = await post(route_app(endpoint), call(), [*legacy_headers("x"), ("content-length", length)])
-
-    assert reply.error is None
-    assert reply.status == 200
-
-
-async def test_a_body_in_a_million_pieces_is_read_ahead_in_part(route_app: Any) -> None:
-    chunks = [b"x"] * 20_000
-    taken: list[int] = []
-
-    async def endpoint(scope: Message, receive: Receive, send: Send) -> None:
-        taken.append(scope[SCOPE_KEY].body_size)
-        await respond(send, await read(receive))
-
-    reply = await post(
-        route_app(endpoint), b"", [*legacy_headers("x"), ("content-length", str(len(chunks)))], chunks=chunks
-    )
-
-    assert taken[0] < 5000
-    assert reply.body == b"".join(chunks)
 
 
 async def test_who_sends_no_length_changes_nothing_for_those_who_do(route_app: Any, telemetry: Telemetry) -> None:
