@@ -60,12 +60,8 @@ _lock = threading.Lock()
 _own: _Own | None = None
 
 
-def running() -> AbstractEventLoop | None:
-    """The loop of asyncio that runs in this thread."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+running: Final = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage]
+"""The loop of asyncio that runs in this thread, if any. (In `__all__` of its module, for such as keep a loop.)"""
 
 
 def own() -> AbstractEventLoop:

@@ -6,7 +6,7 @@ opens a span for it, and which context its handler really has.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import Token
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -28,8 +28,7 @@ from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.propagation import parent_of
 from otel_mcp.telemetry.spans import CALL, Spans, adopt, complete, is_native, same_span, scope_of
 from otel_mcp.types import Scope
-from otel_mcp.wire.headers import METHOD
-from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, STREAMS, JsonId, Outcome, json_id, text
+from otel_mcp.wire.jsonrpc import FINE, STREAMS, JsonId, Outcome, json_id
 
 T = TypeVar("T")
 
@@ -45,7 +44,7 @@ def exchange_of(request: object) -> Exchange | None:
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """Tells which call a message is, and holds what its dispatch works with; one for a process."""
+    """Holds what a dispatch works with; one for a process."""
 
     requests: Requests
     inflight: InFlight
@@ -55,31 +54,6 @@ class Dispatcher:
     metrics: Metrics
     reads_results: bool
     """Answers are read from the wire, since somebody wants their content."""
-
-    def call_of(
-        self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any] | None
-    ) -> Call | None:
-        """The call that a message is.
-
-        Returns:
-            ``None`` for a message that never was on the wire: the SDK of 2026-07-28 lists
-            tools by itself, under the id of the call that it is about to serve.
-        """
-        request_id = json_id(request_id)
-        if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
-            method = text(method)
-        if not exchange.calls:
-            said = exchange.headers.get(METHOD)
-            if said is not None and said != method.encode():
-                if exchange.modern and exchange.at_sdk:
-                    return None  # The SDK has compared the header with the body.
-                self.requests.read(exchange)
-        if exchange.calls and not exchange.calls[0].id_unknown:
-            return exchange.find(request_id, method)
-        if exchange.calls and exchange.calls[0].method != method:
-            return None
-        # The body has not been read on its way, or was too large for it.
-        return self.requests.dispatched(exchange, request_id, method, params or {})
 
     def handed_over(self, request_id: JsonId | None, method: str, params: object, *, native: bool) -> Call | None:
         """The call that a message is which came without its HTTP request: over another transport than the SDK's.
@@ -109,9 +83,12 @@ class Dispatcher:
         first request of an app shows that nobody else opens a span; it gets its own
         afterwards.
         """
-        if exchange.dispatch is None and self.requests.is_bare(exchange) and (call := only_call(exchange)) is not None:
+        if exchange.dispatch is not None or not self.requests.is_bare(exchange):
+            return
+        requests = [call for call in exchange.calls if call.id is not None]
+        if len(requests) == 1 and not requests[0].dispatched:
             self.http_spans.begin(exchange, scope)
-            exchange.dispatch = AppDispatch(self, call)
+            exchange.dispatch = AppDispatch(self, requests[0])
             await exchange.dispatch.enter()
 
 
@@ -208,8 +185,9 @@ class Dispatch:
         call.running, call.dispatch = False, None
         if call.span_context is None and call.id is not None and self.owes_span():
             call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
-        if outcome is not call.handler_outcome:
-            outcome = call.handler_outcome = completed_by(call.handler_outcome, outcome)
+        if call.handler_outcome is not None and call.handler_outcome is not outcome:
+            outcome = completed_by(call.handler_outcome, outcome)
+        call.handler_outcome = outcome
         if outcome is not None and outcome is not FINE and outcome.failed:
             self.judge()
         if self.own is not None and self.own is call.span:
@@ -313,12 +291,6 @@ class AppDispatch(Dispatch):
             super()._close(span)
         else:
             self.call.open_span = span  # Its end is that of the answer, which may come on another stream.
-
-
-def only_call(exchange: Exchange) -> Call | None:
-    """The one request of an exchange that nobody has dispatched."""
-    requests = [call for call in exchange.calls if call.id is not None]
-    return requests[0] if len(requests) == 1 and not requests[0].dispatched else None
 
 
 def completed_by(earlier: Outcome | None, later: Outcome | None) -> Outcome | None:

@@ -19,10 +19,12 @@ from otel_mcp.model.call import MODERN, Call, Exchange, Reading
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
+    KNOWN_METHODS,
     META_NAMESPACE,
     JsonId,
     Message,
     is_mcp,
+    json_id,
     meta_of,
     parse_head,
     parse_messages,
@@ -83,19 +85,45 @@ class Requests:
         if body is not None:
             self._parse(exchange, body)
 
-    def dispatched(self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any]) -> Call:
-        """The SDK has read the body, which holds this one message."""
-        target, meta = target_of(method, params), meta_of(params)
-        if exchange.calls:  # Too large to be read on its way.
-            call = exchange.calls[0]
-            call.id, call.id_unknown, call.target = request_id, False, target or call.target
-            if params:
-                call.params, call.meta = params, meta
-            return call
-        exchange.unparsed_body = None
-        call = Call(exchange, method, request_id, target, params, meta)
+    def call_of(
+        self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any] | None
+    ) -> Call | None:
+        """The call that a message is which an SDK hands to its handler.
+
+        Returns:
+            ``None`` for a message that never was on the wire: the SDK of 2026-07-28 lists
+            tools by itself, under the id of the call that it is about to serve.
+        """
+        request_id = json_id(request_id)
+        if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
+            method = text(method)
+        if not exchange.calls:
+            named = exchange.headers.get(wire_headers.METHOD)
+            if named is not None and named != method.encode():
+                if exchange.modern and exchange.at_sdk:
+                    return None  # The SDK has compared the header with the body.
+                self.read(exchange)
+        if exchange.calls:
+            return self._slow_call_of(exchange, request_id, method, params or {})
+        # The SDK has read the body, which holds this one message.
+        exchange.unparsed_body, params = None, params or {}
+        call = Call(exchange, method, request_id, target_of(method, params), params, meta_of(params))
         exchange.calls.append(call)
         self._inflight.begin(exchange, call)
+        return call
+
+    def _slow_call_of(
+        self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any]
+    ) -> Call | None:
+        call = exchange.calls[0]
+        if not call.id_unknown:
+            return exchange.find(request_id, method)
+        if call.method != method:
+            return None
+        # The body was too large to be read on its way.
+        call.id, call.id_unknown, call.target = request_id, False, target_of(method, params) or call.target
+        if params:
+            call.params, call.meta = params, meta_of(params)
         return call
 
     def _too_large(self, exchange: Exchange, head: bytes | bytearray) -> None:

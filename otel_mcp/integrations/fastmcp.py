@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial, wraps
 from types import ModuleType, TracebackType
@@ -44,7 +44,9 @@ def server(module: ModuleType, patches: Patches) -> None:
 def native_span(module: ModuleType, patches: Patches) -> None:
     """The middleware of FastMCP 4 that opens its span for a message."""
     if hasattr(module, "FastMCPServerMiddleware"):
-        patches.replace(module.FastMCPServerMiddleware, "__call__", _layer)
+        from otel_mcp.integrations.mcp_v2 import layer  # That SDK is there, as FastMCP 4 is on it alone.
+
+        patches.replace(module.FastMCPServerMiddleware, "__call__", partial(layer, opening=True))
         patches.replace(module.FastMCPServerMiddleware, "_seam_span", _seam_span)
 
 
@@ -118,20 +120,6 @@ def _opening() -> Dispatch | None:
     """The message whose span FastMCP 4 is about to open."""
     call = current_call.get()
     return call.dispatch if call is not None and call.dispatch is not None and call.dispatch.opening else None
-
-
-def _layer(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    from otel_mcp.integrations.mcp_v2 import dispatch_of  # FastMCP 4 alone is on that SDK.
-
-    @wraps(original)
-    def layer(self: Any, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Awaitable[Any]:
-        with _GUARD:
-            if (dispatch := dispatch_of(ctx)) is not None:
-                dispatch.opening = True
-                call_next = partial(dispatch.observe, call_next)
-        return original(self, ctx, call_next)
-
-    return layer
 
 
 def _seam_span(original: Callable[..., AbstractContextManager[None]]) -> Callable[..., AbstractContextManager[None]]:

@@ -19,7 +19,7 @@ from otel_mcp.current import look, serve
 from otel_mcp.guard import report
 from otel_mcp.integrations import handwritten
 from otel_mcp.integrations.patching import Patches
-from otel_mcp.model.call import SCOPE_KEY, Exchange, current_exchange
+from otel_mcp.model.call import MODERN, SCOPE_KEY, Exchange, current_exchange
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Receive, Scope, Send
 
@@ -131,13 +131,13 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 exchange, runtime = scope.get(SCOPE_KEY), current.runtime
                 if isinstance(exchange, Exchange) and runtime is not None:
                     exchange.at_sdk, exchange.scope = True, scope
-                    exchange.ambient = without_ended_span(otel_context.get_current())
-                    context = None
+                    around, context = otel_context.get_current(), None
+                    exchange.ambient = without_ended_span(around) if around else around
                     if exchange.http_span is not None or not exchange.http_decided:
                         context = runtime.http_spans.begin(exchange, scope)
                     if context is not None:
                         token = otel_context.attach(context)
-                    if exchange.owns_sessions is None and not exchange.modern:
+                    if exchange.owns_sessions is None and (exchange.protocol_version or "") < MODERN:
                         _slow_learn(exchange, owns(self))
             except Exception as failure:
                 report("SDK seam", failure)

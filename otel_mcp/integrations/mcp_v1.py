@@ -78,7 +78,7 @@ def _dispatch(server: Any, message: Any, req: Any) -> _Dispatch | None:
     else:
         # Here the parameters are models; the body has them as they were sent.
         runtime.exchanges.requests.read(exchange)
-        call = runtime.dispatcher.call_of(exchange, message.request_id, req.method, None)
+        call = runtime.dispatcher.requests.call_of(exchange, message.request_id, req.method, None)
     if call is None:
         return None
     dispatch = _Dispatch(runtime.dispatcher, call, server, message=message)

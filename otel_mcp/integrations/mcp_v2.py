@@ -49,7 +49,7 @@ def runner(module: ModuleType, patches: Patches) -> None:
 def native_span(module: ModuleType, patches: Patches) -> None:
     """The middleware that opens the SDK's span."""
     if hasattr(module, _NATIVE):
-        patches.replace(getattr(module, _NATIVE), "__call__", _layer)
+        patches.replace(getattr(module, _NATIVE), "__call__", layer)
 
 
 def _composed(compose: Compose) -> Compose:
@@ -70,7 +70,7 @@ def _composed(compose: Compose) -> Compose:
                 else:
                     if exchange.protocol_version != ctx.protocol_version and ctx.method != "initialize":
                         exchange.protocol_version = ctx.protocol_version  # What both speak, whatever a header says.
-                    call = runtime.dispatcher.call_of(exchange, ctx.request_id, ctx.method, ctx.params)
+                    call = runtime.dispatcher.requests.call_of(exchange, ctx.request_id, ctx.method, ctx.params)
                     if call is None:
                         return _unseen(compose, self, inner, ctx, runtime)
                 dispatch = _Dispatch(runtime.dispatcher, call, self, ctx.session)
@@ -89,25 +89,28 @@ def _composed(compose: Compose) -> Compose:
     return composed
 
 
-def _layer(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def layer(original: Callable[..., Awaitable[Any]], *, opening: bool = False) -> Callable[..., Awaitable[Any]]:
+    """Have what lies inside a middleware that opens the span of a message observed.
+
+    Args:
+        original: the middleware.
+        opening: see `Dispatch.opening`.
+    """
+
     @wraps(original)
-    def layer(self: Any, ctx: Any, call_next: Handler) -> Awaitable[Any]:
+    def observing(self: Any, ctx: Any, call_next: Handler) -> Awaitable[Any]:
         try:
-            if (dispatch := dispatch_of(ctx)) is not None:
+            call = current_call.get()
+            dispatch: _Dispatch | None = call.dispatch if call is not None and call.span_context is None else None
+            # Not a message of another server in this process.
+            if dispatch is not None and ctx.session is dispatch.served_by and ctx.method == dispatch.call.method:
+                dispatch.opening = opening
                 call_next = partial(dispatch.observe, call_next)
         except Exception as failure:
             report("dispatch", failure)
         return original(self, ctx, call_next)
 
-    return layer
-
-
-def dispatch_of(ctx: Any) -> _Dispatch | None:
-    """The message that a layer is about to open a span for; not one of another server in this process."""
-    call = current_call.get()
-    if call is None or call.dispatch is None or call.span_context is not None or ctx.method != call.method:
-        return None
-    return call.dispatch if ctx.session is call.dispatch.served_by else None
+    return observing
 
 
 @dataclass(slots=True, eq=False)

@@ -20,7 +20,8 @@ from opentelemetry.trace import SpanKind, Tracer
 
 import otel_mcp
 from otel_mcp import MCPMiddleware, current
-from otel_mcp.exchange.dispatch import Dispatcher, exchange_of
+from otel_mcp.exchange.dispatch import exchange_of
+from otel_mcp.exchange.request import Requests
 from otel_mcp.identity.reconcile import learn
 from otel_mcp.integrations import mcp_v1 as mcp1
 from otel_mcp.integrations import mcp_v2 as mcp2
@@ -769,7 +770,7 @@ async def test_where_our_seam_fails_the_span_of_the_sdk_stays(
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(Dispatcher, "call_of", broken)
+    monkeypatch.setattr(Requests, "call_of", broken)
     app = MCPMiddleware(Sdk2(runner, [OpenTelemetryMiddleware(telemetry)], ok))
 
     reply = await post(app, modern(), MODERN_HEADERS)

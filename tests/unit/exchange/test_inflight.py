@@ -423,7 +423,7 @@ async def test_a_client_that_leaves_a_running_tool_while_its_stream_is_open_leav
         exchange = scope[SCOPE_KEY]
         exchange.at_sdk = True
         message = json.loads(await read(receive))
-        made = runtime.dispatcher.call_of(exchange, message["id"], message["method"], message["params"])
+        made = runtime.dispatcher.requests.call_of(exchange, message["id"], message["method"], message["params"])
         assert made is not None
         group.start_soon(Dispatch(runtime.dispatcher, made).run, tool)
         await running.wait()
@@ -468,7 +468,7 @@ async def test_an_accepted_call_waits_for_its_answer_on_the_wire_only_where_a_st
         exchange = scope[SCOPE_KEY]
         exchange.at_sdk = True
         message = json.loads(await read(receive))
-        made = runtime.dispatcher.call_of(exchange, message["id"], message["method"], message["params"])
+        made = runtime.dispatcher.requests.call_of(exchange, message["id"], message["method"], message["params"])
         assert made is not None
         group.start_soon(work, made)
         await respond(send, b"", 202)

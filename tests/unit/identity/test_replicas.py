@@ -415,7 +415,9 @@ def dispatching(runtime: Runtime, tool: Callable[[], Awaitable[Message]]) -> MCP
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         message = json.loads(await read(receive))
-        made = runtime.dispatcher.call_of(scope[SCOPE_KEY], message["id"], message["method"], message["params"])
+        made = runtime.dispatcher.requests.call_of(
+            scope[SCOPE_KEY], message["id"], message["method"], message["params"]
+        )
         assert made is not None
         await Dispatch(runtime.dispatcher, made).run(tool)
         await respond(send, result(message["id"]))
