@@ -1,4 +1,4 @@
-"""Entry point of ``opentelemetry-instrument``: registers the seams, imports nothing of the user's."""
+"""Entry point of ``opentelemetry-instrument``: registers the patches, imports nothing of the user's."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class MCPInstrumentor(BaseInstrumentor):
 
     _patches = Patches()
     is_early = False
-    """`load_early` has registered the seams, and the usual loop has still to come."""
+    """`load_early` has registered the patches, and the usual loop has still to come."""
 
     def instrument(self, **kwargs: Any) -> None:
-        """Register the seams. Does nothing where `load_early` has done it for this very start."""
+        """Register the patches. Does nothing where `load_early` has done it for this very start."""
         if self.is_early and self.is_instrumented_by_opentelemetry:
             self.is_early = False
             return

@@ -104,6 +104,8 @@ class Dispatch:
     """What the SDK 2.x makes for each message: that of another server in this process is another."""
     before: Awaitable[None] | None = None
     """What has to be known before the handler runs, and takes waiting for."""
+    opens: bool = False
+    """No library opens a span for it, so we do."""
     opening: bool = False
     """FastMCP 4 is about to open the span of this message."""
     described: bool = False
@@ -134,7 +136,7 @@ class Dispatch:
                     dispatcher.inflight.handed_over.learn(call.exchange)
                 # Whatever the task carried: it may be older than the request.
                 self.parent = otel_context.set_value(CALL, call, parent_of(call))
-                self._attached = otel_context.attach(self.parent)
+                self._attached = otel_context.attach(self._opened(self.parent) if self.opens else self.parent)
                 self._call_token = current_call.set(call)
             except Exception as failure:
                 report("dispatch", failure)
@@ -155,13 +157,13 @@ class Dispatch:
                 report("dispatch", failure)
 
     async def _slow_resolve(self) -> None:
-        """Find the session of a message that is new to this process; of a handshake only its success tells."""
+        """Find the session of a message that is new to this process; a handshake has one only once it has succeeded."""
         with _GUARD:
             if self.call.method != "initialize":
                 await self.dispatcher.resolver.resolve(self.call)
 
     def outcome_of(self, result: Any) -> Outcome | None:
-        """How the handler's result, as dictionary or model, ends the message; ``None`` = only the answer tells."""
+        """How the handler's result, as dictionary or model, ends the message; ``None`` = the answer is to show it."""
         if isinstance(result, dict):
             failed: object = result.get("isError")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         else:
@@ -218,7 +220,7 @@ class Dispatch:
         if not same_span(span.get_span_context(), around) and (self.adopts(span) or not span.is_recording()):
             return None
         # A notification gets no span where its library gives it none.
-        return self.open() if call.id is not None else None
+        return otel_context.attach(self._opened(None)) if call.id is not None else None
 
     def adopts(self, span: Span) -> bool:
         """Take note of a span that somebody has opened around the handler. Returns whether it is to be completed."""
@@ -230,12 +232,10 @@ class Dispatch:
             call.span_context = span.get_span_context()
         return call.span is span
 
-    def open(self) -> Token[Context] | None:
-        """Open our own span and make it current, unless there is one."""
-        if self.call.span is not None:
-            return None
-        self.own = self.dispatcher.spans.open(self.call)
-        return otel_context.attach(trace.set_span_in_context(self.own))
+    def _opened(self, context: Context | None) -> Context:
+        """Open our own span in `context`, or in the current one; returns the context for what lies beneath it."""
+        self.own = self.dispatcher.spans.open(self.call, context)
+        return trace.set_span_in_context(self.own, context)
 
     def settle(self, span: Span, error: BaseException | None) -> Outcome | None:
         """Complete the span that a library has opened for this message, at the last moment while it is open.
@@ -275,9 +275,7 @@ class AppDispatch(Dispatch):
             await self.dispatcher.resolver.propose(call)
         with _GUARD:
             self._task = current_task()
-            around = otel_context.set_value(CALL, call, parent_of(call))
-            self.own = self.dispatcher.spans.open(call, around)
-            self._attached = otel_context.attach(trace.set_span_in_context(self.own, around))
+            self._attached = otel_context.attach(self._opened(otel_context.set_value(CALL, call, parent_of(call))))
             self._call_token = current_call.set(call)
 
     def leave(self, outcome: Outcome | None) -> None:

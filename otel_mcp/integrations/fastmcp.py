@@ -19,7 +19,7 @@ from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import Call, current_call
 from otel_mcp.telemetry.spans import rename, same_span
 
-_GUARD = guarded("FastMCP seam")
+_GUARD = guarded("FastMCP")
 _MISSING: Final = frozenset({"NotFoundError", "DisabledError"})
 """Exceptions of FastMCP for a name that it does not know, or does not show."""
 _QUIET: Final = {"record_exception": False, "set_status_on_exception": False}
@@ -68,7 +68,7 @@ def _session_attributes(original: Callable[[], dict[str, str]]) -> Callable[[], 
 
 
 def _record(original: Callable[[Span, Exception], None]) -> Callable[[Span, Exception], None]:
-    """Let FastMCP 4 blame the server on a span of a message only where the message says so too."""
+    """Let FastMCP 4 put an error on the span of a message only where the message failed by the server's fault."""
 
     @wraps(original)
     def record_span_exception(span: Span, e: Exception) -> None:

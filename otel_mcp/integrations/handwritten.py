@@ -22,7 +22,7 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 
-_GUARD: Final = guarded("route seam")
+_GUARD: Final = guarded("route")
 
 
 def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
@@ -56,7 +56,7 @@ async def serve(
             await runtime.dispatcher.attach(exchange, scope)
         receive = _attaching(runtime, exchange, scope, receive)
     except Exception as failure:
-        report("route seam", failure)
+        report("route", failure)
     try:
         await handler(scope, receive, send)
     except BaseException as error:

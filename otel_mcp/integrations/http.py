@@ -90,8 +90,8 @@ class ObservedApp:
         return getattr(self.app, name)
 
 
-# What is taken for an app stays a coroutine function, as the original is: servers, test clients and asgiref tell
-# ASGI 3 from ASGI 2 and WSGI by asking for one.
+# Apps stay coroutine functions, as the originals are: by that servers, test clients and asgiref distinguish ASGI 3 from
+# ASGI 2 and WSGI. (`inspect.markcoroutinefunction` would spare the coroutine, from Python 3.12 on.)
 
 
 def _app(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,7 +140,7 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                     if exchange.owns_sessions is None and (exchange.protocol_version or "") < MODERN:
                         _slow_learn(exchange, owns(self))
             except Exception as failure:
-                report("SDK seam", failure)
+                report("transport", failure)
             try:
                 await original(self, scope, receive, send)
             finally:

@@ -11,7 +11,7 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ _FASTMCP3_METHODS: Final = frozenset({
     "prompts/get", "prompts/list",
 })  # fmt: skip
 """Methods that FastMCP 3 opens a server span for, where none of ours is there."""
-_SAID: Final = frozenset({"ToolError", "FastMCPError"})
+_REFUSALS: Final = frozenset({"ToolError", "FastMCPError"})
 """Exceptions of the high-level servers: what is raised before a tool runs is not the tool's."""
 _CANCELLED: Final = Outcome(error_type="cancelled")
 
@@ -50,20 +50,8 @@ def _handle_request(original: Callable[..., Awaitable[None]]) -> Callable[..., A
         dispatch: _Dispatch | None = None
         with _GUARD:
             dispatch = _dispatch(self, message, req)
-        if dispatch is None:
-            return await original(self, message, req, *args, **kwargs)
-
-        async def handler() -> None:
-            token = None
-            with _GUARD:
-                token = dispatch.open()
-            try:
-                await original(self, message, req, *args, **kwargs)
-            finally:
-                if token is not None:
-                    otel_context.detach(token)
-
-        return await dispatch.run(handler)
+        handler = partial(original, self, message, req, *args, **kwargs)
+        await (handler() if dispatch is None else dispatch.run(handler))
 
     return handle
 
@@ -81,7 +69,7 @@ def _dispatch(server: Any, message: Any, req: Any) -> _Dispatch | None:
         call = runtime.dispatcher.requests.call_of(exchange, message.request_id, req.method, None)
     if call is None:
         return None
-    dispatch = _Dispatch(runtime.dispatcher, call, server, message=message)
+    dispatch = _Dispatch(runtime.dispatcher, call, server, opens=True, message=message)
     with _GUARD:
         message.respond = dispatch.responding(message.respond)
     return dispatch
@@ -116,7 +104,7 @@ class _Dispatch(Dispatch):
     def judge(self) -> None:
         call = self.call
         if _is_fastmcp(self.server):
-            call.tools_observed = True  # It says itself what it does not know.
+            call.tools_observed = True  # It names what it does not know.
         else:
             # The cache has all tools, from before the call on.
             call.unlisted = not call.trusted_name and bool(getattr(self.server, "_tool_cache", ()))
@@ -155,9 +143,10 @@ def _note(server: Any, call: Call, error: BaseException | None, message: str) ->
 
 
 def _is_refusal(server: Any, error: BaseException) -> bool:
-    """Whether a high-level server, or a middleware of its, says no before a tool runs."""
-    said = any(base.__name__ in _SAID for base in type(error).__mro__)
-    return said or (_is_fastmcp(server) and protocol_error(error) is not None)
+    """Whether a high-level server, or a middleware of its, refuses a call before a tool runs."""
+    if any(base.__name__ in _REFUSALS for base in type(error).__mro__):
+        return True
+    return _is_fastmcp(server) and protocol_error(error) is not None
 
 
 def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

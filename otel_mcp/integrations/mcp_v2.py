@@ -69,7 +69,7 @@ def _composed(compose: Compose) -> Compose:
                         return _unseen(compose, self, inner, ctx, runtime)
                 else:
                     if exchange.protocol_version != ctx.protocol_version and ctx.method != "initialize":
-                        exchange.protocol_version = ctx.protocol_version  # What both speak, whatever a header says.
+                        exchange.protocol_version = ctx.protocol_version  # What both speak, whatever a header has.
                     call = runtime.dispatcher.requests.call_of(exchange, ctx.request_id, ctx.method, ctx.params)
                     if call is None:
                         return _unseen(compose, self, inner, ctx, runtime)
@@ -121,7 +121,7 @@ class _Dispatch(Dispatch):
     """FastMCP has opened the span, and completes it further out."""
 
     def slow_learn(self, ctx: Any) -> None:
-        """Note what only this SDK can tell before the handler runs."""
+        """Note what only this SDK knows before the handler runs."""
         with _GUARD:
             exchange, method = self.call.exchange, self.call.method
             if exchange.protocol_version is None:
@@ -224,10 +224,10 @@ class _Dispatch(Dispatch):
 
 
 def _keep(span: Any, outcome: Outcome) -> None:
-    """Keep on the SDK's span how the message failed, against what the SDK goes on to say of that.
+    """Keep the SDK from overwriting on its span how the message failed.
 
-    It blames the server for the caller's errors, and what is once on a span cannot be
-    taken off again. Its description of the status stays, and the exception that it records.
+    It marks the caller's errors as the server's, and an attribute cannot be removed from a
+    span. Its description of the status stays, and the exception that it records.
     """
     set_attribute, set_attributes = span.set_attribute, span.set_attributes
 

@@ -1,4 +1,4 @@
-"""Where servers take up an app: reaches apps made of nothing that another seam knows.
+"""Patches of web servers, where they load an app: whatever it is made of, it is observed.
 
 Each wraps what the server is about to call, and nothing else of it.
 """
@@ -28,7 +28,7 @@ def uvicorn_server(module: ModuleType, patches: Patches) -> None:
         @wraps(shutdown)
         async def ended(self: Any, *args: Any, **options: Any) -> Any:
             result = await shutdown(self, *args, **options)
-            with guarded("uvicorn seam"):
+            with guarded("uvicorn"):
                 if (runtime := current.runtime) is not None and not getattr(self, "force_exit", False):
                     await runtime.server_ended()
             return result
@@ -66,7 +66,7 @@ def granian(module: ModuleType, patches: Patches) -> None:
         return __init__
 
     patches.replace(module, "_callback_wrapper", make)
-    # A worker of Granian ends without ``atexit``: only the lifespan tells that it does.
+    # A worker of Granian ends without ``atexit``: only the lifespan shows that it does.
     patches.replace(module.LifespanProtocol, "__init__", make_lifespan)
 
 
@@ -77,7 +77,7 @@ def _after(attribute: str) -> Callable[[Callable[..., None]], Callable[..., None
         @wraps(original)
         def loaded(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            with guarded("server seam"):
+            with guarded("server"):
                 setattr(self, attribute, ObservedApp(getattr(self, attribute)))
 
         return loaded

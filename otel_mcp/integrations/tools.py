@@ -1,6 +1,6 @@
-"""What only the tools themselves show: that one has been called, and how it failed.
+"""Patches of the tools of the high-level servers: a tool has been entered, and how it failed.
 
-The SDK turns every exception into a result that only says *error*.
+The SDK turns every exception into a result that is marked as an error, no more.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from otel_mcp.loops import is_cancellation
 from otel_mcp.model.call import Call, current_call
 from otel_mcp.wire.jsonrpc import Failure, Outcome, protocol_error
 
-_GUARD = guarded("tool seam")
+_GUARD = guarded("tool")
 _WRAPPERS: Final = frozenset({"ToolError", "UnexpectedToolError", "_ToolBodyError"})
 """What the libraries make of an exception that a tool raised."""
 _BY_CODE: Final[dict[int, Failure]] = {-32602: "invalid_arguments", -32603: "exception", 0: "exception"}
-"""What a tool means that raises an error of the protocol; with another code it says so itself."""
+"""Kinds of failure by the code of a protocol error that a tool raises; another code is the tool's own."""
 
 Run = Callable[..., Awaitable[Any]]
 
