@@ -1,4 +1,4 @@
-"""Each HTTP seam runs the app exactly once, whether it is the first that a request passes or not."""
+"""Each patch runs the app exactly once, whether it is the first that a request passes or not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _module(name: str) -> tuple[ModuleType, Callable[..., Any]]:
     return module, made
 
 
-SEAMS = {
+PATCHES = {
     "Starlette": http.starlette,
     "Litestar": http.litestar,
     "StreamableHTTPASGIApp": http.session_manager,
@@ -57,14 +57,14 @@ def _patched(name: str, patches: Patches) -> tuple[App, Callable[..., Any]]:
     module, made = _module(name)
     if name == "StreamableHTTPASGIApp":
         module.__dict__["StreamableHTTPSessionManager"] = type("Manager", (App,), dict(App.__dict__))
-    SEAMS[name](module, patches)
+    PATCHES[name](module, patches)
     app: App = made()
     return app, getattr(app, ENTRY.get(name, "__call__"))
 
 
-@pytest.mark.parametrize("name", SEAMS)
+@pytest.mark.parametrize("name", PATCHES)
 @pytest.mark.parametrize("switched_on", [True, False], ids=["observed", "switched off"])
-async def test_a_seam_that_a_request_passes_first_serves_it_once(
+async def test_the_first_patch_that_a_request_passes_serves_it_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str, switched_on: bool
 ) -> None:
     monkeypatch.setattr(current, "build", lambda: runtime if switched_on else None)
@@ -77,8 +77,8 @@ async def test_a_seam_that_a_request_passes_first_serves_it_once(
     assert [isinstance(scope.get(SCOPE_KEY), Exchange) for scope in app.scopes] == [switched_on]
 
 
-@pytest.mark.parametrize("name", SEAMS)
-async def test_seams_within_each_other_watch_a_request_once(
+@pytest.mark.parametrize("name", PATCHES)
+async def test_patches_within_each_other_observe_a_request_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(current, "runtime", runtime)

@@ -151,7 +151,7 @@ def test_a_module_that_is_there_is_patched_now(importable: Callable[[str], str])
     assert seen == [module]
 
 
-def test_a_seam_that_raises_does_not_reach_the_import(
+def test_a_patch_that_raises_does_not_reach_the_import(
     importable: Callable[[str], str], failures: Counter[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(module: ModuleType, patches: Patches) -> None:
@@ -192,17 +192,17 @@ def held(module: str, owner: str | None, name: str) -> Any:
     return (getattr(loaded, owner) if owner is not None else loaded).__dict__[name]
 
 
-def test_instrument_replaces_every_seam_and_uninstrument_restores_the_very_originals() -> None:
-    seams = [seam for seam in PATCHED if find_spec(seam[0].partition(".")[0]) is not None]
-    originals = [held(*seam) for seam in seams]
+def test_uninstrument_restores_the_very_originals_that_instrument_replaced() -> None:
+    places = [place for place in PATCHED if find_spec(place[0].partition(".")[0]) is not None]
+    originals = [held(*place) for place in places]
     instrumentor = MCPInstrumentor()
     try:
         for _ in range(2):
             instrumentor.instrument()
-            replaced = [held(*seam) for seam in seams]
+            replaced = [held(*place) for place in places]
             assert all(now is not before for now, before in zip(replaced, originals, strict=True))
             instrumentor.uninstrument()
-            restored = [held(*seam) for seam in seams]
+            restored = [held(*place) for place in places]
             assert all(now is before for now, before in zip(restored, originals, strict=True))
     finally:
         if instrumentor.is_instrumented_by_opentelemetry:
@@ -215,7 +215,7 @@ NO_APP = {"Route.handle", "OpenTelemetryMiddleware.__call__", "FastMCPServerMidd
 messages."""
 
 
-def test_whoever_asks_what_kind_of_function_it_is_hears_the_same_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replacement_is_a_coroutine_function_if_the_original_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers, test clients and asgiref tell ASGI 3 from ASGI 2 and WSGI by asking for a coroutine function."""
     for module, _ in TARGETS:
         if find_spec(module.partition(".")[0]) is not None:
