@@ -24,11 +24,9 @@ from otel_mcp.wire.jsonrpc import (
     JsonId,
     Message,
     is_mcp,
-    json_id,
-    meta_of,
     parse_head,
     parse_messages,
-    target_of,
+    parts,
     text,
 )
 
@@ -94,7 +92,8 @@ class Requests:
             ``None`` for a message that never was on the wire: the SDK of 2026-07-28 lists
             tools by itself, under the id of the call that it is about to serve.
         """
-        request_id = json_id(request_id)
+        params = params or {}
+        request_id, target, meta = parts(method, request_id, params)
         if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
             method = text(method)
         if not exchange.calls:
@@ -104,26 +103,24 @@ class Requests:
                     return None  # The SDK has compared the header with the body.
                 self.read(exchange)
         if exchange.calls:
-            return self._slow_call_of(exchange, request_id, method, params or {})
+            return self._slow_call_of(exchange, Call(exchange, method, request_id, target, params, meta))
         # The SDK has read the body, which holds this one message.
-        exchange.unparsed_body, params = None, params or {}
-        call = Call(exchange, method, request_id, target_of(method, params), params, meta_of(params))
+        exchange.unparsed_body = None
+        call = Call(exchange, method, request_id, target, params, meta)
         exchange.calls.append(call)
         self._inflight.begin(exchange, call)
         return call
 
-    def _slow_call_of(
-        self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any]
-    ) -> Call | None:
+    def _slow_call_of(self, exchange: Exchange, message: Call) -> Call | None:
         call = exchange.calls[0]
         if not call.id_unknown:
-            return exchange.find(request_id, method)
-        if call.method != method:
+            return exchange.find(message.id, message.method)
+        if call.method != message.method:
             return None
         # The body was too large to be read on its way.
-        call.id, call.id_unknown, call.target = request_id, False, target_of(method, params) or call.target
-        if params:
-            call.params, call.meta = params, meta_of(params)
+        call.id, call.id_unknown, call.target = message.id, False, message.target or call.target
+        if message.params:
+            call.params, call.meta = message.params, message.meta
         return call
 
     def _too_large(self, exchange: Exchange, head: bytes | bytearray) -> None:

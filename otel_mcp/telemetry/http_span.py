@@ -120,7 +120,7 @@ class HTTPSpans:
         try:
             self._library = _Library()
         except Exception as failure:
-            self._when = "off"
+            self.is_off = True
             report("HTTP span", failure)
         return self._library
 

@@ -43,22 +43,22 @@ class Message:
     """Name of the tool or prompt that is asked for."""
 
     def __post_init__(self) -> None:
-        self.meta = meta_of(self.params)
-        self.target = target_of(self.method, self.params)
+        _, self.target, self.meta = parts(self.method, None, self.params)
 
 
-def meta_of(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The ``_meta`` of a message; empty where there is none."""
+def parts(
+    method: str, request_id: object, params: Mapping[str, Any]
+) -> tuple[JsonId | None, str | None, Mapping[str, Any]]:
+    """The id of a message, the name of the tool or prompt that it asks for, and its ``_meta``."""
+    if type(request_id) is not int or not -_MAX_ID < request_id < _MAX_ID:
+        request_id = json_id(request_id)
+    target: Any = params.get("name") if method == "tools/call" or method == "prompts/get" else None
+    if not isinstance(target, str):
+        target = None
+    elif len(target) > _MAX_TEXT or not target.isascii():
+        target = text(target)
     meta: Any = params.get("_meta")
-    return cast(dict[str, Any], meta) if isinstance(meta, dict) else _NOTHING
-
-
-def target_of(method: str, params: Mapping[str, Any]) -> str | None:
-    """The name of the tool or prompt that is asked for."""
-    if method != "tools/call" and method != "prompts/get":
-        return None
-    name: Any = params.get("name")
-    return text(name) if isinstance(name, str) else None
+    return request_id, target, cast("dict[str, Any]", meta) if isinstance(meta, dict) else _NOTHING
 
 
 Failure = Literal["unknown_tool", "invalid_arguments", "tool", "exception", "cancelled", "refused"]
@@ -122,6 +122,7 @@ def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
 _TELLING: Final = ("_meta", "name", "uri", "protocolVersion", "clientInfo")
 """Parameters that are read of a message too large to be read."""
 _MAX_ID: Final = 2**63
+_MAX_TEXT: Final = 256
 _BATCH_LIMIT: Final = 100
 """Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
 
@@ -138,7 +139,7 @@ def _message(entry: Any) -> Message | None:
     return Message(text(method), request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
 
 
-def text(value: str, limit: int = 256) -> str:
+def text(value: str, limit: int = _MAX_TEXT) -> str:
     """At most `limit` characters of a stranger's text, such as UTF-8 can hold.
 
     JSON may name half of a surrogate pair. An exporter cannot send such a text,

@@ -121,7 +121,7 @@ print("the program is loaded", file=sys.stderr)
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("process", "configure"),
+        ("current", "configure"),
         ("integrations.patching", "register_post_import_hook"),
         ("integrations.http", "starlette"),
     ],

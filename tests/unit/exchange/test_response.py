@@ -19,7 +19,7 @@ from otel_mcp.types import Message, Receive, Send
 from tests.support.asgi import JSON_HEADERS, event, post, read, respond, stream
 from tests.support.messages import FAILED, OK, call, initialize, legacy_headers
 from tests.support.providers import Telemetry, described, id_of
-from tests.unit.exchange.test_dispatch import make_runner
+from tests.support.sdk2 import make_runner
 
 pytestmark = pytest.mark.anyio
 
