@@ -37,6 +37,8 @@ SHELL = {
     # What the guards themselves stand in, or what is there before and after any request.
     "otel_mcp.current.configure",
     "otel_mcp.current.discard",
+    "otel_mcp.current.look",
+    "otel_mcp.current.serve",
     "otel_mcp.telemetry.processor.SessionSpanProcessor.on_start",
     "otel_mcp.exchange.dispatch.Dispatch.__init__",
     "otel_mcp.exchange.dispatch.Dispatch.run",
