@@ -141,7 +141,7 @@ async def _outcome(observer: Observer, call: CallRecord, session: Session) -> Ba
 
 
 def discover(settings: Settings) -> dict[str, Observer]:
-    """Observers by name: the bundled one if wanted, entry points, then configured ``module:name``."""
+    """Find observers by name: the bundled one if wanted, entry points, then configured ``module:name``."""
     found: dict[str, Observer] = {"log": SlowAndFailing(settings.slow_call)} if settings.log_calls else {}
     for entry in entry_points(group=ENTRY_POINTS):
         with guarded(f"observer {entry.name}"):
@@ -166,7 +166,7 @@ class SlowAndFailing:
         self._left_out = 0
 
     def wants(self, call: CallRecord | ToolCall) -> bool:
-        """Whether there is anything to log: most calls never reach the queue."""
+        """Look whether there is anything to log: most calls never reach the queue."""
         return call.error_type is not None or call.failure is not None or call.duration >= self._threshold
 
     async def __call__(self, call: ToolCall, session: SessionState) -> None:

@@ -75,7 +75,7 @@ class HTTPSpans:
         return exchange.ambient if exchange.http_span is not None else None
 
     def decide(self, exchange: Exchange, scope: Scope) -> None:
-        """The answer begins: open the span of what is MCP for sure; of the rest note whether it may be ours."""
+        """Open the span of what is MCP for sure, as its answer begins; of the rest note whether it may be ours."""
         if exchange.confirmed:
             self.begin(exchange, scope)
         else:

@@ -153,7 +153,7 @@ class Metrics:
             report("record", failure)
 
     def _slow_errors(self, outcome: Outcome, call: Call) -> tuple[str | None, str | None]:
-        """The error type and the JSON-RPC code of a failure, bounded."""
+        """Return the error type and the JSON-RPC code of a failure, bounded."""
         error_type, code = outcome.error_type, outcome.status_code
         if error_type is not None:
             error_type = self._error_types.bounded(error_type, proven=call.accepted, likely=True)
@@ -212,7 +212,7 @@ class Metrics:
             call.failure = failure_of(call, outcome, unlisted=call.unlisted)
 
     def _is_unlisted(self, call: Call) -> bool:
-        """Whether the server has listed its tools, and this name is none of them."""
+        """Look whether the server has listed its tools, and this name is none of them."""
         if not self._tools_listed or call.trusted_name or self.tools.is_full or call.target is None:
             return False
         return len(call.target) <= BoundedNames.LONGEST and call.target not in self.tools.known
@@ -239,7 +239,7 @@ class Metrics:
         return attributes | named
 
     def request_refused(self, status: int, client: str | None) -> None:
-        """Take a request that HTTP answered with a refusal. Counted later: which clients have worked is then known."""
+        """Take a request that HTTP answered with a refusal; counted once it is known which clients have worked."""
         self._refused.append((status, client))
         if len(self._refused) > _MAX_REFUSED:
             self.settle()

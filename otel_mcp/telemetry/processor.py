@@ -1,11 +1,10 @@
 """Puts the session on every span beneath that of a message.
 
 A span processor, because those spans are made by libraries that know nothing of
-us. What lies beneath a call is decided by the parent, which may have come by way
-of a thread or an attached context: a span whose parent has a session has the
-same one. Only above the call's own span, and where a parent tells nothing, the
-call is taken from the context. It runs for every span of the process, so outside
-a call it does a few look-ups and nothing else.
+us. A span whose parent has a session has the same one, even where the parent came
+by way of a thread or an attached context. Only above the call's own span, and
+where a parent has none, the call is that of the context. It runs for every span of
+the process, so outside a call it does a few look-ups and nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class SessionSpanProcessor(SpanProcessor):
         if not self.enabled:
             return
         try:
-            # Native spans may be given a context made of `_meta` alone, so the task tells whose they are.
+            # A native span may have a context made of `_meta` alone: its call is that of the task.
             serving = current_call.get()
             if serving is not None and serving.span is None and is_native(span):
                 adopt(serving, span, span.instrumentation_scope.name)  # pyright: ignore[reportOptionalMemberAccess]
@@ -68,7 +67,7 @@ class SessionSpanProcessor(SpanProcessor):
 
 
 def _is_beneath(parent: trace.Span, call: Call) -> bool:
-    """Whether a parent that has no session of its own lies in the trace of the call, at its span or beneath it."""
+    """Look whether a parent without a session lies in the trace of the call, at its span or beneath it."""
     own, context = call.span_context, parent.get_span_context()
     if own is None or context.is_remote or context.trace_id != own.trace_id:
         return False

@@ -70,7 +70,7 @@ def _extract(carrier: dict[str, str], context: Context) -> Context:
 
 
 def without_ended_span(context: Context) -> Context:
-    """Return the context, without its span where that is known to have ended; only the SDK's spans tell.
+    """Return the context, without its span where that is known to have ended: of the SDK's spans it is.
 
     A server may serve a request in a context that an earlier request of the
     connection left behind. What has ended is nobody's parent.

@@ -155,7 +155,7 @@ class Recorder:
         return drained
 
     def _record(self, call: Call) -> None:
-        """Make of a call all that it leaves behind. What goes wrong with one part costs no other."""
+        """Record all that a call leaves behind; an error in one part costs no other."""
         self._open += 1
         outcome = call.outcome
         try:
@@ -175,7 +175,7 @@ class Recorder:
             report("record", failure)
 
     def _close(self) -> None:
-        """A batch is complete: one delta for each session that its calls belong to."""
+        """Complete a batch: submit one delta for each session that its calls belong to."""
         self._open = 0
         deltas, self._deltas = self._deltas, {}
         self.metrics.close()
@@ -187,7 +187,7 @@ class Recorder:
         if delta is None:
             self._deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
         started = call.exchange.started_ns / 1e9
-        ended = started + call.duration  # Its own end: by now the session may have said goodbye.
+        ended = started + call.duration  # Its own end: by now the session may have ended.
         if ended - session.last_activity >= session.facts.limit:
             session.ended = True  # Before this call did: what names it next is to be asked about.
         if ended > session.last_activity:

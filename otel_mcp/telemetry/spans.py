@@ -21,6 +21,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 
 from otel_mcp import semconv
 from otel_mcp.model.call import Call, client_of
+from otel_mcp.telemetry.content import capture_result, captured
 from otel_mcp.telemetry.propagation import parent_of
 from otel_mcp.version import __version__
 from otel_mcp.wire.jsonrpc import Outcome
@@ -38,13 +39,13 @@ TENTATIVE: Final[WeakKeyDictionary[ReadableSpan, Mapping[str, str]]] = WeakKeyDi
 
 
 def scope_of(span: Span) -> str | None:
-    """The name of the instrumentation scope that opened a span."""
+    """Return the name of the instrumentation scope that opened a span."""
     scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
     return scope.name if scope is not None else None
 
 
 def is_native(span: Span) -> bool:
-    """Whether the SDK or FastMCP opened this span for a message."""
+    """Tell whether the SDK or FastMCP opened this span for a message."""
     scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
     if scope is None or scope.name not in _NATIVE_SCOPES:
         return False
@@ -52,7 +53,7 @@ def is_native(span: Span) -> bool:
 
 
 def session_attributes(call: Call) -> Mapping[str, str]:
-    """What a call's session puts on every span of the call, made once a session."""
+    """Return what stands on every span of a call of its session, made once a session."""
     session = call.session
     if session is None:
         return {semconv.SESSION_SOURCE: "none"}
@@ -86,7 +87,7 @@ def call_attributes(call: Call, scope: str | None = None, *, with_session: bool 
         if scope != _SDK:
             attributes[semconv.GEN_AI_OPERATION_NAME] = semconv.EXECUTE_TOOL
         if exchange.capture is not None:
-            attributes |= _captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
+            attributes |= captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
     elif call.method in RESOURCE_METHODS and (uri := resource_uri(call.params)) is not None:
         attributes[semconv.MCP_RESOURCE_URI] = uri  # FastMCP sets its own after us, as it came.
     return attributes
@@ -116,19 +117,8 @@ def _common_attributes(call: Call) -> dict[str, Any]:
     return attributes
 
 
-def _captured(call: Call, name: str, value: Any) -> dict[str, str]:
-    text = call.exchange.capture(value) if call.exchange.capture is not None and value is not None else None
-    return {} if text is None else {name: text}
-
-
-def capture_result(call: Call, result: Any) -> None:
-    """Put a result on the span of its call, where the user asked for it."""
-    if call.exchange.capture is not None and call.method == "tools/call" and call.span is not None:
-        call.span.set_attributes(_captured(call, semconv.GEN_AI_TOOL_CALL_RESULT, result))
-
-
 def _identity(call: Call) -> tuple[str, dict[str, Any]]:
-    """The name and the attributes that a native span would have: method, target and protocol version."""
+    """Make the name and the attributes that a native span would have: method, target and protocol version."""
     attributes: dict[str, Any] = {semconv.MCP_METHOD_NAME: call.method}
     if call.exchange.protocol_version:
         attributes[semconv.MCP_PROTOCOL_VERSION] = call.exchange.protocol_version[:32]

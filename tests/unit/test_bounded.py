@@ -24,7 +24,7 @@ def test_names_that_are_only_likely_leave_half_of_the_places() -> None:
     assert names.bounded("known", proven=True) == "known"
 
 
-def test_a_likely_name_that_is_proven_later_makes_room_for_another_likely_one() -> None:
+def test_a_likely_name_that_is_proven_makes_room_for_another() -> None:
     names = BoundedNames(4)
     for name in ("a", "b"):
         names.bounded(name, proven=False, likely=True)

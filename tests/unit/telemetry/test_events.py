@@ -1,4 +1,4 @@
-"""What is told of a session's life: events, metrics, and the span of a whole session."""
+"""The life of a session in events, metrics, and the span of a whole session."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_end_of_a_session_is_an_event_with_its_sums(reporter: SessionReporte
     ]
 
 
-def test_the_span_of_a_session_lasts_from_its_first_to_its_last_activity(
+def test_the_span_of_a_session_lasts_from_first_to_last_activity(
     reporter: SessionReporter, telemetry: Telemetry
 ) -> None:
     reporter.ended(ENDED)
@@ -248,9 +248,7 @@ async def test_a_delete_of_a_session_that_nobody_knows_begins_none(runtime: Runt
 
 
 @pytest.mark.parametrize("ids", ["raw", "hashed"])
-async def test_a_delete_as_the_first_request_of_a_replica_ends_the_session_of_another(
-    make_runtime: MakeRuntime, ids: str
-) -> None:
+async def test_a_delete_at_another_replica_ends_the_session(make_runtime: MakeRuntime, ids: str) -> None:
     opened = make_runtime(hash_key="shared", session_id=ids)
     session_id = (await post(MCPMiddleware(Server(), opened), initialize())).headers["mcp-session-id"]
     replica = make_runtime(hash_key="shared", session_id=ids)
@@ -268,9 +266,7 @@ async def test_a_delete_as_the_first_request_of_a_replica_ends_the_session_of_an
     assert stored == session_id if ids == "raw" else re.fullmatch(r"h_[0-9a-f]{32}", stored)
 
 
-async def test_a_storm_of_404_after_the_server_forgot_a_session_is_one_end(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_a_storm_of_404_for_a_lost_session_is_one_end(runtime: Runtime, telemetry: Telemetry) -> None:
     server = Server(session_id="own")
     app = MCPMiddleware(server, runtime)
     await post(app, initialize())

@@ -1,4 +1,4 @@
-"""The short way to record leaves what the public one does, and where it is not certain the public one is taken."""
+"""Recording through a series exports what the public way does, and falls back to it."""
 
 from __future__ import annotations
 
@@ -180,14 +180,14 @@ def test_where_the_sdk_differs_records_take_the_public_way(
     reader = InMemoryMetricReader()
     provider = sdk.MeterProvider([reader], shutdown_on_exit=False)
     counter = provider.get_meter("test").create_counter("calls")
-    taken: list[Any] = []
-    monkeypatch.setattr(type(counter), "add", lambda *arguments: taken.append(arguments[1:]))
+    recorded: list[Any] = []
+    monkeypatch.setattr(type(counter), "add", lambda *arguments: recorded.append(arguments[1:]))
     instruments._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
     differs(monkeypatch)
 
     Series(counter, {"tool": "add"}).record(1)
 
-    assert taken == [(1, {"tool": "add"}, NO_SPAN)]
+    assert recorded == [(1, {"tool": "add"}, NO_SPAN)]
     instruments._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
     provider.shutdown()
 

@@ -323,9 +323,7 @@ async def test_a_name_becomes_an_attribute_once_it_worked(runtime: Runtime, tele
     assert prompts == [None, None, "_OTHER", "real"]
 
 
-async def test_a_name_that_the_server_listed_is_an_attribute_also_where_it_fails(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_a_listed_name_is_an_attribute_also_where_it_fails(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server({"tools/call": {"result": FAILED}}), runtime)
 
     await post(app, call(), legacy_headers("x"))
@@ -459,7 +457,7 @@ async def test_refused_requests_are_counted_by_status_and_client(
         await respond(send, b"no", status, content_type="text/plain")
 
     watched = MCPMiddleware(app, runtime)
-    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)  # Who has worked is told apart.
+    await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)  # A client that works has a label.
     await post(watched, modern(), MODERN_HEADERS)
     await post(watched, modern(client="somebody else"), MODERN_HEADERS)
     await post(watched, call(), path="/before-it-is-read")

@@ -91,9 +91,9 @@ async def test_any_propagator_names_the_parent(
     make_runtime: MakeRuntime, telemetry: Telemetry, propagator: Any, http_span: str, where: str, kind: type[Single]
 ) -> None:
     propagator(CompositePropagator([kind()]))
-    said = f"{TRACE}-{PARENT}-1"
-    meta = {"B3": said} if where == "meta" else {}
-    headers = [*MODERN_HEADERS, ("b3", said)] if where == "header" else MODERN_HEADERS
+    sent = f"{TRACE}-{PARENT}-1"
+    meta = {"B3": sent} if where == "meta" else {}
+    headers = [*MODERN_HEADERS, ("b3", sent)] if where == "header" else MODERN_HEADERS
 
     reply = await post(MCPMiddleware(Server(), make_runtime(http_span=http_span)), modern(**meta), headers)
 
@@ -114,10 +114,10 @@ async def test_a_propagator_that_gives_nothing_costs_only_the_parent(
     kind: type[Single] | None,
 ) -> None:
     propagator(CompositePropagator([]) if kind is None else kind())
-    said = f"{TRACE}-{PARENT}-1"
+    sent = f"{TRACE}-{PARENT}-1"
 
     reply = await post(
-        MCPMiddleware(Server(), make_runtime(http_span=http_span)), modern(B3=said), [*MODERN_HEADERS, ("b3", said)]
+        MCPMiddleware(Server(), make_runtime(http_span=http_span)), modern(B3=sent), [*MODERN_HEADERS, ("b3", sent)]
     )
 
     span = next(span for span in telemetry.spans() if described(span)["scope"] == "otel_mcp")

@@ -50,17 +50,17 @@ async def document(runtime: Runtime, session_id: str = "own") -> Any:
     return await runtime.sessions.load(session_id)
 
 
-def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = False) -> Call:
+def ended(status: int | None, outcome: Outcome | None = None, *, accepted: bool = False) -> Call:
     """A finished call."""
     exchange = Exchange("POST", "/mcp", {})
     exchange.status = status
     made = exchange.add(RpcMessage("tools/call", 1, {}))
-    made.outcome, made.accepted = outcome, taken
+    made.outcome, made.accepted = outcome, accepted
     return made
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome", "taken"),
+    ("status", "outcome", "accepted"),
     [
         (200, Outcome(), True),
         (200, Outcome("tool_error"), True),
@@ -75,13 +75,13 @@ def ended(status: int | None, outcome: Outcome | None = None, *, taken: bool = F
     ],
 )
 def test_a_message_was_taken_where_the_answer_shows_it(
-    status: int | None, outcome: Outcome | None, taken: bool
+    status: int | None, outcome: Outcome | None, accepted: bool
 ) -> None:
-    assert was_taken(ended(status, outcome)) is taken
+    assert was_taken(ended(status, outcome)) is accepted
 
 
 def test_what_reached_a_handler_was_taken_whatever_the_answer() -> None:
-    assert was_taken(ended(404, Outcome(None, "-32600"), taken=True))
+    assert was_taken(ended(404, Outcome(None, "-32600"), accepted=True))
 
 
 async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: Runtime, telemetry: Telemetry) -> None:
@@ -148,9 +148,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
     ]
 
 
-async def test_the_errors_of_a_session_are_those_of_the_server_and_its_tools(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_errors_of_a_session_are_those_of_server_and_tools(runtime: Runtime, telemetry: Telemetry) -> None:
     listed = {"result": {"tools": [{"name": "add"}]}}
     server = Server({"tools/list": listed}, session_id="own")
     app = MCPMiddleware(server, runtime)
@@ -361,7 +359,7 @@ async def test_a_full_batch_is_drained_in_parts_that_no_request_waits_for(
     assert len(batches) == 2
 
 
-async def test_a_session_was_active_until_its_last_call_ended_whenever_that_is_recorded(
+async def test_a_session_is_active_until_its_last_call_ended(
     make_runtime: MakeRuntime,
 ) -> None:
     runtime = make_runtime()
@@ -376,7 +374,7 @@ async def test_a_session_was_active_until_its_last_call_ended_whenever_that_is_r
     assert state.last_activity.timestamp() == pytest.approx(max(ends), abs=5e-6)
 
 
-async def test_a_batch_is_one_delta_of_a_session_however_many_parts_it_comes_in(make_runtime: MakeRuntime) -> None:
+async def test_a_batch_in_many_parts_is_one_delta_of_a_session(make_runtime: MakeRuntime) -> None:
     runtime = make_runtime(flush_calls=20)
     deltas: list[SessionDelta] = []
     runtime.recorder._submit = deltas.append  # pyright: ignore[reportPrivateUsage]
@@ -406,7 +404,7 @@ async def test_however_many_calls_end_at_once_none_is_lost(
 
 
 class Slow:
-    """Stands for `Metrics.record`: keeps what is recorded, and holds the first until it is let go."""
+    """Stands for `Metrics.record`: keeps what is recorded, and holds the first until `go_on` is set."""
 
     def __init__(self) -> None:
         self.recorded: list[Call] = []
@@ -454,7 +452,7 @@ async def test_the_loop_does_not_spin_while_another_thread_records(
     assert sorted(map(id, slow.recorded)) == sorted(map(id, calls))
 
 
-async def test_who_is_asked_to_drain_all_while_it_drains_a_part_goes_on_to_the_end(
+async def test_a_drain_of_all_during_a_partial_one_is_completed(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that ends drains from another thread than the loop's, and the loop may have no other turn."""
@@ -474,7 +472,7 @@ async def test_who_is_asked_to_drain_all_while_it_drains_a_part_goes_on_to_the_e
     assert len(slow.recorded) == 200
 
 
-async def test_who_is_asked_after_its_last_look_looks_again(
+async def test_a_drain_wanted_after_the_last_look_looks_again(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = (runtime := make_runtime()).recorder
@@ -503,7 +501,7 @@ async def test_who_is_asked_after_its_last_look_looks_again(
     assert len(recorded) == 2
 
 
-async def test_nothing_of_a_batch_is_left_when_it_begins_anew(make_runtime: MakeRuntime) -> None:
+async def test_clear_leaves_nothing_of_a_batch(make_runtime: MakeRuntime) -> None:
     recorder = (runtime := make_runtime(flush_calls=20)).recorder
     deltas: list[SessionDelta] = []
     recorder._submit = deltas.append  # pyright: ignore[reportPrivateUsage]
@@ -659,7 +657,7 @@ def test_a_second_event_loop_records_as_the_first_one_did(make_runtime: MakeRunt
     assert [(span.attributes or {})["jsonrpc.request.id"] for span in telemetry.spans()] == ["1", "2"]
 
 
-async def test_what_is_recorded_later_has_nothing_of_the_call_that_woke_the_recorder(
+async def test_recording_has_nothing_of_the_call_that_started_it(
     make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
     runtime = make_runtime(flush_interval=0.01)
@@ -680,7 +678,7 @@ async def test_what_is_recorded_later_has_nothing_of_the_call_that_woke_the_reco
     assert "session.id" not in attributes
 
 
-async def test_calls_of_one_session_are_handed_over_together_and_keep_what_was_agreed_on(
+async def test_calls_of_one_session_are_one_delta_with_its_agreement(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deltas: list[SessionDelta] = []
@@ -697,7 +695,7 @@ async def test_calls_of_one_session_are_handed_over_together_and_keep_what_was_a
     assert None not in {delta.touch_key for delta in deltas}
 
 
-async def test_one_call_that_cannot_be_recorded_takes_no_other_with_it(
+async def test_a_call_that_cannot_be_recorded_costs_no_other(
     runtime: Runtime, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounded = runtime.metrics.tools.bounded

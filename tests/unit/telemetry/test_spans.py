@@ -104,7 +104,7 @@ async def test_every_further_call_of_an_app_without_seams_has_the_same_span(
     ]
 
 
-async def test_a_span_lasts_from_the_arrival_of_the_request_until_its_answer_is_on_its_way(
+async def test_a_span_lasts_from_the_request_until_its_answer(
     clock: Clock, runtime: Runtime, telemetry: Telemetry
 ) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -337,9 +337,7 @@ async def test_the_context_in_meta_is_the_parent(runtime: Runtime, telemetry: Te
         assert span.context.trace_state.get("a") == "b"
 
 
-async def test_the_context_in_the_http_headers_is_the_parent_where_meta_has_none(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_http_headers_give_the_parent_where_meta_has_none(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server(), runtime)
 
     for _ in range(2):
@@ -414,9 +412,7 @@ async def test_an_http_span_is_not_touched(runtime: Runtime, telemetry: Telemetr
             assert "gen_ai.tool.name" not in attributes
 
 
-async def test_where_attributes_are_limited_the_session_is_not_among_the_first_to_go(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_the_session_outlives_other_attributes_under_a_limit(runtime: Runtime, telemetry: Telemetry) -> None:
     await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
 
     names = list(telemetry.span().attributes or {})
