@@ -183,11 +183,11 @@ class Metrics:
 
     def close(self) -> None:
         """Count what is counted once for a whole batch, which ends here."""
-        if self._refused:
-            self.settle()
         requests, self._requests = self._requests, Counter()
         self._exemplified.clear()
         try:
+            if self._refused:
+                self.settle()
             for (client, method), count in requests.items():
                 attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
                 self._on.clients_requests.add(count, attributes, NO_SPAN)

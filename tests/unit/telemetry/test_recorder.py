@@ -715,3 +715,20 @@ async def test_a_call_that_cannot_be_recorded_costs_no_other(
     assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 2
     assert len(telemetry.spans()) == 3
     assert failures["record"] == 1
+
+
+async def test_counts_that_cannot_be_recorded_cost_no_session_its_calls(
+    runtime: Runtime, failures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(runtime.metrics, "settle", broken)
+    runtime.metrics.request_refused(403, None)
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, call(), legacy_headers("own"))
+
+    state = await document(runtime)
+
+    assert state.tool_call_count == 1
+    assert failures["record"] > 0
