@@ -25,12 +25,7 @@ from otel_mcp.exchange.request import Requests
 from otel_mcp.exchange.response import Exchanges, Responses
 from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
-from otel_mcp.hashing import KeyedHashes
-from otel_mcp.identity.claims import Rules, rules_from
-from otel_mcp.identity.conversations import Conversations
-from otel_mcp.identity.lookup import Tracker
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.identity.verdicts import Verdicts
 from otel_mcp.model.delta import SessionDelta, WriteResult
 from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions
@@ -75,14 +70,10 @@ class Runtime:
         self.metrics = Metrics(meter_provider)
         events = _SessionEvents(self, tracer_provider, logger_provider)
         self.sessions = Sessions(settings, events)
-        keys = KeyedHashes(self.sessions.hash_key, lambda: self.sessions.shared_key.is_agreed)
-        rules: Rules = rules_from(settings)
-        tracker = Tracker(settings, self.sessions, keys, self.metrics.session_rejected)
-        self.verdicts = Verdicts(tracker, keys, self.metrics.session_rejected)
-        conversations = Conversations(tracker, self.sessions, self.sessions, time.time, settings.flush_interval)
-        self.resolver = Resolver(rules, keys, tracker, conversations, self.sessions)
+        self.resolver = Resolver(settings, self.sessions, self.metrics.session_rejected)
+        hashes = self.resolver.hashes
         self.observers = Observers(settings, self.metrics.observer_dropped)
-        self.recorder = Recorder(settings, self.metrics, self.spans, keys, self.observers, self.sessions.submit)
+        self.recorder = Recorder(settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit)
         inflight = InFlight(settings, self.resolver, self.recorder)
         session_ids = SessionIds(settings, self.resolver, self.recorder, inflight, self.sessions)
         requests = Requests(settings, self.resolver, inflight)
@@ -133,7 +124,7 @@ class Runtime:
         """
         self.metrics.register()
         self.sessions.ensure_running()
-        await self.resolver.keys.prepare()
+        await self.resolver.prepare()
         await loops.at_home(self._agree_on_key)
 
     async def _agree_on_key(self) -> None:
@@ -216,16 +207,16 @@ class _SessionEvents(SessionReporter):
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
         super().written(delta, result)
-        return self._runtime.verdicts.apply(delta, result)
+        return self._runtime.resolver.reconciler.apply(delta, result)
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
-        return self._runtime.resolver.tracker.calls_of(session_id)
+        return self._runtime.resolver.registry.calls_of(session_id)
 
     def hash_key(self, key: bytes) -> None:
-        self._runtime.resolver.keys.learn(key)
+        self._runtime.resolver.hashes.learn(key)
 
     def closing(self) -> None:
-        self._runtime.resolver.tracker.later.close()
+        self._runtime.resolver.reconciler.later.close()
         self._runtime.recorder.drain()
 
 

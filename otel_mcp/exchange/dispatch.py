@@ -128,7 +128,7 @@ class Dispatch:
                 call.dispatch = self
                 if call.method == "tools/call" and len(call.exchange.calls) == 1 and not dispatcher.reads_results:
                     call.exchange.sdk_call = call
-                if (call.session is None or call.tentative) and not dispatcher.resolver.again(call):
+                if (call.session is None or call.tentative) and not dispatcher.resolver.cached(call):
                     await self._slow_resolve()
                 if call.span is not None:
                     # Of a route around an SDK, which decides. Ours is not ended, so nobody sees it.

@@ -164,8 +164,8 @@ class Responses:
         if exchange.minted is not None or exchange.wire_session_id or not self._may_tell(exchange):
             return
         if has_succeeded(call) or is_handshake(call.params):
-            await self._resolver.keys.prepare(exchange)
-            exchange.minted = self._resolver.keys.mint(self._resolver.user(exchange))
+            await self._resolver.prepare(exchange)
+            exchange.minted = self._resolver.hashes.mint(self._resolver.user(exchange))
             await self._resolver.opens(call, exchange.minted)
 
 

@@ -38,7 +38,7 @@ class SessionIds:
     ) -> None:
         self._interval = settings.flush_interval
         self._ttl = settings.session_ttl
-        self._keys = resolver.keys
+        self._hashes = resolver.hashes
         self._resolver = resolver
         self._recorder = recorder
         self._inflight = inflight
@@ -62,16 +62,17 @@ class SessionIds:
     async def claim(self, exchange: Exchange, scope: Scope) -> Scope:
         """Find out whose the id is that a request names; returns the scope for the app."""
         if (wire_id := exchange.wire_session_id) and wire_id.startswith(OURS):
-            await self._keys.prepare(exchange)
+            await self._resolver.prepare(exchange)
+            hashes = self._hashes
             # Also one that another replica seems to have made, with another key: the server has given out neither.
-            if self._keys.is_ours(wire_id) or (self._keys.is_shaped(wire_id) and not self._paths.get(exchange.path)):
+            if hashes.is_ours(wire_id) or (hashes.is_shaped(wire_id) and not self._paths.get(exchange.path)):
                 exchange.owns_sessions = False
                 # As the app would have got it had we not given the client an id.
                 exchange.scope = scope = wire_headers.without(scope, wire_headers.SESSION_ID)
         elif not exchange.modern:  # The revision of 2026-07-28 has no transport sessions: an id there says nothing.
             exchange.owns_sessions = self._paths.get(exchange.path)
-            if not self._keys.ready:
-                await self._keys.prepare(exchange)
+            if not self._hashes.ready:
+                await self._resolver.prepare(exchange)
         return scope
 
     def ended(self, exchange: Exchange, transport_id: str) -> None:
@@ -95,15 +96,15 @@ class SessionIds:
     def _is_goodbye(self, exchange: Exchange, transport_id: str, status: int) -> bool:
         """Whether a client closes a session that only we know of: the server's refusal says that it keeps none."""
         owns_none = exchange.owns_sessions is False and status in _KEEPS_NONE
-        return owns_none and self._keys.ready and self._keys.is_ours(transport_id)
+        return owns_none and self._hashes.is_ours(transport_id)
 
     def _end(self, exchange: Exchange, transport_id: str, reason: EndReason) -> None:
         """Submit the end of a session. The store counts each end once, however many processes submit it."""
-        if not self._keys.ready:
+        if not self._hashes.ready:
             return
         # Of another user it is another session, and that one alone ends.
         session_id, user = self._resolver.named_by(exchange, transport_id), self._resolver.user(exchange)
-        session = self._resolver.tracker.get(session_id)
+        session = self._resolver.registry.get(session_id)
         if session is None and (reason == "server_closed" or (session_id, user) in self._gone):
             # A server of several processes, one of which keeps the session, answers 404 in the others.
             return
@@ -114,7 +115,7 @@ class SessionIds:
             facts = SessionFacts(session_id, at, self._ttl, principal=user)
         else:
             facts = session.facts
-            self._resolver.tracker.forget(session)
+            session.ended = True
         if session_id == self._resolver.storable(transport_id) and (session is not None or exchange.sse_endpoint):
             self._inflight.session_closed(transport_id)
         delta = SessionDelta(facts, at, ended=(at, reason))

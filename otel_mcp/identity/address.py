@@ -14,10 +14,9 @@ PROXY_HEADERS: Final = frozenset({b"x-forwarded-for", b"forwarded", b"via", b"x-
 _FOR: Final = re.compile(r"""(?:^|;)\s*for=("[^"]*"|[^;,\s]+)""", re.IGNORECASE)
 _MAX: Final = 2048
 """Characters of a header that are read, from its end: there the nearest proxy writes."""
-Network = IPv4Network | IPv6Network
 
 
-def networks(names: tuple[str, ...]) -> tuple[Network, ...]:
+def networks(names: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
     """Parse addresses and networks.
 
     Raises:
@@ -48,21 +47,17 @@ class Clients:
         self._header = header.encode()
 
     def of(self, scope: Mapping[str, Any]) -> Client:
-        """The client of a request that has passed a proxy.
-
-        Behind a proxy that nobody trusts every client has the proxy's address.
-        """
+        """The client of a request that has passed a proxy; behind one that nobody trusts all have its address."""
         peer = scope.get("client")
         address, port = (str(peer[0]), peer[1]) if peer else (None, None)
-        if address is None or not self._trusts(address):
-            return Client(address, port, is_shared=True)
-        # Right to left: each trusted proxy vouches for the hop that it wrote down.
-        for hop in self._hops(wire_headers.pairs(scope)):
-            found, found_port = _parsed(hop)
-            if found is None:
-                break
-            if not any(found in network for network in self._trusted):
-                return Client(str(found), found_port, is_shared=False)
+        if address is not None and self._trusts(_parsed(address)[0]):
+            # Right to left: each trusted proxy vouches for the hop that it wrote down.
+            for hop in self._hops(wire_headers.pairs(scope)):
+                found, found_port = _parsed(hop)
+                if found is None:
+                    break
+                if not self._trusts(found):
+                    return Client(str(found), found_port, is_shared=False)
         return Client(address, port, is_shared=True)
 
     def _hops(self, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
@@ -70,14 +65,14 @@ class Clients:
         lines = [value for name, value in headers if name == self._header]
         if self._header == b"x-real-ip":
             return [line[-_MAX:].decode("latin-1") for line in lines[-1:]]
-        elements = b",".join(lines)[-_MAX:].decode("latin-1").split(",")[::-1]
+        text = b",".join(lines)[-_MAX:].decode("latin-1")
+        elements = [element for element in reversed(text.split(",")) if element.strip()]
         if self._header == b"x-forwarded-for":
-            return [element for element in elements if element.strip()]
-        return [match[1] if (match := _FOR.search(element)) else "" for element in elements if element.strip()]
+            return elements
+        return [match[1] if (match := _FOR.search(element)) else "" for element in elements]
 
-    def _trusts(self, address: str) -> bool:
-        parsed, _ = _parsed(address)
-        return parsed is not None and any(parsed in network for network in self._trusted)
+    def _trusts(self, address: IPv4Address | IPv6Address | None) -> bool:
+        return address is not None and any(address in network for network in self._trusted)
 
 
 def _parsed(hop: str) -> tuple[IPv4Address | IPv6Address | None, int | None]:

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, Final, cast
 from urllib.parse import unquote_plus
 
 from pydantic_core import from_json
 
+from otel_mcp.guard import guarded
+from otel_mcp.settings import Settings
 from otel_mcp.wire.jsonrpc import text
+
+CONVERSATION_KEYS: Final = "otel_mcp_conversation_keys"
+"""Entry point group of further `HostKey` tuples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,15 @@ _MAX: Final = 512
 _MAX_BAGGAGE: Final = 8192
 _MAX_MEMBERS: Final = 180
 """Both as W3C limits them."""
+
+
+def host_keys(settings: Settings) -> tuple[HostKey, ...]:
+    """The keys that count, those of the user first."""
+    keys = [HostKey(key) for key in settings.conversation_keys]
+    for entry in entry_points(group=CONVERSATION_KEYS):
+        with guarded(f"conversation keys {entry.name}"):
+            keys.extend(entry.load())
+    return (*keys, *HOST_KEYS)
 
 
 def conversation(meta: Mapping[str, Any], keys: tuple[HostKey, ...], client: str) -> tuple[str, str] | None:

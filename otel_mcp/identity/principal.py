@@ -16,8 +16,8 @@ from pydantic_core import from_json
 
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Exchange
-from otel_mcp.model.delta import Known, SessionFacts
-from otel_mcp.model.session import Principal, Session
+from otel_mcp.model.delta import SessionFacts
+from otel_mcp.model.session import NOBODY, Principal
 from otel_mcp.wire.headers import HeaderMap
 
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
@@ -26,27 +26,41 @@ _NAMES: Final = ("identity", "username", "display_name")
 """Attributes that name an authenticated user, the most certain one first."""
 
 
-def caller(exchange: Exchange, keys: KeyedHashes) -> Principal | None:
+def caller(exchange: Exchange, hashes: KeyedHashes) -> Principal:
     """The caller of a request, as far as the app has authenticated it by now."""
     user, known = exchange.see_user(), exchange.caller
-    if known is not None and known[0] is user and known[1] == keys.generation:
+    if known is not None and known[0] is user and known[1] == hashes.generation:
         return known[2]
-    found = principal(user, exchange.headers, keys)
-    exchange.caller = user, keys.generation, found
+    found = principal(user, exchange.headers, hashes)
+    exchange.caller = user, hashes.generation, found
     return found
 
 
-def principal(user: object, headers: HeaderMap, keys: KeyedHashes) -> Principal | None:
-    """The caller of a request; ``None`` = nobody said who they are."""
+def principal(user: object, headers: HeaderMap, hashes: KeyedHashes) -> Principal:
+    """The caller of a request with these headers that the app has authenticated as `user`."""
     if user is not None and (authenticated := _by_token(user) or _by_name(user)) is not None:
-        return Principal(keys.digest("user", *authenticated), binds=True)
+        return _user("user", *authenticated, hashes=hashes)
     for name in CREDENTIALS:
         if credential := headers.get(name):
-            claims = _claims(credential)
-            if claims is not None:
-                return Principal(keys.digest("jwt", *claims), binds=True)
-            return Principal(keys.digest("credential", credential.decode("latin-1")), binds=False)
-    return None
+            if (claims := _claims(credential)) is not None:
+                return _user("jwt", *claims, hashes=hashes)
+            return Principal(hashes.digest("credential", credential.decode("latin-1")))
+    return NOBODY
+
+
+def _user(*names: str, hashes: KeyedHashes) -> Principal:
+    digest = hashes.digest(*names)
+    return Principal(digest, digest)
+
+
+def is_foreign(facts: SessionFacts, principal: Principal) -> bool:
+    """Whether the session is bound to somebody else."""
+    return facts.principal is not None and facts.principal != principal.user
+
+
+def own_id(hashes: KeyedHashes, session_id: str, caller: str) -> str:
+    """The id of the session that a caller, known by a digest, has instead of somebody else's."""
+    return f"p_{hashes.digest('bound', session_id, caller)}"
 
 
 def _by_token(user: object) -> tuple[str, ...] | None:
@@ -64,20 +78,20 @@ def _by_token(user: object) -> tuple[str, ...] | None:
 
 
 def _by_name(user: object) -> tuple[str, ...] | None:
-    """The name of a user like Starlette's and Django's; nobody where they do not say that it is authenticated."""
-    if _said(user, "is_authenticated") is not True:
+    """The name of a user like Starlette's and Django's; nobody where it does not say that it is authenticated."""
+    if _attribute(user, "is_authenticated") is not True:
         return None
     for attribute in _NAMES:
-        name = _said(user, attribute)
+        name = _attribute(user, attribute)
         if isinstance(name, (str, int, UUID)) and str(name):
             return ("name", str(name))
     return None
 
 
-def _said(user: object, attribute: str) -> object:
-    """An attribute of a user's class, which may raise anything: Starlette's own say ``NotImplementedError``."""
+def _attribute(user: object, name: str) -> object:
+    """An attribute of a user's class, which may raise anything: Starlette's own raise ``NotImplementedError``."""
     try:
-        return getattr(user, attribute, None)
+        return getattr(user, name, None)
     except Exception:
         return None
 
@@ -97,34 +111,3 @@ def _claims(credential: bytes) -> tuple[str, str] | None:
     claims = cast(dict[str, object], payload)
     subject = claims.get("sub")
     return (str(claims.get("iss", "")), subject) if isinstance(subject, str) and subject else None
-
-
-def is_foreign(facts: SessionFacts, principal: Principal | None) -> bool:
-    """Whether the session is bound to somebody else."""
-    return facts.principal is not None and facts.principal != user_of(principal)
-
-
-def is_of_another(known: Known | None, principal: Principal | None) -> bool:
-    """Whether the store has an id as that of another user's session, which may have ended."""
-    return known is not None and known.principal not in (None, user_of(principal))
-
-
-def user_of(principal: Principal | None) -> str | None:
-    """The user that a caller is, as what sessions are bound by; ``None`` = nobody in particular."""
-    return principal.digest if principal is not None and principal.binds else None
-
-
-def bind(session: Session, principal: Principal | None) -> None:
-    """Bind a session that begins."""
-    session.caller = principal.digest if principal is not None else ""
-    session.facts.principal = user_of(principal)
-
-
-def id_for(keys: KeyedHashes, session_id: str, principal: Principal | None) -> str:
-    """The id of the session that `principal` has instead of somebody else's."""
-    return own_id(keys, session_id, principal.digest if principal else "")
-
-
-def own_id(keys: KeyedHashes, session_id: str, caller: str) -> str:
-    """The same, by the digest of the caller."""
-    return f"p_{keys.digest('bound', session_id, caller)}"

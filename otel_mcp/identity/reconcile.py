@@ -1,77 +1,168 @@
-"""What another replica knew of a session, and had not written yet when it was asked for."""
+"""What other processes know and decide about the sessions of this one, and how it follows them.
+
+An answer to a write comes by itself. What another replica had not written yet
+when it was asked for is asked for once more, in the background.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final, Protocol
+from weakref import WeakSet
 
+from otel_mcp import loops
 from otel_mcp.bounded import remember
-from otel_mcp.identity.directory import Directory, Later
-from otel_mcp.model.delta import SessionFacts
+from otel_mcp.guard import guarded, quietly
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.identity.principal import own_id
+from otel_mcp.identity.registry import Registry
+from otel_mcp.model.delta import Known, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.session import Session
+from otel_mcp.settings import Settings
+from otel_mcp.types import Asker
 
-_MAX_BLIND: Final = 1000
+_LOOK_AGAIN: Final = 2.0
+"""Flush intervals after which the store knows what other replicas knew at the time."""
+_MAX_UNSEEN: Final = 1000
 _PAUSE: Final = 0.01
-"""Seconds between two questions about them: after an outage requests come first."""
+"""Seconds between two questions about them."""
 
 
-class Learning:
-    """Asks once more, in the background."""
+class Directory(Protocol):
+    """The part of the shared store that identity asks, for an `asker` that waits within its patience."""
 
-    def __init__(
-        self, directory: Directory, later: Later, delay: float, continued: Callable[[Session, str], None]
-    ) -> None:
-        """Begin with nothing to ask.
+    async def describe(self, session_id: str, asker: Asker | None = None) -> Known | None: ...
+    async def bind(self, session_id: str, user: str | None, asker: Asker | None = None) -> None: ...
+    async def get(self, key: str, asker: Asker | None = None) -> str | None: ...
+    async def get_or_set(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str: ...
+    async def get_or_set_successor(
+        self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None
+    ) -> str: ...
 
-        Args:
-            directory: whom to ask.
-            later: asks in the background.
-            delay: seconds; by then every replica has written what it knew.
-            continued: called with a session that has begun under an id which others continue, and as what.
-        """
+
+class Later:
+    """Runs questions in the background; their failures are counted and harm nobody."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+    def run(self, question: Callable[[], Awaitable[None]], delay: float = 0.0) -> None:
+        """Run `question` in `delay` seconds. Without a running loop there is nobody to wait for the answer."""
+        with guarded("session facts"):
+            if (loop := loops.home()) is not None:
+                self._ending.discard(loop)
+                loops.call_later(loop, delay, partial(quietly, "session facts", partial(self._start, loop, question)))
+
+    def close(self) -> None:
+        """Ask nothing more of what is due: the running loop is about to end, and a task that begins then never does."""
+        ending = asyncio.get_running_loop()
+        self._ending.add(ending)
+        for task in [task for task in self._tasks if task.get_loop() is ending]:
+            task.cancel()
+
+    def _start(self, loop: asyncio.AbstractEventLoop, question: Callable[[], Awaitable[None]]) -> None:
+        if loop not in self._ending:
+            task = loop.create_task(self._ask(question))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, question: Callable[[], Awaitable[None]]) -> None:
+        with guarded("session facts"):
+            await question()
+
+
+class Reconciler:
+    """Has the sessions of this process follow the store."""
+
+    def __init__(self, settings: Settings, registry: Registry, directory: Directory, hashes: KeyedHashes) -> None:
+        self._registry = registry
         self._directory = directory
-        self._later = later
-        self._delay = delay
-        self._continued = continued
-        self._blind: OrderedDict[str, Session] = OrderedDict()
+        self._hashes = hashes
+        self._delay = _LOOK_AGAIN * settings.flush_interval
+        self._unseen: OrderedDict[str, tuple[float, Session, bool]] = OrderedDict()
+        """Sessions to ask about, from when on, and whether the store could not be asked when they began."""
         self._look_at = 0.0
+        self.later = Later()
 
-    def later(self, session: Session) -> None:
-        """Ask about a session that has just been met."""
+    def look_later(self, session: Session, *, blind: bool = False) -> None:
+        """Ask about a session that has just been met, once other replicas have written what they knew of it.
 
-        async def look() -> None:
-            known = await self._directory.describe(session.id)
-            if known is not None and known.live is not None:
-                learn(session, known.live)
-
-        self._later.run(look, self._delay)
-
-    def at_last(self, session: Session) -> None:
-        """Ask about a session that has begun while nobody could be asked, as soon as somebody can."""
-        remember(self._blind, session.id, session, _MAX_BLIND)
+        Where nobody could be asked about its id (`blind`), it may have been continued elsewhere.
+        """
+        due = time.monotonic() + self._delay
+        remember(self._unseen, session.id, (due, session, blind), _MAX_UNSEEN)
         if time.monotonic() >= self._look_at:
-            self._look_again()
+            self._schedule(due)
 
-    def _look_again(self) -> None:
-        self._look_at = time.monotonic() + self._delay
-        self._later.run(self._look_at_blind, self._delay)
+    def _schedule(self, due: float) -> None:
+        self._look_at = due
+        self.later.run(self._look, max(due - time.monotonic(), 0.0))
 
-    async def _look_at_blind(self) -> None:
-        while self._blind:
-            session_id, session = next(iter(self._blind.items()))
-            known = await self._directory.describe(session_id)
-            if known is None:
-                self._look_again()
-                return
-            self._blind.pop(session_id, None)
-            if known.successor is not None:
-                self._continued(session, known.successor)
+    async def _look(self) -> None:
+        """Ask one after another: after an outage requests come first."""
+        while self._unseen:
+            session_id, (due, session, blind) = next(iter(self._unseen.items()))
+            if (now := time.monotonic()) < due:
+                return self._schedule(due)
+            if (known := await self._directory.describe(session_id)) is None:
+                return self._schedule(now + self._delay)
+            self._unseen.pop(session_id, None)
+            if blind and known.successor is not None:
+                self._registry.follow(session_id, known.successor)
+                session.ended = True
             elif known.live is not None:
                 learn(session, known.live)
             await asyncio.sleep(_PAUSE)
+
+    def apply(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
+        """Follow what the store has answered about a session that went on here.
+
+        Returns:
+            What is to be written instead, where the session is another user's and another one may begin.
+        """
+        if result.owner is not None:
+            return self._separate(delta, result.owner)
+        session, previous = self._registry.sessions.get(result.session_id), delta.facts.previous_id
+        if result.agreed_successor is not None and previous is not None:
+            self._registry.follow(previous, result.agreed_successor)
+            if session is not None:
+                session.superseded = True
+        is_over = result.after_end and delta.ended is None and session is not None and session.source == "header"
+        if session is not None and session.conversation is None and (result.agreed_session is not None or is_over):
+            session.ended = True  # What names it next is to be asked about.
+        return None
+
+    def _separate(self, delta: SessionDelta, owner: str) -> SessionDelta | None:
+        """The store has the session as that of `owner`: what came under its id goes on in one of the caller's own."""
+        registry, facts = self._registry, delta.facts
+        registry.rejected("principal")
+        session = registry.sessions.get(facts.session_id)
+        if session is not None and session.facts is not facts:
+            session = None  # That of its own user, of which this process has learned since.
+        if session is not None:
+            session.ended = True
+            # The next user to name it is recognised even if the store cannot be asked.
+            owned = registry.put(registry.draft(facts.session_id, session.source))
+            owned.facts.principal = owner
+            self.look_later(owned)
+        if not delta.requests and not delta.call_count:
+            return None
+        caller = facts.principal or "" if session is None else session.caller
+        mine = own_id(self._hashes, facts.session_id, caller)
+        if (own := registry.get(mine)) is None:
+            if (own := registry.begin(registry.draft(mine, facts.source or "header"))) is None:
+                return None
+            own.caller = caller
+            own.facts = replace(facts, session_id=mine, previous_id=None, opened=False)
+        if session is not None:
+            session.conversation = own  # Calls may be under way in it.
+        return replace(delta, facts=own.facts, touch_key=None)
 
 
 def learn(session: Session, facts: SessionFacts) -> None:

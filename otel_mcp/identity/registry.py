@@ -1,4 +1,4 @@
-"""The sessions that this process holds: bounded, by last use, and with a limit on new ones."""
+"""The sessions that this process knows: bounded, by last use, and with a limit on new ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
+from opentelemetry.trace import SpanContext
+
+from otel_mcp.bounded import remember
 from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.session import Session
 from otel_mcp.settings import Settings
@@ -14,31 +17,36 @@ from otel_mcp.settings import Settings
 _MINUTE: Final = 60.0
 
 
-class Table:
-    """Sessions by the id that keys them."""
+class Registry:
+    """Sessions by the id that keys them, and which sessions other ids and clients lead to."""
 
     def __init__(self, settings: Settings, rejected: Callable[[str], None], clock: Callable[[], float]) -> None:
-        self._rejected = rejected
-        self._clock = clock
+        """Begin without sessions; `rejected` counts those that may not be, `clock` tells Unix seconds."""
+        self.rejected = rejected
+        self.clock = clock
         self._ttl = settings.session_ttl
         self._most = settings.max_sessions
         self._most_new = settings.max_new_sessions
         self.sessions: OrderedDict[str, Session] = OrderedDict()
+        self._followed: OrderedDict[str, str] = OrderedDict()
+        """Ids of sessions, by the ids that they continue and by the fingerprints of clients."""
         self._window_began = 0.0
         self._opened = 0
         self._asking = 0
 
     def get(self, session_id: str) -> Session | None:
-        """A live session. What became part of a conversation lives as long as that."""
+        """A live session."""
         session = self.sessions.get(session_id)
-        if session is None or session.ended:
-            return None
-        active = session.conversation or session
-        return session if not active.ended and self._clock() - active.last_activity < active.facts.limit else None
+        return session if session is not None and session.is_live(self.clock()) else None
+
+    def calls_of(self, session_id: str) -> list[SpanContext]:
+        """Sampled calls of a session in this process, also of one that has ended."""
+        session = self.sessions.get(session_id)
+        return list(session.sampled) if session is not None and session.sampled is not None else []
 
     def may_open(self) -> bool:
         """Whether the limit on new sessions allows another one."""
-        now = self._clock()
+        now = self.clock()
         if now - self._window_began >= _MINUTE:
             self._window_began, self._opened = now, 0
         return self._opened + self._asking < self._most_new
@@ -52,47 +60,37 @@ class Table:
         finally:
             self._asking -= 1
 
-    def admit(
-        self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None
-    ) -> Session | None:
-        """Begin a session, within the limit; `limit` is that of its silence, in seconds."""
-        if not self.may_open():
-            self._rejected("limit")
-            return None
-        self._opened += 1
-        session = self.draft(session_id, source, limit=limit, previous=previous)
-        self.put(session)
-        return session
-
     def draft(
         self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None
     ) -> Session:
-        """A session that is not held: nobody else sees it."""
-        now = self._clock()
+        """A session that is not held: nobody else sees it; `limit` is that of its silence, in seconds."""
+        now = self.clock()
         return Session(SessionFacts(session_id, now, limit or self._ttl, source=source, previous_id=previous), now)
 
-    def proposal(
-        self, session_id: str, source: str, *, previous: str | None = None, known: bool = False
-    ) -> Session | None:
-        """A draft, if it is of a session that the store knows, or if another one may begin."""
-        return self.draft(session_id, source, previous=previous) if known or self.may_open() else None
+    def begin(self, session: Session) -> Session | None:
+        """Hold a session that begins here, within the limit."""
+        if not self.may_open():
+            self.rejected("limit")
+            return None
+        self._opened += 1
+        return self.put(session)
 
-    def put(self, session: Session) -> None:
-        """Hold a session."""
-        self.sessions[session.id] = session
-        while len(self.sessions) > self._most:
-            self.sessions.popitem(last=False)
+    def put(self, session: Session) -> Session:
+        """Hold a session, also one that began elsewhere."""
+        remember(self.sessions, session.id, session, self._most)
+        return session
 
-    def remember(self, table: OrderedDict[str, str], key: str, value: str) -> None:
-        """Note in another table of ids, which is bounded likewise."""
-        table[key] = value
-        while len(table) > self._most:
-            table.popitem(last=False)
+    def follow(self, key: str, session_id: str) -> None:
+        """Have what names `key`, an id or the fingerprint of a client, mean that session from now on."""
+        remember(self._followed, key, session_id, self._most)
 
-    def first(self, table: OrderedDict[str, str], key: str, answer: str, candidate: str) -> str:
-        """Of two requests that asked a store which answered neither, the first one's id stands."""
-        if answer == candidate:
-            for rival in (table.get(key), key):
-                if rival is not None and self.get(rival) is not None:
-                    return rival
-        return answer
+    def followed(self, key: str) -> Session | None:
+        """The live session that `key` means since."""
+        session_id = self._followed.get(key)
+        return self.get(session_id) if session_id is not None else None
+
+    def agreed(self, key: str, answer: str, candidate: str) -> str:
+        """What `key` means: of two requests that asked a store which answered neither, the first one's id stands."""
+        rival = (self.followed(key) or self.get(key)) if answer == candidate else None
+        self.follow(key, answer if rival is None else rival.id)
+        return answer if rival is None else rival.id

@@ -74,7 +74,6 @@ class Call:
     session: Session | None = None
     claim: Claim | None = None
     """What the session was found by."""
-    conversation_id: str | None = None
     span: Span | None = None
     """The one server span of this message, whoever made it."""
     open_span: Span | None = None
@@ -172,7 +171,7 @@ class Exchange:
     """The innermost scope that has been seen; kept until the request is over, since it refers to this record."""
     user: object = None
     """What an authentication middleware put into the scope, once that has been looked at."""
-    caller: tuple[object, int, Principal | None] | None = None
+    caller: tuple[object, int, Principal] | None = None
     """Who calls, with the user and the generation of the hash key that this was made of."""
     waited: float = 0.0
     """Seconds that it has waited for the session store."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from math import inf
+from typing import Any, Final
 
 from opentelemetry.trace import SpanContext
 
@@ -12,6 +13,18 @@ from otel_mcp.hashing import Whose
 from otel_mcp.model.delta import Known, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.wire.jsonrpc import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller, as a keyed hash; empty where nobody said who they are."""
+
+    digest: str = ""
+    user: str | None = None
+    """The same, if it names a user: sessions are bound to it. A bare token binds none, since it may rotate."""
+
+
+NOBODY: Final = Principal()
 
 
 @dataclass(slots=True, eq=False)
@@ -40,28 +53,28 @@ class Session:
     """Spans of its calls in this process, for the span of the session; only where that is wanted."""
     attributes: dict[str, str] = field(default_factory=dict[str, str])
     """Span attributes, the same for every call of the session; refilled when the facts change."""
+    id: str = field(init=False)
 
-    @property
-    def id(self) -> str:
-        return self.facts.session_id
+    def __post_init__(self) -> None:
+        self.id = self.facts.session_id
 
     @property
     def source(self) -> str:
         return self.facts.source or "none"
 
+    def is_live(self, now: float) -> bool:
+        """Whether it has not ended. What became part of a conversation lives as long as that."""
+        active = self.conversation or self
+        return not (self.ended or active.ended) and now - active.last_activity < active.facts.limit
+
+    def bind(self, principal: Principal) -> None:
+        """Make it the session of the caller with whom it begins."""
+        self.caller, self.facts.principal = principal.digest, principal.user
+
     def state(self) -> SessionState:
         """The public form: a copy without tool calls."""
         times = {"created_at": self.facts.created_at, "last_activity": self.last_activity}
         return SessionState.model_validate({"session_id": self.id, **times, **self.facts.known()})
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """A caller, as a keyed hash."""
-
-    digest: str
-    binds: bool
-    """It names a user, so a session may be bound to it; a bare token may rotate."""
 
 
 @dataclass(slots=True)
@@ -74,11 +87,15 @@ class Claim:
     transport: bool = False
     """The id is one of the transport's own: the protocol gave it out."""
     conversation_id: str | None = None
-    principal: Principal | None = None
+    principal: Principal = NOBODY
     derived: bool = False
     """The key is a hash that every replica computes alike, so nobody need be asked."""
     whose: Whose | None = None
     """Whose the id is, seen from the caller, where it says so itself; of another's the key is the caller's own."""
+    forged: bool = False
+    """It looks like an id that we gave out, and is none."""
+    fresh_until: float = -inf
+    """Unix seconds until which the replica that gave out the id may not have written it."""
     session: Session | None = field(default=None, compare=False, repr=False)
     """What it led to last."""
     attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)

@@ -102,8 +102,8 @@ def _common_attributes(call: Call) -> dict[str, Any]:
     }
     if transport_id := exchange.shown_session_id:
         attributes[semconv.MCP_SESSION_ID] = transport_id
-    if call.conversation_id:
-        attributes[semconv.GEN_AI_CONVERSATION_ID] = call.conversation_id
+    if call.claim is not None and call.claim.conversation_id:
+        attributes[semconv.GEN_AI_CONVERSATION_ID] = call.claim.conversation_id
     if exchange.client:
         attributes[semconv.CLIENT_ADDRESS] = exchange.client
     # Its version and user agent are in the session's document and event: whatever stands on every span is paid for by

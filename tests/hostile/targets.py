@@ -15,9 +15,9 @@ from unittest.mock import Mock
 from opentelemetry import propagate
 
 from otel_mcp.exchange.replies import Answer, Replies, reading_of
-from otel_mcp.hashing import KeyedHashes
+from otel_mcp.hashing import KeyedHashes, minted_at
 from otel_mcp.identity.address import Clients
-from otel_mcp.identity.claims import Claims, rules_from
+from otel_mcp.identity.claims import Claims
 from otel_mcp.identity.hosts import HOST_KEYS, conversation, from_baggage
 from otel_mcp.identity.principal import principal
 from otel_mcp.model.call import Exchange, client_info
@@ -29,20 +29,9 @@ from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.wire import headers, jsonrpc, sse
 from otel_mcp.wire.carrier import carried
 
-
-async def _key(_: object = None) -> bytes:
-    return b"k" * 32
-
-
-def _keys() -> KeyedHashes:
-    keys = KeyedHashes(_key)
-    with suppress(StopIteration):
-        keys.prepare().send(None)
-    return keys
-
-
-KEYS: Final = _keys()
-CLAIMS: Final = Claims(rules_from(load(service_name="s", session_sources="cookie,conversation,header,inferred")), KEYS)
+HASHES: Final = KeyedHashes()
+HASHES.learn(b"k" * 32)
+CLAIMS: Final = Claims(load(service_name="s", session_sources="cookie,conversation,header,inferred"), HASHES)
 CLIENTS: Final = {name: Clients(("10.0.0.0/8", "::1"), name) for name in ("x-forwarded-for", "forwarded", "x-real-ip")}
 LIMIT: Final = 300
 
@@ -153,8 +142,8 @@ def head(data: bytes) -> None:
     for name, clients in CLIENTS.items():
         clients.of({**scope, "client": ("10.0.0.1", 1)})
         clients.of({"headers": [(name.encode(), data)], "client": ("10.0.0.1", 1)})
-    principal(None, {**found, b"authorization": b"Bearer e30." + data + b".x"}, KEYS)
-    principal(None, {b"authorization": data}, KEYS)
+    principal(None, {**found, b"authorization": b"Bearer e30." + data + b".x"}, HASHES)
+    principal(None, {b"authorization": data}, HASHES)
 
 
 def claim(data: bytes) -> None:
@@ -169,7 +158,7 @@ def claim(data: bytes) -> None:
     except ValueError:
         messages = [jsonrpc.Message("tools/call", 1, {})]
     for message in messages:
-        found_claim = CLAIMS.of(exchange, exchange.add(message))
+        found_claim = CLAIMS.of(exchange.add(message))
         if found_claim is not None:
             assert len(found_claim.key) <= 128
             assert found_claim.key.isascii()
@@ -180,10 +169,10 @@ def claim(data: bytes) -> None:
 def session_id(data: bytes) -> None:
     """Ids of any bytes: stored harmlessly, and none of them is ours."""
     text = data.decode("utf-8", "surrogatepass") if _is_utf8(data) else data.decode("latin-1")
-    assert not KEYS.is_ours(text)
-    assert not KEYS.is_ours("om1." + text)
-    KEYS.age("om1." + text)
-    stored = KEYS.storable(text, hashed=False)
+    assert not HASHES.is_ours(text)
+    assert not HASHES.is_ours("om1." + text)
+    minted_at("om1." + text)
+    stored = HASHES.storable(text, hashed=False)
     assert 0 < len(stored) <= 128
     stored.encode("ascii")
     from_baggage(text)
@@ -206,7 +195,7 @@ def context(data: bytes) -> None:
 def cookie(data: bytes) -> None:
     """Only the errors that we expect come out of the standard library."""
     exchange = Exchange("POST", "/", {b"cookie": data})
-    CLAIMS.of(exchange, exchange.add(jsonrpc.Message("tools/call", 1, {})))
+    CLAIMS.of(exchange.add(jsonrpc.Message("tools/call", 1, {})))
     with suppress(Exception):
         SimpleCookie(data.decode("latin-1"))
 

@@ -300,7 +300,7 @@ async def test_id_with_a_forged_tag_passes_and_opens_nothing_of_ours(observed: O
 
     assert dict(app.scopes[0]["headers"])[b"mcp-session-id"] == forged.encode()
     assert not OURS & _response_headers(answered).keys()
-    assert observed.runtime.resolver.tracker.get(forged) is None
+    assert observed.runtime.resolver.registry.get(forged) is None
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ async def test_a_delete_ends_a_session_in_any_revision(telemetry: Telemetry) -> 
 
     runtime = current.runtime
     assert runtime is not None
-    assert runtime.resolver.tracker.get(session_id) is None
+    assert runtime.resolver.registry.get(session_id) is None
 
 
 @pytest.mark.parametrize("name", [name for name in LEGACY if " " in name])

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from otel_mcp import MCPMiddleware
-from otel_mcp.identity.claims import rules_from
-from otel_mcp.identity.hosts import HOST_KEYS, HostKey
+from otel_mcp.identity.hosts import HOST_KEYS, HostKey, host_keys
 from otel_mcp.observers import discover
 from otel_mcp.settings import load
 from tests.support.asgi import post
@@ -70,7 +69,7 @@ KEYS = (HostKey("corp.example/run"), HostKey("run", clients=("corp",)))
 def test_keys_of_hosts_are_found_by_their_entry_point_and_come_before_ours(install: Install) -> None:
     install("otel_mcp_conversation_keys", "plugin_of_a_user:KEYS", KEYS)
 
-    keys = rules_from(load(conversation_keys="configured")).host_keys
+    keys = host_keys(load(conversation_keys="configured"))
 
     assert keys == (
         HostKey("configured"),
@@ -83,7 +82,7 @@ def test_keys_of_hosts_are_found_by_their_entry_point_and_come_before_ours(insta
 def test_keys_that_cannot_be_loaded_take_none_of_ours_away(install: Install, failures: Any) -> None:
     install("otel_mcp_conversation_keys", "plugin_of_a_user:KEYS", "KEYS = 7\n")
 
-    assert rules_from(load()).host_keys == HOST_KEYS
+    assert host_keys(load()) == HOST_KEYS
     assert failures == {"conversation keys mine": 1}
 
 

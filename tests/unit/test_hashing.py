@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
-from otel_mcp.hashing import KeyedHashes, new_id
-
-pytestmark = pytest.mark.anyio
+from otel_mcp.hashing import KeyedHashes, minted_at, new_id
 
 
-async def keys(secret: bytes = b"secret") -> KeyedHashes:
-    async def fetch(_: object = None) -> bytes:
-        return secret
-
-    made = KeyedHashes(fetch)
-    await made.prepare()
+def keys(secret: bytes = b"secret") -> KeyedHashes:
+    made = KeyedHashes()
+    made.learn(secret)
     return made
 
 
-async def test_replicas_with_one_key_make_the_same_hash_and_others_another() -> None:
-    one, two, other = await keys(), await keys(), await keys(b"other")
+def test_replicas_with_one_key_make_the_same_hash_and_others_another() -> None:
+    one, two, other = keys(), keys(), keys(b"other")
 
     assert one.digest("a", "b") == two.digest("a", "b")
     assert one.digest("a", "b") != other.digest("a", "b")
@@ -30,61 +27,56 @@ async def test_replicas_with_one_key_make_the_same_hash_and_others_another() -> 
     assert re.fullmatch(r"[0-9a-f]{16}", one.digest("a", size=8))
 
 
-async def test_the_parts_of_a_hash_cannot_run_into_each_other() -> None:
-    made = await keys()
+def test_the_parts_of_a_hash_cannot_run_into_each_other() -> None:
+    made = keys()
     parts = [("ab", "c"), ("a", "bc"), ("abc",), ("abc", ""), ("", "abc"), ("a", "b", "c")]
 
     assert len({made.digest(*part) for part in parts}) == len(parts)
 
 
-async def test_any_text_can_be_hashed() -> None:
-    made = await keys()
+def test_any_text_can_be_hashed() -> None:
+    made = keys()
 
     assert len({made.digest(text) for text in ("", "\x00", "\ud800", "\U0001f600", "x" * 100_000)}) == 5
 
 
-async def test_the_key_is_asked_for_once() -> None:
-    asked = 0
-
-    async def fetch(_: object = None) -> bytes:
-        nonlocal asked
-        asked += 1
-        return b"secret"
-
-    made = KeyedHashes(fetch)
+def test_a_hash_needs_a_key_and_an_agreed_one_is_known_as_such() -> None:
+    made = KeyedHashes()
     assert not made.ready
-    for _ in range(3):
-        await made.prepare()
 
-    assert made.ready
-    assert asked == 1
+    made.learn(b"alone", agreed=False)
+    assert (made.ready, made.is_agreed) == (True, False)
+    made.learn(b"shared")
+    assert made.is_agreed
 
 
-async def test_ids_that_were_minted_before_the_replicas_agreed_stay_ours() -> None:
-    made = await keys(b"alone")
+def test_ids_that_were_minted_before_the_replicas_agreed_stay_ours() -> None:
+    made = keys(b"alone")
     early = made.mint()
     made.learn(b"shared")
     late = made.mint()
 
     assert made.is_ours(early)
     assert made.is_ours(late)
-    assert (await keys(b"shared")).is_ours(late)
-    assert not (await keys(b"shared")).is_ours(early)
+    assert keys(b"shared").is_ours(late)
+    assert not keys(b"shared").is_ours(early)
 
 
-async def test_what_was_hashed_before_is_hashed_otherwise_only_if_the_key_is_another() -> None:
-    made = await keys(b"alone")
-    before = made.generation
+def test_the_generation_changes_with_the_key_and_when_it_is_agreed() -> None:
+    made = KeyedHashes()
+    made.learn(b"alone", agreed=False)
+    generations = [made.generation]
 
-    made.learn(b"alone")
-    assert made.generation == before
-    made.learn(b"shared")
-    assert made.generation == before + 1
-    assert made.digest("a") == (await keys(b"shared")).digest("a")
+    for secret, agreed in ((b"alone", False), (b"alone", True), (b"alone", True), (b"shared", True)):
+        made.learn(secret, agreed=agreed)
+        generations.append(made.generation)
+
+    assert [later - earlier for earlier, later in itertools.pairwise(generations)] == [0, 1, 0, 1]
+    assert made.digest("a") == keys(b"shared").digest("a")
 
 
-async def test_the_ids_of_the_last_keys_stay_ours_and_no_others() -> None:
-    made = await keys(b"0")
+def test_the_ids_of_the_last_keys_stay_ours_and_no_others() -> None:
+    made = keys(b"0")
     minted = [made.mint()]
     for number in range(1, 10):
         made.learn(str(number).encode())
@@ -93,43 +85,23 @@ async def test_the_ids_of_the_last_keys_stay_ours_and_no_others() -> None:
     assert [made.is_ours(session_id) for session_id in minted] == [False, *[True] * 9]
 
 
-async def test_a_key_that_was_agreed_meanwhile_is_not_replaced_by_the_answer_to_a_request() -> None:
-    async def fetch(_: object = None) -> bytes:
-        made.learn(b"shared")
-        return b"alone"
-
-    made = KeyedHashes(fetch)
-    await made.prepare()
-
-    assert made.digest("a") == (await keys(b"shared")).digest("a")
-
-
-async def test_an_id_of_ours_tells_its_age_and_another_none() -> None:
-    now = 1_000_000.0
-
-    async def fetch(_: object = None) -> bytes:
-        return b"secret"
-
-    made = KeyedHashes(fetch, clock=lambda: now)
-    await made.prepare()
+def test_an_id_of_ours_shows_when_it_was_made_and_another_does_not() -> None:
+    made = KeyedHashes(clock=lambda: 1_000_000.0)
+    made.learn(b"secret")
     minted = made.mint()
-    now += 25
 
-    assert 25 <= made.age(minted) < 26
+    assert minted_at(minted) == 1_000_000.0
     for other in ("", "om1.", "om1.x", "om1.\u00e9.y", "3a7bd3e2360a3d29eea436fcfb7e44c7", minted.removeprefix("om1.")):
-        assert made.age(other) > 1_000
+        assert minted_at(other) == -inf
 
 
-async def test_before_the_key_is_known_nothing_is_hashed() -> None:
-    async def fetch(_: object = None) -> bytes:
-        return b""
-
+def test_before_the_key_is_known_nothing_is_hashed() -> None:
     with pytest.raises(RuntimeError, match="not known"):
-        KeyedHashes(fetch).digest("a")
+        KeyedHashes().digest("a")
 
 
-async def test_a_minted_id_is_known_to_every_replica_and_to_nobody_else() -> None:
-    one, two, other = await keys(), await keys(), await keys(b"other")
+def test_a_minted_id_is_known_to_every_replica_and_to_nobody_else() -> None:
+    one, two, other = keys(), keys(), keys(b"other")
     minted = one.mint()
 
     assert two.is_ours(minted)
@@ -143,8 +115,8 @@ def made_of_visible_ascii(text: str) -> bool:
     return all("!" <= character <= "~" for character in text)
 
 
-async def test_minted_ids_and_new_ids_differ_in_all_of_their_bits() -> None:
-    made = await keys()
+def test_minted_ids_and_new_ids_differ_in_all_of_their_bits() -> None:
+    made = keys()
 
     assert len({made.mint() for _ in range(1000)}) == 1000
     assert len({new_id() for _ in range(1000)}) == 1000
@@ -172,38 +144,38 @@ async def test_minted_ids_and_new_ids_differ_in_all_of_their_bits() -> None:
         lambda minted: "om1." + minted,
     ],
 )
-async def test_a_changed_id_is_not_ours(forge: Callable[[str], str]) -> None:
-    made = await keys()
+def test_a_changed_id_is_not_ours(forge: Callable[[str], str]) -> None:
+    made = keys()
 
     assert not made.is_ours(forge(made.mint()))
 
 
 @pytest.mark.parametrize("session_id", ["x", "a.b_c~d:e/f+g=h@i-0", "0" * 128, "3a7bd3e2360a3d29eea436fcfb7e44c7"])
-async def test_a_transport_id_of_harmless_characters_is_kept_as_it_is(session_id: str) -> None:
-    assert (await keys()).storable(session_id, hashed=False) == session_id
+def test_a_transport_id_of_harmless_characters_is_kept_as_it_is(session_id: str) -> None:
+    assert keys().storable(session_id, hashed=False) == session_id
 
 
 @pytest.mark.parametrize(
     "session_id",
     ["", "x" * 129, "a b", "a{b}", "a\nb", "a\n", "a*", "a\u00e9", "a\x00", "a[b", "a'b", 'a"b', "a?b", "a,b", "<b>"],
 )
-async def test_a_transport_id_that_could_do_harm_is_hashed(session_id: str) -> None:
-    made = await keys()
+def test_a_transport_id_that_could_do_harm_is_hashed(session_id: str) -> None:
+    made = keys()
     stored = made.storable(session_id, hashed=False)
 
     assert re.fullmatch(r"h_[0-9a-f]{32}", stored)
     assert stored != made.storable(session_id + "x", hashed=False)
 
 
-async def test_whoever_must_not_store_ids_stores_hashes() -> None:
-    made, other = await keys(), await keys(b"other")
+def test_whoever_must_not_store_ids_stores_hashes() -> None:
+    made, other = keys(), keys(b"other")
 
     assert re.fullmatch(r"h_[0-9a-f]{32}", made.storable("harmless", hashed=True))
     assert made.storable("harmless", hashed=True) != other.storable("harmless", hashed=True)
 
 
-async def test_the_digest_of_arguments_is_short_and_keyed() -> None:
-    one, other = await keys(), await keys(b"other")
+def test_the_digest_of_arguments_is_short_and_keyed() -> None:
+    one, other = keys(), keys(b"other")
 
     assert re.fullmatch(r"[0-9a-f]{16}", one.digest_bytes(b"{}"))
     assert one.digest_bytes(b"{}") == one.digest_bytes(b"{}")

@@ -126,7 +126,7 @@ async def test_a_stream_that_answers_initialize_begins_the_session_it_names(
     again = await post(streaming, initialize(), legacy_headers("own"))
 
     assert (first.session_id, again.session_id) == ("own", "own")
-    assert runtime.resolver.tracker.get("own") is not None
+    assert runtime.resolver.registry.get("own") is not None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from otel_mcp.hashing import KeyedHashes
-from otel_mcp.identity.claims import Claims, claim_of, rules_from
+from otel_mcp.identity.claims import Claims
 from otel_mcp.model.call import Call, Exchange, client_info
 from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.session import Claim, Session
@@ -15,19 +15,14 @@ from otel_mcp.settings import load
 from otel_mcp.wire.jsonrpc import Message
 from tests.support.messages import CLIENT_INFO, MODERN
 
-pytestmark = pytest.mark.anyio
-
 Headers = dict[str, str]
 LEGACY = "2025-11-25"
 
 
-async def prepared() -> KeyedHashes:
-    async def fetch(_: object = None) -> bytes:
-        return b"secret"
-
-    made = KeyedHashes(fetch)
-    await made.prepare()
-    return made
+def claims_of(**settings: Any) -> Claims:
+    hashes = KeyedHashes()
+    hashes.learn(b"secret")
+    return Claims(load(**{"service_name": "shop", **settings}), hashes)
 
 
 def called(
@@ -59,12 +54,12 @@ def called(
     return made
 
 
-async def claimed(call: Call, **settings: Any) -> Claim | None:
-    return claim_of(call.exchange, call, rules_from(load(service_name="shop", **settings)), await prepared())
+def claimed(call: Call, **settings: Any) -> Claim | None:
+    return claims_of(**settings).read(call)
 
 
-async def source(call: Call, **settings: Any) -> str:
-    found = await claimed(call, **settings)
+def source(call: Call, **settings: Any) -> str:
+    found = claimed(call, **settings)
     return found.source if found is not None else "none"
 
 
@@ -90,8 +85,8 @@ BAGGAGE = "user.id=7,session.id=agent-run"
         ({"x-session-id": "t", "authorization": "Bearer t"}, {}, "header"),
     ],
 )
-async def test_the_first_source_that_says_something_wins(headers: Headers, meta: dict[str, Any], expected: str) -> None:
-    assert await source(called(headers, meta)) == expected
+def test_the_first_source_that_says_something_wins(headers: Headers, meta: dict[str, Any], expected: str) -> None:
+    assert source(called(headers, meta)) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,27 +101,27 @@ async def test_the_first_source_that_says_something_wins(headers: Headers, meta:
         ("cookie", "cookie"),
     ],
 )
-async def test_the_order_of_the_sources_is_the_users(order: str, expected: str) -> None:
+def test_the_order_of_the_sources_is_the_users(order: str, expected: str) -> None:
     call = called({"mcp-session-id": "t", "cookie": "mcp_session=c", "authorization": "Bearer t"}, CONVERSATION)
 
-    assert await source(call, session_sources=order) == expected
+    assert source(call, session_sources=order) == expected
 
 
-async def test_a_source_that_is_not_listed_is_not_asked() -> None:
-    assert await source(called({}, CONVERSATION), session_sources="header") == "none"
-    assert await source(called({"cookie": "mcp_session=c"}, shared=True)) == "none"
+def test_a_source_that_is_not_listed_is_not_asked() -> None:
+    assert source(called({}, CONVERSATION), session_sources="header") == "none"
+    assert source(called({"cookie": "mcp_session=c"}, shared=True)) == "none"
 
 
-async def test_a_transport_id_keys_as_itself_and_is_marked_as_the_protocols() -> None:
-    assert await claimed(called({"mcp-session-id": "abc-1"})) == Claim("header", "abc-1", True)
-    assert await claimed(called({"mcp-session-id": "c_" + "0" * 32})) == Claim("header", "c_" + "0" * 32, True)
-    assert await claimed(called({"x-session-id": "c_" + "0" * 32})) == Claim("header", "c_" + "0" * 32)
-    assert await claimed(called(query="abc-2")) == Claim("header", "abc-2", True)
+def test_a_transport_id_keys_as_itself_and_is_marked_as_the_protocols() -> None:
+    assert claimed(called({"mcp-session-id": "abc-1"})) == Claim("header", "abc-1", True)
+    assert claimed(called({"mcp-session-id": "c_" + "0" * 32})) == Claim("header", "c_" + "0" * 32, True)
+    assert claimed(called({"x-session-id": "c_" + "0" * 32})) == Claim("header", "c_" + "0" * 32)
+    assert claimed(called(query="abc-2")) == Claim("header", "abc-2", True)
 
 
-async def test_a_transport_id_is_hashed_where_it_could_do_harm_or_the_user_says_so() -> None:
-    harmful = await claimed(called({"mcp-session-id": "a{b}"}))
-    hidden = await claimed(called({"mcp-session-id": "abc"}), session_id="hashed")
+def test_a_transport_id_is_hashed_where_it_could_do_harm_or_the_user_says_so() -> None:
+    harmful = claimed(called({"mcp-session-id": "a{b}"}))
+    hidden = claimed(called({"mcp-session-id": "abc"}), session_id="hashed")
 
     assert harmful is not None
     assert hidden is not None
@@ -136,12 +131,12 @@ async def test_a_transport_id_is_hashed_where_it_could_do_harm_or_the_user_says_
     assert hidden.transport
 
 
-async def test_a_revision_without_sessions_has_no_transport_id() -> None:
-    assert await source(called({"mcp-session-id": "t"}, version=MODERN)) == "inferred_weak"
-    assert await source(called({"mcp-session-id": "t", "x-session-id": "x"}, version=MODERN)) == "header"
+def test_a_revision_without_sessions_has_no_transport_id() -> None:
+    assert source(called({"mcp-session-id": "t"}, version=MODERN)) == "inferred_weak"
+    assert source(called({"mcp-session-id": "t", "x-session-id": "x"}, version=MODERN)) == "header"
 
 
-async def test_the_word_of_a_stranger_keys_as_a_keyed_hash_of_service_source_and_id() -> None:
+def test_the_word_of_a_stranger_keys_as_a_keyed_hash_of_service_source_and_id() -> None:
     calls = [
         called({}, CONVERSATION),
         called({}, {"openai/session": "v1/other"}),
@@ -150,93 +145,92 @@ async def test_the_word_of_a_stranger_keys_as_a_keyed_hash_of_service_source_and
         called({"x-claude-code-session-id": "v1/abc"}),
         called({"baggage": "session.id=v1/abc"}),
     ]
-    keys = [(await claimed(call)) for call in calls]
-    elsewhere = await claimed(calls[0])
+    keys = [(claimed(call)) for call in calls]
+    elsewhere = claimed(calls[0])
 
     assert len({found.key for found in keys if found is not None}) == len(calls)
     assert all(found is not None and found.key.startswith("c_") and len(found.key) == 34 for found in keys)
     assert all(found is not None and found.derived and not found.transport for found in keys)
     assert elsewhere == keys[0]
-    rules = rules_from(load(service_name="another"))
-    found = claim_of(calls[0].exchange, calls[0], rules, await prepared())
+    found = claims_of(service_name="another").read(calls[0])
     assert found is not None
     assert keys[0] is not None
     assert found.key != keys[0].key
 
 
-async def test_a_conversation_is_named_also_where_another_source_keys_the_session() -> None:
-    found = await claimed(called({"mcp-session-id": "t"}, CONVERSATION), session_sources="header")
+def test_a_conversation_is_named_also_where_another_source_keys_the_session() -> None:
+    found = claimed(called({"mcp-session-id": "t"}, CONVERSATION), session_sources="header")
 
     assert found == Claim("header", "t", True, conversation_id="v1/abc")
 
 
-async def test_keys_that_the_user_configures_are_conversations() -> None:
-    assert await source(called({}, {"our/run": "r"}), conversation_keys="our/run") == "conversation"
-    assert await source(called({}, {"our/run": "r"})) == "inferred_weak"
+def test_keys_that_the_user_configures_are_conversations() -> None:
+    assert source(called({}, {"our/run": "r"}), conversation_keys="our/run") == "conversation"
+    assert source(called({}, {"our/run": "r"})) == "inferred_weak"
 
 
-async def test_headers_that_the_user_configures_carry_sessions_after_the_standard_ones() -> None:
+def test_headers_that_the_user_configures_carry_sessions_after_the_standard_ones() -> None:
     options = {"session_headers": "X-Agent-Run"}
 
-    assert await source(called({"x-agent-run": "r"}), **options) == "header"
-    both = await claimed(called({"x-agent-run": "r", "mcp-session-id": "t"}), **options)
+    assert source(called({"x-agent-run": "r"}), **options) == "header"
+    both = claimed(called({"x-agent-run": "r", "mcp-session-id": "t"}), **options)
     assert both is not None
     assert both.key == "t"
-    assert await source(called({"x-agent-run": "r"})) == "inferred_weak"
+    assert source(called({"x-agent-run": "r"})) == "inferred_weak"
 
 
-async def test_a_key_without_a_namespace_counts_only_with_its_host() -> None:
+def test_a_key_without_a_namespace_counts_only_with_its_host() -> None:
     meta = {"threadId": "t"}
     by_meta = {"threadId": "t", CLIENT_INFO: {"name": "codex-mcp-client", "version": "1"}}
 
-    assert await source(called({}, meta)) == "inferred_weak"
-    assert await source(called({"user-agent": "Codex/1.0"}, meta)) == "conversation"
-    assert await source(called({}, by_meta)) == "conversation"
+    assert source(called({}, meta)) == "inferred_weak"
+    assert source(called({"user-agent": "Codex/1.0"}, meta)) == "conversation"
+    assert source(called({}, by_meta)) == "conversation"
 
 
 @pytest.mark.parametrize("cookie", ["mcp_session=abc", "a=b; mcp_session=abc; c=d", 'mcp_session="abc"'])
-async def test_a_cookie_is_a_source_where_the_user_lists_it(cookie: str) -> None:
+def test_a_cookie_is_a_source_where_the_user_lists_it(cookie: str) -> None:
     options = {"session_sources": "cookie"}
     found, other = (
-        await claimed(called({"cookie": cookie}), **options),
-        await claimed(called({"cookie": "mcp_session=other"}), **options),
+        claimed(called({"cookie": cookie}), **options),
+        claimed(called({"cookie": "mcp_session=other"}), **options),
     )
 
     assert found is not None
     assert other is not None
     assert found.key.startswith("c_")
     assert found.key != other.key
-    assert await source(called({"cookie": cookie}), session_cookie="sid", **options) == "none"
+    assert source(called({"cookie": cookie}), session_cookie="sid", **options) == "none"
 
 
 @pytest.mark.parametrize("cookie", ["", "mcp_session=", "other=1", "=;=;", "\xff\xfe", "mcp_session", "a" * 9000])
-async def test_a_cookie_that_says_nothing_is_none(cookie: str) -> None:
-    assert await source(called({"cookie": cookie}), session_sources="cookie") == "none"
+def test_a_cookie_that_says_nothing_is_none(cookie: str) -> None:
+    assert source(called({"cookie": cookie}), session_sources="cookie") == "none"
 
 
 @pytest.mark.parametrize(
     "baggage", ["", ",,,", "session.id", "session.id=", "=x", "\xff", "session.id=" + "x" * 9000, "a=b;session.id=x"]
 )
-async def test_baggage_that_says_nothing_is_none(baggage: str) -> None:
-    assert await source(called({"baggage": baggage}), session_sources="conversation") == "none"
-    assert await source(called({}, {"baggage": baggage}), session_sources="conversation") == "none"
+def test_baggage_that_says_nothing_is_none(baggage: str) -> None:
+    assert source(called({"baggage": baggage}), session_sources="conversation") == "none"
+    assert source(called({}, {"baggage": baggage}), session_sources="conversation") == "none"
 
 
-async def fingerprint(call: Call, **settings: Any) -> str:
-    found = await claimed(call, **settings)
+def fingerprint(call: Call, **settings: Any) -> str:
+    found = claimed(call, **settings)
     assert found is not None
     assert found.inferred
     return found.key
 
 
-async def test_the_same_caller_from_the_same_place_with_the_same_client_is_one() -> None:
+def test_the_same_caller_from_the_same_place_with_the_same_client_is_one() -> None:
     headers = {"authorization": "Bearer t", "user-agent": "a"}
     meta = {CLIENT_INFO: {"name": "c", "version": "1"}}
 
-    assert await fingerprint(called(headers, meta)) == await fingerprint(called(headers, dict(meta)))
+    assert fingerprint(called(headers, meta)) == fingerprint(called(headers, dict(meta)))
 
 
-async def test_everything_that_tells_clients_apart_tells_them_apart() -> None:
+def test_everything_that_tells_clients_apart_tells_them_apart() -> None:
     headers = {"authorization": "Bearer t", "user-agent": "a"}
     meta = {CLIENT_INFO: {"name": "c", "version": "1"}}
     others = [
@@ -249,14 +243,14 @@ async def test_everything_that_tells_clients_apart_tells_them_apart() -> None:
         called({"user-agent": "a"}, meta),
     ]
 
-    assert len({await fingerprint(call) for call in others}) == len(others)
+    assert len({fingerprint(call) for call in others}) == len(others)
 
 
-async def test_an_address_that_many_share_tells_nothing_of_a_client() -> None:
-    assert await source(called()) == "inferred_weak"
-    assert await source(called(shared=True)) == "none"
-    assert await source(called(peer=None)) == "none"
-    assert await source(called({"authorization": "Bearer t"}, shared=True)) == "inferred"
+def test_an_address_that_many_share_tells_nothing_of_a_client() -> None:
+    assert source(called()) == "inferred_weak"
+    assert source(called(shared=True)) == "none"
+    assert source(called(peer=None)) == "none"
+    assert source(called({"authorization": "Bearer t"}, shared=True)) == "inferred"
 
 
 BASE: dict[str, Any] = {
@@ -285,36 +279,34 @@ BASE: dict[str, Any] = {
         "method",
     ],
 )  # fmt: skip
-async def test_what_is_remembered_of_one_request_is_not_taken_for_another(other: dict[str, Any]) -> None:
-    rules, keys = rules_from(load(service_name="shop")), await prepared()
-    remembering = Claims(rules, keys)
+def test_what_is_remembered_of_one_request_is_not_taken_for_another(other: dict[str, Any]) -> None:
+    claims = claims_of()
     requests = [called(**BASE), called(**other), called(**BASE), called(**other)]
 
-    remembered = [remembering.of(request.exchange, request) for request in requests]
+    remembered = [claims.of(request) for request in requests]
 
-    assert remembered == [claim_of(request.exchange, request, rules, keys) for request in requests]
+    assert remembered == [claims.read(request) for request in requests]
     assert remembered[0] is remembered[2]
     assert remembered[0] != remembered[1]
 
 
-async def test_what_is_remembered_depends_on_who_opened_the_transport_session() -> None:
-    rules, keys = rules_from(load(service_name="shop")), await prepared()
-    remembering = Claims(rules, keys)
+def test_what_is_remembered_depends_on_who_opened_the_transport_session() -> None:
+    claims = claims_of()
     sources: list[str | None] = []
 
     for name in ("other", "codex-mcp-client", "other"):
         request = called({"mcp-session-id": "t"}, {"threadId": "t"})
         request.exchange.transport_session = Session(SessionFacts("t", 1.0, 3600.0, client_name=name), 1.0)
-        found = remembering.of(request.exchange, request)
+        found = claims.of(request)
         sources.append(found.source if found is not None else None)
 
     assert sources == ["header", "conversation", "header"]
 
 
-async def test_nothing_is_inferred_for_initialize() -> None:
-    assert await source(called(method="initialize")) == "none"
-    assert await source(called({"authorization": "Bearer t"}, method="initialize")) == "none"
-    assert await source(called({"mcp-session-id": "t"}, method="initialize")) == "header"
+def test_nothing_is_inferred_for_initialize() -> None:
+    assert source(called(method="initialize")) == "none"
+    assert source(called({"authorization": "Bearer t"}, method="initialize")) == "none"
+    assert source(called({"mcp-session-id": "t"}, method="initialize")) == "header"
 
 
 @pytest.mark.parametrize(
@@ -329,14 +321,14 @@ async def test_nothing_is_inferred_for_initialize() -> None:
         ("initialize", {}, {}, (None, None)),
     ],
 )
-async def test_the_client_says_who_it_is(
+def test_the_client_says_who_it_is(
     method: str, params: dict[str, Any], meta: dict[str, Any], told: tuple[str | None, str | None]
 ) -> None:
     assert client_info(called({}, meta, method=method, **params)) == told
 
 
-async def test_a_caller_behind_a_proxy_is_one_whichever_of_the_proxies_it_comes_by() -> None:
+def test_a_caller_behind_a_proxy_is_one_whichever_of_the_proxies_it_comes_by() -> None:
     headers = {"authorization": "Bearer t"}
     one, two = (called(headers, peer=f"10.0.0.{number}", shared=True) for number in (1, 2))
 
-    assert await fingerprint(one) == await fingerprint(two)
+    assert fingerprint(one) == fingerprint(two)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,16 +12,21 @@ import anyio
 import pytest
 
 from otel_mcp.hashing import KeyedHashes
-from otel_mcp.identity import reconcile as learning
-from otel_mcp.identity.lookup import Tracker
+from otel_mcp.identity import reconcile
+from otel_mcp.identity.claims import Claims
+from otel_mcp.identity.lookup import Lookup
+from otel_mcp.identity.reconcile import Reconciler
+from otel_mcp.identity.registry import Registry
+from otel_mcp.model.call import Exchange
 from otel_mcp.model.delta import Known, SessionFacts
-from otel_mcp.model.session import Claim, Principal, Session
+from otel_mcp.model.session import NOBODY, Claim, Principal, Session
 from otel_mcp.settings import load
+from otel_mcp.wire.jsonrpc import Message
 
 pytestmark = pytest.mark.anyio
 
-ANN, BOB = Principal("ann", binds=True), Principal("bob", binds=True)
-TOKEN = Principal("token", binds=False)
+ANN, BOB = Principal("ann", "ann"), Principal("bob", "bob")
+TOKEN = Principal("token")
 HOUR = 3600.0
 
 
@@ -64,27 +70,40 @@ class Store:
 
 
 class Replica:
-    """One process: its tracker, its clock, and the claims that it did not follow."""
+    """One process: what it knows, its clock, and the claims that it did not follow."""
 
-    def __init__(self, store: Store, keys: KeyedHashes, **settings: Any) -> None:
-        self.now = 1_000_000.0
+    def __init__(self, store: Store, **settings: Any) -> None:
+        self.now = time.time()
         self.rejected: list[str] = []
-        self.keys = keys
-        self.tracker = Tracker(load(**settings), store, keys, self.rejected.append, lambda: self.now)
+        self.hashes = make_hashes()
+        given = load(**settings)
+        self.registry = Registry(given, self.rejected.append, lambda: self.now)
+        reconciler = Reconciler(given, self.registry, store, self.hashes)
+        self.lookup = Lookup(given, self.registry, store, self.hashes, reconciler)
+        self._claims = Claims(given, self.hashes)
+
+    def minted(self, session_id: str) -> Claim:
+        """The claim to an id that looks like one of ours."""
+        call = Exchange("POST", "/", {}, transport_id=session_id).add(Message("tools/call", 1, {}))
+        claim = self._claims.of(call)
+        assert claim is not None
+        return claim
+
+    def open(self, session_id: str) -> Session:
+        session = self.lookup.open(session_id, NOBODY)
+        assert session is not None
+        return session
 
     async def resolve(self, claim: Claim, owned: bool | None = False) -> Session:
-        session = await self.tracker.resolve(claim, owned=owned)
+        session = await self.lookup.resolve(claim, owned=owned)
         assert session is not None
         return session
 
 
-async def make_keys(secret: bytes = b"secret") -> KeyedHashes:
-    async def fetch(_: object = None) -> bytes:
-        return secret
-
-    keys = KeyedHashes(fetch)
-    await keys.prepare()
-    return keys
+def make_hashes(secret: bytes = b"secret") -> KeyedHashes:
+    hashes = KeyedHashes()
+    hashes.learn(secret)
+    return hashes
 
 
 @pytest.fixture
@@ -92,26 +111,22 @@ def store() -> Store:
     return Store()
 
 
-async def replica(store: Store, **settings: Any) -> Replica:
-    return Replica(store, await make_keys(), **settings)
-
-
-def header(key: str, principal: Principal | None = None, *, transport: bool = True) -> Claim:
+def header(key: str, principal: Principal = NOBODY, *, transport: bool = True) -> Claim:
     return Claim("header", key, transport, principal=principal)
 
 
-def inferred(key: str = "f" * 32, source: str = "inferred", principal: Principal | None = TOKEN) -> Claim:
+def inferred(key: str = "f" * 32, source: str = "inferred", principal: Principal = TOKEN) -> Claim:
     return Claim(source, key, principal=principal)
 
 
-def conversation(key: str = "c_" + "0" * 32, principal: Principal | None = None) -> Claim:
+def conversation(key: str = "c_" + "0" * 32, principal: Principal = NOBODY) -> Claim:
     return Claim("conversation", key, conversation_id="v1/abc", principal=principal, derived=True)
 
 
 async def test_an_id_that_the_protocol_gave_out_is_the_session(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
-    opened = here.tracker.open("abc", "header")
+    opened = here.open("abc")
     found = await here.resolve(header("abc"), owned=True)
 
     assert opened is found
@@ -121,7 +136,7 @@ async def test_an_id_that_the_protocol_gave_out_is_the_session(store: Store) -> 
 
 
 async def test_an_id_that_the_server_owns_is_the_session_on_another_replica(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     found = [await here.resolve(header("abc"), owned=True) for _ in range(3)]
 
@@ -131,7 +146,7 @@ async def test_an_id_that_the_server_owns_is_the_session_on_another_replica(stor
 
 async def test_a_known_id_is_reused_without_asking_again(store: Store) -> None:
     store.documents["abc"] = Known(True, facts=SessionFacts("abc", 5.0, HOUR, client_name="c", source="header"))
-    here = await replica(store)
+    here = Replica(store)
 
     first = await here.resolve(header("abc"))
     second = await here.resolve(header("abc"))
@@ -142,7 +157,7 @@ async def test_a_known_id_is_reused_without_asking_again(store: Store) -> None:
 
 
 async def test_an_unknown_id_has_one_successor_on_all_replicas(store: Store) -> None:
-    here, there = await replica(store), await replica(store)
+    here, there = Replica(store), Replica(store)
 
     first = await here.resolve(header("lost"))
     again = await here.resolve(header("lost"))
@@ -155,7 +170,7 @@ async def test_an_unknown_id_has_one_successor_on_all_replicas(store: Store) -> 
 
 
 async def test_requests_that_come_together_share_the_successor_of_an_unknown_id(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
     found: list[Session] = []
 
     async def one() -> None:
@@ -170,7 +185,7 @@ async def test_requests_that_come_together_share_the_successor_of_an_unknown_id(
 
 
 async def test_requests_that_come_together_share_a_successor_also_when_the_store_then_fails(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
     found: list[Session] = []
 
     async def failing(old_id: str, candidate: str, user: str | None = None, asker: object = None) -> str:
@@ -191,7 +206,7 @@ async def test_requests_that_come_together_share_a_successor_also_when_the_store
 
 async def test_an_ended_id_is_continued_by_another_session(store: Store) -> None:
     store.documents["abc"] = Known(False, ended=True)
-    here = await replica(store)
+    here = Replica(store)
 
     found = await here.resolve(header("abc"))
 
@@ -200,26 +215,26 @@ async def test_an_ended_id_is_continued_by_another_session(store: Store) -> None
 
 
 async def test_the_successor_of_an_id_of_ours_is_an_id_of_ours(store: Store) -> None:
-    here = await replica(store)
-    old = here.keys.mint()
+    here = Replica(store)
+    old = here.hashes.mint()
     store.documents[old] = Known(False, ended=True)
 
-    found = await here.resolve(header(old))
+    found = await here.resolve(here.minted(old))
 
     assert found.id != old
-    assert here.keys.is_ours(found.id)
+    assert here.hashes.is_ours(found.id)
 
 
 async def test_a_fresh_id_of_ours_that_another_replica_has_still_to_write_is_the_session(store: Store) -> None:
-    here, there = await replica(store), await replica(store)
-    minted = here.keys.mint()
+    here, there = Replica(store), Replica(store)
+    minted = here.hashes.mint()
 
-    assert (await here.resolve(header(minted))).id == minted
-    assert (await there.resolve(header(minted))).id == minted
+    assert (await here.resolve(here.minted(minted))).id == minted
+    assert (await there.resolve(there.minted(minted))).id == minted
 
 
 async def test_an_id_that_only_looks_like_a_hash_of_ours_is_unknown_like_any_other(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     for key in ("c_made-up", "c_" + "0" * 32, "h_" + "0" * 32, "p_" + "0" * 32):
         for transport in (True, False):
@@ -229,28 +244,28 @@ async def test_an_id_that_only_looks_like_a_hash_of_ours_is_unknown_like_any_oth
 
 
 async def test_a_forged_id_of_ours_opens_nothing_under_itself(store: Store) -> None:
-    here = await replica(store)
-    forged = (await make_keys(b"other")).mint()
+    here = Replica(store)
+    forged = make_hashes(b"other").mint()
 
-    assert (await here.resolve(header(forged))).id != forged
-    assert (await here.resolve(header(forged), owned=None)).id != forged
+    assert (await here.resolve(here.minted(forged))).id != forged
+    assert (await here.resolve(here.minted(forged), owned=None)).id != forged
     store.down = True
-    another = (await make_keys(b"other")).mint()
-    assert (await here.resolve(header(another))).id != another
+    another = make_hashes(b"other").mint()
+    assert (await here.resolve(here.minted(another))).id != another
 
 
 async def test_while_the_replicas_have_still_to_agree_on_a_key_each_takes_the_ids_of_the_others(store: Store) -> None:
-    here = await replica(store)
-    here.keys.is_agreed = lambda: False
+    here = Replica(store)
+    here.hashes.learn(b"secret", agreed=False)
     store.down = True
-    others = (await make_keys(b"other")).mint()
+    others = make_hashes(b"other").mint()
 
-    assert (await here.resolve(header(others))).id == others
+    assert (await here.resolve(here.minted(others))).id == others
 
 
 async def test_while_the_store_is_away_an_unknown_id_is_taken_at_its_word(store: Store) -> None:
     store.down = True
-    here = await replica(store)
+    here = Replica(store)
 
     first, second = await here.resolve(header("abc")), await here.resolve(header("abc"))
 
@@ -259,7 +274,7 @@ async def test_while_the_store_is_away_an_unknown_id_is_taken_at_its_word(store:
 
 
 async def test_a_conversation_is_the_same_on_every_replica(store: Store) -> None:
-    here, there = await replica(store), await replica(store)
+    here, there = Replica(store), Replica(store)
 
     first, second = await here.resolve(conversation()), await there.resolve(conversation())
 
@@ -269,7 +284,7 @@ async def test_a_conversation_is_the_same_on_every_replica(store: Store) -> None
 
 
 async def test_a_client_without_an_id_is_one_session_on_all_replicas(store: Store) -> None:
-    here, there = await replica(store), await replica(store)
+    here, there = Replica(store), Replica(store)
 
     first, again, elsewhere = [await each.resolve(inferred()) for each in (here, here, there)]
 
@@ -283,7 +298,7 @@ async def test_a_client_without_an_id_is_one_session_on_all_replicas(store: Stor
 
 
 async def test_clients_that_can_be_told_apart_are_sessions_apart(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     found = {(await here.resolve(inferred(key * 32))).id for key in "abc"}
 
@@ -291,7 +306,7 @@ async def test_clients_that_can_be_told_apart_are_sessions_apart(store: Store) -
 
 
 async def test_a_client_that_pauses_longer_than_the_gap_begins_another_session(store: Store) -> None:
-    here = await replica(store, session_idle_gap=60)
+    here = Replica(store, session_idle_gap=60)
     first = await here.resolve(inferred())
 
     here.now += 59
@@ -307,7 +322,7 @@ async def test_a_client_that_pauses_longer_than_the_gap_begins_another_session(s
 
 async def test_while_the_store_is_away_requests_that_come_together_share_a_provisional_id(store: Store) -> None:
     store.down = True
-    here = await replica(store)
+    here = Replica(store)
     found: list[Session] = []
 
     async def one() -> None:
@@ -322,30 +337,28 @@ async def test_while_the_store_is_away_requests_that_come_together_share_a_provi
 
 
 async def test_a_session_that_has_ended_is_not_found_under_its_id(store: Store) -> None:
-    here = await replica(store)
-    session = here.tracker.open("abc", "header")
-    assert session is not None
+    here = Replica(store)
+    session = here.open("abc")
 
-    here.tracker.forget(session)
+    session.ended = True
 
-    assert here.tracker.get("abc") is None
-    assert here.tracker.peek(header("abc")) is None
+    assert here.registry.get("abc") is None
+    assert here.lookup.peek(header("abc")) is None
 
 
 async def test_a_session_is_over_when_its_time_is(store: Store) -> None:
-    here = await replica(store, session_ttl=100)
-    session = here.tracker.open("abc", "header")
-    assert session is not None
+    here = Replica(store, session_ttl=100)
+    session = here.open("abc")
 
     here.now += 99
-    assert here.tracker.get("abc") is session
+    assert here.registry.get("abc") is session
     here.now += 1
 
-    assert here.tracker.get("abc") is None
+    assert here.registry.get("abc") is None
 
 
 async def test_another_user_of_the_same_id_has_another_session_and_is_counted(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     anns = await here.resolve(header("abc", ANN), owned=True)
     bobs = await here.resolve(header("abc", BOB), owned=True)
@@ -360,7 +373,7 @@ async def test_another_user_of_the_same_id_has_another_session_and_is_counted(st
 
 
 async def test_another_user_of_a_conversation_has_another_session(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     anns, bobs = await here.resolve(conversation(principal=ANN)), await here.resolve(conversation(principal=BOB))
 
@@ -369,7 +382,7 @@ async def test_another_user_of_a_conversation_has_another_session(store: Store) 
 
 
 async def test_the_successor_of_an_id_is_bound_to_its_user_as_well(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     anns = await here.resolve(header("lost", ANN))
     bobs = await here.resolve(header("lost", BOB))
@@ -380,10 +393,10 @@ async def test_the_successor_of_an_id_is_bound_to_its_user_as_well(store: Store)
 
 
 async def test_a_rotated_token_is_no_other_user(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     first = await here.resolve(header("abc", TOKEN), owned=True)
-    second = await here.resolve(header("abc", Principal("rotated", binds=False)), owned=True)
+    second = await here.resolve(header("abc", Principal("rotated")), owned=True)
 
     assert first is second
     assert here.rejected == []
@@ -391,46 +404,46 @@ async def test_a_rotated_token_is_no_other_user(store: Store) -> None:
 
 @pytest.mark.parametrize("begun", ["by a handshake", "by a message", "on another replica"])
 async def test_a_session_that_began_without_a_user_is_nobodys(store: Store, begun: str) -> None:
-    here = await replica(store)
+    here = Replica(store)
     if begun == "by a handshake":
-        here.tracker.open("abc", "header")
+        here.open("abc")
     elif begun == "on another replica":
         store.documents["abc"] = Known(True, facts=SessionFacts("abc", 5.0, HOUR))
 
-    found = [await here.resolve(header("abc", who), owned=True) for who in (None, ANN, BOB, None)]
+    found = [await here.resolve(header("abc", who), owned=True) for who in (NOBODY, ANN, BOB, NOBODY)]
 
     assert len(set(found)) == 1
     assert here.rejected == []
 
 
 async def test_a_session_without_a_handshake_is_that_of_the_user_of_its_first_message(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
-    first, second, third = [await here.resolve(header("abc", who), owned=True) for who in (ANN, None, BOB)]
+    first, second, third = [await here.resolve(header("abc", who), owned=True) for who in (ANN, NOBODY, BOB)]
 
     assert len({first, second, third}) == 3
     assert await here.resolve(header("abc", ANN), owned=True) is first
 
 
 async def test_beyond_the_limit_there_is_no_session_and_each_is_counted(store: Store) -> None:
-    here = await replica(store, max_new_sessions=2)
+    here = Replica(store, max_new_sessions=2)
 
     first = await here.resolve(header("a"), owned=True)
     await here.resolve(inferred())
 
-    assert here.tracker.open("opened", "header") is None
-    assert await here.tracker.resolve(header("owned"), owned=True) is None
-    assert await here.tracker.resolve(header("unknown"), owned=False) is None
-    assert await here.tracker.resolve(inferred("0" * 32), owned=False) is None
-    assert await here.tracker.resolve(conversation(), owned=False) is None
+    assert here.lookup.open("opened", NOBODY) is None
+    assert await here.lookup.resolve(header("owned"), owned=True) is None
+    assert await here.lookup.resolve(header("unknown"), owned=False) is None
+    assert await here.lookup.resolve(inferred("0" * 32), owned=False) is None
+    assert await here.lookup.resolve(conversation(), owned=False) is None
     assert here.rejected == ["limit"] * 5
     assert await here.resolve(header("a"), owned=True) is first
 
 
 async def test_a_minute_later_sessions_may_begin_again(store: Store) -> None:
-    here = await replica(store, max_new_sessions=1)
+    here = Replica(store, max_new_sessions=1)
     await here.resolve(header("a"), owned=True)
-    assert await here.tracker.resolve(header("b"), owned=True) is None
+    assert await here.lookup.resolve(header("b"), owned=True) is None
 
     here.now += 60
 
@@ -439,49 +452,49 @@ async def test_a_minute_later_sessions_may_begin_again(store: Store) -> None:
 
 async def test_a_session_that_another_replica_began_is_no_new_one(store: Store) -> None:
     store.documents["shared"] = Known(True, facts=SessionFacts("shared", 5.0, HOUR))
-    here = await replica(store, max_new_sessions=1)
+    here = Replica(store, max_new_sessions=1)
     await here.resolve(header("a"), owned=True)
 
-    found = await here.tracker.resolve(header("shared"), owned=False)
+    found = await here.lookup.resolve(header("shared"), owned=False)
 
     assert found is not None
     assert found.id == "shared"
 
 
 async def test_a_flood_of_made_up_ids_asks_the_store_no_oftener_than_the_limit(store: Store) -> None:
-    here = await replica(store, max_new_sessions=10, max_sessions=50)
+    here = Replica(store, max_new_sessions=10, max_sessions=50)
 
     for number in range(1000):
-        await here.tracker.resolve(header(f"made-up-{number}"), owned=False)
+        await here.lookup.resolve(header(f"made-up-{number}"), owned=False)
 
     assert len(store.agreed) <= 10
     assert store.asked["get_or_set_successor"] <= 10
 
 
 async def test_sessions_are_held_up_to_a_bound_by_last_use(store: Store) -> None:
-    here = await replica(store, max_sessions=3)
+    here = Replica(store, max_sessions=3)
     for name in "abc":
         await here.resolve(header(name), owned=True)
     await here.resolve(header("a"), owned=True)
 
     await here.resolve(header("d"), owned=True)
 
-    assert [name for name in "abcd" if here.tracker.get(name) is not None] == ["a", "c", "d"]
+    assert [name for name in "abcd" if here.registry.get(name) is not None] == ["a", "c", "d"]
 
 
 async def test_what_is_only_proposed_is_neither_opened_nor_written(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
     claims = [inferred(), header("lost"), header("owned"), conversation()]
 
-    drafts = [await here.tracker.propose(claim, owned=claim.key == "owned") for claim in claims]
+    drafts = [await here.lookup.propose(claim, owned=claim.key == "owned") for claim in claims]
 
     assert all(draft is not None for draft in drafts)
     assert store.agreed == {}
-    assert all(here.tracker.peek(claim) is None for claim in claims)
+    assert all(here.lookup.peek(claim) is None for claim in claims)
 
 
 async def test_what_was_proposed_is_what_is_opened_once_the_server_accepts(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
 
     for claim, owned in (
         (inferred(), False),
@@ -490,8 +503,8 @@ async def test_what_was_proposed_is_what_is_opened_once_the_server_accepts(store
         (header("perhaps"), None),
         (conversation(), False),
     ):
-        draft = await here.tracker.propose(claim, owned=owned)
-        opened = await here.tracker.resolve(claim, owned=owned, proposed=draft)
+        draft = await here.lookup.propose(claim, owned=owned)
+        opened = await here.lookup.resolve(claim, owned=owned, proposed=draft)
         assert draft is not None
         assert opened is not None
         assert (opened.id, opened.source) == (draft.id, draft.source)
@@ -499,26 +512,26 @@ async def test_what_was_proposed_is_what_is_opened_once_the_server_accepts(store
 
 
 async def test_a_proposal_names_what_the_replicas_have_agreed_on(store: Store) -> None:
-    here, there = await replica(store), await replica(store)
+    here, there = Replica(store), Replica(store)
     known = [await here.resolve(inferred()), await here.resolve(header("lost"))]
 
-    drafts = [await there.tracker.propose(claim, owned=False) for claim in (inferred(), header("lost"))]
+    drafts = [await there.lookup.propose(claim, owned=False) for claim in (inferred(), header("lost"))]
 
     assert [draft.id for draft in drafts if draft is not None] == [session.id for session in known]
 
 
 async def test_another_user_is_proposed_what_it_would_get(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
     await here.resolve(header("abc", ANN), owned=True)
 
-    draft = await here.tracker.propose(header("abc", BOB), owned=True)
+    draft = await here.lookup.propose(header("abc", BOB), owned=True)
 
     assert draft is not None
     assert draft.id == (await here.resolve(header("abc", BOB), owned=True)).id != "abc"
 
 
 async def test_the_public_state_of_a_session_is_a_copy_without_calls(store: Store) -> None:
-    here = await replica(store)
+    here = Replica(store)
     session = await here.resolve(conversation())
 
     state = session.state()
@@ -530,7 +543,7 @@ async def test_the_public_state_of_a_session_is_a_copy_without_calls(store: Stor
 
 
 async def test_another_user_of_a_lost_id_is_not_asked_about_again(store: Store) -> None:
-    there, here = await replica(store), await replica(store)
+    there, here = Replica(store), Replica(store)
     anns = await there.resolve(header("lost", ANN))
     store.documents[anns.id] = Known(True, facts=anns.facts)
     bobs = await here.resolve(header("lost", BOB))
@@ -538,7 +551,7 @@ async def test_another_user_of_a_lost_id_is_not_asked_about_again(store: Store) 
     await here.resolve(claim)
     asked = store.asked.copy()
 
-    proposed = await here.tracker.propose(claim, owned=False)
+    proposed = await here.lookup.propose(claim, owned=False)
 
     assert proposed is bobs
     assert bobs.id != anns.id
@@ -546,12 +559,12 @@ async def test_another_user_of_a_lost_id_is_not_asked_about_again(store: Store) 
 
 
 async def test_what_is_proposed_to_another_user_of_a_lost_id_is_not_the_first_ones_session(store: Store) -> None:
-    there, here = await replica(store), await replica(store)
+    there, here = Replica(store), Replica(store)
     anns = await there.resolve(header("lost", ANN))
     store.documents[anns.id] = Known(True, facts=anns.facts)
 
-    proposed = await here.tracker.propose(header("lost", BOB), owned=False)
-    resolved = await here.tracker.resolve(header("lost", BOB), owned=False, proposed=proposed)
+    proposed = await here.lookup.propose(header("lost", BOB), owned=False)
+    resolved = await here.lookup.resolve(header("lost", BOB), owned=False, proposed=proposed)
 
     assert proposed is not None
     assert resolved is not None
@@ -559,12 +572,12 @@ async def test_what_is_proposed_to_another_user_of_a_lost_id_is_not_the_first_on
 
 
 async def test_a_successor_that_has_ended_is_begun_anew_within_the_limit_only(store: Store) -> None:
-    there, here = await replica(store), await replica(store, max_new_sessions=1)
+    there, here = Replica(store), Replica(store, max_new_sessions=1)
     continued = [await there.resolve(header(name)) for name in ("lost", "found")]
     await here.resolve(header("other"))
     store.documents[continued[0].id] = Known(False, ended=True)
 
-    assert await here.tracker.resolve(header("lost"), owned=False) is None
+    assert await here.lookup.resolve(header("lost"), owned=False) is None
     assert here.rejected == ["limit"]
     assert (await here.resolve(header("found"))).id == continued[1].id
 
@@ -572,8 +585,8 @@ async def test_a_successor_that_has_ended_is_begun_anew_within_the_limit_only(st
 async def test_ids_that_were_met_while_the_store_was_away_are_asked_about_one_after_another(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learning, "_MAX_BLIND", 3)
-    here = await replica(store, flush_interval=0.01)
+    monkeypatch.setattr(reconcile, "_MAX_UNSEEN", 3)
+    here = Replica(store, flush_interval=0.01)
     store.down = True
     blindly = [await here.resolve(header(f"lost-{number}")) for number in range(5)]
     await anyio.sleep(0.1)

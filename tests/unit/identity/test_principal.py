@@ -14,17 +14,12 @@ from starlette.authentication import BaseUser, SimpleUser, UnauthenticatedUser
 
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.principal import principal
-from otel_mcp.model.session import Principal
-
-pytestmark = pytest.mark.anyio
+from otel_mcp.model.session import NOBODY, Principal
 
 
-async def keys(secret: bytes = b"secret") -> KeyedHashes:
-    async def fetch(_: object = None) -> bytes:
-        return secret
-
-    made = KeyedHashes(fetch)
-    await made.prepare()
+def keys(secret: bytes = b"secret") -> KeyedHashes:
+    made = KeyedHashes()
+    made.learn(secret)
     return made
 
 
@@ -57,23 +52,22 @@ class User:
     access_token: Any
 
 
-async def test_without_user_and_credential_there_is_nobody() -> None:
-    assert principal(None, {}, await keys()) is None
+def test_without_user_and_credential_there_is_nobody() -> None:
+    assert principal(None, {}, keys()) == NOBODY
 
 
-async def test_an_authenticated_user_wins_over_the_credential_and_binds() -> None:
-    made = await keys()
+def test_an_authenticated_user_wins_over_the_credential_and_binds() -> None:
+    made = keys()
     user = User(Token("client", None, {"iss": "https://issuer", "sub": "ann"}))
 
     found = principal(user, bearer(jwt({"iss": "https://issuer", "sub": "bob"})), made)
 
     assert found == principal(user, {}, made)
-    assert found is not None
-    assert found.binds
+    assert found.user == found.digest
 
 
-async def test_users_differ_by_client_issuer_and_subject() -> None:
-    made = await keys()
+def test_users_differ_by_client_issuer_and_subject() -> None:
+    made = keys()
     users = [
         User(Token("client", "ann")),
         User(Token("client", "bob")),
@@ -83,36 +77,35 @@ async def test_users_differ_by_client_issuer_and_subject() -> None:
         User(Token("client", None, {})),
     ]
 
-    assert len({found.digest for user in users if (found := principal(user, {}, made)) is not None}) == len(users)
+    assert len({principal(user, {}, made).digest for user in users}) == len(users)
 
 
 @pytest.mark.parametrize("user", [object(), User(None), User(Token(None, None, None)), "ann", {"name": "ann"}])
-async def test_a_user_without_a_token_is_nobody_and_the_credential_tells(user: object) -> None:
-    made = await keys()
+def test_a_user_without_a_token_is_nobody_and_the_credential_tells(user: object) -> None:
+    made = keys()
 
-    assert principal(user, {}, made) is None
+    assert principal(user, {}, made) == NOBODY
     assert principal(user, {b"x-api-key": b"k"}, made) == principal(None, {b"x-api-key": b"k"}, made)
 
 
-async def test_a_token_is_known_by_issuer_and_subject_through_its_renewals() -> None:
-    made = await keys()
+def test_a_token_is_known_by_issuer_and_subject_through_its_renewals() -> None:
+    made = keys()
     first = principal(None, bearer(jwt({"iss": "i", "sub": "ann", "exp": 1, "jti": "a"})), made)
     later = principal(None, bearer(jwt({"iss": "i", "sub": "ann", "exp": 2, "jti": "b"}, padded=True)), made)
 
-    assert first is not None
-    assert first.binds
+    assert first.user == first.digest
     assert first == later
 
 
-async def test_tokens_of_other_issuers_and_subjects_are_other_callers() -> None:
-    made = await keys()
+def test_tokens_of_other_issuers_and_subjects_are_other_callers() -> None:
+    made = keys()
     payloads = [{"iss": "i", "sub": "ann"}, {"iss": "i", "sub": "bob"}, {"iss": "j", "sub": "ann"}, {"sub": "ann"}]
 
     assert len({principal(None, bearer(jwt(payload)), made) for payload in payloads}) == 4
 
 
-async def test_the_scheme_is_read_without_regard_to_case() -> None:
-    made = await keys()
+def test_the_scheme_is_read_without_regard_to_case() -> None:
+    made = keys()
     token = jwt({"iss": "i", "sub": "ann"})
 
     assert principal(None, {b"authorization": f"bearer  {token}".encode()}, made) == principal(
@@ -142,31 +135,29 @@ async def test_the_scheme_is_read_without_regard_to_case() -> None:
         "opaque",
     ],
 )
-async def test_any_other_credential_groups_and_does_not_bind(credential: str) -> None:
-    made = await keys()
+def test_any_other_credential_groups_and_does_not_bind(credential: str) -> None:
+    made = keys()
     header = {b"authorization": credential.encode("latin-1")}
 
     found = principal(None, header, made)
 
-    assert found == Principal(made.digest("credential", credential), binds=False)
+    assert found == Principal(made.digest("credential", credential))
     assert found == principal(None, header, made)
 
 
 @pytest.mark.parametrize("name", [b"x-api-key", b"api-key"])
-async def test_a_key_in_a_header_is_a_credential(name: bytes) -> None:
-    made = await keys()
+def test_a_key_in_a_header_is_a_credential(name: bytes) -> None:
+    made = keys()
     one, two = principal(None, {name: b"one"}, made), principal(None, {name: b"two"}, made)
 
-    assert one is not None
-    assert not one.binds
+    assert one.user is None
     assert one != two
 
 
-async def test_nothing_of_a_credential_can_be_read_from_what_is_kept() -> None:
-    found = principal(None, bearer("s3cret"), await keys())
-    elsewhere = principal(None, bearer("s3cret"), await keys(b"other"))
+def test_nothing_of_a_credential_can_be_read_from_what_is_kept() -> None:
+    found = principal(None, bearer("s3cret"), keys())
+    elsewhere = principal(None, bearer("s3cret"), keys(b"other"))
 
-    assert found is not None
     assert "s3cret" not in repr(found)
     assert found != elsewhere
 
@@ -196,28 +187,27 @@ class Lazy:
         SimpleNamespace(is_authenticated=True, identity=object(), username="ann"),
     ],
 )
-async def test_a_user_of_starlette_or_django_binds_by_name(user: object) -> None:
-    made = await keys()
+def test_a_user_of_starlette_or_django_binds_by_name(user: object) -> None:
+    made = keys()
 
     found = principal(user, bearer("opaque"), made)
 
-    assert found is not None
-    assert found.binds
+    assert found.user == found.digest
     assert found == principal(SimpleUser("ann"), {}, made) != principal(SimpleUser("bob"), {}, made)
 
 
-async def test_a_name_whose_other_attributes_raise_is_read_all_the_same() -> None:
-    made = await keys()
+def test_a_name_whose_other_attributes_raise_is_read_all_the_same() -> None:
+    made = keys()
 
     assert principal(Lazy(), {}, made) == principal(SimpleUser("Ann Example"), {}, made)
 
 
-async def test_a_user_may_be_known_by_a_number_or_a_uuid() -> None:
-    made = await keys()
+def test_a_user_may_be_known_by_a_number_or_a_uuid() -> None:
+    made = keys()
     names: list[object] = [7, UUID(int=7), "seven"]
     users = [SimpleNamespace(is_authenticated=True, identity=name) for name in names]
 
-    assert len({found.digest for user in users if (found := principal(user, {}, made)) is not None}) == 3
+    assert len({principal(user, {}, made).digest for user in users}) == 3
 
 
 @pytest.mark.parametrize(
@@ -231,12 +221,12 @@ async def test_a_user_may_be_known_by_a_number_or_a_uuid() -> None:
         BaseUser(),
     ],
 )
-async def test_a_user_who_is_not_authenticated_or_has_no_name_is_nobody(user: object) -> None:
-    assert principal(user, {}, await keys()) is None
+def test_a_user_who_is_not_authenticated_or_has_no_name_is_nobody(user: object) -> None:
+    assert principal(user, {}, keys()) == NOBODY
 
 
-async def test_a_user_and_a_token_of_the_same_name_are_two_callers() -> None:
-    made = await keys()
+def test_a_user_and_a_token_of_the_same_name_are_two_callers() -> None:
+    made = keys()
     token = principal(None, bearer(jwt({"iss": "name", "sub": "ann"})), made)
 
     assert principal(SimpleUser("ann"), {}, made) != token

@@ -13,7 +13,7 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.exchange.dispatch import Dispatch
-from otel_mcp.identity.directory import Later
+from otel_mcp.identity.reconcile import Later
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
@@ -376,7 +376,7 @@ async def test_the_end_of_a_loop_ends_what_is_due_later_on_it(make_runtime: Make
 
     runtime.sessions.ensure_running()
     await asyncio.sleep(0)
-    runtime.resolver.tracker.later.run(never)
+    runtime.resolver.reconciler.later.run(never)
     await waiting.wait()
     (background,) = [task for task in asyncio.all_tasks() if "Worker" in repr(task)]
     background.cancel()  # As servers end their loops.

@@ -470,7 +470,7 @@ async def test_a_transport_session_id_is_ignored_from_2026_07_28_on(
 
     await post(app, message, [*MODERN_HEADERS, ("mcp-session-id", "own")])
 
-    (session,) = [held for held in runtime.resolver.tracker.table.sessions.values() if held.id != "own"]
+    (session,) = [held for held in runtime.resolver.registry.sessions.values() if held.id != "own"]
     assert (session.facts.client_name, session.facts.protocol_version) == (None, "2026-07-28")
 
 
@@ -739,7 +739,7 @@ async def test_facts_that_a_session_learns_stand_on_its_later_spans(
     app = MCPMiddleware(Sdk2(runner, [], ok, session_id="own"))
 
     await post(app, call(meta=meta), legacy_headers("own"))
-    session = runtime.resolver.tracker.get("own")
+    session = runtime.resolver.registry.get("own")
     assert session is not None
     learn(session, SessionFacts("own", 1.0, 3600.0, client_name="late", client_version="1"))  # Of another replica.
     await post(app, call(request_id=2), legacy_headers("own"))
