@@ -133,48 +133,32 @@ def call_later(loop: AbstractEventLoop, delay: float, callback: Callable[[], obj
     return Timer(loop, delay, callback)
 
 
-class Lateness:
-    """Adds up how late the running loop is while the block lasts.
-
-    A time limit that passes on a loop which is kept from running says nothing of the other side: its answer may
-    be there, unread.
-    """
-
-    def __enter__(self) -> Lateness:
-        self._loop = asyncio.get_running_loop()
-        self._seconds = 0.0
-        self._look_at(self._loop.time() + _LOOK)
-        return self
-
-    def _look_at(self, due: float) -> None:
-        self._due = due
-        self._timer = self._loop.call_at(due, self._look)
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        self._seconds += now - self._due
-        self._look_at(now + _LOOK)
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._seconds += max(self._loop.time() - self._due, 0.0)
-
-    @property
-    def is_much(self) -> bool:
-        return self._seconds >= _LATE
-
-
 async def once_more_if_late(
-    attempt: Callable[[], Awaitable[T]], timeouts: tuple[type[Exception], ...] = (asyncio.TimeoutError,)
+    attempt: Callable[[], Awaitable[T]], timeouts: tuple[type[Exception], ...] = (TimeoutError,)
 ) -> T:
-    """Wait for `attempt`, which may be made twice: again where it ran into a time limit on a late loop."""
-    lateness = Lateness()
+    """Wait for `attempt`, which may be made twice: again where it ran into a time limit on a late loop.
+
+    A loop that is kept from running has given the answer no chance to be read: that is no silence of the other side.
+    """
+    loop = asyncio.get_running_loop()
+    due, late = loop.time() + _LOOK, 0.0
+
+    def look() -> None:
+        nonlocal due, late, timer
+        late += max(loop.time() - due, 0.0)
+        due = loop.time() + _LOOK
+        timer = loop.call_at(due, look)
+
+    timer = loop.call_at(due, look)
     try:
-        with lateness:
-            return await attempt()
+        return await attempt()
     except timeouts:
-        if not lateness.is_much:
+        timer.cancel()
+        look()
+        if late < _LATE:
             raise
+    finally:
+        timer.cancel()
     return await attempt()
 
 

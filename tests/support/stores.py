@@ -170,6 +170,16 @@ def flush(process: ProducerId, of: SessionDelta) -> Flush:
     return Flush(of, process.token, process.next_sequence())
 
 
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = EPOCH
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Listener:
     """Remembers what sessions told."""
 

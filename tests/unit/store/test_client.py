@@ -1,11 +1,13 @@
-"""Which errors of Redis are an outage."""
+"""Which errors of Redis are an outage, and which client a URL names."""
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import pytest
 from redis import exceptions
 
-from otel_mcp.store.redis.client import outage
+from otel_mcp.store.redis.client import TIMEOUT, connect, outage
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,68 @@ def test_errors_of_one_command_are_no_outage(error: Exception) -> None:
 
 def test_what_cannot_be_encoded_is_no_outage() -> None:
     assert outage(exceptions.DataError("Invalid input of type: 'object'")) is None
+
+
+# Clients from URLs.
+
+
+def options(url: str) -> dict[str, Any]:
+    client: Any = connect(url)
+    return client.connection_pool.connection_kwargs
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://cache", {"host": "cache"}),
+        (
+            "redis://user:p%40ss@cache:6380/2",
+            {"host": "cache", "port": 6380, "db": 2, "username": "user", "password": "p@ss"},
+        ),
+        ("unix:///run/redis.sock?db=3", {"path": "/run/redis.sock", "db": 3}),
+        ("redis://cache?socket_timeout=2", {"socket_timeout": 2.0}),
+    ],
+)
+def test_a_url_becomes_a_client(url: str, expected: dict[str, Any]) -> None:
+    assert options(url).items() >= expected.items()
+
+
+def test_a_client_gives_up_early_and_tries_once() -> None:
+    given = options("rediss://cache")
+    assert (given["socket_connect_timeout"], given["socket_timeout"]) == (TIMEOUT, TIMEOUT)
+    assert given["retry"].get_retries() == 0
+    client: Any = connect("rediss://cache?ssl_cert_reqs=none")
+    assert client.connection_pool.connection_class.__name__ == "SSLConnection"
+    assert client.connection_pool.connection_kwargs["ssl_cert_reqs"] == "none"
+
+
+def test_a_sentinel_url_names_all_sentinels_and_the_service() -> None:
+    client: Any = connect("redis+sentinel://me:pw@one,two:27000/main/3?sentinel_password=other")
+    pool = client.connection_pool
+    assert (pool.service_name, pool.connection_kwargs["db"]) == ("main", 3)
+    assert (pool.connection_kwargs["username"], pool.connection_kwargs["password"]) == ("me", "pw")
+    asked = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    assert [(given["host"], given["port"], given["password"]) for given in asked] == [
+        ("one", 26379, "other"),
+        ("two", 27000, "other"),
+    ]
+    assert all(given["socket_timeout"] == TIMEOUT for given in asked)
+
+
+@pytest.mark.anyio
+async def test_a_cluster_url_names_its_first_nodes() -> None:
+    client: Any = connect("rediss+cluster://me:pw@one,two:7000")
+    assert [(node.host, node.port) for node in client.get_nodes() or client.nodes_manager.startup_nodes.values()] == [
+        ("one", 6379),
+        ("two", 7000),
+    ]
+    given = cast("dict[str, Any]", client.connection_kwargs)
+    assert (given["username"], given["password"], given["connection_class"].__name__) == ("me", "pw", "SSLConnection")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "cache:6379", "http://cache", "redis+cluster://", "redis+sentinel:///main", "redis+other://x"]
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        connect(url)
