@@ -94,27 +94,38 @@ class HTTPSpans:
         return exchange.http_decided
 
     def respond(self, exchange: Exchange, message: Message) -> Message:
-        """The start of the response, with what a response propagator adds."""
-        if exchange.http_span is None or self._library is None:
+        """Capture response headers where that is asked for; returns the start, with those of a response propagator."""
+        span, library = exchange.http_span, self._library
+        if span is None or library is None:
             return message
-        return self._library.respond(exchange.http_span, message)
+        if library.response_headers:
+            library.slow_capture(span, message)
+        propagator = library.response_propagator()
+        return message if propagator is None else library.slow_propagate(propagator, span, message)
 
     def end(self, exchange: Exchange, error: BaseException | None = None) -> None:
         """End the span, once; `error` is what the app raised."""
         span, exchange.http_span = exchange.http_span, None
         if span is None:
             return
-        if span.is_recording():
-            with _GUARD:
-                status = exchange.status
-                if status is not None and self._library is not None:
-                    self._library.set_status(span, status)
-                if (error is not None or status is None) and not exchange.disconnected and (status or 0) < 500:
-                    # Without an answer of the app the server answers 500 by itself.
-                    name = type(error).__qualname__ if error is not None else "500"
-                    span.set_attribute(semconv.ERROR_TYPE, name)
-                    span.set_status(Status(StatusCode.ERROR))
+        status, library = exchange.status, self._library
+        try:
+            if status is not None and status < 500 and error is None and not (library is None or library.has_old_names):
+                span.set_attribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
+            else:
+                self._slow_status(exchange, span, error)
+        except Exception as failure:
+            report("HTTP span", failure)
         span.end()
+
+    def _slow_status(self, exchange: Exchange, span: trace.Span, error: BaseException | None) -> None:
+        status = exchange.status
+        if status is not None and self._library is not None:
+            self._library.set_status(span, status)
+        if (error is not None or status is None) and not exchange.disconnected and (status or 0) < 500:
+            # Without an answer of the app the server answers 500 by itself.
+            span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__ if error is not None else "500")
+            span.set_status(Status(StatusCode.ERROR))
 
     def _load(self) -> _Library | None:
         try:
@@ -135,13 +146,13 @@ class _Library:
         from opentelemetry.util import http
 
         self._asgi: Any = asgi
-        self._response_propagator: Callable[[], Any] = get_global_response_propagator
+        self.response_propagator: Callable[[], Any] = get_global_response_propagator
         # The stable names unless somebody asks for both: of this span there are no users of the old ones.
         asked = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
-        self._both = "http/dup" in map(str.strip, asked)
-        self._mode = _StabilityMode.HTTP_DUP if self._both else _StabilityMode.HTTP
+        self.has_old_names = "http/dup" in map(str.strip, asked)
+        self._mode = _StabilityMode.HTTP_DUP if self.has_old_names else _StabilityMode.HTTP
         self._request_headers = http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
-        self._response_headers = http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self.response_headers = http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
         self._sanitize = http.SanitizeValue(
             http.get_custom_headers(http.OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS)
         )
@@ -170,7 +181,7 @@ class _Library:
             if port in attributes:
                 attributes[port] = exchange.client_port
         if self._request_headers:
-            self._capture(attributes, list(headers.items()), self._request_headers, self._normalise_request)
+            attributes |= self._collect(list(headers.items()), self._request_headers, self._normalise_request)
         return described[0], attributes
 
     def _slow_describe(self, key: tuple[Any, ...], asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -187,20 +198,18 @@ class _Library:
                 self._known[key] = name, attributes
         return name, attributes
 
-    def _capture(self, attributes: dict[str, Any], headers: Any, wanted: list[str], normalise: Any) -> None:
+    def _collect(self, headers: Any, wanted: list[str], normalise: Any) -> dict[str, Any]:
         with _GUARD:
             scope = {"headers": headers}
-            attributes |= self._asgi.collect_custom_headers_attributes(scope, self._sanitize, wanted, normalise)
+            return self._asgi.collect_custom_headers_attributes(scope, self._sanitize, wanted, normalise)
+        return {}
 
-    def respond(self, span: trace.Span, message: Message) -> Message:
-        """Capture the response headers that were asked for, and let the response propagator add its own."""
-        if self._response_headers:
-            attributes: dict[str, Any] = {}
-            self._capture(attributes, wire_headers.pairs(message), self._response_headers, self._normalise_response)
-            span.set_attributes(attributes)
-        propagator = self._response_propagator()
-        if propagator is None:
-            return message
+    def slow_capture(self, span: trace.Span, message: Message) -> None:
+        """Put the response headers on the span that were asked for."""
+        span.set_attributes(self._collect(wire_headers.pairs(message), self.response_headers, self._normalise_response))
+
+    def slow_propagate(self, propagator: Any, span: trace.Span, message: Message) -> Message:
+        """Return the start of the response with the headers that the response propagator adds."""
         with _GUARD:
             answered = {**message, "headers": list(message.get("headers") or ())}
             context = trace.set_span_in_context(span, Context())
@@ -210,7 +219,4 @@ class _Library:
 
     def set_status(self, span: trace.Span, status: int) -> None:
         """Set the status code of the response, and ERROR from 500 on."""
-        if status < 500 and not self._both:
-            span.set_attribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
-        else:
-            self._asgi.set_status_code(span, status, None, self._mode)
+        self._asgi.set_status_code(span, status, None, self._mode)

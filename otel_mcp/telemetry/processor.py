@@ -15,12 +15,12 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import report
 from otel_mcp.model.call import Call, current_call
-from otel_mcp.telemetry.spans import CALL, TENTATIVE, adopt, is_native, session_attributes
+from otel_mcp.telemetry.spans import CALL, NATIVE_SCOPES, TENTATIVE, adopt, session_attributes
 
 _STAMP: Final = (semconv.SESSION_ID, semconv.SESSION_SOURCE)
 
@@ -37,15 +37,16 @@ class SessionSpanProcessor(SpanProcessor):
         try:
             # A native span may have a context made of `_meta` alone: its call is that of the task.
             serving = current_call.get()
-            if serving is not None and serving.span is None and is_native(span):
-                adopt(serving, span, span.instrumentation_scope.name)  # pyright: ignore[reportOptionalMemberAccess]
+            scope = span.instrumentation_scope.name if span.instrumentation_scope is not None else None
+            if serving is not None and serving.span is None and scope in NATIVE_SCOPES and span.kind is SpanKind.SERVER:
+                adopt(serving, span, scope)
                 return
             call = otel_context.get_value(CALL, parent_context)
             parent = trace.get_current_span(parent_context)
             carried = getattr(parent, "attributes", None)
             if call is None and not carried:  # Ours always carry something.
                 return
-            if span.instrumentation_scope is not None and span.instrumentation_scope.name == semconv.SCOPE:
+            if scope == semconv.SCOPE:
                 return  # Ours has its own session, perhaps of another request than the one being served.
             if isinstance(call, Call) and call.span_context is None:
                 stamp = session_attributes(call)

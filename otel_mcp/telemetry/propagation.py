@@ -99,7 +99,10 @@ def parent_of(call: Call) -> Context:
     A valid span context in ``_meta`` is the parent; the ambient HTTP span is then
     linked, if it is sampled, as the MCP conventions ask.
     """
-    ambient = ambient_context(call.exchange)
+    exchange = call.exchange
+    ambient, is_known = exchange.ambient, propagate.get_global_textmap() is _known.textmap
+    if ambient is None or not is_known or not exchange.headers.keys().isdisjoint(_known.headers):
+        ambient = ambient_context(exchange)
     if not call.meta or call.meta.keys().isdisjoint(_known.names):
         return ambient
     carrier = carried((lower, call.meta.get(name)) for name, lower in _known.names.items())

@@ -28,7 +28,7 @@ from otel_mcp.wire.jsonrpc import Outcome
 from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
 
 _SDK: Final = "mcp-python-sdk"
-_NATIVE_SCOPES: Final = frozenset({_SDK, "fastmcp"})
+NATIVE_SCOPES: Final = frozenset({_SDK, "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
 NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
@@ -46,10 +46,7 @@ def scope_of(span: Span) -> str | None:
 
 def is_native(span: Span) -> bool:
     """Tell whether the SDK or FastMCP opened this span for a message."""
-    scope: InstrumentationScope | None = getattr(span, "instrumentation_scope", None)
-    if scope is None or scope.name not in _NATIVE_SCOPES:
-        return False
-    return getattr(span, "kind", None) is SpanKind.SERVER
+    return scope_of(span) in NATIVE_SCOPES and getattr(span, "kind", None) is SpanKind.SERVER
 
 
 def session_attributes(call: Call) -> Mapping[str, str]:
