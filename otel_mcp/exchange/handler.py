@@ -16,6 +16,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from otel_mcp.exchange.replies import Answer
+from otel_mcp.exchange.request import MAX_BODY
 from otel_mcp.exchange.response import X_SESSION_ID, Exchanges
 from otel_mcp.guard import report
 from otel_mcp.identity.address import PROXY_HEADERS
@@ -133,24 +134,34 @@ class ExchangeHandler:
                 # Servers also say so after a completed response: then nobody has left early.
                 exchange.disconnected = not exchange.responded
             elif not exchange.parsed and message["type"] == "http.request":
-                body, more = message.get("body", b""), message.get("more_body", False)
-                self._held_body = self._exchanges.requests.feed(exchange, self._held_body, body, more=more)
-                if exchange.parsed and not (exchange.at_sdk or exchange.attaches_inside):
-                    await self._exchanges.dispatcher.attach(exchange, self._scope)
+                body, is_whole = message.get("body", b""), not message.get("more_body", False) and not self._held_body
+                if is_whole and exchange.at_sdk and exchange.confirmed and body[:1] == b"{" and len(body) <= MAX_BODY:
+                    # The SDK parses it anyway, and the dispatch seam tells.
+                    exchange.unparsed_body, exchange.body_size, exchange.parsed = body, len(body), True
+                else:
+                    await self._slow_read(message)
         except Exception as failure:
             report("receive", failure)
         return message
 
+    async def _slow_read(self, message: Message) -> None:
+        """Read a piece of the request body; once it is whole, a bare app is put under the span of its call."""
+        exchange = self.exchange
+        body, more = message.get("body", b""), message.get("more_body", False)
+        self._held_body = self._exchanges.requests.feed(exchange, self._held_body, body, more=more)
+        if exchange.parsed and exchange.confirmed and not (exchange.at_sdk or exchange.attaches_inside):
+            await self._exchanges.dispatcher.attach(exchange, self._scope)
+
     async def send(self, message: Message) -> None:
         """Pass a message of the app on, the start of an answer with headers of ours, and read it."""
-        outgoing, is_body = message, False
+        exchange, outgoing, is_body = self.exchange, message, False
         if self._start is not None:
             await self._slow_resume(self._start, message)
         try:
             kind = message.get("type")
             is_body = kind == "http.response.body"
             if kind == "http.response.start":
-                started = self._known_answer(message) or await self._slow_begin(message)
+                started = self._begin_known(message) or await self._slow_begin(message)
                 if started is None:
                     return  # It waits for the body.
                 outgoing = started
@@ -160,13 +171,23 @@ class ExchangeHandler:
             await self._send(outgoing)
         else:
             await self._as_outside(self._send, outgoing)
-        if is_body:
-            try:
-                self._answered(message.get("body", b""), more=message.get("more_body", False))
-            except Exception as failure:
-                report("send", failure)
+        if not is_body:
+            return
+        try:
+            body, more = message.get("body", b""), message.get("more_body", False)
+            exchange.responded = exchange.responded or not more
+            if (call := exchange.sdk_call) is not None and exchange.reading is Reading.SIZE:
+                self._size += len(body)
+                if not more:
+                    self._exchanges.inflight.finish(call, call.handler_outcome, self._size)
+            elif exchange.reading is not Reading.NOTHING:
+                self._slow_answer(body, more=more)
+            if exchange.http_span is not None and not more:
+                self._exchanges.http_spans.end(exchange)
+        except Exception as failure:
+            report("send", failure)
 
-    def _known_answer(self, message: Message) -> Message | None:
+    def _begin_known(self, message: Message) -> Message | None:
         """Begin an answer as most are: a plain 200 of a session that is known, to a message that an SDK reads.
 
         Returns:
@@ -206,68 +227,53 @@ class ExchangeHandler:
             return message
         return {**message, "headers": [*message["headers"], (X_SESSION_ID, session.facts.session_id.encode("ascii"))]}
 
-    async def _slow_begin(self, message: Message) -> Message | None:
+    async def _slow_begin(self, message: Message, body: bytes | None = None) -> Message | None:
         """Begin any other answer; ``None`` = its start waits for its body."""
         exchange = self.exchange
-        if exchange.status is not None:
+        if body is None and exchange.status is not None:
             return message  # Some transports start twice; the first one stands.
-        exchange.status = int(message["status"])
-        if not exchange.http_decided:
-            # In the order of what the app sees: the span first, whose context the message's span belongs under.
-            self._exchanges.http_spans.decide(exchange, self._scope)
         message = wire_headers.with_headers_at_hand(message)
-        if exchange.confirmed or (exchange.http_method == "GET" and exchange.status == 200):
-            if self._exchanges.responses.waits_for_body(exchange, message):
-                self._start = message
-                return None
-            message = await self._exchanges.responses.begin(exchange, message)
+        begun = await self._exchanges.begin(exchange, self._scope, message, body)
+        if begun is None:
+            self._start = message
+        elif exchange.reading is not Reading.NOTHING:
             self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
-        return self._exchanges.http_spans.respond(exchange, message)
+        return begun
 
     async def _slow_resume(self, start: Message, message: Message) -> None:
         """Send the start that has waited for its body, which is here."""
-        exchange, self._start = self.exchange, None
+        self._start = None
         try:
-            self._exchanges.responses.foresee(exchange, message.get("body", b""))
-            start = await self._exchanges.responses.begin(exchange, start)
-            self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
-            start = self._exchanges.http_spans.respond(exchange, start)
+            start = await self._slow_begin(start, message.get("body", b"")) or start
         except Exception as failure:
             report("send", failure)
         await self._as_outside(self._send, start)
 
-    def _answered(self, body: bytes | memoryview, *, more: bool) -> None:
+    def _slow_answer(self, body: bytes | memoryview, *, more: bool) -> None:
         """Read a piece of the response body that has been sent."""
-        exchange = self.exchange
-        exchange.responded = exchange.responded or not more
-        if self._answer is not None:
-            self._answer.feed(body, more=more)
-        elif (call := exchange.sdk_call) is not None and exchange.reading is Reading.SIZE:
-            self._size += len(body)
-            if not more:
-                self._exchanges.inflight.finish(call, call.handler_outcome, self._size)
-        elif exchange.reading is Reading.QUIET_STREAM and body:
+        exchange, call = self.exchange, self.exchange.sdk_call
+        if self._answer is None:
             # It has brought nothing yet but perhaps the result whose outcome the SDK's seam has seen.
-            size = None
+            if not body:
+                return
             if call is not None and call.handler_outcome is not None and not call.running:
                 size = result_size(body, call.id)
-            if call is not None and size is not None:
-                self._exchanges.inflight.finish(call, call.handler_outcome, size)
-            else:
-                exchange.reading = Reading.STREAM
-                self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
-                self._answer.feed(body, more=more)
-        if exchange.responded and exchange.http_span is not None:
-            self._exchanges.http_spans.end(exchange)
+                if size is not None:
+                    self._exchanges.inflight.finish(call, call.handler_outcome, size)
+                    return
+            exchange.reading = Reading.STREAM
+            self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
+        self._answer.feed(body, more=more)
 
     def _close(self, error: BaseException | None) -> None:
         """The app has returned, or raised."""
         exchange, inflight = self.exchange, self._exchanges.inflight
         is_kept = not exchange.at_sdk
         if is_kept or exchange.dispatch is not None or exchange.unparsed_body is not None:
-            self._slow_close()
+            self._exchanges.end_unread(exchange, self._scope)
         exchange.closed = True
-        exchange.see_user()
+        if exchange.scope is not None:
+            exchange.user, exchange.scope = exchange.scope.get("user"), None
         if inflight.waiting:
             inflight.expire()
         for call in exchange.calls:
@@ -283,17 +289,6 @@ class ExchangeHandler:
         if not is_kept:
             # Until its calls are recorded, an exchange keeps only what that takes: their spans have been made.
             exchange.ambient, exchange.headers = None, _NOTHING
-
-    def _slow_close(self) -> None:
-        """Come to an end with what no SDK has read or run."""
-        exchange, exchanges = self.exchange, self._exchanges
-        if exchange.dispatch is not None:
-            exchange.dispatch.leave(None)
-        if exchange.confirmed and not exchange.http_decided:
-            exchanges.http_spans.begin(exchange, self._scope)
-        exchanges.requests.read(exchange)
-        if not exchange.at_sdk:
-            exchanges.requests.learn_bare(exchange)
 
     async def _as_outside(self, server: Callable[..., Awaitable[T]], *message: Message) -> T:
         """Wait for the server in the context that it called us in.

@@ -22,7 +22,7 @@ from otel_mcp.model.call import Call, Exchange, client_of
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.http_span import HTTPSpans
 from otel_mcp.telemetry.recorder import Recorder
-from otel_mcp.types import Message
+from otel_mcp.types import Message, Scope
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import is_handshake, outcome_of, parse_replies
 
@@ -195,6 +195,40 @@ class Exchanges:
         """Wait for nothing any longer: the process is about to end."""
         self.inflight.close()
         self.session_ids.close()
+
+    async def begin(
+        self, exchange: Exchange, scope: Scope, message: Message, body: bytes | None = None
+    ) -> Message | None:
+        """Begin an answer, whose body comes with its start where that has waited for it.
+
+        Returns:
+            The start to send; ``None`` = it waits for its body.
+        """
+        if body is None:
+            exchange.status = int(message["status"])
+            if not exchange.http_decided:
+                # In the order of what the app sees: the span first, whose context the message's span belongs under.
+                self.http_spans.decide(exchange, scope)
+        else:
+            self.responses.foresee(exchange, body)
+        if exchange.confirmed or (exchange.http_method == "GET" and exchange.status == 200):
+            if body is None and self.responses.waits_for_body(exchange, message):
+                return None
+            message = await self.responses.begin(exchange, message)
+        if exchange.http_span is not None:
+            message = self.http_spans.respond(exchange, message)
+        return message
+
+    def end_unread(self, exchange: Exchange, scope: Scope) -> None:
+        """Come to an end with what no SDK has read or run."""
+        if exchange.dispatch is not None:
+            exchange.dispatch.leave(None)
+        if exchange.confirmed and not exchange.http_decided:
+            self.http_spans.begin(exchange, scope)
+        if exchange.unparsed_body is not None:
+            self.requests.read(exchange)
+        if exchange.calls and not exchange.at_sdk:
+            self.requests.learn_bare(exchange)
 
     def refused(self, exchange: Exchange, status: int) -> None:
         """Count a request that HTTP answered with a refusal: of a named client, if not before anybody has read it."""

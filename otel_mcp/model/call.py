@@ -256,8 +256,6 @@ class Exchange:
         """The user that the app has authenticated by now; middlewares and dependencies do so along the way."""
         if self.scope is not None:
             self.user = self.scope.get("user")
-            if self.closed:
-                self.scope = None
         return self.user
 
     @property
