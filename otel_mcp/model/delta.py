@@ -115,15 +115,15 @@ class SessionDelta:
     last_activity: float
     """Unix seconds."""
     first_activity: float | None = None
-    """Unix seconds; the coalescer sets it, so that a long outage is not taken for a gap."""
+    """Unix seconds; the buffer sets it, so that a long outage is not taken for a gap."""
     requests: int = 0
     errors: int = 0
     call_count: int = 0
     """All calls of this delta, also those that `calls` no longer holds."""
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
-    """The newest, oldest first, bounded by the coalescer."""
+    """The newest, oldest first, bounded by the buffer."""
     content: int = 0
-    """Bytes of arguments and results in `calls`, where these are kept at all; the coalescer weighs them."""
+    """Bytes of arguments and results in `calls`, where these are kept at all; the buffer weighs them."""
     ended: tuple[float, EndReason] | None = None
     """Unix seconds and reason."""
     touch_key: tuple[str, float] | None = None

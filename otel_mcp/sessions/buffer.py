@@ -25,11 +25,11 @@ from otel_mcp.model.delta import CallRecord, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
 
 _FULL: Final = 16
-"""So many times the calls that are worth a flush in one session are worth one in all together."""
+"""Times `flush_calls`, over all sessions, are worth a flush as well."""
 _MAX_CONTENT: Final = 32 * 1024 * 1024
 """Bytes of JSON of arguments and results that may wait."""
 _RECORD: Final = 4096
-"""So many bytes of content count as another record where it matters how long writing takes."""
+"""Bytes of content that take as long to write as one more record."""
 _MAX_HELD: Final = 1000
 """Handshakes that are held at once."""
 _HANDSHAKE: Final = 2.0
@@ -53,7 +53,7 @@ class Buffer:
         """Forget everything, the lock too: it may have been held when the process forked."""
         self._lock = threading.Lock()
         self.pending: dict[str, SessionDelta] = {}
-        """By the id of the session, and also its user where others speak under that id: they are not of one mind."""
+        """By the id of the session, and by user too where two act under one id: their facts must not merge."""
         self._held: dict[str, float] = {}
         """Sessions that have only shaken hands, and until when they are held."""
         self._records = 0

@@ -71,7 +71,7 @@ class Replica:
         await self._open.wait()
 
     async def restart(self) -> None:
-        """Finish what is being served, end in order, and begin anew."""
+        """Finish what is being served, end in order, and begin again."""
         self._open.clear()
         await self._idle.wait()
         await self.end()
@@ -155,7 +155,7 @@ class World:
         self._valkey.resume()
 
     async def _disconnect(self) -> None:
-        """Whatever is under way is done or not, and nobody is told."""
+        """Whatever is under way is done or not, without an answer."""
         with self._valkey.client() as client:
             await asyncio.to_thread(client.execute_command, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
@@ -194,7 +194,7 @@ def valkey() -> Iterator[Valkey]:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Calls that were added to the document of a session whose end had been told."""
+    """Calls that were added to the document of a session whose end had been reported."""
     found: list[int] = []
     apply: Callable[..., None] = Flusher.apply
 
@@ -249,11 +249,13 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
         Counter(event["attributes"]["session.id"] for event in events if event["name"] == name)
         for name in ("session.start", "session.end")
     )
-    told = sum(event["attributes"]["otel_mcp.session.tool_calls"] for event in events if event["name"] == "session.end")
+    reported = sum(
+        event["attributes"]["otel_mcp.session.tool_calls"] for event in events if event["name"] == "session.end"
+    )
     points = telemetry.points("otel_mcp.store.dropped")
     dropped: Counter[str] = Counter({attributes["otel_mcp.reason"]: count for attributes, count in points})
-    missing = world.calls - told - sum(late) - sum(dropped.values())
-    untold = sum((begun - ended).values())
+    missing = world.calls - reported - sum(late) - sum(dropped.values())
+    unreported = sum((begun - ended).values())
     unanswered = sum(
         count
         for attributes, (count, _) in telemetry.points("otel_mcp.store.operation.duration")
@@ -262,8 +264,8 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
     # What a process has sent and not heard of when it ends counts as lost, whether it was written or not.
     assert dropped["shutdown"] or ended - begun == Counter()
     assert missing >= -dropped["shutdown"]
-    # Of an expiry whose claim was not answered nobody tells where another process begins a session under the id then.
-    assert untold <= unanswered
-    assert untold or missing <= 0
+    # An expiry whose claim was not answered is not reported where another process begins a session under the id then.
+    assert unreported <= unanswered
+    assert unreported or missing <= 0
     assert guard.failures == Counter()
     telemetry.shut_down()

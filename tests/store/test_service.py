@@ -784,7 +784,7 @@ def test_calls_that_cannot_be_written_at_exit_are_counted(listener: Listener, ca
     assert len(warnings(caplog)) == 2
 
 
-# What is told at the start.
+# Warnings at the start.
 
 
 async def test_one_warning_where_sessions_live_in_memory_only(

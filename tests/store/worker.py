@@ -2,7 +2,7 @@
 
 ``python -m tests.store.worker URL SETTINGS [FILE]`` reads JSON commands from
 standard input, one a line, and answers each with a line of JSON. Ends go to
-the file at once, so that it tells what a killed process had reported.
+the file at once, so that it holds what a killed process had reported.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _AT_ONCE = 10
 class Worker:
     """Runs commands and hears the events of its sessions."""
 
-    def __init__(self, url: str, values: dict[str, Any], told: str) -> None:
+    def __init__(self, url: str, values: dict[str, Any], ends: str) -> None:
         given = {"redis_url": url, "service_name": "svc", "flush_interval": 0.05, **values}
         self.sessions = Sessions(Settings.model_validate(given), self)
-        self._told = os.open(told, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._ends = os.open(ends, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self._calls = self._dropped = 0
         self._started: list[str] = []
         self._resumed: list[str] = []
@@ -40,7 +40,7 @@ class Worker:
             self._resumed.append(result.session_id)
 
     def ended(self, session: EndedSession) -> None:
-        os.write(self._told, f"{session.session_id} {session.reason} {session.tool_call_count}\n".encode())
+        os.write(self._ends, f"{session.session_id} {session.reason} {session.tool_call_count}\n".encode())
 
     def dropped(self, count: int, reason: str) -> None:
         self._dropped += count
@@ -91,8 +91,8 @@ class Worker:
         }
 
 
-async def main(url: str, values: str, told: str = os.devnull) -> None:
-    worker = Worker(url, json.loads(values), told)
+async def main(url: str, values: str, ends: str = os.devnull) -> None:
+    worker = Worker(url, json.loads(values), ends)
     worker.sessions.ensure_running()
     loop = asyncio.get_running_loop()
     print(json.dumps(worker.report()), flush=True)

@@ -181,7 +181,7 @@ class Clock:
 
 
 class Listener:
-    """Remembers what sessions told."""
+    """Remembers what sessions reported."""
 
     def __init__(self) -> None:
         self.started_ids: list[str] = []

@@ -61,27 +61,27 @@ def test_a_failing_part_of_a_cluster_is_logged_once(
     clock = Clock()
     health = StoreHealth(Listener(), divided=True, clock=clock)
 
-    def told() -> list[int]:
+    def logged() -> list[int]:
         return [record.levelno for record in caplog.records]
 
     # A question fails, another one is answered: that says nothing of the part which failed.
     health.failed(StoreDown("ConnectionError"))
     assert health.is_away
     health.answered()
-    assert (health.is_away, health.is_partial, told()) == (False, True, [logging.WARNING])
+    assert (health.is_away, health.is_partial, logged()) == (False, True, [logging.WARNING])
     # It fails again and again, and only that: nobody else has to do without the store.
     for _ in range(4):
         clock.now += 4
         health.failed(StoreDown("ConnectionError"))
         health.all_written()
-        assert (health.is_away, health.is_partial, told()) == (False, True, [logging.WARNING])
+        assert (health.is_away, health.is_partial, logged()) == (False, True, [logging.WARNING])
     # Then nothing can be used any more.
     health.failed(StoreDown("ConnectionError"), proof=True)
-    assert (health.is_away, told()) == (True, [logging.WARNING])
+    assert (health.is_away, logged()) == (True, [logging.WARNING])
     health.answered()
     clock.now += 6
     health.all_written()
-    assert (health.is_away, health.is_partial, told()) == (False, False, [logging.WARNING, logging.INFO])
+    assert (health.is_away, health.is_partial, logged()) == (False, False, [logging.WARNING, logging.INFO])
 
 
 def test_a_cancelled_operation_is_not_counted_as_done() -> None:
