@@ -19,13 +19,12 @@ _NEITHER: Final = frozenset({"cancelled", "refused"})
 
 @dataclass(slots=True)
 class Call:
-    """One finished tool call."""
+    """One finished tool call. Instants are Unix seconds, here and below."""
 
     tool: str
     started: float
-    """Unix seconds; 0 = not known."""
+    """0 = not known."""
     duration: float
-    """Seconds."""
     failure: str | None
     """``unknown_tool``, ``tool``...; ``None`` = it worked."""
     verdict: str
@@ -52,11 +51,8 @@ class Document:
     facts: dict[str, str | None]
     """What is known of client and session, under the names of the document."""
     created: float | None
-    """Unix seconds."""
     last_activity: float | None
-    """Unix seconds."""
     ended_at: float | None
-    """Unix seconds."""
     ended_by: str | None
     """Why it ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
     outcome: str

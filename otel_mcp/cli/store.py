@@ -16,7 +16,6 @@ from otel_mcp.cli.document import Document, parse
 from otel_mcp.cli.terminal import Code, Failure, say
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.factory import is_divided
 from otel_mcp.store.redis.client import connect, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys
 
@@ -59,8 +58,9 @@ class Connection:
         """Connect to nothing yet; `ValueError` = the URL cannot be used."""
         # Without its name, which takes redis-py two commands.
         nameless = {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
-        self.client: Any = connect(settings.redis_url or "", **{**nameless, **options})
-        self.is_cluster = is_divided(settings)
+        url = settings.redis_url or ""
+        self.client: Any = connect(url, **{**nameless, **options})
+        self.is_cluster = urlsplit(url).scheme.endswith("+cluster")
         """Keys lie on several nodes: no command is about keys of several slots."""
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:

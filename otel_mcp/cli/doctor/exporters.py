@@ -144,8 +144,9 @@ def _settings(env: Env, inventory: Inventory, names: Mapping[str, list[str]]) ->
     elif off:
         yield warn(f"{off[0]} have no exporter", export(f"OTEL_{off[0].upper()}_EXPORTER", "otlp"))
     for variable, group, report in _NAMED:
-        known = {*inventory.names(group), "none"}
-        if any(name not in known and name.lower() != "none" for name in _listed(env.get(variable, ""))):
+        if any(
+            name.lower() != "none" and name not in inventory.names(group) for name in _listed(env.get(variable, ""))
+        ):
             yield report(f"{variable} names what nobody has installed", f"unset {variable}")
     if _drops_all(env):
         yield warn("OTEL_TRACES_SAMPLER drops every trace that begins here", "unset OTEL_TRACES_SAMPLER")
