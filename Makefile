@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo demo-serve test lint type format bench fuzz soak faults clean
+.PHONY: help demo demo-serve test lint type format bench fuzz soak faults release clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ soak: $(STAMP)  ## An hour of mixed traffic (MINUTES=60): does anything grow?
 
 faults: $(STAMP)  ## With and without us while the store fails: answers, times, log lines, counts
 	$(BIN)/python -m tests.faults
+
+release:  ## Build and check what would be released, and show its notes; with TAG=1 tag it
+	.ci/release $(if $(TAG),--tag)
 
 clean:  ## Remove the virtual environment
 	rm -rf $(VENV)
