@@ -11,6 +11,8 @@ from typing import Any, Final
 
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+WARM: Final = 200
+"""Calls before the first that counts."""
 _TURNS: Final = 2
 """Turns of the loop after the app has returned: what it left to other tasks belongs to the call."""
 
@@ -83,6 +85,18 @@ async def call(app: ASGIApp, request: Request, number: int = 1) -> tuple[Exchang
     for _ in range(_TURNS):
         await asyncio.sleep(0)
     return exchange, (thread_time_ns() - began) / 1000
+
+
+async def serve(app: ASGIApp, request: Request, calls: int) -> None:
+    """Have the app serve so many calls, one after another.
+
+    Raises:
+        RuntimeError: One was not answered with 200.
+    """
+    for number in range(calls):
+        exchange, _ = await call(app, request, number + 1)
+        if exchange.status != 200:
+            raise RuntimeError(f"HTTP {exchange.status} {b''.join(exchange.chunks)!r}")
 
 
 class Lifespan:

