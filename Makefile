@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo demo-serve test lint type format bench fuzz soak faults release clean
+.PHONY: help demo demo-serve test cover lint type format bench fuzz soak faults release clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,9 +23,17 @@ demo: $(STAMP)  ## A real server, two workers, real clients: see sessions, spans
 demo-serve: $(STAMP)  ## The same server stays up for a client of your own
 	$(BIN)/python -m examples.demo serve
 
+PYTEST = $(BIN)/python -m pytest
+
 test: $(STAMP)  ## Unit, integration and process tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/process
-	$(BIN)/python -m pytest -q tests/process
+	$(PYTEST) -q -n 2 --dist loadfile --ignore tests/process
+	$(PYTEST) -q tests/process
+
+cover: $(STAMP)  ## The same tests, with the share of lines and branches that they reach
+	$(BIN)/coverage erase
+	$(MAKE) test PYTEST='$(BIN)/coverage run -m pytest'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(STAMP)  ## Style, and the layers of the package
 	$(BIN)/ruff check .
