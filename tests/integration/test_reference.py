@@ -46,6 +46,14 @@ def test_the_registry_is_up_to_date() -> None:
     assert conventions.registry() == written, "run: python -m docs.generate"
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_modules_that_a_page_names_exist(page: str) -> None:
+    folders = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
+    named = re.findall(rf"(?<![\w/])(?:{folders})/\w+(?:/\w+)?", (PACKAGE.parent / page).read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not any(PACKAGE.glob(f"{name}*"))] == []
+
+
 def test_values_in_the_registry_are_those_of_the_code() -> None:
     described = {getattr(semconv, constant): text for constant, text in source.texts(semconv).items()}
     assert set(conventions.MEMBERS[semconv.SESSION_END_REASON]) == set(get_args(EndReason))
