@@ -54,6 +54,13 @@ async def stream_of(server: Sse, app: MCPMiddleware, who: tuple[str, str]) -> As
             await server.sent.send(None)
 
 
+async def begin(server: Sse, app: MCPMiddleware) -> None:
+    """Ann opens a session on her stream."""
+    await post(app, initialize(), [ANN], **POSTS)
+    await server.sent.send(event(initialized(0, "2024-11-05")))
+    await settled()
+
+
 async def settled() -> None:
     for _ in range(20):
         await anyio.lowlevel.checkpoint()
@@ -74,9 +81,7 @@ async def test_a_call_with_the_id_of_anothers_ends_nothing_of_hers(runtime: Runt
     app = MCPMiddleware(server, runtime)
 
     async with stream_of(server, app, ANN):
-        await post(app, initialize(), [ANN], **POSTS)
-        await server.sent.send(event(initialized(0, "2024-11-05")))
-        await settled()
+        await begin(server, app)
         await post(app, call("hers"), [ANN], **POSTS)
         for name in ("his", "his again"):
             await post(app, call(name), [BOB], **POSTS)
@@ -93,9 +98,7 @@ async def test_an_answer_on_another_users_stream_still_ends_its_call(runtime: Ru
     app = MCPMiddleware(server, runtime)
 
     async with stream_of(server, app, ANN):
-        await post(app, initialize(), [ANN], **POSTS)
-        await server.sent.send(event(initialized(0, "2024-11-05")))
-        await settled()
+        await begin(server, app)
         await post(app, call("his", 7), [BOB], **POSTS)
         await server.sent.send(event(result(7)))
         await settled()

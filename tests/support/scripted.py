@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
+from tests.support.asgi import make_scope
 
 Step: TypeAlias = "str | Message | BaseException"
 """What an app does next: `RECEIVE`, a message to send, or an exception to raise."""
@@ -121,19 +122,6 @@ def _cut(message: Message, added: Collection[bytes]) -> Message:
 
 def http_scope(method: str = "POST", headers: dict[str, str] | None = None, path: str = "/mcp") -> dict[str, Any]:
     """The scope of a request as uvicorn makes it."""
-    given = {"host": "127.0.0.1:8000", "user-agent": "scripted/1.0", **(headers or {})}
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
-        "client": ("127.0.0.1", 50_000),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-    }
+    given: dict[str, str] = {"host": "127.0.0.1:8000", "user-agent": "scripted/1.0", **(headers or {})}
+    older = {"asgi": {"version": "3.0", "spec_version": "2.3"}, "state": {}}
+    return {**make_scope(method, path, given.items()), **older}

@@ -17,6 +17,7 @@ from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import ASGIApp, Message, Scope
+from tests.support.asgi import make_scope
 from tests.support.providers import Telemetry
 from tests.support.scripted import OURS, RECEIVE, Conversation, Scripted, Step, converse
 
@@ -159,21 +160,8 @@ def scope_of(
     headers: Sequence[tuple[bytes, bytes]], *, method: str = "POST", path: str = "/mcp", query: bytes = b""
 ) -> Scope:
     """An HTTP request with these very headers."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": query,
-        "root_path": "",
-        "headers": list(headers),
-        "client": ("127.0.0.1", 50_000),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-    }
+    older = {"asgi": {"version": "3.0", "spec_version": "2.3"}, "state": {}}
+    return {**make_scope(method, path), "query_string": query, "headers": list(headers), **older}
 
 
 __all__ = ["ASGIApp", "answered", "assert_same", "log_lines", "posted", "runtimes", "scope_of", "side_by_side"]
