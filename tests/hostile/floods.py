@@ -19,8 +19,9 @@ from otel_mcp.settings import load
 from otel_mcp.telemetry.metrics import MAX_CLIENTS, MAX_TOOLS
 from otel_mcp.types import ASGIApp, Message, Receive, Send
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS
+from tests.support.answers import error, result
 from tests.support.asgi import JSON_HEADERS, delete, get, make_scope, post, read, request, respond
-from tests.support.messages import MODERN_HEADERS, ask, call, error, initialize, legacy_headers, modern, result
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern
 from tests.support.providers import Telemetry
 
 KEYS_OF_ONE: Final = 4

@@ -12,8 +12,9 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.types import ASGIApp, Message, Receive, Send
 from tests.hostile import floods
 from tests.hostile.floods import CONSTANT, KEYS_OF_ONE, SERIES, Left
+from tests.support.answers import result
 from tests.support.asgi import post, read, respond
-from tests.support.messages import MODERN_HEADERS, initialize, modern, result
+from tests.support.messages import MODERN_HEADERS, initialize, modern
 from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
 

@@ -13,8 +13,9 @@ import pytest
 from otel_mcp import MCPMiddleware, guard, observers
 from otel_mcp.guard import guarded
 from otel_mcp.model.state import SessionState, ToolCall
+from tests.support.answers import FAILED, Server
 from tests.support.asgi import post
-from tests.support.messages import FAILED, MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
+from tests.support.messages import MODERN_HEADERS, call, initialize, legacy_headers, modern
 from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio

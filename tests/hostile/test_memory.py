@@ -16,8 +16,9 @@ from otel_mcp.model.call import SCOPE_KEY, Call
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
 from otel_mcp.wire.sse import Decoder
+from tests.support.answers import result
 from tests.support.asgi import JSON_HEADERS, make_scope, post, read, respond
-from tests.support.messages import call, legacy_headers, result
+from tests.support.messages import call, legacy_headers
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

@@ -17,19 +17,9 @@ from otel_mcp.store.redis import store as redis_store
 from otel_mcp.store.redis.client import Client
 from otel_mcp.types import Message, Receive, Send
 from tests.hostile.test_takeover import ANN, BOB, OPAQUE
+from tests.support.answers import Server, error, result
 from tests.support.asgi import Reply, delete, get, post, read, respond
-from tests.support.messages import (
-    MODERN_HEADERS,
-    Server,
-    ask,
-    call,
-    error,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-    result,
-)
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.unit.conftest import MakeRuntime

@@ -15,8 +15,9 @@ from otel_mcp.exchange import inflight
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
 from tests.hostile.test_takeover import ANN, BOB
+from tests.support.answers import Server, initialized, result
 from tests.support.asgi import event, get, post, read, respond
-from tests.support.messages import Server, call, initialize, initialized, legacy_headers, notify, result
+from tests.support.messages import call, initialize, legacy_headers, notify
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

@@ -12,18 +12,9 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import Server, error, initialized
 from tests.support.asgi import Reply, delete, get, post, read, respond
-from tests.support.messages import (
-    MODERN_HEADERS,
-    Server,
-    call,
-    error,
-    initialize,
-    initialized,
-    legacy_headers,
-    modern,
-    notify,
-)
+from tests.support.messages import MODERN_HEADERS, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
 

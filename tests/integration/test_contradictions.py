@@ -19,8 +19,9 @@ from starlette.routing import Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, current, guard
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import Server
 from tests.support.asgi import Headers, Reply, delete, post
-from tests.support.messages import MODERN, Server, call, initialize, legacy_headers
+from tests.support.messages import MODERN, call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

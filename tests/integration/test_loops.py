@@ -13,9 +13,10 @@ from mcp.server.mcpserver import MCPServer
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, api, current, guard
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import Server
 from tests.support.asgi import Reply, post
 from tests.support.documents import Documents
-from tests.support.messages import Server, call, initialize, legacy_headers
+from tests.support.messages import call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 from tests.support.waiting import wait_until
 

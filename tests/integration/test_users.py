@@ -23,8 +23,9 @@ from starlette.routing import Mount, Route
 
 from otel_mcp import MCPInstrumentor, MCPMiddleware, guard
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import Server
 from tests.support.asgi import Reply, delete, get, post
-from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
+from tests.support.messages import MODERN_HEADERS, call, initialize, legacy_headers, modern
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

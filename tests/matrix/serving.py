@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
 from tests.matrix.cells import Cell
 from tests.matrix.environments import python_of
+from tests.support.servers import end_group
 
 APPS: Final = Path(__file__).parent / "apps"
 _READY_WITHIN: Final = 60.0
@@ -70,7 +70,7 @@ def served(
             lines = written.read().decode(errors="replace").splitlines()[-15:]
             raise ServerFailed("\n".join([f"{type(error).__name__}: {error}", *lines])) from error
         finally:
-            _stop(server)
+            end_group(server, _STOP_WITHIN)
 
 
 def _environment(cell: Cell, endpoint: str | None) -> dict[str, str]:
@@ -83,16 +83,6 @@ def _environment(cell: Cell, endpoint: str | None) -> dict[str, str]:
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         }
     return {**inherited, **given, **dict(cell.environment)}
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(_STOP_WITHIN)
-    # Workers that outlived it.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
 
 
 def _free_port() -> int:

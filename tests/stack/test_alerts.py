@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ pytest.importorskip("promql_parser")
 import yaml
 
 from grafana.boards import contract, external, query, slo
+from tests.support.promtool import assert_promtool_takes
 
 from . import dashboards, gate
-from .lane import builds
 from .lane.paths import ROOT
 from .promql import ranges
 
@@ -110,10 +108,4 @@ def test_calls_that_are_wrong_count_as_no_error() -> None:
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_promtool_agrees(path: Path) -> None:
-    """With the promtool that the lane has built, or Debian's; without one, the lane proves it."""
-    built = builds.promtool().path
-    promtool = str(built) if built.exists() else shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("no promtool on this machine")
-    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_promtool_takes(path, "test", "rules")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +10,9 @@ import pytest
 pytest.importorskip("yaml")
 pytest.importorskip("promql_parser")
 
+from tests.support.promtool import assert_promtool_takes
+
 from . import provisioned
-from .lane import builds
 
 Rule = Callable[[str], Iterator[str]]
 FILES: dict[Path, Rule] = {
@@ -65,10 +64,4 @@ def test_a_mistake_is_found(path: Path, old: str, new: str, complaint: str) -> N
 
 @pytest.mark.parametrize("path", [provisioned.PROMETHEUS, provisioned.SCRAPED], ids=lambda path: path.name)
 def test_prometheus_itself_takes_it(path: Path) -> None:
-    """With the promtool that the lane has built; without it, the lane is where this is proven."""
-    built = builds.promtool().path
-    promtool = str(built) if built.exists() else shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("no promtool on this machine")
-    done = subprocess.run([promtool, "check", "config", path], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_promtool_takes(path, "check", "config")

@@ -25,8 +25,9 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.sessions import flusher
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import result
 from tests.support.asgi import Headers, Reply, delete, post, read, respond
-from tests.support.messages import MODERN_HEADERS, call, legacy_headers, modern, result
+from tests.support.messages import MODERN_HEADERS, call, legacy_headers, modern
 from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.unit.identity.test_resolver import jwt

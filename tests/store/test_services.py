@@ -16,8 +16,8 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.store import RedisStore
+from tests.support.answers import Server as App
 from tests.support.asgi import post
-from tests.support.messages import Server as App
 from tests.support.messages import call, legacy_headers
 from tests.support.stores import Server, delta, facts, flush, settings
 

@@ -58,6 +58,16 @@ class Launch:
         return f"{self.library}-{self.name}"
 
 
+def end_group(leader: subprocess.Popen[bytes], within: float) -> None:
+    """Ask a process to end, and end what is left of its group after so many seconds: workers may outlive it."""
+    leader.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        leader.wait(within)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
+
+
 class ServerFailed(Exception):
     """The server did not come up; the text is the end of its log."""
 
@@ -144,12 +154,7 @@ class Server:
         if process is None:
             return 0.0
         began = time.monotonic()
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_WITHIN)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_group(process, STOP_WITHIN)
         return time.monotonic() - began
 
     def log(self) -> str:

@@ -15,8 +15,9 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.identity.hosts import HOST_KEYS, HostKey, host_keys
 from otel_mcp.observers import discover
 from otel_mcp.settings import load
+from tests.support.answers import Server
 from tests.support.asgi import post
-from tests.support.messages import MODERN_HEADERS, Server, modern
+from tests.support.messages import MODERN_HEADERS, modern
 from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
 

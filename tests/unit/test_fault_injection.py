@@ -21,6 +21,7 @@ from otel_mcp import MCPMiddleware, current
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry import propagation
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import FAILED, error, initialized, result
 from tests.support.asgi import (
     JSON_HEADERS,
     Reply,
@@ -32,19 +33,7 @@ from tests.support.asgi import (
     stream,
     without_added_headers,
 )
-from tests.support.messages import (
-    FAILED,
-    MODERN_HEADERS,
-    ask,
-    call,
-    error,
-    initialize,
-    initialized,
-    legacy_headers,
-    modern,
-    notify,
-    result,
-)
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

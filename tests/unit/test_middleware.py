@@ -15,6 +15,7 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import OK, Server, error, initialized, result
 from tests.support.asgi import (
     JSON_HEADERS,
     Reply,
@@ -27,20 +28,7 @@ from tests.support.asgi import (
     stream,
     without_added_headers,
 )
-from tests.support.messages import (
-    MODERN_HEADERS,
-    OK,
-    Server,
-    ask,
-    call,
-    error,
-    initialize,
-    initialized,
-    legacy_headers,
-    modern,
-    notify,
-    result,
-)
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

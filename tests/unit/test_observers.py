@@ -21,8 +21,9 @@ from otel_mcp.model.delta import CallRecord, SessionFacts
 from otel_mcp.model.session import Session
 from otel_mcp.observers import Observers, SlowAndFailing
 from otel_mcp.settings import load
+from tests.support.answers import FAILED, Server
 from tests.support.asgi import post
-from tests.support.messages import FAILED, Server, call, initialize, legacy_headers, modern
+from tests.support.messages import call, initialize, legacy_headers, modern
 from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,9 @@ from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.api import sessions
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import Server, result
 from tests.support.asgi import post, read, respond
-from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern, result
+from tests.support.messages import MODERN_HEADERS, call, initialize, legacy_headers, modern
 from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
 

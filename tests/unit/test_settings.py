@@ -9,8 +9,9 @@ import pytest
 from opentelemetry.sdk.resources import OTELResourceDetector
 
 from otel_mcp.settings import CONFLICTS, Settings, captures_content, load
+from tests.support.answers import Server
 from tests.support.asgi import post
-from tests.support.messages import Server, call
+from tests.support.messages import call
 from tests.unit.conftest import MakeRuntime
 
 Logs = Callable[[], list[str]]

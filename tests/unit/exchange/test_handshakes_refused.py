@@ -12,8 +12,9 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import error, initialized, result
 from tests.support.asgi import JSON_HEADERS, bare, event, get, make_scope, post, read, request, respond, stream
-from tests.support.messages import ask, call, error, initialize, initialized, legacy_headers, result
+from tests.support.messages import ask, call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

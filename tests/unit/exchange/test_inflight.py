@@ -16,20 +16,9 @@ from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.model.call import SCOPE_KEY, Call
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import FAILED, OK, Server, error, initialized, result
 from tests.support.asgi import Reply, delete, event, get, make_scope, post, read, request, respond, stream
-from tests.support.messages import (
-    FAILED,
-    OK,
-    Server,
-    ask,
-    call,
-    error,
-    initialize,
-    initialized,
-    legacy_headers,
-    notify,
-    result,
-)
+from tests.support.messages import ask, call, initialize, legacy_headers, notify
 from tests.support.providers import Clock, Telemetry
 
 pytestmark = pytest.mark.anyio

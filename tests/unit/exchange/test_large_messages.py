@@ -15,8 +15,9 @@ from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
 from otel_mcp.wire.jsonrpc import Outcome
+from tests.support.answers import Server, result
 from tests.support.asgi import JSON_HEADERS, make_scope, post, read, respond, stream
-from tests.support.messages import MODERN_HEADERS, Server, ask, call, legacy_headers, modern, result
+from tests.support.messages import MODERN_HEADERS, ask, call, legacy_headers, modern
 from tests.support.providers import Telemetry, described
 
 pytestmark = pytest.mark.anyio

@@ -17,8 +17,9 @@ from otel_mcp.sessions import service
 from otel_mcp.sessions.health import PATIENCE
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import Server
 from tests.support.asgi import Headers, post
-from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
+from tests.support.messages import MODERN_HEADERS, call, initialize, legacy_headers, modern
 from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio

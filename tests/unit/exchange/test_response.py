@@ -16,8 +16,9 @@ from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import FAILED, OK
 from tests.support.asgi import JSON_HEADERS, event, post, read, respond, stream
-from tests.support.messages import FAILED, OK, call, initialize, legacy_headers
+from tests.support.messages import call, initialize, legacy_headers
 from tests.support.providers import Telemetry, described, id_of
 from tests.support.sdk2 import make_runner
 

@@ -11,19 +11,9 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import Server, error, initialized
 from tests.support.asgi import JSON_HEADERS, Reply, delete, event, get, make_scope, post, read, request, respond, stream
-from tests.support.messages import (
-    MODERN_HEADERS,
-    Server,
-    ask,
-    call,
-    error,
-    initialize,
-    initialized,
-    legacy_headers,
-    modern,
-    notify,
-)
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio

@@ -18,8 +18,9 @@ from otel_mcp.integrations import handwritten, http
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import FAILED, result
 from tests.support.asgi import event, post
-from tests.support.messages import FAILED, MODERN_HEADERS, modern, result
+from tests.support.messages import MODERN_HEADERS, modern
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

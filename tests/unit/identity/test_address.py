@@ -9,8 +9,9 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.identity.address import Client, Clients, networks
+from tests.support.answers import Server
 from tests.support.asgi import JSON_HEADERS, make_scope, request
-from tests.support.messages import MODERN_HEADERS, Server, modern
+from tests.support.messages import MODERN_HEADERS, modern
 from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
 

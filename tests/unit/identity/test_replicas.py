@@ -17,19 +17,9 @@ from otel_mcp.identity.reconcile import Later
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import OK, Server, result
 from tests.support.asgi import PATIENCE, Headers, Reply, delete, post, read, respond
-from tests.support.messages import (
-    MODERN_HEADERS,
-    OK,
-    Server,
-    ask,
-    call,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-    result,
-)
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.unit.conftest import MakeRuntime

@@ -13,18 +13,9 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import Server
 from tests.support.asgi import Reply, delete, post, read, respond
-from tests.support.messages import (
-    CLIENT_INFO,
-    MODERN_HEADERS,
-    Server,
-    ask,
-    call,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-)
+from tests.support.messages import CLIENT_INFO, MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry
 from tests.unit.conftest import MakeRuntime
 

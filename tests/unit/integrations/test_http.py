@@ -14,8 +14,9 @@ from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Receive, Send
+from tests.support.answers import Server
 from tests.support.asgi import post
-from tests.support.messages import MODERN_HEADERS, Server, modern
+from tests.support.messages import MODERN_HEADERS, modern
 
 pytestmark = pytest.mark.anyio
 

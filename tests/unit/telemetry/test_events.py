@@ -13,8 +13,9 @@ from otel_mcp.model.delta import EndedSession, SessionDelta, SessionFacts
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.events import SessionReporter
 from otel_mcp.telemetry.metrics import Metrics
+from tests.support.answers import FAILED, Server, error
 from tests.support.asgi import delete, post, respond
-from tests.support.messages import FAILED, Server, call, error, initialize, legacy_headers
+from tests.support.messages import call, initialize, legacy_headers
 from tests.support.providers import Telemetry, described, id_of
 from tests.unit.conftest import MakeRuntime
 

@@ -24,8 +24,9 @@ from starlette.routing import Route
 from otel_mcp import MCPInstrumentor, MCPMiddleware, current
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.answers import Server
 from tests.support.asgi import delete, get, post, read, respond
-from tests.support.messages import MODERN_HEADERS, Server, call, initialize, legacy_headers, modern
+from tests.support.messages import MODERN_HEADERS, call, initialize, legacy_headers, modern
 from tests.support.providers import Telemetry, described, id_of
 from tests.unit.conftest import MakeRuntime
 

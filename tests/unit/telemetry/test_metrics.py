@@ -15,21 +15,9 @@ from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import FAILED, OK, Server, error, result
 from tests.support.asgi import delete, get, post, read, respond, stream
-from tests.support.messages import (
-    FAILED,
-    MODERN_HEADERS,
-    OK,
-    Server,
-    ask,
-    call,
-    error,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-    result,
-)
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Clock, Telemetry, id_of, trace_of
 from tests.unit.conftest import MakeRuntime
 from tests.unit.identity.test_resolver import jwt

@@ -18,8 +18,9 @@ from opentelemetry.trace import Link, Tracer
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import OK, result
 from tests.support.asgi import Reply, post, read, respond
-from tests.support.messages import OK, modern, result
+from tests.support.messages import modern
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio

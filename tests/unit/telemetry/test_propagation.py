@@ -16,8 +16,9 @@ from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagato
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_mcp import MCPMiddleware
+from tests.support.answers import Server
 from tests.support.asgi import post
-from tests.support.messages import MODERN_HEADERS, Server, modern
+from tests.support.messages import MODERN_HEADERS, modern
 from tests.support.providers import Telemetry, described
 from tests.unit.conftest import MakeRuntime
 

@@ -24,20 +24,9 @@ from otel_mcp.telemetry.content import as_attribute, redactor
 from otel_mcp.types import Message, Receive, Send
 from otel_mcp.wire.jsonrpc import Message as RpcMessage
 from otel_mcp.wire.jsonrpc import Outcome
+from tests.support.answers import FAILED, OK, Server, error
 from tests.support.asgi import post, read, respond
-from tests.support.messages import (
-    FAILED,
-    MODERN_HEADERS,
-    OK,
-    Server,
-    ask,
-    call,
-    error,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-)
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Clock, Telemetry, id_of, trace_of
 from tests.unit.conftest import MakeRuntime
 

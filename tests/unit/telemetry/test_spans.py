@@ -14,21 +14,9 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import FAILED, Server, error, result
 from tests.support.asgi import Reply, event, post, read, respond, stream
-from tests.support.messages import (
-    FAILED,
-    MODERN,
-    MODERN_HEADERS,
-    Server,
-    ask,
-    call,
-    error,
-    initialize,
-    legacy_headers,
-    modern,
-    notify,
-    result,
-)
+from tests.support.messages import MODERN, MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Clock, Telemetry, described, id_of, trace_of
 from tests.unit.conftest import MakeRuntime
 
