@@ -1,7 +1,7 @@
 """What a variant costs as a server pays it: ``python -m benchmarks.processes``.
 
 Each variant has a process of its own, with default settings and timers, and is
-compared with a native one beside it in adjacent pairs of turns: A, B, then B, A.
+compared with a native one in adjacent pairs of turns: A, B, then B, A.
 CPU is that of the whole process, from one turn to the next: what is drained,
 flushed and exported between turns is part of it.
 """
@@ -48,7 +48,7 @@ class Row:
     native_us: float
     """CPU of a native call."""
     cpu: Estimate
-    """Times the CPU of the native process beside it."""
+    """Times the CPU of the native process."""
     wall: Estimate
     """Times its duration; without what is done later."""
     instructions: float | None = None
@@ -146,7 +146,7 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def compare(variant: str, scenario: str, redis_url: str, pairs: int, calls: int) -> Row:
-    """Run a variant beside a native process, pair by pair."""
+    """Run a variant and a native process, pair by pair."""
     with ExitStack() as stack:
         sink = stack.enter_context(Sink()).url
         native, ours = (Child(stack, name, scenario, redis_url, sink) for name in ("native", variant))

@@ -57,8 +57,8 @@ async def legacy(app: ASGIApp) -> Request:
     session_id = opened.headers[b"mcp-session-id"]
     headers = (*_COMMON, _JSON, (b"mcp-session-id", session_id), (b"mcp-protocol-version", _LEGACY_VERSION))
     initialized = b'{"jsonrpc":"2.0","method":"notifications/initialized","params":{"n":%d}}'
-    told, _ = await call(app, Request("POST", "/mcp", headers, initialized))
-    assert told.status == 202, told.status
+    accepted, _ = await call(app, Request("POST", "/mcp", headers, initialized))
+    assert accepted.status == 202, accepted.status
     body = b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"add","arguments":{"a":1,"b":2}}}'
     return Request("POST", "/mcp", headers, body)
 

@@ -159,7 +159,7 @@ async def _in_process(app: ASGIApp, scenario: str) -> None:
 
 
 async def _on_a_socket(config: uvicorn.Config) -> None:
-    """Serve whoever connects to the port that is printed; answer each line with the CPU of this process so far."""
+    """Serve connections to the port that is printed; answer each line with the CPU of this process so far."""
     loop = asyncio.get_running_loop()
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve())

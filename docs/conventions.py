@@ -50,7 +50,7 @@ MEMBERS: Final = {
     names.FAILURE: {
         "unknown_tool": "The caller's fault: the server has no tool of that name.",
         "invalid_arguments": "The caller's fault: the arguments do not fit the tool.",
-        "tool": "The tool said so itself.",
+        "tool": "The tool reported it itself.",
         "exception": "The tool or the server raised.",
         "cancelled": "The client called it off, or left.",
         "refused": "A middleware or the protocol refused it before a tool ran.",
@@ -129,7 +129,7 @@ def attributes() -> dict[str, Any]:
 
 
 def metrics() -> dict[str, Any]:
-    """Return all metrics: those of the conventions too, which cannot be imported beside the core registry.
+    """Return all metrics: those of the conventions too, which cannot be imported together with the core registry.
 
     That keeps deprecated definitions by the same names, from before they moved.
     """

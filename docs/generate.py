@@ -1,6 +1,6 @@
 """Write the reference of everything that is emitted and read, and the registry: `python -m docs.generate`.
 
-From the package's own constants, instruments, settings and models and the texts beside them, so they
+From the package's own constants, instruments, settings, models and their texts, so they
 cannot say anything else. Both are committed; `tests` generates them again and compares.
 """
 

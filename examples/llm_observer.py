@@ -9,7 +9,7 @@ Any endpoint that speaks the OpenAI chat-completions protocol will do, a local o
     LLM_OBSERVER_SLOW_SECONDS=...          default 5
     LLM_OBSERVER_SEND_CONTENT=true         default false
 
-The model is told the tool's and the client's name, the duration and the type of the error, and
+The model gets the tool's and the client's name, the duration and the type of the error, and
 nothing else. Arguments and result leave this process only with LLM_OBSERVER_SEND_CONTENT=true,
 and only if otel_mcp keeps them at all (OTEL_PYTHON_MCP_STORE_CONTENT=true).
 
@@ -50,7 +50,7 @@ _MAX_VERDICT: Final = 300
 
 @dataclass(frozen=True)
 class Settings:
-    """Where to ask, about what, and how much may be told."""
+    """Where to ask, about what, and how much may be sent."""
 
     base_url: str = "https://api.openai.com/v1"
     api_key: str = field(default="", repr=False)
@@ -153,7 +153,7 @@ def ask(settings: Settings, facts: dict[str, Any]) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuse to follow: urllib would send the key along to wherever it is told to go."""
+    """Refuse to follow: urllib would send the key along to wherever a redirect leads."""
 
     def redirect_request(self, *_args: Any, **_options: Any) -> None:
         return None

@@ -30,14 +30,14 @@ def no_loop_of_ours() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """A real server of the Redis protocol, empty at first, for the whole run."""
-    # Its own choice of port is the next free one, which a second run beside this takes as well.
+    # Its own choice of port is the next free one, which a second run at the same time takes as well.
     with ValkeyServer(port=free_port()) as server:
         yield server.connection_url
 
 
 @pytest.fixture(scope="session")
 def documents(valkey_url: str) -> Iterator[Documents]:
-    """The session documents in database 0, where servers write unless told otherwise."""
+    """The session documents in database 0, where servers write by default."""
     reader = Documents(valkey_url)
     yield reader
     reader.close()

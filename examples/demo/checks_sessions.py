@@ -1,4 +1,4 @@
-"""Checks of the sessions: one for each client, their beginnings and ends, and what must not be told."""
+"""Checks of the sessions: one for each client, their beginnings and ends, and what must stay private."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lifecycle(evidence: Evidence) -> Iterator[Check]:
         f"the session that went on after the restart is counted in {SESSION_RESUMED}",
         telemetry.total(SESSION_RESUMED),
     )
-    for reason, meaning in (("client_delete", "said goodbye"), ("expired", "was left to expire")):
+    for reason, meaning in (("client_delete", "deleted by its client"), ("expired", "was left to expire")):
         yield at_least_one(
             f"the session that {meaning} is counted in {SESSION_ENDED}",
             telemetry.total(SESSION_ENDED, {END_REASON: reason}),

@@ -1,7 +1,7 @@
 """A client that never says goodbye: it calls two tools, reports, and waits to be killed.
 
 It runs in a process of its own so that the kill is a real one: no DELETE, no closed stream, only
-a connection that ends. What it did is told on stdout as one line of JSON.
+a connection that ends. What it did goes to stdout as one line of JSON.
 """
 
 from __future__ import annotations

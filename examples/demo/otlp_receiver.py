@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(payload)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet: the terminal belongs to whoever started the receiver."""
+        """Keep quiet: the terminal belongs to the program that started the receiver."""
 
     def _body(self) -> bytes:
         if self.headers.get_content_type() != "application/x-protobuf":

@@ -83,7 +83,7 @@ class TelemetryStore:
     def total(self, name: str, attributes: Mapping[str, AttributeValue] | None = None) -> float:
         """Add up what all processes say of a metric: values, or the counts of a histogram.
 
-        A process that has ended goes on counting with the last that it said. Where every
+        A process that has ended goes on counting with its last value. Where every
         process reports the same thing, as with a gauge over shared state, a sum makes no sense:
         use `latest` there.
 

@@ -22,7 +22,7 @@ _SHOWN_ID: Final = 10
 
 
 def sessions_table(sessions: Sequence[SeenSession], telemetry: TelemetryStore) -> Table:
-    """Return a table of the sessions, each as its document says, or last said before it expired.
+    """Return a table of the sessions, each as its document is, or was before it expired.
 
     Only the column `processes` comes from the spans: how many processes served the session.
     """

@@ -26,7 +26,7 @@ mcp = MCPServer("back-office", version="1.4.0", log_level="WARNING")
 
 
 class PaymentDeclined(ToolError):
-    """The bank said no; the SDK passes the text of a ToolError on to the client."""
+    """The bank refuses; the SDK passes the text of a ToolError on to the client."""
 
 
 def query(statement: str, *parameters: str) -> list[Any]:

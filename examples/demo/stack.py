@@ -1,6 +1,6 @@
 """Everything the demo needs around its clients: Valkey, an OTLP receiver, and the server.
 
-Leaving the `with` block ends all of it, however it is left. The server can be started anew on the
+Leaving the `with` block ends all of it, however it is left. The server can be started again on the
 same port, as in a deployment, while Valkey and the receiver stay.
 """
 
@@ -110,7 +110,7 @@ class Stack:
         return "\n".join(lines[-_LOG_LINES:])
 
     def _environment(self, session_ttl: int | None) -> dict[str, str]:
-        # What stands in the environment of whoever runs the demo was meant for something else.
+        # What stands in the environment of the user who runs the demo was meant for something else.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
         ours = {
             "OTEL_SERVICE_NAME": SERVICE_NAME,

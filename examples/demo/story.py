@@ -57,8 +57,8 @@ async def play(stack: Stack, progress: Progress) -> Tally:
         return telemetry.total(SESSION_RESUMED) >= 1
 
     def expired() -> bool:
-        told = len(telemetry.events("session.end")) >= telemetry.total(SESSION_ENDED)
-        return told and telemetry.total(SESSION_ENDED, {END_REASON: "expired"}) >= 1
+        reported = len(telemetry.events("session.end")) >= telemetry.total(SESSION_ENDED)
+        return reported and telemetry.total(SESSION_ENDED, {END_REASON: "expired"}) >= 1
 
     with progress.step("Server started: uvicorn, two processes, no code changed"):
         await stack.start_server()

@@ -197,11 +197,11 @@ def run(stage: Stage, fault: Fault, seconds: tuple[float, float, float]) -> Run:
         total = stage.total() - base
         if total != counted:
             counted, quiet_since, written = total, time.monotonic(), time.monotonic() - ended
-        told = sum(any(text in line for text in WARNINGS) for line in lines)
+        warned = sum(any(text in line for text in WARNINGS) for line in lines)
         back = sum(RECOVERY in line for line in lines)
         now = time.monotonic()
         complete = fault.loses or counted + stage.dropped() - dropped == sent
-        if now > until or (now - quiet_since > _QUIET_FOR and back >= told and counted and complete):
+        if now > until or (now - quiet_since > _QUIET_FOR and back >= warned and counted and complete):
             break
         time.sleep(0.1)
     return Run(
@@ -209,7 +209,7 @@ def run(stage: Stage, fault: Fault, seconds: tuple[float, float, float]) -> Run:
         {side: max(values) for side, values in measured.seconds.items()},
         len(measured.seconds["with"]),
         measured.different,
-        told,
+        warned,
         back,
         [line for line in lines if ("otel_mcp: " in line and " failed with " in line) or "Traceback" in line],
         sent,

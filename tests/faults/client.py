@@ -103,7 +103,7 @@ class Client:
     ) -> dict[str, Answer]:
         body = json.dumps({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}).encode()
         answers: dict[str, Answer] = {}
-        said: dict[str, object] = {}
+        seen: dict[str, object] = {}
         for side in random.sample(("with", "without"), 2):
             headers = {**_ACCEPT, **(observed if side == "with" else plain)}
             began = time.perf_counter()
@@ -111,10 +111,10 @@ class Client:
                 measured.started.append(time.monotonic())
             try:
                 answer = await sides[side].post("/mcp", body, headers)
-                answers[side], said[side] = answer, (answer.status, answer.body)
+                answers[side], seen[side] = answer, (answer.status, answer.body)
             except (OSError, EOFError, ValueError) as error:
-                said[side] = type(error).__name__
+                seen[side] = type(error).__name__
             measured.seconds[side].append(time.perf_counter() - began)
-        if said["with"] != said["without"]:
-            measured.different.append(f"{method}: {said['with']} and not {said['without']}"[:300])
+        if seen["with"] != seen["without"]:
+            measured.different.append(f"{method}: {seen['with']} and not {seen['without']}"[:300])
         return answers

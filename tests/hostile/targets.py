@@ -48,15 +48,15 @@ def body(data: bytes) -> None:
         jsonrpc.is_mcp(message)
         exchange = Exchange("POST", "/", {})
         call = exchange.add(message)
-        for said in (message.method, message.target, message.id, *client_info(call)):
-            if isinstance(said, str):
-                said.encode()
+        for given in (message.method, message.target, message.id, *client_info(call)):
+            if isinstance(given, str):
+                given.encode()
         conversation(message.meta, HOST_KEYS, "codex opencode")
         carried((name, value) for name, value in message.meta.items())
 
 
 def reply(data: bytes) -> None:
-    """An answer, told by how it begins or parsed."""
+    """An answer, recognised by how it begins, or parsed."""
     known = jsonrpc.result_id(data)
     try:
         replies = jsonrpc.parse_replies(data)
@@ -202,10 +202,10 @@ def cookie(data: bytes) -> None:
 
 def document(data: bytes) -> None:
     """A document made of a stranger's texts is one that can be read back."""
-    said = data.decode("utf-8", "surrogatepass") if _is_utf8(data) else data.decode("latin-1")
-    record = CallRecord(said[:256], said[:256], 1.0, 0.1, error_type=said[:64], result_bytes=1)
-    record.arguments = {said: [said]}
-    facts = SessionFacts("id", 1.0, 3600.0, user_agent=said, client_name=said, source="header")
+    given = data.decode("utf-8", "surrogatepass") if _is_utf8(data) else data.decode("latin-1")
+    record = CallRecord(given[:256], given[:256], 1.0, 0.1, error_type=given[:64], result_bytes=1)
+    record.arguments = {given: [given]}
+    facts = SessionFacts("id", 1.0, 3600.0, user_agent=given, client_name=given, source="header")
     calls = document_text.calls([record])
     assert "\n" not in calls
     whole = document_text.document(document_text.facts(facts, "s"), ',"attributes":{}', 1, calls, 2, (1, 0, 1), None)

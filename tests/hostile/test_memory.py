@@ -28,7 +28,7 @@ HEAD = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"'
 
 
 async def peak(runtime: Runtime, incoming: Iterable[Any], outgoing: Iterable[Any], content_type: bytes) -> int:
-    """Bytes allocated at most while one exchange passes, beside what server and app hold of it."""
+    """Bytes allocated at most while one exchange passes, over what server and app hold of it."""
     chunks = iter(incoming)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:

@@ -88,7 +88,7 @@ async def everything_that_a_stranger_can_do(replicas: Replicas, at: int, mine: s
     chat = {"openai/session": "v1/another", "openai/subject": "v1/person"}
     for who in STRANGERS:
         named, asides = [*legacy_headers(mine), *who], [("x-session-id", mine), *who]
-        told = [("baggage", f"session.id={mine},gen_ai.conversation.id={mine}"), *who]
+        claiming = [("baggage", f"session.id={mine},gen_ai.conversation.id={mine}"), *who]
         replies: list[Reply] = []
         for status in STATUSES:
             app = MCPMiddleware(Refusing(status, own), runtime)
@@ -99,10 +99,10 @@ async def everything_that_a_stranger_can_do(replicas: Replicas, at: int, mine: s
         replies += [
             await post(app, initialize(name="stranger"), named),
             await post(app, call(), asides),
-            await post(app, call(), told),
+            await post(app, call(), claiming),
             await post(app, call(meta={"baggage": f"session.id={mine}"}), named),
             await post(app, modern(), [*MODERN_HEADERS, *asides]),
-            await post(app, modern(), [*MODERN_HEADERS, *told]),
+            await post(app, modern(), [*MODERN_HEADERS, *claiming]),
         ]
         seen |= {reply.session_id for reply in replies if reply.status < 400}
     return seen
@@ -163,7 +163,7 @@ async def test_a_stranger_who_comes_before_a_session_is_written_changes_nothing(
     replicas: Replicas, at: int, own: str | None
 ) -> None:
     mine = await begin(replicas, own)
-    # An id of ours says whose it is; of another the store has been told by the time that a client knows it.
+    # An id of ours says whose it is; another is in the store by the time that a client knows it.
     if own is not None:
         await eventually(lambda: is_told(replicas, mine))
 
@@ -292,7 +292,7 @@ async def test_a_credential_on_an_anonymous_session_does_not_evict_its_owner(rep
 async def test_a_worker_that_does_not_keep_a_session_cannot_end_it(
     replicas: Replicas, who: tuple[str, str] | None
 ) -> None:
-    """Workers of a stateful server without affinity: whoever does not have the session answers 404."""
+    """Workers of a stateful server without affinity: a worker without the session answers 404."""
     named = [*legacy_headers("own"), *([who] if who else [])]
     await replicas.post(0, initialize(name="anns-client"), named[2:], session_id="own")
     elsewhere = MCPMiddleware(Refusing(404, None), replicas.runtimes[1])

@@ -186,9 +186,9 @@ async def test_an_echoing_server_gives_out_no_ids(runtime: Runtime) -> None:
 
     async def echoing(scope: Message, receive: Receive, send: Send) -> None:
         async def repeating(message: Message) -> None:
-            said = [header for header in scope["headers"] if header[0] == b"mcp-session-id"]
+            echoed = [header for header in scope["headers"] if header[0] == b"mcp-session-id"]
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *said]}
+                message = {**message, "headers": [*message["headers"], *echoed]}
             await send(message)
 
         await inner(scope, receive, repeating)

@@ -94,15 +94,15 @@ HOLDS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "headers"), HOLDS)
+@pytest.mark.parametrize(("claims", "headers"), HOLDS)
 async def test_a_stranger_repeating_a_users_claims_is_in_another_session(
-    said: Message, headers: list[tuple[str, str]], make_runtime: MakeRuntime, telemetry: Telemetry
+    claims: Message, headers: list[tuple[str, str]], make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
     runtime = make_runtime(session_sources="conversation,header,cookie,inferred")
     app = MCPMiddleware(Server(), runtime)
 
     for who in (ANN, BOB, ANN):
-        await post(app, call(**said), [*headers, ("mcp-protocol-version", "2025-11-25"), who])
+        await post(app, call(**claims), [*headers, ("mcp-protocol-version", "2025-11-25"), who])
 
     first, bobs, second = tool_calls(telemetry)
     assert first is not None

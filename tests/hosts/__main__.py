@@ -125,8 +125,8 @@ def _problems(visit: Visit, without: Visit, telemetry: Any) -> list[str]:
         if "mcp.method.name" in span.attributes and visit.began_ns <= span.start_ns <= visit.ended_ns
     ]
     served_spans = [span for span in spans if span.kind == "SERVER" and "jsonrpc.request.id" in span.attributes]
-    told = Counter((s.attributes["mcp.method.name"], str(s.attributes["jsonrpc.request.id"])) for s in served_spans)
-    expect("spans", told, requests(visit.exchanges))
+    spans_of = Counter((s.attributes["mcp.method.name"], str(s.attributes["jsonrpc.request.id"])) for s in served_spans)
+    expect("spans", spans_of, requests(visit.exchanges))
     taken = [span for span in served_spans if span.attributes["mcp.method.name"] != "server/discover"]
     expect("sessions", len({span.attributes.get("session.id") for span in taken}), _sessions(visit))
     expect("sources", {span.attributes.get("otel_mcp.session.source") for span in taken}, _sources(visit))

@@ -57,7 +57,7 @@ class Package:
             options = ("--no-audit", "--no-fund", "--no-package-lock", "--silent")
             subprocess.run([npm, "install", *options, f"{self.name}@{self.version}"], cwd=folder, check=True)
             (folder / "ready").touch()
-        # Modules are looked for beside the script that imports them.
+        # Modules are looked for in the folder of the script that imports them.
         for script in SCRIPTS.glob("*.mjs"):
             shutil.copy(script, folder)
         return folder

@@ -369,10 +369,10 @@ def of_each_session(connect: Open) -> ASGIApp:
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         body = await read(receive)
-        said = dict(scope["headers"]).get(b"mcp-session-id", b"").decode() or f"session-{len(sessions)}"
-        if said not in sessions:
-            sessions[said] = connect()
-        await _reply(send, await sessions[said].ask(body), [("mcp-session-id", said)])
+        claimed = dict(scope["headers"]).get(b"mcp-session-id", b"").decode() or f"session-{len(sessions)}"
+        if claimed not in sessions:
+            sessions[claimed] = connect()
+        await _reply(send, await sessions[claimed].ask(body), [("mcp-session-id", claimed)])
 
     return app
 

@@ -68,17 +68,17 @@ async def by_hand(scope: Message, receive: Receive, send: Send) -> None:
 async def _through_a_lifespan(app: ASGIApp, work: Callable[[], Awaitable[Any]]) -> None:
     """Start the app up, work with it, and shut it down, as a server does."""
     asked, taken = anyio.create_memory_object_stream[Message](2)
-    said, heard = anyio.create_memory_object_stream[Message](2)
+    sent, heard = anyio.create_memory_object_stream[Message](2)
     async with anyio.create_task_group() as group:
         group.start_soon(
-            cast("Any", app), {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, taken.receive, said.send
+            cast("Any", app), {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, taken.receive, sent.send
         )
         for kind in ("startup", "shutdown"):
             await asked.send({"type": f"lifespan.{kind}"})
             assert (await heard.receive())["type"] == f"lifespan.{kind}.complete"
             if kind == "startup":
                 await work()
-    for stream in (asked, taken, said, heard):
+    for stream in (asked, taken, sent, heard):
         stream.close()
 
 

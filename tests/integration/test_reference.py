@@ -138,11 +138,11 @@ async def _use_everything(redis_url: str) -> Emitted:
         runtime = current.runtime
         assert runtime is not None
         await runtime.sessions.delete(successor)
-        # Of the shared number nothing is said before it is known.
+        # The shared number is not shown before it is known.
         assert await anyio.to_thread.run_sync(
             lambda: wait_until(lambda: runtime.sessions.active is not None, deadline=20)
         )
-        # Nor is anything said of it while the store is slow, as it may be on a busy machine at the very end.
+        # Nor is it shown while the store is slow, as it may be on a busy machine at the very end.
         before = _read(telemetry)
         await runtime.shut_down()
         emitted = _read(telemetry)

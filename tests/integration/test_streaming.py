@@ -49,8 +49,8 @@ async def progress(scope: Scope, receive: Receive, send: Send) -> None:
     began = time.monotonic()
     for number in range(1, EVENTS + 1):
         await asyncio.sleep(max(0.0, began + number * GAP - time.monotonic()))
-        told = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": number}}
-        await send({"type": "http.response.body", "body": _event(told), "more_body": True})
+        report = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": number}}
+        await send({"type": "http.response.body", "body": _event(report), "more_body": True})
     answer = {"jsonrpc": "2.0", "id": 1, "result": {"content": []}}
     await send({"type": "http.response.body", "body": _event(answer), "more_body": False})
 

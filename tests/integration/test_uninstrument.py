@@ -48,8 +48,9 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 def _attributes() -> Attributes:
     """Every attribute of every module and class of the libraries."""
     found: Attributes = {}
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] not in LIBRARIES or not isinstance(module, ModuleType):
+    modules: dict[str, ModuleType | None] = {**sys.modules}  # `None` blocks an import.
+    for name, module in modules.items():
+        if name.partition(".")[0] not in LIBRARIES or module is None:
             continue
         for attribute, value in list(vars(module).items()):
             found[name, "", attribute] = value

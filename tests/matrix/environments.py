@@ -40,7 +40,7 @@ def _made(library: Library) -> Path:
         subprocess.run([*pip, str(ROOT), *requirements], check=True)
         (folder / "ready").touch()
     if library not in _current:
-        # The code under test is that of this checkout, whoever made the environment.
+        # The code under test is that of this checkout, in every environment.
         subprocess.run([*pip, "--no-deps", "--force-reinstall", str(_wheel())], check=True)
         _current.add(library)
     return python

@@ -1,4 +1,4 @@
-"""Rows in which something of somebody else stands around the server, or beside us: what must hold in each.
+"""Rows in which something of somebody else stands around the server, or in the same process: what must hold in each.
 
 The answers, and what the server writes into its log, are those of the same process without us. Each message has one
 SERVER span, with its session and the right outcome.
@@ -140,10 +140,10 @@ def _visit_problems(visit: Visit, spans: list[Any]) -> list[str]:
             problems.append(f"{what}: {found!r}, expected {expected!r}")
 
     served_spans = [span for span in spans if span.kind == "SERVER" and _is_request(span)]
-    told = Counter(
+    spanned = Counter(
         (s.attributes.get("mcp.method.name"), str(s.attributes.get("jsonrpc.request.id"))) for s in served_spans
     )
-    expect("spans", told, Counter(visit.requests))
+    expect("spans", spanned, Counter(visit.requests))
     expect("sessions", len({span.attributes.get("session.id") for span in served_spans} - {None}), 1)
     source = "header" if visit.revision == LEGACY else "inferred" if visit.credential else "inferred_weak"
     expect("sources", {span.attributes.get("otel_mcp.session.source") for span in served_spans}, {source})
@@ -175,7 +175,7 @@ def _id(span: Any) -> str:
 
 
 def _is_request(span: Any) -> bool:
-    """Whether a span is of an MCP request, whoever opened it."""
+    """Whether a span is of an MCP request, opened by any library."""
     if "jsonrpc.request.id" in span.attributes:
         return True
     method = str(span.attributes.get("mcp.method.name") or span.name.partition(" ")[0])

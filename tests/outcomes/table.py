@@ -29,7 +29,7 @@ NOTHING: Final[Mapping[str, Any]] = {}
 
 @dataclass(frozen=True)
 class Case:
-    """One request, and how it fails where nothing else is said."""
+    """One request, and how it fails where nothing else is given."""
 
     name: str
     method: str
@@ -239,12 +239,12 @@ async def run(name: str, era: str, sampler: Sampler | None = None) -> list[Seen]
                 if isinstance(target := params.get("name", params.get("uri")), str):
                     extra["mcp-name"] = target
             message = {"jsonrpc": "2.0", "id": number, "method": case.method, "params": params}
-            status, said, answer = await post(app, message, extra)
+            status, answer_headers, answer = await post(app, message, extra)
             now = telemetry.points("mcp.server.operation.duration")
             points = [dict(key) for key, count in now.items() if count != counted.get(key, 0)]
             counted = now
             document = None
-            if (session := said.get("x-session-id")) is not None:
+            if (session := answer_headers.get("x-session-id")) is not None:
                 state = await runtime.sessions.load(session)
                 calls = state.tool_calls if state is not None else []
                 document = calls[-1].model_dump() if len(calls) > documented else None
@@ -270,10 +270,12 @@ async def _shake_hands(app: Any, era: str) -> dict[str, str]:
         await post(app, listing, {**headers, "mcp-method": "tools/list"})
         return headers
     params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "table", "version": "1"}}
-    _, said, answer = await post(app, {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}, {})
+    _, answer_headers, answer = await post(
+        app, {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}, {}
+    )
     headers = {"mcp-protocol-version": answer["result"].get("protocolVersion", LEGACY)}
-    if "mcp-session-id" in said:
-        headers["mcp-session-id"] = said["mcp-session-id"]
+    if "mcp-session-id" in answer_headers:
+        headers["mcp-session-id"] = answer_headers["mcp-session-id"]
     await post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, headers)
     await post(app, {"jsonrpc": "2.0", "id": "list", "method": "tools/list"}, headers)
     return headers

@@ -1,4 +1,4 @@
-"""What a request came to is told alike by the answer, the span, the metrics and the document, on every server."""
+"""Answer, span, metrics and document agree on how a request ended, on every server."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ async def test_calls_of_one_session_in_two_processes_are_all_counted_once(
     two_workers: Server, documents: Documents, mode: str
 ) -> None:
     async with connect(two_workers.url, name=f"crowd-{mode}", mode=mode) as caller:
-        await caller.client.list_tools()  # else the client would list them beside each of the calls
+        await caller.client.list_tools()  # else the client would list them with each of the calls
         served = await _call_at_once(caller)
         assert len(served) == 2, "one process served every call, so this proves nothing"
         requests = sum(caller.wire.requests.values())

@@ -1,4 +1,4 @@
-"""How sessions go on after a restart, and how they end: each told exactly once, whoever serves."""
+"""How sessions go on after a restart, and how they end: each reported exactly once by any worker."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_session_goes_on_after_a_restart_and_is_resumed_once(server: Serve
         server.start()
         after = {await _worker(caller) for _ in range(3)}
         async with anyio.create_task_group() as group:
-            # Connections beside each other, so that each worker meets the session.
+            # Connections at the same time, so that each worker meets the session.
             for _ in range(20):
                 group.start_soon(partial(caller.call, "add", a=1, b=1))
         # A session that began after the restart has nothing to resume.
@@ -104,7 +104,7 @@ async def test_session_that_expires_is_ended_once_by_two_workers(server: Server,
 
 
 def _wait_for_more_sweeps(server: Server) -> None:
-    """Until each worker that sweeps has looked again: whoever tells an end twice has done so by then."""
+    """Until each worker that sweeps has looked again: a second report of an end has come by then."""
     telemetry = server.telemetry
 
     def sweeps() -> dict[str, int]:
@@ -149,7 +149,7 @@ async def test_goodbye_to_any_worker_ends_the_session_once(two_workers: Server, 
 
 
 async def _see_another_end(server: Server) -> None:
-    """Let a later session end, too: an end that is told twice has been told twice by then."""
+    """Let a later session end, too: a second report of an end has come by then."""
     before = len(server.telemetry.events("session.end"))
     async with connect(server.url, name="last", mode=LEGACY, goodbye=True) as caller:
         await caller.call("add", a=1, b=2)

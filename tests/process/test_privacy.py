@@ -66,8 +66,8 @@ async def leak(two_workers: Server, documents: Documents, request: pytest.Fixtur
     telemetry = two_workers.telemetry
     measured = telemetry.total(OPERATION_DURATION, TOOLS_CALL)
     async with connect(two_workers.url, name="careful", mode=request.param, headers=headers) as caller:
-        said = await caller.call("echo", text=planted("argument and result"))
-        assert planted("argument and result") in str(said.content)
+        answered = await caller.call("echo", text=planted("argument and result"))
+        assert planted("argument and result") in str(answered.content)
         refused = await caller.call("fail", text=planted("text of a tool error"))
         assert planted("text of a tool error") in str(refused.content)
         assert (await caller.call("crash", text=planted("text of an exception"))).is_error

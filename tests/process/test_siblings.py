@@ -1,4 +1,4 @@
-"""Other instrumentors beside ours: a broken one harms us as little as we would harm it."""
+"""Other instrumentors in the same process: a broken one harms us as little as we would harm it."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_a_server_with_a_broken_sibling_is_observed(
 ) -> None:
     _install(siblings, "b_broken", RAISES.format(error="RuntimeError"))
     environment = {**PROMPT_EXPORT, "PYTHONPATH": str(siblings)}
-    launch = Launch(SDK, "beside-a-broken-one", "uvicorn app:app --port={port}", environment=environment)
+    launch = Launch(SDK, "with-a-broken-one", "uvicorn app:app --port={port}", environment=environment)
     with servers.running(launch) as server:
         for mode in (LEGACY, MODERN):
             async with connect(server.url, name=f"any-{mode}", mode=mode) as caller:

@@ -1,4 +1,4 @@
-"""Recorded exchanges of real clients and servers: how they lie on disk, and how their chunks may be cut anew.
+"""Recorded exchanges of real clients and servers: how they lie on disk, and how their chunks may be cut in other ways.
 
 One file a scenario; ``A-server-mode-client`` and so on: A is the basic matrix,
 B server-to-client requests and subscriptions, E a restarted server, F clients
@@ -49,7 +49,7 @@ class Recorded:
     response_headers: list[tuple[str, str]]
     response: list[Chunk]
     left: float | None
-    """When the app was told that the client had gone."""
+    """When the app learned that the client had gone."""
     ended: float
 
     def header(self, name: str) -> str | None:

@@ -22,7 +22,7 @@ CALLERS_FAULT = {"-32700", "-32600", "-32601", "-32602", "-32002"}
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """One JSON-RPC message of the server."""
 
     message: dict[str, Any]
@@ -32,7 +32,7 @@ class Said:
 
 
 @dataclass
-class Told:
+class Asked:
     """One request of the client, and everything that an observer can know of it."""
 
     exchange: Recorded
@@ -71,7 +71,7 @@ class Told:
 class Reading:
     """A whole scenario."""
 
-    requests: list[Told]
+    requests: list[Asked]
     methods: list[str]
     """Of every message of the client, notifications included."""
     deleted: list[str]
@@ -80,10 +80,10 @@ class Reading:
     @property
     def client(self) -> str | None:
         """What the client calls itself."""
-        return next((told.client for told in self.requests if told.client is not None), None)
+        return next((asked.client for asked in self.requests if asked.client is not None), None)
 
 
-def said(exchange: Recorded) -> list[Said]:
+def answers_of(exchange: Recorded) -> list[Answer]:
     """Messages of the server in one answer."""
     body = b"".join(chunk.body for chunk in exchange.response)
     if exchange.streams:
@@ -92,13 +92,13 @@ def said(exchange: Recorded) -> list[Said]:
         decoded = json.loads(body)
         at = exchange.response[-1].at
         entries = cast("list[dict[str, Any]]", decoded if isinstance(decoded, list) else [decoded])
-        return [Said(entry, at, len(body)) for entry in entries if "jsonrpc" in entry]
+        return [Answer(entry, at, len(body)) for entry in entries if "jsonrpc" in entry]
     return []
 
 
-def _events(exchange: Recorded, body: bytes) -> list[Said]:
+def _events(exchange: Recorded, body: bytes) -> list[Answer]:
     offsets = list(accumulate(len(chunk.body) for chunk in exchange.response))
-    found: list[Said] = []
+    found: list[Answer] = []
     data: list[bytes] = []
     start, name = 0, b""
     for end in _LINE.finditer(body):
@@ -115,7 +115,7 @@ def _events(exchange: Recorded, body: bytes) -> list[Said]:
         if text and name in (b"", b"message"):
             # The event is there with the chunk that holds the first byte of the line end of its blank line.
             at = exchange.response[bisect_right(offsets, end.start())].at
-            found.append(Said(json.loads(text), at, len(text)))
+            found.append(Answer(json.loads(text), at, len(text)))
         data, name = [], b""
     return found
 
@@ -138,7 +138,7 @@ def transport_id(exchange: Recorded) -> str | None:
 
 def read(capture: Capture) -> Reading:
     """Read a scenario."""
-    requests: list[Told] = []
+    requests: list[Asked] = []
     methods: list[str] = []
     cancelled: list[tuple[str | None, Any, float]] = []
     for exchange in capture.exchanges:
@@ -151,13 +151,13 @@ def read(capture: Capture) -> Reading:
                 requests.append(_request(exchange, cast("dict[str, Any]", message)))
             elif message["method"] == "notifications/cancelled":
                 cancelled.append((transport_id(exchange), message["params"]["requestId"], exchange.began))
-    for told in requests:
-        _outcome(told, capture)
-        own = (told.transport_id, told.id)
-        if told.failed and any(
-            (session, request_id) == own and at < (told.ended or 0.0) for session, request_id, at in cancelled
+    for asked in requests:
+        _outcome(asked, capture)
+        own = (asked.transport_id, asked.id)
+        if asked.failed and any(
+            (session, request_id) == own and at < (asked.ended or 0.0) for session, request_id, at in cancelled
         ):
-            told.error_type = "cancelled"
+            asked.error_type = "cancelled"
     _versions(requests)
     deleted = [
         exchange.header("mcp-session-id") or ""
@@ -167,7 +167,7 @@ def read(capture: Capture) -> Reading:
     return Reading(requests, methods, deleted)
 
 
-def _request(exchange: Recorded, message: dict[str, Any]) -> Told:
+def _request(exchange: Recorded, message: dict[str, Any]) -> Asked:
     params = message.get("params") or {}
     meta = params.get("_meta") or {}
     method = message["method"]
@@ -178,51 +178,51 @@ def _request(exchange: Recorded, message: dict[str, Any]) -> Told:
     info = params.get("clientInfo") if method == "initialize" else meta.get("io.modelcontextprotocol/clientInfo")
     parts = str(meta.get("traceparent", "")).split("-")
     parent = f"{parts[1]}-{parts[2]}" if len(parts) == 4 else None
-    return Told(
+    return Asked(
         exchange, method, message["id"], target, exchange.began, session, info["name"] if info else None, parent
     )
 
 
-def _outcome(told: Told, capture: Capture) -> None:
-    exchange = told.exchange
-    own = said(exchange)
+def _outcome(asked: Asked, capture: Capture) -> None:
+    exchange = asked.exchange
+    own = answers_of(exchange)
     for answer in own:
-        if "method" not in answer.message and answer.message.get("id") == told.id:
-            return _answered(told, answer)
+        if "method" not in answer.message and answer.message.get("id") == asked.id:
+            return _answered(asked, answer)
     if exchange.status is not None and exchange.status >= 400:
         if own and "error" in own[0].message:
-            return _answered(told, own[0])
-        told.error_type, told.ended = str(exchange.status), exchange.ended
+            return _answered(asked, own[0])
+        asked.error_type, asked.ended = str(exchange.status), exchange.ended
         return None
     for stream in capture.exchanges:
-        if stream.method == "GET" and told.transport_id and transport_id(stream) == told.transport_id:
-            for answer in said(stream):
-                if "method" not in answer.message and answer.message.get("id") == told.id and answer.at > told.began:
-                    return _answered(told, answer)
+        if stream.method == "GET" and asked.transport_id and transport_id(stream) == asked.transport_id:
+            for answer in answers_of(stream):
+                if "method" not in answer.message and answer.message.get("id") == asked.id and answer.at > asked.began:
+                    return _answered(asked, answer)
     if exchange.modern:
-        told.error_type, told.ended = "cancelled" if exchange.left is not None else "500", exchange.ended
+        asked.error_type, asked.ended = "cancelled" if exchange.left is not None else "500", exchange.ended
     else:
-        told.error_type = "disconnected"
+        asked.error_type = "disconnected"
     return None
 
 
-def _answered(told: Told, answer: Said) -> None:
-    told.ended, told.size = answer.at, answer.size
+def _answered(asked: Asked, answer: Answer) -> None:
+    asked.ended, asked.size = answer.at, answer.size
     if isinstance(problem := answer.message.get("error"), dict):
-        told.status_code = str(cast("dict[str, Any]", problem)["code"])
-        told.error_type = None if told.status_code in CALLERS_FAULT else told.status_code
+        asked.status_code = str(cast("dict[str, Any]", problem)["code"])
+        asked.error_type = None if asked.status_code in CALLERS_FAULT else asked.status_code
     elif isinstance(value := answer.message.get("result"), dict):
         found = cast("dict[str, Any]", value)
-        told.error_type = "tool_error" if found.get("isError") is True else None
-        if told.method == "initialize":
-            told.version = found.get("protocolVersion")
+        asked.error_type = "tool_error" if found.get("isError") is True else None
+        if asked.method == "initialize":
+            asked.version = found.get("protocolVersion")
 
 
-def _versions(requests: list[Told]) -> None:
+def _versions(requests: list[Asked]) -> None:
     """The negotiated version holds for the whole session."""
-    agreed = next((told.version for told in requests if told.method == "initialize"), None)
-    for told in requests:
-        if told.exchange.modern:
-            told.version = told.exchange.header("mcp-protocol-version")
-        elif told.method != "initialize":
-            told.version = agreed or told.exchange.header("mcp-protocol-version")
+    agreed = next((asked.version for asked in requests if asked.method == "initialize"), None)
+    for asked in requests:
+        if asked.exchange.modern:
+            asked.version = asked.exchange.header("mcp-protocol-version")
+        elif asked.method != "initialize":
+            asked.version = agreed or asked.exchange.header("mcp-protocol-version")

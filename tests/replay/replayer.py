@@ -90,7 +90,7 @@ class Playing:
         return [*found, Step(recorded.ended, "return")]
 
     async def app(self, scope: Message, receive: Any, send: Any) -> None:
-        """The app: does what it is told to, when it is told to."""
+        """The app: does what the capture has, when the capture has it."""
         self.scope = scope
         self.entered.set()
         while True:

@@ -1,4 +1,4 @@
-"""Recorded exchanges through the middleware: every message told once, as it was, and nothing of it changed."""
+"""Recorded exchanges through the middleware: every message observed once, as it was, and nothing of it changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from tests.replay.capture import CHUNKINGS, NAMES, Capture, load, together
-from tests.replay.reading import Reading, Told, read
+from tests.replay.reading import Asked, Reading, read
 from tests.replay.replayer import Playing, Replay
 from tests.support.asgi import without_added_headers
 from tests.support.providers import Clock, Telemetry, trace_of
@@ -35,7 +35,7 @@ PRECISION = 20_000
 
 @dataclass
 class Result:
-    """A replayed scenario, what it says, and what was told of it."""
+    """A replayed scenario, what it holds, and what was observed of it."""
 
     reading: Reading
     playing: list[Playing]
@@ -45,14 +45,14 @@ class Result:
     minted: str | None
     began: float
 
-    def span_of(self, told: Told) -> ReadableSpan:
+    def span_of(self, asked: Asked) -> ReadableSpan:
         """The one span of a request."""
-        started = round((self.began + told.began) * 1e6) * 1000
+        started = round((self.began + asked.began) * 1e6) * 1000
         (found,) = [
             span
             for span in self.spans
-            if (span.attributes or {})["jsonrpc.request.id"] == str(told.id)
-            and (span.attributes or {})["mcp.method.name"] == told.method
+            if (span.attributes or {})["jsonrpc.request.id"] == str(asked.id)
+            and (span.attributes or {})["mcp.method.name"] == asked.method
             and span.start_time == started
         ]
         return found
@@ -90,18 +90,18 @@ def attributes_of(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-def is_large(told: Told) -> bool:
+def is_large(asked: Asked) -> bool:
     """Whether the answer is beyond what may be held of one."""
-    return told.size is not None and told.size > 256 * 1024
+    return asked.size is not None and asked.size > 256 * 1024
 
 
-def expected_session(told: Told, result: Result) -> tuple[str | None, str]:
+def expected_session(asked: Asked, result: Result) -> tuple[str | None, str]:
     """Session id and source of a request; a session that only we can know is ``?``."""
-    if told.transport_id is not None and not told.refused:
-        return told.transport_id, "header"
-    if told.refused:
+    if asked.transport_id is not None and not asked.refused:
+        return asked.transport_id, "header"
+    if asked.refused:
         return None, "none"
-    if told.exchange.modern:
+    if asked.exchange.modern:
         return "?", "inferred_weak"
     return result.minted, "header"
 
@@ -132,84 +132,84 @@ def the_answers_are_those_of_the_server(result: Result) -> None:
 
 
 def every_request_has_one_span(result: Result) -> None:
-    assert Counter(span.name for span in result.spans) == Counter(told.name for told in result.reading.requests)
+    assert Counter(span.name for span in result.spans) == Counter(asked.name for asked in result.reading.requests)
     assert {span.kind for span in result.spans} <= {SpanKind.SERVER}
-    calls = [told for told in result.reading.requests if told.method == "tools/call"]
+    calls = [asked for asked in result.reading.requests if asked.method == "tools/call"]
     assert sum(1 for span in result.spans if span.name.startswith("tools/call")) == len(calls)
-    for told in result.reading.requests:
-        attributes = attributes_of(result.span_of(told))
-        assert attributes.get("gen_ai.tool.name") == (told.target if told.method == "tools/call" else None)
-        assert attributes.get("gen_ai.prompt.name") == (told.target if told.method == "prompts/get" else None)
+    for asked in result.reading.requests:
+        attributes = attributes_of(result.span_of(asked))
+        assert attributes.get("gen_ai.tool.name") == (asked.target if asked.method == "tools/call" else None)
+        assert attributes.get("gen_ai.prompt.name") == (asked.target if asked.method == "prompts/get" else None)
 
 
 def each_span_tells_how_its_request_ended(result: Result) -> None:
-    for told in result.reading.requests:
-        span = result.span_of(told)
+    for asked in result.reading.requests:
+        span = result.span_of(asked)
         attributes = attributes_of(span)
-        if told.method == LISTEN:
+        if asked.method == LISTEN:
             # A client ends its subscription by leaving: that is no error.
-            expected = (None, None) if told.error_type == "cancelled" else (told.error_type, told.status_code)
-            assert (attributes.get("error.type"), attributes.get("rpc.response.status_code")) == expected, told
+            expected = (None, None) if asked.error_type == "cancelled" else (asked.error_type, asked.status_code)
+            assert (attributes.get("error.type"), attributes.get("rpc.response.status_code")) == expected, asked
             continue
         found = (attributes.get("error.type"), attributes.get("rpc.response.status_code"))
-        assert found == ((None, None) if is_large(told) else (told.error_type, told.status_code)), told
+        assert found == ((None, None) if is_large(asked) else (asked.error_type, asked.status_code)), asked
         assert (span.status.status_code.name == "ERROR") is (found[0] is not None)
 
 
 def each_span_lasts_until_the_answer_was_on_its_way(result: Result) -> None:
-    for told in result.reading.requests:
-        span = result.span_of(told)
-        if told.method == LISTEN and told.error_type == "cancelled":
+    for asked in result.reading.requests:
+        span = result.span_of(asked)
+        if asked.method == LISTEN and asked.error_type == "cancelled":
             # It lasts as long as the client listens.
             assert span.end_time is not None
-            assert abs(span.end_time - (result.began + told.exchange.ended) * 1e9) < PRECISION, told
+            assert abs(span.end_time - (result.began + asked.exchange.ended) * 1e9) < PRECISION, asked
             continue
-        if told.ended is None:
+        if asked.ended is None:
             continue
         assert span.end_time is not None
-        late = span.end_time - (result.began + told.ended) * 1e9
-        if is_large(told):
+        late = span.end_time - (result.began + asked.ended) * 1e9
+        if is_large(asked):
             # Only the end of its stream shows that the large event was the answer.
-            assert -PRECISION < late < (told.exchange.ended - told.ended) * 1e9 + PRECISION, told
+            assert -PRECISION < late < (asked.exchange.ended - asked.ended) * 1e9 + PRECISION, asked
         else:
-            assert abs(late) < PRECISION, told
+            assert abs(late) < PRECISION, asked
 
 
 def one_client_is_one_session(result: Result) -> None:
     sessions: set[str] = set()
     client = result.reading.client
-    for told in result.reading.requests:
-        attributes = attributes_of(result.span_of(told))
-        session_id, source = expected_session(told, result)
+    for asked in result.reading.requests:
+        attributes = attributes_of(result.span_of(asked))
+        session_id, source = expected_session(asked, result)
         found = (attributes.get("session.id"), attributes["otel_mcp.session.source"])
-        if told.refused and told.exchange.modern and found != (None, "none"):
+        if asked.refused and asked.exchange.modern and found != (None, "none"):
             # An error of a handler under its own HTTP status: the span may name what would have begun.
-            assert told.method != "server/discover", told
+            assert asked.method != "server/discover", asked
             session_id, source = "?", "inferred_weak"
         if session_id == "?":
             assert found[0] is not None
-            assert found[1] == source, told
+            assert found[1] == source, asked
         else:
-            assert found == (session_id, source), told
-        if found[0] is not None and not told.refused:
+            assert found == (session_id, source), asked
+        if found[0] is not None and not asked.refused:
             sessions.add(str(found[0]))
-            assert attributes["otel_mcp.client.name"] == (told.client or client), told
-        if not told.refused:
-            assert attributes.get("mcp.protocol.version") == told.version, told
-        carried = None if told.exchange.modern else told.transport_id or result.minted
-        if not told.refused and not told.exchange.query:
-            assert attributes.get("mcp.session.id") == carried, told
-    assert len(sessions) == (1 if any(not told.refused for told in result.reading.requests) else 0)
+            assert attributes["otel_mcp.client.name"] == (asked.client or client), asked
+        if not asked.refused:
+            assert attributes.get("mcp.protocol.version") == asked.version, asked
+        carried = None if asked.exchange.modern else asked.transport_id or result.minted
+        if not asked.refused and not asked.exchange.query:
+            assert attributes.get("mcp.session.id") == carried, asked
+    assert len(sessions) == (1 if any(not asked.refused for asked in result.reading.requests) else 0)
     starts = [event["attributes"] for event in result.telemetry.events() if event["name"] == "session.start"]
     assert {start["session.id"] for start in starts} == sessions
     assert len(starts) == len(sessions)
 
 
 def the_parent_is_the_one_that_the_client_sent(result: Result) -> None:
-    for told in result.reading.requests:
-        span = result.span_of(told)
+    for asked in result.reading.requests:
+        span = result.span_of(asked)
         found = f"{trace_of(span)}-{span.parent.span_id:016x}" if span.parent is not None else None
-        assert found == told.parent, told
+        assert found == asked.parent, asked
 
 
 def every_message_is_counted_once(result: Result) -> None:
@@ -224,31 +224,31 @@ def every_message_is_counted_once(result: Result) -> None:
     assert errors == Counter(found.get("error.type") for found in spans if found["mcp.method.name"] == "tools/call")
     active = result.telemetry.points("otel_mcp.requests.active")
     assert all(value == 0 for _, value in active)
-    sizes = [told.size for told in result.reading.requests if told.method == "tools/call" and told.size is not None]
+    sizes = [asked.size for asked in result.reading.requests if asked.method == "tools/call" and asked.size is not None]
     measured = [value for _, value in result.telemetry.points("otel_mcp.tool.result.size")]
     assert (sum(count for count, _ in measured), sum(size for _, size in measured)) == (len(sizes), sum(sizes))
 
 
 async def the_document_holds_the_calls(result: Result) -> None:
     sessions = {
-        attributes_of(result.span_of(told))["session.id"] for told in result.reading.requests if not told.refused
+        attributes_of(result.span_of(asked))["session.id"] for asked in result.reading.requests if not asked.refused
     }
     taken = [
-        told
-        for told in result.reading.requests
-        if not told.refused and told.status_code not in NOT_TAKEN and told.method != LISTEN
+        asked
+        for asked in result.reading.requests
+        if not asked.refused and asked.status_code not in NOT_TAKEN and asked.method != LISTEN
     ]
     for session_id in sessions:
         state = await result.runtime.sessions.load(str(session_id))
         assert state is not None
-        calls = [told for told in taken if told.method == "tools/call"]
-        doubtful = [told for told in result.reading.requests if told.refused and told.exchange.modern]
+        calls = [asked for asked in taken if asked.method == "tools/call"]
+        doubtful = [asked for asked in result.reading.requests if asked.refused and asked.exchange.modern]
         assert len(calls) <= state.tool_call_count <= len(calls) + len(doubtful)
         assert len(taken) <= state.request_count <= len(taken) + len(doubtful) + 1
         assert state.client_name == result.reading.client
         if not doubtful:
             assert [call.tool_name for call in sorted(state.tool_calls, key=lambda call: call.started_at)] == [
-                told.target for told in sorted(calls, key=lambda told: told.began)
+                asked.target for asked in sorted(calls, key=lambda asked: asked.began)
             ]
 
 
@@ -277,7 +277,7 @@ async def test_clients_that_overlap_are_not_mixed(names: tuple[str, ...], chunki
     every_request_has_one_span(result)
     each_span_tells_how_its_request_ended(result)
     each_span_lasts_until_the_answer_was_on_its_way(result)
-    found = {attributes_of(result.span_of(told))["session.id"] for told in result.reading.requests}
-    for told in result.reading.requests:
-        assert attributes_of(result.span_of(told))["session.id"] == told.transport_id
+    found = {attributes_of(result.span_of(asked))["session.id"] for asked in result.reading.requests}
+    for asked in result.reading.requests:
+        assert attributes_of(result.span_of(asked))["session.id"] == asked.transport_id
     assert len(found) == len(names)

@@ -1,4 +1,4 @@
-"""The server of the soak: one tool set behind every transport there is, beside an ordinary route.
+"""The server of the soak: one tool set behind every transport there is, and an ordinary route.
 
 It knows our internals in one place, the route that counts them; and it makes the few bounds that are constants so
 small that they are reached while the server warms up.

@@ -150,4 +150,4 @@ def _listening_problems(config: Config) -> Iterator[str]:
     hosts += [reader["pull"]["exporter"]["prometheus"]["host"] for reader in readers if "pull" in reader]
     for host in hosts:
         if host != "${env:COLLECTOR_HOST:-127.0.0.1}":
-            yield f"{host or 'an endpoint'} is reachable from other machines unless told otherwise"
+            yield f"{host or 'an endpoint'} is reachable from other machines by default"

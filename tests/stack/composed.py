@@ -181,8 +181,8 @@ def _volume_problems(name: str, service: Compose, compose: Compose) -> Iterator[
 
 
 def _address_problems(name: str, service: Compose, services: Compose) -> Iterator[str]:
-    said = yaml.safe_dump({key: service.get(key) for key in ("command", "environment", "healthcheck")}, width=10_000)
-    for host, port in _ADDRESS.findall(said):
+    text = yaml.safe_dump({key: service.get(key) for key in ("command", "environment", "healthcheck")}, width=10_000)
+    for host, port in _ADDRESS.findall(text):
         to = name if host == "127.0.0.1" else host
         if to not in services or int(port) not in PORTS.get(to, set()):
             yield f"{name}: nothing listens on {host}:{port}"

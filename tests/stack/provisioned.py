@@ -1,4 +1,4 @@
-"""What Grafana and Prometheus are told at their start; each rule yields what is wrong with it."""
+"""What Grafana and Prometheus read at their start; each rule yields its problems."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def _scrape_problems(config: dict[str, Any], interval: str) -> Iterator[str]:
     if config["global"].get("scrape_interval") != interval:
         yield f"scraped each {config['global'].get('scrape_interval')}"
     served = yaml.safe_load((ROOT / "collector" / "to-scrape.yaml").read_text(encoding="utf-8"))
-    said = f"{served['exporters']['prometheus']} {served['service']['telemetry']}"
-    ports = set(re.findall(r"_PORT:-(\d+)", said))
+    configured = f"{served['exporters']['prometheus']} {served['service']['telemetry']}"
+    ports = set(re.findall(r"_PORT:-(\d+)", configured))
     targets = [target for group in job["static_configs"] for target in group["targets"]]
     if {target.rpartition(":")[2] for target in targets} != ports:
         yield f"{targets} are scraped, {sorted(ports)} are offered"

@@ -100,7 +100,7 @@ def test_whose_fault_it_is_is_the_same_in_dashboards_and_alerts() -> None:
 
 
 def test_calls_that_are_wrong_count_as_no_error() -> None:
-    """`isError` is one error type, whoever is at fault; only the kind of the failure says whose."""
+    """`isError` is one error type, whosever fault it is; only the kind of the failure says whose."""
     boards = dashboards.load().items()
     asked = [query.expr for name, board in boards for query in dashboards.queries(name, board)]
     assert [expr for expr in (*asked, *(rule["expr"] for rule in _rules())) if "error_type" in expr] == []

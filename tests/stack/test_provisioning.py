@@ -1,4 +1,4 @@
-"""What Grafana and Prometheus are told at their start: whole, and every rule able to say no."""
+"""What Grafana and Prometheus read at their start: no rule complains, and every rule can."""
 
 from __future__ import annotations
 

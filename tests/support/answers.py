@@ -48,12 +48,12 @@ class Server:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scopes.append(scope)
-        said = dict(scope["headers"]).get(b"mcp-session-id", b"").decode("latin-1")
+        claimed = dict(scope["headers"]).get(b"mcp-session-id", b"").decode("latin-1")
         body = await read(receive)
         message = json.loads(body) if body else {}
         own = [("mcp-session-id", self.session_id)] if self.session_id is not None else []
         method = message.get("method")
-        if self.session_id is not None and method != "initialize" and said != self.session_id:
+        if self.session_id is not None and method != "initialize" and claimed != self.session_id:
             await respond(send, error(-32600, None), 404)
         elif scope["method"] != "POST":
             await respond(send, b"", 200 if own else 405, own)

@@ -71,7 +71,7 @@ class Caller:
 
     @property
     def session_id(self) -> str:
-        """The session that the server told this client of; for legacy clients the transport's."""
+        """The session that the server named to this client; for legacy clients the transport's."""
         (only,) = self.wire.transport_ids if self.mode == LEGACY else self.wire.public_ids
         return only
 

@@ -173,7 +173,7 @@ class Server:
             connection.close()
 
     def _environment(self) -> dict[str, str]:
-        # With byte code, as a user's server: compiling the package anew is most of what some starts would take.
+        # With byte code, as a user's server: compiling the package again is most of what some starts would take.
         left_out = ("OTEL_", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         return {

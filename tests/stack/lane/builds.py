@@ -2,7 +2,7 @@
 
 Each is built with Go from the modules of its own project, in the versions below; checksums are
 verified as Go does always. What a build depends on is part of its folder's name, so a change of
-version or manifest builds anew. Where modules come from is the machine's business.
+version or manifest builds it again. Where modules come from is the machine's business.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def rules_keep_their_unit_tests(_: Seen) -> Iterator[str]:
             yield f"promtool: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
-def sessions_are_told_apart_behind_the_proxy(seen: Seen) -> Iterator[str]:
+def sessions_are_distinguished_behind_the_proxy(seen: Seen) -> Iterator[str]:
     """The revision without session ids has sessions too, though every request comes from the proxy."""
     label = contract.label(names.SESSION_SOURCE)
     found = seen.prometheus.query(f"count by ({label}) ({contract.SESSION_STARTED.series})")
@@ -121,7 +121,7 @@ def sessions_are_told_apart_behind_the_proxy(seen: Seen) -> Iterator[str]:
         yield f"no session was inferred: {sorted(map(str, sources))}"
 
 
-def failures_are_told_apart(seen: Seen) -> Iterator[str]:
+def failures_are_distinguished(seen: Seen) -> Iterator[str]:
     """Each failed call counts for whose fault it is, and what the client corrected for that."""
     tool, kind = contract.label(names.GEN_AI_TOOL_NAME), contract.label(names.FAILURE)
     status, client = contract.label(names.HTTP_RESPONSE_STATUS_CODE), contract.label(names.CLIENT_NAME)
@@ -161,8 +161,8 @@ PROOFS: Final[dict[str, Proof]] = {
     "every variable has values": variables_have_values,
     "every rule evaluates": rules_evaluate,
     "metrics are those of the contract": metrics_keep_the_contract,
-    "failures are told apart by whose fault they are": failures_are_told_apart,
+    "failures are distinguished by whose fault they are": failures_are_distinguished,
     "counters begin at zero": counters_begin_at_zero,
     "rules keep their unit tests": rules_keep_their_unit_tests,
-    "sessions are told apart behind the proxy": sessions_are_told_apart_behind_the_proxy,
+    "sessions are distinguished behind the proxy": sessions_are_distinguished_behind_the_proxy,
 }

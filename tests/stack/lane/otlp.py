@@ -46,8 +46,8 @@ class Span:
         }
 
     def _exception(self, at: int) -> dict[str, Any]:
-        said = {"exception.type": "KeyError", "exception.message": self.error, "exception.stacktrace": self.error}
-        attributes = [{"key": key, "value": {"stringValue": value}} for key, value in said.items()]
+        exception = {"exception.type": "KeyError", "exception.message": self.error, "exception.stacktrace": self.error}
+        attributes = [{"key": key, "value": {"stringValue": value}} for key, value in exception.items()]
         return {"name": "exception", "timeUnixNano": str(at), "attributes": attributes}
 
 

@@ -64,10 +64,10 @@ def error_texts_of_sdks_are_dropped(seen: Seen) -> Iterator[str]:
             yield f"the span of {scope} did not arrive"
             continue
         (stored,) = seen.traces.trace(span.trace_id)
-        told = json.dumps(stored)
-        if (text in told) is (scope != "a library"):
-            yield f"{scope}: {told}"
-        if '"error"' not in told or (scope != "a library" and "KeyError" not in told):
+        text_stored = json.dumps(stored)
+        if (text in text_stored) is (scope != "a library"):
+            yield f"{scope}: {text_stored}"
+        if '"error"' not in text_stored or (scope != "a library" and "KeyError" not in text_stored):
             yield f"{scope}: that it failed, and how, is gone"
 
 

@@ -221,7 +221,7 @@ class Stack:
         }
 
     def _start(self, name: str, command: list[Any], environment: dict[str, str]) -> Process:
-        # Nothing that whoever runs the lane has set for something else.
+        # Nothing that the user who runs the lane has set for something else.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
         process = Process(name, command, inherited | environment, self.log_folder / f"{name}.log", ROOT)
         self._cleanup.callback(process.stop)

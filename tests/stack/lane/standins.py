@@ -91,9 +91,10 @@ class TraceFile:
 
 def _as_jaeger(span: dict[str, Any]) -> dict[str, Any]:
     status: dict[str, Any] = span.get("status") or {}
-    told = {"error": True, "otel.status_description": status.get("message", "")} if status.get("code") == ERROR else {}
+    failed = status.get("code") == ERROR
+    error = {"error": True, "otel.status_description": status.get("message", "")} if failed else {}
     events = [{"fields": _fields(_attributes(event))} for event in span.get("events") or ()]
-    tags = _fields({**_attributes(span), **told})
+    tags = _fields({**_attributes(span), **error})
     return {"traceID": span["traceId"], "operationName": span["name"], "tags": tags, "logs": events}
 
 
@@ -106,5 +107,5 @@ def _attributes(of: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: dict[str, Any]) -> Any:
-    ((kind, said),) = value.items()
-    return _TYPES[kind](said) if kind in _TYPES else said
+    ((kind, raw),) = value.items()
+    return _TYPES[kind](raw) if kind in _TYPES else raw
