@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from otel_mcp.model.delta import FACTS
@@ -171,4 +171,4 @@ def _instant(value: object) -> float | None:
         moment = datetime.fromisoformat(cast(str, value))
     except (ValueError, TypeError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 from otel_mcp.cli.terminal import Terminal, clean
@@ -228,4 +228,4 @@ def moment(instant: float | None) -> str | None:
     """An instant as ISO text in UTC."""
     if not instant:
         return None
-    return datetime.fromtimestamp(instant, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 from urllib.error import HTTPError
@@ -81,7 +81,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 def tool_call(**fields: Any) -> ToolCall:
     """A tool call that failed, unless told otherwise."""
-    started = datetime(2026, 11, 22, tzinfo=timezone.utc)
+    started = datetime(2026, 11, 22, tzinfo=UTC)
     defaults: dict[str, Any] = {
         "tool_name": "charge_card",
         "started_at": started,

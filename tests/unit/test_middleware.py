@@ -227,7 +227,7 @@ async def test_what_send_and_receive_raise_reaches_the_app(runtime: Runtime) -> 
         for attempt in (receive(), respond(send)):
             try:
                 await attempt
-            except OSError as problem:  # noqa: PERF203
+            except OSError as problem:
                 caught.append(problem)
 
     gone = OSError("gone")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +33,7 @@ Calls = list[tuple[ToolCall, SessionState]]
 
 def finished(name: str = "add", **changes: Any) -> tuple[ToolCall, SessionState]:
     """A call as observers get it."""
-    fields: dict[str, Any] = {"started_at": datetime(2026, 11, 22, tzinfo=timezone.utc), "duration": 0.1, **changes}
+    fields: dict[str, Any] = {"started_at": datetime(2026, 11, 22, tzinfo=UTC), "duration": 0.1, **changes}
     return ToolCall(tool_name=name, **fields), SessionState(session_id="own")
 
 

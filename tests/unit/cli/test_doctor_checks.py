@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -295,7 +295,7 @@ def test_siblings_that_do_not_load(kind: str, status: str) -> None:
 
 
 def _documents(client: str, sessions: int, calls: int, ago: float = 60, **more: Any) -> list[dict[str, Any]]:
-    created = datetime.fromtimestamp(time.time() - ago, timezone.utc).isoformat().replace("+00:00", "Z")
+    created = datetime.fromtimestamp(time.time() - ago, UTC).isoformat().replace("+00:00", "Z")
     return [{"client_name": client, "created_at": created, "tool_call_count": calls, **more} for _ in range(sessions)]
 
 

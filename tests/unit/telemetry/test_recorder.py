@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -111,7 +111,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         {
             "tool_name": "add",
             "request_id": 0,
-            "started_at": datetime.fromtimestamp(clock.now - 1, timezone.utc),
+            "started_at": datetime.fromtimestamp(clock.now - 1, UTC),
             "duration": pytest.approx(0.5),
             "error_type": None,
             "failure": None,
@@ -124,7 +124,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         {
             "tool_name": "fail",
             "request_id": "two",
-            "started_at": datetime.fromtimestamp(clock.now - 0.5, timezone.utc),
+            "started_at": datetime.fromtimestamp(clock.now - 0.5, UTC),
             "duration": pytest.approx(0.5),
             "error_type": "tool_error",
             "failure": "unknown_tool",
