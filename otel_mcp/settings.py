@@ -59,17 +59,17 @@ class Settings(BaseSettings):
     """Addresses or networks of proxies that are believed when they say who the client is."""
     proxy_header: Literal["x-forwarded-for", "forwarded", "x-real-ip"] = "x-forwarded-for"
     """The header in which these proxies say so; no other one is read, since clients may send it."""
-    max_new_sessions: int = Field(600, ge=1)
+    max_new_sessions: int = Field(default=600, ge=1)
     """New sessions a minute in one process; beyond it calls have no session."""
-    max_sessions: int = Field(10_000, ge=1)
+    max_sessions: int = Field(default=10_000, ge=1)
     """Sessions held in the memory of one process."""
-    max_tool_calls: int = Field(25, ge=1)
+    max_tool_calls: int = Field(default=25, ge=1)
     """Newest tool calls kept in a document: at least this many, at most twice."""
-    max_pending_calls: int = Field(10_000, ge=1)
+    max_pending_calls: int = Field(default=10_000, ge=1)
     """Calls kept in memory for a store that does not answer."""
     flush_interval: Seconds = 1.0
     """Seconds that Redis may be behind."""
-    flush_calls: int = Field(64, ge=1)
+    flush_calls: int = Field(default=64, ge=1)
     """Finished calls that are written without waiting for the interval."""
     sweep_interval: Seconds = 10.0
     """Seconds between two looks for sessions whose time is over."""

@@ -111,12 +111,12 @@ class LateStore(MemoryStore):
         self.loop = loop
         self.leaps = leaps
 
-    async def apply(self, flushes: Sequence[Flush]) -> list[WriteResult]:
+    async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         if self.leaps > 0:
             self.leaps -= 1
             self.loop.ahead += 60
             await asyncio.Event().wait()
-        return await super().apply(flushes)
+        return await super().apply(deltas)
 
 
 @pytest.mark.parametrize(("leaps", "lines"), [(1, 0), (2, 1)])

@@ -260,7 +260,7 @@ def test_sdk_in_none_of_its_known_shapes() -> None:
     assert finding.status == "FAIL"
     assert finding.found.startswith("the MCP SDK 2.3.0 has none of the places that we know")
     loaded.seams[0] = ("mcp.server.runner", "ServerRunner._compose_server_middleware", "attached")
-    assert unwell(server.seams(loaded, inventory(), launch, is_loaded=True)) == []
+    assert unwell(list(server.seams(loaded, inventory(), launch, is_loaded=True))) == []
 
 
 @pytest.mark.parametrize(

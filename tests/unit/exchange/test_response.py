@@ -42,7 +42,8 @@ class Streaming:
     def __init__(self, runner: ModuleType) -> None:
         self.session_manager = SimpleNamespace(stateless=False)
         self.middleware: list[Any] = []
-        self.status, self.headers = 200, [STREAM, OWN]
+        self.status = 200
+        self.headers: list[tuple[str, str]] = [STREAM, OWN]
         self.result: Message = OK
         self.before: list[bytes] = []
         """Events ahead of the answer."""

@@ -47,7 +47,7 @@ class Store:
         known = self.documents.get(session_id, Known(exists=False))
         return replace(known, successor=self.agreed.get(f"{session_id}:next"))
 
-    async def bind(self, session_id: str, user: str | None) -> None:
+    async def bind(self, session_id: str, user: str | None, asker: object = None) -> None:
         self.asked["bind"] += 1
         if not self.down:
             self.documents[session_id] = Known(exists=False, principal=user, opened=True)

@@ -239,10 +239,10 @@ async def test_a_chat_that_shakes_hands_for_every_call_is_one_session(replicas: 
     await replicas.settle()
 
     (session_id,) = found
-    documents = replicas.documents()
-    assert list(documents) == [session_id]
-    assert (documents[session_id]["tool_call_count"], documents[session_id]["request_count"]) == (5, 15)
-    assert documents[session_id]["client_name"] == "openai-mcp"
+    (stored,) = replicas.documents().items()
+    assert stored[0] == session_id
+    assert (stored[1]["tool_call_count"], stored[1]["request_count"]) == (5, 15)
+    assert stored[1]["client_name"] == "openai-mcp"
     assert replicas.events("session.start") == Counter([session_id])
     assert replicas.events("session.end") == Counter()
     assert replicas.redis.zrange("otel_mcp:unit:deadlines", 0, -1) == [session_id]

@@ -222,7 +222,7 @@ def test_a_call_or_an_end_makes_a_session_of_its_own(values: dict[str, Any]) -> 
     held = Held()
     held.happens(requests=1)
 
-    held.happens(**{"requests": 0, **values})
+    held.happens("new", **{"requests": 0, **values})
 
     assert held.taken() == [("new", 1)]
 

@@ -99,7 +99,7 @@ async def test_an_answer_within_patience_does_not_make_the_store_slow(
 async def test_a_request_waits_for_the_rest_of_its_patience(
     waited: float, slow: bool, lookups: Lookups, health: StoreHealth
 ) -> None:
-    asker = SimpleNamespace(waited=waited)
+    asker: Any = SimpleNamespace(waited=waited)
 
     assert await lookups.ask("recall", "a", asyncio.Event().wait, None, asker) is None
 
