@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final
@@ -24,7 +24,7 @@ CLIP: Final = 1024
 CONTENT: Final = 65_536
 """Characters of the JSON of arguments, of a result or an attribute; longer ones become a clipped string."""
 _TEXTS: Final = ("error_type", "failure", "arguments_digest", "trace_id", "span_id")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = 253402300799_000000
 """Microseconds: the end of the year 9999."""
 
@@ -47,7 +47,7 @@ def iso(instant: int) -> str:
 
 def seconds(moment: datetime) -> float:
     """Unix seconds; a moment without a zone is UTC."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def moment(instant: float) -> datetime:

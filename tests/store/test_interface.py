@@ -11,8 +11,8 @@ import pytest
 import otel_mcp
 from otel_mcp import SessionState, api, current
 from otel_mcp.model import state as model
+from tests.support.providers import Telemetry
 from tests.support.stores import SERVERS, Server, delta, facts
-from tests.unit.kit import Telemetry
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,9 @@ import pytest
 from otel_mcp import MCPMiddleware, exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import result
 from tests.support.asgi import post, read, respond
-from tests.support.messages import call, result
+from tests.support.messages import call
 
 pytestmark = pytest.mark.anyio
 

@@ -27,8 +27,9 @@ from otel_mcp.model.delta import SessionFacts
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
+from tests.support.answers import OK
 from tests.support.asgi import post, read, respond
-from tests.support.messages import MODERN_HEADERS, OK, ask, call, initialize, legacy_headers, modern, notify
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry, described, id_of, trace_of
 from tests.support.sdk2 import OpenTelemetryMiddleware, Sdk2, make_runner, otel
 
