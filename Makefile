@@ -40,8 +40,8 @@ lint: $(STAMP)  ## Style, and the layers of the package
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-type: $(STAMP)  ## Types
-	$(BIN)/pyright --project pyproject.toml
+type: $(STAMP)  ## Types, of tests and examples too
+	$(BIN)/pyright
 
 format: $(STAMP)  ## Bring the code into shape
 	$(BIN)/ruff check --fix .

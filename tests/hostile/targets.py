@@ -208,7 +208,7 @@ def document(data: bytes) -> None:
     facts = SessionFacts("id", 1.0, 3600.0, user_agent=given, client_name=given, source="header")
     calls = document_text.calls([record])
     assert "\n" not in calls
-    whole = document_text.document(document_text.facts(facts, "s"), ',"attributes":{}', 1, calls, 2, (1, 0, 1), None)
+    whole = f'{document_text.facts(facts, "s")[:-1]},"attributes":{{}},"tool_calls":[{calls}]}}'
     state = SessionState.model_validate_json(document_text.utf8(whole))
     assert len(state.tool_calls) == 1
 

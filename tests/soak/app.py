@@ -105,9 +105,8 @@ app = Starlette(
 )
 
 if OBSERVED:
-    from otel_mcp.exchange import endings, flights
-    from otel_mcp.exchange import inflight as pending
+    from otel_mcp.exchange import inflight, session_ids
     from otel_mcp.identity import claims
 
-    endings.MAX_KEPT = flights.MAX_FLIGHTS = 200  # pyright: ignore[reportConstantRedefinition]
-    pending._MAX = claims._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]
+    inflight.MAX_CALLS = session_ids.MAX_KEPT = 200  # pyright: ignore[reportConstantRedefinition]
+    claims._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]
