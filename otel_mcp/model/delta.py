@@ -208,7 +208,7 @@ class Known:
     principal: str | None = None
     """Keyed hash of the user that it is bound to, also where it has ended, or has still to be written."""
     opened: bool = False
-    """That, or that it is nobody's, is what its `initialize` has said."""
+    """Its `initialize` has decided that, or that it is nobody's."""
 
     @property
     def live(self) -> SessionFacts | None:

@@ -20,7 +20,7 @@ from otel_mcp.store.memory_record import Record, first_activity
 
 
 class MemoryStore:
-    """A `SessionStore` of one process. `clock` tells Unix seconds."""
+    """A `SessionStore` of one process. `clock` returns Unix seconds."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings

@@ -58,7 +58,7 @@ class Record:
         return delta.facts.created_at > at + 1.0 or (reason == "deleted" and first_activity(delta) > at)
 
     def is_bound_to_another(self, facts: SessionFacts) -> bool:
-        """Whether these are of another user. Whose it is `initialize` says, which may be written late."""
+        """Whether these are of another user. `initialize` decides whose a session is, even if it is written late."""
         bound = self.facts.principal
         return bound is not None and bound != facts.principal and (self.opened or not facts.opened)
 

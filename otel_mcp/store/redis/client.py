@@ -99,7 +99,7 @@ def connect(url: str, **options: Any) -> Client:
 
 
 def outage(error: BaseException) -> StoreDown | None:
-    """What `error` says about the whole store, or `None` if it concerns one command."""
+    """Translate an error of the whole store; `None` if it concerns one command."""
     if isinstance(error, StoreDown):
         return error
     name = type(error).__name__
@@ -107,7 +107,7 @@ def outage(error: BaseException) -> StoreDown | None:
         return StoreDown(name, denied=True)
     if isinstance(error, redis.DataError) or is_foreign(error) or is_ours(error) or not isinstance(error, _ANY):
         return None
-    # Of the kinds that redis-py has no name for it is MISCONF, NOREPLICAS, BUSY and what servers to come may say.
+    # Kinds that redis-py has no name for, such as MISCONF, NOREPLICAS and BUSY, are named by their first word.
     return StoreDown(str(error).partition(" ")[0][:32] or name if type(error) is redis.ResponseError else name)
 
 

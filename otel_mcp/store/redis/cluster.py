@@ -39,7 +39,7 @@ class Cluster(RedisCluster):
         """The results of all, in one round trip to each node; an error stands in the place of its result.
 
         Raises:
-            RedisError, OSError: no node tells where the keys are.
+            RedisError, OSError: no node knows where the keys are.
         """
         await self.initialize()
         results: list[Any] = [SlotNotCoveredError("nobody serves that slot")] * len(commands)
@@ -92,7 +92,7 @@ class Cluster(RedisCluster):
         if now < self._look_at:
             return
         self._look_at = now + _PAUSE
-        with suppress(RedisError, OSError):  # The next command will say so.
+        with suppress(RedisError, OSError):  # The next command fails as well.
             await self.nodes_manager.initialize()
 
 

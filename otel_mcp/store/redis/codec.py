@@ -77,7 +77,7 @@ def agreed_id(value: bytes | None) -> str | None:
 
 
 def mark() -> float:
-    """A score in the deadlines that says: look at this one next. Hardly ever the same twice."""
+    """A score in the deadlines by which the next sweep looks at a session first. Hardly ever the same twice."""
     return -time.time()
 
 
@@ -124,7 +124,7 @@ class Writer:
     def __init__(self, service: str, ttl: float, cap: int, process: ProducerId) -> None:
         self._service = service
         self.owner = f"{zlib.crc32(service.encode('utf-8', 'replace')):08x}"
-        """Digest of the service, by which a session says whose it is."""
+        """Digest of the service, which stands in the stats of each of its sessions."""
         self.ttl = max(round(min(ttl, LONGEST) * 1000), 1)
         """Milliseconds."""
         self._cap = cap
@@ -170,7 +170,7 @@ class Writer:
     def save(self, state: SessionState, limit: float, replaces: str, *, ended: bool = False) -> tuple[bytes, ...]:
         """Arguments of ``save.lua``; `replaces` is the SHA-1 of a document that is not of our making and may go.
 
-        With `ended` a session that begins so is over already, if its document says so.
+        With `ended` a session that begins so is over already, if its document has an end.
         """
         now = time.time()
         facts = SessionFacts.of(state, now if state.created_at is None else text.seconds(state.created_at), limit)

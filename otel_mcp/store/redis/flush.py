@@ -16,7 +16,7 @@ from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, is_ours, out
 from otel_mcp.store.redis.codec import Keys, agreed_id, mark
 
 _AGAIN: Final = ("expired", "clock")
-"""What `WriteResult.retry` says where the same flush can be written at once."""
+"""Values of `WriteResult.retry` with which the same flush can be written at once."""
 
 
 class _AnnouncedEnd(NamedTuple):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from otel_mcp.model.delta import FACTS, SessionFacts
+from otel_mcp.model.state import SessionState
 from otel_mcp.store import document as text
 from tests.support.stores import EPOCH, call
 
@@ -81,3 +83,15 @@ def test_content_that_is_no_json_is_named_or_left_out() -> None:
     loop.append(loop)
     assert json.loads(text.content(object())).startswith("<object object")
     assert json.loads(text.content(loop)) == ["..."]
+
+
+def test_a_fact_of_a_session_is_a_field_of_its_document() -> None:
+    known = SessionFacts("abc", 1.0, 2.0)
+    for fact in FACTS:
+        setattr(known, fact.name, fact.name * 1000)
+
+    state = SessionState.model_validate_json(text.facts(known, "svc"))
+
+    assert {fact.name: getattr(state, fact.name) for fact in FACTS} == text.known(known)
+    assert SessionFacts.of(state, 1.0, 2.0).known() == text.known(known)
+    assert not state.model_extra

@@ -1,5 +1,5 @@
 -- What is known of an id. KEYS[3] its successor. ARGV: digest of the service, for which that of another is over.
--- Returns {exists, ended, successor, user, whether `initialize` has said so, facts, creation, limit, calls}.
+-- Returns {exists, ended, successor, user, whether `initialize` named it, facts, creation, limit, calls}.
 local s, successor = read_stats(), redis.pcall('GET', KEYS[3])
 if type(successor) == 'table' then successor = false end
 if s.v and s.v ~= ARGV[1] then return {0, 1, successor, false, false} end

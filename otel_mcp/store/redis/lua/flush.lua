@@ -28,7 +28,7 @@ elseif redis.call('HLEN', stats) > 48 then
 end
 -- Who flushes here for the first time may be another service, which was given a foreign id.
 if s.v and s.v ~= f.service then return {'foreign', 0, '', false} end
--- Whose it is `initialize` says, which may be written late, else the first message.
+-- `initialize` decides whose a session is, even if it is written late; without one the first message does.
 local opens = f.opened == 1 and not s.k
 if s.u and s.u ~= user and not opens then
   return {'bound', s.n or 0, s.u, s.t and not s.x and int(s.t + s.i) or '0'}
