@@ -22,8 +22,8 @@ _HOST_HEADERS: Final = (b"x-claude-code-session-id", b"x-hermes-session-id", b"m
 _FRESH: Final = 30.0
 """Seconds in which an id of ours may be unknown to the store: another replica has still to write it."""
 _MAX_KNOWN: Final = 1024
-_MAX_SAID: Final = 8192
-"""Characters of what a claim is remembered by."""
+_MAX_KEY: Final = 8192
+"""Characters of what a claim is cached by."""
 
 
 class Claims:
@@ -43,7 +43,7 @@ class Claims:
         self._generation = hashes.generation
 
     def of(self, call: Call) -> Claim | None:
-        """What the first source says that says something; ``None`` = nothing can be known."""
+        """Return the claim of the first source that has one; ``None`` = nothing can be known."""
         if self._generation != self._hashes.generation:
             self._cache.clear()
             self._generation = self._hashes.generation
@@ -51,31 +51,31 @@ class Claims:
         headers = exchange.headers
         info: Any = meta.get(CLIENT_INFO) if meta else None
         fields = info
-        said = (
+        key = (
             exchange.transport_id if exchange.transport_id and not exchange.modern else None,
             exchange.client,
             (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
             exchange.client_is_shared,
             headers.get(b"user-agent"),
-            # Most requests say no more.
+            # Most requests have no more.
             None
             if exchange.see_user() is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
             else self._slow_headers(call),
             None if not meta or meta.keys().isdisjoint(self._meta) else self._slow_meta(call),
         )
         try:
-            return self._cache[said]
+            return self._cache[key]
         except KeyError:
-            return self._slow_of(call, said)
+            return self._slow_of(call, key)
         except TypeError:  # Something in `_meta` cannot be a key.
             return self.read(call)
 
-    def _slow_of(self, call: Call, said: tuple[object, ...]) -> Claim | None:
+    def _slow_of(self, call: Call, key: tuple[object, ...]) -> Claim | None:
         found = self.read(call)
         if len(self._cache) >= _MAX_KNOWN:
             self._cache.clear()
-        if len(repr(said)) <= _MAX_SAID:
-            self._cache[said] = found
+        if len(repr(key)) <= _MAX_KEY:
+            self._cache[key] = found
         return found
 
     def _slow_headers(self, call: Call) -> tuple[object, ...]:
@@ -92,13 +92,13 @@ class Claims:
         return session.facts.client_name if session is not None else None, tuple(map(call.meta.get, self._meta))
 
     def read(self, call: Call) -> Claim | None:
-        """The same without the cache."""
+        """Make the claim of a call, without the cache."""
         exchange = call.exchange
-        who, said = caller(exchange, self._hashes), self._conversation(call)
+        who, named = caller(exchange, self._hashes), self._conversation(call)
         for source in self._settings.session_sources:
             claim: Claim | None = None
-            if source == "conversation" and said is not None:
-                claim = self._derived("conversation", *said)
+            if source == "conversation" and named is not None:
+                claim = self._derived("conversation", *named)
             elif source == "header":
                 claim = self._header(exchange, who)
             elif source == "cookie":
@@ -107,7 +107,7 @@ class Claims:
                 # The answer to `initialize` brings the id, so nothing is inferred for it.
                 claim = self._inferred(call, who)
             if claim is not None:
-                claim.principal, claim.conversation_id = who, said[1] if said else None
+                claim.principal, claim.conversation_id = who, named[1] if named else None
                 return claim
         return None
 
@@ -120,7 +120,7 @@ class Claims:
             client = f"{name or ''} {wire_headers.text(exchange.headers, b'user-agent') or ''}".lower()
             if found := conversation(call.meta, self._host_keys, client):
                 return found
-            if isinstance(said := call.meta.get("baggage"), str) and (found := from_baggage(said)):
+            if isinstance(baggage := call.meta.get("baggage"), str) and (found := from_baggage(baggage)):
                 return found
         header = exchange.headers.get(b"baggage")
         return from_baggage(header.decode("latin-1")) if header else None
@@ -138,7 +138,7 @@ class Claims:
         return None
 
     def _named(self, session_id: str, who: Principal, *, transport: bool = False) -> Claim:
-        """The claim to an id, which may say that it is another user's: then it means a session of the caller's own."""
+        """The claim to an id. Where the id shows that it is another user's, it means a session of the caller's own."""
         hashes = self._hashes
         key = hashes.storable(session_id, hashed=transport and self._settings.session_id == "hashed")
         whose = hashes.whose(session_id, who.user)
@@ -150,8 +150,8 @@ class Claims:
             claim.fresh_until = minted_at(key) + self._fresh
         return claim
 
-    def _derived(self, source: str, *said: str) -> Claim:
-        key = self._hashes.digest(source, self._settings.service_name, *said)
+    def _derived(self, source: str, *names: str) -> Claim:
+        key = self._hashes.digest(source, self._settings.service_name, *names)
         return Claim(source, f"{NAMED}{key}", derived=True)
 
     def _cookie(self, exchange: Exchange) -> Claim | None:

@@ -207,7 +207,7 @@ class Resolver:
             call.claim.attributes = None
         if is_handshake:
             self._sessions.buffer.hold(session.id)
-        # What `initialize` said the transport session remembers, whichever session the call belongs to.
+        # The transport session has what `initialize` brought, whichever session the call belongs to.
         transport = exchange.transport_session
         if transport is not None and transport is not session:
             facts.client_name = facts.client_name or transport.facts.client_name

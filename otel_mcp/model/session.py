@@ -1,4 +1,4 @@
-"""A live session as one process sees it, and what a request says of its own."""
+"""A live session as one process sees it, and which one a request claims to be of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from otel_mcp.wire.jsonrpc import Failure
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller, as a keyed hash; empty where nobody said who they are."""
+    """A caller, as a keyed hash; empty where a request names none."""
 
     digest: str = ""
     user: str | None = None
@@ -37,7 +37,7 @@ class Session:
     agreement: str | None = None
     """Key under which replicas agreed on an inferred session."""
     known: Known | None = None
-    """What the store said of the id for which this session was proposed."""
+    """What the store knew of the id for which this session was proposed."""
     caller: str = ""
     """Digest of the caller with whom it began here, whether or not that is a user."""
     ended: bool = False
@@ -79,7 +79,7 @@ class Session:
 
 @dataclass(slots=True)
 class Claim:
-    """Which session a request says that it belongs to, before anybody has checked it."""
+    """The session that a request claims to belong to, before anything has checked it."""
 
     source: str
     key: str
@@ -91,7 +91,7 @@ class Claim:
     derived: bool = False
     """The key is a hash that every replica computes alike, so nobody need be asked."""
     whose: Whose | None = None
-    """Whose the id is, seen from the caller, where it says so itself; of another's the key is the caller's own."""
+    """Whose the id is, seen from the caller, where it shows that; of another's the key is the caller's own."""
     forged: bool = False
     """It looks like an id that we gave out, and is none."""
     fresh_until: float = -inf

@@ -40,7 +40,7 @@ def test_any_text_can_be_hashed() -> None:
     assert len({made.digest(text) for text in ("", "\x00", "\ud800", "\U0001f600", "x" * 100_000)}) == 5
 
 
-def test_a_hash_needs_a_key_and_an_agreed_one_is_known_as_such() -> None:
+def test_a_key_is_known_to_be_agreed_or_not() -> None:
     made = KeyedHashes()
     assert not made.ready
 
@@ -85,7 +85,7 @@ def test_the_ids_of_the_last_keys_stay_ours_and_no_others() -> None:
     assert [made.is_ours(session_id) for session_id in minted] == [False, *[True] * 9]
 
 
-def test_an_id_of_ours_shows_when_it_was_made_and_another_does_not() -> None:
+def test_only_an_id_of_ours_shows_when_it_was_made() -> None:
     made = KeyedHashes(clock=lambda: 1_000_000.0)
     made.learn(b"secret")
     minted = made.mint()

@@ -119,7 +119,7 @@ def test_a_transport_id_keys_as_itself_and_is_marked_as_the_protocols() -> None:
     assert claimed(called(query="abc-2")) == Claim("header", "abc-2", True)
 
 
-def test_a_transport_id_is_hashed_where_it_could_do_harm_or_the_user_says_so() -> None:
+def test_a_harmful_or_hidden_transport_id_is_hashed() -> None:
     harmful = claimed(called({"mcp-session-id": "a{b}"}))
     hidden = claimed(called({"mcp-session-id": "abc"}), session_id="hashed")
 
@@ -136,7 +136,7 @@ def test_a_revision_without_sessions_has_no_transport_id() -> None:
     assert source(called({"mcp-session-id": "t", "x-session-id": "x"}, version=MODERN)) == "header"
 
 
-def test_the_word_of_a_stranger_keys_as_a_keyed_hash_of_service_source_and_id() -> None:
+def test_a_named_id_keys_as_a_hash_of_service_source_and_id() -> None:
     calls = [
         called({}, CONVERSATION),
         called({}, {"openai/session": "v1/other"}),
@@ -223,7 +223,7 @@ def fingerprint(call: Call, **settings: Any) -> str:
     return found.key
 
 
-def test_the_same_caller_from_the_same_place_with_the_same_client_is_one() -> None:
+def test_the_same_caller_address_and_client_are_one_fingerprint() -> None:
     headers = {"authorization": "Bearer t", "user-agent": "a"}
     meta = {CLIENT_INFO: {"name": "c", "version": "1"}}
 
@@ -310,7 +310,7 @@ def test_nothing_is_inferred_for_initialize() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "params", "meta", "told"),
+    ("method", "params", "meta", "named"),
     [
         ("initialize", {"clientInfo": {"name": "c", "version": "1"}}, {}, ("c", "1")),
         ("tools/call", {}, {CLIENT_INFO: {"name": "c", "version": "1"}}, ("c", "1")),
@@ -322,12 +322,12 @@ def test_nothing_is_inferred_for_initialize() -> None:
     ],
 )
 def test_the_client_says_who_it_is(
-    method: str, params: dict[str, Any], meta: dict[str, Any], told: tuple[str | None, str | None]
+    method: str, params: dict[str, Any], meta: dict[str, Any], named: tuple[str | None, str | None]
 ) -> None:
-    assert client_info(called({}, meta, method=method, **params)) == told
+    assert client_info(called({}, meta, method=method, **params)) == named
 
 
-def test_a_caller_behind_a_proxy_is_one_whichever_of_the_proxies_it_comes_by() -> None:
+def test_a_caller_is_one_behind_any_of_several_proxies() -> None:
     headers = {"authorization": "Bearer t"}
     one, two = (called(headers, peer=f"10.0.0.{number}", shared=True) for number in (1, 2))
 

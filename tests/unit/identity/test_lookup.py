@@ -14,7 +14,7 @@ import pytest
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity import reconcile
 from otel_mcp.identity.claims import Claims
-from otel_mcp.identity.lookup import Lookup
+from otel_mcp.identity.lookup import Decision, Lookup, decide
 from otel_mcp.identity.reconcile import Reconciler
 from otel_mcp.identity.registry import Registry
 from otel_mcp.model.call import Exchange
@@ -123,6 +123,45 @@ def conversation(key: str = "c_" + "0" * 32, principal: Principal = NOBODY) -> C
     return Claim("conversation", key, conversation_id="v1/abc", principal=principal, derived=True)
 
 
+NOW = 1000.0
+LIVE = SessionFacts("abc", 5.0, HOUR)
+OWN = Claim("header", "abc", transport=True, principal=ANN)
+NAMED = Claim("header", "abc", principal=ANN)
+
+
+@pytest.mark.parametrize(
+    ("claim", "known", "owned", "decision"),
+    [
+        (OWN, Known(True, facts=LIVE), False, Decision.JOIN),
+        (OWN, Known(True, facts=LIVE, principal="ann"), False, Decision.JOIN),
+        (OWN, Known(True, facts=LIVE, principal="bob"), True, Decision.SEPARATE),
+        (OWN, Known(False, ended=True, principal="bob"), False, Decision.SEPARATE),
+        (conversation(), Known(False, principal="bob"), False, Decision.SEPARATE),
+        (OWN, Known(True, facts=LIVE, successor="next"), False, Decision.CONTINUE),
+        (OWN, Known(True, facts=LIVE, successor="next"), True, Decision.JOIN),
+        (conversation(), Known(False, successor="next"), False, Decision.BEGIN),
+        (OWN, Known(False), True, Decision.BEGIN),
+        (OWN, Known(False, ended=True), True, Decision.BEGIN),
+        (NAMED, Known(False), True, Decision.CONTINUE),
+        (OWN, Known(False), None, Decision.BEGIN),
+        (OWN, Known(False, ended=True), None, Decision.CONTINUE),
+        (NAMED, Known(False), None, Decision.CONTINUE),
+        (OWN, Known(False), False, Decision.CONTINUE),
+        (NAMED, None, False, Decision.BEGIN),
+        (replace(OWN, forged=True), None, False, Decision.CONTINUE),
+        (replace(OWN, forged=True), Known(False), True, Decision.BEGIN),
+        (replace(OWN, fresh_until=NOW + 1), Known(False), False, Decision.BEGIN),
+        (replace(OWN, fresh_until=NOW - 1), Known(False), False, Decision.CONTINUE),
+        (replace(OWN, fresh_until=NOW + 1), Known(False, ended=True), False, Decision.CONTINUE),
+        (conversation(), Known(False, ended=True), False, Decision.BEGIN),
+    ],
+)
+def test_a_claim_is_decided_by_what_the_store_knows(
+    claim: Claim, known: Known | None, owned: bool | None, decision: Decision
+) -> None:
+    assert decide(claim, known, owned, NOW) is decision
+
+
 async def test_an_id_that_the_protocol_gave_out_is_the_session(store: Store) -> None:
     here = Replica(store)
 
@@ -184,7 +223,7 @@ async def test_requests_that_come_together_share_the_successor_of_an_unknown_id(
     assert len({id(session) for session in found}) == 1
 
 
-async def test_requests_that_come_together_share_a_successor_also_when_the_store_then_fails(store: Store) -> None:
+async def test_concurrent_requests_share_a_successor_when_the_store_fails(store: Store) -> None:
     here = Replica(store)
     found: list[Session] = []
 
@@ -225,7 +264,7 @@ async def test_the_successor_of_an_id_of_ours_is_an_id_of_ours(store: Store) -> 
     assert here.hashes.is_ours(found.id)
 
 
-async def test_a_fresh_id_of_ours_that_another_replica_has_still_to_write_is_the_session(store: Store) -> None:
+async def test_a_fresh_id_of_ours_is_the_session_before_it_is_written(store: Store) -> None:
     here, there = Replica(store), Replica(store)
     minted = here.hashes.mint()
 
@@ -233,7 +272,7 @@ async def test_a_fresh_id_of_ours_that_another_replica_has_still_to_write_is_the
     assert (await there.resolve(there.minted(minted))).id == minted
 
 
-async def test_an_id_that_only_looks_like_a_hash_of_ours_is_unknown_like_any_other(store: Store) -> None:
+async def test_an_id_shaped_like_our_hashes_is_an_unknown_id(store: Store) -> None:
     here = Replica(store)
 
     for key in ("c_made-up", "c_" + "0" * 32, "h_" + "0" * 32, "p_" + "0" * 32):
@@ -254,7 +293,7 @@ async def test_a_forged_id_of_ours_opens_nothing_under_itself(store: Store) -> N
     assert (await here.resolve(here.minted(another))).id != another
 
 
-async def test_while_the_replicas_have_still_to_agree_on_a_key_each_takes_the_ids_of_the_others(store: Store) -> None:
+async def test_before_replicas_agree_on_a_key_ids_of_others_are_taken(store: Store) -> None:
     here = Replica(store)
     here.hashes.learn(b"secret", agreed=False)
     store.down = True
@@ -263,7 +302,7 @@ async def test_while_the_replicas_have_still_to_agree_on_a_key_each_takes_the_id
     assert (await here.resolve(here.minted(others))).id == others
 
 
-async def test_while_the_store_is_away_an_unknown_id_is_taken_at_its_word(store: Store) -> None:
+async def test_during_an_outage_an_unknown_id_is_the_session(store: Store) -> None:
     store.down = True
     here = Replica(store)
 
@@ -320,7 +359,7 @@ async def test_a_client_that_pauses_longer_than_the_gap_begins_another_session(s
     assert (await here.resolve(inferred())).id != first.id
 
 
-async def test_while_the_store_is_away_requests_that_come_together_share_a_provisional_id(store: Store) -> None:
+async def test_concurrent_requests_share_a_provisional_id_during_an_outage(store: Store) -> None:
     store.down = True
     here = Replica(store)
     found: list[Session] = []
@@ -416,7 +455,7 @@ async def test_a_session_that_began_without_a_user_is_nobodys(store: Store, begu
     assert here.rejected == []
 
 
-async def test_a_session_without_a_handshake_is_that_of_the_user_of_its_first_message(store: Store) -> None:
+async def test_the_first_message_binds_a_session_without_a_handshake(store: Store) -> None:
     here = Replica(store)
 
     first, second, third = [await here.resolve(header("abc", who), owned=True) for who in (ANN, NOBODY, BOB)]
@@ -461,7 +500,7 @@ async def test_a_session_that_another_replica_began_is_no_new_one(store: Store) 
     assert found.id == "shared"
 
 
-async def test_a_flood_of_made_up_ids_asks_the_store_no_oftener_than_the_limit(store: Store) -> None:
+async def test_made_up_ids_are_asked_about_within_the_limit(store: Store) -> None:
     here = Replica(store, max_new_sessions=10, max_sessions=50)
 
     for number in range(1000):
@@ -558,7 +597,7 @@ async def test_another_user_of_a_lost_id_is_not_asked_about_again(store: Store) 
     assert store.asked == asked
 
 
-async def test_what_is_proposed_to_another_user_of_a_lost_id_is_not_the_first_ones_session(store: Store) -> None:
+async def test_another_user_of_a_lost_id_is_proposed_another_session(store: Store) -> None:
     there, here = Replica(store), Replica(store)
     anns = await there.resolve(header("lost", ANN))
     store.documents[anns.id] = Known(True, facts=anns.facts)
@@ -582,7 +621,7 @@ async def test_a_successor_that_has_ended_is_begun_anew_within_the_limit_only(st
     assert (await here.resolve(header("found"))).id == continued[1].id
 
 
-async def test_ids_that_were_met_while_the_store_was_away_are_asked_about_one_after_another(
+async def test_ids_met_during_an_outage_are_asked_about_one_by_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "_MAX_UNSEEN", 3)
@@ -595,7 +634,7 @@ async def test_ids_that_were_met_while_the_store_was_away_are_asked_about_one_af
     for number in range(5):
         store.agreed[f"lost-{number}:next"] = f"next-{number}"
     with anyio.fail_after(5):
-        while not blindly[4].ended:  # noqa: ASYNC110 (somebody is asked beside the requests)
+        while not blindly[4].ended:  # noqa: ASYNC110 (the store is asked in the background)
             await anyio.sleep(0.01)
 
     assert [session.id for session in blindly] == [f"lost-{number}" for number in range(5)]

@@ -121,7 +121,7 @@ def slow_replicas(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetr
     made.redis.close()
 
 
-async def test_a_client_with_a_credential_that_two_replicas_serve_in_turn_is_one_session(replicas: Replicas) -> None:
+async def test_a_client_served_by_two_replicas_in_turn_is_one_session(replicas: Replicas) -> None:
     bearer = ("authorization", "Bearer s3cr3t-t0ken")
 
     replies = [
@@ -171,7 +171,7 @@ async def test_ten_clients_without_credentials_behind_a_proxy_are_no_session(
 
 @pytest.mark.parametrize("other", [BOB, ("authorization", "Bearer opaque"), None], ids=["bob", "a token", "nobody"])
 @pytest.mark.parametrize("kind", ["handed out by us", "the server's own", "a conversation"])
-async def test_another_user_cannot_use_a_session_on_a_replica_that_has_not_seen_its_user(
+async def test_another_user_cannot_use_a_session_on_another_replica(
     replicas: Replicas, kind: str, other: tuple[str, str] | None
 ) -> None:
     own = "own" if kind == "the server's own" else None
@@ -195,7 +195,7 @@ async def test_another_user_cannot_use_a_session_on_a_replica_that_has_not_seen_
     assert "ann" not in replicas.everything()
 
 
-async def test_of_two_users_who_meet_an_id_at_once_the_first_one_keeps_it(replicas: Replicas) -> None:
+async def test_the_first_of_two_users_of_an_id_keeps_it(replicas: Replicas) -> None:
     """Before either replica has written whose it is, none can know; soon after, both do."""
     first, second = await asyncio.gather(
         replicas.post(0, call(meta=CHAT), [ANN]), replicas.post(1, call(meta=CHAT), [BOB])
@@ -415,7 +415,7 @@ def dispatching(runtime: Runtime, tool: Callable[[], Awaitable[Message]]) -> MCP
     return MCPMiddleware(app, runtime)
 
 
-async def test_a_call_longer_than_the_idle_gap_is_the_last_of_its_session(make_runtime: MakeRuntime) -> None:
+async def test_a_call_longer_than_the_idle_gap_ends_its_session(make_runtime: MakeRuntime) -> None:
     runtime = make_runtime(session_idle_gap=0.3)
     takes = [0.0, 0.5, 0.0, 0.0]
 
@@ -489,7 +489,7 @@ async def test_replicas_that_began_two_sessions_go_on_in_one(replicas: Replicas,
     assert found <= set(apart)
 
 
-async def test_a_user_is_not_moved_into_the_session_of_another_who_names_the_same_lost_id(replicas: Replicas) -> None:
+async def test_users_of_one_lost_id_do_not_share_its_successor(replicas: Replicas) -> None:
     anns, bobs = ([*MODERN_HEADERS, ("x-session-id", "lost"), user] for user in (ANN, BOB))
     await replicas.post(0, modern(), anns)
     await replicas.forget()
@@ -510,7 +510,7 @@ async def test_a_user_is_not_moved_into_the_session_of_another_who_names_the_sam
     assert [len(sessions) for sessions in found] == [1, 1]
 
 
-async def test_another_user_who_names_a_lost_id_has_a_session_of_its_own_on_another_replica(
+async def test_another_user_of_a_lost_id_is_separate_on_another_replica(
     replicas: Replicas,
 ) -> None:
     anns, bobs = ([*MODERN_HEADERS, ("x-session-id", "lost"), user] for user in (ANN, BOB))
@@ -539,9 +539,7 @@ async def meet_apart(replicas: Replicas, valkey: Valkey) -> tuple[str | None, st
     return elsewhere, blindly
 
 
-async def test_an_id_that_a_replica_met_while_the_store_said_nothing_is_continued_as_elsewhere(
-    replicas: Replicas, valkey: Valkey
-) -> None:
+async def test_an_id_met_during_an_outage_is_continued_as_elsewhere(replicas: Replicas, valkey: Valkey) -> None:
     elsewhere, blindly = await meet_apart(replicas, valkey)
 
     async def joined() -> bool:
@@ -567,7 +565,7 @@ async def test_a_replica_that_comes_later_continues_a_lost_id_as_the_others(
     assert (await replicas.post(2, modern(), LOST)).session_id == elsewhere
 
 
-async def test_a_client_that_names_the_session_it_was_in_is_agreed_upon_all_the_same(replicas: Replicas) -> None:
+async def test_a_client_that_names_its_inferred_session_is_still_agreed_upon(replicas: Replicas) -> None:
     headers = [*MODERN_HEADERS, ANN]
     first = (await replicas.post(0, modern(), headers)).session_id or ""
     await replicas.forget()

@@ -135,7 +135,7 @@ async def test_an_agent_with_opentelemetry_names_its_session_by_baggage(runtime:
 
 
 async def test_two_replicas_agree_on_a_client_without_a_session(make_runtime: MakeRuntime) -> None:
-    """Both hold the same store: what one agrees on, the other is told."""
+    """Both hold the same store: the other learns what one agrees on."""
     one, two = make_runtime(hash_key="shared"), make_runtime(hash_key="shared")
     shared = one.sessions._store  # pyright: ignore[reportPrivateUsage]
     two.sessions._store = shared  # pyright: ignore[reportPrivateUsage]
