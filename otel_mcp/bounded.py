@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from otel_mcp.semconv import OTHER
 
@@ -19,7 +19,7 @@ def remember(table: OrderedDict[K, V], key: K, value: V, limit: int) -> None:
         table.popitem(last=False)
 
 
-class Paths(Generic[V]):
+class Paths(OrderedDict[str, V]):
     """What has been seen at the paths that were used last.
 
     Where a server answers at any path, a client may make them up: those in use stay.
@@ -29,20 +29,17 @@ class Paths(Generic[V]):
     LONGEST: Final = 256
     """Characters; what is longer is not kept."""
 
-    def __init__(self) -> None:
-        self._seen: OrderedDict[str, V] = OrderedDict()
-
     def learn(self, path: str, value: V) -> None:
-        """This has been seen."""
+        """Note what has been seen at a path."""
         if len(path) <= self.LONGEST:
-            remember(self._seen, path, value, self.MOST)
-            self._seen.move_to_end(path)
+            remember(self, path, value, self.MOST)
+            self.move_to_end(path)
 
-    def get(self, path: str) -> V | None:
-        """What has been seen, if anything has."""
-        value = self._seen.get(path)
+    def use(self, path: str) -> V | None:
+        """Return what has been seen at a path, which is in use."""
+        value = self.get(path)
         if value is not None:
-            self._seen.move_to_end(path)
+            self.move_to_end(path)
         return value
 
 

@@ -309,7 +309,7 @@ class HandedOver:
         self._paths.learn(exchange.path, True)
 
     def hands_over(self, exchange: Exchange) -> bool:
-        return self._paths.get(exchange.path) is True
+        return self._paths.use(exchange.path) is True
 
 
 def _asks_for(call: Call, params: object) -> bool:

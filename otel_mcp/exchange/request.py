@@ -185,7 +185,7 @@ class Requests:
             return False
         if exchange.routed:
             return True
-        return self._bare.get(exchange.path) is True and exchange.transport_id == exchange.wire_session_id
+        return self._bare.use(exchange.path) is True and exchange.transport_id == exchange.wire_session_id
 
     def learn_bare(self, exchange: Exchange) -> None:
         """Note, at the end of a request, that its app itself is the handler: no seam has seen the calls answered."""

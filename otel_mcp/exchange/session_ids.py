@@ -56,7 +56,7 @@ class SessionIds:
             owns: the server gives out ids.
             named: the client had named an id, so that the answer says less: many servers repeat what they are sent.
         """
-        if not named or self._paths.get(exchange.path) is None:
+        if not named or self._paths.use(exchange.path) is None:
             self._paths.learn(exchange.path, owns)
 
     async def claim(self, exchange: Exchange, scope: Scope) -> Scope:
@@ -65,12 +65,14 @@ class SessionIds:
             await self._resolver.prepare(exchange)
             hashes = self._hashes
             # Also one that another replica seems to have made, with another key: the server has given out neither.
-            if hashes.is_ours(wire_id) or (hashes.is_shaped(wire_id) and not self._paths.get(exchange.path)):
+            if hashes.is_ours(wire_id) or (hashes.is_shaped(wire_id) and not self._paths.use(exchange.path)):
                 exchange.owns_sessions = False
                 # As the app would have got it had we not given the client an id.
                 exchange.scope = scope = wire_headers.without(scope, wire_headers.SESSION_ID)
         elif not exchange.modern:  # The revision of 2026-07-28 has no transport sessions: an id there says nothing.
             exchange.owns_sessions = self._paths.get(exchange.path)
+            if exchange.owns_sessions is not None:
+                self._paths.move_to_end(exchange.path)
             if not self._hashes.ready:
                 await self._resolver.prepare(exchange)
         return scope

@@ -94,21 +94,6 @@ class Lookup:
         self._reconciler = reconciler
         self._gap = min(settings.session_idle_gap, settings.session_ttl)
 
-    def cached(self, claim: Claim) -> Session | None:
-        """The session that this very claim has led to before, if it still would."""
-        session = claim.session
-        if session is None or session.ended or session.superseded or session.conversation is not None:
-            return None
-        facts = session.facts
-        if (
-            self._registry.clock() - session.last_activity >= facts.limit
-            or self._sessions.get(session.id) is not session
-            or (facts.principal is not None and facts.principal != claim.principal.user)
-        ):
-            return None
-        self._sessions.move_to_end(session.id)
-        return session
-
     def peek(self, claim: Claim) -> Session | None:
         """What `resolve` would answer, if it is known without asking or creating."""
         registry = self._registry
@@ -124,7 +109,7 @@ class Lookup:
 
     async def propose(self, claim: Claim, *, owned: bool | None, asker: Asker | None = None) -> Session | None:
         """The session that a message would have if the server accepted it. Asks; writes and opens nothing."""
-        if (session := self.cached(claim) or self.peek(claim)) is not None:
+        if (session := self.peek(claim)) is not None:
             return session
         if claim.inferred:
             agreed = await self._directory.get(_agreement(claim), asker)

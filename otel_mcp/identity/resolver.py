@@ -54,13 +54,21 @@ class Resolver:
         claim = call.claim = self._claims.of(call)
         if claim is None:
             return True  # Nothing can be known of it.
-        session = self._lookup.cached(claim)
-        if session is None:
+        session = claim.session
+        if session is None or session.ended or session.superseded or session.conversation is not None:
             return False
+        facts, held = session.facts, self.registry.sessions
+        if (
+            held.get(session.id) is not session
+            or time.time() - session.last_activity >= facts.limit
+            or (facts.principal is not None and facts.principal != claim.principal.user)
+        ):
+            return False
+        held.move_to_end(session.id)
         call.session = exchange.session = session
         call.tentative = False
         if exchange.protocol_version is None:
-            exchange.protocol_version = session.facts.protocol_version
+            exchange.protocol_version = facts.protocol_version
         return True
 
     def rejoin(self, call: Call) -> None:
@@ -103,12 +111,10 @@ class Resolver:
         exchange = call.exchange
         if call.session is not None or call.id is None or call.method == "initialize":
             return
-        if (claim := await self._claim(call)) is not None:
-            session = await self._lookup.propose(claim, owned=exchange.owns_sessions, asker=exchange)
-            if session is not None:
-                call.tentative = True
-                self._join(call, session)
-                exchange.session = None
+        if not self.cached(call) and (claim := await self._claim(call)) is not None:
+            self._join(call, await self._lookup.propose(claim, owned=exchange.owns_sessions, asker=exchange))
+        if call.session is not None:
+            call.tentative, exchange.session = True, None
 
     async def _claim(self, call: Call) -> Claim | None:
         await self.prepare(call.exchange)

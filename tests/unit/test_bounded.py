@@ -1,8 +1,10 @@
-"""Names of strangers become metric attributes only within bounds."""
+"""Names of strangers become metric attributes, and their paths are kept, only within bounds."""
 
 from __future__ import annotations
 
-from otel_mcp.bounded import BoundedNames
+import pytest
+
+from otel_mcp.bounded import BoundedNames, Paths
 
 
 def test_a_name_that_proved_itself_is_known_from_then_on() -> None:
@@ -64,3 +66,14 @@ def test_a_name_too_long_is_other_however_proven() -> None:
 
     assert names.bounded("x" * 129, proven=True) == "_OTHER"
     assert names.bounded("x" * 128, proven=True) == "x" * 128
+
+
+def test_paths_in_use_stay_and_overlong_ones_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paths, "MOST", 2)
+    paths: Paths[int] = Paths()
+    for number, path in enumerate(("/mcp", "/a", "/b", "/" + "x" * 256)):
+        paths.learn(path, number)
+        assert paths.use("/mcp") == 0
+
+    assert list(paths.items()) == [("/b", 2), ("/mcp", 0)]
+    assert paths.use("/a") is None

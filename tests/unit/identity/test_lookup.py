@@ -581,22 +581,6 @@ async def test_the_public_state_of_a_session_is_a_copy_without_calls(store: Stor
     assert session.facts.client_name is None
 
 
-async def test_another_user_of_a_lost_id_is_not_asked_about_again(store: Store) -> None:
-    there, here = Replica(store), Replica(store)
-    anns = await there.resolve(header("lost", ANN))
-    store.documents[anns.id] = Known(True, facts=anns.facts)
-    bobs = await here.resolve(header("lost", BOB))
-    claim = header("lost", BOB)
-    await here.resolve(claim)
-    asked = store.asked.copy()
-
-    proposed = await here.lookup.propose(claim, owned=False)
-
-    assert proposed is bobs
-    assert bobs.id != anns.id
-    assert store.asked == asked
-
-
 async def test_another_user_of_a_lost_id_is_proposed_another_session(store: Store) -> None:
     there, here = Replica(store), Replica(store)
     anns = await there.resolve(header("lost", ANN))

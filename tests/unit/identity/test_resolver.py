@@ -263,6 +263,26 @@ async def test_a_session_under_another_user_is_another_session_and_counted(
     assert ({"otel_mcp.reason": "principal"}, 1) in telemetry.points("otel_mcp.session.rejected")
 
 
+async def test_another_user_of_a_lost_id_is_not_asked_about_again(
+    runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = MCPMiddleware(Server(), runtime)
+    for user in ("ann", "bob", "bob"):
+        await post(app, call(), [*legacy_headers("lost"), jwt(user)])
+    asked: list[str] = []
+
+    async def describe(session_id: str, _: object = None) -> None:
+        asked.append(session_id)
+
+    monkeypatch.setattr(runtime.sessions, "describe", describe)
+    await post(app, call(), [*legacy_headers("lost"), jwt("bob")])
+
+    first, *others = sessions_of(telemetry)
+    assert first not in others
+    assert len(set(others)) == 1
+    assert asked == []
+
+
 async def test_a_forged_token_that_the_server_refuses_leaves_nothing(runtime: Runtime, telemetry: Telemetry) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await read(receive)
