@@ -70,6 +70,7 @@ class Metrics:
         """The server has listed all its tools."""
         self._series: dict[tuple[str | None, ...], tuple[Series, Series]] = {}
         """Duration and size of the result, by the values of their attributes."""
+        self._client_series: dict[tuple[str, str], Series] = {}
         self._store_series: dict[tuple[str, str], Series] = {}
         self._refused: deque[tuple[int, str | None]] = deque()
         self.registered = False
@@ -82,8 +83,8 @@ class Metrics:
     def forget(self) -> None:
         """Start again in a forked child: what waits to be counted is the parent's."""
         self._refused.clear()
-        self._requests: Counter[tuple[str, str]] = Counter()
-        """Of the batch that is being recorded, by client and method."""
+        self._requests: Counter[Series] = Counter()
+        """Of the batch that is being recorded, by the series of client and method."""
         self._exemplified: set[tuple[Series, int]] = set()
         """Buckets that have been offered an exemplar by this batch: they keep one, and an offer costs a record."""
 
@@ -125,7 +126,8 @@ class Metrics:
                 accepted = call.accepted or (exchange.status or 500) < 300
                 # A client that has only introduced itself, which all may do, leaves room for those that work.
                 proven = accepted and worked and method == "tools/call"
-                self._requests[self._clients.bounded(client, proven=proven, likely=accepted), method] += 1
+                by = self._clients.bounded(client, proven=proven, likely=accepted), method
+                self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
             name: str | None = None
             if method in ("tools/call", "prompts/get"):
                 names, named = self.tools if method == "tools/call" else self._prompts, call.target is not None
@@ -161,6 +163,11 @@ class Metrics:
             code = self._error_codes.bounded(code, proven=call.accepted, likely=True)
         return error_type, code
 
+    def _slow_client_series(self, client: str, method: str) -> Series:
+        attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
+        series = self._client_series[client, method] = Series(self._on.clients_requests, attributes)
+        return series
+
     def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, Series]:
         """Make the series of calls with these values, all bounded, for their durations and the sizes of results."""
         method, name, error_type, code, version, http_version = key
@@ -188,9 +195,8 @@ class Metrics:
         try:
             if self._refused:
                 self.settle()
-            for (client, method), count in requests.items():
-                attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
-                self._on.clients_requests.add(count, attributes, NO_SPAN)
+            for series, count in requests.items():
+                series.record(count)
         except Exception as failure:
             report("record", failure)
 
