@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -88,6 +89,18 @@ def test_unexpected_error_is_one_line_without_its_text(cli: Cli, monkeypatch: py
     assert "SECRET" not in result.err
 
 
+PROCESSES: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    yield
+    while PROCESSES:
+        process = PROCESSES.pop()
+        process.kill()
+        process.wait()
+
+
 def started(redis_url: str, *command: str, **pipes: Any) -> subprocess.Popen[str]:
     """The command line as a process of its own."""
     environment = {**os.environ, "OTEL_PYTHON_MCP_REDIS_URL": redis_url, "OTEL_SERVICE_NAME": "shop"}
@@ -95,9 +108,9 @@ def started(redis_url: str, *command: str, **pipes: Any) -> subprocess.Popen[str
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from otel_mcp.cli import main; main()"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *command], env=environment, stderr=subprocess.PIPE, text=True, **pipes
-    )
+    command = (sys.executable, "-c", script, *command)
+    PROCESSES.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **pipes))
+    return PROCESSES[-1]
 
 
 def test_a_reader_that_goes_away_is_no_error(redis_url: str) -> None:
