@@ -95,32 +95,30 @@ class Flusher:
             if self.buffer.dropped:
                 self._count_dropped()
             self._through, self._down = 0, None
-            await self._send_all(yielding=yielding)
-            if self._moved:
-                await self._send_all(yielding=yielding)
+            for _ in range(2):
+                self._moved = False
+                if self.frozen:
+                    await self._resend()
+                # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
+                left = len(self.buffer.pending)
+                while left > 0 and (batch := self.buffer.take(min(BATCH, left), self.frozen, RECORDS)):
+                    left -= len(batch)
+                    busy = time.thread_time()
+                    flushes: list[Flush] = []
+                    for delta in batch:
+                        flush = Flush(delta, self._producer.token, self._producer.next_sequence())
+                        self.frozen[delta.facts.session_id] = flush
+                        flushes.append(flush)
+                    if not await self._send(flushes):
+                        break
+                    if yielding and left > 0:
+                        await asyncio.sleep(min(time.thread_time() - busy, _LONGEST_PAUSE))
+                if not self._moved:
+                    break  # Else once more, for what goes on in another session.
         finally:
             if self._down is not None or self._health.is_partial:
                 self._judge()
             turn.release()
-
-    async def _send_all(self, *, yielding: bool) -> None:
-        self._moved = False
-        if self.frozen:
-            await self._resend()
-        # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
-        left = len(self.buffer.pending)
-        while left > 0 and (batch := self.buffer.take(min(BATCH, left), self.frozen, RECORDS)):
-            left -= len(batch)
-            busy = time.thread_time()
-            flushes: list[Flush] = []
-            for delta in batch:
-                flush = Flush(delta, self._producer.token, self._producer.next_sequence())
-                self.frozen[delta.facts.session_id] = flush
-                flushes.append(flush)
-            if not await self._send(flushes):
-                return
-            if yielding and left > 0:
-                await asyncio.sleep(min(time.thread_time() - busy, _LONGEST_PAUSE))
 
     async def _resend(self) -> None:
         frozen = list(self.frozen.values())

@@ -79,7 +79,7 @@ class StoreHealth:
     ) -> None:
         """`divided`: parts of the store may fail by themselves, as those of a cluster do."""
         self.divided = divided
-        self._events = events
+        self.events = events
         self._clock = clock
         self.clear()
 
@@ -127,12 +127,8 @@ class StoreHealth:
         finally:
             if use.down is not None and not deferred:
                 self.failed(use.down, proof=proof)
-            self.measured(name, outcome, started)
-
-    def measured(self, name: str, outcome: str, started: float) -> None:
-        """Report a use of the store that has `started` then, by `perf_counter`."""
-        with guarded("session events"):
-            self._events.store_operation(name, outcome, time.perf_counter() - started)
+            with guarded("session events"):
+                self.events.store_operation(name, outcome, time.perf_counter() - started)
 
     def failed(self, down: StoreDown, *, proof: bool = False) -> None:
         """Note that the store does not work; one warning an outage.

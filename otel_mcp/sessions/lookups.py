@@ -80,7 +80,8 @@ class Lookups:
                 self._health.failed(error)
         else:
             answer = cast(T, task.result())
-        self._health.measured(operation, outcome, started)
+        with guarded("session events"):
+            self._health.events.store_operation(operation, outcome, time.perf_counter() - started)
         return answer
 
     async def aclose(self) -> None:
