@@ -15,13 +15,13 @@ import pytest
 from tests.support import path
 
 PATH = {
-    ("2026-07-28", "off"): (72, 26),
-    ("2026-07-28", "on"): (83, 27),
-    ("2025-11-25", "off"): (85, 33),
-    ("2025-11-25", "on"): (96, 34),
+    ("2026-07-28", "off"): (44, 20),
+    ("2026-07-28", "on"): (54, 22),
+    ("2025-11-25", "off"): (51, 23),
+    ("2025-11-25", "on"): (61, 25),
 }
 """Functions and files, at most, by revision and HTTP span."""
-UNTIL_FLUSHED = {"2026-07-28": (178, 48), "2025-11-25": (189, 53)}
+UNTIL_FLUSHED = {"2026-07-28": (106, 38), "2025-11-25": (111, 40)}
 """The same with drain and flush to Redis, without the HTTP span."""
 
 
