@@ -1,4 +1,4 @@
-"""What a session store can do; `memory` and `redis_store` do it.
+"""What a session store can do; `memory` and `redis/` do it.
 
 Only the flusher and the public API of sessions talk to a store, never the
 path of a request. Instants are Unix seconds of this machine.

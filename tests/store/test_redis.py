@@ -712,7 +712,7 @@ async def test_an_expiry_claimed_by_a_live_process_is_not_reported_twice(
     assert (answer.expired, answer.created, answer.total_calls) == (None, True, 1)
 
 
-async def test_a_session_under_an_id_whose_end_is_being_reported_has_a_deadline(
+async def test_a_new_session_has_a_deadline_while_an_old_end_is_reported(
     store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()

@@ -67,7 +67,7 @@ KEYS = (HostKey("corp.example/run"), HostKey("run", clients=("corp",)))
 """
 
 
-def test_keys_of_hosts_are_found_by_their_entry_point_and_come_before_ours(install: Install) -> None:
+def test_host_keys_of_entry_points_come_before_ours(install: Install) -> None:
     install("otel_mcp_conversation_keys", "plugin_of_a_user:KEYS", KEYS)
 
     keys = host_keys(load(conversation_keys="configured"))

@@ -238,7 +238,7 @@ async def dismantle(runtime: Runtime | None) -> None:
             runtime.disable()
 
 
-async def test_whichever_function_of_ours_raises_the_messages_are_the_same_and_it_is_counted(
+async def test_a_raising_function_of_ours_is_counted_and_changes_no_message(
     telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, failures: Any
 ) -> None:
     reference = [reply.messages for reply in await serve(server)]

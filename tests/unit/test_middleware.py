@@ -363,7 +363,7 @@ async def test_a_body_without_encoding_is_read_also_where_a_header_says_so(
     "body", [b"not json", b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"jsonrpc":"2.0","id":1}', b"[" * 5000]
 )
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
-async def test_an_answer_that_makes_no_sense_passes_and_is_no_failure_of_ours(
+async def test_a_malformed_answer_passes_and_is_no_failure_of_ours(
     runtime: Runtime, telemetry: Telemetry, body: bytes, kind: str
 ) -> None:
     framed = body if kind == "application/json" else b'data: {"id"' + body + b'"id"\n\n'
@@ -408,9 +408,7 @@ async def test_an_answer_is_understood_however_it_is_cut(runtime: Runtime, telem
     assert [(span.attributes or {}).get("error.type") for span in telemetry.spans()] == ["-32603", "-32603"]
 
 
-async def test_a_request_of_the_servers_own_with_the_same_id_is_not_the_answer(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_a_server_request_with_the_same_id_is_no_answer(runtime: Runtime, telemetry: Telemetry) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await read(receive)
         await stream(send, [event(ask("sampling/createMessage", 1)), event(error(-32000, 1))])
@@ -555,7 +553,7 @@ async def test_an_answer_of_a_client_is_no_request(runtime: Runtime, telemetry: 
     assert telemetry.points("mcp.server.operation.duration") == []
 
 
-async def test_a_lifespan_passes_and_flushes_before_the_server_hears_that_it_is_over(
+async def test_a_lifespan_passes_and_flushes_before_its_end_is_reported(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from otel_mcp import current

@@ -164,9 +164,7 @@ def test_several_bad_values_are_a_warning_each_and_good_ones_stand(monkeypatch: 
     ]
 
 
-def test_a_bad_argument_stands_aside_for_the_default_and_not_for_the_environment(
-    monkeypatch: pytest.MonkeyPatch, logs: Logs
-) -> None:
+def test_a_bad_argument_gives_way_to_the_default_only(monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
     monkeypatch.setenv(PREFIX + "SESSION_TTL", "60")
 
     assert load(session_ttl="x").session_ttl == 3600.0

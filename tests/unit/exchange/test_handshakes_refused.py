@@ -104,7 +104,7 @@ async def test_what_json_refuses_is_known_before_the_headers_go_out(
 
 
 @pytest.mark.parametrize("answering", [torn, as_stream])
-async def test_an_id_that_went_out_before_the_refusal_is_a_session_only_once_it_is_used(
+async def test_an_id_sent_before_the_refusal_is_a_session_once_used(
     runtime: Runtime, telemetry: Telemetry, answering: Answering
 ) -> None:
     wrapped = MCPMiddleware(server(answering, error(-32000)), runtime)
@@ -187,7 +187,7 @@ async def test_on_the_stream_of_2024_only_a_result_begins_the_session(
     assert (dict(span.attributes or {})["otel_mcp.session.source"] == "header") is succeeded
 
 
-async def test_an_app_that_fails_after_the_start_of_a_handshakes_answer_fails_as_without_us(runtime: Runtime) -> None:
+async def test_an_app_failing_within_a_handshakes_answer_fails_as_without_us(runtime: Runtime) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await read(receive)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})

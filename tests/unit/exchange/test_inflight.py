@@ -271,7 +271,7 @@ async def test_the_end_of_the_session_gives_up_what_still_waits(runtime: Runtime
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-async def test_an_answer_that_was_complete_and_could_not_be_read_is_not_waited_for(
+async def test_a_complete_but_unreadable_answer_is_not_waited_for(
     runtime: Runtime, telemetry: Telemetry, encoding: str
 ) -> None:
     payload = gzip.compress(json.dumps(result()).encode()) if encoding == "gzip" else b"who knows"
@@ -391,9 +391,7 @@ async def test_a_get_that_the_server_refuses_opens_nothing(runtime: Runtime, tel
     assert telemetry.events() == []
 
 
-async def test_a_client_that_leaves_a_running_tool_while_its_stream_is_open_leaves_nothing_behind(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_a_client_leaving_a_running_tool_leaves_nothing_behind(runtime: Runtime, telemetry: Telemetry) -> None:
     """Its answer may come by another stream only where the call was left to that."""
     head = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
     running, over, left = anyio.Event(), anyio.Event(), anyio.Event()
@@ -435,7 +433,7 @@ async def test_a_client_that_leaves_a_running_tool_while_its_stream_is_open_leav
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["stream open", "no stream"])
-async def test_an_accepted_call_waits_for_its_answer_on_the_wire_only_where_a_stream_is_open(
+async def test_an_accepted_call_waits_for_its_answer_only_with_an_open_stream(
     runtime: Runtime, telemetry: Telemetry, is_open: bool
 ) -> None:
     head = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}

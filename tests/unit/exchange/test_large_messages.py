@@ -127,7 +127,7 @@ async def test_behind_an_event_beyond_the_bound_the_stream_is_read_on(runtime: R
     assert (telemetry.span().attributes or {})["error.type"] == "tool_error"
 
 
-async def test_a_large_answer_to_several_calls_is_not_ascribed_to_one_of_them(runtime: Runtime) -> None:
+async def test_a_large_answer_to_several_calls_is_ascribed_to_none(runtime: Runtime) -> None:
     exchanges: list[Exchange] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:

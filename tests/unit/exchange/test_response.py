@@ -99,7 +99,7 @@ def measured(telemetry: Telemetry, name: str) -> list[tuple[str | None, Any]]:
     ]
 
 
-async def test_a_stream_of_a_known_session_names_it_and_its_call_is_measured(
+async def test_a_stream_names_its_known_session_and_its_call_is_measured(
     streaming: Streaming, telemetry: Telemetry
 ) -> None:
     await post(streaming, initialize())
@@ -110,7 +110,7 @@ async def test_a_stream_of_a_known_session_names_it_and_its_call_is_measured(
     assert measured(telemetry, SIZE) == [(None, (2, sum(map(len, data))))]
 
 
-async def test_an_answer_to_somebody_else_on_the_stream_is_not_that_of_the_call(
+async def test_another_clients_answer_on_the_stream_does_not_end_the_call(
     streaming: Streaming, telemetry: Telemetry
 ) -> None:
     await post(streaming, initialize())
@@ -208,9 +208,7 @@ async def test_a_stream_that_ends_without_the_answer_leaves_its_call_open(
     assert measured(telemetry, DURATION) == []
 
 
-async def test_what_is_recorded_after_its_request_is_over_still_lies_beneath_the_span_of_that_request(
-    streaming: Streaming, telemetry: Telemetry
-) -> None:
+async def test_a_late_record_still_lies_beneath_its_requests_span(streaming: Streaming, telemetry: Telemetry) -> None:
     async def answers(_: Any, __: Any) -> Message:
         return OK
 
@@ -223,7 +221,7 @@ async def test_what_is_recorded_after_its_request_is_over_still_lies_beneath_the
     assert described(by_name["tools/call add"])["parent"] == id_of(by_name["POST"])
 
 
-async def test_a_refusal_in_front_of_the_sdk_ends_a_session_of_the_sdks(
+async def test_a_refusal_in_front_of_the_sdk_ends_its_session(
     streaming: Streaming, runtime: Runtime, telemetry: Telemetry
 ) -> None:
     async def behind(scope: Message, receive: Receive, send: Send) -> None:
@@ -242,7 +240,7 @@ async def test_a_refusal_in_front_of_the_sdk_ends_a_session_of_the_sdks(
     assert [record["attributes"]["otel_mcp.session.end.reason"] for record in ended] == ["server_closed"]
 
 
-async def test_headers_of_an_app_that_is_no_mcp_server_are_not_looked_at(runtime: Runtime) -> None:
+async def test_response_headers_of_other_apps_are_not_read(runtime: Runtime) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await read(receive)
         await send({"type": "http.response.start", "status": 200, "headers": [("content-type", "text/plain")]})

@@ -55,7 +55,7 @@ async def test_initialize_of_a_server_without_sessions_gets_an_id_of_ours(
     ]
 
 
-async def test_the_id_of_ours_is_taken_off_before_the_app_sees_it_and_found_again(runtime: Runtime) -> None:
+async def test_our_id_is_removed_before_the_app_and_recognised_later(runtime: Runtime) -> None:
     server = Server()
     app = MCPMiddleware(server, runtime)
     session_id = (await post(app, initialize())).headers["mcp-session-id"]
@@ -95,7 +95,7 @@ async def test_a_foreign_id_reaches_the_app_as_it_is(runtime: Runtime) -> None:
         assert dict(server.scopes[-1]["headers"])[b"mcp-session-id"] == session_id.encode()
 
 
-async def test_an_id_that_another_replica_made_with_another_key_is_kept_from_a_server_that_gives_out_none(
+async def test_an_id_made_with_another_key_is_kept_from_a_stateless_server(
     make_runtime: MakeRuntime,
 ) -> None:
     one, other = (make_runtime(hash_key=key) for key in ("one", "other"))
@@ -279,7 +279,7 @@ async def test_an_unknown_id_is_answered_with_the_same_successor_every_time(runt
     assert None not in found
 
 
-async def test_an_id_with_line_ends_or_controls_never_comes_back_in_a_header(runtime: Runtime) -> None:
+async def test_an_id_with_control_characters_is_never_in_a_header(runtime: Runtime) -> None:
     app = MCPMiddleware(Server(), runtime)
 
     for hostile in ("a\r\nset-cookie: x=1", "a\x00b", "\x7f", "a\x1bb", "\u00e9\u00ff", " ", "x" * 5000):

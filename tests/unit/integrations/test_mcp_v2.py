@@ -723,7 +723,7 @@ async def test_the_size_of_a_result_is_not_that_of_its_encoding(
     assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 1
 
 
-async def test_an_id_that_cannot_be_exported_is_mended_on_the_span_of_the_sdk(
+async def test_an_id_that_cannot_be_exported_is_mended_on_the_native_span(
     runner: ModuleType, telemetry: Telemetry
 ) -> None:
     native = OpenTelemetryMiddleware(telemetry)

@@ -44,7 +44,7 @@ def library() -> Iterator[None]:
     Library.serve = before["serve"]  # type: ignore[method-assign]
 
 
-def test_a_name_is_replaced_and_put_back_as_the_very_object_it_was() -> None:
+def test_a_patched_name_is_restored_to_the_same_object() -> None:
     original = Library.__dict__["serve"]
     patches = Patches()
 
@@ -130,7 +130,7 @@ def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         sys.modules.pop(name, None)
 
 
-def test_a_module_is_patched_when_it_is_imported_and_not_imported_for_it(importable: Callable[[str], str]) -> None:
+def test_a_module_is_patched_on_import_and_never_imported_for_it(importable: Callable[[str], str]) -> None:
     name = importable("unit_patched_one")
     seen: list[ModuleType] = []
 

@@ -30,7 +30,7 @@ def message(method: object = "ping", request_id: object = 1, **params: object) -
 
 
 @pytest.mark.parametrize("request_id", [0, 1, -1, "", "0", "listen:0", "server-discover-probe-1"])
-def test_numbers_and_texts_are_ids_and_so_are_zero_and_the_empty_text(request_id: object) -> None:
+def test_numbers_and_texts_are_ids_zero_and_empty_included(request_id: object) -> None:
     assert parsed(message(request_id=request_id)) == [Message("ping", request_id, {})]  # type: ignore[arg-type]
 
 
@@ -185,7 +185,7 @@ def test_an_answer_says_how_its_request_ended(reply: dict[str, Any], outcome: Ou
 
 
 @pytest.mark.parametrize("code", [None, "x", True, 1.5, 10**12, -(10**400), [], {}])
-def test_an_error_code_that_is_no_number_of_the_protocol_stays_out_of_attributes(code: object) -> None:
+def test_an_error_code_beyond_the_protocol_stays_out_of_attributes(code: object) -> None:
     assert error_outcome(code) == Outcome("0", "0")
 
 

@@ -92,14 +92,14 @@ def test_any_stream_in_any_chunking_reads_as_the_standard_says(seed: int) -> Non
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_each_line_end_is_one_line_end_also_where_a_chunk_cuts_it(end: bytes) -> None:
+def test_each_line_end_counts_once_even_across_chunks(end: bytes) -> None:
     stream = b"event: message" + end + b"data: one" + end + end + b"data: two" + end + end
 
     for cut in range(len(stream)):
         assert fed(stream, [cut]) == [Event(b"message", b"one", 3), Event(b"", b"two", 3)]
 
 
-def test_a_carriage_return_and_a_line_feed_in_two_chunks_with_an_empty_one_between_end_one_line() -> None:
+def test_a_line_end_split_by_an_empty_chunk_counts_once() -> None:
     decoder = Decoder(LIMIT)
 
     events = [event for piece in (b"data: x\r", b"", b"\n\r", b"", b"\n") for event in decoder.feed(piece)]
@@ -144,7 +144,7 @@ def test_the_name_of_one_event_is_not_the_name_of_the_next() -> None:
 
 
 @pytest.mark.parametrize("size", [LIMIT - 7, LIMIT - 1, LIMIT, LIMIT + 1, LIMIT + 6, 3 * LIMIT])
-def test_whether_an_event_is_kept_depends_on_its_size_and_not_on_its_chunks(size: int) -> None:
+def test_an_event_is_kept_by_its_size_not_its_chunks(size: int) -> None:
     stream = b"data: " + b"x" * size + b"\r\n\r\ndata: next\r\n\r\n"
     kept = b"x" * size if size <= LIMIT else None
 
@@ -152,14 +152,14 @@ def test_whether_an_event_is_kept_depends_on_its_size_and_not_on_its_chunks(size
         assert fed(stream, cuts) == [Event(b"", kept, size), Event(b"", b"next", 4)], cuts
 
 
-def test_an_event_beyond_the_limit_in_several_lines_is_measured_and_not_kept() -> None:
+def test_a_large_event_in_several_lines_is_measured_and_not_kept() -> None:
     stream = b"event: message\n" + b"data: 0123456789\n" * 20 + b"\ndata: next\n\n"
 
     for cuts in chunkings(stream, seed=5):
         assert fed(stream, cuts) == [Event(b"message", None, 20 * 11 - 1), Event(b"", b"next", 4)]
 
 
-def test_a_first_event_beyond_the_limit_is_seen_also_behind_a_byte_order_mark() -> None:
+def test_a_large_first_event_is_seen_behind_a_byte_order_mark() -> None:
     stream = b"\xef\xbb\xbfdata: " + b"x" * 3 * LIMIT + b"\n\n"
 
     for cuts in chunkings(stream, seed=6):
@@ -167,14 +167,14 @@ def test_a_first_event_beyond_the_limit_is_seen_also_behind_a_byte_order_mark() 
 
 
 @pytest.mark.parametrize("field", [b":", b"id: ", b"retry: ", b"nonsense"])
-def test_a_long_line_that_is_no_data_adds_nothing_to_the_event_after_it(field: bytes) -> None:
+def test_a_long_line_without_data_adds_nothing_to_the_next_event(field: bytes) -> None:
     stream = field + b"x" * 5 * LIMIT + b"\n\ndata: next\n\n"
 
     for cuts in chunkings(stream, seed=7):
         assert fed(stream, cuts) == [Event(b"", b"next", 4)], cuts
 
 
-def test_a_long_comment_within_an_event_does_not_make_the_event_too_large() -> None:
+def test_a_long_comment_does_not_make_its_event_too_large() -> None:
     stream = b"event: message\n: " + b"x" * 5 * LIMIT + b"\ndata: next\n\n"
 
     for cuts in chunkings(stream, seed=8):
@@ -228,7 +228,7 @@ def test_a_name_beyond_the_limit_is_the_same_however_it_is_cut(step: int) -> Non
     ],
 )
 @pytest.mark.parametrize("kind", [bytes, memoryview])
-def test_a_chunk_that_is_the_whole_result_of_a_request_needs_no_decoder(
+def test_a_chunk_with_one_whole_result_needs_no_decoder(
     chunk: bytes, request_id: int | str | None, found: bool, kind: Callable[[bytes], bytes | memoryview]
 ) -> None:
     event = next(iter(fed(chunk, [], 256)), Event(b"", b"", 0))
