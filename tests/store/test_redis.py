@@ -69,7 +69,7 @@ async def test_a_handshake_says_whose_a_session_is_before_anything_is_written(
     assert raw.ttl(STATS) > WEEK + 3500
 
 
-async def test_what_a_handshake_has_said_is_forgotten_where_nothing_follows(store: RedisStore, raw: Any) -> None:
+async def test_facts_of_a_handshake_are_forgotten_where_nothing_follows(store: RedisStore, raw: Any) -> None:
     await store.bind("abc", ANN)
 
     assert 0 < raw.ttl(STATS) <= 120

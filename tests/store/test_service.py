@@ -662,7 +662,7 @@ async def test_the_task_survives_the_garbage_collector(sessions: Sessions) -> No
     await until(lambda: sessions.pending == 0)
 
 
-def test_each_loop_in_turn_is_served_and_let_go(listener: Listener) -> None:
+def test_each_loop_in_turn_is_served_and_released(listener: Listener) -> None:
     store = MemoryStore(settings())
     sessions = Sessions(settings(flush_interval=3600.0), listener, store=store)
 

@@ -167,7 +167,7 @@ def test_a_transport_id_that_could_do_harm_is_hashed(session_id: str) -> None:
     assert stored != made.storable(session_id + "x", hashed=False)
 
 
-def test_whoever_must_not_store_ids_stores_hashes() -> None:
+def test_hashes_are_stored_where_ids_must_not_be() -> None:
     made, other = keys(), keys(b"other")
 
     assert re.fullmatch(r"h_[0-9a-f]{32}", made.storable("harmless", hashed=True))

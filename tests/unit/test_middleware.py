@@ -530,7 +530,7 @@ async def test_the_message_of_the_app_is_not_changed_in_place(runtime: Runtime) 
     assert start == {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
 
 
-async def test_the_scope_that_the_app_gets_says_what_the_server_said(runtime: Runtime) -> None:
+async def test_the_app_gets_the_scope_of_the_server(runtime: Runtime) -> None:
     server = Server()
     app = MCPMiddleware(server, runtime)
     given = make_scope(headers=[*JSON_HEADERS, *legacy_headers("foreign")])

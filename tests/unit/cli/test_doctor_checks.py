@@ -241,7 +241,7 @@ def test_script_that_loads_the_instrumentation_itself(tmp_path: Path) -> None:
     assert finding.status == "skip"
 
 
-def test_command_that_is_found_beside_the_interpreter_only() -> None:
+def test_a_command_that_only_the_interpreters_folder_has_is_found() -> None:
     (finding,) = server.start(read(["uvicorn", "app:app"], {"PATH": "/nosuch"}), None)
 
     assert finding.mend == f'export PATH={Path(sys.executable).parent}:"$PATH"'

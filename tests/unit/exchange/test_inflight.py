@@ -286,7 +286,7 @@ async def test_a_complete_but_unreadable_answer_is_not_waited_for(
     assert [(span.attributes or {}).get("error.type") for span in telemetry.spans()] == [None, None]
 
 
-async def test_two_calls_with_one_id_in_one_session_are_both_told(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_two_calls_with_one_id_in_one_session_are_both_recorded(runtime: Runtime, telemetry: Telemetry) -> None:
     server = Streams(ENDPOINT)
     app = MCPMiddleware(server, runtime)
 
@@ -338,7 +338,7 @@ async def test_a_batch_that_is_refused_is_refused_for_each_of_its_requests(
     )
 
 
-async def test_a_cancelled_call_of_an_earlier_revision_is_told_by_its_notification(
+async def test_a_cancelled_call_of_an_earlier_revision_ends_by_its_notification(
     runtime: Runtime, telemetry: Telemetry
 ) -> None:
     arrived, cancelled = anyio.Event(), anyio.Event()

@@ -186,7 +186,9 @@ async def test_a_request_body_beyond_the_bound_passes_and_is_not_held(
     assert max(held) < 2 * MEGABYTE
 
 
-async def test_a_request_body_beyond_the_bound_is_told_by_its_headers(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_a_request_body_beyond_the_bound_is_recognised_by_its_headers(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
     message = modern()
     message["params"]["arguments"] = {"text": "x" * 2 * MEGABYTE}
     app = MCPMiddleware(Server(), runtime)
@@ -198,7 +200,9 @@ async def test_a_request_body_beyond_the_bound_is_told_by_its_headers(runtime: R
     assert sum(telemetry.counts("mcp.server.operation.duration").values()) == 2
 
 
-async def test_a_request_body_beyond_the_bound_is_told_by_its_beginning(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_a_request_body_beyond_the_bound_is_recognised_by_its_beginning(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
     message = call()
     message["params"]["arguments"] = {"text": "x" * 2 * MEGABYTE}
 

@@ -143,7 +143,7 @@ async def test_a_stream_that_answers_initialize_begins_the_session_it_names(
     ],
     ids=["own id", "no id", "another id", "mixed case", "encoded", "an error"],
 )
-async def test_however_a_stream_begins_the_session_is_told_with_success_alone(
+async def test_a_stream_names_its_session_with_success_alone(
     streaming: Streaming,
     telemetry: Telemetry,
     status: int,
@@ -168,7 +168,7 @@ async def test_a_tool_that_fails_on_a_stream_has_failed(streaming: Streaming, te
     assert [(error, value[0]) for error, value in measured(telemetry, DURATION)] == [("tool_error", 1)]
 
 
-async def test_the_class_that_a_tool_raised_stands_beside_how_the_call_ended(
+async def test_the_exception_class_of_a_tool_is_an_attribute_of_its_call(
     streaming: Streaming, telemetry: Telemetry
 ) -> None:
     class Tool:

@@ -76,7 +76,7 @@ def test_however_much_a_client_writes_the_hop_of_the_proxy_is_read() -> None:
 
 
 @pytest.mark.parametrize("lines", [["10.1.1.1, 10.2.2.2"], [], [""], [" , ,"]])
-def test_where_every_hop_is_a_proxy_of_ours_nobody_is_told(lines: list[str]) -> None:
+def test_no_client_is_known_where_every_hop_is_a_trusted_proxy(lines: list[str]) -> None:
     assert read("x-forwarded-for", *lines) == nobody()
 
 

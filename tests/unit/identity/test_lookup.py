@@ -336,7 +336,7 @@ async def test_a_client_without_an_id_is_one_session_on_all_replicas(store: Stor
     assert store.asked["get_or_set"] == 2
 
 
-async def test_clients_that_can_be_told_apart_are_sessions_apart(store: Store) -> None:
+async def test_distinguishable_clients_have_separate_sessions(store: Store) -> None:
     here = Replica(store)
 
     found = {(await here.resolve(inferred(key * 32))).id for key in "abc"}
@@ -594,7 +594,7 @@ async def test_another_user_of_a_lost_id_is_proposed_another_session(store: Stor
     assert proposed.id == resolved.id != anns.id
 
 
-async def test_a_successor_that_has_ended_is_begun_anew_within_the_limit_only(store: Store) -> None:
+async def test_an_ended_successor_begins_again_within_the_limit_only(store: Store) -> None:
     there, here = Replica(store), Replica(store, max_new_sessions=1)
     continued = [await there.resolve(header(name)) for name in ("lost", "found")]
     await here.resolve(header("other"))

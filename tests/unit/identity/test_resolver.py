@@ -79,7 +79,7 @@ async def test_what_a_conversation_absorbs_is_no_session_of_its_own(runtime: Run
     assert live == 1
 
 
-async def test_codex_is_known_by_what_it_said_at_initialize(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_codex_is_known_by_its_initialize(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server(session_id="own"), runtime)
 
     await post(app, initialize(name="codex-mcp-client"))
@@ -172,7 +172,9 @@ async def test_ten_clients_behind_a_proxy_are_not_melted_together(runtime: Runti
     assert set(sessions_of(telemetry)) == {(None, "none")}
 
 
-async def test_clients_behind_a_trusted_proxy_are_told_apart(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+async def test_clients_behind_a_trusted_proxy_are_distinguished(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
     app = MCPMiddleware(Server(), make_runtime(trusted_proxies="10.0.0.0/8"))
 
     for number in range(6):
@@ -311,9 +313,7 @@ async def test_made_up_ids_that_nobody_refuses_are_bounded(make_runtime: MakeRun
     assert [source for _, source in sessions_of(telemetry)].count("none") == 180
 
 
-async def test_what_the_client_said_at_initialize_is_remembered_for_the_session(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_the_facts_of_initialize_are_kept_for_the_session(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server(session_id="own"), runtime)
     await post(app, initialize())
     for method in ("tools/list", "ping", "tools/call"):

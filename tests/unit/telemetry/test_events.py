@@ -68,9 +68,7 @@ def test_the_start_of_a_session_is_an_event(reporter: SessionReporter, telemetry
     ]
 
 
-def test_an_event_belongs_to_no_span_whoever_happens_to_write_it(
-    reporter: SessionReporter, telemetry: Telemetry
-) -> None:
+def test_an_event_belongs_to_no_span(reporter: SessionReporter, telemetry: Telemetry) -> None:
     tracer = telemetry.tracer_provider.get_tracer("another request")
 
     with tracer.start_as_current_span("POST /mcp"):
@@ -148,7 +146,7 @@ async def test_without_being_asked_for_there_is_no_span_of_a_session(runtime: Ru
     assert [span.name for span in telemetry.spans()] == ["initialize"]
 
 
-async def test_a_session_is_told_from_its_start_to_its_end(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_a_session_is_reported_from_its_start_to_its_end(runtime: Runtime, telemetry: Telemetry) -> None:
     server = Server(session_id="own")
     app = MCPMiddleware(server, runtime)
     await post(app, initialize())
@@ -185,7 +183,7 @@ async def test_a_session_is_told_from_its_start_to_its_end(runtime: Runtime, tel
     assert isinstance(state.ended.at, datetime)
 
 
-async def test_an_end_that_is_said_often_is_told_once(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_a_repeated_end_is_reported_once(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server(session_id="own"), runtime)
     await post(app, initialize())
     for _ in range(5):

@@ -170,7 +170,9 @@ async def test_a_client_says_who_it_is_also_without_a_session(runtime: Runtime, 
     assert attributes.get("otel_mcp.client.name") == "unit-client"
 
 
-async def test_a_conversation_stands_beside_the_transport_session(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_a_conversation_and_its_transport_session_are_both_attributes(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
     app = MCPMiddleware(Server(session_id="own"), runtime)
 
     reply = await post(app, call(meta={"openai/session": "v1/abc"}), legacy_headers("own"))

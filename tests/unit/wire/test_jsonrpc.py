@@ -159,7 +159,7 @@ def test_every_known_method_that_only_mcp_has_is_mcp(method: str) -> None:
         ("eth_call", {}, False),
     ],
 )
-def test_mcp_is_told_from_other_json_rpc(method: str, params: dict[str, Any], expected: bool) -> None:
+def test_mcp_is_distinguished_from_other_json_rpc(method: str, params: dict[str, Any], expected: bool) -> None:
     assert is_mcp(Message(method, 1, params)) is expected
 
 
