@@ -62,11 +62,11 @@ class KeyedHashes:
         self.ready, self.is_agreed = True, agreed
 
     def digest(self, *parts: str, size: int = 16) -> str:
-        """Keyed hash of the parts in hexadecimal, `size` bytes long; the parts cannot run into each other."""
+        """Hash the parts with the key, to hexadecimal of `size` bytes; the parts cannot run into each other."""
         return _hash(self._key(), *parts, size=size).hex()
 
     def digest_bytes(self, data: bytes) -> str:
-        """Keyed hash of 64 bits: enough to recognise repeats within a session."""
+        """Hash with the key to 64 bits: enough to recognise repeats within a session."""
         return blake2b(data, key=self._keys[0] if self._keys else b"", digest_size=8).hexdigest()
 
     def mint(self, user: str | None = None) -> str:
@@ -79,7 +79,7 @@ class KeyedHashes:
         return f"{OURS}{body}.{_tag(body, self._key())}"
 
     def whose(self, session_id: str, user: str | None) -> Whose | None:
-        """Whose an id of ours is, seen from `user`; ``None`` for one that is foreign, or of an earlier key."""
+        """Return whose an id of ours is, seen from `user`; ``None`` for one that is foreign, or of an earlier key."""
         if not session_id.startswith(OURS) or not self._is_tagged(session_id, [self._key()]):
             return None
         decoded = urlsafe_b64decode(_body(session_id))
@@ -89,15 +89,15 @@ class KeyedHashes:
         return "caller" if user is not None and mark == self._mark(made, user) else "another"
 
     def is_ours(self, session_id: str) -> bool:
-        """Whether this deployment made that id."""
+        """Return whether this deployment made that id."""
         return session_id.startswith(OURS) and self._is_tagged(session_id, self._keys)
 
     def is_shaped(self, session_id: str) -> bool:
-        """Whether it looks like an id that some deployment of ours has made, and that may still be in use."""
+        """Return whether it looks like an id that some deployment of ours has made, and that may still be in use."""
         return -_SKEW < self._clock() - minted_at(session_id) < _LONG_AGO
 
     def storable(self, session_id: str, *, hashed: bool) -> str:
-        """The id under which a transport session is kept: itself, or a hash where it could do harm."""
+        """Return the id under which a transport session is kept: itself, or a hash where it could do harm."""
         return f"h_{self.digest('id', session_id)}" if hashed or not _SAFE.match(session_id) else session_id
 
     def _mark(self, made: bytes, user: str | None) -> bytes:
@@ -114,7 +114,7 @@ class KeyedHashes:
 
 
 def minted_at(session_id: str) -> float:
-    """When an id of ours was made, in Unix seconds; infinitely long ago for any other."""
+    """Return when an id of ours was made, in Unix seconds; infinitely long ago for any other."""
     try:
         made = urlsafe_b64decode(_body(session_id))
     except ValueError:
@@ -124,7 +124,7 @@ def minted_at(session_id: str) -> float:
 
 
 def new_id() -> str:
-    """128 random bits, for a session whose id no client has."""
+    """Make an id of 128 random bits, for a session whose id no client has."""
     return secrets.token_hex(16)
 
 

@@ -108,7 +108,7 @@ class InFlight:
 
     def _slow_cancel(self, exchange: Exchange, party: tuple[str, str | None], request_id: JsonId | None) -> None:
         call = self._cancellable.get((*party, request_id)) if request_id is not None else None
-        if call is not None and not self._resolver.are_strangers(exchange, call.exchange):
+        if call is not None and self._resolver.user(exchange) == self._resolver.user(call.exchange):
             call.cancel_requested = True
 
     def _party(self, session_id: str, user: str | None) -> _Party:

@@ -47,7 +47,7 @@ class Clients:
         self._header = header.encode()
 
     def of(self, scope: Mapping[str, Any]) -> Client:
-        """The client of a request that has passed a proxy; behind one that nobody trusts all have its address."""
+        """Return the client of a request that has passed a proxy; behind an untrusted one all have its address."""
         peer = scope.get("client")
         address, port = (str(peer[0]), peer[1]) if peer else (None, None)
         if address is not None and self._trusts(_parsed(address)[0]):
@@ -61,7 +61,7 @@ class Clients:
         return Client(address, port, is_shared=True)
 
     def _hops(self, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
-        """What the proxies wrote, the nearest first. Some append a line of their own."""
+        """Return what the proxies wrote, the nearest first. Some append a line of their own."""
         lines = [value for name, value in headers if name == self._header]
         if self._header == b"x-real-ip":
             return [line[-_MAX:].decode("latin-1") for line in lines[-1:]]
@@ -76,7 +76,7 @@ class Clients:
 
 
 def _parsed(hop: str) -> tuple[IPv4Address | IPv6Address | None, int | None]:
-    """The address of a hop, without quotes and brackets, and its port where there is one."""
+    """Return the address of a hop, without quotes and brackets, and its port where there is one."""
     text, port = hop.strip().strip('"'), ""
     if text.startswith("["):
         text, _, port = text[1:].partition("]")

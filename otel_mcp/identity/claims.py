@@ -27,7 +27,7 @@ _MAX_KEY: Final = 8192
 
 
 class Claims:
-    """What requests claim; recent claims are cached, since a client says the same every time."""
+    """Makes the claims of requests, and caches recent ones, since a client repeats itself."""
 
     def __init__(self, settings: Settings, hashes: KeyedHashes) -> None:
         self._settings = settings
@@ -87,7 +87,7 @@ class Claims:
         )
 
     def _slow_meta(self, call: Call) -> tuple[object, ...]:
-        """What hosts put into ``_meta``, and whose they are by the transport they come on."""
+        """Return what hosts put into ``_meta``, and which client opened the transport session."""
         session = call.exchange.transport_session
         return session.facts.client_name if session is not None else None, tuple(map(call.meta.get, self._meta))
 
@@ -138,7 +138,7 @@ class Claims:
         return None
 
     def _named(self, session_id: str, who: Principal, *, transport: bool = False) -> Claim:
-        """The claim to an id. Where the id shows that it is another user's, it means a session of the caller's own."""
+        """Make the claim to an id; under the id of another user the caller has a session of its own."""
         hashes = self._hashes
         key = hashes.storable(session_id, hashed=transport and self._settings.session_id == "hashed")
         whose = hashes.whose(session_id, who.user)

@@ -55,7 +55,7 @@ class Conversations:
         self._sessions.submit(SessionDelta(facts, now, ended=(now, "replaced")))
 
     async def _look(self, transport_id: str, conversation: Session, claim: Claim, *, again: bool) -> None:
-        """Another replica has shaken hands: replace what it wrote, or is about to write."""
+        """Replace the session that another replica has written, or is about to write, after a handshake."""
         known = await self._sessions.describe(transport_id)
         if known is None or known.ended or known.worked:
             return

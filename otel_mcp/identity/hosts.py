@@ -55,7 +55,7 @@ _MAX_MEMBERS: Final = 180
 
 
 def host_keys(settings: Settings) -> tuple[HostKey, ...]:
-    """The keys that count, those of the user first."""
+    """Return the keys that count, those of the user first."""
     keys = [HostKey(key) for key in settings.conversation_keys]
     for entry in entry_points(group=CONVERSATION_KEYS):
         with guarded(f"conversation keys {entry.name}"):
@@ -64,7 +64,7 @@ def host_keys(settings: Settings) -> tuple[HostKey, ...]:
 
 
 def conversation(meta: Mapping[str, Any], keys: tuple[HostKey, ...], client: str) -> tuple[str, str] | None:
-    """The first conversation id in `meta` as (key, id); `client` = clientInfo name and user agent, lower case."""
+    """Find the first conversation id in `meta`, as (key, id); `client` = client name and user agent, lower case."""
     for entry in keys:
         if entry.key not in meta:
             continue
@@ -87,7 +87,7 @@ def _value(value: object, inside: str | None) -> str | None:
 
 
 def from_baggage(baggage: str) -> tuple[str, str] | None:
-    """What an instrumented agent calls its session, from the text of W3C baggage.
+    """Read the session of an instrumented agent from the text of W3C baggage.
 
     Not by way of OpenTelemetry's propagator: that logs what it cannot read, and
     so would let a stranger write our log.

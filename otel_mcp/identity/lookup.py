@@ -82,7 +82,7 @@ class _Plan:
 
 
 class Lookup:
-    """Sessions by what requests claim."""
+    """Finds and opens the sessions that requests claim."""
 
     def __init__(
         self, settings: Settings, registry: Registry, directory: Directory, hashes: KeyedHashes, reconciler: Reconciler
@@ -95,7 +95,7 @@ class Lookup:
         self._gap = min(settings.session_idle_gap, settings.session_ttl)
 
     def peek(self, claim: Claim) -> Session | None:
-        """What `resolve` would answer, if it is known without asking or creating."""
+        """Return what `resolve` would, if it is known without asking or creating."""
         registry = self._registry
         if claim.inferred:
             session = registry.followed(claim.key)
@@ -108,7 +108,7 @@ class Lookup:
         return None if is_foreign(whole.facts, claim.principal) else whole
 
     async def propose(self, claim: Claim, *, owned: bool | None, asker: Asker | None = None) -> Session | None:
-        """The session that a message would have if the server accepted it. Asks; writes and opens nothing."""
+        """Return the session that a message would have if the server accepted it; opens and writes nothing."""
         if (session := self.peek(claim)) is not None:
             return session
         if claim.inferred:
@@ -123,7 +123,7 @@ class Lookup:
     async def resolve(
         self, claim: Claim, *, owned: bool | None, proposed: Session | None = None, asker: Asker | None = None
     ) -> Session | None:
-        """The session of a message that the server has accepted; opens one where needed, within the limit.
+        """Return the session of a message that the server has accepted; opens one where needed, within the limit.
 
         `proposed` is what `propose` answered for this very message.
         """
@@ -161,7 +161,7 @@ class Lookup:
         return session
 
     def owned_id(self, session_id: str, principal: Principal) -> str:
-        """The id of the session that this caller means by an id: under another user it is another session."""
+        """Return the id of the session that a caller means by an id: under another user it is another session."""
         held = self._registry.get(session_id)
         if held is not None and is_foreign(held.facts, principal):
             return own_id(self._hashes, session_id, principal.digest)
@@ -191,7 +191,7 @@ class Lookup:
     def _planned(
         self, claim: Claim, decision: Decision, session_id: str, known: Known | None = None, *, exists: bool = False
     ) -> _Plan:
-        """A plan for the session of that id, of which the store knows that."""
+        """Plan for the session of that id, of which the store knows `known`."""
         registry = self._registry
         if decision is Decision.JOIN and known is not None and known.facts is not None:
             facts = replace(known.facts, source=known.facts.source or claim.source)
@@ -211,7 +211,7 @@ class Lookup:
         return self._planned(claim, Decision.SEPARATE, own_id(self._hashes, session_id, claim.principal.digest))
 
     async def _continued(self, claim: Claim, successor: str, asker: Asker | None) -> _Plan:
-        """Where the claim to an id leads that another process has continued."""
+        """Plan for an id that another process has continued."""
         self._registry.follow(claim.key, successor)
         known = await self._directory.describe(successor, asker)
         if known is None or known.live is None:
@@ -223,7 +223,7 @@ class Lookup:
     async def _agree(
         self, claim: Claim, owned: bool | None, proposed: Session | None, asker: Asker | None
     ) -> _Plan | None:
-        """A plan on which all replicas agree; ``None`` beyond the limit on new sessions."""
+        """Plan so that all replicas agree; ``None`` beyond the limit on new sessions."""
         registry = self._registry
         plan = await self._plan(claim, owned, proposed.known if proposed is not None else None, asker)
         if self.peek(claim) is None and registry.get(claim.key) is not None:
@@ -241,7 +241,7 @@ class Lookup:
         return self._planned(claim, Decision.CONTINUE, successor)
 
     async def _infer(self, claim: Claim, proposed: Session | None, asker: Asker | None) -> _Plan | None:
-        """The same for a client that names no session: one on all replicas within the idle gap."""
+        """Plan for a client that names no session: one on all replicas within the idle gap."""
         registry, agreement = self._registry, _agreement(claim)
         if registry.may_open():
             candidate = proposed.id if proposed is not None else new_id()

@@ -27,7 +27,7 @@ _NAMES: Final = ("identity", "username", "display_name")
 
 
 def caller(exchange: Exchange, hashes: KeyedHashes) -> Principal:
-    """The caller of a request, as far as the app has authenticated it by now."""
+    """Return the caller of a request, as far as the app has authenticated it by now."""
     user, known = exchange.see_user(), exchange.caller
     if known is not None and known[0] is user and known[1] == hashes.generation:
         return known[2]
@@ -37,7 +37,7 @@ def caller(exchange: Exchange, hashes: KeyedHashes) -> Principal:
 
 
 def principal(user: object, headers: HeaderMap, hashes: KeyedHashes) -> Principal:
-    """The caller of a request with these headers that the app has authenticated as `user`."""
+    """Return the caller of a request with these headers, whom the app has authenticated as `user`."""
     if user is not None and (authenticated := _by_token(user) or _by_name(user)) is not None:
         return _user("user", *authenticated, hashes=hashes)
     for name in CREDENTIALS:
@@ -54,17 +54,17 @@ def _user(*names: str, hashes: KeyedHashes) -> Principal:
 
 
 def is_foreign(facts: SessionFacts, principal: Principal) -> bool:
-    """Whether the session is bound to somebody else."""
+    """Return whether the session is bound to another user."""
     return facts.principal is not None and facts.principal != principal.user
 
 
 def own_id(hashes: KeyedHashes, session_id: str, caller: str) -> str:
-    """The id of the session that a caller, known by a digest, has instead of somebody else's."""
+    """Return the id of the session that a caller, known by a digest, has instead of another user's."""
     return f"p_{hashes.digest('bound', session_id, caller)}"
 
 
 def _by_token(user: object) -> tuple[str, ...] | None:
-    """Client, issuer and subject, as the middlewares of the SDK and of FastMCP have verified them."""
+    """Return client, issuer and subject, as the middlewares of the SDK and of FastMCP have verified them."""
     token: object = getattr(user, "access_token", None)
     if token is None:
         return None
@@ -78,7 +78,7 @@ def _by_token(user: object) -> tuple[str, ...] | None:
 
 
 def _by_name(user: object) -> tuple[str, ...] | None:
-    """The name of a user like Starlette's and Django's; nobody where it does not say that it is authenticated."""
+    """Return the name of a user like Starlette's and Django's, if it is authenticated."""
     if _attribute(user, "is_authenticated") is not True:
         return None
     for attribute in _NAMES:
@@ -89,7 +89,7 @@ def _by_name(user: object) -> tuple[str, ...] | None:
 
 
 def _attribute(user: object, name: str) -> object:
-    """An attribute of a user's class, which may raise anything: Starlette's own raise ``NotImplementedError``."""
+    """Read an attribute of a user's class, which may raise anything: Starlette's raise ``NotImplementedError``."""
     try:
         return getattr(user, name, None)
     except Exception:
@@ -97,7 +97,7 @@ def _attribute(user: object, name: str) -> object:
 
 
 def _claims(credential: bytes) -> tuple[str, str] | None:
-    """Issuer and subject of a JWT, unverified: good enough to group by, and for nothing else."""
+    """Read issuer and subject of a JWT, unverified: good enough to group by, and for nothing else."""
     scheme, _, token = credential.partition(b" ")
     parts = token.strip().split(b".")
     if scheme.lower() != b"bearer" or len(parts) != 3 or len(token) > _MAX_JWT:

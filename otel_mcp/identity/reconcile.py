@@ -139,7 +139,7 @@ class Reconciler:
         return None
 
     def _separate(self, delta: SessionDelta, owner: str) -> SessionDelta | None:
-        """The store has the session as that of `owner`: what came under its id goes on in one of the caller's own."""
+        """Move what came under the session of `owner`, by the store's word, to one of the caller's own."""
         registry, facts = self._registry, delta.facts
         registry.rejected("principal")
         session = registry.sessions.get(facts.session_id)

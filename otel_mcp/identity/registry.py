@@ -18,7 +18,7 @@ _MINUTE: Final = 60.0
 
 
 class Registry:
-    """Sessions by the id that keys them, and which sessions other ids and clients lead to."""
+    """Holds sessions by the id that keys them, and which sessions other ids and clients lead to."""
 
     def __init__(self, settings: Settings, rejected: Callable[[str], None], clock: Callable[[], float]) -> None:
         """Begin without sessions; `rejected` counts those that may not be, `clock` tells Unix seconds."""
@@ -35,17 +35,17 @@ class Registry:
         self._asking = 0
 
     def get(self, session_id: str) -> Session | None:
-        """A live session."""
+        """Return a live session."""
         session = self.sessions.get(session_id)
         return session if session is not None and session.is_live(self.clock()) else None
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
-        """Sampled calls of a session in this process, also of one that has ended."""
+        """Return the sampled calls of a session in this process, also of one that has ended."""
         session = self.sessions.get(session_id)
         return list(session.sampled) if session is not None and session.sampled is not None else []
 
     def may_open(self) -> bool:
-        """Whether the limit on new sessions allows another one."""
+        """Return whether the limit on new sessions allows another one."""
         now = self.clock()
         if now - self._window_began >= _MINUTE:
             self._window_began, self._opened = now, 0
@@ -63,7 +63,7 @@ class Registry:
     def draft(
         self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None
     ) -> Session:
-        """A session that is not held: nobody else sees it; `limit` is that of its silence, in seconds."""
+        """Make a session that is not held, so nobody else sees it; it ends after `limit` seconds of silence."""
         now = self.clock()
         return Session(SessionFacts(session_id, now, limit or self._ttl, source=source, previous_id=previous), now)
 
@@ -85,12 +85,12 @@ class Registry:
         remember(self._followed, key, session_id, self._most)
 
     def followed(self, key: str) -> Session | None:
-        """The live session that `key` means since."""
+        """Return the live session that `key` means since."""
         session_id = self._followed.get(key)
         return self.get(session_id) if session_id is not None else None
 
     def agreed(self, key: str, answer: str, candidate: str) -> str:
-        """What `key` means: of two requests that asked a store which answered neither, the first one's id stands."""
+        """Settle what `key` means: of two requests that the store answered neither, the first one's id stands."""
         rival = (self.followed(key) or self.get(key)) if answer == candidate else None
         self.follow(key, answer if rival is None else rival.id)
         return answer if rival is None else rival.id

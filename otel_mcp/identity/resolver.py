@@ -123,7 +123,7 @@ class Resolver:
         return call.claim
 
     def known(self, exchange: Exchange) -> Session | None:
-        """The session that an exchange names by its transport id, if this process knows it."""
+        """Return the session that an exchange names by its transport id, if this process knows it."""
         session, transport_id = exchange.session, exchange.transport_id
         if session is not None or not transport_id or exchange.modern:
             return session
@@ -146,7 +146,7 @@ class Resolver:
         return None if self._is_foreign(session.conversation, exchange) else session.conversation
 
     def _transport(self, exchange: Exchange) -> Session | None:
-        """The caller's session of the transport itself, also where a conversation has taken it in."""
+        """Return the caller's session of the transport itself, also where a conversation has taken it in."""
         if not exchange.transport_id or exchange.modern or not self.hashes.ready:
             return None
         session = self.registry.get(self.storable(exchange.transport_id))
@@ -158,53 +158,49 @@ class Resolver:
         return session.facts.principal is not None and is_foreign(session.facts, caller(exchange, self.hashes))
 
     def is_begun(self, transport_id: str) -> bool:
-        """Whether a transport id is known to be one of a session, whosever: this process has met it, or gave it out."""
+        """Return whether a transport id is known to be that of a session: this process has met it, or gave it out."""
         if not self.hashes.ready:
             return False
         return self.hashes.is_ours(transport_id) or self.registry.get(self.storable(transport_id)) is not None
 
     def storable(self, session_id: str) -> str:
-        """The id under which a transport session is kept."""
+        """Return the id under which a transport session is kept."""
         return self.hashes.storable(session_id, hashed=self._hides_ids)
 
     def named_by(self, exchange: Exchange, session_id: str) -> str:
-        """The session that the caller of this exchange means by a transport id: of another user it is another."""
+        """Return the session that a caller means by a transport id: under another user it is another one."""
         who, key = caller(exchange, self.hashes), self.storable(session_id)
         if self.hashes.whose(session_id, who.user) == "another":
             return own_id(self.hashes, key, who.digest)
         return self._lookup.owned_id(key, who)
 
     def user(self, exchange: Exchange) -> str | None:
-        """The user that speaks on this exchange, as what sessions are bound by."""
+        """Return the user of this exchange, to whom its session may be bound."""
         if not self.hashes.ready or (exchange.see_user() is None and exchange.headers.keys().isdisjoint(CREDENTIALS)):
             return None
         return caller(exchange, self.hashes).user
 
-    def are_strangers(self, one: Exchange, other: Exchange) -> bool:
-        """Whether two exchanges are known to be of different users."""
-        return self.user(one) != self.user(other)
-
     async def opens(self, call: Call, session_id: str) -> None:
-        """The protocol gives out `session_id` with the answer to this ``initialize``: see `opened`."""
+        """Note that the answer to this ``initialize`` gives out `session_id`: see `opened`."""
         if call.session is None:
             await self.prepare(call.exchange)
             call.pending_session_id = session_id
 
     def opened(self, call: Call) -> None:
-        """An ``initialize`` has succeeded: the session begins whose id it was given."""
+        """Begin the session whose id an ``initialize`` was given, which has succeeded."""
         session_id, call.pending_session_id = call.pending_session_id, None
         if session_id is not None and call.session is None:
             self._join(call, self._lookup.open(self.storable(session_id), caller(call.exchange, self.hashes)))
 
     async def succeeded(self, call: Call) -> None:
-        """An ``initialize`` has succeeded, under a new id or one that the client has named."""
+        """Begin the session of an ``initialize`` that has succeeded, or join the one that the client has named."""
         if call.pending_session_id is not None:
             self.opened(call)
         else:
             await self.resolve(call)
 
     def _join(self, call: Call, session: Session | None) -> None:
-        """Make it the session of a call, and tell it what the call says of the client."""
+        """Make it the session of a call, and note what the call shows of the client."""
         if session is None:
             return
         exchange, facts, is_handshake = call.exchange, session.facts, call.method == "initialize"

@@ -63,7 +63,7 @@ class Session:
         return self.facts.source or "none"
 
     def is_live(self, now: float) -> bool:
-        """Whether it has not ended. What became part of a conversation lives as long as that."""
+        """Return whether it has not ended. What became part of a conversation lives as long as that."""
         active = self.conversation or self
         return not (self.ended or active.ended) and now - active.last_activity < active.facts.limit
 
@@ -72,7 +72,7 @@ class Session:
         self.caller, self.facts.principal = principal.digest, principal.user
 
     def state(self) -> SessionState:
-        """The public form: a copy without tool calls."""
+        """Return the public form: a copy without tool calls."""
         times = {"created_at": self.facts.created_at, "last_activity": self.last_activity}
         return SessionState.model_validate({"session_id": self.id, **times, **self.facts.known()})
 
