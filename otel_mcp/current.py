@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from asyncio import get_running_loop
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,7 +152,11 @@ def serve(
         elif held.excluded is None or not held.is_excluded(scope, seen[0]):
             if not held.is_ready:
                 held.get_ready()
-            held.sessions.ensure_running()
+            try:
+                if held.sessions.worker.loop() is not get_running_loop():
+                    held.sessions.ensure_running()
+            except RuntimeError:  # Not asyncio.
+                held.sessions.ensure_running()
             return held.handler(seen, scope, receive, send).run(app)
     except Exception as failure:
         report("request", failure)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final
 
@@ -36,20 +37,18 @@ _MAX_KEPT: Final = 64 * 1024
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
+@dataclass(slots=True, eq=False)
 class _Party:
     """One user of one transport session: ids are unique only for such a one, and a stranger may use any."""
 
-    __slots__ = ("session_id", "size", "streams", "user", "waiting")
-
-    def __init__(self, session_id: str, user: str | None) -> None:
-        self.session_id = session_id
-        self.user = user
-        self.waiting: dict[JsonId, Call] = {}
-        """Calls whose HTTP request is over, oldest first."""
-        self.size = 0
-        """Bytes of the requests that wait."""
-        self.streams = 0
-        """Open GET streams, on which answers may come."""
+    session_id: str
+    user: str | None
+    waiting: dict[JsonId, Call] = field(default_factory=dict[JsonId, Call])
+    """Calls whose HTTP request is over, oldest first."""
+    size: int = 0
+    """Bytes of their requests."""
+    streams: int = 0
+    """Open GET streams, on which answers may come."""
 
 
 class InFlight:
@@ -188,25 +187,20 @@ class InFlight:
         """Keep a call until its answer comes; returns whether there is room for it."""
         if call.id is None:
             return False
-        party = self._party(session_id, self._resolver.user(call.exchange))
-        given_up = [party.waiting[call.id]] if call.id in party.waiting else []
-        for earlier in given_up:
-            self._take(earlier)
-        size = call.exchange.body_size
-        while party.waiting and self._is_full(party, size):
-            given_up.append(next(iter(party.waiting.values())))
-            self._take(given_up[-1])
-        if has_room := not self._is_full(party, size):
-            party = self._party(session_id, party.user)  # What was taken last has perhaps taken it along.
-            party.waiting[call.id] = call
-            self.waiting[call] = party
-            party.size += size
-            self._size += size
-        else:
-            self._drop_if_empty(party)
-        for earlier in given_up:
+        size, party = call.exchange.body_size, self._party(session_id, self._resolver.user(call.exchange))
+        if (earlier := party.waiting.get(call.id)) is not None:
             self._give_up(earlier)
-        return has_room
+        while party.waiting and self._is_full(party, size):
+            self._give_up(next(iter(party.waiting.values())))
+        if self._is_full(party, size):
+            self._drop_if_empty(party)
+            return False
+        party = self._party(session_id, party.user)  # The last one that was given up has perhaps taken it along.
+        party.waiting[call.id] = call
+        self.waiting[call] = party
+        party.size += size
+        self._size += size
+        return True
 
     def _is_full(self, party: _Party, size: int) -> bool:
         return (
@@ -225,6 +219,7 @@ class InFlight:
         self._drop_if_empty(party)
 
     def _give_up(self, call: Call) -> None:
+        self._take(call)
         self.finish(call, call.handler_outcome or Outcome(error_type="disconnected"))
 
     def find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
@@ -253,22 +248,21 @@ class InFlight:
         """No answer can come any more on the streams of this session."""
         for party in list(self._parties.get(session_id, {}).values()):
             for call in list(party.waiting.values()):
-                self._take(call)
-                if not call.running:
+                if call.running:
+                    self._take(call)
+                else:
                     self._give_up(call)
 
     def expire(self) -> None:
         """Give up the calls that have waited too long. Cheap: looks at the oldest only."""
         limit = perf_counter() - PATIENCE
         while self.waiting and (call := next(iter(self.waiting))).exchange.started <= limit:
-            self._take(call)
             self._give_up(call)
 
     def close(self) -> None:
         """Give up everything that waits."""
         while self.waiting:
-            self._take(call := next(iter(self.waiting)))
-            self._give_up(call)
+            self._give_up(next(iter(self.waiting)))
 
 
 class HandedOver:

@@ -49,6 +49,7 @@ class Claims:
             self._generation = self._hashes.generation
         exchange, meta = call.exchange, call.meta
         headers = exchange.headers
+        user = exchange.user if exchange.scope is None else exchange.scope.get("user")
         info: Any = meta.get(CLIENT_INFO) if meta else None
         fields = info
         key = (
@@ -59,7 +60,7 @@ class Claims:
             headers.get(b"user-agent"),
             # Most requests have no more.
             None
-            if exchange.see_user() is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
+            if user is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
             else self._slow_headers(call),
             None if not meta or meta.keys().isdisjoint(self._meta) else self._slow_meta(call),
         )

@@ -54,7 +54,7 @@ class Sessions:
         self._lookups = Lookups(self._health)
         self._documents = SessionDocuments(settings, self._store, self._flusher, self._health)
         self.shared_key = SharedKey(settings.hash_key, self._store, events, self._health)
-        self._worker = Worker(
+        self.worker = Worker(
             settings, self._store, events, self._health, self._flusher, self._documents, self._lookups, self.shared_key
         )
         self._turnover = loops.Turnover()
@@ -67,7 +67,7 @@ class Sessions:
     def submit(self, delta: SessionDelta) -> None:
         """Hand over what happened; `delta` belongs to us from here on."""
         try:
-            worker = self._worker
+            worker = self.worker
             urgent = self.buffer.add(delta)
             if not worker.woken or (urgent and not worker.asked):
                 worker.notify(now=urgent and not self._health.is_away)
@@ -79,7 +79,7 @@ class Sessions:
     def ensure_running(self) -> None:
         """Have the background task on the running loop, on another one that runs, or on one of ours."""
         try:
-            if self._worker.loop() is get_running_loop():
+            if self.worker.loop() is get_running_loop():
                 return
         except RuntimeError:
             pass
@@ -87,20 +87,20 @@ class Sessions:
             self._run_at_home(loops.home() or loops.own())
 
     def _run_at_home(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._worker.loop() is loop:
+        if self.worker.loop() is loop:
             return
         if loops.elsewhere() is None and self._turnover.is_high(loop):
             loop = loops.own()
         self._loops.add(loop)
         if loops.running() is loop:
-            self._worker.start(loop)
+            self.worker.start(loop)
         else:
-            loop.call_soon_threadsafe(quietly, "session background", lambda: self._worker.start(loop))
+            loop.call_soon_threadsafe(quietly, "session background", lambda: self.worker.start(loop))
 
     @property
     def is_running(self) -> bool:
         """Whether requests have come since the last `aclose`."""
-        return self._worker.loop() is not None
+        return self.worker.loop() is not None
 
     async def flush(self) -> None:
         """Write everything that waits, now; not while the store is known to be away."""
@@ -114,7 +114,7 @@ class Sessions:
         What cannot be written is counted as dropped, unless another loop of this process goes on serving.
         """
         self._turnover.forget()
-        await self._worker.aclose(timeout)
+        await self.worker.aclose(timeout)
         self._loops.discard(get_running_loop())
         if not any(loop.is_running() for loop in list(self._loops)):
             self._flusher.abandon()
@@ -122,7 +122,7 @@ class Sessions:
     def flush_at_exit(self) -> None:
         """Write what waits where no loop runs any more, within two seconds."""
         with guarded("last session flush"):
-            self._worker.write_at_exit()
+            self.worker.write_at_exit()
 
     # Documents: the public API.
 
@@ -186,7 +186,7 @@ class Sessions:
             if agreed is not None:
                 self.shared_key.learn(agreed)
             else:
-                self._worker.notify(now=not self._health.is_away)
+                self.worker.notify(now=not self._health.is_away)
         return self.shared_key.secret
 
     async def _ask(
@@ -215,8 +215,8 @@ class Sessions:
 
     def _wake(self, *, now: bool = False) -> None:
         """Have the task find out when a store that has just failed, or is slow, can be used again."""
-        if now or (self.degraded and not self._worker.woken):
-            self._worker.notify(now=now)
+        if now or (self.degraded and not self.worker.woken):
+            self.worker.notify(now=now)
 
     # What is known of the store.
 
@@ -247,7 +247,7 @@ class Sessions:
         self._producer.renew()
         self._loops.clear()
         self._turnover.forget()
-        for part in (self.buffer, self._health, self._flusher, self._lookups, self._worker, self._documents):
+        for part in (self.buffer, self._health, self._flusher, self._lookups, self.worker, self._documents):
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()

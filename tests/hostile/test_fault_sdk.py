@@ -156,7 +156,7 @@ def test_the_server_ends_even_when_the_store_swallows_its_cancellation() -> None
 
     async def server() -> None:
         sessions = Sessions(settings(flush_interval=0.001), Listener())
-        worker = vars(sessions)["_worker"]
+        worker = sessions.worker
         worker.turn = swallow
         worker.start(asyncio.get_running_loop())
         held.append(sessions)  # The task must not end for want of an owner.

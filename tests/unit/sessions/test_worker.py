@@ -22,7 +22,7 @@ async def test_a_task_that_could_not_start_is_started_by_the_next_request(monkey
         raise RuntimeError
 
     loop = asyncio.get_running_loop()
-    worker = vars(Sessions(settings(flush_interval=0.001), Listener()))["_worker"]
+    worker = Sessions(settings(flush_interval=0.001), Listener()).worker
     worker.turn = turn
     with monkeypatch.context() as patched:
         patched.setattr(loop, "create_task", broken)
