@@ -66,7 +66,7 @@ class Dispatcher:
         """
         found = self.inflight.handed_over.find(json_id(request_id), method, params)
         for call in found:
-            self.inflight.handed_over.learn(call.exchange)
+            self.inflight.handed_over.paths.learn(call.exchange.path, True)
         if len(found) == 1:
             (call,) = found
             if call.exchange is current_exchange.get() and call.span is None:
@@ -133,7 +133,7 @@ class Dispatch:
                 if call.span is not None:
                     # Of a route around an SDK, which decides. Ours is not ended, so nobody sees it.
                     call.span = call.span_context = None
-                    dispatcher.inflight.handed_over.learn(call.exchange)
+                    dispatcher.inflight.handed_over.paths.learn(call.exchange.path, True)
                 # Whatever the task carried: it may be older than the request.
                 self.parent = otel_context.set_value(CALL, call, parent_of(call))
                 self._attached = otel_context.attach(self._opened(self.parent) if self.opens else self.parent)

@@ -1,9 +1,8 @@
 """One HTTP request that may be MCP: an object whose bound methods are the `receive` and `send` of the app.
 
-Every message is forwarded first and read afterwards; nothing is buffered, delayed
-or reordered, and what the app raises passes untouched. But for one: the answer to
-``initialize`` in JSON starts with its first body message, as servers may have it
-too; only then is it known which headers it gets.
+Every message is forwarded first and read afterwards; nothing is buffered, delayed or reordered, and what the app
+raises passes untouched. But for one: the answer to ``initialize`` in JSON starts with its first body message, as
+servers may have it too; only then is it known which headers it gets.
 """
 
 from __future__ import annotations
@@ -81,14 +80,10 @@ class ExchangeHandler:
         self._send = send
         self._outside = exchange.ambient or Context()
         self._call = current_call.get()
-        self._held_body: bytearray | None = None
-        """The request body so far, where it comes in pieces."""
-        self._start: Message | None = None
-        """The start of an answer whose headers depend on its body, which is about to come."""
-        self._answer: Answer | None = None
-        """Reads the answer, where that is needed."""
-        self._size = 0
-        """Bytes of a result that is not read."""
+        self._held_body: bytearray | None = None  # So far, where it comes in pieces.
+        self._start: Message | None = None  # Of an answer whose headers depend on its body, which is about to come.
+        self._answer: Answer | None = None  # Reads the answer, where that is needed.
+        self._size = 0  # Of a result that is not read.
         scope[SCOPE_KEY] = exchange
 
     async def run(self, app: ASGIApp) -> None:

@@ -1,8 +1,7 @@
 """Calls between their arrival and their outcome, in tables by everything that may end or cancel them.
 
-The answer may come on the response to the call, on another stream of its session
-(always so in 2024-11-05), or not at all; a client may cancel by another request;
-and a call may reach its SDK without the HTTP request that carried it.
+The answer may come on another stream of the session (always so in 2024-11-05); a client
+may cancel by another request; a call may reach its SDK without the HTTP request it came with.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, json_id
 PATIENCE: Final = 600.0
 """Seconds that an answer may take; tools run on after their client has gone."""
 MAX_CALLS: Final = 10_000
-"""Being served, and as many that wait for their answer."""
 MAX_CALLS_OF_ONE: Final = 1000
-"""Of one user of one transport session."""
+"""Being served, and of one user of one transport session; as many as the first may wait for their answer."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """Of the requests of all that wait, as they came."""
 _SHARE: Final = 8
@@ -96,9 +94,8 @@ class InFlight:
         if call.cancel_key is not None:
             del self._cancellable[call.cancel_key]
             party, call.cancel_key = call.cancel_key[:2], None
-            self._counts[party] -= 1
-            if not self._counts[party]:
-                del self._counts[party]
+            if (count := self._counts.pop(party)) > 1:
+                self._counts[party] = count - 1
 
     def _slow_make_room(self) -> None:
         oldest = next(iter(self._cancellable.values()))
@@ -114,9 +111,8 @@ class InFlight:
         return self._parties.setdefault(session_id, {}).setdefault(user, _Party(session_id, user))
 
     def _drop_if_empty(self, party: _Party) -> None:
-        if party.waiting or party.streams:
-            return
-        if (users := self._parties.get(party.session_id)) is not None and users.get(party.user) is party:
+        users = self._parties.get(party.session_id, {})
+        if not party.waiting and not party.streams and users.get(party.user) is party:
             del users[party.user]
             if not users:
                 del self._parties[party.session_id]
@@ -125,13 +121,17 @@ class InFlight:
         """Note the outcome of a call and the size of its answer. The first one stands."""
         if call.finished:
             return
-        exchange = call.exchange
-        call.finished = True
+        exchange, call.finished = call.exchange, True
         call.duration = perf_counter() - exchange.started
         call.result_bytes = size
         call.outcome = FINE if outcome is FINE and call.handler_outcome is FINE else merged(outcome, call)
-        if call.method == "initialize":
-            self._slow_handshake(call)
+        if call.method != "initialize":
+            pass
+        elif was_refused(call) or (call.outcome is not None and call.outcome.failed):
+            # Only a handshake that succeeds begins a session, or goes on with one.
+            call.session = exchange.session = call.pending_session_id = None
+        else:
+            self._resolver.opened(call)
         if call.session is not None and not call.accepted and was_refused(call):
             call.session = None
         if self.handed_over.calls:
@@ -152,15 +152,8 @@ class InFlight:
                 call.params = call.meta = _NOTHING
         self._recorder.add(call)
 
-    def _slow_handshake(self, call: Call) -> None:
-        """Begin a session, or go on with one, only where the handshake has succeeded."""
-        if was_refused(call) or (call.outcome is not None and call.outcome.failed):
-            call.session = call.exchange.session = call.pending_session_id = None
-        else:
-            self._resolver.opened(call)
-
     def _slow_slim(self, call: Call) -> None:
-        """Drop arguments too large to be digested: many of them must not wait in memory."""
+        # Arguments too large to be digested: many of them must not wait in memory.
         if not self._keeps_content and call.exchange.capture is None:
             slim(call)
 
@@ -237,12 +230,11 @@ class InFlight:
         exchange.stream = session_id, self._resolver.user(exchange)
         self._party(*exchange.stream).streams += 1
 
-    def stream_closed(self, exchange: Exchange) -> None:
+    def stream_closed(self, party_key: tuple[str, str | None]) -> None:
         """It has ended."""
-        if exchange.stream is not None:
-            party = self._party(*exchange.stream)
-            party.streams -= 1
-            self._drop_if_empty(party)
+        party = self._party(*party_key)
+        party.streams -= 1
+        self._drop_if_empty(party)
 
     def session_closed(self, session_id: str) -> None:
         """No answer can come any more on the streams of this session."""
@@ -270,7 +262,8 @@ class HandedOver:
 
     def __init__(self) -> None:
         self.calls: OrderedDict[tuple[JsonId | None, str], list[Call]] = OrderedDict()
-        self._paths: Paths[bool] = Paths()
+        self.paths: Paths[bool] = Paths()
+        """Paths of apps that hand their messages over to an SDK, which decides on their spans."""
 
     def add(self, call: Call) -> None:
         """Keep a call that has been read."""
@@ -288,22 +281,16 @@ class HandedOver:
     def find(self, request_id: JsonId | None, method: str, params: object) -> list[Call]:
         """The calls that a message may be which an SDK got without its HTTP request; more than one = it is not certain.
 
-        The request that the task was started in decides: it is this one, or an earlier one of its transport session.
+        The request that the task was started in decides: it, or an earlier one of its transport session.
         """
         waiting = self.calls.get((request_id, method), ())
         found = [call for call in waiting if not call.accepted and _asks_for(call, params)]
         around = current_exchange.get()
         if around is None or not found:
             return found
+        known = around.transport_id or around.server_session_id or around.minted
         own = [call for call in found if call.exchange is around]
-        return own or [call for call in found if _may_share(around, call.exchange)]
-
-    def learn(self, exchange: Exchange) -> None:
-        """The app at this path hands its messages over to an SDK, which decides on their spans."""
-        self._paths.learn(exchange.path, True)
-
-    def hands_over(self, exchange: Exchange) -> bool:
-        return self._paths.use(exchange.path) is True
+        return own or [call for call in found if known is None or call.exchange.transport_id in (None, known)]
 
 
 def _asks_for(call: Call, params: object) -> bool:
@@ -313,9 +300,3 @@ def _asks_for(call: Call, params: object) -> bool:
         if name in call.params and call.params[name] != given and not (given is None and not call.params[name]):
             return False
     return True
-
-
-def _may_share(first: Exchange, other: Exchange) -> bool:
-    """Whether two requests may be of one transport session, as far as it is known."""
-    known = first.transport_id or first.server_session_id or first.minted
-    return known is None or other.transport_id is None or other.transport_id == known

@@ -181,7 +181,7 @@ class Requests:
 
     def is_bare(self, exchange: Exchange) -> bool:
         """Whether nobody but us will open a span for the calls of this exchange."""
-        if exchange.at_sdk or not exchange.confirmed or self._inflight.handed_over.hands_over(exchange):
+        if exchange.at_sdk or not exchange.confirmed or self._inflight.handed_over.paths.use(exchange.path):
             return False
         if exchange.routed:
             return True

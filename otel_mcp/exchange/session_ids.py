@@ -80,7 +80,7 @@ class SessionIds:
     def ended(self, exchange: Exchange, transport_id: str) -> None:
         """End the session where a request that is over says so: by DELETE, by 404, or as the stream that it was."""
         if exchange.stream is not None:
-            self._inflight.stream_closed(exchange)
+            self._inflight.stream_closed(exchange.stream)
         if exchange.modern:
             return
         status = exchange.status or 500
