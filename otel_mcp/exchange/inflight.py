@@ -56,12 +56,10 @@ class InFlight:
         self._resolver = resolver
         self._recorder = recorder
         self._keeps_content = settings.store_content
-        self.active: Counter[str] = Counter()
-        """Requests being served, by method."""
+        self.active: Counter[str] = Counter()  # By method.
         self.handed_over = HandedOver()
         self._parties: dict[str, dict[str | None, _Party]] = {}
         self._cancellable: dict[tuple[str, str | None, JsonId], Call] = {}
-        """By transport session, user and id."""
         self._counts: dict[tuple[str, str | None], int] = {}
         """Of those, by transport session and user."""
         self.waiting: dict[Call, _Party] = {}
