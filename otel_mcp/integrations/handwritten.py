@@ -24,20 +24,23 @@ from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 
 _GUARD: Final = guarded("route")
 
+Observed = Callable[[Runtime, Exchange, Scope, Receive, Send], tuple[Receive, Send]]
+"""What the app inside a middleware is to receive and send by."""
+
 
 def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
     """The OpenTelemetry ASGI middleware: its own span around `receive` would undo what is attached outside it."""
-    patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside(_Attaching))
+    patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside(_attach_inside))
 
 
 def gzip(module: ModuleType, patches: Patches) -> None:
     """Starlette's compression."""
-    patches.replace(module.GZipMiddleware, "__call__", _inside(_Readable))
+    patches.replace(module.GZipMiddleware, "__call__", _inside(_read_inside))
 
 
 def brotli(module: ModuleType, patches: Patches) -> None:
     """The compression of brotli-asgi."""
-    patches.replace(module.BrotliMiddleware, "__call__", _inside(_Readable))
+    patches.replace(module.BrotliMiddleware, "__call__", _inside(_read_inside))
 
 
 async def serve(
@@ -86,15 +89,28 @@ def _attaching(runtime: Runtime, exchange: Exchange, scope: Scope, receive: Rece
     return attaching
 
 
-def _inside(wrapper: type[_Inner]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a middleware call its app through `wrapper`, from the first request on that is observed."""
+def _attach_inside(
+    runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+) -> tuple[Receive, Send]:
+    """Inside the ASGI middleware of OpenTelemetry, whose span is the parent."""
+    exchange.attaches_inside = True
+    return _attaching(runtime, exchange, scope, receive), send
+
+
+def _read_inside(runtime: Runtime, exchange: Exchange, _: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Inside a middleware that compresses, where the answer can still be read."""
+    return receive, runtime.exchanges.replies.within(exchange, send)
+
+
+def _inside(observed: Observed) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have a middleware call its app as `observed`, from the first request on that is observed."""
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
             with _GUARD:
-                if scope.get(SCOPE_KEY) is not None and not isinstance(self.app, wrapper):
-                    self.app = wrapper(self.app)
+                if scope.get(SCOPE_KEY) is not None and not isinstance(self.app, _Inner):
+                    self.app = _Inner(self.app, observed)
             await original(self, scope, receive, send)
 
         return __call__
@@ -105,8 +121,9 @@ def _inside(wrapper: type[_Inner]) -> Callable[[Callable[..., Any]], Callable[..
 class _Inner:
     """The app inside a middleware of others."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observed: Observed) -> None:
         self.app = app
+        self._observed = observed
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         with _GUARD:
@@ -115,29 +132,5 @@ class _Inner:
                 receive, send = self._observed(runtime, exchange, scope, receive, send)
         return self.app(scope, receive, send)
 
-    def _observed(
-        self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
-    ) -> tuple[Receive, Send]:
-        raise NotImplementedError
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
-
-
-class _Attaching(_Inner):
-    """Inside the ASGI middleware of OpenTelemetry, whose span is the parent."""
-
-    def _observed(
-        self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
-    ) -> tuple[Receive, Send]:
-        exchange.attaches_inside = True
-        return _attaching(runtime, exchange, scope, receive), send
-
-
-class _Readable(_Inner):
-    """Inside a middleware that compresses, where the answer can still be read."""
-
-    def _observed(
-        self, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
-    ) -> tuple[Receive, Send]:
-        return receive, runtime.exchanges.replies.within(exchange, send)

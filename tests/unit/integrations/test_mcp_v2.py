@@ -306,7 +306,7 @@ class SdkError(Exception):
         (ValueError("secret"), {"error.type": "-32603", "otel_mcp.tool.exception.type": "ValueError"}),
     ],
 )
-async def test_what_a_handler_raises_passes_untouched_and_names_the_error(
+async def test_an_exception_of_a_handler_passes_untouched_and_names_the_error(
     runner: ModuleType, telemetry: Telemetry, problem: Exception, attributes: Message
 ) -> None:
     async def handler(_: Any) -> Any:

@@ -107,5 +107,5 @@ def test_a_validation_before_the_function_is_of_its_arguments(function: Callable
     ],
     ids=["said", "said by a class of its own", "raised", "-32602", "-32603", "-32001"],
 )
-def test_what_a_tool_raises_says_how_it_failed(error: Exception, kind: str) -> None:
+def test_the_exception_of_a_tool_shows_how_it_failed(error: Exception, kind: str) -> None:
     assert kind_of(error, plain) == kind
