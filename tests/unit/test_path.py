@@ -15,13 +15,13 @@ import pytest
 from tests.support import path
 
 PATH = {
-    ("2026-07-28", "off"): (44, 20),
-    ("2026-07-28", "on"): (54, 22),
-    ("2025-11-25", "off"): (51, 23),
-    ("2025-11-25", "on"): (61, 25),
+    ("2026-07-28", "off"): (39, 19),
+    ("2026-07-28", "on"): (48, 21),
+    ("2025-11-25", "off"): (46, 21),
+    ("2025-11-25", "on"): (55, 23),
 }
 """Functions and files, at most, by revision and HTTP span."""
-UNTIL_FLUSHED = {"2026-07-28": (106, 38), "2025-11-25": (111, 40)}
+UNTIL_FLUSHED = {"2026-07-28": (96, 37), "2025-11-25": (101, 39)}
 """The same with drain and flush to Redis, without the HTTP span."""
 
 
