@@ -20,7 +20,9 @@ from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import (
     KNOWN_METHODS,
+    MAX_TEXT,
     META_NAMESPACE,
+    PLAIN_IDS,
     JsonId,
     Message,
     is_mcp,
@@ -36,6 +38,7 @@ _MAX_HEAD: Final = 64 * 1024
 """Bytes that are read of a larger body."""
 _VERSION_META: Final = f"{META_NAMESPACE}protocolVersion"
 _COMPARED: Final = (wire_headers.METHOD, wire_headers.NAME)
+_NOTHING: Final[dict[str, Any]] = {}
 _ENCODED: Final = b"=?"
 """Begins a header whose value is not as it stands."""
 
@@ -93,9 +96,13 @@ class Requests:
             tools by itself, under the id of the call that it is about to serve.
         """
         params = params or {}
-        request_id, target, meta = parts(method, request_id, params)
-        if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
-            method = text(method)
+        target: Any = params.get("name")
+        meta: Any = params.get("_meta", _NOTHING)
+        is_plain = method == "tools/call" and type(target) is str and len(target) <= MAX_TEXT and target.isascii()
+        if not is_plain or type(request_id) is not int or request_id not in PLAIN_IDS or not isinstance(meta, dict):
+            request_id, target, meta = parts(method, request_id, params)
+            if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
+                method = text(method)
         if not exchange.calls:
             named = exchange.headers.get(wire_headers.METHOD)
             if named is not None and named != method.encode():

@@ -61,9 +61,8 @@ def _run(original: Run, *, unwrapped: Callable[[Exception], BaseException]) -> R
                 call.tool_failure = "cancelled"
             raise
         if call is not None and call.tool_failure is not None:
-            call.tool_failure = call.handler_outcome = (
-                None  # A tool that it has called had failed, or its first attempt.
-            )
+            # A tool that it has called had failed, or its first attempt.
+            call.tool_failure = call.handler_outcome = None
         return result
 
     return run

@@ -55,7 +55,7 @@ def parts(
     target: Any = params.get("name") if method == "tools/call" or method == "prompts/get" else None
     if not isinstance(target, str):
         target = None
-    elif len(target) > _MAX_TEXT or not target.isascii():
+    elif len(target) > MAX_TEXT or not target.isascii():
         target = text(target)
     meta: Any = params.get("_meta")
     return request_id, target, cast("dict[str, Any]", meta) if isinstance(meta, dict) else _NOTHING
@@ -122,7 +122,10 @@ def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
 _TELLING: Final = ("_meta", "name", "uri", "protocolVersion", "clientInfo")
 """Parameters that are read of a message too large to be read."""
 _MAX_ID: Final = 2**63
-_MAX_TEXT: Final = 256
+MAX_TEXT: Final = 256
+"""Characters of a stranger's name that are kept."""
+PLAIN_IDS: Final = range(2**63)
+"""Numbers that are ids as they stand."""
 _BATCH_LIMIT: Final = 100
 """Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
 
@@ -139,7 +142,7 @@ def _message(entry: Any) -> Message | None:
     return Message(text(method), request_id, params if type(params) is dict else {})  # pyright: ignore[reportUnknownArgumentType]
 
 
-def text(value: str, limit: int = _MAX_TEXT) -> str:
+def text(value: str, limit: int = MAX_TEXT) -> str:
     """At most `limit` characters of a stranger's text, such as UTF-8 can hold.
 
     JSON may name half of a surrogate pair. An exporter cannot send such a text,
