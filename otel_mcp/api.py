@@ -12,7 +12,7 @@ bind(sessions)
 
 
 def current_session() -> SessionState | None:
-    """The session of the request being served, as this process knows it.
+    """Return the session of the request being served, as this process knows it.
 
     Returns:
         ``None`` outside a request, and where the session is unknown. The state

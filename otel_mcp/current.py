@@ -1,4 +1,4 @@
-"""Where connections meet the runtime of this process: built at the first MCP request, as `instrument()` asked.
+"""Where connections meet the runtime of this process, which is built when it is first needed.
 
 Light, because everything that a request passes imports it: a process without MCP
 loads neither the runtime nor what that needs.
@@ -70,7 +70,7 @@ def build() -> Runtime | None:
 
 
 def sessions() -> Sessions:
-    """The session store of this process: ``save``, ``load``, ``get_or_create``, ``delete``.
+    """Return the session store of this process: ``save``, ``load``, ``get_or_create``, ``delete``.
 
     Raises:
         RuntimeError: OpenTelemetry is switched off in this process.
@@ -121,7 +121,7 @@ def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
 
 
 def _is_same(around: Exchange, scope: Scope, headers: HeaderMap) -> bool:
-    """Whether a scope without our mark is that of the request which its task works for already.
+    """Return whether a scope without our mark belongs to the request that the current task already serves.
 
     Frameworks that are not ASGI take a request apart and make a scope of their own for
     the SDK. It is the same where no SDK has got that request yet, and whatever both say

@@ -35,7 +35,7 @@ class MCPInstrumentor(BaseInstrumentor):
         super().instrument(**kwargs)
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Nothing that must be there: what is, is patched when it is imported."""
+        """Require no library: each is patched when it is imported."""
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ class MCPInstrumentor(BaseInstrumentor):
 
 
 def load_early() -> None:
-    """Entry point of the group ``opentelemetry_pre_instrument``: be loaded even if others fail.
+    """Load before all others, as entry point of ``opentelemetry_pre_instrument``, even if those fail.
 
     Instrumentors load one after another, in no particular order, and an exception
     out of one keeps all that follow from loading.

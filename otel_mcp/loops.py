@@ -83,7 +83,7 @@ def stop() -> None:
 
 
 def home() -> AbstractEventLoop | None:
-    """The loop for our work: our own one if there is any, else the running one."""
+    """Return the loop for our work: our own one if there is any, else the running one."""
     return _own.loop if _own is not None else running()
 
 
@@ -99,12 +99,12 @@ class Turnover:
         self.forget()
 
     def forget(self) -> None:
-        """The server has ended in order, and its loop with it."""
+        """Start counting again: the server has ended in order, and its loop with it."""
         self._last: Callable[[], AbstractEventLoop | None] | None = None
         self._gone = 0
 
     def is_high(self, loop: AbstractEventLoop) -> bool:
-        """Whether `loop` comes after some that have gone, and will not last either."""
+        """Return whether `loop` comes after others that ended by themselves, so that it will not last either."""
         last = self._last() if self._last is not None else loop
         self._gone += last is None or last.is_closed()
         self._last = weakref.ref(loop)
@@ -176,7 +176,7 @@ async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def current_task() -> object:
-    """The task that runs, of asyncio or of trio."""
+    """Return the task that runs, of asyncio or of trio."""
     if running() is not None:
         return asyncio.current_task()
     trio = sys.modules.get("trio")
@@ -187,13 +187,13 @@ def current_task() -> object:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether a task is cancelled, of asyncio or of trio."""
+    """Return whether a task is cancelled, of asyncio or of trio."""
     kind = type(error)
     return isinstance(error, asyncio.CancelledError) or (kind.__name__ == "Cancelled" and kind.__module__ == "trio")
 
 
 def _after_fork() -> None:
-    """The thread is the parent's, and so is the loop."""
+    """Forget thread and loop after a fork: they are the parent's."""
     global _lock, _own
     _lock, _own = threading.Lock(), None
 

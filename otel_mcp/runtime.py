@@ -49,7 +49,7 @@ _FLUSH_SECONDS: Final = 3.0
 
 
 class Runtime:
-    """Everything of one process. Made once, at the first MCP request."""
+    """Everything of one process; see `current.build`."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Runtime:
         atexit.register(self._at_exit)
 
     def _read(self) -> Readings:
-        """What a reader of metrics sees; what has finished is recorded first, so that its export misses nothing."""
+        """Return what a reader of metrics sees; record finished calls first, so that its export misses none."""
         self.recorder.drain()
         sessions = self.sessions
         return Readings(
@@ -142,7 +142,7 @@ class Runtime:
         self.is_ready = self._processor is not None
 
     def is_excluded(self, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
-        """Whether the user wants requests to this URL left alone."""
+        """Return whether the user has excluded this URL."""
         host = headers.get(b"host", b"").decode("latin-1")
         url = f"{scope.get('scheme', 'http')}://{host}{scope['path']}"
         return self.excluded is not None and self.excluded.url_disabled(url)
@@ -163,7 +163,7 @@ class Runtime:
         await asyncio.wait_for(asyncio.to_thread(self._force_flush), _FLUSH_SECONDS + 1)
 
     async def server_ended(self) -> None:
-        """The same where no lifespan has told of the end: it is switched off, or the app knows of none."""
+        """Shut down where no lifespan has announced the end: it is switched off, or the app has none."""
         if self.sessions.is_running:
             await self.shut_down()
 
@@ -188,7 +188,7 @@ class Runtime:
             self.sessions.flush_at_exit()
 
     def disable(self) -> None:
-        """After ``uninstrument()``: nothing is watched any more."""
+        """Stop observing, after ``uninstrument()``."""
         if self._processor is not None:
             self._processor.enabled = False
         atexit.unregister(self._at_exit)

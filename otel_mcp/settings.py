@@ -203,7 +203,7 @@ def load(**overrides: Any) -> Settings:
 
 
 def _read(given: dict[str, Any]) -> tuple[Settings, set[str]]:
-    """The settings, and the names of those that could not be used."""
+    """Read the settings; also return the names of those that could not be used."""
     try:
         return Settings(**given), set()
     except ValidationError as error:
@@ -220,7 +220,7 @@ def _fields(names: set[str]) -> list[tuple[str, FieldInfo]]:
 
 @lru_cache(maxsize=1)
 def _service_name() -> str:
-    """As the SDK has it: values of attributes are percent-encoded, and of a repeated one the last stands."""
+    """Read the service's name as the SDK does: values are percent-encoded, and of a repeated one the last stands."""
     named = "unknown_service"
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         name, _, value = pair.partition("=")
@@ -230,6 +230,6 @@ def _service_name() -> str:
 
 
 def captures_content(settings: Settings) -> bool:
-    """Whether arguments and results may go on spans."""
-    said = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
-    return settings.capture_content or said.strip().lower() in {"true", "span_only", "span_and_event"}
+    """Return whether arguments and results may go on spans."""
+    asked = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
+    return settings.capture_content or asked.strip().lower() in {"true", "span_only", "span_and_event"}

@@ -1,4 +1,4 @@
-"""The story of one session, told by its traces: an id of a session is never on a metric."""
+"""The story of one session, from its traces: an id of a session is never on a metric."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def _seconds(span: str | None) -> float | None:
-    """The seconds of ``90s``, ``15m``, ``2h``, ``1d`` or a plain number."""
+    """Return the seconds of ``90s``, ``15m``, ``2h``, ``1d`` or a plain number."""
     if span is None:
         return None
     number, unit = (span[:-1], span[-1:]) if span[-1:] in _UNITS else (span, "s")
@@ -40,7 +40,7 @@ def _seconds(span: str | None) -> float | None:
 
 
 def _color(context: typer.Context, given: When | None) -> When:
-    """What a command is given, else what stands before it."""
+    """Return what a command is given, else what stands before it."""
     return given or context.find_root().obj or "auto"
 
 

@@ -88,7 +88,7 @@ class Document:
 
 
 def parse(raw: object) -> Document | None:
-    """The session in a value of Redis; ``None`` where there is no id to be found in it."""
+    """Parse the session in a value of Redis; ``None`` where no id can be found in it."""
     if not isinstance(raw, bytes):
         return None
     try:
@@ -157,7 +157,7 @@ def _text(value: object) -> str | None:
 
 
 def _hex(value: object, digits: int) -> str | None:
-    """An id of OpenTelemetry: it becomes part of a URL."""
+    """Return an id of OpenTelemetry if it is one: it becomes part of a URL."""
     is_id = isinstance(value, str) and len(value) == digits and value.isascii() and value.isalnum()
     return cast(str, value) if is_id else None
 

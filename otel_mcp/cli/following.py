@@ -57,7 +57,7 @@ class _Known(NamedTuple):
 
 
 def answered(line: Line) -> float:
-    """When a call was answered, in Unix seconds."""
+    """Return when a call was answered, in Unix seconds."""
     return line.call.started + line.call.duration
 
 
@@ -65,7 +65,7 @@ class Follower:
     """Finds the calls that have landed since it looked last."""
 
     def __init__(self, reader: Reader, settings: Settings, since: float = 0.0) -> None:
-        """`since`: calls of so many seconds before now are found by the first look."""
+        """Begin `since` seconds before now: calls from then on are found by the first look."""
         self._reader = reader
         self._begin = time.time() - since
         self._looked: float | None = None
@@ -75,7 +75,7 @@ class Follower:
         """Calls that are known to have landed, and were not seen: there were too many at once."""
 
     async def look(self) -> list[Line]:
-        """The calls that have landed since the last look, in the order in which they were answered."""
+        """Return the calls that have landed since the last look, in the order in which they were answered."""
         now = time.time()
         if self._looked is None:
             await self._learn(await self._reader.sample(_SAMPLE))
@@ -97,7 +97,7 @@ class Follower:
         return sorted(landed, key=answered)
 
     async def _learn(self, members: list[Member]) -> list[Document]:
-        """The documents of these sessions; notes limits that were not known."""
+        """Read the documents of these sessions; note limits that were not known."""
         scores = dict(members)
         documents = [each for each in await self._reader.documents(scores) if each.session_id in scores]
         for document in documents:
@@ -108,7 +108,7 @@ class Follower:
         return documents
 
     def _news(self, document: Document, score: float, oldest: float) -> list[Call]:
-        """The calls of a session that were not there when it was looked at last."""
+        """Return the calls of a session that were not there when it was looked at last."""
         known = self._sessions.pop(document.session_id, None)
         newest = max((call.started for call in document.calls), default=0.0)
         self._sessions[document.session_id] = _Known(score, document.call_count, newest)
@@ -207,7 +207,7 @@ class Recent:
             self._landed.popleft()
 
     def lines(self, terminal: Terminal, title: str, now: float, height: int) -> list[str]:
-        """The screen: the busiest sessions, then the tools."""
+        """Draw the screen: the busiest sessions, then the tools."""
         newest = [line for line in self._landed if answered(line) >= now - _RATE]
         parts = [title, f"{len(newest) / _RATE:.1f} calls/s"]
         for verdict in ("wrong", "failed"):

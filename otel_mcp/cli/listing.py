@@ -44,7 +44,7 @@ def _since(instant: float | None) -> int | None:
 
 
 def _tally(verdict: str, style: str) -> Field[Any]:
-    """A column that counts results; of older calls a document no longer has them, so there are that many or more."""
+    """Make a column that counts results; older calls are gone from the document, so `+` = that many or more."""
 
     def show(each: Document | Tool) -> str:
         return f"{each.count(verdict)}{'+' if each.is_partial else ''}"
@@ -109,11 +109,11 @@ class Query:
         return self.ended or self.outcome not in {None, _LIVE}
 
     def is_of_client(self, document: Document) -> bool:
-        """Whether the name of the client holds what is asked for."""
+        """Return whether the name of the client holds what is asked for."""
         return self.client is None or self.client.lower() in (document.facts["client_name"] or "").lower()
 
     def wants(self, document: Document) -> bool:
-        """Whether a session is asked for, probes aside."""
+        """Return whether a session is asked for, probes aside."""
         return (
             self.is_of_client(document)
             and (self.outcome is None or self.outcome == document.outcome)
@@ -122,7 +122,7 @@ class Query:
         )
 
     def hides(self, document: Document) -> bool:
-        """Whether a session is a probe that nobody asked for."""
+        """Return whether a session is a probe that nobody asked for."""
         return document.outcome == _PROBE and not self.probes and self.outcome != _PROBE
 
 
@@ -138,7 +138,7 @@ class Found:
 
 
 async def find(reader: Reader, query: Query) -> Found:
-    """The newest sessions that are asked for: two commands to Redis and one or two MGET, and one for their callers."""
+    """Find the newest sessions that are asked for, by two commands to Redis, one or two MGET, and one for callers."""
     members, live = await reader.index(max(_WINDOW, query.limit + 1))
     ids = [member.session_id for member in members]
     if query.scans:
@@ -217,7 +217,7 @@ class Tool:
         return sum(call.verdict == verdict for call in self.calls)
 
     def quantile(self, part: float) -> float:
-        """The duration within which this part of the calls was answered, in seconds."""
+        """Return the duration within which this part of the calls was answered, in seconds."""
         return sorted(call.duration for call in self.calls)[max(math.ceil(part * len(self.calls)) - 1, 0)]
 
     @property
@@ -261,7 +261,7 @@ _TOOL_ORDERS: Final[dict[ToolsBy, Callable[[Tool], float]]] = {
 
 
 def gather(calls: Iterable[Call], by: ToolsBy = "calls") -> list[Tool]:
-    """The tools of these calls, those first that matter most."""
+    """Gather the tools of these calls, those first that matter most."""
     found: dict[str, Tool] = {}
     for call in calls:
         found.setdefault(call.tool, Tool(call.tool)).calls.append(call)

@@ -38,11 +38,11 @@ class Field(Generic[Row]):
     """It is shown with ``-o wide`` only."""
 
     def shown(self, row: Row) -> str:
-        """The text for people."""
+        """Return the text for people."""
         return self.show(row) if self.show is not None else plain(self.value(row))
 
     def painted(self, terminal: Terminal, row: Row, text: str | None = None) -> str:
-        """The text for people in its color."""
+        """Return the text for people in its color."""
         style = self.style(row) if callable(self.style) else self.style
         return terminal.paint(self.shown(row) if text is None else text, style)
 
@@ -51,7 +51,7 @@ Fields = Sequence[Field[Row]]
 
 
 def plain(value: object) -> str:
-    """A value as one word of text between tabs; a dash where there is none."""
+    """Write a value as one word of text between tabs; a dash where there is none."""
     if isinstance(value, float):
         return f"{value:.6f}"
     if isinstance(value, list):
@@ -60,12 +60,12 @@ def plain(value: object) -> str:
 
 
 def as_json(row: Row, fields: Fields[Row]) -> dict[str, Any]:
-    """One row for programs."""
+    """Make one row for programs."""
     return {field.key: field.value(row) for field in fields if field.key}
 
 
 def json_line(document: dict[str, Any]) -> str:
-    """One JSON document in one line; what strangers wrote is in ASCII and escaped."""
+    """Write one JSON document in one line; what strangers wrote is in ASCII and escaped."""
     return json.dumps(document, separators=(",", ":"))
 
 
@@ -93,7 +93,7 @@ def write(
 
 
 def line(terminal: Terminal, row: Row, fields: Fields[Row], form: Format | None, kind: str) -> str:
-    """One row in a line of its own, without knowing the others."""
+    """Write one row in a line of its own, without knowing the others."""
     if form in {"json", "jsonl"}:
         return json_line({"schema": f"otel-mcp/{kind}/1", **as_json(row, fields)})
     if form == "name":
@@ -104,14 +104,14 @@ def line(terminal: Terminal, row: Row, fields: Fields[Row], form: Format | None,
 
 
 def is_plain(terminal: Terminal, form: str | None) -> bool:
-    """Whether rows are tab-separated text: by default in a pipe."""
+    """Return whether rows are tab-separated text: by default in a pipe."""
     return form == "tsv" or (form in {None, "wide"} and not terminal.is_interactive)
 
 
 def lines(
     terminal: Terminal, rows: Sequence[Row], fields: Fields[Row], form: Format | None = "table", *, headers: bool = True
 ) -> list[str]:
-    """The lines of a table, or of tab-separated text."""
+    """Lay out the lines of a table, or of tab-separated text."""
     chosen = [field for field in fields if field.title and (form == "wide" or not field.is_wide)]
     if is_plain(terminal, form):
         return ["\t".join(plain(field.value(row)) for field in chosen) for row in rows]
@@ -135,7 +135,7 @@ def lines(
 
 
 def _fit(fields: Fields[Any], widths: list[int], width: int) -> list[int]:
-    """Which columns are shown, and in `widths` how wide, so that lines are not longer than `width`."""
+    """Choose the columns that are shown, and in `widths` how wide, so that no line is longer than `width`."""
     shown = list(range(len(fields)))
     least = [min(widths[at], field.least or widths[at]) for at, field in enumerate(fields)]
 
@@ -154,7 +154,7 @@ def _fit(fields: Fields[Any], widths: list[int], width: int) -> list[int]:
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal a clean text takes."""
+    """Count the columns of a terminal that a clean text takes."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -163,7 +163,7 @@ def cells(text: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """The text, cut to `width` columns with an ellipsis."""
+    """Cut the text to `width` columns, with an ellipsis."""
     if cells(text) <= width:
         return text
     from rich.cells import set_cell_size
@@ -172,7 +172,7 @@ def cut(text: str, width: int) -> str:
 
 
 def packed(parts: Sequence[str], between: str, width: int) -> list[str]:
-    """The parts, as many in a line as there is room for; none is cut."""
+    """Put as many parts in a line as there is room for; none is cut."""
     rows: list[str] = []
     for part in parts:
         if rows and cells(rows[-1]) + cells(between) + cells(part) <= width:
@@ -188,14 +188,14 @@ def code(text: str) -> str:
 
 
 def markdown_row(row: Row, fields: Fields[Row], url: str | None) -> str:
-    """One row of a Markdown table; the second column is the link."""
+    """Write one row of a Markdown table; the second column is the link."""
     texts = [field.shown(row) if field.is_number else code(field.shown(row)) for field in fields]
     texts[1] = f"[{texts[1]}](<{url}>)" if url else texts[1]
     return f"| {' | '.join('' if text == code(NOTHING) else text for text in texts)} |"
 
 
 def age(seconds: float | None) -> str:
-    """A span of time for people: ``3s``, ``14m``, ``2h``, ``3d``."""
+    """Write a span of time for people: ``3s``, ``14m``, ``2h``, ``3d``."""
     if seconds is None:
         return NOTHING
     whole = max(int(seconds), 0)
@@ -206,7 +206,7 @@ def age(seconds: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """How long something took, for people."""
+    """Write for people how long something took."""
     if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 120:
@@ -215,7 +215,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes for people."""
+    """Write bytes for people."""
     if count is None:
         return NOTHING
     for unit, one in (("MB", 1e6), ("kB", 1e3)):
@@ -225,7 +225,7 @@ def size(count: float | None) -> str:
 
 
 def moment(instant: float | None) -> str | None:
-    """An instant as ISO text in UTC."""
+    """Write an instant as ISO text in UTC."""
     if not instant:
         return None
     return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

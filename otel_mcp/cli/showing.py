@@ -36,7 +36,7 @@ _PAGE_WIDTH: Final = 120
 
 
 async def choose(reader: Reader, given: str) -> Document:
-    """The one session whose id is, or begins with, what was given.
+    """Find the one session whose id is, or begins with, what was given.
 
     Raises:
         Failure: there is none, or there are several.
@@ -105,7 +105,7 @@ def show(
 
 
 def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked: bool = False) -> Iterator[str]:
-    """The story for people."""
+    """Write the story for people."""
     yield terminal.paint(story.headline(), "bold")
     yield from packed(story.origin(), " · ", terminal.width)
     if not story.lines:
@@ -127,7 +127,7 @@ def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked:
 
 
 def _markdown(story: Story) -> Iterator[str]:
-    """The story for a ticket."""
+    """Write the story for a ticket."""
     facts = story.facts()
     yield f"### {code(facts.pop('session'))}"
     yield ""
@@ -148,7 +148,7 @@ def _markdown(story: Story) -> Iterator[str]:
 
 
 def _html(story: Story) -> str:
-    """The story as one page that loads nothing: what a terminal shows, with its facts and links."""
+    """Write the story as one page that loads nothing: what a terminal shows, with its facts and links."""
     from rich.console import Console
     from rich.text import Text
 

@@ -64,7 +64,7 @@ class Connection:
         """Keys lie on several nodes: no command is about keys of several slots."""
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The results of all, in one round trip to each node; an error stands in the place of its result."""
+        """Run all in one round trip to each node; return the results, with an error in the place of its result."""
         with _translated():
             if self.is_cluster:
                 return await self.client.run_all(commands)
@@ -74,7 +74,7 @@ class Connection:
             return await pipeline.execute(raise_on_error=False)
 
     async def run_all(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """The results of all; an error only where a key holds what is not ours."""
+        """Run all; return the results, with an error only where a key holds what is not ours."""
         results = await self.send(commands)
         with _translated():
             for result in results:
@@ -83,7 +83,7 @@ class Connection:
         return results
 
     async def scan(self, pattern: str, kind: str) -> AsyncIterator[str]:
-        """Every key that is like `pattern` and holds a `kind`; looks at all keys there are."""
+        """Yield every key that is like `pattern` and holds a `kind`; looks at all keys there are."""
         with _translated():
             if self.is_cluster:
                 await self.client.initialize()
@@ -123,7 +123,7 @@ class Reader:
 
     @classmethod
     async def find(cls, settings: Settings, service: str | None) -> Reader:
-        """A reader of the service that is asked for, else of this environment's, else of all that there are."""
+        """Make a reader of the service that is asked for, else of this environment's, else of all that there are."""
         reader = cls(settings, service)
         if service is None and settings.service_name == _UNNAMED and not (await reader.index(1))[0]:
             reader._service, reader._indexes = "*", None
@@ -139,7 +139,7 @@ class Reader:
         await self._redis.client.aclose()
 
     async def index(self, count: int) -> tuple[list[Member], int]:
-        """The newest sessions of the index, newest first, and how many live ones there are in all."""
+        """Return the newest sessions of the index, newest first, and how many live ones there are in all."""
         commands: list[tuple[Any, ...]] = []
         for key in await self._find_indexes():
             commands.append(("ZREVRANGE", key, 0, count - 1, "WITHSCORES"))
@@ -149,7 +149,7 @@ class Reader:
         return members[:count], sum(map(int, found[1::2]))
 
     async def active(self, spans: Sequence[tuple[float, float]], count: int) -> list[Member]:
-        """Sessions whose time is over within one of the spans, `count` of each at most, the latest first."""
+        """Return sessions whose time is over within one of the spans, `count` of each at most, the latest first."""
         commands = [
             ("ZREVRANGEBYSCORE", key, f"{high:.6f}", f"{low:.6f}", "WITHSCORES", "LIMIT", 0, count)
             for key in await self._find_indexes()
@@ -158,12 +158,12 @@ class Reader:
         return _members(await self._redis.run_all(*commands))
 
     async def sample(self, count: int) -> list[Member]:
-        """Some sessions of the index at random."""
+        """Return some sessions of the index at random."""
         indexes = await self._find_indexes()
         return _members(await self._redis.run_all(*(("ZRANDMEMBER", key, count, "WITHSCORES") for key in indexes)))
 
     async def documents(self, session_ids: Iterable[str]) -> list[Document]:
-        """The documents of these sessions, without those that are gone or cannot be read."""
+        """Return the documents of these sessions, without those that are gone or cannot be read."""
         names, found = [self._keys.session(session_id)[0] for session_id in session_ids], list[Document]()
         for first in range(0, len(names), _AT_ONCE):
             found += await self._documents(names[first : first + _AT_ONCE])
@@ -194,7 +194,7 @@ class Reader:
             document.caller = user.decode("utf-8", "replace")[:CALLER] if isinstance(user, bytes) else None
 
     async def scan(self, prefix: str, limit: int, *, is_of_any: bool) -> list[Document]:
-        """Sessions whose ids begin so, ended ones too, of our service or of any: found by a scan, `limit` at most."""
+        """Find sessions whose ids begin so, ended ones too, of our service or of any, by a scan; `limit` at most."""
         found, names = list[Document](), list[str]()
 
         async def add() -> None:
@@ -229,14 +229,14 @@ def _literal(text: str) -> str:
 
 
 def _members(found: Sequence[Any]) -> list[Member]:
-    """Members and scores of several answers: in pairs or in a row, as the version of the protocol has it."""
+    """Read members and scores of several answers: in pairs or in a row, as the version of the protocol has it."""
     items = [item for part in found if isinstance(part, list) for item in cast("list[Any]", part)]
     flat = [each for item in items for each in (cast("list[Any]", item) if isinstance(item, list) else [item])]
     return [Member(flat[at].decode("utf-8", "replace"), float(flat[at + 1])) for at in range(0, len(flat), 2)]
 
 
 def configured(redis_url: str | None) -> Settings:
-    """The settings of this environment.
+    """Read the settings of this environment.
 
     Raises:
         Failure: they name no Redis.
@@ -258,7 +258,7 @@ def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
 
 
 async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Settings) -> AsyncIterator[T]:
-    """What `look` finds, every `pause` seconds; waits while a Redis that could be used at first is away.
+    """Yield what `look` finds, every `pause` seconds; wait while a Redis that could be used at first is away.
 
     Raises:
         StoreDown: it cannot be used at first, or refuses access later on.
@@ -283,7 +283,7 @@ async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Setti
 
 
 def away(down: StoreDown, settings: Settings) -> Failure:
-    """What to say of a Redis that cannot be used."""
+    """Say what is wrong with a Redis that cannot be used."""
     where, variable = address(settings.redis_url or ""), f"{PREFIX}REDIS_URL"
     if down.denied:
         hint = f"check user, password and permissions in {variable} (SECURITY.md lists what an account needs)"
@@ -293,6 +293,6 @@ def away(down: StoreDown, settings: Settings) -> Failure:
 
 
 def address(url: str) -> str:
-    """Where a URL points to, without user, password and options."""
+    """Return where a URL points to, without user, password and options."""
     parts = urlsplit(url)
     return parts.netloc.rpartition("@")[2] or parts.path

@@ -146,7 +146,7 @@ class Story:
         return found
 
     def facts(self) -> dict[str, str]:
-        """What is known of the session, by name; clean, whole values."""
+        """Return what is known of the session, by name; clean, whole values."""
         document, facts = self.document, self.document.facts
         known: dict[str, object] = {
             "session": document.session_id,
@@ -170,14 +170,14 @@ class Story:
         return {name: plain(value) for name, value in known.items() if plain(value) != NOTHING}
 
     def headline(self) -> str:
-        """Who, and how it went, in one line."""
+        """Say in one line who it was, and how it went."""
         document = self.document
         caller = f"caller {plain(document.caller)}" if document.caller else ""
         parts = [clean(document.facts[name] or "", 64) for name in ("source", "protocol_version")]
         return " · ".join(part for part in (plain(document.client), parts[0], caller, parts[1], self._state()) if part)
 
     def origin(self) -> list[str]:
-        """Which session, since when."""
+        """Say which session it is, and since when."""
         parts = [f"session {plain(self.document.session_id)} of {plain(self.document.service)}"]
         if began := moment(self.began):
             parts.append(f"began {began[:10]} {began[11:19]} UTC")
@@ -186,7 +186,7 @@ class Story:
         return parts
 
     def _state(self) -> str:
-        """How it went, or that it goes on."""
+        """Say how it went, or that it goes on."""
         document, now = self.document, time.time()
         if document.ended_by is None:
             idle = now - document.last_activity if document.last_activity else None
@@ -196,7 +196,7 @@ class Story:
         return f"{outcome}{ended}: {plain(document.ended_by)}"
 
     def total(self) -> str:
-        """What the model was given, in one line."""
+        """Say in one line what the model was given."""
         kept = f" by the newest {counted(len(self.lines), 'call')}" if self.document.is_partial else ""
         tokens = f"{self.tokens / 1000:.0f}k" if self.tokens >= 10_000 else f"{self.tokens:,}"
         return f"{size(self.given)} given to the model{kept}, about {tokens} tokens (bytes / {_BYTES_A_TOKEN})"

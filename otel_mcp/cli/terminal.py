@@ -109,7 +109,7 @@ def say(text: str) -> None:
 
 
 def clean(value: object, limit: int = 1024) -> str:
-    """The text of a stranger as one harmless line; whatever a terminal would act on becomes U+FFFD."""
+    """Make the text of a stranger one harmless line; what a terminal would act on becomes U+FFFD."""
     text = str(value)[:limit]
     if text.isascii() and text.isprintable():
         return text
@@ -117,5 +117,5 @@ def clean(value: object, limit: int = 1024) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 session``, ``2 sessions``."""
+    """Write ``1 session``, ``2 sessions``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -36,7 +36,7 @@ _GUARD = guarded("dispatch")
 
 
 def exchange_of(request: object) -> Exchange | None:
-    """The record of the HTTP request that carried a message; never a stale one."""
+    """Return the `Exchange` that carried a message; ``None`` where the request's scope has none."""
     scope: Any = getattr(request, "scope", None)
     exchange: object = scope.get(SCOPE_KEY) if isinstance(scope, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return exchange if isinstance(exchange, Exchange) else None
@@ -56,7 +56,7 @@ class Dispatcher:
     """Answers are read from the wire, since somebody wants their content."""
 
     def handed_over(self, request_id: JsonId | None, method: str, params: object, *, native: bool) -> Call | None:
-        """The call that a message is which came without its HTTP request: over another transport than the SDK's.
+        """Find the call of a message that a transport other than the SDK's passed on without its HTTP request.
 
         Args:
             request_id: of the message.
@@ -101,9 +101,9 @@ class Dispatch:
     server: Any = None
     """What the SDK serves it with."""
     served_by: object = None
-    """What the SDK 2.x makes for each message: that of another server in this process is another."""
+    """The session object of the SDK 2.x; a message with another one is another server's in this process."""
     before: Awaitable[None] | None = None
-    """What has to be known before the handler runs, and takes waiting for."""
+    """Awaited before the handler runs."""
     opens: bool = False
     """No library opens a span for it, so we do."""
     opening: bool = False
@@ -131,7 +131,7 @@ class Dispatch:
                 if (call.session is None or call.tentative) and not dispatcher.resolver.cached(call):
                     await self._slow_resolve()
                 if call.span is not None:
-                    # Of a route around an SDK, which decides. Ours is not ended, so nobody sees it.
+                    # A route around an SDK has opened it; the SDK decides. Never ended, so it is never exported.
                     call.span = call.span_context = None
                     dispatcher.inflight.handed_over.paths.learn(call.exchange.path, True)
                 # Whatever the task carried: it may be older than the request.
@@ -163,7 +163,7 @@ class Dispatch:
                 await self.dispatcher.resolver.resolve(self.call)
 
     def outcome_of(self, result: Any) -> Outcome | None:
-        """How the handler's result, as dictionary or model, ends the message; ``None`` = the answer is to show it."""
+        """Read from the handler's result, a dictionary or model, how the message ended; ``None`` = the answer tells."""
         if isinstance(result, dict):
             failed: object = result.get("isError")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         else:
@@ -171,18 +171,18 @@ class Dispatch:
         return Outcome(TOOL_ERROR) if failed is True else FINE
 
     def failed(self, error: BaseException) -> Outcome:
-        """How an exception out of the handler ends the message."""
+        """Return how an exception out of the handler ends the message."""
         return Outcome(error_type="cancelled" if is_cancellation(error) else type(error).__name__)
 
     def judge(self) -> None:
         """Note what the server itself knows of the tool of a call that has failed."""
 
     def owes_span(self) -> bool:
-        """Whether a message of which no span was seen has none: no sampler has dropped it."""
+        """Return whether a message without a span needs one from us: ``False`` = a sampler may have dropped it."""
         return True
 
     def leave(self, outcome: Outcome | None) -> None:
-        """The handler has returned or raised."""
+        """Note that the handler has returned or raised."""
         call = self.call
         call.running, call.dispatch = False, None
         if call.span_context is None and call.id is not None and self.owes_span():
@@ -279,7 +279,7 @@ class AppDispatch(Dispatch):
             self._call_token = current_call.set(call)
 
     def leave(self, outcome: Outcome | None) -> None:
-        """The app has returned or raised, perhaps in another task: that context ends with its task."""
+        """Note that the app has returned or raised, perhaps in another task: then its context ended with that task."""
         if self._task is not None and self._task is not current_task():
             self._call_token = self._attached = None
         super().leave(outcome)
@@ -292,7 +292,7 @@ class AppDispatch(Dispatch):
 
 
 def completed_by(earlier: Outcome | None, later: Outcome | None) -> Outcome | None:
-    """How a handler ended, with what its tool has shown before."""
+    """Merge how a handler ended with what its tool has shown before."""
     if later is None or earlier is None:
         return later or earlier
     if later.exception_type is None and earlier.exception_type is not None:

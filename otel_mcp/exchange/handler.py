@@ -68,7 +68,7 @@ class ExchangeHandler:
             ambient=without_ended_span(ambient) if ambient else ambient,
         )
         if version and exchange.http_method != "POST" and exchange.modern:
-            exchange.protocol_version = None  # Streams and goodbyes are of the revisions before it.
+            exchange.protocol_version = None  # GET and DELETE are of the revisions before it.
         # A proxy that adds no header is known by its HTTP/1.0: no client of MCP speaks it, nginx does by default.
         if exchange.http_version == "1.0" or not PROXY_HEADERS.isdisjoint(headers):
             exchange.client, exchange.client_port, exchange.client_is_shared = exchanges.requests.clients.of(scope)
@@ -218,7 +218,7 @@ class ExchangeHandler:
         exchange.status = 200
         if exchange.http_span is not None:
             message = self._exchanges.http_spans.respond(exchange, message)
-        if not self._exchanges.responses.adds_public_id or X_SESSION_ID in present:
+        if not self._exchanges.responses.adds_session_id or X_SESSION_ID in present:
             return message
         return {**message, "headers": [*message["headers"], (X_SESSION_ID, session.facts.session_id.encode("ascii"))]}
 
@@ -261,7 +261,7 @@ class ExchangeHandler:
         self._answer.feed(body, more=more)
 
     def _close(self, error: BaseException | None) -> None:
-        """The app has returned, or raised."""
+        """End the request: the app has returned or raised."""
         exchange, inflight = self.exchange, self._exchanges.inflight
         is_kept = not exchange.at_sdk
         if is_kept or exchange.dispatch is not None or exchange.unparsed_body is not None:

@@ -25,11 +25,11 @@ PATIENCE: Final = 600.0
 """Seconds that an answer may take; tools run on after their client has gone."""
 MAX_CALLS: Final = 10_000
 MAX_CALLS_OF_ONE: Final = 1000
-"""Being served, and of one user of one transport session; as many as the first may wait for their answer."""
+"""Calls that can be cancelled: in all (as many may wait for an answer), and of one user of a transport session."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """Of the requests of all that wait, as they came."""
 _SHARE: Final = 8
-"""Of waiting calls one user of one session may have so many times fewer."""
+"""One user of one session may fill this part of the limits on waiting calls: one in so many."""
 _MAX_KEPT: Final = 64 * 1024
 """Bytes of a request whose arguments are kept until it is recorded."""
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -61,7 +61,7 @@ class InFlight:
         self._parties: dict[str, dict[str | None, _Party]] = {}
         self._cancellable: dict[tuple[str, str | None, JsonId], Call] = {}
         self._counts: dict[tuple[str, str | None], int] = {}
-        """Of those, by transport session and user."""
+        """Cancellable calls by transport session and user."""
         self.waiting: dict[Call, _Party] = {}
         """Calls whose answer may come on another stream, oldest first."""
         self._size = 0
@@ -88,7 +88,7 @@ class InFlight:
             self._slow_cancel(exchange, party, json_id(call.params.get("requestId")))
 
     def _forget(self, call: Call) -> None:
-        """It cannot be cancelled any more."""
+        """Forget a call that cannot be cancelled any more."""
         if call.cancel_key is not None:
             del self._cancellable[call.cancel_key]
             party, call.cancel_key = call.cancel_key[:2], None
@@ -156,13 +156,13 @@ class InFlight:
             slim(call)
 
     def handled(self, call: Call) -> None:
-        """A handler has returned after its request: unless a stream is open, nothing else tells how it ended."""
+        """Finish a call whose handler returned after its request, unless an open stream may still bring the answer."""
         party = self.waiting.get(call)
         if call.exchange.closed and (party is None or not party.streams):
             self.finish(call, call.handler_outcome)
 
     def leave(self, call: Call) -> None:
-        """The HTTP request of an unanswered call is over: wait for its answer where another stream may bring it."""
+        """Wait for the answer of a call whose request is over, where another stream may bring it; else finish it."""
         exchange = call.exchange
         ends_open = exchange.disconnected or exchange.status == 202
         ends_open = ends_open or (exchange.status == 200 and exchange.reading in (Reading.STREAM, Reading.QUIET_STREAM))
@@ -214,7 +214,7 @@ class InFlight:
         self.finish(call, call.handler_outcome or Outcome(error_type="disconnected"))
 
     def find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
-        """The waiting call that an answer on this stream belongs to: of its own user, or else of another one."""
+        """Find the waiting call that an answer on this stream belongs to: of its own user, or else of another one."""
         users = self._parties.get(exchange.transport_id or "")
         if not users:
             return None
@@ -224,18 +224,18 @@ class InFlight:
         return next((party.waiting[request_id] for party in users.values() if request_id in party.waiting), None)
 
     def stream_opened(self, exchange: Exchange, session_id: str) -> None:
-        """A GET stream has begun, on which answers of its session may come."""
+        """Note that a GET stream has begun, on which answers of its session may come."""
         exchange.stream = session_id, self._resolver.user(exchange)
         self._party(*exchange.stream).streams += 1
 
     def stream_closed(self, party_key: tuple[str, str | None]) -> None:
-        """It has ended."""
+        """Note that a GET stream has ended."""
         party = self._party(*party_key)
         party.streams -= 1
         self._drop_if_empty(party)
 
     def session_closed(self, session_id: str) -> None:
-        """No answer can come any more on the streams of this session."""
+        """Give up what waits on the streams of a session that is closed: no answer can come any more."""
         for party in list(self._parties.get(session_id, {}).values()):
             for call in list(party.waiting.values()):
                 if call.running:
@@ -277,7 +277,7 @@ class HandedOver:
                 del self.calls[key]
 
     def find(self, request_id: JsonId | None, method: str, params: object) -> list[Call]:
-        """The calls that a message may be which an SDK got without its HTTP request; more than one = it is not certain.
+        """Find the calls that may be the message which an SDK got without its HTTP request; several = not certain.
 
         The request that the task was started in decides: it, or an earlier one of its transport session.
         """
@@ -292,7 +292,7 @@ class HandedOver:
 
 
 def _asks_for(call: Call, params: object) -> bool:
-    """Whether a call asks for what the parameters say that an SDK has got, as dictionary or model."""
+    """Return whether a call asks for the same as `params`, the dictionary or model that an SDK has got."""
     for name in ("name", "arguments"):
         given: object = params.get(name) if isinstance(params, dict) else getattr(params, name, None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if name in call.params and call.params[name] != given and not (given is None and not call.params[name]):

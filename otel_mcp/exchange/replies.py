@@ -37,7 +37,7 @@ _MESSAGES: Final = (b"message", b"")
 
 
 def reading_of(present: Mapping[bytes, bytes]) -> Reading:
-    """How to read the body of a response with these headers; under a content encoding it passes unread."""
+    """Choose how to read the body of a response with these headers; under a content encoding it passes unread."""
     if present.get(b"content-encoding", b"identity").strip().lower() in _PLAIN:
         content_type = present.get(b"content-type", b"")
         if content_type.startswith(b"text/event-stream"):
@@ -61,7 +61,7 @@ class Replies:
         """The results themselves are wanted."""
 
     def find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
-        """The call that an answer with this id belongs to."""
+        """Find the call that an answer with this id belongs to."""
         if exchange.unparsed_body is not None:
             self._requests.read(exchange)
             if 200 <= (exchange.status or 0) < 300:
@@ -112,7 +112,7 @@ class Replies:
         self._inflight.finish(call, outcome, size)
 
     def _learn(self, call: Call, reply: Mapping[str, Any]) -> None:
-        """Note what an answer tells beside how its call ended."""
+        """Note what else an answer tells: the revision, listed names, the result."""
         self._metrics.learn_listed(call.method, reply.get("result"))
         if call.method == "initialize" and (version := negotiated_version(reply)) is not None:
             self._resolver.opened(call)
@@ -137,12 +137,12 @@ class Replies:
             self._inflight.stream_opened(exchange, session_id)
 
     def within(self, exchange: Exchange, send: Send) -> Send:
-        """The `send` of a handler whose answer may be compressed on its way out."""
+        """Wrap the `send` of a handler whose answer may be compressed on its way out."""
         return _Within(self, exchange, send).send if b"accept-encoding" in exchange.headers else send
 
 
 def only_unfinished(exchange: Exchange) -> Call | None:
-    """The call of an exchange that has no outcome, where it is one."""
+    """Return the call of an exchange that has no outcome; ``None`` unless it is exactly one."""
     unfinished = [call for call in exchange.calls if not call.finished]
     return unfinished[0] if len(unfinished) == 1 else None
 

@@ -89,7 +89,7 @@ class Requests:
     def call_of(
         self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any] | None
     ) -> Call | None:
-        """The call that a message is which an SDK hands to its handler.
+        """Find the call of the message that an SDK hands to its handler.
 
         Returns:
             ``None`` for a message that never was on the wire: the SDK of 2026-07-28 lists
@@ -99,7 +99,8 @@ class Requests:
         target: Any = params.get("name")
         meta: Any = params.get("_meta", _NOTHING)
         is_plain = method == "tools/call" and type(target) is str and len(target) <= MAX_TEXT and target.isascii()
-        if not is_plain or type(request_id) is not int or request_id not in PLAIN_IDS or not isinstance(meta, dict):
+        is_plain = is_plain and type(params.get("_meta", _NOTHING)) is dict
+        if not is_plain or type(request_id) is not int or request_id not in PLAIN_IDS:
             request_id, target, meta = parts(method, request_id, params)
             if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
                 method = text(method)
@@ -181,13 +182,13 @@ class Requests:
         exchange.protocol_version = None if initial and version is not None and version >= MODERN else version
 
     def _is_of_session(self, exchange: Exchange, call: Call) -> bool:
-        """Whether a message has nothing of a revision without sessions, and names a session that there is."""
+        """Return whether a message has nothing of a revision without sessions, and names a session that there is."""
         if exchange.transport_id is None or any(key.startswith(META_NAMESPACE) for key in call.meta):
             return False
         return self._resolver.is_begun(exchange.transport_id)
 
     def is_bare(self, exchange: Exchange) -> bool:
-        """Whether nobody but us will open a span for the calls of this exchange."""
+        """Return whether nobody but us will open a span for the calls of this exchange."""
         if exchange.at_sdk or not exchange.confirmed or self._inflight.handed_over.paths.use(exchange.path):
             return False
         if exchange.routed:

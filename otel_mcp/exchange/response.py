@@ -40,10 +40,10 @@ class Responses:
         self._inflight = inflight
         self._session_ids = session_ids
         self._adds_transport_id = "mcp-session-id" in settings.response_headers
-        self.adds_public_id = "x-session-id" in settings.response_headers
+        self.adds_session_id = "x-session-id" in settings.response_headers
 
     def waits_for_body(self, exchange: Exchange, message: Message) -> bool:
-        """Whether the headers of a response that begins depend on a body which is about to come."""
+        """Return whether the headers of this response depend on its body, which is about to come."""
         if exchange.unparsed_body is not None and b'"initialize"' in exchange.unparsed_body:
             self._requests.read(exchange)
         if exchange.http_method != "POST" or message["status"] != 200 or len(exchange.calls) != 1:
@@ -77,7 +77,7 @@ class Responses:
                 exchange.owns_sessions = True
                 self._session_ids.learn(exchange, owns=True, named=True)
             if exchange.unparsed_body is not None:
-                # The answer begins before the SDK has told what it answers: a stream.
+                # A stream, which begins before the SDK knows its answer.
                 exchange.session = self._resolver.known(exchange)
                 if exchange.session is None:
                     self._requests.read(exchange)
@@ -96,16 +96,16 @@ class Responses:
     def _with_ids(
         self, exchange: Exchange, message: Message, present: Mapping[bytes, bytes], public: str | None
     ) -> Message:
-        """The start of a response with ours after the headers of the server; its own message is left alone."""
+        """Add our headers after those of the server, in a copy of the message."""
         status, ours = exchange.status or 500, list[tuple[bytes, bytes]]()
         if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
             ours.append((wire_headers.SESSION_ID, exchange.minted.encode("ascii")))
-        if public is not None and status < 400 and self.adds_public_id and X_SESSION_ID not in present:
+        if public is not None and status < 400 and self.adds_session_id and X_SESSION_ID not in present:
             ours.append((X_SESSION_ID, public.encode("ascii")))
         return {**message, "headers": [*(message.get("headers") or ()), *ours]} if ours else message
 
     def _pending_id(self, exchange: Exchange) -> str | None:
-        """The id of the session that begins if the rest of the answer says so."""
+        """Return the id of the session that begins if the rest of the answer says so."""
         for call in exchange.calls:
             if call.pending_session_id is not None and is_handshake(call.params):
                 return self._resolver.named_by(exchange, call.pending_session_id)
@@ -150,7 +150,7 @@ class Responses:
             self._resolver.opened(call)
 
     def _may_tell(self, exchange: Exchange) -> bool:
-        """Whether the answer to an ``initialize`` may carry an id of ours.
+        """Return whether the answer to an ``initialize`` may carry an id of ours.
 
         Not where a browser asks: once the id is exposed to it, its next
         preflight would name a header that the app may not allow.
@@ -170,7 +170,7 @@ class Responses:
 
 
 def has_succeeded(call: Call) -> bool | None:
-    """How a handshake has ended; ``None`` = only the rest of the answer tells."""
+    """Return whether a handshake has succeeded; ``None`` = only the rest of the answer tells."""
     return call.exchange.foreseen if call.handler_outcome is None else not call.handler_outcome.failed
 
 
@@ -220,7 +220,7 @@ class Exchanges:
         return message
 
     def end_unread(self, exchange: Exchange, scope: Scope) -> None:
-        """Come to an end with what no SDK has read or run."""
+        """Finish a request that no SDK has read or run."""
         if exchange.dispatch is not None:
             exchange.dispatch.leave(None)
         if exchange.confirmed and not exchange.http_decided:

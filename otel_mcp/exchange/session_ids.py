@@ -27,11 +27,11 @@ _KEEPS_NONE: Final = frozenset({404, 405})
 _DELAY: Final = 2.0
 """Flush intervals by which the end of a session waits that several replicas may serve."""
 _HANDSHAKE: Final = 4.0
-"""The same, but from its beginning: another replica may have kept the handshake back, for two, before it wrote it."""
+"""Flush intervals from its beginning, at least: another replica may hold the handshake back for two of them."""
 
 
 class SessionIds:
-    """By path, whether the server gives out session ids; and each end once, after the calls that came before it."""
+    """Knows by path whether the server gives out session ids; submits each end once, after earlier calls."""
 
     def __init__(
         self, settings: Settings, resolver: Resolver, recorder: Recorder, inflight: InFlight, sessions: Sessions
@@ -96,7 +96,7 @@ class SessionIds:
             self._end(exchange, transport_id, "server_closed")
 
     def _is_goodbye(self, exchange: Exchange, transport_id: str, status: int) -> bool:
-        """Whether a client closes a session that only we know of: the server's refusal says that it keeps none."""
+        """Return whether a client closes a session that only we know of, as the server's refusal shows."""
         owns_none = exchange.owns_sessions is False and status in _KEEPS_NONE
         return owns_none and self._hashes.is_ours(transport_id)
 

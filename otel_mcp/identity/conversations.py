@@ -57,7 +57,7 @@ class Conversations:
     async def _look(self, transport_id: str, conversation: Session, claim: Claim, *, again: bool) -> None:
         """Replace the session that another replica has written, or is about to write, after a handshake."""
         known = await self._sessions.describe(transport_id)
-        if known is None or known.ended or known.worked:
+        if known is None or known.ended or known.has_tool_calls:
             return
         if known.live is None:
             if again:

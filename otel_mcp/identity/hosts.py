@@ -33,7 +33,7 @@ class HostKey:
     inside: str | None = None
     """Key within that value, where the value is an object or its JSON text."""
     clients: tuple[str, ...] = ()
-    """Parts of clientInfo name or user agent that must be there; empty = any."""
+    """In lower case: one must be part of the clientInfo name or the user agent; empty = any client."""
 
 
 HOST_KEYS: Final = (

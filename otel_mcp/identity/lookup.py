@@ -76,7 +76,7 @@ class _Plan:
     known: Known | None = None
     """What the store knows of the id claimed."""
     must_agree: bool = False
-    """The id is only a candidate: replicas have still to agree on one."""
+    """Replicas have still to agree on an id; this one is proposed."""
     is_blind: bool = False
     """It begins under an id of which only the store could tell more, and cannot be asked."""
 
@@ -195,7 +195,7 @@ class Lookup:
         registry = self._registry
         if decision is Decision.JOIN and known is not None and known.facts is not None:
             facts = replace(known.facts, source=known.facts.source or claim.source)
-            session = Session(facts, registry.clock(), has_tool_calls=known.worked)
+            session = Session(facts, registry.clock(), has_tool_calls=known.has_tool_calls)
             session.caller = claim.principal.digest
             return _Plan(decision, session, exists=True)
         previous = claim.key if decision is Decision.CONTINUE else None

@@ -90,7 +90,7 @@ class Registry:
         return self.get(session_id) if session_id is not None else None
 
     def agreed(self, key: str, answer: str, candidate: str) -> str:
-        """Settle what `key` means: of two requests that the store answered neither, the first one's id stands."""
-        rival = (self.followed(key) or self.get(key)) if answer == candidate else None
-        self.follow(key, answer if rival is None else rival.id)
-        return answer if rival is None else rival.id
+        """Decide which id `key` means: where the store has answered neither of two requests, the first one's."""
+        earlier = (self.followed(key) or self.get(key)) if answer == candidate else None
+        self.follow(key, answer if earlier is None else earlier.id)
+        return answer if earlier is None else earlier.id

@@ -36,13 +36,13 @@ def telemetry(module: ModuleType, patches: Patches) -> None:
 
 
 def server(module: ModuleType, patches: Patches) -> None:
-    """FastMCP 3, imported before us."""
+    """Patch FastMCP 3 where it was imported before us."""
     if not hasattr(module, "record_span_exception") and hasattr(module, "server_span"):
         patches.replace(module, "server_span", _server_span)
 
 
 def native_span(module: ModuleType, patches: Patches) -> None:
-    """The middleware of FastMCP 4 that opens its span for a message."""
+    """Patch the middleware of FastMCP 4 that opens its span for a message."""
     if hasattr(module, "FastMCPServerMiddleware"):
         from otel_mcp.integrations.mcp_v2 import layer  # That SDK is there, as FastMCP 4 is on it alone.
 
@@ -117,7 +117,7 @@ def _note_missing(call: Call, error: BaseException | None) -> None:
 
 
 def _opening() -> Dispatch | None:
-    """The message whose span FastMCP 4 is about to open."""
+    """Return the message whose span FastMCP 4 is about to open."""
     call = current_call.get()
     return call.dispatch if call is not None and call.dispatch is not None and call.dispatch.opening else None
 

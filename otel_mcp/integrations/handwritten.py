@@ -29,17 +29,17 @@ Observed = Callable[[Runtime, Exchange, Scope, Receive, Send], tuple[Receive, Se
 
 
 def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
-    """The OpenTelemetry ASGI middleware: its own span around `receive` would undo what is attached outside it."""
+    """Patch OpenTelemetry's ASGI middleware: its own span around `receive` would undo what is attached outside it."""
     patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside(_attach_inside))
 
 
 def gzip(module: ModuleType, patches: Patches) -> None:
-    """Starlette's compression."""
+    """Patch Starlette's compression."""
     patches.replace(module.GZipMiddleware, "__call__", _inside(_read_inside))
 
 
 def brotli(module: ModuleType, patches: Patches) -> None:
-    """The compression of brotli-asgi."""
+    """Patch the compression of brotli-asgi."""
     patches.replace(module.BrotliMiddleware, "__call__", _inside(_read_inside))
 
 
@@ -92,13 +92,13 @@ def _attaching(runtime: Runtime, exchange: Exchange, scope: Scope, receive: Rece
 def _attach_inside(
     runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
 ) -> tuple[Receive, Send]:
-    """Inside the ASGI middleware of OpenTelemetry, whose span is the parent."""
+    """Attach inside the ASGI middleware of OpenTelemetry, whose span is the parent."""
     exchange.attaches_inside = True
     return _attaching(runtime, exchange, scope, receive), send
 
 
 def _read_inside(runtime: Runtime, exchange: Exchange, _: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """Inside a middleware that compresses, where the answer can still be read."""
+    """Read inside a middleware that compresses, where the answer is still plain."""
     return receive, runtime.exchanges.replies.within(exchange, send)
 
 

@@ -31,34 +31,34 @@ Owns = Callable[[Any], bool | None]
 
 
 def starlette(module: ModuleType, patches: Patches) -> None:
-    """Every Starlette and FastAPI app, on any server."""
+    """Patch every Starlette and FastAPI app, on any server."""
     patches.replace(module.Starlette, "__call__", _app)
 
 
 def litestar(module: ModuleType, patches: Patches) -> None:
-    """Every Litestar app, on any server."""
+    """Patch every Litestar app, on any server."""
     patches.replace(module.Litestar, "__call__", _app)
 
 
 def route(module: ModuleType, patches: Patches) -> None:
-    """Starlette and FastAPI routes."""
+    """Patch Starlette and FastAPI routes."""
     patches.replace(module.Route, "handle", _route)
 
 
 def session_manager(module: ModuleType, patches: Patches) -> None:
-    """The SDK's Streamable HTTP transport. Its own ASGI class goes past `handle_request` to what lies within."""
+    """Patch the SDK's Streamable HTTP transport. Its own ASGI class bypasses `handle_request`."""
     patches.replace(module.StreamableHTTPSessionManager, "handle_request", _sdk(lambda manager: not manager.stateless))
     if hasattr(module, "StreamableHTTPASGIApp"):
         patches.replace(module.StreamableHTTPASGIApp, "__call__", _sdk(lambda app: not app.session_manager.stateless))
 
 
 def sse_transport(module: ModuleType, patches: Patches) -> None:
-    """The SDK's transport of 2024-11-05, whose sessions are always the server's."""
+    """Patch the SDK's transport of 2024-11-05, whose sessions are always the server's."""
     patches.replace(module.SseServerTransport, "handle_post_message", _sdk(lambda _: True))
 
 
 def http_client(module: ModuleType, patches: Patches) -> None:
-    """The in-process transport of httpx: what is asked through it is a request of its own, however much it repeats."""
+    """Patch httpx's in-process transport: what it sends is a new request, however much it repeats of another."""
 
     def make(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @wraps(original)
@@ -153,7 +153,7 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _slow_learn(exchange: Exchange, owns: bool | None) -> None:
-    """Remember it for requests that do not get here, such as those that a middleware refuses."""
+    """Remember who owns sessions, for requests that do not get here, such as those that a middleware refuses."""
     exchange.owns_sessions = owns
     if owns is not None and exchange.transport_id is not None and (runtime := current.runtime) is not None:
         runtime.exchanges.session_ids.learn(exchange, owns=owns)

@@ -115,13 +115,13 @@ def _is_fastmcp(server: Any) -> bool:
 
 
 def _fastmcp_will(server: Any, method: str) -> bool:
-    """Whether FastMCP 3 opens a span for a message that none of ours is there for."""
+    """Return whether FastMCP 3 opens a span for a message that none of ours is there for."""
     telemetry = sys.modules.get("fastmcp.server.telemetry")
     return method in _FASTMCP3_METHODS and _is_fastmcp(server) and hasattr(telemetry, "server_span")
 
 
 def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """What a low-level server makes an error of: the user's exception, or what it has validated itself."""
+    """Note what a low-level server turns into an error: the user's exception, or its own failed validation."""
 
     @wraps(original)
     def make(self: Any, error_message: str) -> Any:
@@ -143,7 +143,7 @@ def _note(server: Any, call: Call, error: BaseException | None, message: str) ->
 
 
 def _is_refusal(server: Any, error: BaseException) -> bool:
-    """Whether a high-level server, or a middleware of its, refuses a call before a tool runs."""
+    """Return whether a high-level server, or a middleware of its, refuses a call before a tool runs."""
     if any(base.__name__ in _REFUSALS for base in type(error).__mro__):
         return True
     return _is_fastmcp(server) and protocol_error(error) is not None

@@ -47,7 +47,7 @@ def runner(module: ModuleType, patches: Patches) -> None:
 
 
 def native_span(module: ModuleType, patches: Patches) -> None:
-    """The middleware that opens the SDK's span."""
+    """Patch the middleware that opens the SDK's span."""
     if hasattr(module, _NATIVE):
         patches.replace(getattr(module, _NATIVE), "__call__", layer)
 
@@ -250,7 +250,7 @@ def _handed_over(runtime: Runtime, owner: Any, ctx: Any) -> Call | None:
 
 
 def _is_tool(owner: Any, call: Call) -> bool:
-    """Whether the server knows the tool by itself: then its name may be shown though the call fails."""
+    """Return whether the server knows the tool by itself: then its name may be shown though the call fails."""
     lookup = getattr(owner.server, "get_tool_input_schema", None)
     if call.target is None or lookup is None:
         return False

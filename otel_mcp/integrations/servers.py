@@ -17,12 +17,12 @@ from otel_mcp.integrations.patching import Patches
 
 
 def uvicorn(module: ModuleType, patches: Patches) -> None:
-    """uvicorn, and gunicorn with uvicorn's workers."""
+    """Patch uvicorn, and gunicorn with uvicorn's workers."""
     patches.replace(module.Config, "load", _after("loaded_app"))
 
 
 def uvicorn_server(module: ModuleType, patches: Patches) -> None:
-    """The end of uvicorn, which raises the signal again that stopped it: ``atexit`` never runs."""
+    """Patch the end of uvicorn, which raises the signal again that stopped it: ``atexit`` never runs."""
 
     def make(shutdown: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(shutdown)
@@ -39,17 +39,17 @@ def uvicorn_server(module: ModuleType, patches: Patches) -> None:
 
 
 def gunicorn(module: ModuleType, patches: Patches) -> None:
-    """The ASGI worker of gunicorn."""
+    """Patch the ASGI worker of gunicorn."""
     patches.replace(module.ASGIWorker, "load_wsgi", _after("asgi"))
 
 
 def hypercorn(module: ModuleType, patches: Patches) -> None:
-    """Hypercorn, on asyncio and on trio."""
+    """Patch Hypercorn, on asyncio and on trio."""
     patches.replace(module.ASGIWrapper, "__init__", _after("app"))
 
 
 def granian(module: ModuleType, patches: Patches) -> None:
-    """Granian; its workers take this function up when they import it."""
+    """Patch Granian; its workers take the function up when they import it."""
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
@@ -71,7 +71,7 @@ def granian(module: ModuleType, patches: Patches) -> None:
 
 
 def _after(attribute: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Once a method has run, what it has left in `attribute` is the app to watch."""
+    """Wrap the app that a method leaves in `attribute`, once it has run."""
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
         @wraps(original)

@@ -28,18 +28,18 @@ Run = Callable[..., Awaitable[Any]]
 
 
 def tool_base(module: ModuleType, patches: Patches) -> None:
-    """The high-level server of the SDK, whose tools wrap what they raise."""
+    """Patch the high-level server of the SDK, whose tools wrap what they raise."""
     patches.replace(module.Tool, "run", partial(_run, unwrapped=_from_sdk))
 
 
 def fastmcp_tool(module: ModuleType, patches: Patches) -> None:
-    """FastMCP 3 and 4."""
+    """Patch FastMCP 3 and 4."""
     if hasattr(module, "Tool"):
         patches.replace(module.Tool, "_run", partial(_run, unwrapped=_from_fastmcp))
 
 
 def fastmcp2_tool(module: ModuleType, patches: Patches) -> None:
-    """FastMCP 2."""
+    """Patch FastMCP 2."""
     if "FunctionTool" in vars(module):  # Later versions only warn there that it is elsewhere.
         patches.replace(module.FunctionTool, "run", partial(_run, unwrapped=_from_fastmcp))
 
@@ -73,7 +73,7 @@ def _from_sdk(error: Exception) -> BaseException:
 
 
 def _from_fastmcp(error: Exception) -> BaseException:
-    """What FastMCP made of an error of pydantic's is that error; all else comes as it was raised."""
+    """Return pydantic's error where FastMCP wrapped one; all else comes as it was raised."""
     return error.__cause__ if isinstance(error.__cause__, ValidationError) else error
 
 
@@ -99,7 +99,7 @@ def _kind(error: BaseException, function: object) -> Failure:
 
 
 def was_entered(function: object, traceback: TracebackType | None) -> bool:
-    """Whether the user's function had been entered when an exception was raised.
+    """Return whether the user's function had been entered when an exception was raised.
 
     Arguments are validated before it is: it has no part in a failure of that.
     """

@@ -1,7 +1,7 @@
 """The records of the hot path: one `Exchange` for an HTTP request, one `Call` for a message in it.
 
-Facts flow one way: the wire and the seams fill these records, telemetry and the
-session store read them. What a ContextVar holds is the record itself, so that
+Facts flow one way: `exchange` and `integrations` fill these records, telemetry
+and the session store read them. What a ContextVar holds is the record itself, so that
 what is learned later is seen by everyone who already has it.
 """
 
@@ -30,7 +30,7 @@ SCOPE_KEY: Final = "otel_mcp"
 CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 MODERN: Final = "2026-07-28"
 """First revision without sessions; revisions are dates, so they compare as text."""
-_MAX_SAID: Final = 1024
+_MAX_META: Final = 1024
 
 current_call: ContextVar[Call | None] = ContextVar("otel_mcp_call", default=None)
 
@@ -75,14 +75,14 @@ class Call:
     claim: Claim | None = None
     """What the session was found by."""
     span: Span | None = None
-    """The one server span of this message, whoever made it."""
+    """The one server span of this message, a library's or ours."""
     open_span: Span | None = None
     """Our own span, where the handler has returned and the answer has still to come."""
     span_context: SpanContext | None = None
     link: SpanContext | None = None
     """The ambient HTTP span, where the parent comes from ``_meta``."""
     arguments: object = None
-    """Of a finished tool call, whose parameters are let go."""
+    """Of a finished tool call, whose parameters are released."""
     result: object = None
     """Only while content capture is on."""
     cancel_key: tuple[str, str | None, JsonId] | None = None
@@ -108,7 +108,7 @@ class Call:
 
 
 def client_info(call: Call) -> tuple[str | None, str | None]:
-    """Name and version of the client, from ``initialize`` or from the request's ``_meta``."""
+    """Read name and version of the client, from ``initialize`` or from the request's ``_meta``."""
     info = call.params.get("clientInfo") if call.method == "initialize" else call.meta.get(CLIENT_INFO)
     if not isinstance(info, dict):
         return None, None
@@ -122,13 +122,13 @@ def slim(call: Call) -> None:
     name, version = client_info(call)
     info = {"name": name, "version": version}
     call.params = {"clientInfo": info} if call.method == "initialize" else {}
-    call.meta = {key: value for key, value in call.meta.items() if isinstance(value, str) and len(value) <= _MAX_SAID}
+    call.meta = {key: value for key, value in call.meta.items() if isinstance(value, str) and len(value) <= _MAX_META}
     if call.method != "initialize":
         call.meta = {**call.meta, CLIENT_INFO: info}
 
 
 def client_of(call: Call) -> tuple[str | None, str | None]:
-    """Name and version of the client, from the request or remembered by its session."""
+    """Return name and version of the client, from the request or remembered by its session."""
     if call.session is not None and call.session.facts.client_name is not None:
         return call.session.facts.client_name, call.session.facts.client_version
     return client_info(call)
@@ -172,7 +172,7 @@ class Exchange:
     user: object = None
     """What an authentication middleware put into the scope, once that has been looked at."""
     caller: tuple[object, int, Principal] | None = None
-    """Who calls, with the user and the generation of the hash key that this was made of."""
+    """Cache of `principal.caller`: its user, the generation of the hash key, and the result."""
     waited: float = 0.0
     """Seconds that it has waited for the session store."""
     started_ns: int = field(default_factory=time_ns)
@@ -206,12 +206,13 @@ class Exchange:
     """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
     Its span has not ended."""
     at_sdk: bool = False
+    """It has reached the transport of an SDK."""
     routed: bool = False
     """A function behind a route is the handler."""
     attaches_inside: bool = False
-    """A middleware between us and the app does so further in."""
+    """A patch further in attaches the span of the message, so the handler does not."""
     dispatch: Any = None
-    """Where the handler is the HTTP app itself: what is attached to its task until it returns."""
+    """The `AppDispatch` of its one call, where the handler is the HTTP app itself."""
     http_span: Span | None = None
     """The HTTP server span, where it is ours and has not ended."""
     http_decided: bool = False
@@ -253,7 +254,7 @@ class Exchange:
         return self.wire_session_id or self.server_session_id or self.minted
 
     def see_user(self) -> object:
-        """The user that the app has authenticated by now; middlewares and dependencies do so along the way."""
+        """Return the user that the app has authenticated by now; middlewares and dependencies do so along the way."""
         if self.scope is not None:
             self.user = self.scope.get("user")
         return self.user
@@ -269,7 +270,7 @@ class Exchange:
         return call
 
     def find(self, request_id: JsonId | None, method: str | None = None) -> Call | None:
-        """The call of this exchange with that id, and method where given."""
+        """Find the call of this exchange with that id, and method where given."""
         for call in self.calls:
             if call.id == request_id and (method is None or call.method == method):
                 return call

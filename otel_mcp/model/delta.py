@@ -82,11 +82,11 @@ class SessionFacts:
         return facts
 
     def known(self) -> dict[str, Any]:
-        """The facts that are known, but for id and times."""
+        """Return the facts that are known, but for id and times."""
         return {fact.name: value for fact in FACTS if (value := getattr(self, fact.name))}
 
     def with_news(self, news: SessionFacts) -> SessionFacts:
-        """These facts and, over them, what `news` knows."""
+        """Merge what `news` knows over these facts."""
         return replace(
             self,
             created_at=min(self.created_at, news.created_at),
@@ -96,7 +96,7 @@ class SessionFacts:
         )
 
     def at_end(self) -> SessionFacts:
-        """What the report of an end repeats."""
+        """Return the facts that the report of an end repeats."""
         facts = SessionFacts(self.session_id, self.created_at, self.limit)
         for fact in FACTS:
             if fact.at_end:
@@ -203,7 +203,7 @@ class Known:
     successor: str | None = None
     """The session that continues it, where one was agreed."""
     facts: SessionFacts | None = None
-    worked: bool = False
+    has_tool_calls: bool = False
     """A tool has been called in it."""
     principal: str | None = None
     """Keyed hash of the user that it is bound to, also where it has ended, or has still to be written."""

@@ -1,4 +1,4 @@
-"""How a call ended: the wire, the handler's seam and the client each know a part of it."""
+"""How a call ended: the wire, the patch around the handler and the client each know a part of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED_CODES: Final = frozenset({"-32600", "-32700", "-32020", "-32021", "-3202
 
 
 def was_refused(call: Call) -> bool:
-    """Whether the server did not even look into the message: it has no session, whatever it names."""
+    """Return whether the server did not even look into the message: it has no session, whatever it names."""
     if call.accepted:
         return False
     status = call.exchange.status or 0
@@ -32,8 +32,8 @@ def was_refused(call: Call) -> bool:
     return status in REFUSED_STATUS or (status == 400 and (code is None or code in REFUSED_CODES))
 
 
-def was_taken(call: Call) -> bool:
-    """Whether the server accepted the message: only then may it open or prolong a session."""
+def was_accepted(call: Call) -> bool:
+    """Return whether the server accepted the message: only then may it open or prolong a session."""
     if call.accepted:
         return True
     if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
@@ -45,27 +45,27 @@ def was_taken(call: Call) -> bool:
 
 
 def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
-    """The wire's word, completed by what the handler's seam and the client said."""
-    told = call.handler_outcome
-    if outcome is FINE and told is FINE:
+    """Merge the outcome on the wire with the handler's and with the client's cancellation."""
+    handled = call.handler_outcome
+    if outcome is FINE and handled is FINE:
         return FINE
     failed = outcome is not None and outcome.failed
-    if (call.cancel_requested and failed) or (told is not None and told.error_type == "cancelled"):
+    if (call.cancel_requested and failed) or (handled is not None and handled.error_type == "cancelled"):
         if call.method in STREAMS:
             return FINE  # A client ends its subscription by leaving.
         status_code = outcome.status_code if outcome is not None else None
-        return Outcome("cancelled", status_code, told.exception_type if told is not None else None)
-    if told is None or outcome is None:
-        return outcome or told
-    if outcome is told and told.exception_type is None:
-        return told
+        return Outcome("cancelled", status_code, handled.exception_type if handled is not None else None)
+    if handled is None or outcome is None:
+        return outcome or handled
+    if outcome is handled and handled.exception_type is None:
+        return handled
     if outcome.unclassified:
-        return told
-    return Outcome(outcome.error_type, outcome.status_code, told.exception_type if failed else None)
+        return handled
+    return Outcome(outcome.error_type, outcome.status_code, handled.exception_type if failed else None)
 
 
 def left_open(call: Call) -> Outcome:
-    """How a call ended whose answer did not come by: what was not seen is not guessed."""
+    """Return how a call ended whose answer was not seen; nothing is guessed."""
     exchange = call.exchange
     if call.handler_outcome is not None:
         return call.handler_outcome

@@ -42,7 +42,7 @@ class Session:
     """Digest of the caller with whom it began here, whether or not that is a user."""
     ended: bool = False
     superseded: bool = False
-    """Another one continues its `previous_id`: only its own id leads to it."""
+    """The store has another successor of its `previous_id`: only its own id still leads to it."""
     has_tool_calls: bool = False
     """A tool has been called in it, as far as this process knows."""
     failed: dict[str, Failure] | None = None
@@ -91,17 +91,17 @@ class Claim:
     derived: bool = False
     """The key is a hash that every replica computes alike, so nobody need be asked."""
     whose: Whose | None = None
-    """Whose the id is, seen from the caller, where it shows that; of another's the key is the caller's own."""
+    """Whose an id of ours is, seen from the caller; for ``another`` the key is the caller's own id instead."""
     forged: bool = False
     """It looks like an id that we gave out, and is none."""
     fresh_until: float = -inf
     """Unix seconds until which the replica that gave out the id may not have written it."""
     session: Session | None = field(default=None, compare=False, repr=False)
-    """What it led to last."""
+    """The session that it led to last."""
     attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)
-    """What stands on the spans of that session's calls."""
+    """Cached span attributes of that session's calls."""
     made_of: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
-    """What the session was known by when they were put together: it may learn more."""
+    """Facts that `attributes` were made of; made again where one has changed."""
 
     @property
     def inferred(self) -> bool:

@@ -106,7 +106,7 @@ class Buffer:
             return waiting.call_count >= self._enough or self.calls >= _FULL * self._enough or waiting.ended is not None
 
     def hold(self, session_id: str) -> None:
-        """Keep what comes of this session, whose client shakes hands, until it works or the time is over."""
+        """Hold a session that has only shaken hands, until its first tool call or until the time is over."""
         now = self._clock()
         with self._lock:
             while self._held and (oldest := next(iter(self._held.items())))[1] <= now:
@@ -205,7 +205,7 @@ class Buffer:
 
 
 def _size(call: CallRecord) -> int:
-    """Bytes of JSON of arguments and result; about, where they are no JSON."""
+    """Count the bytes of JSON of arguments and result; about, where they are no JSON."""
     try:
         return len(to_json((call.arguments, call.result), serialize_unknown=True))
     except ValueError:

@@ -47,7 +47,7 @@ class SessionDocuments:
             self._keep(state.session_id, state.model_copy(deep=True))
 
     async def load(self, session_id: str) -> SessionState | None:
-        """The document, this process's calls included."""
+        """Read the document, this process's calls included."""
         if not self._health.is_away and self._flusher.waiting(session_id):
             await self._flusher.flush()
         if self._is_deleted(session_id):
@@ -58,7 +58,7 @@ class SessionDocuments:
         return self._load_here(session_id)
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
-        """The document; a new one where there is none."""
+        """Read the document; begin a new one where there is none."""
         state = await self.load(session_id)
         if state is None:
             await self.save(SessionState(session_id=session_id, user_agent=user_agent))
@@ -92,7 +92,7 @@ class SessionDocuments:
             self.unwritten.popitem(last=False)
 
     def _load_here(self, session_id: str) -> SessionState | None:
-        """The document as far as this process knows it: what was saved, and what waits over it."""
+        """Return the document as far as this process knows it: what was saved, and what waits over it."""
         memory = MemoryStore(self._settings)
         saved = self.unwritten.get(session_id)
         if isinstance(saved, SessionState):
@@ -102,7 +102,7 @@ class SessionDocuments:
         return memory.read(session_id)
 
     async def _save(self, state: SessionState) -> bool:
-        """Whether the store has decided about the document."""
+        """Write the document; return whether the store has decided about it."""
         with self._health.operation("save"):
             result = await self._store.save(state)
             facts = _facts(state, self._settings.session_ttl)
@@ -111,7 +111,7 @@ class SessionDocuments:
         return False
 
     async def _delete(self, session_id: str, at: float) -> bool:
-        """Whether it is gone. Its end comes first, so that it is reported."""
+        """Delete the document; return whether it is gone. Its end comes first, so that it is reported."""
         known = Known(exists=False)
         with self._health.operation("recall") as use:
             known = await self._store.describe(session_id)

@@ -79,7 +79,7 @@ class Flusher:
         return self.buffer.calls + sum(flush.delta.call_count for flush in list(self.frozen.values()))
 
     def waiting(self, session_id: str) -> list[SessionDelta]:
-        """What of a session is not known to be in the store."""
+        """Return what of a session is not known to be in the store."""
         frozen, waiting = self.frozen.get(session_id), self.buffer.pending.get(session_id)
         return [delta for delta in (frozen.delta if frozen is not None else None, waiting) if delta is not None]
 
@@ -131,7 +131,7 @@ class Flusher:
                 return
 
     async def _send(self, flushes: list[Flush]) -> bool:
-        """Whether the store took any of them."""
+        """Send flushes; return whether the store took any of them."""
         results: list[WriteResult] = []
         # A divided store is judged by the whole flush. Another one at once: no request may wait for it any longer.
         with self._health.operation("flush", deferred=self._health.divided) as use:

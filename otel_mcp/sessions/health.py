@@ -77,7 +77,7 @@ class StoreHealth:
     def __init__(
         self, events: SessionEvents, *, divided: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`divided`: parts of the store may fail by themselves, as those of a cluster do."""
+        """Begin healthy. `divided`: parts of the store may fail by themselves, as those of a cluster do."""
         self.divided = divided
         self.events = events
         self._clock = clock

@@ -48,7 +48,7 @@ class Sessions:
                 "sessions live in the memory of this process only"
             )
         self.buffer = Buffer(settings)
-        """Holds handshakes, until it is known whose they are."""
+        """What waits to be written; handshakes are held in it for a moment."""
         self._health = StoreHealth(events, divided=is_divided(settings))
         self._flusher = Flusher(settings, self.buffer, self._store, events, self._producer, self._health)
         self._lookups = Lookups(self._health)
@@ -131,11 +131,11 @@ class Sessions:
         await self._document(state.session_id, lambda: self._documents.save(state))
 
     async def load(self, session_id: str) -> SessionState | None:
-        """The document, this process's calls included; as far as we know it while the store is away."""
+        """Read the document, this process's calls included; while the store is away, what this process knows."""
         return await self._document(session_id, lambda: self._documents.load(session_id))
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
-        """The document; a new one where there is none."""
+        """Read the document; begin a new one where there is none."""
         return await self._document(
             session_id, lambda: self._documents.get_or_create(session_id, user_agent=user_agent)
         )
@@ -180,7 +180,7 @@ class Sessions:
         )
 
     async def hash_key(self, asker: Asker | None = None) -> bytes:
-        """The key of our hashes: configured, else agreed by all replicas, else this process's own for now."""
+        """Return the key of our hashes: configured, else agreed by all replicas, else this process's own for now."""
         if not self.shared_key.is_agreed:
             agreed = await self._ask("agree", self.shared_key.name, self.shared_key.ask, None, asker)
             if agreed is not None:

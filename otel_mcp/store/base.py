@@ -1,7 +1,7 @@
 """What a session store can do; `memory` and `redis/` do it.
 
-Only the flusher and the public API of sessions talk to a store, never the
-path of a request. Instants are Unix seconds of this machine.
+The flusher and the public API of sessions talk to a store; on the path of a
+request only `lookups` does, for 50 ms at most. Instants are Unix seconds of this machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ProducerId:
         self._sequence = 0
 
     def next_sequence(self) -> int:
-        """The number of the next flush."""
+        """Return the number of the next flush."""
         self._sequence += 1
         return self._sequence
 
@@ -70,7 +70,7 @@ class SessionStore(Protocol):
         ...
 
     async def load(self, session_id: str) -> SessionState | None:
-        """The document, or `None` where there is none that can be read."""
+        """Return the document, or `None` where there is none that can be read."""
         ...
 
     async def save(self, state: SessionState) -> WriteResult:
@@ -87,7 +87,7 @@ class SessionStore(Protocol):
         ...
 
     async def describe(self, session_id: str) -> Known:
-        """What is known of an id that this process meets for the first time."""
+        """Return what is known of an id that this process meets for the first time."""
         ...
 
     async def bind(self, session_id: str, user: str | None) -> None:
@@ -95,34 +95,34 @@ class SessionStore(Protocol):
         ...
 
     async def get(self, key: str) -> str | None:
-        """The value that was agreed on under `key`, if there is one."""
+        """Return the value that was agreed on under `key`, if there is one."""
         ...
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
-        """The value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
+        """Return the value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
         ...
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
-        """The id of the one session that continues `old_id` on all replicas.
+        """Return the id of the one session that continues `old_id` on all replicas.
 
         Where that is bound to another than `user`, it is `candidate`, and no other process learns of it.
         """
         ...
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
-        """Sessions whose time was over at `now`, for the caller to report, then to `ack_ends`.
+        """Claim sessions whose time was over at `now`, for the caller to report, then to `ack_ends`.
 
         Each is given to one caller in all processes, and to another one only
-        if the first does not settle it within a minute or so.
+        if the first does not acknowledge it within a minute or so.
         """
         ...
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
-        """These ends have been reported."""
+        """Acknowledge ends that have been reported."""
         ...
 
     async def active(self) -> int:
-        """Live sessions of the service in all processes."""
+        """Count live sessions of the service in all processes."""
         ...
 
     async def aclose(self) -> None:

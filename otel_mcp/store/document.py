@@ -30,7 +30,7 @@ _LAST: Final = 253402300799_000000
 
 
 def micros(seconds: float) -> int:
-    """Microseconds of Unix time, within the years that ISO text can name."""
+    """Convert to microseconds of Unix time, within the years that ISO text can name."""
     return min(max(round(seconds * 1_000_000), 0), _LAST) if math.isfinite(seconds) else 0
 
 
@@ -40,18 +40,18 @@ def _second(second: int) -> str:
 
 
 def iso(instant: int) -> str:
-    """27 characters of UTC for microseconds of Unix time; such texts sort by time."""
+    """Write microseconds of Unix time as 27 characters of UTC; such texts sort by time."""
     second, rest = divmod(instant, 1_000_000)
     return f"{_second(second)}.{rest:06d}Z"
 
 
 def seconds(moment: datetime) -> float:
-    """Unix seconds; a moment without a zone is UTC."""
+    """Convert a moment to Unix seconds; one without a zone is UTC."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def moment(instant: float) -> datetime:
-    """A moment of Unix seconds."""
+    """Convert Unix seconds to a moment."""
     return _EPOCH + timedelta(microseconds=micros(instant))
 
 
@@ -61,17 +61,17 @@ def utf8(text: str) -> bytes:
 
 
 def clip(text: str, limit: int = CLIP) -> str:
-    """Text as it is read back from a document."""
+    """Clip text as it is read back from a document."""
     return utf8(text[:limit]).decode()
 
 
 def string(value: str, limit: int = CLIP) -> str:
-    """The JSON text of a string, clipped."""
+    """Write the JSON text of a string, clipped."""
     return encode_basestring(value if len(value) <= limit else value[:limit])
 
 
 def content(value: object) -> str:
-    """The JSON text of arguments or a result; ``null`` where there is none that can be read back."""
+    """Write the JSON text of arguments or a result; ``null`` where none can be read back."""
     try:
         text = to_json(value, inf_nan_mode="null", serialize_unknown=True).decode()
     except (ValueError, TypeError, RecursionError):
@@ -84,7 +84,7 @@ def content(value: object) -> str:
 
 
 def _plain(value: object) -> str:
-    """The same by way of `json`, which writes half surrogate pairs as they are."""
+    """Write it by way of `json`, which writes half surrogate pairs as they are."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
         return to_json(from_json(utf8(text)), inf_nan_mode="null").decode()
@@ -93,7 +93,7 @@ def _plain(value: object) -> str:
 
 
 def call(made: CallRecord) -> str:
-    """The JSON text of one tool call."""
+    """Write the JSON text of one tool call."""
     request_id = made.request_id
     parts = [f'{{"tool_name":{string(made.tool_name)}']
     if isinstance(request_id, str):
@@ -117,24 +117,24 @@ def call(made: CallRecord) -> str:
 
 
 def tool_call(made: CallRecord) -> ToolCall:
-    """One tool call as a document has it."""
+    """Make a tool call as a document has it."""
     return ToolCall.model_validate_json(utf8(call(made)))
 
 
 def record(kept: ToolCall) -> CallRecord:
-    """A call of a document as the request path would have left it."""
+    """Make the record of a call in a document, as the request path would have left it."""
     values: dict[str, Any] = {each.name: getattr(kept, each.name) for each in fields(CallRecord)}
     values["started_at"] = seconds(kept.started_at)
     return CallRecord(**values)
 
 
 def calls(records: list[CallRecord]) -> str:
-    """Calls as they stand in a document, one a line."""
+    """Write calls as they stand in a document, one a line."""
     return ",\n".join(map(call, records))
 
 
 def facts(known: SessionFacts, service: str) -> str:
-    """The JSON object of what is known; the first part of a document."""
+    """Write the JSON object of what is known; the first part of a document."""
     text = f'{{"session_id":{string(known.session_id)},"service":{string(service)}'
     for fact in FACTS:
         value = getattr(known, fact.name)
@@ -144,12 +144,12 @@ def facts(known: SessionFacts, service: str) -> str:
 
 
 def known(facts: SessionFacts) -> dict[str, str]:
-    """What is known, as it is read back from a document: clipped."""
+    """Return what is known, as it is read back from a document: clipped."""
     return {fact.name: clip(value, fact.limit) for fact in FACTS if (value := getattr(facts, fact.name))}
 
 
 def attributes(values: dict[str, Any], extras: dict[str, Any] | None) -> str:
-    """The second part of a document: what only ``save()`` writes."""
+    """Write the second part of a document: what only ``save()`` writes."""
     parts = [f',"attributes":{_object(values)}']
     for name, value in (extras or {}).items():
         parts.append(f",{string(name)}:{content(value)}")

@@ -12,12 +12,12 @@ logger = logging.getLogger("otel_mcp")
 
 
 def is_divided(settings: Settings) -> bool:
-    """Whether parts of the store may fail by themselves."""
+    """Return whether parts of the store may fail by themselves."""
     return settings.redis_url is not None and settings.redis_url.partition(":")[0].endswith("+cluster")
 
 
 def choose(settings: Settings, process: ProducerId) -> SessionStore:
-    """Redis where there is a URL that can be used, else the memory of this process."""
+    """Choose Redis where there is a URL that can be used, else the memory of this process."""
     if settings.redis_url is None:
         return MemoryStore(settings)
     # Here, since the import takes long and only those with a Redis need it.

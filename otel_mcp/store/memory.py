@@ -125,11 +125,11 @@ class MemoryStore:
                 self._evicted.append(oldest.report("expired"))
 
     async def load(self, session_id: str) -> SessionState | None:
-        """The document."""
+        """Return the document."""
         return self.read(session_id)
 
     def read(self, session_id: str) -> SessionState | None:
-        """The document."""
+        """Return the document."""
         now = self._clock()
         record = self._record(session_id, now)
         return record.state(self._settings.service_name) if record is not None and record.has_document(now) else None
@@ -172,7 +172,7 @@ class MemoryStore:
         return record.has_document(now)
 
     async def describe(self, session_id: str) -> Known:
-        """What is known of an id."""
+        """Return what is known of an id."""
         now = self._clock()
         record, successor = self._record(session_id, now), self._value(_next(session_id), now)
         if record is None:
@@ -180,18 +180,18 @@ class MemoryStore:
         known = Known(False, successor=successor, principal=record.facts.principal, opened=record.opened)
         known.ended = record.ended is not None or record.deadline <= now
         if not known.ended and record.has_document(now):
-            known.exists, known.facts, known.worked = True, replace(record.facts), record.calls_total > 0
+            known.exists, known.facts, known.has_tool_calls = True, replace(record.facts), record.calls_total > 0
         return known
 
     async def bind(self, session_id: str, user: str | None) -> None:
-        """Nothing to do: the one process that could ask has opened it."""
+        """Do nothing: the one process that could ask has opened it."""
 
     async def get(self, key: str) -> str | None:
-        """The value under `key`."""
+        """Return the value under `key`."""
         return self._value(key, self._clock())
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
-        """The value under `key`."""
+        """Return the value under `key`."""
         now = self._clock()
         value = self._value(key, now)
         if value is None:
@@ -199,7 +199,7 @@ class MemoryStore:
         return candidate if value is None else value
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
-        """The id of the one session that continues `old_id`."""
+        """Return the id of the one session that continues `old_id`."""
         now = self._clock()
         if self._value(_next(old_id), now) is None and self._bound(old_id, now) not in (None, user):
             return candidate
@@ -217,9 +217,9 @@ class MemoryStore:
 
     def _keep_alive(self, key: str, value: str, until: float) -> str | None:
         """Prolong an agreed value, or set it; another one, where that stands."""
-        standing = self._value(key, self._clock())
-        if standing not in (None, value):
-            return standing
+        agreed = self._value(key, self._clock())
+        if agreed not in (None, value):
+            return agreed
         self._set(key, value, until)
         return None
 
@@ -228,7 +228,7 @@ class MemoryStore:
         return record.facts.principal if record is not None else None
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
-        """Sessions whose time was over at `now`."""
+        """Return sessions whose time was over at `now`."""
         ended: list[EndedSession] = []
         while self._evicted and len(ended) < limit:
             ended.append(self._evicted.popleft())
@@ -242,15 +242,15 @@ class MemoryStore:
         return ended
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
-        """Nothing to do: nobody else could report them."""
+        """Do nothing: nobody else could report them."""
 
     async def active(self) -> int:
-        """Live sessions."""
+        """Count live sessions."""
         now = self._clock()
         return sum(1 for record in self._records.values() if record.ended is None and record.deadline > now)
 
     async def aclose(self) -> None:
-        """Nothing to release."""
+        """Do nothing: nothing is held."""
 
 
 def _next(session_id: str) -> str:

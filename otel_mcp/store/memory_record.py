@@ -48,7 +48,7 @@ class Record:
         return self.document_until > now
 
     def is_succeeded_by(self, delta: SessionDelta) -> bool:
-        """Whether `delta` is of another session under the id of this ended one."""
+        """Return whether `delta` is of another session under the id of this ended one."""
         assert self.ended is not None
         at, reason = self.ended
         if reason == "expired":
@@ -58,7 +58,7 @@ class Record:
         return delta.facts.created_at > at + 1.0 or (reason == "deleted" and first_activity(delta) > at)
 
     def is_bound_to_another(self, facts: SessionFacts) -> bool:
-        """Whether these are of another user. `initialize` decides whose a session is, even if it is written late."""
+        """Return whether these facts are another user's; `initialize` decides whose a session is, even written late."""
         bound = self.facts.principal
         return bound is not None and bound != facts.principal and (self.opened or not facts.opened)
 
@@ -100,7 +100,7 @@ class Record:
         return EndedSession(self.facts.at_end(), reason, self.last_activity, *counts)
 
     def state(self, service: str) -> SessionState:
-        """The document."""
+        """Return the document."""
         ended = self.ended and Ended.model_construct(at=text.moment(self.ended[0]), reason=self.ended[1])
         given: dict[str, Any] = {
             **from_json(text.utf8(f"{{{self.attributes[1:]}}}")),
@@ -119,5 +119,5 @@ class Record:
 
 
 def first_activity(delta: SessionDelta) -> float:
-    """When it begins: Unix seconds."""
+    """Return when a delta begins, in Unix seconds."""
     return delta.last_activity if delta.first_activity is None else min(delta.first_activity, delta.last_activity)

@@ -37,7 +37,7 @@ class SessionReporter:
         self._session_span = session_span
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
-        """The sampled calls of a session that this process knows."""
+        """Return the sampled calls of a session that this process knows."""
         return []
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:

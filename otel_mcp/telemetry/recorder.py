@@ -17,7 +17,7 @@ from otel_mcp.guard import guarded, report
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Call
 from otel_mcp.model.delta import CallRecord, SessionDelta
-from otel_mcp.model.outcomes import CALLERS_FAULT, was_taken
+from otel_mcp.model.outcomes import CALLERS_FAULT, was_accepted
 from otel_mcp.model.session import Session
 from otel_mcp.observers import Observers
 from otel_mcp.settings import Settings
@@ -169,7 +169,7 @@ class Recorder:
             report("record", failure)
         self.metrics.record(call)
         try:
-            if call.session is not None and was_taken(call):
+            if call.session is not None and was_accepted(call):
                 self._add_to(call.session.conversation or call.session, call)
         except Exception as failure:
             report("record", failure)

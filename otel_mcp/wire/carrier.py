@@ -1,8 +1,8 @@
 """Trace context that strangers send, as far as a propagator reads it in silence.
 
-OpenTelemetry's propagators log what they cannot read, text and all: whoever
-sends nonsense would write the server's log. What they would not take anyway is
-therefore kept from them.
+OpenTelemetry's propagators log what they cannot read, text and all: a
+client that sends nonsense would write the server's log. So what they would not
+take is not handed to them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SPACE: Final = {"baggage": re.compile(r"[ \t]*([,;=])[ \t]*"), "tracestate": re
 
 
 def carried(fields: Iterable[tuple[str, object]]) -> dict[str, str]:
-    """The fields that can be handed to a propagator."""
+    """Return the fields that can be handed to a propagator."""
     return {
         name: text(_without_space(name, value), _MAX)
         for name, value in fields

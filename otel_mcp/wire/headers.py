@@ -54,7 +54,7 @@ def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
 
 
 def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
-    """Headers by lower-case name; of a repeated one the last stands.
+    """Map headers by lower-case name; of a repeated one the last stands.
 
     ASGI wants bytes, and names in lower case. Almost everybody heeds it, and some take text as well.
     """
@@ -69,19 +69,19 @@ def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
 
 
 def with_headers_at_hand(message: Message) -> Message:
-    """The start of a response whose headers can be read twice: ASGI allows any iterable."""
+    """Return the start of a response with headers that can be read twice: ASGI allows any iterable."""
     headers = message.get("headers", ())
     return message if headers is None or isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
 
 
 def pairs(scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    """Every line of the headers that can be read, in their order, with lower-case names."""
+    """Return every line of the headers that can be read, in their order, with lower-case names."""
     found = [pair for line in scope.get("headers") or () if (pair := _as_bytes(line)) is not None]
     return [(name.lower(), value) for name, value in found]
 
 
 def without(scope: Mapping[str, Any], unwanted: bytes) -> dict[str, Any]:
-    """The scope without a header, whose name is in lower case; all else is as it was."""
+    """Return a copy of the scope without one header, named in lower case."""
     lines = [line for line in scope["headers"] if (pair := _as_bytes(line)) is None or pair[0].lower() != unwanted]
     return {**scope, "headers": lines}
 
@@ -99,19 +99,19 @@ def _encoded(part: Any) -> bytes:
 
 
 def takes_streams(headers: HeaderMap) -> bool:
-    """Whether a client takes JSON and event streams, as MCP asks; who is refused at once says no more."""
+    """Return whether a client takes JSON and event streams, as MCP asks."""
     accept = headers.get(b"accept", b"")
     return b"application/json" in accept and b"text/event-stream" in accept
 
 
 def query_session_id(scope: Mapping[str, Any]) -> str | None:
-    """The ``session_id`` of the query, where 2024-11-05 posts name their session."""
+    """Return the ``session_id`` of the query, where 2024-11-05 posts name their session."""
     query: bytes = scope.get("query_string", b"")
     return _session_id(query) if b"session" in query else None
 
 
 def endpoint_session_id(data: bytes) -> str | None:
-    """The session id in the data of an ``endpoint`` event: a path or URL to post to."""
+    """Return the session id in the data of an ``endpoint`` event: a path or URL to post to."""
     return _session_id(data.partition(b"?")[2])
 
 
@@ -122,6 +122,6 @@ def _session_id(query: bytes) -> str | None:
 
 
 def text(headers: HeaderMap, name: bytes, limit: int = 256) -> str | None:
-    """A header as text of at most `limit` characters, `None` if absent or empty."""
+    """Return a header as text of at most `limit` characters, `None` if absent or empty."""
     value = headers.get(name)
     return value[:limit].decode("latin-1") if value else None

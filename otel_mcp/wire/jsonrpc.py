@@ -49,7 +49,7 @@ class Message:
 def parts(
     method: str, request_id: object, params: Mapping[str, Any]
 ) -> tuple[JsonId | None, str | None, Mapping[str, Any]]:
-    """The id of a message, the name of the tool or prompt that it asks for, and its ``_meta``."""
+    """Return the id of a message, the name of the tool or prompt that it asks for, and its ``_meta``."""
     if type(request_id) is not int or not -_MAX_ID < request_id < _MAX_ID:
         request_id = json_id(request_id)
     target: Any = params.get("name") if method == "tools/call" or method == "prompts/get" else None
@@ -88,7 +88,7 @@ FINE: Final = Outcome()
 
 
 def parse_head(data: bytes | bytearray) -> Message | None:
-    """The message that a body begins with which is not whole: its method, and of the rest only what tells what it is.
+    """Parse the beginning of a body that is not whole: the method, and of the rest only what identifies it.
 
     ``None`` where the method comes later than what was read.
     """
@@ -106,7 +106,7 @@ def parse_head(data: bytes | bytearray) -> Message | None:
 
 
 def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
-    """Requests and notifications of a POST body: none for a client's answer or for what is no JSON-RPC.
+    """Parse requests and notifications of a POST body: none for a client's answer or for what is no JSON-RPC.
 
     Raises:
         ValueError: the body is not JSON.
@@ -143,7 +143,7 @@ def _message(entry: Any) -> Message | None:
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:
-    """At most `limit` characters of a stranger's text, such as UTF-8 can hold.
+    """Keep at most `limit` characters of a stranger's text, replacing what UTF-8 cannot hold.
 
     JSON may name half of a surrogate pair. An exporter cannot send such a text,
     and some drop a whole batch for it.
@@ -154,14 +154,14 @@ def text(value: str, limit: int = MAX_TEXT) -> str:
 
 
 def json_id(value: object) -> JsonId | None:
-    """A JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
+    """Return a JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
     if type(value) is int:
         return value if -_MAX_ID < value < _MAX_ID else str(value)[:256]
     return text(value) if isinstance(value, str) else None
 
 
 def is_handshake(params: Mapping[str, Any]) -> bool:
-    """Whether the parameters of ``initialize`` have all that the protocol requires: a server may refuse others."""
+    """Return whether the parameters of ``initialize`` have all that the protocol requires."""
     client = params.get("clientInfo")
     named = isinstance(client, dict) and all(
         isinstance(cast(dict[str, Any], client).get(name), str) for name in ("name", "version")
@@ -170,7 +170,7 @@ def is_handshake(params: Mapping[str, Any]) -> bool:
 
 
 def is_mcp(message: Message) -> bool:
-    """Whether a JSON-RPC message is MCP and not, say, LSP or A2A."""
+    """Return whether a JSON-RPC message is MCP and not, say, LSP or A2A."""
     if message.method == "initialize":
         return isinstance(message.params.get("protocolVersion"), str)
     if any(key.startswith(META_NAMESPACE) for key in message.meta):
@@ -184,7 +184,7 @@ _UNAMBIGUOUS: Final = frozenset(
 
 
 def parse_replies(data: bytes | bytearray) -> list[Mapping[str, Any]]:
-    """The JSON-RPC objects of an answer: one, or those of a batch; none if it is something else.
+    """Parse the JSON-RPC objects of an answer: one, or those of a batch; none if it is something else.
 
     Raises:
         ValueError: the data is not JSON.
@@ -198,14 +198,14 @@ _RESULT: Final = re.compile(rb'\{"jsonrpc":"2\.0","id":(?:(\d{1,18})|"([^"\\]{1,
 
 
 def result_id(data: bytes | bytearray) -> JsonId | None:
-    """The id of an answer that is a result, known by how the message begins; ``None`` = it has to be parsed."""
+    """Return the id of an answer that is a result, known by how the message begins; ``None`` = it has to be parsed."""
     if (begins := _RESULT.match(data)) is None:
         return None
     return int(begins[1]) if begins[1] is not None else begins[2].decode("utf-8", "replace")
 
 
 def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:
-    """How the answer says that the request ended; ``None`` if this is no answer."""
+    """Read from an answer how the request ended; ``None`` if this is no answer."""
     error = reply.get("error")
     if isinstance(error, dict):
         return error_outcome(cast(dict[str, Any], error).get("code"))
@@ -215,33 +215,33 @@ def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:
 
 
 def error_outcome(code: object) -> Outcome:
-    """A JSON-RPC error: its code is the status code, and the error type where the server is to blame."""
-    said = str(code) if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 10**9 else "0"
-    return Outcome(error_type=None if said in CALLER_CODES else said, status_code=said)
+    """Make the outcome of a JSON-RPC error: its code is also the error type where the server is to blame."""
+    text_of_code = str(code) if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 10**9 else "0"
+    return Outcome(error_type=None if text_of_code in CALLER_CODES else text_of_code, status_code=text_of_code)
 
 
 def protocol_error(error: BaseException) -> int | None:
-    """The code of an exception that is an error of the protocol."""
+    """Return the code of an exception that is an error of the protocol."""
     code = getattr(getattr(error, "error", None), "code", None)
     return code if isinstance(code, int) else None
 
 
 def result_outcome(result: object) -> Outcome:
-    """A JSON-RPC result, which may still say that the tool failed."""
+    """Make the outcome of a JSON-RPC result, which may still say that the tool failed."""
     fields: Any = result
     failed = isinstance(result, dict) and fields.get("isError") is True
     return Outcome(TOOL_ERROR) if failed else FINE
 
 
 def negotiated_version(reply: Mapping[str, Any]) -> str | None:
-    """Protocol version that the answer to ``initialize`` settles on."""
+    """Read the protocol version that the answer to ``initialize`` settles on."""
     result = reply.get("result")
     version = cast(dict[str, Any], result).get("protocolVersion") if isinstance(result, dict) else None
     return text(version, 32) if isinstance(version, str) else None
 
 
 def listed_names(result: object, kind: str) -> list[str]:
-    """Names in the result of a listing, of ``tools`` or ``prompts``: as dictionary or model."""
+    """Read the names in the result of a listing, of ``tools`` or ``prompts``: as dictionary or model."""
     listed = field_of(result, kind)
     if not isinstance(listed, list):
         return []
@@ -250,5 +250,5 @@ def listed_names(result: object, kind: str) -> list[str]:
 
 
 def field_of(value: object, name: str) -> object:
-    """A field of what may be a dictionary or a model."""
+    """Read a field of what may be a dictionary or a model."""
     return cast(Mapping[str, object], value).get(name) if isinstance(value, Mapping) else getattr(value, name, None)

@@ -34,7 +34,7 @@ class Event(NamedTuple):
 
 
 def whole(chunk: bytes | memoryview, limit: int) -> Event | None:
-    """The one event that a chunk is, as servers usually send it; ``None`` = it takes a `Decoder`.
+    """Return the one event that a chunk is, as servers usually send it; ``None`` = it takes a `Decoder`.
 
     Only between events: what came before must have been whole as well.
     """
@@ -46,12 +46,12 @@ def whole(chunk: bytes | memoryview, limit: int) -> Event | None:
 
 
 def result_size(chunk: bytes | memoryview, request_id: int | str | None) -> int | None:
-    """Bytes of the result that a chunk is, whole and of that request; ``None`` = it has to be read."""
+    """Count the bytes of a chunk that is the whole result of that request; ``None`` = it has to be read."""
     found = _RESULT.fullmatch(chunk)
     if found is None:
         return None
-    said = int(found[2]) if found[2] is not None else found[3].decode("utf-8", "replace")
-    return found.end(1) - found.start(1) if said == request_id else None
+    found_id = int(found[2]) if found[2] is not None else found[3].decode("utf-8", "replace")
+    return found.end(1) - found.start(1) if found_id == request_id else None
 
 
 class Decoder:
@@ -105,7 +105,7 @@ class Decoder:
         self._hold(rest)
 
     def _complete(self, piece: bytes) -> bytes | None:
-        """The whole line that ends with `piece`; ``None`` if its bytes were dropped."""
+        """Return the whole line that ends with `piece`; ``None`` if its bytes were dropped."""
         if self._long:
             self._let_go(piece)
             self._long = False

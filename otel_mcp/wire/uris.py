@@ -20,7 +20,7 @@ _HOST: Final = re.compile(r"(?:\[[0-9a-f:.%]*\]|[^:@%/\\?#;]*)(?::\d*)?(?=[/\\?#
 
 
 def resource_uri(params: Mapping[str, Any]) -> str | None:
-    """The resource that a request asks for, without what may be secret in a URI.
+    """Return the resource that a request asks for, without what may be secret in a URI.
 
     Left out are user and password, query, fragment, parameters, and the content of a ``data:`` URI. Where a URI is not
     well formed, rather too much is left out: a password with a slash in it would end the authority early.
@@ -39,7 +39,7 @@ def resource_uri(params: Mapping[str, Any]) -> str | None:
 
 
 def _without_user(rest: str, *, hierarchical: bool) -> str:
-    """What follows the user, if there is one: an ``@`` behind a plausible host is of the path."""
+    """Return what follows the user, if there is one: an ``@`` behind a plausible host is of the path."""
     while not (hierarchical and _HOST.match(rest)):
         authority = re.split(r"[/\\?#]", rest, maxsplit=1)[0]
         end = (_last_at(authority) if hierarchical else 0) or _last_at(rest)
@@ -50,12 +50,12 @@ def _without_user(rest: str, *, hierarchical: bool) -> str:
 
 
 def _without_password(segment: str) -> str:
-    """A part of a path, which may be that of a URI within the URI."""
+    """Cut the password off a part of a path, which may be that of a URI within the URI."""
     before = segment[: _last_at(segment)]
     return segment[len(before) :] if ":" in before or "%3a" in before.lower() else segment
 
 
-def _last_at(said: str) -> int:
-    """Where the last ``@`` ends; 0 = there is none."""
-    escaped = said.rfind("%40")
-    return max(said.rfind("@") + 1, escaped + 3 if escaped >= 0 else 0)
+def _last_at(text: str) -> int:
+    """Return where the last ``@`` ends; 0 = there is none."""
+    escaped = text.rfind("%40")
+    return max(text.rfind("@") + 1, escaped + 3 if escaped >= 0 else 0)

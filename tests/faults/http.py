@@ -59,7 +59,7 @@ class Connection:
         return body
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None

@@ -140,7 +140,7 @@ async def _cancelled() -> None:
 
 @pytest.mark.parametrize("question", [_cancelled])
 def test_a_question_that_is_cancelled_cancels_no_request(question: Any) -> None:
-    """Whoever ends all tasks of a loop ends ours, too; the request that waits for it is not ours to end."""
+    """Who ends all tasks of a loop ends ours, too; the request that waits for it is not ours to end."""
 
     async def ask_it() -> str:
         return await Lookups(StoreHealth(Listener())).ask("recall", "x", question, "otherwise")

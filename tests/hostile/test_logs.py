@@ -1,4 +1,4 @@
-"""Whoever calls us names cannot fill the log, nor write into it: every line of ours is limited and free of content."""
+"""Made-up names cannot fill the log, nor write into it: every line of ours is limited and free of content."""
 
 from __future__ import annotations
 

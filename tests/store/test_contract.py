@@ -479,7 +479,7 @@ async def test_the_user_of_a_session_is_in_no_document(store: SessionStore, proc
 
     assert described.facts is not None
     assert described.principal == described.facts.principal == ANN
-    assert described.worked
+    assert described.has_tool_calls
     assert state is not None
     assert "aaaa" not in state.model_dump_json()
 
@@ -624,7 +624,7 @@ async def test_the_next_session_under_a_free_id_binds_it_to_its_user(store: Sess
 
     described = await store.describe("again")
 
-    assert (described.principal, described.worked) == (ANN, False)
+    assert (described.principal, described.has_tool_calls) == (ANN, False)
 
 
 async def test_the_first_candidate_is_agreed(store: SessionStore) -> None:

@@ -1,4 +1,4 @@
-"""Several processes on one server that hangs, dies and comes back: everything counted once, every end told once."""
+"""Several processes on one server that hangs, dies and comes back: everything counted once, every end reported once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 class Worker:
     """A process of ``tests.store.worker``."""
 
-    def __init__(self, url: str, told: Path | None = None, **values: Any) -> None:
+    def __init__(self, url: str, ends: Path | None = None, **values: Any) -> None:
         command = [sys.executable, "-m", "tests.store.worker", url, json.dumps(values)]
         self._process = subprocess.Popen(
-            [*command, str(told)] if told else command,
+            [*command, str(ends)] if ends else command,
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -129,7 +129,7 @@ def test_four_processes_count_exactly_through_a_hang_and_a_crash(kind: str) -> N
     for state in states.values():
         assert 25 <= len(state.tool_calls) <= 50
     for lines in logged:
-        # A busy machine may answer too late once more when all write at once: that is an outage, and told as one.
+        # A busy machine may answer too late once more when all write at once: that is an outage, and reported as one.
         assert 1 <= lines.count("Redis cannot be used") <= 5, lines
         assert lines.count("Redis can be used again") == lines.count("Redis cannot be used"), lines
         assert "Traceback" not in lines, lines
@@ -138,7 +138,7 @@ def test_four_processes_count_exactly_through_a_hang_and_a_crash(kind: str) -> N
 def test_every_end_is_reported_once_when_a_sweeper_dies(server: Server, tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(4)]
 
-    def told(number: int) -> list[str]:
+    def reported(number: int) -> list[str]:
         return files[number].read_text().splitlines() if files[number].exists() else []
 
     made = [Worker(server.url, file, sweep_interval=0.2, flush_interval=0.1) for file in files]
@@ -146,21 +146,21 @@ def test_every_end_is_reported_once_when_a_sweeper_dies(server: Server, tmp_path
         ask(all_workers[:1], "call", sessions=1000, calls=1000, seconds=0.1, limit=1.0)
         victim: int | None = None
         until = time.monotonic() + 60
-        while len({line for number in range(4) for line in told(number)}) < 1000:
+        while len({line for number in range(4) for line in reported(number)}) < 1000:
             assert time.monotonic() < until
             if victim is None:
-                victim = next((number for number in range(4) if told(number)), None)
+                victim = next((number for number in range(4) if reported(number)), None)
                 if victim is not None:
                     all_workers[victim].kill()
             time.sleep(0.005)
 
     assert victim is not None
-    survivors = Counter(line for number in range(4) if number != victim for line in told(number))
+    survivors = Counter(line for number in range(4) if number != victim for line in reported(number))
     assert {line.split(" ", 1)[1] for line in survivors} == {"expired 1"}
     assert set(survivors.values()) == {1}
-    assert set(Counter(told(victim)).values()) == {1}
-    # What it had told and not settled, one batch at most, is told again: it died before it could export it.
-    assert len(survivors.keys() & set(told(victim))) <= 100
+    assert set(Counter(reported(victim)).values()) == {1}
+    # What it had reported, not acknowledged, one batch at most, is reported again: it died before it could export it.
+    assert len(survivors.keys() & set(reported(victim))) <= 100
 
 
 def test_a_killed_process_loses_one_interval_at_most(server: Server) -> None:

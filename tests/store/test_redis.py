@@ -829,7 +829,7 @@ async def test_saving_the_session_of_another_service_does_not_take_its_end(
     others = RedisStore(settings(server.url, service_name="two", session_ttl=5.0))
     await store.apply([flush(process, delta(3, of=facts(at=now, limit=10.0), at=now))])
     answer = await others.save(SessionState(session_id="abc"))
-    raw.zadd("otel_mcp:two:deadlines", {"abc": now + 5})  # As after a crash before it was let go.
+    raw.zadd("otel_mcp:two:deadlines", {"abc": now + 5})  # As after a crash before it was taken out.
 
     assert answer.refused == "foreign"
     assert await others.claim_expired(now + 20, 10) == []

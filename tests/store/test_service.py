@@ -1,4 +1,4 @@
-"""The facade over a store that fails in every way: nothing raises, nothing is lost in silence."""
+"""`Sessions` over a store that fails in every way: nothing raises, nothing is lost in silence."""
 
 from __future__ import annotations
 

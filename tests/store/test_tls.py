@@ -51,7 +51,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 class Secured:
-    """A server with a TLS port beside the plain one that tests watch it by."""
+    """A server with a TLS port next to the plain one that tests watch it by."""
 
     def __init__(self, authority: Authority, certificate: tuple[str, str], *, mutual: bool) -> None:
         self.port = free_port()

@@ -52,7 +52,7 @@ class Launch:
     stateless: bool = False
     path: str = "/mcp"
     environment: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
-    """Beside the standard OTEL variables and the URL of Redis."""
+    """In addition to the standard OTEL variables and the URL of Redis."""
 
     def __str__(self) -> str:
         return f"{self.library}-{self.name}"

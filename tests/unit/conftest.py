@@ -92,7 +92,7 @@ def make_runtime(telemetry: Telemetry) -> Iterator[MakeRuntime]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> Clock:
-    """The time that requests are measured by; it goes on only when told to."""
+    """The time that requests are measured by; it goes on only when a test moves it."""
     stopped = Clock()
     stopped.install(monkeypatch)
     return stopped

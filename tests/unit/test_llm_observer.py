@@ -35,7 +35,7 @@ class Endpoint:
     base_url: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """What the last request told of a call."""
+        """What the last request contained of a call."""
         return cast("dict[str, Any]", json.loads(self.requests[-1]["messages"][-1]["content"]))
 
 
@@ -80,7 +80,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 def tool_call(**fields: Any) -> ToolCall:
-    """A tool call that failed, unless told otherwise."""
+    """A tool call that failed, unless changed."""
     started = datetime(2026, 11, 22, tzinfo=UTC)
     defaults: dict[str, Any] = {
         "tool_name": "charge_card",

@@ -1,8 +1,8 @@
 """Holds how much code of ours one warm ``tools/call`` of an SDK 2.x server runs.
 
 `tests.support.path` counts and explains how; ``python -m tests.support.path --list`` names each function. Unlike
-microseconds, the counts are the same on every machine, so the ceilings are today's numbers: whoever lowers one
-lowers it here.
+microseconds, the counts are the same on every machine, so the ceilings are today's numbers: lower them
+here when the code runs less.
 """
 
 from __future__ import annotations

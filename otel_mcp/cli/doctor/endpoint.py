@@ -111,7 +111,7 @@ async def _asked(target: Target, host: str, port: int) -> Answer:
 
 
 async def _try(target: Target, host: str, port: int, spoken: Spoken, *, secure: bool, curious: bool = False) -> Answer:
-    """One connection, one question. `curious` = only to find out what is spoken: no token goes out."""
+    """Ask once over one connection. `curious` = only to find out what is spoken: no token goes out."""
     context = _tls(target, spoken, verify=not curious) if secure else None
     lines = [f"POST {urlsplit(target.url).path or '/'} HTTP/1.1", f"host: {host}:{port}"]
     lines += ["content-type: application/x-protobuf", "content-length: 0", "connection: close"]

@@ -103,7 +103,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _of_signal(env: Env, signal: str, name: str) -> tuple[str, str | None]:
-    """The variable of one signal where it is set, else the common one, and its value."""
+    """Return the variable of one signal where it is set, else the common one, and its value."""
     own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"
     return (own, env[own]) if env.get(own) else (common, env.get(common))
 
@@ -136,7 +136,7 @@ def _signal(result: Exporting, env: Env, inventory: Inventory, signal: str, name
 
 
 def _settings(env: Env, inventory: Inventory, names: Mapping[str, list[str]]) -> Iterator[Finding]:
-    """What belongs to exporters: signals without any, names that nobody knows, samplers, headers."""
+    """Check what belongs to exporters: signals without any, names that nobody knows, samplers, headers."""
     off = [signal for signal in ("traces", "metrics") if not names[signal]]
     if len(off) == 2:
         mend = "export OTEL_TRACES_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp"

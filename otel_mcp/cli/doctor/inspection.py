@@ -50,7 +50,7 @@ class Inventory:
     """The file of the module `otel_mcp`."""
 
     def names(self, group: str) -> set[str]:
-        """The names of the entry points of a group."""
+        """Return the names of the entry points of a group."""
         return {name for name, _, _ in self.entry_points.get(f"opentelemetry_{group}", ())}
 
 
@@ -119,7 +119,7 @@ class Inspection:
         await self._process.wait()
 
     async def inventory(self, seconds: float) -> Inventory:
-        """What is installed.
+        """Return what is installed.
 
         Raises:
             RuntimeError: the interpreter reports nothing of use.

@@ -129,7 +129,7 @@ def _paths(env: Mapping[str, str]) -> list[str]:
 
 
 def is_auto(path: str) -> bool:
-    """Whether an entry of PYTHONPATH loads the instrumentation."""
+    """Return whether an entry of PYTHONPATH loads the instrumentation."""
     return Path(path).as_posix().rstrip("/").endswith(AUTO_DIRECTORY)
 
 
@@ -206,7 +206,7 @@ def _instrumented(launch: Launch, words: list[str]) -> list[str]:
 
 
 def _shebang(path: str) -> tuple[str | None, tuple[str, ...]]:
-    """The interpreter of a script and its flags; `None` where it is no Python script."""
+    """Return the interpreter of a script and its flags; `None` where it is no Python script."""
     with open(path, "rb") as script:
         lines = [line.decode("utf-8", "replace").strip() for line in script.read(1024).split(b"\n")[:3]]
     if not lines or not lines[0].startswith("#!"):
@@ -257,7 +257,7 @@ def _server(launch: Launch, name: str, arguments: list[str]) -> None:
 
 
 def option(arguments: Sequence[str], *names: str) -> str | None:
-    """The value of an option, written in any of the usual ways."""
+    """Return the value of an option, written in any of the usual ways."""
     for at, word in enumerate(arguments):
         for name in names:
             if word == name:
@@ -270,7 +270,7 @@ def option(arguments: Sequence[str], *names: str) -> str | None:
 
 
 def _app(server: _Server | None, arguments: Sequence[str]) -> App | None:
-    """The app that a server is to import; `None` = none is found."""
+    """Return the app that a server is to import; `None` = none is found."""
     before = ["", *arguments]
     places = [word for at, word in enumerate(arguments) if before[at] not in {"-b", "--bind", "-k", "--worker-class"}]
     named = next((word for word in places if _APP.match(word)), None)
@@ -288,7 +288,7 @@ def _app(server: _Server | None, arguments: Sequence[str]) -> App | None:
 
 
 def _file(arguments: Sequence[str]) -> App | None:
-    """The app of ``fastmcp run server.py:mcp`` and ``mcp run server.py:mcp``."""
+    """Return the app of ``fastmcp run server.py:mcp`` and ``mcp run server.py:mcp``."""
     named = next((word for word in arguments if word.endswith(".py") or ".py:" in word), None)
     if named is None:
         return None

@@ -118,7 +118,7 @@ async def _check(redis: Connection, url: str, settings: Settings) -> list[Findin
 
 
 async def _run(redis: Connection, *command: Any) -> Any:
-    """The result of one command, or the error that only concerns it.
+    """Run one command; return its result, or the error that only concerns it.
 
     Raises:
         StoreDown: Redis cannot be used.
@@ -131,7 +131,7 @@ async def _run(redis: Connection, *command: Any) -> Any:
 
 
 async def _info(redis: Connection) -> dict[str, Any]:
-    """The server's own figures, as far as this user may read them."""
+    """Return the server's own figures, as far as this user may read them."""
     if not redis.is_cluster:
         found = await _run(redis, "INFO", "everything")
         return {} if isinstance(found, Exception) else found
@@ -174,7 +174,7 @@ async def _permissions(redis: Connection, url: str, settings: Settings) -> Findi
 
 
 def acl(user: str, prefix: str) -> str:
-    """The command that gives a user what we need, and no more."""
+    """Write the command that gives a user what we need, and no more."""
     commands = sorted({command.split()[0].lower() for command in SESSION_COMMANDS + INDEX_COMMANDS})
     patterns = [f"~{prefix}mcp_session:*", f"~{{{prefix}mcp_session:*", f"~{prefix}otel_mcp:*"]
     words = [*(f"'{pattern}'" for pattern in patterns), *(f"+{command}" for command in (*commands, "ping", "info"))]
@@ -182,7 +182,7 @@ def acl(user: str, prefix: str) -> str:
 
 
 def _memory(info: dict[str, Any]) -> Finding:
-    """A server that evicts loses sessions silently; one that is full refuses to write."""
+    """Check the memory: a server that evicts loses sessions silently; a full one refuses to write."""
     policy, limit, used = str(info.get("maxmemory_policy")), int(info.get("maxmemory", 0)), info.get("used_memory", 0)
     found = f"{policy}, {used / _MIB:.0f}{f' of {limit / _MIB:.0f}' if limit else ''} MiB used"
     mend = "redis-cli CONFIG SET maxmemory-policy noeviction"
@@ -205,13 +205,13 @@ def _memory(info: dict[str, Any]) -> Finding:
 
 
 def place(url: str) -> str:
-    """The URL of a Redis without user, password and query."""
+    """Return the URL of a Redis without user, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _template(url: str, scheme: str = "", *, user: str | None = None) -> str:
-    """The command that sets the URL, with placeholders where user and password belong."""
+    """Write the command that sets the URL, with placeholders for user and password."""
     parts = urlsplit(url)
     whose = user if user is not None else "USER:PASSWORD@" if "@" in parts.netloc else ""
     return f"{scheme or parts.scheme}://{whose}{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -252,7 +252,7 @@ async def _named(url: str, error: BaseException) -> Finding:
 
 
 async def _speaks(url: str, *, is_secure: bool) -> bool:
-    """Whether TLS, or no TLS, is spoken there."""
+    """Return whether TLS, or no TLS, is spoken there."""
     parts, context = urlsplit(url), ssl.create_default_context() if is_secure else None
     if context is not None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

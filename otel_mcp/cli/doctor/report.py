@@ -31,7 +31,7 @@ class Finding:
     """The name of the check, which is a section of the documentation too."""
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as they stand in the JSON report."""
+        """Return the fields as they stand in the JSON report."""
         return {**asdict(self), "status": self.status.lower(), "docs": f"{DOCS}#{self.check}"}
 
 
@@ -61,7 +61,7 @@ def merged(results: Iterable[tuple[str, Finding]]) -> list[Finding]:
 
 
 def judge(check: str, look: Callable[..., Findings], *about: object, **how: object) -> list[Finding]:
-    """What a check finds; one that fails becomes a finding of its own, and stops no other."""
+    """Run a check; one that fails becomes a finding of its own, and stops no other."""
     try:
         return [replace(finding, check=check) for finding in look(*about, **how)]
     except Exception as error:
@@ -70,7 +70,7 @@ def judge(check: str, look: Callable[..., Findings], *about: object, **how: obje
 
 
 async def guarded(check: str, looking: Awaitable[Findings], seconds: float) -> list[Finding]:
-    """The same of a check that waits; one that hangs is given up."""
+    """Run a check that waits, like `judge`; give up one that hangs."""
     try:
         found = list(await asyncio.wait_for(looking, seconds))
     except TimeoutError:
@@ -81,7 +81,7 @@ async def guarded(check: str, looking: Awaitable[Findings], seconds: float) -> l
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """The whole report as one JSON object."""
+    """Return the whole report as one JSON object."""
     report = {
         "schema": SCHEMA,
         "healthy": not count(findings, "FAIL"),

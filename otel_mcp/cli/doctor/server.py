@@ -117,7 +117,7 @@ def _have(inventory: Inventory, need: Requirement) -> str:
 
 
 def sdk(env: Mapping[str, str]) -> Iterator[Finding]:
-    """Neither is the SDK as a whole switched off, nor are our URLs excluded."""
+    """Check that the SDK is not switched off as a whole, and that our URLs are not excluded."""
     is_off = env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     if is_off:
         yield fail("OTEL_SDK_DISABLED switches all of OpenTelemetry off", "unset OTEL_SDK_DISABLED")
@@ -138,7 +138,7 @@ def _excluded(patterns: str) -> str | None:
 
 
 def disabled_names(env: Mapping[str, str]) -> set[str]:
-    """The instrumentations that are switched off by name."""
+    """Return the instrumentations that are switched off by name."""
     return {name.strip() for name in env.get(_DISABLED, "").split(",") if name.strip()}
 
 
@@ -147,7 +147,7 @@ def _without(names: set[str]) -> str:
 
 
 def disabled(env: Mapping[str, str]) -> Iterator[Finding]:
-    """Ours is not switched off by name."""
+    """Check that ours is not switched off by name."""
     names, ours = disabled_names(env), {"otel_mcp", "*"}
     if guilty := sorted(names & ours):
         yield fail(f"{_DISABLED} names {' and '.join(guilty)}", _without(names - ours))
@@ -156,7 +156,7 @@ def disabled(env: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def start(launch: Launch, loaded: Loaded | None) -> Iterator[Finding]:
-    """The command brings the instrumentation into the process of the server."""
+    """Check that the command brings the instrumentation into the process of the server."""
     flag, program = launch.bypassing_flag, launch.program
     # Without what stands before the program, which may hold passwords.
     words = [program[0], *program[2:]] if flag is not None and flag in program[1:2] else program
@@ -198,7 +198,7 @@ def _instruments(script: str) -> bool:
 
 
 def siblings(loaded: Loaded, inventory: Inventory, names: set[str]) -> Iterator[Finding]:
-    """Every other instrumentation loads; one that raises keeps those after it from loading."""
+    """Check that every other instrumentation loads; one that raises keeps those after it from loading."""
     for facts in loaded.siblings:
         name, dist = facts["sibling"], facts.get("dist", "")
         mend = _without({*names, name})
@@ -223,7 +223,7 @@ def siblings(loaded: Loaded, inventory: Inventory, names: set[str]) -> Iterator[
 
 
 def seams(loaded: Loaded, inventory: Inventory, launch: Launch, *, is_loaded: bool) -> Iterator[Finding]:
-    """Every place at which we meet a library is taken, and the app is one that they reach."""
+    """Check that every place is patched at which we meet a library, and that one of them reaches the app."""
     app, is_well = loaded.app, True
     unseen = [f"{module}: {name}" for module, name, state in loaded.seams if state == "open"]
     dispatch = [
@@ -265,7 +265,7 @@ def _what(facts: Mapping[str, Any]) -> str:
 
 
 def _importable(launch: Launch, facts: Mapping[str, Any]) -> str | None:
-    """What makes the app importable, where that can be known."""
+    """Return the line that makes the app importable, where that can be known."""
     if facts["error"] != "ModuleNotFoundError" or not facts["missing"]:
         return None
     if launch.app is not None and launch.app.module and launch.app.module.startswith(facts["missing"]):

@@ -55,7 +55,7 @@ def _environment(env: Mapping[str, str]) -> Generator[list[str]]:
 
 
 def read(env: Mapping[str, str], redis_url: str | None = None) -> tuple[Settings, list[str]]:
-    """The settings as the server would have them, and each warning that it would log."""
+    """Return the settings as the server would have them, and each warning that it would log."""
     with _environment(env) as warnings:
         return load(redis_url=redis_url), warnings
 
@@ -86,7 +86,7 @@ def settings(env: Mapping[str, str], current: Settings, warnings: Iterable[str])
 
 
 def sessions(documents: Sequence[Document]) -> Iterator[Finding]:
-    """A host that opens a session for each call makes sessions mean nothing."""
+    """Check for a host that opens a session for each call: then sessions mean nothing."""
     since, count, calls = time.time() - _HOUR, Counter[str](), Counter[str]()
     for document in documents:
         # What became part of a conversation does not count as a session.

@@ -67,7 +67,7 @@ class Client(Protocol):
 
 
 def connect(url: str, **options: Any) -> Client:
-    """A client for a ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster`` URL.
+    """Make a client for a ``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster`` URL.
 
     ``redis+sentinel://host:port,host:port/service/db`` and
     ``redis+cluster://host:port,host:port``, with ``rediss+`` for TLS. The query
@@ -112,12 +112,12 @@ def outage(error: BaseException) -> StoreDown | None:
 
 
 def is_foreign(error: object) -> bool:
-    """A key of ours holds a value of another type."""
+    """Return whether a key of ours holds a value of another type."""
     return isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error)
 
 
 def is_ours(error: object) -> bool:
-    """A script of ours failed on what it was given."""
+    """Return whether a script of ours failed on what it was given."""
     return isinstance(error, redis.ResponseError) and str(error).startswith(_SCRIPT)
 
 
@@ -171,7 +171,7 @@ class RedisLink:
         _links.add(self)
 
     def _held(self) -> _Held:
-        """What the running loop holds; its client is made on first use."""
+        """Return what the running loop holds; its client is made on first use."""
         loop = asyncio.get_running_loop()
         known = self._clients.get(id(loop))
         if known is not None and known.loop() is loop:
@@ -243,7 +243,7 @@ async def _run(client: Client, command: tuple[Any, ...]) -> Any:
 
 
 async def run_all(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The results of all, in one round trip to each server; an error stands in the place of its result."""
+    """Run all in one round trip to each server; return the results, with an error in the place of its result."""
     if isinstance(client, Cluster):
         return await client.run_all(commands)
     pipeline = client.pipeline(transaction=False)

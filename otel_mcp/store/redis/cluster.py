@@ -36,7 +36,7 @@ class Cluster(RedisCluster):
         self._look_at = 0.0
 
     async def run_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The results of all, in one round trip to each node; an error stands in the place of its result.
+        """Run all in one round trip to each node; return the results, with an error in the place of its result.
 
         Raises:
             RedisError, OSError: no node knows where the keys are.
@@ -72,7 +72,7 @@ class Cluster(RedisCluster):
             results[at] = await self._elsewhere(commands[at], result) if isinstance(result, AskError) else result
 
     async def _elsewhere(self, command: tuple[Any, ...], asked: AskError) -> Any:
-        """The result from where the slot has moved to, or is on its way to."""
+        """Run a command on the node that its slot has moved to, or is on its way to."""
         try:
             if isinstance(asked, MovedError):
                 return await self.execute_command(*command)
@@ -87,7 +87,7 @@ class Cluster(RedisCluster):
             return error
 
     async def _look_again(self) -> None:
-        """Another node may have taken over."""
+        """Read the map of slots again: another node may have taken over."""
         now = time.monotonic()
         if now < self._look_at:
             return
@@ -97,13 +97,13 @@ class Cluster(RedisCluster):
 
 
 def cluster(url: str, scheme: str, settings: dict[str, Any]) -> Cluster:
-    """The client for ``redis+cluster://host:port,host:port``."""
+    """Make the client for ``redis+cluster://host:port,host:port``."""
     hosts, _, options = _hosts(url, scheme, 6379)
     return Cluster(hosts, **{**settings, **options, "ssl": scheme == "rediss"})
 
 
 def sentinel(url: str, scheme: str, settings: dict[str, Any]) -> Any:
-    """The client for ``redis+sentinel://host:port,host:port/service/db``."""
+    """Make the client for ``redis+sentinel://host:port,host:port/service/db``."""
     hosts, path, options = _hosts(url, scheme, 26379)
     own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     settings = {**settings, **options, "ssl": scheme == "rediss"}
@@ -112,7 +112,7 @@ def sentinel(url: str, scheme: str, settings: dict[str, Any]) -> Any:
 
 
 def _hosts(url: str, scheme: str, port: int) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
-    """Hosts, the segments of the path, and redis-py's options."""
+    """Split a URL into hosts, the segments of the path, and redis-py's options."""
     parts = urlsplit(url)
     user, _, hosts = parts.netloc.rpartition("@")
     plain = urlunsplit((scheme, f"{user}@host" if user else "host", "", parts.query, ""))

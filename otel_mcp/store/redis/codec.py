@@ -54,21 +54,21 @@ class Keys:
         """Who looks for ends at present."""
 
     def session(self, session_id: str) -> tuple[str, str]:
-        """The document of a session and its stats. Ids of ours have no braces, those of the user's API may."""
+        """Name the document of a session and its stats. Ids of ours have no braces, those of the user's API may."""
         document = self._document + session_id.replace("{", "%7B").replace("}", "%7D")
         return document, f"{self._before}{document}{self._after}:stats"
 
     def successor(self, session_id: str) -> str:
-        """The id of the session that continues this one, for this service."""
+        """Name the key of the id that continues a session, for this service."""
         return f"{self._before}{self.session(session_id)[0]}{self._after}:next:{self._name}"
 
     def agreement(self, key: str) -> str:
-        """A value that all replicas of the service share."""
+        """Name the key of a value that all replicas of the service share."""
         return self.service + key
 
 
 def agreed_id(value: bytes | None) -> str | None:
-    """An id that replicas agreed on; ``None`` where something stands there that no replica wrote.
+    """Return an id that replicas agreed on; ``None`` where something stands there that no replica wrote.
 
     It goes out in a header: who can write to Redis must not write our answers.
     """
@@ -77,7 +77,7 @@ def agreed_id(value: bytes | None) -> str | None:
 
 
 def mark() -> float:
-    """A score in the deadlines by which the next sweep looks at a session first. Hardly ever the same twice."""
+    """Make a score in the deadlines by which the next sweep looks at a session first; hardly ever the same twice."""
     return -time.time()
 
 
@@ -138,7 +138,7 @@ class Writer:
         self._offset = offset if abs(offset) > SKEW else 0.0
 
     def instant(self, seconds: float) -> int:
-        """Microseconds in the time of the server."""
+        """Convert to microseconds in the time of the server."""
         return text.micros(seconds + self._offset)
 
     def deadline(self, delta: SessionDelta) -> float:
@@ -147,7 +147,7 @@ class Writer:
         return round(self.instant(last) / 1e6 + min(delta.facts.limit, LONGEST), 6)
 
     def flush(self, flush: Flush, *, announced: bool = False) -> tuple[bytes, bytes, bytes]:
-        """Arguments of ``flush.lua``; `announced`: it has returned the end of an earlier session before."""
+        """Make arguments of ``flush.lua``; `announced`: it has returned the end of an earlier session before."""
         delta = flush.delta
         facts = text.utf8(text.facts(delta.facts, self._service))
         records = delta.calls[-self._cap :]
@@ -168,7 +168,7 @@ class Writer:
         return counted.encode(), facts, text.utf8(text.calls(records))
 
     def save(self, state: SessionState, limit: float, replaces: str, *, ended: bool = False) -> tuple[bytes, ...]:
-        """Arguments of ``save.lua``; `replaces` is the SHA-1 of a document that is not of our making and may go.
+        """Make arguments of ``save.lua``; `replaces` is the SHA-1 of a document that is not of our making and may go.
 
         With `ended` a session that begins so is over already, if its document has an end.
         """
@@ -193,12 +193,12 @@ class Writer:
         )
 
     def is_of(self, state: SessionState) -> bool:
-        """Whether a document is this service's: one that names none is anybody's."""
+        """Return whether a document is this service's: one that names none is anybody's."""
         return state.service is None or state.service == self._service[: text.CLIP]
 
 
 def written(flush: Flush, reply: list[Any]) -> WriteResult:
-    """What ``flush.lua`` answered, where it has applied the flush or never will."""
+    """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
     status, total, flags, report = reply[0].decode(), reply[1], reply[2].decode(), reply[3]
     session_id = flush.delta.facts.session_id
     if status == "bound":
@@ -220,7 +220,7 @@ def written(flush: Flush, reply: list[Any]) -> WriteResult:
 
 
 def _own_end(flush: Flush) -> EndedSession | None:
-    """The end that a flush has brought, where another session has begun under the id before it was answered."""
+    """Return the end that a flush has brought, where another session began under the id before it was answered."""
     delta = flush.delta
     if delta.ended is None:
         return None
@@ -229,7 +229,7 @@ def _own_end(flush: Flush) -> EndedSession | None:
 
 
 def ended_session(session_id: str, report: list[Any]) -> EndedSession:
-    """The report of an end, as ``session.lua`` collects it."""
+    """Read the report of an end, as ``session.lua`` collects it."""
     end, created, limit, last, calls, errors, requests, *labels = report
     reason = end.split(b" ")[1].decode()
     facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6)
@@ -247,7 +247,7 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
 
 
 def known(session_id: str, reply: list[Any]) -> Known:
-    """What ``describe.lua`` answered."""
+    """Read what ``describe.lua`` answered."""
     exists, ended, successor, bound, opened, *about = reply
     user = None if bound is None else bound.decode()
     answer = Known(False, bool(ended), agreed_id(successor), principal=user, opened=opened is not None)
@@ -262,5 +262,5 @@ def known(session_id: str, reply: list[Any]) -> Known:
     for fact in FACTS:
         if isinstance(value := found.get(fact.name), str):
             setattr(answer.facts, fact.name, value)
-    answer.exists, answer.worked = True, calls > 0
+    answer.exists, answer.has_tool_calls = True, calls > 0
     return answer

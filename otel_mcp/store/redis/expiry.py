@@ -65,7 +65,7 @@ class Sweep:
                 return ended
 
     async def _claim(self, scores: dict[str, float], now: int, ahead: float) -> tuple[list[EndedSession], bool]:
-        """The ends that are ours to report, and whether none of these sessions is due any longer."""
+        """Claim ends; return those that are ours to report, and whether none of these sessions is due any longer."""
         by = now + round(ahead * 1_000_000)
         # The claim stands for its time from now on, whatever it was asked for.
         lease = max(now, by) + self._lease
@@ -104,7 +104,7 @@ class Sweep:
                 raise outage(result) or result
 
     async def ack_ends(self, session_ids: Sequence[str]) -> None:
-        """The ends of these sessions have been reported."""
+        """Acknowledge that the ends of these sessions have been reported."""
         if not session_ids:
             return
         gone: list[Any] = []

@@ -169,7 +169,7 @@ def _failed(session_id: str, error: Exception) -> WriteResult:
 
 
 def _has_no_session(reply: Any) -> bool:
-    """Whether the refused flush came to a document that is not ours."""
+    """Return whether the refused flush came to a document that is not ours."""
     return not isinstance(reply, Exception) and (reply[0].decode(), reply[2].decode()) == ("foreign", "")
 
 

@@ -61,7 +61,7 @@ class RedisStore:
         return answers
 
     async def _adopted(self, flush: Flush, refused: WriteResult) -> WriteResult:
-        """The answer once the document that stood in its way has been taken over, if it is one of ours."""
+        """Take over the document that stood in the way, if it is one of ours; return the answer then."""
         answer = refused
         try:
             held, digest = await self._replaceable(refused.session_id)
@@ -73,7 +73,7 @@ class RedisStore:
         return answer
 
     async def load(self, session_id: str) -> SessionState | None:
-        """The document."""
+        """Return the document."""
         return _parse(await self._raw(session_id), session_id)
 
     async def save(self, state: SessionState) -> WriteResult:
@@ -105,7 +105,7 @@ class RedisStore:
         return await self.delete(session_id, reported=False)
 
     async def describe(self, session_id: str) -> Known:
-        """What is known of an id."""
+        """Return what is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))
         reply = await self._unless_foreign(codec.DESCRIBE, keys, self._writer.owner)
         return Known(exists=False) if reply is None else codec.known(session_id, reply)
@@ -116,33 +116,33 @@ class RedisStore:
         await self._unless_foreign(codec.BIND, keys, user or "", self._writer.owner, _UNWRITTEN)
 
     async def get(self, key: str) -> str | None:
-        """The value that was agreed on under `key`."""
+        """Return the value that was agreed on under `key`."""
         return agreed_id(await self._link.run(Run("GET", (self._keys.agreement(key),))))
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
-        """The value that all replicas have under `key`."""
+        """Return the value that all replicas have under `key`."""
         kept = max(round(min(ttl, codec.LONGEST) * 1000), 1) if ttl else 0
         value = await self._link.run(Run(codec.GET_OR_SET, (self._keys.agreement(key),), (candidate, kept)))
         # What stays for good is the hash key, which an operator may have put there: it is no id.
         return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
-        """The id of the one session that continues `old_id`."""
+        """Return the id of the one session that continues `old_id`."""
         keys = (self._keys.successor(old_id), self._keys.session(old_id)[1])
         value = await self._link.run(Run(codec.GET_OR_SET, keys, (candidate, self._writer.ttl, 0, user or "")))
         return agreed_id(value) or candidate
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
-        """Sessions whose time was over at `now`, claimed for the caller."""
+        """Claim sessions whose time was over at `now`."""
         self._link.forget_closed()
         return await self._sweep.claim_expired(now - time.time(), limit)
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
-        """These ends have been reported."""
+        """Acknowledge ends that have been reported."""
         await self._sweep.ack_ends([end.session_id for end in ended])
 
     async def active(self) -> int:
-        """Live sessions of the service."""
+        """Count live sessions of the service."""
         now = self._writer.instant(time.time()) / 1e6
         return int(await self._link.run(Run("ZCOUNT", (self._keys.deadlines,), (f"{now:.6f}", "+inf"))))
 
@@ -151,7 +151,7 @@ class RedisStore:
         await self._link.aclose()
 
     async def _unless_foreign(self, script: Script | str, keys: tuple[str, ...], *args: Any) -> Any:
-        """The reply; `None` where a key holds a value of another type."""
+        """Run a script or command; `None` where a key holds a value of another type."""
         try:
             return await self._link.run(Run(script, keys, args))
         except ResponseError as error:
@@ -163,7 +163,7 @@ class RedisStore:
         return await self._unless_foreign("GET", self._keys.session(session_id)[:1])
 
     async def _replaceable(self, session_id: str) -> tuple[SessionState | None, str]:
-        """The document where it is a session of ours though it is not of our making, and its digest."""
+        """Return the document where it is a session of ours though it is not of our making, and its digest."""
         raw = await self._raw(session_id)
         held = _parse(raw, session_id)
         if raw is None or held is None or not self._writer.is_of(held):
@@ -171,7 +171,7 @@ class RedisStore:
         return held, hashlib.sha1(raw, usedforsecurity=False).hexdigest()
 
     async def _save(self, state: SessionState, replaces: str, *, ended: bool = False) -> bool | None:
-        """Whether this began the session; `None` where the key holds something else."""
+        """Write a document; return whether this began the session, `None` where the key holds something else."""
         for _ in range(2):
             deadline = round(self._writer.instant(time.time()) / 1e6 + self._ttl, 6)
             arguments = self._writer.save(state, self._ttl, replaces, ended=ended)

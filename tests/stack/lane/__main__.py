@@ -27,7 +27,7 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=45, help="how long to send traffic")
     options.add_argument("--pictures", type=Path, help="draw the dashboards into this folder; needs matplotlib")
     given = options.parse_args()
-    # Whoever ends the lane ends what it has started.
+    # Ending the lane ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""Answers that begin before the SDK has told what they answer, as its streams do."""
+"""Answers that begin before the SDK knows them, as its streams do."""
 
 from __future__ import annotations
 

@@ -563,7 +563,7 @@ async def test_where_our_patch_fails_the_span_of_the_sdk_stays(
 async def test_a_server_whose_tool_lookup_raises_has_one_span_and_session(
     runner: ModuleType, telemetry: Telemetry, failures: Any
 ) -> None:
-    """The SDK lets go of what a `get_tool_input_schema` of the user's raises, and so do we."""
+    """The SDK swallows what a `get_tool_input_schema` of the user's raises, and so do we."""
 
     class Raising(Sdk2):
         def get_tool_input_schema(self, name: str) -> object:

@@ -1,4 +1,4 @@
-"""How a tool failed, told by whether the user's own function had been entered."""
+"""How a tool failed, known by whether the user's own function had been entered."""
 
 from __future__ import annotations
 

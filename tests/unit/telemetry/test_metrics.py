@@ -1,4 +1,4 @@
-"""The contract of section 6: names, units, kinds, attributes and their types; never an id, always bounded."""
+"""The contract of every metric: name, unit, kind, attributes and their types; never an id, always bounded."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import pytest
 from otel_mcp import MCPMiddleware, ToolCall
 from otel_mcp.model.call import Call, Exchange
 from otel_mcp.model.delta import SessionDelta
-from otel_mcp.model.outcomes import was_taken
+from otel_mcp.model.outcomes import was_accepted
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.content import as_attribute, redactor
 from otel_mcp.types import Message, Receive, Send
@@ -63,14 +63,14 @@ def ended(status: int | None, outcome: Outcome | None = None, *, accepted: bool 
         *((status, None, False) for status in (401, 403, 404, 405, 406, 413, 415, 421, 500, 502, 503)),
     ],
 )
-def test_a_message_was_taken_where_the_answer_shows_it(
+def test_a_message_was_accepted_where_the_answer_shows_it(
     status: int | None, outcome: Outcome | None, accepted: bool
 ) -> None:
-    assert was_taken(ended(status, outcome)) is accepted
+    assert was_accepted(ended(status, outcome)) is accepted
 
 
-def test_what_reached_a_handler_was_taken_whatever_the_answer() -> None:
-    assert was_taken(ended(404, Outcome(None, "-32600"), accepted=True))
+def test_what_reached_a_handler_was_accepted_whatever_the_answer() -> None:
+    assert was_accepted(ended(404, Outcome(None, "-32600"), accepted=True))
 
 
 async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: Runtime, telemetry: Telemetry) -> None:

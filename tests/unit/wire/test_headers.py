@@ -1,4 +1,4 @@
-"""Which HTTP requests may be MCP, told from their headers."""
+"""Which HTTP requests may be MCP, by their headers."""
 
 from __future__ import annotations
 
