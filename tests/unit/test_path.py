@@ -15,13 +15,13 @@ import pytest
 from tests.support import path
 
 PATH = {
-    ("2026-07-28", "off"): (39, 19),
-    ("2026-07-28", "on"): (48, 21),
-    ("2025-11-25", "off"): (46, 21),
-    ("2025-11-25", "on"): (55, 23),
+    ("2026-07-28", "off"): (36, 16),
+    ("2026-07-28", "on"): (45, 18),
+    ("2025-11-25", "off"): (44, 19),
+    ("2025-11-25", "on"): (53, 21),
 }
 """Functions and files, at most, by revision and HTTP span."""
-UNTIL_FLUSHED = {"2026-07-28": (96, 37), "2025-11-25": (101, 39)}
+UNTIL_FLUSHED = {"2026-07-28": (95, 36), "2025-11-25": (100, 38)}
 """The same with drain and flush to Redis, without the HTTP span."""
 
 
