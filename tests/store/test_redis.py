@@ -594,6 +594,60 @@ async def test_save_goes_by_the_clock_of_the_server(
     assert raw.zscore(DEADLINES, "abc") == pytest.approx(time.time() + 3600, abs=5.0)
 
 
+class _Far:
+    """Puts the server 50 ms away, each way, and counts what runs there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scripts: list[object] = []
+        run_all = RedisLink.run_all
+
+        async def slow(link: RedisLink, runs: Any) -> Any:
+            self.scripts += [run.script for run in runs]
+            await asyncio.sleep(0.05)
+            results = await run_all(link, runs)
+            await asyncio.sleep(0.05)
+            return results
+
+        monkeypatch.setattr(RedisLink, "run_all", slow)
+
+
+@pytest.mark.parametrize("skew", [1.97, 2.0, 2.03])
+@pytest.mark.parametrize("sign", [1, -1], ids=["ahead", "behind"])
+async def test_a_skew_near_the_limit_is_learned_once_and_kept(
+    store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch, skew: float, sign: int
+) -> None:
+    far, true_time = _Far(monkeypatch), time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + sign * skew)
+
+    for _ in range(2):
+        (answer,) = await store.apply([fresh(process)])
+        assert answer.retry is None
+        await store.claim_expired(time.time(), 10)
+
+    assert far.scripts.count(codec.FLUSH) <= 3
+    state = await store.load("abc")
+    assert state is not None
+    assert state.tool_call_count == 2
+
+
+@pytest.mark.parametrize("skew", [1.97, 2.0, 2.03])
+@pytest.mark.parametrize("sign", [1, -1], ids=["ahead", "behind"])
+async def test_a_document_is_saved_whatever_the_skew(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, skew: float, sign: int
+) -> None:
+    far, true_time = _Far(monkeypatch), time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + sign * skew)
+
+    for number in range(2):
+        await store.save(SessionState(session_id="abc", attributes={"n": number}))
+        await store.claim_expired(time.time(), 10)
+
+    assert far.scripts.count(codec.SAVE) <= 3
+    state = await store.load("abc")
+    assert state is not None
+    assert state.attributes == {"n": 1}
+
+
 async def test_an_expiry_whose_answer_was_lost_is_reported_once(
     store: RedisStore, raw: Any, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:

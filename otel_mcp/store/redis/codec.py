@@ -132,10 +132,14 @@ class Writer:
         self._offset = 0.0
         """Seconds that the clock of the server is ahead of ours."""
 
-    def learn_clock(self, server: int) -> None:
-        """Go by the clock of the server, whose microseconds these are, if ours is wrong: replicas have to agree."""
+    def learn_clock(self, server: int, *, refused: bool = False) -> None:
+        """Go by the clock of the server, whose microseconds these are, if ours is wrong: replicas have to agree.
+
+        What it `refused` is measured here one way of the answer later than there, and so may seem to be within `SKEW`.
+        """
         offset = server / 1e6 - time.time()
-        self._offset = offset if abs(offset) > SKEW else 0.0
+        if refused or abs(offset - self._offset) > SKEW:
+            self._offset = offset
 
     def instant(self, seconds: float) -> int:
         """Convert to microseconds in the time of the server."""

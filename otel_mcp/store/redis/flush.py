@@ -149,7 +149,7 @@ class FlushWriter:
             return _failed(session_id, reply)
         status = reply[0].decode()
         if status == "clock":
-            self._writer.learn_clock(int(reply[1]))
+            self._writer.learn_clock(int(reply[1]), refused=True)
             return WriteResult(session_id, retry="clock")
         if status == "expired":
             ended = codec.ended_session(session_id, reply[3])

@@ -190,7 +190,7 @@ class RedisStore:
             status, created = results[1]
             if status.decode() != "clock":
                 break
-            self._writer.learn_clock(int(created))
+            self._writer.learn_clock(int(created), refused=True)
         else:
             raise StoreDown("clock")
         if created and status.decode() == "written":
