@@ -69,6 +69,7 @@ class Worker:
         """Forget the task, which ends at its next turn (or lives in the parent, after a fork)."""
         self.loop: Callable[[], asyncio.AbstractEventLoop | None] = _nothing
         self._event: Callable[[], asyncio.Event | None] = _nothing
+        self._task: Callable[[], asyncio.Task[None] | None] = _nothing
         self.woken = False
         """Something waits, and the task knows."""
         self.asked = False
@@ -85,7 +86,8 @@ class Worker:
         work = self._run(event)
         try:
             # Without the context of the request that happens to be the first.
-            contextvars.Context().run(loop.create_task, work)
+            task = contextvars.Context().run(loop.create_task, work)
+            self._task = weakref.ref(task)
         except BaseException:
             work.close()
             self.clear()  # Nothing runs there: the next request tries again.
@@ -193,8 +195,12 @@ class Worker:
 
     async def aclose(self, timeout: float) -> None:
         """Write what waits within `timeout` seconds, and stop."""
+        task, until = self._task(), time.monotonic() + timeout
         self.stop()
-        await self._finish(timeout)
+        if task is not None and task is not asyncio.current_task() and task.get_loop() is asyncio.get_running_loop():
+            # Connections are about to go: that may not look like an outage to what the task has begun.
+            await asyncio.wait((task,), timeout=timeout / 2)
+        await self._finish(until - time.monotonic())
 
     async def _finish(self, timeout: float) -> None:
         with guarded("last session flush"):

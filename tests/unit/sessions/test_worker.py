@@ -35,3 +35,27 @@ async def test_a_task_that_could_not_start_is_started_by_the_next_request(monkey
     finally:
         worker.stop()
         await asyncio.sleep(0)
+
+
+async def test_connections_stay_until_the_task_has_ended_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    under_way = asyncio.Event()
+
+    async def turn() -> None:
+        under_way.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        order.append("turn")
+
+    async def close() -> None:
+        order.append("close")
+
+    sessions = Sessions(settings(flush_interval=0.001), Listener())
+    sessions.worker.turn = turn
+    monkeypatch.setattr(sessions.worker, "_close", close)
+    sessions.worker.start(asyncio.get_running_loop())
+    await asyncio.wait_for(under_way.wait(), 20)
+
+    await sessions.aclose()
+
+    assert order == ["turn", "close"]
