@@ -74,10 +74,8 @@ class ExchangeHandler:
             exchange.client, exchange.client_port, exchange.client_is_shared = exchanges.requests.clients.of(scope)
         if wire_session_id is None and scope.get("query_string"):
             exchange.transport_id = wire_headers.query_session_id(scope)
-        self._exchanges = exchanges
-        self._scope = scope
-        self._receive = receive
-        self._send = send
+        self._exchanges, self._scope = exchanges, scope
+        self._receive, self._send = receive, send
         self._outside = exchange.ambient or Context()
         self._call = current_call.get()
         self._held_body: bytearray | None = None  # So far, where it comes in pieces.
@@ -104,18 +102,20 @@ class ExchangeHandler:
             exchange.raised = isinstance(raised, Exception)
             raise
         finally:
-            if (start := self._start) is not None:
-                self._start = None
-                with suppress(Exception):  # The app has ended without a body, and what it raised is what counts.
-                    await self._as_outside(self._send, start)
             try:
-                self._close(error)
-                current_exchange.reset(here)
-            except Exception as failure:
-                report("end of request", failure)
-            error = None  # Or this frame and its traceback refer to each other.
-            if token is not None:
-                otel_context.detach(token)
+                if (start := self._start) is not None:
+                    self._start = None
+                    with suppress(Exception):  # The app has ended without a body, and what it raised is what counts.
+                        await self._as_outside(self._send, start)
+            finally:  # Where the request is cancelled, so is that.
+                try:
+                    self._close(error)
+                    current_exchange.reset(here)
+                except Exception as failure:
+                    report("end of request", failure)
+                error = None  # Or this frame and its traceback refer to each other.
+                if token is not None:
+                    otel_context.detach(token)
 
     async def receive(self) -> Message:
         """Pass a message on to the app, and read it."""
@@ -130,9 +130,10 @@ class ExchangeHandler:
                 exchange.disconnected = not exchange.responded
             elif not exchange.parsed and message["type"] == "http.request":
                 body, is_whole = message.get("body", b""), not message.get("more_body", False) and not self._held_body
-                if is_whole and exchange.at_sdk and exchange.confirmed and body[:1] == b"{" and len(body) <= MAX_BODY:
-                    # The SDK parses it anyway, and the dispatch seam tells.
-                    exchange.unparsed_body, exchange.body_size, exchange.parsed = body, len(body), True
+                is_read = exchange.at_sdk and exchange.confirmed and exchange.http_method == "POST"
+                if is_read and is_whole and body[:1] == b"{" and len(body) <= MAX_BODY:
+                    # The SDK parses it anyway, and the dispatch seam tells. Bytes stay the object that they are.
+                    exchange.unparsed_body, exchange.body_size, exchange.parsed = bytes(body), len(body), True
                 else:
                     await self._slow_read(message)
         except Exception as failure:
@@ -188,9 +189,8 @@ class ExchangeHandler:
         Returns:
             The message to send; ``None`` = it is not as plain as that, and not begun.
         """
-        exchange = self.exchange
+        exchange, call = self.exchange, self.exchange.sdk_call
         headers: Any = message.get("headers")
-        call = exchange.sdk_call
         if (call is None and exchange.unparsed_body is None) or exchange.status is not None:
             return None
         if message["status"] != 200 or type(headers) is not list:

@@ -73,7 +73,7 @@ class Requests:
                 return held
         exchange.parsed = True
         if exchange.http_method == "POST":
-            whole = body if held is None else held
+            whole = bytes(body) if held is None else held  # Some servers pass a memoryview on.
             if exchange.at_sdk and exchange.confirmed and whole[:1] == b"{":
                 exchange.unparsed_body = whole  # The SDK parses it anyway, and the dispatch seam tells.
             else:
