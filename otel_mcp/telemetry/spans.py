@@ -75,6 +75,7 @@ def call_attributes(call: Call, scope: str | None = None, *, with_session: bool 
         if claim.attributes is None or claim.made_of != made_of:
             claim.attributes, claim.made_of = _common_attributes(call), made_of
         attributes = claim.attributes.copy()
+        attributes[semconv.NETWORK_PROTOCOL_VERSION] = exchange.http_version  # The next request may come by another.
     if exchange.client_port:
         attributes[semconv.CLIENT_PORT] = exchange.client_port
     # An id that is a text may be none that the SDK's span can export.

@@ -28,7 +28,7 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import OK
-from tests.support.asgi import post, read, respond
+from tests.support.asgi import JSON_HEADERS, make_scope, post, read, request, respond
 from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry, described, id_of, trace_of
 from tests.support.sdk2 import OpenTelemetryMiddleware, Sdk2, make_runner, otel
@@ -747,6 +747,17 @@ async def test_facts_that_a_session_learns_stand_on_its_later_spans(
 
     names = [(span.attributes or {}).get("otel_mcp.client.name") for span in telemetry.spans()]
     assert names == [None, "late"]
+
+
+async def test_each_call_of_a_session_has_its_own_version_of_http(runner: ModuleType, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Sdk2(runner, [], ok, session_id="own"))
+
+    for version in ("1.1", "2", "1.1", "3"):
+        scope = make_scope(headers=[*JSON_HEADERS, *legacy_headers("own")]) | {"http_version": version}
+        await request(app, scope, [json.dumps(call()).encode()])
+
+    versions = [(span.attributes or {})["network.protocol.version"] for span in telemetry.spans()]
+    assert versions == ["1.1", "2", "1.1", "3"]
 
 
 async def test_after_uninstrument_the_processor_does_nothing(
