@@ -40,8 +40,14 @@ _failed = False
 
 
 def configure(**options: Any) -> None:
-    """Keep keyword arguments for the runtime; it is not built before it is needed."""
+    """Keep keyword arguments for the runtime; it is not built before it is needed.
+
+    One that was needed before, by code that asked for sessions while the process
+    started, is flushed and makes way for another if its arguments were others.
+    """
     global _options, _uninstrumented, _failed
+    if runtime is not None and options != _options:
+        discard()
     _options, _uninstrumented, _failed = options, False, False
 
 

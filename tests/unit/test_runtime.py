@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import otel_mcp
-from otel_mcp import MCPInstrumentor, MCPMiddleware, current
+from otel_mcp import MCPInstrumentor, MCPMiddleware, SessionState, current
 from otel_mcp.api import sessions
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
@@ -76,6 +76,35 @@ async def test_the_runtime_is_made_at_the_first_request_that_may_be_mcp(telemetr
         assert [span.name for span in telemetry.spans()] == ["POST /mcp", "tools/call add"]
     finally:
         current.discard()
+
+
+@pytest.mark.anyio
+async def test_arguments_count_where_the_runtime_was_needed_before_them(telemetry: Telemetry) -> None:
+    providers = {"tracer_provider": telemetry.tracer_provider, "meter_provider": telemetry.meter_provider}
+    current.configure(**providers)
+    try:
+        await SessionState.load("unknown")
+        await post(MCPMiddleware(Server()), modern(), MODERN_HEADERS)
+        first = current.runtime
+        current.configure(**providers)
+        assert current.runtime is first is not None
+        assert [span.name for span in telemetry.span_exporter.get_finished_spans()] == ["POST /mcp"]
+
+        MCPInstrumentor().instrument(service_name="given", **providers)
+
+        assert [span.name for span in telemetry.span_exporter.get_finished_spans()] == ["POST /mcp", "tools/call add"]
+        reply = await post(MCPMiddleware(Server()), modern(), MODERN_HEADERS)
+        assert current.runtime is not first
+        made = current.build()
+        assert made is not None
+        assert made.settings.service_name == "given"
+        made.recorder.drain()
+        assert await SessionState.load(str(reply.session_id)) is not None
+    finally:
+        if MCPInstrumentor().is_instrumented_by_opentelemetry:
+            MCPInstrumentor().uninstrument()
+        current.discard()
+    assert current.build() is None
 
 
 @pytest.mark.anyio
