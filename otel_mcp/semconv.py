@@ -48,7 +48,8 @@ RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
 come without ``error.type`` and leave the span's status unset."""
 ERROR_TYPE: Final = "error.type"
 """How it failed: ``tool_error`` (every ``isError``, also for a wrong call: see ``otel_mcp.failure``), a JSON-RPC code
-that is not the caller's fault, a status code of HTTP, ``cancelled``, ``disconnected`` or a class."""
+that is not the caller's fault, a status code of HTTP, ``cancelled``, ``disconnected`` or a class. Where a server
+without an SDK raises, it is the status that its client gets: ``500``."""
 CLIENT_ADDRESS: Final = "client.address"
 """Address of the client; behind a trusted proxy, the one that the proxy names."""
 CLIENT_PORT: Final = "client.port"

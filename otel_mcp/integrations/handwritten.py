@@ -17,6 +17,7 @@ from opentelemetry import context as otel_context
 from otel_mcp import current
 from otel_mcp.guard import guarded, report
 from otel_mcp.integrations.patching import Patches
+from otel_mcp.loops import is_cancellation
 from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.propagation import without_ended_span
@@ -64,7 +65,8 @@ async def serve(
         await handler(scope, receive, send)
     except BaseException as error:
         with _GUARD:
-            outcome = exchange.dispatch.failed(error) if exchange.dispatch is not None else None
+            if exchange.dispatch is not None and is_cancellation(error):  # Of any other, the answer tells.
+                outcome = exchange.dispatch.failed(error)
         raise
     finally:
         with _GUARD:

@@ -171,3 +171,28 @@ async def test_an_answer_that_is_no_mcp_is_left_alone(runtime: Runtime, telemetr
     reply = await post(app, {"id": 1, "query": "q"}, [("accept-encoding", "gzip"), ("content-length", "20")])
 
     assert (reply.body, telemetry.spans()) == (b"x", [])
+
+
+@pytest.mark.parametrize("answered", [500, 503, None])
+async def test_what_a_route_raises_is_what_the_client_gets_of_it(
+    runtime: Runtime, telemetry: Telemetry, answered: int | None
+) -> None:
+    async def endpoint(request: Request) -> Response:
+        await request.body()
+        raise LookupError("secret")
+
+    routes = Router([Route("/mcp", endpoint, methods=["POST"])])
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        try:
+            await routes(scope, receive, send)
+        except LookupError:
+            if answered is None:
+                raise
+            await Response("broken", answered)(scope, receive, send)
+
+    for _ in range(2):
+        await post(MCPMiddleware(app, runtime), modern(), MODERN_HEADERS)
+
+    types = [(span.attributes or {}).get("error.type") for span in telemetry.spans()]
+    assert types == [str(answered or 500)] * 2
