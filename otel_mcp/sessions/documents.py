@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from typing import Final, NamedTuple
 
 from otel_mcp.guard import guarded
-from otel_mcp.model.delta import Flush, Known, SessionDelta, SessionFacts
+from otel_mcp.model.delta import FACTS, Flush, Known, SessionDelta, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore
 from otel_mcp.store.memory import MemoryStore
+
+_COUNTED: Final = ("tool_calls", "tool_call_count", "error_count", "request_count")
+
+
+class _Unwritten(NamedTuple):
+    """A document to save."""
+
+    state: SessionState
+    only_new: bool
+    """One that the store has stands."""
 
 
 class SessionDocuments:
@@ -31,20 +42,21 @@ class SessionDocuments:
 
     def clear(self) -> None:
         """Forget all: after a fork they are the parent's."""
-        self.unwritten: OrderedDict[str, SessionState | float] = OrderedDict()
+        self.unwritten: OrderedDict[str, _Unwritten | float] = OrderedDict()
         """What the store does not know yet: a document to save, or when (Unix seconds) one was deleted."""
 
-    async def save(self, state: SessionState) -> None:
-        """Write the user's document, after what waits of this process."""
+    async def save(self, state: SessionState, *, only_new: bool = False) -> None:
+        """Write the user's document, after what waits of this process; `only_new`: unless there is one."""
         if not self._health.wait:
             with guarded("session flush"):
                 await self._flusher.flush()
         if self._is_deleted(state.session_id):
             await self.catch_up()  # What is written now is not what was to be deleted.
-        if not self._health.is_away and await self._save(state):
+        wanted = self._with_kept(_Unwritten(state, only_new))
+        if not self._health.is_away and await self._save(wanted):
             self.unwritten.pop(state.session_id, None)
         else:
-            self._keep(state.session_id, state.model_copy(deep=True))
+            self._keep(state.session_id, wanted._replace(state=wanted.state.model_copy(deep=True)))
 
     async def load(self, session_id: str) -> SessionState | None:
         """Read the document, this process's calls included."""
@@ -61,7 +73,7 @@ class SessionDocuments:
         """Read the document; begin a new one where there is none."""
         state = await self.load(session_id)
         if state is None:
-            await self.save(SessionState(session_id=session_id, user_agent=user_agent))
+            await self.save(SessionState(session_id=session_id, user_agent=user_agent), only_new=True)
             state = await self.load(session_id)
         return state or SessionState(session_id=session_id, user_agent=user_agent)
 
@@ -77,7 +89,7 @@ class SessionDocuments:
         """Give the store what it missed."""
         while self.unwritten and not self._health.is_away:
             session_id, wanted = next(iter(self.unwritten.items()))
-            done = await (self._save(wanted) if isinstance(wanted, SessionState) else self._delete(session_id, wanted))
+            done = await (self._save(wanted) if isinstance(wanted, _Unwritten) else self._delete(session_id, wanted))
             if not done:
                 return
             self.unwritten.pop(session_id, None)
@@ -85,7 +97,20 @@ class SessionDocuments:
     def _is_deleted(self, session_id: str) -> bool:
         return isinstance(self.unwritten.get(session_id), float)
 
-    def _keep(self, session_id: str, wanted: SessionState | float) -> None:
+    def _with_kept(self, wanted: _Unwritten) -> _Unwritten:
+        """Put a document over the one that waits, as ``save.lua`` does over one in the store."""
+        state, kept = wanted.state, self.unwritten.get(wanted.state.session_id)
+        if not isinstance(kept, _Unwritten):
+            # What was to be deleted must not stand.
+            return wanted if kept is None else _Unwritten(state, only_new=False)
+        if wanted.only_new:
+            return kept
+        facts = {fact.name: getattr(state, fact.name) or getattr(kept.state, fact.name) for fact in FACTS}
+        stands = {name: getattr(kept.state, name) for name in _COUNTED}
+        created = kept.state.created_at or state.created_at
+        return _Unwritten(state.model_copy(update={**facts, **stands, "created_at": created}), only_new=False)
+
+    def _keep(self, session_id: str, wanted: _Unwritten | float) -> None:
         self.unwritten[session_id] = wanted
         self.unwritten.move_to_end(session_id)
         while len(self.unwritten) > self._settings.max_sessions:
@@ -95,17 +120,17 @@ class SessionDocuments:
         """Return the document as far as this process knows it: what was saved, and what waits over it."""
         memory = MemoryStore(self._settings)
         saved = self.unwritten.get(session_id)
-        if isinstance(saved, SessionState):
-            memory.put(saved)
+        if isinstance(saved, _Unwritten):
+            memory.put(saved.state)
         for sequence, delta in enumerate(self._flusher.waiting(session_id)):
             memory.write(Flush(delta, "", sequence))
         return memory.read(session_id)
 
-    async def _save(self, state: SessionState) -> bool:
+    async def _save(self, wanted: _Unwritten) -> bool:
         """Write the document; return whether the store has decided about it."""
         with self._health.operation("save"):
-            result = await self._store.save(state)
-            facts = _facts(state, self._settings.session_ttl)
+            result = await self._store.save(wanted.state, only_new=wanted.only_new)
+            facts = _facts(wanted.state, self._settings.session_ttl)
             self._flusher.apply(SessionDelta(facts, facts.created_at), result)
             return True
         return False

@@ -73,12 +73,13 @@ class SessionStore(Protocol):
         """Return the document, or `None` where there is none that can be read."""
         ...
 
-    async def save(self, state: SessionState) -> WriteResult:
+    async def save(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
         """Write a document of the user's.
 
         Its facts (where given), attributes and extra fields replace those of
         the store. Calls and counters of a session that exists stand, since
         other processes go on counting; a new one starts with those given.
+        With `only_new` a document that is there stands as it is.
         """
         ...
 

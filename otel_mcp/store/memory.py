@@ -134,14 +134,16 @@ class MemoryStore:
         record = self._record(session_id, now)
         return record.state(self._settings.service_name) if record is not None and record.has_document(now) else None
 
-    async def save(self, state: SessionState) -> WriteResult:
+    async def save(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
         """Write a document of the user's."""
-        return self.put(state)
+        return self.put(state, only_new=only_new)
 
-    def put(self, state: SessionState) -> WriteResult:
+    def put(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
         """Write a document of the user's."""
         now = self._clock()
         record = self._record(state.session_id, now)
+        if only_new and record is not None and record.has_document(now):
+            return WriteResult(state.session_id)
         last = now if state.last_activity is None else text.seconds(state.last_activity)
         created = record is None or (record.ended is not None and not record.has_document(now))
         if record is None or created:

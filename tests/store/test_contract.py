@@ -399,6 +399,21 @@ async def test_saving_an_unknown_document_begins_its_session(store: SessionStore
     assert await store.active() == 1
 
 
+async def test_only_a_new_document_leaves_one_that_is_there_alone(store: SessionStore, process: ProducerId) -> None:
+    empty = SessionState(session_id="abc", user_agent="empty")
+    assert (await store.save(empty, only_new=True)).created
+    await store.save(SessionState(session_id="abc", user_agent="mine", attributes={"cart": [1]}))
+
+    answer = await store.save(empty, only_new=True)
+
+    state = await loaded(store)
+    assert (answer.created, answer.refused) == (False, None)
+    assert (state.attributes, state.user_agent) == ({"cart": [1]}, "mine")
+
+    await store.delete("abc")
+    assert (await store.save(empty, only_new=True)).created
+
+
 async def test_deleting_leaves_nothing_and_nothing_brings_it_back(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(2, of=facts(at=now), at=now))])

@@ -952,6 +952,17 @@ async def test_nothing_is_known_of_a_key_of_another_type_or_text(
     assert [(await store.describe(name)).exists for name in ("text", "stats", "document")] == [False] * 3
 
 
+async def test_only_a_new_document_leaves_one_without_stats_alone(store: RedisStore, raw: Any) -> None:
+    await store.save(SessionState(session_id="abc", attributes={"cart": [1]}))
+    raw.delete(STATS)
+
+    answer = await store.save(SessionState(session_id="abc"), only_new=True)
+
+    state = await store.load("abc")
+    assert state is not None
+    assert (answer.created, answer.refused, state.attributes) == (False, None, {"cart": [1]})
+
+
 async def test_a_document_saved_during_the_sweep_of_its_id_has_a_deadline(
     store: RedisStore, raw: Any, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,8 +75,8 @@ class Remote:
     async def load(self, session_id: str) -> SessionState | None:
         return await (await self._reach("load")).load(session_id)
 
-    async def save(self, state: SessionState) -> WriteResult:
-        return await (await self._reach("save")).save(state)
+    async def save(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
+        return await (await self._reach("save")).save(state, only_new=only_new)
 
     async def delete(self, session_id: str) -> bool:
         return await (await self._reach("delete")).delete(session_id)
@@ -445,6 +445,81 @@ async def test_a_document_saved_during_an_outage_is_written_later(
     assert state is not None
     assert (state.attributes, state.user_agent, state.tool_call_count) == ({"plan": "pro"}, "agent", 2)
     assert listener.started_ids == ["abc"]
+
+
+async def test_get_or_create_leaves_a_document_alone_that_another_replica_wrote_meanwhile(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    other, memory_load = remote_sessions(remote, listener), remote.load
+
+    async def meanwhile(session_id: str) -> SessionState | None:
+        found, remote.load = await memory_load(session_id), memory_load
+        theirs = await other.get_or_create(session_id)
+        theirs.attributes["cart"] = [1, 2]
+        await other.save(theirs)
+        return found
+
+    remote.load = meanwhile
+    state = await sessions.get_or_create("abc", user_agent="agent")
+
+    read = remote.read("abc")
+    assert read is not None
+    assert (state.attributes, read.attributes) == ({"cart": [1, 2]}, {"cart": [1, 2]})
+    assert read.user_agent is None
+
+
+async def test_get_or_create_during_an_outage_leaves_the_document_of_another_replica_alone(
+    sessions: Sessions, remote: Remote
+) -> None:
+    remote.down = StoreDown("ConnectionError")
+    await sessions.get_or_create("abc")
+    remote.memory.put(SessionState(session_id="abc", attributes={"cart": [1]}))
+
+    remote.down = None
+    sessions.ensure_running()
+    await until(lambda: sessions.local == 0)
+
+    read = remote.read("abc")
+    assert read is not None
+    assert read.attributes == {"cart": [1]}
+
+
+async def test_get_or_create_after_a_delete_in_an_outage_begins_without_attributes(
+    sessions: Sessions, remote: Remote
+) -> None:
+    remote.memory.put(SessionState(session_id="abc", attributes={"cart": [1]}))
+    remote.down = StoreDown("ConnectionError")
+    await sessions.delete("abc")
+    await sessions.get_or_create("abc")
+
+    remote.down = None
+    sessions.ensure_running()
+    await until(lambda: sessions.local == 0)
+
+    read = remote.read("abc")
+    assert read is not None
+    assert read.attributes == {}
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["twice in the outage", "once after it"])
+async def test_a_second_save_keeps_the_facts_of_one_that_waits(sessions: Sessions, remote: Remote, back: bool) -> None:
+    remote.down = StoreDown("ConnectionError")
+    await sessions.save(
+        SessionState(session_id="abc", user_agent="agent", client_name="one", attributes={"a": 1}, tool_call_count=3)
+    )
+    if back:
+        remote.down = None
+        sessions._health.succeeded()  # pyright: ignore[reportPrivateUsage]
+    await sessions.save(SessionState(session_id="abc", client_name="two", attributes={"b": 2}))
+
+    remote.down = None
+    sessions.ensure_running()
+    await until(lambda: sessions.local == 0)
+
+    read = remote.read("abc")
+    assert read is not None
+    assert (read.user_agent, read.client_name, read.tool_call_count) == ("agent", "two", 3)
+    assert read.attributes == {"b": 2}
 
 
 async def test_a_delete_during_an_outage_is_done_later_and_its_end_reported(

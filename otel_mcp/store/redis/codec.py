@@ -171,10 +171,13 @@ class Writer:
         )
         return counted.encode(), facts, text.utf8(text.calls(records))
 
-    def save(self, state: SessionState, limit: float, replaces: str, *, ended: bool = False) -> tuple[bytes, ...]:
+    def save(
+        self, state: SessionState, limit: float, replaces: str, *, ended: bool = False, only_new: bool = False
+    ) -> tuple[bytes, ...]:
         """Make arguments of ``save.lua``; `replaces` is the SHA-1 of a document that is not of our making and may go.
 
-        With `ended` a session that begins so is over already, if its document has an end.
+        With `ended` a session that begins so is over already, if its document has an end; with `only_new` a document
+        that is there stands.
         """
         now = time.time()
         facts = SessionFacts.of(state, now if state.created_at is None else text.seconds(state.created_at), limit)
@@ -187,7 +190,7 @@ class Writer:
             f'{{"now":{self.instant(now)},"last":{self.instant(last)},"created":{self.instant(facts.created_at)},'
             f'"requests":{state.request_count},"errors":{state.error_count},"kept":{len(kept)},'
             f'"calls":{max(state.tool_call_count, len(state.tool_calls))},"limit":{text.micros(limit)},'
-            f'"ttl":{self.ttl},"service":"{self.owner}","replaces":"{replaces}"{end}}}'
+            f'"ttl":{self.ttl},"service":"{self.owner}","replaces":"{replaces}","only_new":{only_new:d}{end}}}'
         )
         return (
             counted.encode(),

@@ -76,14 +76,14 @@ class RedisStore:
         """Return the document."""
         return _parse(await self._raw(session_id), session_id)
 
-    async def save(self, state: SessionState) -> WriteResult:
+    async def save(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
         """Write a document of the user's."""
         session_id = state.session_id
-        created = await self._save(state, "")
+        created = await self._save(state, "", only_new=only_new)
         if created is None:
             held, digest = await self._replaceable(session_id)
             if held is not None:
-                created = await self._save(state, digest)
+                created = False if only_new else await self._save(state, digest)
         if created is None:
             await self._look_at_next(session_id)
             return WriteResult(session_id, refused="foreign")
@@ -170,11 +170,13 @@ class RedisStore:
             return None, ""
         return held, hashlib.sha1(raw, usedforsecurity=False).hexdigest()
 
-    async def _save(self, state: SessionState, replaces: str, *, ended: bool = False) -> bool | None:
+    async def _save(
+        self, state: SessionState, replaces: str, *, ended: bool = False, only_new: bool = False
+    ) -> bool | None:
         """Write a document; return whether this began the session, `None` where the key holds something else."""
         for _ in range(2):
             deadline = round(self._writer.instant(time.time()) / 1e6 + self._ttl, 6)
-            arguments = self._writer.save(state, self._ttl, replaces, ended=ended)
+            arguments = self._writer.save(state, self._ttl, replaces, ended=ended, only_new=only_new)
             results = await self._link.run_all(
                 [
                     # A session that exists has one, by its own limit.
