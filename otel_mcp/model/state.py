@@ -87,7 +87,8 @@ class SessionState(BaseModel):
     previous_id: str | None = None
     """The session that this one continues."""
     attributes: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Free for the user; set through ``save()``."""
+    """Free for the user; set through ``save()``. A value of more than 65,536 characters of JSON becomes a clipped
+    string."""
     ended: Ended | None = None
 
     @classmethod

@@ -7,17 +7,20 @@ replaced. Text of ours has no raw newline: the scripts find calls by them.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
 
 from otel_mcp.model.delta import FACTS, CallRecord, SessionFacts
 from otel_mcp.model.state import ToolCall
+
+logger = logging.getLogger("otel_mcp")
 
 CLIP: Final = 1024
 """Characters of a name, an id or a user agent that are kept."""
@@ -152,10 +155,33 @@ def attributes(values: dict[str, Any], extras: dict[str, Any] | None) -> str:
     """Write the second part of a document: what only ``save()`` writes."""
     parts = [f',"attributes":{_object(values)}']
     for name, value in (extras or {}).items():
-        parts.append(f",{string(name)}:{content(value)}")
+        parts.append(f",{_attribute(name, value)}")
     return "".join(parts)
 
 
-def _object(values: dict[str, Any]) -> str:
-    text = content(values)
-    return text if text.startswith("{") else "{}"
+def _object(values: object) -> str:
+    if not isinstance(values, dict):
+        _warn_once()
+        return "{}"
+    return "{" + ",".join(_attribute(*each) for each in cast("dict[object, object]", values).items()) + "}"
+
+
+def _attribute(name: object, value: object) -> str:
+    """Write one of the user's, clipped by itself; a string stays one that is the same when it is written again."""
+    if isinstance(value, str):
+        is_whole, written = len(value) <= CONTENT, string(value, CONTENT)
+    else:
+        written = content(value)
+        is_whole = len(written) <= CONTENT and (written != "null" or value is None)
+    if not is_whole:
+        _warn_once()
+    return f"{string(str(name))}:{written}"
+
+
+@cache
+def _warn_once() -> None:
+    logger.warning(
+        "otel_mcp: an attribute of a session is not kept as it is: of %d characters of JSON and more it is clipped, "
+        "and null if it cannot be written as JSON; so are others to come",
+        CONTENT,
+    )

@@ -85,6 +85,43 @@ def test_content_that_is_no_json_is_named_or_left_out() -> None:
     assert json.loads(text.content(loop)) == ["..."]
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("y" * 70_000, "y" * 65_536),
+        (["y" * 70_000], '["' + "y" * 65_534),
+        (nested(500), None),
+    ],
+    ids=["text", "list", "no JSON"],
+)
+@pytest.mark.parametrize("extra", [False, True], ids=["attribute", "extra field"])
+def test_an_attribute_is_clipped_by_itself_with_one_warning(
+    value: Any, expected: Any, extra: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    text._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    given = {"small": 1, "x": value, "after": [None, "ü"]}
+    for _ in range(3):
+        written = text.attributes({}, given) if extra else text.attributes(given, None)
+        read = json.loads("{" + written[1:] + "}")
+        given = read if extra else read["attributes"]
+        given.pop("attributes", None)
+        assert given == {"small": 1, "x": expected, "after": [None, "ü"]}
+    assert len([each for each in caplog.records if "attribute" in each.getMessage()]) == 1
+
+
+def test_attributes_of_the_longest_kind_are_kept_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    text._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    given = {f"key{n}": "y" * 65_536 for n in range(3)} | {"none": None}
+
+    assert json.loads("{" + text.attributes(given, None)[1:] + "}") == {"attributes": given}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("values", "expected"), [([1], {}), ({1: 2}, {"1": 2}), ({"\ud800": 3}, {"?": 3})])
+def test_attributes_of_any_kind_can_be_read_back(values: Any, expected: Any) -> None:
+    assert json.loads(text.utf8("{" + text.attributes(values, None)[1:] + "}")) == {"attributes": expected}
+
+
 def test_a_fact_of_a_session_is_a_field_of_its_document() -> None:
     known = SessionFacts("abc", 1.0, 2.0)
     for fact in FACTS:
