@@ -130,12 +130,12 @@ class SessionDelta:
     """An agreement key (see `SessionStore.get_or_set`) to keep alive, with its TTL in seconds."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
 class Flush:
     """A delta on its way to the store, which applies each (token, sequence) once.
 
     What was sent and not answered is sent again as it is: it may have been
-    written after all.
+    written after all. The store may remember something about it for as long as the sender keeps it.
     """
 
     delta: SessionDelta

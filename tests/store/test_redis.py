@@ -1015,6 +1015,29 @@ async def test_saving_a_document_does_not_put_off_the_end_of_its_session(
     assert raw.zscore(DEADLINES, "abc") == pytest.approx(now + 10, abs=1.0)
 
 
+async def test_a_flush_that_was_given_up_is_forgotten(
+    store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, run_all, sent = time.time(), RedisLink.run_all, [0]
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    after = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
+
+    async def once(self: RedisLink, runs: Any) -> Any:
+        sent[0] += 1
+        if sent[0] > 1:
+            raise StoreDown("TimeoutError")
+        return await run_all(self, runs)
+
+    monkeypatch.setattr(RedisLink, "run_all", once)
+    (answer,) = await store.apply([after])
+    announced = store._flushes._announced  # pyright: ignore[reportPrivateUsage]
+
+    assert answer.expired is not None
+    assert (answer.retry, list(announced)) == ("TimeoutError", [after])
+    del after
+    assert not announced
+
+
 async def test_an_end_sent_again_after_the_next_session_began_is_reported(
     store: RedisStore, other: RedisStore, process: ProducerId
 ) -> None:

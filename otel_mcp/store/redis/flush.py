@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from redis.exceptions import DataError
 
@@ -19,15 +20,6 @@ _AGAIN: Final = ("expired", "clock")
 """Values of `WriteResult.retry` with which the same flush can be written at once."""
 
 
-class _AnnouncedEnd(NamedTuple):
-    """An end already returned for a flush that must be retried."""
-
-    flush: tuple[str, int]
-    """Token and sequence."""
-    ended: EndedSession | None
-    """The end of an earlier session under the id, until an answer has carried it."""
-
-
 class FlushWriter:
     """Writes flushes; a failure of one session stands in its own answer."""
 
@@ -35,7 +27,9 @@ class FlushWriter:
         self._link = link
         self._keys = keys
         self._writer = writer
-        self._announced: dict[str, _AnnouncedEnd] = {}
+        self._announced: WeakKeyDictionary[Flush, EndedSession | None] = WeakKeyDictionary()
+        """Flushes to send again, since the store returned the end of an earlier session under the id first: that end,
+        until an answer has carried it. A flush that the sender gives up is gone from here."""
 
     async def write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
@@ -68,27 +62,25 @@ class FlushWriter:
                     answers[at].retry = down.reason
         for flush, answer in zip(flushes, answers, strict=True):
             # Each earlier end goes into one answer: also one whose caller was cancelled before it had it.
-            announced = self._announced.get(answer.session_id)
-            if announced is None or announced.flush != (flush.token, flush.sequence):
+            if flush not in self._announced:
                 continue
-            answer.expired = announced.ended
+            answer.expired = self._announced[flush]
             if answer.retry:
-                self._announced[answer.session_id] = announced._replace(ended=None)
+                self._announced[flush] = None
             else:
-                del self._announced[answer.session_id]
+                del self._announced[flush]
 
     async def _send(self, flushes: Sequence[Flush], *, again: bool = False) -> list[WriteResult]:
         deadlines: list[Any] = []
         kept_alive: list[tuple[int, str, Run]] = []
         scripts: list[Run] = []
         for at, flush in enumerate(flushes):
-            delta, announced = flush.delta, self._announced.get(flush.delta.facts.session_id)
+            delta = flush.delta
             if delta.ended is None:
                 deadlines += (self._writer.deadline(delta), delta.facts.session_id)
             if delta.touch_key is not None or delta.facts.previous_id:
                 self._keep_alive(at, flush, kept_alive)
-            is_announced = announced is not None and announced.flush == (flush.token, flush.sequence)
-            arguments = self._writer.flush(flush, announced=is_announced)
+            arguments = self._writer.flush(flush, announced=bool(self._announced) and flush in self._announced)
             scripts.append(Run(codec.FLUSH, self._keys.session(delta.facts.session_id), arguments))
         runs: list[Run] = []
         if deadlines:
@@ -153,7 +145,7 @@ class FlushWriter:
             return WriteResult(session_id, retry="clock")
         if status == "expired":
             ended = codec.ended_session(session_id, reply[3])
-            self._announced[session_id] = _AnnouncedEnd((flush.token, flush.sequence), ended)
+            self._announced[flush] = ended
             return WriteResult(session_id, retry="expired", expired=ended)
         return codec.written(flush, reply)
 
