@@ -181,7 +181,7 @@ def _attribute(name: object, value: object) -> str:
 @cache
 def _warn_once() -> None:
     logger.warning(
-        "otel_mcp: an attribute of a session is not kept as it is: of %d characters of JSON and more it is clipped, "
+        "otel_mcp: an attribute of a session is not kept as it is: beyond %d characters of JSON it is clipped, "
         "and null if it cannot be written as JSON; so are others to come",
         CONTENT,
     )
