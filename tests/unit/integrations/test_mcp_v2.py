@@ -753,7 +753,7 @@ async def test_each_call_of_a_session_has_its_own_version_of_http(runner: Module
     app = MCPMiddleware(Sdk2(runner, [], ok, session_id="own"))
 
     for version in ("1.1", "2", "1.1", "3"):
-        scope = make_scope(headers=[*JSON_HEADERS, *legacy_headers("own")]) | {"http_version": version}
+        scope = {**make_scope(headers=[*JSON_HEADERS, *legacy_headers("own")]), "http_version": version}
         await request(app, scope, [json.dumps(call()).encode()])
 
     versions = [(span.attributes or {})["network.protocol.version"] for span in telemetry.spans()]
