@@ -84,7 +84,7 @@ JSON_HEADERS: Final = (
 async def request(
     app: App,
     scope: Message,
-    chunks: Sequence[bytes] = (b"",),
+    chunks: Sequence[bytes | bytearray | memoryview] = (b"",),
     *,
     left: anyio.Event | None = None,
     patience: float = PATIENCE,
