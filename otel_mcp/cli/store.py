@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -16,7 +15,7 @@ from otel_mcp.cli.document import Document, parse
 from otel_mcp.cli.terminal import Code, Failure, say
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.redis.client import connect, is_foreign, outage
+from otel_mcp.store.redis.client import connect, is_foreign, translated
 from otel_mcp.store.redis.codec import Keys
 
 T = TypeVar("T")
@@ -65,7 +64,7 @@ class Connection:
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run all in one round trip to each node; return the results, with an error in the place of its result."""
-        with _translated():
+        with translated():
             if self.is_cluster:
                 return await self.client.run_all(commands)
             pipeline = self.client.pipeline(transaction=False)
@@ -76,7 +75,7 @@ class Connection:
     async def run_all(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run all; return the results, with an error only where a key holds what is not ours."""
         results = await self.send(commands)
-        with _translated():
+        with translated():
             for result in results:
                 if isinstance(result, Exception) and not is_foreign(result):
                     raise result
@@ -84,22 +83,11 @@ class Connection:
 
     async def scan(self, pattern: str, kind: str) -> AsyncIterator[str]:
         """Yield every key that is like `pattern` and holds a `kind`; looks at all keys there are."""
-        with _translated():
+        with translated():
             if self.is_cluster:
                 await self.client.initialize()
             async for key in self.client.scan_iter(match=pattern, count=_SCANNED, _type=kind):
                 yield key.decode("utf-8", "replace")
-
-
-@contextmanager
-def _translated() -> Generator[None]:
-    try:
-        yield
-    except Exception as error:
-        down = outage(error)
-        if down is None or down is error:
-            raise
-        raise down from error
 
 
 class Reader:

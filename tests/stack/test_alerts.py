@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("yaml")
-pytest.importorskip("promql_parser")
-
 import yaml
 
 from grafana.boards import contract, external, query, slo

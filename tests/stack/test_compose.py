@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("yaml")
-pytest.importorskip("promql_parser")
-
 import yaml
 
 from . import composed

@@ -6,9 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("yaml")
-
 import yaml
 
 from otel_mcp.settings import Settings

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("promql_parser")
-
 from . import composed
 from .lane.paths import ROOT
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("yaml")
-
 from .lane import builds, standins
 
 needs_go = pytest.mark.skipif(

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("yaml")
-pytest.importorskip("promql_parser")
-
 from tests.support.promtool import assert_promtool_takes
 
 from . import provisioned

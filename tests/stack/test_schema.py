@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("promql_parser")
-
 from . import dashboards, schema
 
 Board = dict[str, Any]

@@ -149,7 +149,7 @@ class _Held:
 
 
 @contextmanager
-def _translated() -> Generator[None]:
+def translated() -> Generator[None]:
     """Keep our commands out of traces, and turn an outage into `StoreDown`."""
     # For a request's question `lookups` has seen to the former, once for all of them.
     with suppress_instrumentation() if is_instrumentation_enabled() else nullcontext():
@@ -203,7 +203,7 @@ class RedisLink:
         """Run one script or command."""
         held = self._held()
         async with held.turns:
-            with _translated():
+            with translated():
                 try:
                     return await once_more_if_late(lambda: _run(held.client, run.command()), TIMEOUTS)
                 except redis.NoScriptError:
@@ -217,7 +217,7 @@ class RedisLink:
         """
         held = self._held()
         async with held.turns:
-            with _translated():
+            with translated():
                 commands = list(map(Run.command, runs))
                 results = await once_more_if_late(lambda: run_all(held.client, commands), TIMEOUTS)
                 for result in results:
