@@ -28,6 +28,7 @@ class CallRecord:
     arguments_digest: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
+    service_instance_id: str | None = None
     arguments: object | None = None
     result: object | None = None
 

@@ -35,6 +35,8 @@ class ToolCall(BaseModel):
     """32 hexadecimal digits."""
     span_id: str | None = None
     """16 hexadecimal digits."""
+    service_instance_id: str | None = None
+    """The process that served it, as its telemetry names it; without a name there, host and process id."""
     arguments: Any | None = None
     """Only with ``OTEL_PYTHON_MCP_STORE_CONTENT=true``."""
     result: Any | None = None

@@ -77,6 +77,8 @@ class Recorder:
         """That timer is due at once."""
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
         self._lock = threading.Lock()
+        self._instance = ""
+        """Name of this process, once it is needed: by then there is a tracer provider."""
         self._wanted = False
         """The recording thread goes on until nothing waits."""
         self._open = 0
@@ -231,11 +233,17 @@ class Recorder:
             digest,
             f"{context.trace_id:032x}" if context is not None else None,
             f"{context.span_id:016x}" if context is not None else None,
+            self._instance or self._name_instance(),
         )
         if self._content:
             record.arguments = self._redact(arguments)
             record.result = self._redact(call.result)
         return record
+
+    def _name_instance(self) -> str:
+        """Name this process as its telemetry does; the SDK may find another name after a fork, and so do we."""
+        self._instance = self._spans.instance()
+        return self._instance
 
 
 _instances: weakref.WeakSet[Recorder] = weakref.WeakSet()

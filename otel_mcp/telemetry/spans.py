@@ -8,7 +8,9 @@ true times.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from socket import gethostname
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -168,7 +170,14 @@ class Spans:
     """Opens and ends the spans that nobody else makes."""
 
     def __init__(self, provider: TracerProvider | None) -> None:
+        self._provider = provider
         self._tracer = trace.get_tracer(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
+
+    def instance(self) -> str:
+        """Return the ``service.instance.id`` of this process, else its host and process id; 64 characters at most."""
+        resource: Any = getattr(self._provider or trace.get_tracer_provider(), "resource", None)
+        named = resource.attributes.get("service.instance.id") if resource is not None else None
+        return str(named or f"{gethostname()}:{os.getpid()}")[:64]
 
     def open(self, call: Call, context: Context | None = None) -> Span:
         """Start the server span of a call that nobody else opens one for."""

@@ -62,6 +62,7 @@ async def loaded(store: SessionStore, session_id: str = "abc") -> SessionState:
 async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, process: ProducerId, now: float) -> None:
     known = facts(at=now, user_agent="agent/1", client_name="client", client_version="2", source="header")
     record = call(7, now, error_type="tool_error", result_bytes=12, trace_id="ab" * 16, span_id="cd" * 8)
+    record.service_instance_id = "shop-0"
     change = delta(1, of=known, at=now, errors=1, requests=3)
     change.calls = [record]
 
@@ -91,6 +92,7 @@ async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, pr
                 "result_bytes": 12,
                 "trace_id": "ab" * 16,
                 "span_id": "cd" * 8,
+                "service_instance_id": "shop-0",
             }
         ],
     }

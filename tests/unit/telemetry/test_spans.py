@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from socket import gethostname
 from typing import Any
 
 import anyio
 import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
+from otel_mcp.telemetry.spans import Spans
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import FAILED, Server, error, result
 from tests.support.asgi import Reply, event, post, read, respond, stream
@@ -66,6 +71,14 @@ async def test_a_call_that_no_handler_saw_gets_its_span_afterwards_complete(
     reply = await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
 
     assert described(telemetry.span()) == expected(reply)
+
+
+def test_a_process_is_named_as_its_telemetry_names_it() -> None:
+    named = TracerProvider(resource=Resource({"service.instance.id": f"shop-{'0' * 64}"}))
+
+    assert Spans(named).instance() == f"shop-{'0' * 59}"
+    assert Spans(TracerProvider(resource=Resource({}))).instance() == f"{gethostname()}:{os.getpid()}"[:64]
+    assert Spans(trace.NoOpTracerProvider()).instance() == f"{gethostname()}:{os.getpid()}"[:64]
 
 
 async def test_the_scope_of_our_telemetry_names_version_and_schema(runtime: Runtime, telemetry: Telemetry) -> None:
