@@ -10,7 +10,7 @@ from otel_mcp.wire.jsonrpc import FINE, STREAMS, Failure, Outcome
 
 CALLERS_FAULT: Final = frozenset({"unknown_tool", "invalid_arguments"})
 """Failures that the server and its tools have no part in."""
-_LEFT: Final = frozenset({"cancelled", "disconnected"})
+LEFT: Final = frozenset({"cancelled", "disconnected"})
 _INVALID_PARAMS: Final = "-32602"
 _NOT_FOUND: Final = frozenset({_INVALID_PARAMS, "-32601", "-32002"})
 """Codes with which servers answer a name that they do not know."""
@@ -93,7 +93,7 @@ def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | Non
     code, error_type = outcome.status_code, outcome.error_type
     if not outcome.failed:
         return None
-    if error_type in _LEFT:
+    if error_type in LEFT:
         return "cancelled"
     if call.tool_failure == "unknown_tool":
         return call.tool_failure

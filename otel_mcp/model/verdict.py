@@ -1,0 +1,243 @@
+"""How a session went, from its tool calls: the digests of their arguments, sizes, failures and times, never content.
+
+A model that sees the same thing four times and asks again is stuck; a timer that asks every half minute is not. The
+rules and where their thresholds come from: docs/sessions.md. All of it is pure, and the order of arrival is of no
+account: calls are sorted by all that is known of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal, NamedTuple, get_args
+
+from otel_mcp.model.delta import CallRecord
+from otel_mcp.model.outcomes import LEFT
+from otel_mcp.model.state import ToolCall
+
+Pattern = Literal["looped", "retry_storm", "ping_pong"]
+SessionOutcome = Literal["worked", "corrected", "looped", "retry_storm", "ping_pong", "gave_up", "no_call", "probe"]
+
+PATTERNS: Final[tuple[Pattern, ...]] = get_args(Pattern)
+
+_LOOP: Final = 4
+_LOOP_UNSEEN: Final = 5
+"""Where the sizes of the results are not known, so that they may have differed."""
+_PING_PONG: Final = 6
+_SAME_RETRIES: Final = 3
+_ANY_RETRIES: Final = 5
+_QUICK: Final = 60.0
+"""Seconds of pauses that so many retries take at most; and after a longer pause nothing is a repetition."""
+_TIMER: Final = 10.0
+"""Seconds between repetitions from which on an even pace is that of a timer."""
+_EVEN: Final = 0.25
+_MOST: Final = 0.75
+"""At an even pace so many pauses are that near to the median, as parts of it."""
+
+_VISITS: Final = 4
+_VISITS_READ: Final = 5
+_ONE_VISIT: Final = 5.0
+"""Seconds within which a monitor that opens two sessions makes one visit."""
+_SHORTEST_GAP: Final = 20.0
+_LONGEST_GAP: Final = 900.0
+_JITTER: Final = 2.0
+
+
+class Finding(NamedTuple):
+    """A pattern that the calls of a session show."""
+
+    name: Pattern
+    tool_name: str
+    """Of two that alternate, the first."""
+    calls: int
+    """How long it is; calls in parallel are one."""
+
+
+class _Seen(NamedTuple):
+    """A call, as far as it counts here; sorts by time, then by all the rest."""
+
+    start: float
+    end: float
+    """Unix seconds, both."""
+    tool: str
+    digest: str
+    """Empty = without arguments, or too large for one."""
+    size: int
+    """Bytes of the answer without its id, which grows by itself; -1 = not seen."""
+    state: Literal["failed", "left", "worked"]
+
+
+@dataclass(slots=True)
+class _Step:
+    """Calls that began before the first of them had ended: one turn of a model, which knew none of the answers."""
+
+    first_end: float
+    calls: list[_Seen] = field(default_factory=list[_Seen])
+
+    @property
+    def start(self) -> float:
+        return self.calls[0].start
+
+    def sign(self) -> frozenset[object] | None:
+        """Return what a repetition of it is equal in; ``None`` = too little is known."""
+        if any(not call.digest and call.size < 0 for call in self.calls):
+            return None
+        return frozenset(call[2:] for call in self.calls)
+
+
+def judge(
+    calls: Sequence[CallRecord | ToolCall], total: int, *, findings: Iterable[str] = (), probe: bool = False
+) -> SessionOutcome:
+    """Tell how a session went.
+
+    Args:
+        calls: those that are still known, of all replicas, in any order.
+        total: how many there were.
+        findings: what `find` has found while the session lived; its older calls are forgotten since.
+        probe: a registry or a monitor, by its name or by its visits.
+    """
+    if probe:
+        return "probe"
+    if not total and not calls:
+        return "no_call"
+    seen = _sorted(calls)
+    if found := _patterns(seen):
+        return found[0].name
+    found_before = frozenset(findings)
+    for pattern in PATTERNS:
+        if pattern in found_before:
+            return pattern
+    tried = [call for call in seen if call.state != "left"]
+    if not tried:
+        return "gave_up" if seen else "worked"
+    if all(call.state == "failed" for call in _steps(tried)[-1].calls):
+        return "gave_up"
+    return "corrected" if _corrected(tried) else "worked"
+
+
+def find(calls: Sequence[CallRecord | ToolCall]) -> tuple[Finding, ...]:
+    """Find the patterns that a session has shown so far, the longest first; calls come in any order."""
+    return tuple(_patterns(_sorted(calls)))
+
+
+def visits_regularly(starts: Iterable[float]) -> bool:
+    """Tell a monitor from a person by when it came, listed and called nothing.
+
+    The newest five visits count, four at least, 20 seconds to 15 minutes apart, the longest gap at most twice the
+    shortest. Shorter gaps are those of a client that reconnects in vain, which must not be hidden; longer ones nobody
+    can tell from a person's.
+
+    Args:
+        starts: Unix seconds, in any order.
+    """
+    visits: list[float] = []
+    for start in sorted(starts, reverse=True):
+        if not visits or visits[-1] - start > _ONE_VISIT:
+            visits.append(start)
+    gaps = [later - earlier for later, earlier in pairwise(visits[:_VISITS_READ])]
+    if len(gaps) < _VISITS - 1:
+        return False
+    shortest, longest = min(gaps), max(gaps)
+    return shortest >= _SHORTEST_GAP and longest <= min(_LONGEST_GAP, _JITTER * shortest)
+
+
+def _sorted(calls: Iterable[CallRecord | ToolCall]) -> list[_Seen]:
+    return sorted(map(_seen, calls))
+
+
+def _seen(call: CallRecord | ToolCall) -> _Seen:
+    started = call.started_at if isinstance(call.started_at, int | float) else call.started_at.timestamp()
+    size = -1 if call.result_bytes is None else call.result_bytes - len(str(call.request_id))
+    if call.failure == "cancelled" or call.error_type in LEFT:
+        state = "left"
+    else:
+        state = "worked" if call.failure is None and call.error_type is None else "failed"
+    return _Seen(started, started + call.duration, call.tool_name, call.arguments_digest or "", size, state)
+
+
+def _steps(calls: list[_Seen]) -> list[_Step]:
+    steps: list[_Step] = []
+    for call in calls:
+        if not steps or (call.start >= steps[-1].first_end and call.start > steps[-1].start):
+            steps.append(_Step(call.end))
+        steps[-1].calls.append(call)
+        steps[-1].first_end = min(steps[-1].first_end, call.end)
+    return steps
+
+
+def _patterns(seen: list[_Seen]) -> list[Finding]:
+    """Find each pattern once, in its longest run; equally long ones in the order of `PATTERNS`."""
+    tried = [call for call in seen if call.state != "left"]
+    steps = _steps(tried)
+    found = (_repetition(steps, "looped", 1), _retries(tried), _repetition(steps, "ping_pong", 2))
+    return sorted(filter(None, found), key=lambda finding: -finding.calls)
+
+
+def _repetition(steps: list[_Step], name: Pattern, period: int) -> Finding | None:
+    """Find the longest run in which each step equals the one `period` steps before."""
+    signs = [step.sign() for step in steps]
+    best: Finding | None = None
+    for first, step in enumerate(steps):
+        end = first
+        while end < len(steps) and _continues(steps, signs, first, end, period):
+            end += 1
+        run = steps[first:end]
+        if (best is None or len(run) > best.calls) and _is_stuck(run, period):
+            best = Finding(name, step.calls[0].tool, len(run))
+    return best
+
+
+def _continues(steps: list[_Step], signs: list[frozenset[object] | None], first: int, at: int, period: int) -> bool:
+    if signs[at] is None or (period == 1 and any(call.state != "worked" for call in steps[at].calls)):
+        return False
+    if at == first:
+        return True
+    if steps[at].start - steps[at - 1].first_end > _QUICK:
+        return False
+    return signs[at] != signs[at - 1] if at - first < period else signs[at] == signs[at - period]
+
+
+def _is_stuck(run: list[_Step], period: int) -> bool:
+    """Return whether a run is long enough, and nothing that a timer makes."""
+    unseen = any(call.size < 0 for step in run for call in step.calls)
+    if len(run) < (_PING_PONG if period > 1 else _LOOP_UNSEEN if unseen else _LOOP):
+        return False
+    pauses = sorted(later.start - earlier.first_end for earlier, later in pairwise(run))
+    median = pauses[len(pauses) // 2]
+    even = sum(abs(pause - median) <= _EVEN * median for pause in pauses)
+    return median < _TIMER or even < _MOST * len(pauses)
+
+
+def _retries(calls: list[_Seen]) -> Finding | None:
+    """Find the longest run of failures of one tool, each begun when the one before had ended."""
+    best: Finding | None = None
+    runs: dict[tuple[str, ...], list[_Seen]] = {}
+    for call in calls:
+        for key, least in (((call.tool,), _ANY_RETRIES), ((call.tool, call.digest), _SAME_RETRIES)):
+            run = runs.setdefault(key, [])
+            if call.state == "worked":
+                run.clear()
+                continue
+            if run and (call.start < run[-1].end or call.start == run[-1].start):
+                continue  # In parallel: nobody had seen the other fail.
+            alike = len(key) == 1 or call.digest or call.size == run[-1].size >= 0 if run else True
+            if run and (not alike or call.start - run[-1].end > _QUICK):
+                run.clear()
+            run.append(call)
+            last = run[-least:]
+            pauses = sum(later.start - earlier.end for earlier, later in pairwise(last))
+            if len(run) >= least and pauses <= _QUICK and (best is None or len(run) > best.calls):
+                best = Finding("retry_storm", call.tool, len(run))
+    return best
+
+
+def _corrected(calls: list[_Seen]) -> bool:
+    """Return whether a tool worked after it had failed."""
+    failed: dict[str, float] = {}
+    for call in calls:
+        if call.state == "failed":
+            failed.setdefault(call.tool, call.end)
+        elif call.start >= failed.get(call.tool, float("inf")):
+            return True
+    return False
