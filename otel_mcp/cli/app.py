@@ -112,7 +112,7 @@ def sessions(
     context: typer.Context,
     service: Service = None,
     client: Client = None,
-    outcome: Annotated[str | None, typer.Option(help="live, worked, expired... Others than live: a scan.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="live, gave_up, looped... Others than live: a scan.")] = None,
     tool: Annotated[str | None, typer.Option(help="Sessions that called this tool lately.")] = None,
     since: Since = None,
     probes: Annotated[bool, typer.Option("--probes", help="Show monitors and registries, too.")] = False,
@@ -197,7 +197,7 @@ def tools(
 ) -> None:
     """List the tools: calls, wrong and failed ones, durations, bytes; from the newest calls of the sessions."""
     from otel_mcp.cli.listing import Query
-    from otel_mcp.cli.listing import tools as list_tools
+    from otel_mcp.cli.tools import tools as list_tools
 
     query = Query(service, since=_seconds(since), limit=limit)
     list_tools(Terminal(color), redis_url, query, sort_by, output, headers=headers)

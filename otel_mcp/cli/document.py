@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from otel_mcp.model.delta import FACTS
 
+LIVE: Final = "live"
+PROBE: Final = "probe"
+STRUGGLES: Final = frozenset({"looped", "retry_storm", "ping_pong", "gave_up"})
+"""Outcomes, and findings while a session runs."""
 _WRONG: Final = frozenset({"unknown_tool", "invalid_arguments", "-32700", "-32600", "-32601", "-32602", "-32002"})
 """The caller's fault: failures, and error codes of documents without `failure`."""
 _NEITHER: Final = frozenset({"cancelled", "refused"})
@@ -38,8 +42,14 @@ class Call:
     request_id: str | int | None
     replica: str | None
     """The process that served it, where the document names it."""
-    resumed: bool
-    """It is the first one after a restart, where the document has that."""
+
+
+class Cut(NamedTuple):
+    """A session was interrupted: its client was answered that there is no such session."""
+
+    at: float
+    cause: str
+    """``restart``, ``replica`` or ``idle_reaper``."""
 
 
 @dataclass(slots=True)
@@ -57,12 +67,18 @@ class Document:
     """Why it ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
     outcome: str
     """How it went, where the document has that, else why it ended, else ``live``."""
+    is_probe: bool
+    """A monitor or a registry, by its name or by how it went."""
     call_count: int
     """All calls; `calls` are the newest of them."""
     error_count: int
     request_count: int
     calls: list[Call] = field(default_factory=list[Call])
     """Oldest first."""
+    findings: list[str] = field(default_factory=list[str])
+    """What was wrong with it while it ran: ``looped``..."""
+    cut: Cut | None = None
+    """The newest one."""
     caller: str | None = None
     """First digits of the keyed hash of its user: enough to tell users apart; not part of the document."""
 
@@ -75,6 +91,16 @@ class Document:
         """Name and version of the client."""
         name = self.facts["client_name"]
         return f"{name} {self.facts['client_version'] or ''}".strip() if name else ""
+
+    @property
+    def state(self) -> str:
+        """How it went, with what was found in it before that."""
+        return ", ".join([self.outcome, *(each for each in self.findings if each != self.outcome)])
+
+    @property
+    def struggled(self) -> bool:
+        """Its client went in circles, or gave up."""
+        return bool(self.findings) or self.outcome in STRUGGLES
 
     @property
     def is_partial(self) -> bool:
@@ -98,11 +124,12 @@ def parse(raw: object) -> Document | None:
     session_id = _text(known.get("session_id"))
     if session_id is None:
         return None
-    made: object = known.get("tool_calls")
-    items = cast("list[object]", made) if isinstance(made, list) else []
-    calls = [call for item in items if (call := _call(_dict(item))) is not None]
+    calls = [call for item in _list(known.get("tool_calls")) if (call := _call(_dict(item))) is not None]
     ended = _dict(known.get("ended"))
     reason = _text(ended.get("reason"))
+    outcome = _text(known.get("outcome"))
+    cut = _dict(known.get("interrupted"))
+    cut_at = _instant(cut.get("at"))
     return Document(
         session_id=session_id,
         service=_text(known.get("service")),
@@ -111,11 +138,14 @@ def parse(raw: object) -> Document | None:
         last_activity=_instant(known.get("last_activity")),
         ended_at=_instant(ended.get("at")),
         ended_by=reason,
-        outcome=_text(known.get("outcome")) or reason or "live",
+        outcome=outcome or reason or LIVE,
+        is_probe=outcome == PROBE or _text(known.get("synthetic_type")) is not None,
         call_count=max(int(_number(known.get("tool_call_count"))), len(calls)),
         error_count=int(_number(known.get("error_count"))),
         request_count=int(_number(known.get("request_count"))),
         calls=calls,
+        findings=[each for each in _list(known.get("findings")) if isinstance(each, str)],
+        cut=Cut(cut_at, _text(cut.get("cause")) or "unknown") if cut_at else None,
     )
 
 
@@ -137,7 +167,6 @@ def _call(fields: dict[str, Any]) -> Call | None:
         span_id=_hex(fields.get("span_id"), 16),
         request_id=request_id if isinstance(request_id, (str, int)) else None,
         replica=_text(fields.get("service_instance_id")),
-        resumed=fields.get("resumed") is True,
     )
 
 
@@ -150,6 +179,10 @@ def _verdict(failure: str | None) -> str:
 
 def _dict(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def _text(value: object) -> str | None:

@@ -14,12 +14,13 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal, NamedTuple
 
 from otel_mcp.cli import rows
+from otel_mcp.cli.calls import OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line
 from otel_mcp.cli.document import Call, Document
-from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, SESSION, TOOL_FIELDS, WRONG, Query, gather
+from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, OUTCOME, SESSION, WRONG, Query
 from otel_mcp.cli.rows import Field, moment, plain
 from otel_mcp.cli.store import Member, Reader, address, configured, repeat, run
-from otel_mcp.cli.story import OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line
 from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
+from otel_mcp.cli.tools import TOOL_FIELDS, gather
 from otel_mcp.settings import Settings
 
 TailFormat = Literal["table", "tsv", "jsonl"]
@@ -144,6 +145,13 @@ FIELDS: Final[tuple[Field[Line], ...]] = (
         lambda line: line.call.failure,
         show=lambda line: plain(line.call.failure) if line.call.failure not in {None, line.call.verdict} else "",
     ),
+    Field(
+        "FINDINGS",
+        lambda line: line.document.findings,
+        "findings",
+        lambda line: plain(line.document.findings) if line.document.findings else "",
+        "yellow",
+    ),
     TRACE,
     Field("", lambda line: line.document.service, "service"),
     Field("", lambda line: line.document.facts["client_name"], "client_name"),
@@ -189,7 +197,7 @@ def tail(
 _BUSY: Final[tuple[Field[Document], ...]] = (
     *(SESSION, CLIENT, CALLER, IDLE),
     Field("CALLS/5M", lambda each: each.call_count, is_number=True),
-    *(WRONG, FAILED, LAST_TOOL),
+    *(WRONG, FAILED, LAST_TOOL, OUTCOME),
 )
 """What ``top`` shows of a session, of which it holds the recent calls only."""
 

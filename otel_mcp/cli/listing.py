@@ -1,34 +1,28 @@
-"""``otel-mcp sessions``, ``tools`` and ``settings``: lists, a line each."""
+"""``otel-mcp sessions``: the newest sessions, a line each."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from otel_mcp.cli import rows
-from otel_mcp.cli.document import Call, Document
-from otel_mcp.cli.rows import Field, Format, age, duration, moment, size
+from otel_mcp.cli.document import LIVE, PROBE, Document
+from otel_mcp.cli.rows import Field, Format, age, moment
 from otel_mcp.cli.store import Reader, configured, repeat, run
-from otel_mcp.cli.terminal import Terminal, counted
+from otel_mcp.cli.terminal import Terminal, clean, counted
 from otel_mcp.model.delta import FACTS
 
 SortBy = Literal["idle", "age", "calls", "wrong", "failed", "client"]
-ToolsBy = Literal["calls", "wrong", "failed", "p95", "bytes", "name"]
-_LIVE: Final = "live"
-_PROBE: Final = "probe"
 _WINDOW: Final = 2_000
 """Sessions among which those are looked for that are asked for."""
 _SCANNED: Final = 100_000
 """Sessions that are read, ended ones among them."""
 _PAUSE: Final = 2.0
 """Seconds between two looks of ``--watch``."""
-_STYLES: Final = {
-    **{_LIVE: "green", "worked": "green", "corrected": "cyan", _PROBE: "dim", "no_call": "dim"},
-    **dict.fromkeys(("gave_up", "looped", "retry_storm", "ping_pong"), "yellow"),
-}
+_HOUR: Final = 3600.0
+_STYLES: Final = {LIVE: "green", "worked": "green", "corrected": "cyan", PROBE: "dim", "no_call": "dim"}
 _ORDERS: Final[dict[SortBy, Callable[[Document], Any]]] = {
     "idle": lambda each: -(each.last_activity or 0),
     "age": lambda each: each.created or 0,
@@ -46,7 +40,7 @@ def _since(instant: float | None) -> int | None:
 def _tally(verdict: str, style: str) -> Field[Any]:
     """Make a column that counts results; older calls are gone from the document, so `+` = that many or more."""
 
-    def show(each: Document | Tool) -> str:
+    def show(each: Any) -> str:
         return f"{each.count(verdict)}{'+' if each.is_partial else ''}"
 
     painted: Callable[[Any], str | None] = lambda each: style if each.count(verdict) else None  # noqa: E731
@@ -65,6 +59,14 @@ IDLE: Final = Field[Document](
 )
 WRONG, FAILED = _tally("wrong", "yellow"), _tally("failed", "red")
 LAST_TOOL: Final = Field[Document]("LAST TOOL", lambda each: each.last_tool, "last_tool", least=9, leaves=3)
+OUTCOME: Final = Field[Document](
+    "OUTCOME",
+    lambda each: each.outcome,
+    "outcome",
+    lambda each: clean(each.state, 64),
+    lambda each: "yellow" if each.struggled else _STYLES.get(each.outcome),
+    least=9,
+)
 FIELDS: Final[tuple[Field[Document], ...]] = (
     SESSION,
     Field("SERVICE", lambda each: each.service, "service", least=8, is_wide=True),
@@ -73,7 +75,8 @@ FIELDS: Final[tuple[Field[Document], ...]] = (
     IDLE,
     Field("CALLS", lambda each: each.call_count, "calls", is_number=True),
     *(WRONG, FAILED, LAST_TOOL),
-    Field("OUTCOME", lambda each: each.outcome, "outcome", style=lambda each: _STYLES.get(each.outcome)),
+    OUTCOME,
+    Field("FINDINGS", lambda each: each.findings, "findings", is_wide=True),
     Field("PROTOCOL", _fact("protocol_version"), is_wide=True),
     Field("SOURCE", _fact("source"), is_wide=True),
     Field("CONTINUES", _fact("previous_id"), is_wide=True),
@@ -82,6 +85,11 @@ FIELDS: Final[tuple[Field[Document], ...]] = (
     Field("", lambda each: moment(each.last_activity), "last_activity"),
     Field("", lambda each: len(each.calls), "calls_kept"),
     Field("", lambda each: {"at": moment(each.ended_at), "reason": each.ended_by} if each.ended_by else None, "ended"),
+    Field(
+        "",
+        lambda each: {"at": moment(each.cut.at), "cause": each.cut.cause} if each.cut else None,
+        "interrupted",
+    ),
     Field("", lambda each: each.error_count, "errors"),
     Field("", lambda each: each.request_count, "requests"),
 )
@@ -106,7 +114,7 @@ class Query:
     @property
     def scans(self) -> bool:
         """Ended sessions are in no index."""
-        return self.ended or self.outcome not in {None, _LIVE}
+        return self.ended or self.outcome not in {None, LIVE}
 
     def is_of_client(self, document: Document) -> bool:
         """Return whether the name of the client holds what is asked for."""
@@ -116,14 +124,14 @@ class Query:
         """Return whether a session is asked for, probes aside."""
         return (
             self.is_of_client(document)
-            and (self.outcome is None or self.outcome == document.outcome)
+            and self.outcome in {None, document.outcome, document.ended_by, *document.findings}
             and (self.tool is None or any(call.tool == self.tool for call in document.calls))
             and (self.since is None or (document.last_activity or 0) >= time.time() - self.since)
         )
 
     def hides(self, document: Document) -> bool:
         """Return whether a session is a probe that nobody asked for."""
-        return document.outcome == _PROBE and not self.probes and self.outcome != _PROBE
+        return document.is_probe and not self.probes and self.outcome != PROBE
 
 
 @dataclass
@@ -158,6 +166,9 @@ async def find(reader: Reader, query: Query) -> Found:
     shown = kept[: query.limit]
     await reader.add_callers(shown)
     parts = [f"{len(shown)} found" if query.scans else f"{len(shown)} of {live:,} live"]
+    recent = time.time() - _HOUR
+    if struggled := sum(each.struggled and (each.last_activity or 0) >= recent for each in kept):
+        parts.append(f"{struggled} struggled in the last hour")
     if hidden := len(wanted) - len(kept):
         parts.append(f"{counted(hidden, 'probe')} hidden: --probes")
     if is_cut and len(kept) < query.limit:
@@ -195,95 +206,15 @@ async def _watch(terminal: Terminal, form: Format | None, rounds: AsyncIterator[
                 table = rows.lines(terminal, found.documents, FIELDS, form)
                 draw([*table, terminal.paint(found.summary, "dim")])
         return
-    seen: dict[str, float | None] = {}
+    seen: dict[str, tuple[object, ...]] = {}
     async for found in rounds:
         for each in reversed(found.documents):
-            if each.session_id not in seen or seen[each.session_id] != each.last_activity:
+            if seen.get(each.session_id) != _mark(each):
                 terminal.data(rows.line(terminal, each, FIELDS, "tsv" if is_table else form, "session"))
-        seen = {each.session_id: each.last_activity for each in found.documents}
+        seen = {each.session_id: _mark(each) for each in found.documents}
         terminal.flush()
 
 
-@dataclass
-class Tool:
-    """The calls of one tool."""
-
-    name: str
-    calls: list[Call] = field(default_factory=list[Call])
-    is_partial: ClassVar = False
-
-    def count(self, verdict: str) -> int:
-        """Calls that ended so."""
-        return sum(call.verdict == verdict for call in self.calls)
-
-    def quantile(self, part: float) -> float:
-        """Return the duration within which this part of the calls was answered, in seconds."""
-        return sorted(call.duration for call in self.calls)[max(math.ceil(part * len(self.calls)) - 1, 0)]
-
-    @property
-    def given(self) -> int:
-        """Bytes of all answers."""
-        return sum(call.size or 0 for call in self.calls)
-
-    @property
-    def is_made_up(self) -> bool:
-        """Every call of it was answered that there is no such tool."""
-        return all(call.failure == "unknown_tool" for call in self.calls)
-
-
-def _quantile(title: str, part: float) -> Field[Tool]:
-    show: Callable[[Tool], str] = lambda tool: duration(tool.quantile(part))  # noqa: E731
-    return Field(title, lambda tool: tool.quantile(part), title.lower(), show, is_number=True)
-
-
-TOOL_FIELDS: Final[tuple[Field[Tool], ...]] = (
-    Field("TOOL", lambda tool: tool.name, "tool", least=16, style="bold"),
-    Field("CALLS", lambda tool: len(tool.calls), "calls", is_number=True),
-    *(WRONG, FAILED, _quantile("P50", 0.5), _quantile("P95", 0.95)),
-    Field("BYTES", lambda tool: tool.given, "bytes", lambda tool: size(tool.given), is_number=True),
-    Field(
-        "NOTE",
-        lambda tool: "no such tool" if tool.is_made_up else None,
-        style=lambda tool: "yellow" if tool.is_made_up else None,
-        leaves=1,
-    ),
-    Field("", lambda tool: tool.is_made_up, "made_up"),
-)
-"""What is shown of a tool."""
-_TOOL_ORDERS: Final[dict[ToolsBy, Callable[[Tool], float]]] = {
-    "calls": lambda tool: -len(tool.calls),
-    "wrong": lambda tool: -tool.count("wrong"),
-    "failed": lambda tool: -tool.count("failed"),
-    "p95": lambda tool: -tool.quantile(0.95),
-    "bytes": lambda tool: -tool.given,
-    "name": lambda _: 0,
-}
-
-
-def gather(calls: Iterable[Call], by: ToolsBy = "calls") -> list[Tool]:
-    """Gather the tools of these calls, those first that matter most."""
-    found: dict[str, Tool] = {}
-    for call in calls:
-        found.setdefault(call.tool, Tool(call.tool)).calls.append(call)
-    return sorted(found.values(), key=lambda tool: (_TOOL_ORDERS[by](tool), tool.name))
-
-
-def tools(
-    terminal: Terminal, redis_url: str | None, query: Query, sort_by: ToolsBy, form: Format | None, *, headers: bool
-) -> None:
-    """List the tools that were called in the newest sessions."""
-    settings = configured(redis_url)
-
-    async def look() -> tuple[list[Document], int]:
-        reader = await Reader.find(settings, query.service)
-        members, live = await reader.index(query.limit)
-        documents = await reader.documents(member.session_id for member in members)
-        await reader.aclose()
-        return documents, live
-
-    documents, live = run(look(), settings)
-    begin = 0.0 if query.since is None else time.time() - query.since
-    found = gather((call for each in documents for call in each.calls if call.started >= begin), sort_by)
-    rows.write(terminal, found, TOOL_FIELDS, form, "tool", headers=headers)
-    looked = counted(len(documents), "session")
-    terminal.say(f"the newest calls of {looked}, {live:,} live; the dashboards have all of them")
+def _mark(document: Document) -> tuple[object, ...]:
+    """Return what has changed where a session is to be written again."""
+    return document.last_activity, document.state

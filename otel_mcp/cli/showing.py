@@ -11,13 +11,16 @@ from io import StringIO
 from typing import Final, Literal
 
 from otel_mcp.cli import listing, rows
+from otel_mcp.cli.calls import FIELDS, NOTES, WHOLE
 from otel_mcp.cli.document import Document
 from otel_mcp.cli.rows import cells, code, packed, plain
 from otel_mcp.cli.store import Reader, configured, run
-from otel_mcp.cli.story import FIELDS, NOTES, WHOLE, Story
+from otel_mcp.cli.story import Story
 from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
 
 StoryFormat = Literal["table", "tsv", "json", "md", "html"]
+_WINDOW: Final = 2_000
+"""Sessions among which the one is looked for that continues another."""
 _LISTED: Final = 20
 """Sessions that an ambiguous id may mean, as many as are listed."""
 _PAINT: Final = re.compile(r"\x1b(\[[0-9;]*m|\]8;[^\x1b]*\x1b\\)")
@@ -55,6 +58,14 @@ async def choose(reader: Reader, given: str) -> Document:
     raise Failure(Code.NOT_FOUND, f"several sessions begin with {shown}:", "\n  ".join([*names, *more]))
 
 
+async def _find_successor(reader: Reader, session_id: str) -> Document | None:
+    """Find the session that continues this one among the newest of its service."""
+    members, _ = await reader.index(_WINDOW)
+    found = await reader.documents(member.session_id for member in members)
+    await reader.aclose()
+    return next((each for each in found if each.facts["previous_id"] == session_id), None)
+
+
 def show(
     terminal: Terminal,
     redis_url: str | None,
@@ -67,22 +78,28 @@ def show(
     """Write the story of one session."""
     settings = configured(redis_url)
 
-    async def look() -> Document:
+    async def look() -> Story:
         reader = Reader(settings, service)
         document = await choose(reader, given)
         await reader.add_callers([document])
+        previous, successor = document.facts["previous_id"], None
+        before = await reader.documents([previous] if previous else [])
+        if document.cut or document.ended_by == "replaced":
+            successor = await _find_successor(Reader(settings, document.service), document.session_id)
         await reader.aclose()
-        return document
+        return Story(document, settings, before[0] if before else None, successor)
 
-    story = Story(run(look(), settings), settings)
+    story = run(look(), settings)
     if form == "json":
         whole = {
             "schema": "otel-mcp/story/1",
             **rows.as_json(story.document, listing.FIELDS),
             "bytes_given": story.given,
             "tokens_given": story.tokens,
+            "continued_by": story.continued_by,
             "links": story.links,
             "tool_calls": [rows.as_json(line, WHOLE) for line in story.lines],
+            "after": story.after,
         }
         terminal.data(json.dumps(whole, indent=2))
     elif form == "md":
@@ -108,8 +125,11 @@ def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked:
     """Write the story for people."""
     yield terminal.paint(story.headline(), "bold")
     yield from packed(story.origin(), " · ", terminal.width)
+    for text in story.meaning():
+        yield terminal.paint(text, "yellow")
     if not story.lines:
         yield "no tool was called"
+        yield from (terminal.paint(f"-- {text} --", "dim") for text in story.after)
         return
     table = rows.lines(terminal, story.lines, FIELDS, headers=headers)
     indent = cells(_PAINT.sub("", table[0])) + 2
@@ -123,6 +143,7 @@ def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked:
         yield f"\x1b]8;;{line.trace_url}\x1b\\{text}\x1b]8;;\x1b\\" if is_linked and line.trace_url else text
         for note in more:
             yield " " * indent + note
+    yield from (terminal.paint(f"-- {text} --", "dim") for text in story.after)
     yield story.total()
 
 
@@ -143,6 +164,8 @@ def _markdown(story: Story) -> Iterator[str]:
         for between in line.before:
             yield f"| | *{code(between)}* | | | | |"
         yield rows.markdown_row(line, columns, line.trace_url)
+    for text in story.after:
+        yield f"| | *{code(text)}* | | | | |"
     yield ""
     yield story.total()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
-from otel_mcp.cli.document import Call, Document
-from otel_mcp.cli.rows import NOTHING, Field, age, duration, moment, plain, size
+from otel_mcp.cli.calls import Line, offset
+from otel_mcp.cli.document import Call, Cut, Document
+from otel_mcp.cli.rows import NOTHING, age, duration, moment, plain, size
 from otel_mcp.cli.terminal import clean, counted
 from otel_mcp.settings import Settings
 
@@ -22,80 +22,35 @@ _BOARD: Final = "otel-mcp-session"
 """The Session explorer among the dashboards."""
 _AROUND: Final = 60.0
 """Seconds before and after the session that links show."""
-VERDICTS: Final = {"wrong": "yellow", "failed": "red", "cancelled": "dim", "refused": "magenta"}
-"""Colors of results."""
-
-
-@dataclass
-class Line:
-    """One call of a session."""
-
-    document: Document
-    call: Call
-    at: float = 0.0
-    """Seconds from the beginning of the session."""
-    notes: list[str] = field(default_factory=list[str])
-    """What is worth knowing of it; clean."""
-    before: list[str] = field(default_factory=list[str])
-    """What happened between the call before it and this one; clean."""
-    trace_url: str | None = None
-    """Where its trace is."""
-
-    @property
-    def offset(self) -> str:
-        """When it began, for people."""
-        whole = int(self.at)
-        if self.at < 100:
-            return f"+{self.at:.1f} s"
-        hours, minutes = whole // 3600, whole // 60 % 60
-        return f"+{hours}h{minutes:02}m{whole % 60:02}s" if hours else f"+{minutes}m{whole % 60:02}s"
-
-
-TOOL: Final = Field[Line]("TOOL", lambda line: line.call.tool, "tool", least=12, style="bold")
-RESULT: Final = Field[Line](
-    "RESULT", lambda line: line.call.verdict, "verdict", style=lambda line: VERDICTS.get(line.call.verdict)
-)
-TOOK: Final = Field[Line](
-    "TOOK", lambda line: line.call.duration, "duration", lambda line: duration(line.call.duration), is_number=True
-)
-SIZE: Final = Field[Line](
-    "SIZE", lambda line: line.call.size, "bytes", lambda line: size(line.call.size), is_number=True
-)
-TRACE: Final = Field[Line]("TRACE", lambda line: line.call.trace_id, "trace_id", show=lambda _: "")
-"""For programs."""
-NOTES: Final = Field[Line]("NOTES", lambda line: line.notes, "notes")
-FIELDS: Final[tuple[Field[Line], ...]] = (
-    Field("AT", lambda line: f"{line.at:.3f}", show=lambda line: line.offset, is_number=True),
-    *(TOOL, RESULT, TOOK, SIZE),
-)
-"""What people see of a call; notes stand behind it."""
-OF_CALL: Final[tuple[Field[Line], ...]] = (
-    Field("", lambda line: moment(line.call.started), "started_at"),
-    Field("", lambda line: line.call.failure, "failure"),
-    Field("", lambda line: line.call.digest, "arguments_digest"),
-    Field("", lambda line: line.call.replica, "replica"),
-    Field("", lambda line: line.call.span_id, "span_id"),
-)
-"""What programs get of every call in addition."""
-WHOLE: Final[tuple[Field[Line], ...]] = (
-    *FIELDS,
-    NOTES,
-    Field("BETWEEN", lambda line: line.before, "before"),
-    TRACE,
-    *OF_CALL,
-    Field("", lambda line: round(line.at, 3), "offset"),
-    Field("", lambda line: line.call.resumed, "resumed"),
-    Field("", lambda line: line.call.request_id, "request_id"),
-    Field("", lambda line: line.trace_url, "trace_url"),
-)
-"""All that is known of a call of a story."""
+_MEANINGS: Final = {
+    "corrected": "calls went wrong, and the next ones put them right",
+    "looped": "the same call with the same arguments, again and again",
+    "retry_storm": "a call that failed was repeated, again and again",
+    "ping_pong": "two calls in turn, again and again",
+    "gave_up": "the last calls went wrong or failed, and nothing came after them",
+    "probe": "a monitor or a registry: it looks whether the server is there",
+}
+"""Outcomes and findings, for people."""
+_CAUSES: Final = {
+    "restart": "by a restart",
+    "replica": "by a replica that did not know it",
+    "idle_reaper": "by its server, which closes idle ones",
+}
+"""What interrupts sessions."""
 
 
 class Story:
     """One session as it reads."""
 
-    def __init__(self, document: Document, settings: Settings) -> None:
-        self.document = document
+    def __init__(
+        self,
+        document: Document,
+        settings: Settings,
+        previous: Document | None = None,
+        successor: Document | None = None,
+    ) -> None:
+        """Read it, with the sessions that it continues and that continue it, where they are known."""
+        self.document, self._previous, self._successor = document, previous, successor
         self._jaeger, self._grafana = ((url or "").rstrip("/") for url in (settings.jaeger_url, settings.grafana_url))
         calls = sorted(document.calls, key=lambda call: call.started)
         starts = [at for at in (document.created, calls[0].started if calls else None) if at]
@@ -106,13 +61,20 @@ class Story:
         self.tokens = round(self.given / _BYTES_A_TOKEN)
         """About how many tokens they were."""
         self.lines = self._read(calls)
+        self.after = self._cut(None) if not calls or calls[-1].started < self._cut_at else []
+        """What happened after the last call; clean."""
         self.links = self._links()
         """Where to look further, as far as the settings say where that is."""
+
+    @property
+    def _cut_at(self) -> float:
+        return self.document.cut.at if self.document.cut else 0.0
 
     def _read(self, calls: list[Call]) -> list[Line]:
         seen: Counter[tuple[str, str]] = Counter()
         failing: Counter[str] = Counter()
         lines: list[Line] = []
+        has_moved = len({call.replica for call in calls} - {None}) > 1
         for call in calls:
             line = Line(self.document, call, max(call.started - self.began, 0.0))
             before = lines[-1].call if lines else None
@@ -123,14 +85,31 @@ class Story:
                 line.before.append(f"{counted(missing, 'earlier call')} {verb} not in the document any more")
             elif silence >= _SILENCE:
                 line.before.append(f"{duration(silence)} of silence")
-            if call.replica is not None and (before is None or before.replica != call.replica):
+            if (before.started if before else self.began) < self._cut_at <= call.started:
+                line.before += self._cut(call)
+            if has_moved and call.replica is not None and (before is None or before.replica != call.replica):
                 line.before.append(f"on replica {clean(call.replica, 64)}")
-            if call.resumed:
-                line.before.append("resumed after a restart")
             line.notes = _notes(call, seen, failing)
             line.trace_url = f"{self._jaeger}/trace/{call.trace_id}" if self._jaeger and call.trace_id else None
             lines.append(line)
         return lines
+
+    def _cut(self, back: Call | None) -> list[str]:
+        """Say how it was interrupted, and how its client came back: before this call, as another session, or not."""
+        cut, document = self.document.cut, self.document
+        if cut is None:
+            return []
+        what = f"cut at {offset(max(cut.at - self.began, 0.0))} {_cause(cut)}"
+        if back is not None:
+            # Where older calls are gone, it may have been back before.
+            is_first = self.document.is_partial and back.started == min(call.started for call in document.calls)
+            return [what if is_first else f"{what}, back after {duration(back.started - cut.at)}"]
+        if self._successor is not None and self._successor.created:
+            late = duration(max(self._successor.created - cut.at, 0.0))
+            return [f"{what}, came back after {late} as {plain(self._successor.session_id)}"]
+        if document.ended_by == "replaced":
+            return [what]
+        return [f"{what}, {'not back yet' if document.ended_by is None else 'and lost'}"]
 
     def _links(self) -> dict[str, str]:
         document, found = self.document, dict[str, str]()
@@ -159,8 +138,11 @@ class Story:
             "began": moment(self.began),
             "last activity": moment(document.last_activity),
             "outcome": document.outcome,
+            "findings": document.findings,
+            "interrupted": f"{document.cut.cause} {moment(document.cut.at)}" if document.cut else None,
             "ended": f"{document.ended_by} {moment(document.ended_at) or ''}".strip() if document.ended_by else None,
             "continues": facts["previous_id"],
+            "goes on as": self.continued_by,
             "calls": document.call_count,
             "wrong": document.count("wrong"),
             "failed": document.count("failed"),
@@ -182,17 +164,34 @@ class Story:
         if began := moment(self.began):
             parts.append(f"began {began[:10]} {began[11:19]} UTC")
         if previous := self.document.facts["previous_id"]:
-            parts.append(f"continues {plain(previous)}")
+            parts.append(f"continues {plain(previous)}{self._gap()}")
+        if self.continued_by:
+            parts.append(f"goes on as {plain(self.continued_by)}")
         return parts
+
+    @property
+    def continued_by(self) -> str | None:
+        """The id of the session in which its client goes on."""
+        return self._successor.session_id if self._successor else None
+
+    def _gap(self) -> str:
+        """Say what happened to the session that this one continues."""
+        cut = self._previous.cut if self._previous else None
+        return f", cut {duration(max(self.began - cut.at, 0.0))} before {_cause(cut)}" if cut else ""
+
+    def meaning(self) -> list[str]:
+        """Explain what its outcome and the findings say."""
+        words = dict.fromkeys([self.document.outcome, *self.document.findings])
+        return [f"{word}: {_MEANINGS[word]}" for word in words if word in _MEANINGS]
 
     def _state(self) -> str:
         """Say how it went, or that it goes on."""
         document, now = self.document, time.time()
         if document.ended_by is None:
             idle = now - document.last_activity if document.last_activity else None
-            return f"{plain(document.outcome)}, idle {age(idle)}"
+            return f"{plain(document.state)}, idle {age(idle)}"
         ended = f"ended {age(now - document.ended_at)} ago" if document.ended_at else "ended"
-        outcome = "" if document.outcome == document.ended_by else f"{plain(document.outcome)}, "
+        outcome = "" if document.state == document.ended_by else f"{plain(document.state)}, "
         return f"{outcome}{ended}: {plain(document.ended_by)}"
 
     def total(self) -> str:
@@ -200,6 +199,10 @@ class Story:
         kept = f" by the newest {counted(len(self.lines), 'call')}" if self.document.is_partial else ""
         tokens = f"{self.tokens / 1000:.0f}k" if self.tokens >= 10_000 else f"{self.tokens:,}"
         return f"{size(self.given)} given to the model{kept}, about {tokens} tokens (bytes / {_BYTES_A_TOKEN})"
+
+
+def _cause(cut: Cut) -> str:
+    return _CAUSES.get(cut.cause) or f"({plain(cut.cause)})"
 
 
 def _quoted(text: str) -> str:

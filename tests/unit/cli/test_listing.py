@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -124,6 +126,8 @@ def test_programs_get_a_versioned_schema(cli: Cli) -> None:
         "failed": 1,
         "last_tool": "ship",
         "outcome": "live",
+        "findings": [],
+        "interrupted": None,
         "ended": None,
         "protocol_version": "2025-11-25",
         "source": "header",
@@ -165,13 +169,50 @@ def test_ended_sessions_are_found_where_they_are_asked_for(cli: Cli, redis_url: 
 
 
 @pytest.mark.usefixtures("sessions")
-def test_probes_stand_apart(cli: Cli, redis: Any) -> None:
+def test_probes_stand_apart_by_name_and_by_how_they_went(cli: Cli, redis: Any) -> None:
     put(redis, session_id="watcher", client_name="yellowmcp-health", outcome="probe")
+    put(redis, session_id="registry", client_name="glama", synthetic_type="bot")
 
     hidden = cli("sessions", "-o", "name")
-    assert "watcher" not in hidden.out
-    assert hidden.err == "3 of 4 live, 1 probe hidden: --probes\n"
-    assert "watcher" in cli("sessions", "-o", "name", "--probes").out
+    assert hidden.out.split() == ["c_7f3ab2", LONG_ID, "om1.uUrTOZUz"]
+    assert hidden.err == "3 of 5 live, 2 probes hidden: --probes\n"
+    assert {"watcher", "registry"} <= set(cli("sessions", "-o", "name", "--probes").out.split())
+    assert cli("sessions", "-o", "name", "--outcome", "probe").out.split() == ["watcher"]
+
+
+@pytest.mark.usefixtures("sessions")
+def test_findings_stand_behind_live_until_an_outcome_is_decided(cli: Cli, redis: Any) -> None:
+    now = "2026-11-30T00:00:00Z"
+    put(redis, session_id="circling", last_activity=now, findings=["looped", "ping_pong"])
+    put(redis, session_id="over", last_activity=now, findings=["looped"], outcome="corrected")
+    put(redis, session_id="left", last_activity=now, outcome="gave_up", ended={"at": now, "reason": "expired"})
+    put(redis, session_id="before", last_activity="2026-11-29T22:00:00Z", findings=["retry_storm"])
+    at = datetime.fromisoformat(now).timestamp() + 90
+
+    shown = cli("sessions", "-o", "table", columns=140, at=at, NO_COLOR="1")
+    assert {line.split()[0]: re.split(r"  +", line)[-1] for line in shown.out.splitlines()[1:]} == {
+        "circling": "live, looped, ping_pong",
+        "over": "corrected, looped",
+        "left": "gave_up",
+        "before": "live, retry_storm",
+        **dict.fromkeys(("c_7f3ab2", LONG_ID, "om1.uUrTOZUz"), "live"),
+    }
+    assert shown.err == "7 of 7 live, 3 struggled in the last hour\n"
+    assert "\x1b[33mlive, looped, ping_pong\x1b[0m" in cli("sessions", columns=140, at=at).out
+    assert cli("sessions").rows[0][-1] in {"live", "corrected", "gave_up"}
+    found = {outcome: set(cli("sessions", "-o", "name", "--outcome", outcome).out.split()) for outcome in OUTCOMES}
+    assert found == OUTCOMES
+
+
+OUTCOMES = {
+    "looped": {"circling", "over"},
+    "ping_pong": {"circling"},
+    "corrected": {"over"},
+    "gave_up": {"left"},
+    "expired": {"left"},
+    "retry_storm": {"before"},
+    "live": {"circling", "before", "c_7f3ab2", LONG_ID, "om1.uUrTOZUz"},
+}
 
 
 def test_services_by_environment_by_pattern_and_where_none_is_named(cli: Cli, redis_url: str) -> None:
@@ -255,6 +296,8 @@ def test_text_of_strangers_reaches_the_terminal_as_text_only(command: list[str],
             protocol_version=text,
             outcome=text,
             previous_id=text,
+            findings=[text, 7, None],
+            interrupted={"at": "2026-11-30T00:00:00Z", "cause": text},
             tool_calls=[{**made, "service_instance_id": text}],
             ended={"reason": text},
         )
@@ -276,6 +319,9 @@ ODD: list[dict[str, Any]] = [
     {"tool_calls": "none", "tool_call_count": "many", "created_at": 7, "last_activity": "yesterday"},
     {"tool_calls": [None, 7, {"tool_name": 3}, {"tool_name": "x", "duration": "long", "result_bytes": -1}]},
     {"client_name": ["a"], "ended": "yes", "source": None, "tool_call_count": 1e400},
+    {"findings": "looped", "interrupted": "yes", "outcome": ["worked"], "synthetic_type": 7},
+    {"interrupted": {"at": "soon", "cause": 3}, "findings": {"looped": 1}},
+    {"interrupted": {"at": "2026-11-30T00:00:00Z", "cause": ["x"]}, "created_at": "2026-11-30T00:01:00Z"},
     {"created_at": "9999-12-31T23:59:59Z", "tool_calls": [{"tool_name": "x", "started_at": "0001-01-01T00:00:00"}]},
 ]
 

@@ -100,7 +100,6 @@ def test_programs_get_a_versioned_schema(cli: Cli) -> None:
         "notes": ["corrected after 2"],
         "before": [],
         "replica": None,
-        "resumed": False,
         "request_id": 1,
         "trace_id": None,
         "span_id": None,
@@ -253,21 +252,3 @@ def test_of_many_calls_the_story_says_that_older_ones_are_gone(cli: Cli, redis_u
     assert "-- 55 earlier calls are not in the document any more --" in shown
     assert "by the newest 25 calls" in shown
     assert cli("sessions", columns=120, NO_COLOR="1").out.splitlines()[1].split()[-5:-2] == ["80", "0+", "0+"]
-
-
-def test_replicas_and_restarts_are_shown_where_the_document_has_them(cli: Cli, redis: Any) -> None:
-    made = {"tool_name": "add", "duration": 0.1}
-    replicas = [("a1", False), ("a1", False), ("b7", True)]
-    calls = [
-        {**made, "started_at": f"2026-11-30T00:00:0{at}Z", "service_instance_id": name, "resumed": resumed}
-        for at, (name, resumed) in enumerate(replicas)
-    ]
-    put(redis, session_id="moved", tool_calls=calls)
-
-    shown = cli("show", "moved", columns=80, NO_COLOR="1").out.splitlines()
-
-    assert [line for line in shown if line.startswith("--")] == [
-        "-- on replica a1 --",
-        "-- on replica b7 --",
-        "-- resumed after a restart --",
-    ]

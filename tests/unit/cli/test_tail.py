@@ -1,4 +1,4 @@
-"""Calls as they land: each once, of all replicas, however often Redis is asked; ``tail``, ``top`` and ``tools``."""
+"""Calls as they land: each once, of all replicas, however often Redis is asked; ``tail`` and ``top``."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_tail_writes_what_is_asked_for(cli: Cli, redis_url: str) -> None:
     piped = cli("tail", "--since", "1h", "-n", "15")
     assert piped.code == 0
     assert len(piped.rows) == 15
-    assert piped.rows[1][1:] == ["om1.uUrTOZUz", "cursor 3.4", "refund", "wrong", "0.012000", "180", "-32602", "-"]
+    assert piped.rows[1][1:] == ["om1.uUrTOZUz", "cursor 3.4", "refund", "wrong", "0.012000", "180", "-32602", "-", "-"]
     failures = cli("tail", "--since", "1h", "--errors", "-n", "3").rows
     assert [row[3:5] for row in failures] == [["refund", "wrong"], ["refund", "wrong"], ["ship", "failed"]]
     assert cli("tail", "--since", "1h", "--tool", "re*", "--client", "CURS", "-n", "3").rows[2][4] == "ok"
@@ -186,30 +186,20 @@ def test_tail_writes_what_is_asked_for(cli: Cli, redis_url: str) -> None:
     assert len(colors) == 2
 
 
-def test_tools_are_counted_from_the_documents(cli: Cli, redis_url: str) -> None:
-    made_up = session("x", [call("frob", NOW - 9, failure="unknown_tool")] * 2, began=NOW - 10)
-    write(redis_url, [*shop(NOW), made_up])
+def test_findings_are_marked_where_calls_land(replicas: Replicas, cli: Cli, redis: Any) -> None:
+    now = time.time()
+    follower, recent = replicas.follow(since=300), Recent()
+    replicas.write(one("circling", "search", at=now - 1), one("steady", "search", at=now - 1))
+    known = json.loads(redis.get("mcp_session:circling"))
+    redis.set("mcp_session:circling", json.dumps({**known, "findings": ["looped"]}))
 
-    result = cli("tools", columns=80, NO_COLOR="1")
+    shown = cli("tail", "--since", "1h", "-n", "2", columns=120, at=now, NO_COLOR="1").out.splitlines()
+    recent.add(replicas.run(follower.look), now)
 
-    assert result.out.splitlines() == [
-        "TOOL         CALLS  WRONG  FAILED     P50     P95    BYTES  NOTE",
-        "find_orders     11      0       0  3.3 ms  3.3 ms  2.94 kB  -",
-        "refund           3      2       0   12 ms  840 ms    670 B  -",
-        "frob             2      2       0  3.3 ms  3.3 ms    534 B  no such tool",
-        "ship             1      0       1   2.5 s   2.5 s     90 B  -",
-    ]
-    assert cli("tools", "--sort-by", "p95", "-o", "name").out.split()[0] == "ship"
-    assert [row[0] for row in cli("tools", "--since", "5m").rows] == ["find_orders", "frob"]
-    assert json.loads(cli("tools", "-o", "json", "--sort-by", "bytes").out)["tools"][0] == {
-        "tool": "find_orders",
-        "calls": 11,
-        "wrong": 0,
-        "failed": 0,
-        "p50": 0.0033,
-        "p95": 0.0033,
-        "bytes": 2937,
-        "made_up": False,
+    assert {line.split("  ")[1]: line.split("  ")[-1] for line in shown} == {"circling": "looped", "steady": "267 B"}
+    assert {line.split()[0]: line.split("  ")[-1].strip() for line in recent.lines(Terminal(), "", now, 24)[3:5]} == {
+        "circling": "live, looped",
+        "steady": "live",
     }
 
 

@@ -1,0 +1,76 @@
+"""One call of a session, as `show` and `tail` write it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from otel_mcp.cli.document import Call, Document
+from otel_mcp.cli.rows import Field, duration, moment, size
+
+VERDICTS: Final = {"wrong": "yellow", "failed": "red", "cancelled": "dim", "refused": "magenta"}
+"""Colors of results."""
+
+
+def offset(seconds: float) -> str:
+    """Write for people how long after its beginning something happened in a session."""
+    if seconds < 100:
+        return f"+{seconds:.1f} s"
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"+{hours}h{minutes:02}m{whole % 60:02}s" if hours else f"+{minutes}m{whole % 60:02}s"
+
+
+@dataclass
+class Line:
+    """One call of a session."""
+
+    document: Document
+    call: Call
+    at: float = 0.0
+    """Seconds from the beginning of the session."""
+    notes: list[str] = field(default_factory=list[str])
+    """What is worth knowing of it; clean."""
+    before: list[str] = field(default_factory=list[str])
+    """What happened between the call before it and this one; clean."""
+    trace_url: str | None = None
+    """Where its trace is."""
+
+
+TOOL: Final = Field[Line]("TOOL", lambda line: line.call.tool, "tool", least=12, style="bold")
+RESULT: Final = Field[Line](
+    "RESULT", lambda line: line.call.verdict, "verdict", style=lambda line: VERDICTS.get(line.call.verdict)
+)
+TOOK: Final = Field[Line](
+    "TOOK", lambda line: line.call.duration, "duration", lambda line: duration(line.call.duration), is_number=True
+)
+SIZE: Final = Field[Line](
+    "SIZE", lambda line: line.call.size, "bytes", lambda line: size(line.call.size), is_number=True
+)
+TRACE: Final = Field[Line]("TRACE", lambda line: line.call.trace_id, "trace_id", show=lambda _: "")
+"""For programs."""
+NOTES: Final = Field[Line]("NOTES", lambda line: line.notes, "notes")
+FIELDS: Final[tuple[Field[Line], ...]] = (
+    Field("AT", lambda line: f"{line.at:.3f}", show=lambda line: offset(line.at), is_number=True),
+    *(TOOL, RESULT, TOOK, SIZE),
+)
+"""What people see of a call; notes stand behind it."""
+OF_CALL: Final[tuple[Field[Line], ...]] = (
+    Field("", lambda line: moment(line.call.started), "started_at"),
+    Field("", lambda line: line.call.failure, "failure"),
+    Field("", lambda line: line.call.digest, "arguments_digest"),
+    Field("", lambda line: line.call.replica, "replica"),
+    Field("", lambda line: line.call.span_id, "span_id"),
+)
+"""What programs get of every call in addition."""
+WHOLE: Final[tuple[Field[Line], ...]] = (
+    *FIELDS,
+    NOTES,
+    Field("BETWEEN", lambda line: line.before, "before"),
+    TRACE,
+    *OF_CALL,
+    Field("", lambda line: round(line.at, 3), "offset"),
+    Field("", lambda line: line.call.request_id, "request_id"),
+    Field("", lambda line: line.trace_url, "trace_url"),
+)
+"""All that is known of a call of a story."""

@@ -1,0 +1,273 @@
+"""Ten stories, each read from ``otel-mcp show`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.conftest import Cli
+from tests.unit.cli.test_listing import put
+
+BEGAN = 1_790_000_000.0
+"""2026-09-21 14:13:20 UTC."""
+
+
+def moment(at: float) -> str:
+    """Instant so many seconds after the beginning, as a document has it."""
+    return datetime.fromtimestamp(BEGAN + at, UTC).isoformat()
+
+
+def call(at: float, tool: str, digest: str, failure: str | None = None, replica: str = "shop-1") -> dict[str, Any]:
+    """One call as a document has it."""
+    known = {"tool_name": tool, "started_at": moment(at), "duration": 0.012, "result_bytes": 180}
+    return {**known, "arguments_digest": digest, "failure": failure, "service_instance_id": replica}
+
+
+def tell(redis: Any, session_id: str, calls: list[dict[str, Any]], **known: Any) -> None:
+    """Write the document of one session; `last` and `ended` in seconds after the beginning."""
+    last = known.pop("last", None)
+    if ended := known.pop("ended", None):
+        known["ended"] = {"at": moment(ended[0]), "reason": ended[1]}
+    document: dict[str, Any] = {
+        "client_name": "cursor",
+        "client_version": "3.4",
+        "source": "header",
+        "created_at": moment(0.0),
+        "last_activity": calls[-1]["started_at"] if last is None else moment(last),
+        "tool_call_count": len(calls),
+        "tool_calls": calls,
+        **known,
+    }
+    put(redis, session_id=session_id, **document)
+
+
+def cut(at: float, cause: str) -> dict[str, str]:
+    return {"at": moment(at), "cause": cause}
+
+
+def worked(redis: Any) -> None:
+    tell(redis, "s", [call(1, "search", "a"), call(3, "order", "b")], outcome="worked", ended=(9, "client_delete"))
+
+
+def corrected(redis: Any) -> None:
+    calls = [call(1, "refund", "a", "invalid_arguments"), call(4, "refund", "b")]
+    tell(redis, "s", calls, outcome="corrected", ended=(9, "client_delete"))
+
+
+def looped_and_goes_on(redis: Any) -> None:
+    tell(redis, "s", [call(at, "search", "a") for at in (1, 2, 3, 4)], findings=["looped"])
+
+
+def stormed(redis: Any) -> None:
+    calls = [call(1 + at / 5, "ship", "a", "exception") for at in range(4)]
+    known = {"outcome": "retry_storm", "findings": ["retry_storm"], "ended": (9, "client_delete")}
+    tell(redis, "s", calls, **known)
+
+
+def played_ping_pong_and_got_out(redis: Any) -> None:
+    turns = [call(at, ("lock", "unlock")[at % 2], "ab"[at % 2]) for at in range(1, 5)]
+    tell(redis, "s", [*turns, call(9, "order", "c")], outcome="worked", findings=["ping_pong"], ended=(12, "expired"))
+
+
+def gave_up(redis: Any) -> None:
+    calls = [call(1, "refund", "a", "invalid_arguments"), call(3, "refund", "b", "invalid_arguments")]
+    tell(redis, "s", calls, outcome="gave_up", ended=(3603, "expired"))
+
+
+def only_looked(redis: Any) -> None:
+    tell(redis, "s", [], last=0.5, outcome="no_call", ended=(1, "client_delete"))
+
+
+def watched(redis: Any) -> None:
+    known = {"client_name": "glama", "client_version": None, "synthetic_type": "bot"}
+    tell(redis, "s", [], last=0.5, outcome="probe", ended=(1, "client_delete"), **known)
+
+
+def came_back_as_another(redis: Any) -> None:
+    known = {"interrupted": cut(60, "restart"), "outcome": "worked", "ended": (65, "replaced")}
+    tell(redis, "before", [call(1, "search", "a")], last=30, **known)
+    tell(redis, "next", [call(66, "order", "b")], created_at=moment(65), previous_id="before")
+
+
+def met_a_replica_that_did_not_know_it(redis: Any) -> None:
+    calls = [call(1, "search", "a"), call(15, "order", "b", replica="shop-2"), call(20, "order", "c")]
+    tell(redis, "s", calls, interrupted=cut(12, "replica"))
+
+
+def was_lost(redis: Any) -> None:
+    known = {"interrupted": cut(1900, "idle_reaper"), "outcome": "worked", "ended": (3601, "expired")}
+    tell(redis, "s", [call(1, "search", "a")], **known)
+
+
+STORIES = [
+    (
+        worked,
+        "s",
+        """\
+cursor 3.4 · header · worked, ended 1h ago: client_delete
+session s of shop · began 2026-09-21 14:13:20 UTC
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  search  ok      12 ms  180 B
++3.0 s  order   ok      12 ms  180 B
+360 B given to the model, about 90 tokens (bytes / 4)
+""",
+    ),
+    (
+        corrected,
+        "s",
+        """\
+cursor 3.4 · header · corrected, ended 1h ago: client_delete
+session s of shop · began 2026-09-21 14:13:20 UTC
+corrected: calls went wrong, and the next ones put them right
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  refund  wrong   12 ms  180 B  invalid_arguments
++4.0 s  refund  ok      12 ms  180 B  corrected after 1
+360 B given to the model, about 90 tokens (bytes / 4)
+""",
+    ),
+    (
+        looped_and_goes_on,
+        "s",
+        """\
+cursor 3.4 · header · live, looped, idle 1h
+session s of shop · began 2026-09-21 14:13:20 UTC
+looped: the same call with the same arguments, again and again
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  search  ok      12 ms  180 B
++2.0 s  search  ok      12 ms  180 B  the same arguments again
++3.0 s  search  ok      12 ms  180 B  the same arguments, 3 times
++4.0 s  search  ok      12 ms  180 B  the same arguments, 4 times
+720 B given to the model, about 180 tokens (bytes / 4)
+""",
+    ),
+    (
+        stormed,
+        "s",
+        """\
+cursor 3.4 · header · retry_storm, ended 1h ago: client_delete
+session s of shop · began 2026-09-21 14:13:20 UTC
+retry_storm: a call that failed was repeated, again and again
+    AT  TOOL  RESULT   TOOK   SIZE
++1.0 s  ship  failed  12 ms  180 B  exception
++1.2 s  ship  failed  12 ms  180 B  exception, the same arguments again
++1.4 s  ship  failed  12 ms  180 B  exception, the same arguments, 3 times
++1.6 s  ship  failed  12 ms  180 B  exception, the same arguments, 4 times
+720 B given to the model, about 180 tokens (bytes / 4)
+""",
+    ),
+    (
+        played_ping_pong_and_got_out,
+        "s",
+        """\
+cursor 3.4 · header · worked, ping_pong, ended 1h ago: expired
+session s of shop · began 2026-09-21 14:13:20 UTC
+ping_pong: two calls in turn, again and again
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  unlock  ok      12 ms  180 B
++2.0 s  lock    ok      12 ms  180 B
++3.0 s  unlock  ok      12 ms  180 B  the same arguments again
++4.0 s  lock    ok      12 ms  180 B  the same arguments again
++9.0 s  order   ok      12 ms  180 B
+900 B given to the model, about 225 tokens (bytes / 4)
+""",
+    ),
+    (
+        gave_up,
+        "s",
+        """\
+cursor 3.4 · header · gave_up, ended 59m ago: expired
+session s of shop · began 2026-09-21 14:13:20 UTC
+gave_up: the last calls went wrong or failed, and nothing came after them
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  refund  wrong   12 ms  180 B  invalid_arguments
++3.0 s  refund  wrong   12 ms  180 B  invalid_arguments
+360 B given to the model, about 90 tokens (bytes / 4)
+""",
+    ),
+    (
+        only_looked,
+        "s",
+        """\
+cursor 3.4 · header · no_call, ended 1h ago: client_delete
+session s of shop · began 2026-09-21 14:13:20 UTC
+no tool was called
+""",
+    ),
+    (
+        watched,
+        "s",
+        """\
+glama · header · probe, ended 1h ago: client_delete
+session s of shop · began 2026-09-21 14:13:20 UTC
+probe: a monitor or a registry: it looks whether the server is there
+no tool was called
+""",
+    ),
+    (
+        came_back_as_another,
+        "before",
+        """\
+cursor 3.4 · header · worked, ended 1h ago: replaced
+session before of shop · began 2026-09-21 14:13:20 UTC · goes on as next
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  search  ok      12 ms  180 B
+-- cut at +60.0 s by a restart, came back after 5.0 s as next --
+180 B given to the model, about 45 tokens (bytes / 4)
+""",
+    ),
+    (
+        came_back_as_another,
+        "next",
+        """\
+cursor 3.4 · header · live, idle 1h
+session next of shop · began 2026-09-21 14:14:25 UTC
+continues before, cut 5.0 s before by a restart
+    AT  TOOL   RESULT   TOOK   SIZE
++1.0 s  order  ok      12 ms  180 B
+180 B given to the model, about 45 tokens (bytes / 4)
+""",
+    ),
+    (
+        met_a_replica_that_did_not_know_it,
+        "s",
+        """\
+cursor 3.4 · header · live, idle 1h
+session s of shop · began 2026-09-21 14:13:20 UTC
+     AT  TOOL    RESULT   TOOK   SIZE
+-- on replica shop-1 --
+ +1.0 s  search  ok      12 ms  180 B
+-- cut at +12.0 s by a replica that did not know it, back after 3.0 s --
+-- on replica shop-2 --
++15.0 s  order   ok      12 ms  180 B
+-- on replica shop-1 --
++20.0 s  order   ok      12 ms  180 B
+540 B given to the model, about 135 tokens (bytes / 4)
+""",
+    ),
+    (
+        was_lost,
+        "s",
+        """\
+cursor 3.4 · header · worked, ended 59m ago: expired
+session s of shop · began 2026-09-21 14:13:20 UTC
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  search  ok      12 ms  180 B
+-- cut at +31m40s by its server, which closes idle ones, and lost --
+180 B given to the model, about 45 tokens (bytes / 4)
+""",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("story", "session_id", "shown"), STORIES, ids=[f"{each[0].__name__}-{each[1]}" for each in STORIES]
+)
+def test_a_story_reads_right_from_show_alone(
+    story: Callable[[Any], None], session_id: str, shown: str, cli: Cli, redis: Any
+) -> None:
+    story(redis)
+
+    assert cli("show", session_id, columns=80, at=BEGAN + 7200, NO_COLOR="1").out == shown

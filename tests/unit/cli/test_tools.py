@@ -1,0 +1,35 @@
+"""``otel-mcp tools``: the calls of each tool, from the documents."""
+
+from __future__ import annotations
+
+import json
+
+from tests.unit.cli.conftest import NOW, Cli
+from tests.unit.cli.stories import call, session, shop, write
+
+
+def test_tools_are_counted_from_the_documents(cli: Cli, redis_url: str) -> None:
+    made_up = session("x", [call("frob", NOW - 9, failure="unknown_tool")] * 2, began=NOW - 10)
+    write(redis_url, [*shop(NOW), made_up])
+
+    result = cli("tools", columns=80, NO_COLOR="1")
+
+    assert result.out.splitlines() == [
+        "TOOL         CALLS  WRONG  FAILED     P50     P95    BYTES  NOTE",
+        "find_orders     11      0       0  3.3 ms  3.3 ms  2.94 kB  -",
+        "refund           3      2       0   12 ms  840 ms    670 B  -",
+        "frob             2      2       0  3.3 ms  3.3 ms    534 B  no such tool",
+        "ship             1      0       1   2.5 s   2.5 s     90 B  -",
+    ]
+    assert cli("tools", "--sort-by", "p95", "-o", "name").out.split()[0] == "ship"
+    assert [row[0] for row in cli("tools", "--since", "5m").rows] == ["find_orders", "frob"]
+    assert json.loads(cli("tools", "-o", "json", "--sort-by", "bytes").out)["tools"][0] == {
+        "tool": "find_orders",
+        "calls": 11,
+        "wrong": 0,
+        "failed": 0,
+        "p50": 0.0033,
+        "p95": 0.0033,
+        "bytes": 2937,
+        "made_up": False,
+    }
