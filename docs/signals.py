@@ -39,6 +39,7 @@ _FACTS: Final = {
     names.SESSION_PREVIOUS_ID: "where it continues another",
     names.CLIENT_NAME: "where the client sent it",
     names.CLIENT_VERSION: "where the client sent it",
+    names.SYNTHETIC_TYPE: "a registry, a monitor or a test",
     names.MCP_PROTOCOL_VERSION: "where known",
 }
 _START: Final = {names.USER_AGENT: "where the client sent it"}

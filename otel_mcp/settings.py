@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Name of the cookie of the source ``cookie``."""
     conversation_keys: Names = ()
     """Further ``_meta`` keys that carry a conversation id."""
+    probe_clients: Names = ()
+    """Client names, or first products of user agents, of your own checks: their sessions are probes."""
     session_id: Literal["raw", "hashed"] = "raw"
     """``hashed`` keeps the ids of transport sessions out of everything we write."""
     response_headers: Names = ("mcp-session-id", "x-session-id")
@@ -103,6 +105,7 @@ class Settings(BaseSettings):
         "session_sources",
         "session_headers",
         "conversation_keys",
+        "probe_clients",
         "response_headers",
         "trusted_proxies",
         "observers",

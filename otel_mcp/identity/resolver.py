@@ -10,6 +10,7 @@ from otel_mcp.identity.claims import Claims
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.lookup import Lookup
 from otel_mcp.identity.principal import CREDENTIALS, caller, is_foreign, own_id
+from otel_mcp.identity.probes import synthetic_type
 from otel_mcp.identity.reconcile import Reconciler
 from otel_mcp.identity.registry import Registry
 from otel_mcp.model.call import Call, Exchange, client_info
@@ -26,6 +27,7 @@ class Resolver:
         """Begin without sessions; `rejected` counts those that may not be, by reason."""
         self._sessions = sessions
         self._hides_ids = settings.session_id == "hashed"
+        self._own_probes = frozenset(map(str.lower, settings.probe_clients))
         self.hashes = KeyedHashes()
         self.registry = Registry(settings, rejected, time.time)
         self.reconciler = Reconciler(settings, self.registry, sessions, self.hashes)
@@ -223,5 +225,7 @@ class Resolver:
                 facts.client_name, facts.client_version = name, version
         if facts.user_agent is None:
             facts.user_agent = wire_headers.text(exchange.headers, b"user-agent")
+        if facts.synthetic_type is None:
+            facts.synthetic_type = synthetic_type(facts.client_name, facts.user_agent, self._own_probes)
         if facts.protocol_version is None and not is_handshake:
             facts.protocol_version = exchange.protocol_version

@@ -69,6 +69,7 @@ class SessionFacts:
     source: str | None = _fact(64, attribute=semconv.SESSION_SOURCE, at_end=True)
     conversation_id: str | None = _fact()
     previous_id: str | None = _fact(attribute=semconv.SESSION_PREVIOUS_ID, at_end=True)
+    synthetic_type: str | None = _fact(64, attribute=semconv.SYNTHETIC_TYPE, at_end=True)
     principal: str | None = None
     """Keyed hash of the user that it is bound to, and that speaks here; `None` = nobody. In no document."""
     opened: bool = False

@@ -82,6 +82,8 @@ class SessionState(BaseModel):
     service: str | None = None
     client_name: str | None = None
     client_version: str | None = None
+    synthetic_type: str | None = None
+    """``bot``: a registry, scanner or monitor; ``test``: somebody's own check; ``None`` = neither, or not known."""
     protocol_version: str | None = None
     source: str | None = None
     """How the session was recognised: ``header``, ``conversation``, ``inferred``..."""

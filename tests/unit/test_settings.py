@@ -29,6 +29,7 @@ def test_without_configuration_everything_has_its_default() -> None:
         "session_headers": (),
         "session_cookie": "mcp_session",
         "conversation_keys": (),
+        "probe_clients": (),
         "session_id": "raw",
         "response_headers": ("mcp-session-id", "x-session-id"),
         "trusted_proxies": (),

@@ -133,6 +133,7 @@ def test_programs_get_a_versioned_schema(cli: Cli) -> None:
         "source": "header",
         "conversation_id": None,
         "previous_id": "om1.before",
+        "synthetic_type": None,
         "errors": 3,
         "requests": 7,
     }

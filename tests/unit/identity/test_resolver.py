@@ -324,6 +324,22 @@ async def test_the_facts_of_initialize_are_kept_for_the_session(runtime: Runtime
         assert attributes["otel_mcp.client.name"] == "unit-client"
 
 
+@pytest.mark.parametrize(("name", "kind"), [("glama", "bot"), ("Acme-Check", "test"), ("mcp-inspector", None)])
+async def test_the_name_of_a_registry_or_monitor_is_a_fact_of_its_session(
+    make_runtime: MakeRuntime, telemetry: Telemetry, name: str, kind: str | None
+) -> None:
+    runtime = make_runtime(probe_clients="acme-check")
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    await post(app, initialize(name=name))
+    await post(app, ask("tools/list"), legacy_headers("own"))
+    await runtime.shut_down()
+
+    state = await runtime.sessions.load("own")
+    assert state is not None
+    assert state.synthetic_type == kind
+    assert [each["attributes"].get("user_agent.synthetic.type") for each in telemetry.events()] == [kind]
+
+
 async def test_the_version_is_the_one_that_was_negotiated(runtime: Runtime, telemetry: Telemetry) -> None:
     answer = {"result": {"protocolVersion": "2025-03-26", "capabilities": {}}}
     app = MCPMiddleware(Server({"initialize": answer}, session_id="own"), runtime)

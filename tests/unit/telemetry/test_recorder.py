@@ -104,6 +104,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         "source": "header",
         "conversation_id": None,
         "previous_id": None,
+        "synthetic_type": None,
         "attributes": {},
         "ended": None,
     }
