@@ -51,6 +51,7 @@ bench: $(STAMP)  ## What a tool call costs with and without, side by side
 	$(BIN)/python -m benchmarks.processes
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.flush
+	$(BIN)/python -m benchmarks.logs
 
 fuzz: $(STAMP)  ## Hostile input at length: 100,000 of everything made up, every parser fuzzed, every function raising
 	$(BIN)/python -m pip install --quiet --only-binary :all: atheris || true

@@ -157,7 +157,7 @@ def events() -> dict[str, Any]:
 def spans() -> dict[str, Any]:
     """Return the spans. Weaver knows the attributes of groups, not those of refinements."""
     session = signals.SESSION
-    groups = {"message": signals.MESSAGE, "beneath": signals.BENEATH, "http": signals.HTTP}
+    groups = {"message": signals.MESSAGE, "beneath": signals.BENEATH, "logs": signals.RECORD, "http": signals.HTTP}
     return {
         "attribute_groups": [
             {

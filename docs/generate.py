@@ -52,6 +52,8 @@ def reference() -> str:
         _METRICS,
         _metrics(),
         _buckets(),
+        "## Log records",
+        _signal(signals.RECORD),
         "## Events",
         "Log records with an event name, severity INFO, sent where `OTEL_LOGS_EXPORTER` says.",
         *(_signal(signal) for signal in signals.EVENTS),
@@ -120,12 +122,17 @@ def _buckets() -> str:
 
 def used_attributes() -> set[str]:
     """Return every attribute that something here carries."""
-    carried = (*signals.SPANS, *signals.EVENTS)
+    carried = (*signals.SPANS, signals.RECORD, *signals.EVENTS)
     return {name for each in (*carried, *contract.METRICS) for name in each.attributes}
 
 
 def _attributes() -> str:
-    where = (("spans", signals.SPANS), ("events", signals.EVENTS), ("metrics", contract.METRICS))
+    where = (
+        ("spans", signals.SPANS),
+        ("logs", (signals.RECORD,)),
+        ("events", signals.EVENTS),
+        ("metrics", contract.METRICS),
+    )
     rows: list[tuple[str, ...]] = []
     for constant, text in texts(semconv).items():
         name = getattr(semconv, constant)

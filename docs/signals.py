@@ -117,6 +117,16 @@ HTTP: Final = Signal(
 )
 SPANS: Final = (MESSAGE, SESSION, BENEATH, HTTP)
 
+RECORD: Final = Signal(
+    "every log record made inside a call",
+    "By any library, by `logging` or the API of OpenTelemetry, in threads and tasks that have the context of the call, "
+    "and after it. What is there already is never overwritten. See [logs.md](logs.md).",
+    {
+        names.SESSION_ID: "where the session is known",
+        names.SESSION_SOURCE: "where the session is known",
+        names.GEN_AI_TOOL_NAME: "`tools/call`",
+    },
+)
 EVENTS: Final = (
     Signal(f"`{names.EVENT_SESSION_START}`", "A session began; emitted once across all replicas.", _FACTS | _START),
     Signal(

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from otel_mcp.middleware import MCPMiddleware
     from otel_mcp.model.state import ToolCall
     from otel_mcp.observers import Observer
+    from otel_mcp.telemetry.logs import SessionLogFilter
 
 __all__ = [
     "MCPInstrumentor",
     "MCPMiddleware",
     "Observer",
+    "SessionLogFilter",
     "SessionState",
     "ToolCall",
     "__version__",
@@ -32,6 +34,7 @@ _HOMES: Final = {
     "MCPInstrumentor": "otel_mcp.instrumentor",
     "MCPMiddleware": "otel_mcp.middleware",
     "Observer": "otel_mcp.observers",
+    "SessionLogFilter": "otel_mcp.telemetry.logs",
     "SessionState": "otel_mcp.api",
     "ToolCall": "otel_mcp.model.state",
     "current_session": "otel_mcp.api",

@@ -34,6 +34,8 @@ from otel_mcp.telemetry.content import capturer
 from otel_mcp.telemetry.events import SessionReporter
 from otel_mcp.telemetry.http_span import HTTPSpans
 from otel_mcp.telemetry.instruments import Readings
+from otel_mcp.telemetry.logs import SessionLogProcessor
+from otel_mcp.telemetry.logs import install as install_for_logs
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.processor import SessionSpanProcessor, install
 from otel_mcp.telemetry.recorder import Recorder
@@ -65,6 +67,7 @@ class Runtime:
         self.excluded = _excluded(settings)
         self.is_ready = False
         self._processor: SessionSpanProcessor | None = None
+        self.log_processor: SessionLogProcessor | None = None
         self.spans = Spans(tracer_provider)
         self.http_spans = HTTPSpans(settings, tracer_provider)
         self.metrics = Metrics(meter_provider)
@@ -138,8 +141,14 @@ class Runtime:
         """Do what waits for the first request: until then there may be no tracer provider, and the process may fork."""
         if self._processor is None:
             self._processor = install(self._tracer_provider)
+        if self.log_processor is None:
+            self.add_to_logs()
         self.metrics.register()
         self.is_ready = self._processor is not None
+
+    def add_to_logs(self) -> None:
+        """Put sessions on log records, once there is a logger provider; there need never be one."""
+        self.log_processor = install_for_logs(self._logger_provider)
 
     def is_excluded(self, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
         """Return whether the user has excluded this URL."""
@@ -191,6 +200,8 @@ class Runtime:
         """Stop observing, after ``uninstrument()``."""
         if self._processor is not None:
             self._processor.enabled = False
+        if self.log_processor is not None:
+            self.log_processor.is_on = False
         atexit.unregister(self._at_exit)
         self._at_exit()
 
@@ -207,6 +218,8 @@ class _SessionEvents(SessionReporter):
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
         super().written(delta, result)
+        if result.created and self._runtime.log_processor is None:
+            self._runtime.add_to_logs()
         return self._runtime.resolver.reconciler.apply(delta, result)
 
     def calls_of(self, session_id: str) -> list[SpanContext]:

@@ -1,4 +1,4 @@
-"""Puts the session on every span beneath that of a message.
+"""Puts the session on every span beneath that of a message; `logs` does so for log records.
 
 A span processor, because those spans are made by libraries that know nothing of
 us. A span whose parent has a session has the same one, even where the parent came
@@ -9,7 +9,8 @@ the process, so outside a call it does a few look-ups and nothing else.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -48,16 +49,7 @@ class SessionSpanProcessor(SpanProcessor):
                 return
             if scope == semconv.SCOPE:
                 return  # Ours has its own session, perhaps of another request than the one being served.
-            if isinstance(call, Call) and call.span_context is None:
-                stamp = session_attributes(call)
-            elif carried and semconv.SESSION_SOURCE in carried:
-                stamp = {name: carried[name] for name in _STAMP if name in carried}
-            elif isinstance(parent, ReadableSpan) and parent in TENTATIVE:
-                stamp = TENTATIVE[parent]
-            elif isinstance(call, Call) and _is_beneath(parent, call):
-                stamp = session_attributes(call)
-            else:
-                return
+            stamp = session_beneath(parent, call if isinstance(call, Call) else None, carried)
             if semconv.SESSION_ID in stamp and semconv.SESSION_ID not in (span.attributes or {}):
                 span.set_attributes(stamp)
         except Exception as failure:
@@ -67,7 +59,24 @@ class SessionSpanProcessor(SpanProcessor):
         return True
 
 
-def _is_beneath(parent: trace.Span, call: Call) -> bool:
+def session_beneath(parent: trace.Span, call: Call | None, carried: Mapping[str, Any] | None) -> Mapping[str, str]:
+    """Return the attributes of the session that something beneath `parent` belongs to; empty where to none.
+
+    Args:
+        parent: the current span of its context.
+        call: of that context, where it names one.
+        carried: attributes of `parent`.
+    """
+    if call is not None and call.span_context is None:
+        return session_attributes(call)
+    if carried and semconv.SESSION_SOURCE in carried:
+        return {name: carried[name] for name in _STAMP if name in carried}
+    if isinstance(parent, ReadableSpan) and parent in TENTATIVE:
+        return TENTATIVE[parent]
+    return session_attributes(call) if call is not None and is_beneath(parent, call) else {}
+
+
+def is_beneath(parent: trace.Span, call: Call) -> bool:
     """Look whether a parent without a session lies in the trace of the call, at its span or beneath it."""
     own, context = call.span_context, parent.get_span_context()
     if own is None or context.is_remote or context.trace_id != own.trace_id:

@@ -100,6 +100,7 @@ async def test_a_server_emits_exactly_what_reference_and_registry_list(valkey_ur
     assert _names(emitted.messages) == set(signals.MESSAGE.attributes)
     assert _names(emitted.sessions) == set(signals.SESSION.attributes)
     assert _names(emitted.beneath) == set(signals.BENEATH.attributes)
+    assert _names(emitted.records) == set(signals.RECORD.attributes)
     # Of HTTP, nothing fails here.
     assert _names(emitted.http) == set(signals.HTTP.attributes) - {semconv.ERROR_TYPE}
     for event in signals.EVENTS:
@@ -156,10 +157,12 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2
     """A server of the SDK that gives out no session ids, instrumented as by `opentelemetry-instrument`."""
     server = MCPServer("shop", log_level="ERROR")
     tracer = telemetry.tracer_provider.get_tracer("shop")
+    logger = telemetry.logger_provider.get_logger("shop")
 
     @server.tool()
     async def add(a: int, b: int) -> int:
         with tracer.start_as_current_span("adding"):
+            logger.emit(body="adding")
             return a + b
 
     @server.tool()
@@ -222,5 +225,9 @@ def _read(telemetry: Telemetry) -> Emitted:
         else:
             into = emitted.sessions if span.name == semconv.SPAN_SESSION else emitted.messages
         into.append(dict(span.attributes or {}))
-    emitted.events = [(event["name"], event["attributes"]) for event in telemetry.events()]
+    for event in telemetry.events():
+        if event["name"]:
+            emitted.events.append((event["name"], event["attributes"]))
+        else:
+            emitted.records.append(event["attributes"])
     return emitted

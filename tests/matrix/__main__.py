@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
@@ -98,6 +99,10 @@ def _problems(cell: Cell, calls: list[str], telemetry: Any) -> list[str]:
         expect("sessions of queries", {span.attributes.get("session.id") for span in queries} <= {
             span.attributes.get("session.id") for span in tools
         }, True)  # fmt: skip
+        made = Counter((span.attributes.get("session.id"), span.trace_id) for span in queries)
+        logged = [record for record in telemetry.logs() if record.body == "query"]
+        expect("records of queries", Counter((r.attributes.get("session.id"), r.trace_id) for r in logged), made)
+        expect("tools on records", {r.attributes.get("gen_ai.tool.name") for r in logged} <= set(calls), True)
     expect("counted", telemetry.histogram("mcp.server.operation.duration", {"mcp.method.name": "tools/call"}).count, 4)
     return problems
 

@@ -26,6 +26,7 @@ class Emitted:
     sessions: list[Attributes] = field(default_factory=list[Attributes])
     beneath: list[Attributes] = field(default_factory=list[Attributes])
     http: list[Attributes] = field(default_factory=list[Attributes])
+    records: list[Attributes] = field(default_factory=list[Attributes])
     events: list[tuple[str, Attributes]] = field(default_factory=list[tuple[str, Attributes]])
 
     def points(self) -> Iterator[tuple[str, Attributes]]:
@@ -35,7 +36,7 @@ class Emitted:
 
     def carried(self) -> Iterator[Attributes]:
         """Yield the attributes of everything."""
-        yield from (*self.messages, *self.sessions, *self.beneath, *self.http)
+        yield from (*self.messages, *self.sessions, *self.beneath, *self.http, *self.records)
         yield from (attributes for _, attributes in (*self.events, *self.points()))
 
 
@@ -88,7 +89,7 @@ def events_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
 
 
 def spans_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
-    """Each span carries what its group lists."""
+    """Each span, and each log record of others, carries what its group lists."""
     groups = {each["id"]: each["attributes"] for each in registry["attribute_groups"]}
     groups |= {each["type"]: each["attributes"] for each in registry["spans"]}
     found = {
@@ -96,6 +97,7 @@ def spans_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
         "otel_mcp.session": emitted.sessions,
         "otel_mcp.beneath": emitted.beneath,
         "otel_mcp.http": emitted.http,
+        "otel_mcp.logs": emitted.records,
     }
     for name in groups.keys() | found.keys():
         if not found.get(name):

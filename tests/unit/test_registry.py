@@ -23,6 +23,7 @@ REGISTRY: Registry = {
         {"id": "otel_mcp.message", "attributes": [METHOD]},
         {"id": "otel_mcp.beneath", "attributes": [METHOD | {"ref": "otel_mcp.number"}]},
         {"id": "otel_mcp.http", "attributes": [METHOD | {"ref": "url.path"}]},
+        {"id": "otel_mcp.logs", "attributes": [METHOD | {"ref": "session.id"}]},
     ],
     "span_refinements": [{"id": "otel_mcp.server", "attributes": [{"ref_group": "otel_mcp.message"}]}],
     "spans": [{"type": "otel_mcp.session", "attributes": [OWN]}],
@@ -37,6 +38,7 @@ def _emitted() -> Emitted:
         sessions=[why],
         beneath=[{"otel_mcp.number": 1}],
         http=[{"url.path": "/mcp"}],
+        records=[{"session.id": "one"}],
         events=[("session.end", why)],
     )
 

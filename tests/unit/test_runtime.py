@@ -162,6 +162,7 @@ def test_the_package_names_what_it_offers() -> None:
         "MCPInstrumentor",
         "MCPMiddleware",
         "Observer",
+        "SessionLogFilter",
         "SessionState",
         "ToolCall",
         "__version__",

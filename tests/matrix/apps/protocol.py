@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import _logs, trace
 
-tracer = trace.get_tracer("app")
+tracer, logger = trace.get_tracer("app"), _logs.get_logger("app")
 NEWEST = "2025-11-25"
 TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("add", "fail")]
 
@@ -25,6 +25,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any] | None:
         return {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32602, "message": "no such tool"}}
     elif method == "tools/call":
         with tracer.start_as_current_span("query"):
+            logger.emit(_logs.LogRecord(body="query"))
             result = {"content": [{"type": "text", "text": "x"}], "isError": params["name"] == "fail"}
     else:
         return {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "no such method"}}
