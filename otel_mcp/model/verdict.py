@@ -30,10 +30,8 @@ _ANY_RETRIES: Final = 5
 _QUICK: Final = 60.0
 """Seconds of pauses that so many retries take at most; and after a longer pause nothing is a repetition."""
 _TIMER: Final = 10.0
-"""Seconds between repetitions from which on an even pace is that of a timer."""
-_EVEN: Final = 0.25
-_MOST: Final = 0.75
-"""At an even pace so many pauses are that near to the median, as parts of it."""
+"""Seconds; where no pause is shorter, and three quarters are at most `_EVEN` times the shortest, a timer waits."""
+_EVEN: Final = 2.0
 
 _VISITS: Final = 4
 _VISITS_READ: Final = 5
@@ -178,13 +176,15 @@ def _repetition(steps: list[_Step], name: Pattern, period: int) -> Finding | Non
     """Find the longest run in which each step equals the one `period` steps before."""
     signs = [step.sign() for step in steps]
     best: Finding | None = None
-    for first, step in enumerate(steps):
+    first = 0
+    while first < len(steps):
         end = first
         while end < len(steps) and _continues(steps, signs, first, end, period):
             end += 1
         run = steps[first:end]
         if (best is None or len(run) > best.calls) and _is_stuck(run, period):
-            best = Finding(name, step.calls[0].tool, len(run))
+            best = Finding(name, run[0].calls[0].tool, len(run))
+        first = max(first + 1, end - period + 1)  # The last of one alternation may be the first of another.
     return best
 
 
@@ -204,9 +204,7 @@ def _is_stuck(run: list[_Step], period: int) -> bool:
     if len(run) < (_PING_PONG if period > 1 else _LOOP_UNSEEN if unseen else _LOOP):
         return False
     pauses = sorted(later.start - earlier.first_end for earlier, later in pairwise(run))
-    median = pauses[len(pauses) // 2]
-    even = sum(abs(pause - median) <= _EVEN * median for pause in pauses)
-    return median < _TIMER or even < _MOST * len(pauses)
+    return pauses[0] < _TIMER or pauses[len(pauses) * 3 // 4] > _EVEN * pauses[0]
 
 
 def _retries(calls: list[_Seen]) -> Finding | None:
