@@ -1,4 +1,4 @@
-"""Observers: code of the user's that gets each finished tool call, in the background.
+"""Observers: code of the user's that gets each finished tool call, and what sessions show, in the background.
 
 Each has a bounded queue and a task of its own, so that none waits for another.
 """
@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final, Protocol
@@ -26,9 +27,9 @@ calls_logger = logging.getLogger("otel_mcp.calls")
 ENTRY_POINTS: Final = "otel_mcp_observers"
 """Entry point group that observers are found by."""
 CAPACITY: Final = 1000
-"""Calls that wait for one observer; beyond it the oldest is dropped and counted."""
+"""Calls and patterns that wait for one observer; beyond it the oldest is dropped and counted."""
 TIMEOUT: Final = 30.0
-"""Seconds that an observer may take for one call."""
+"""Seconds that an observer may take for one of them."""
 LINES: Final = 60
 """Lines a minute that the bundled observer logs at most: clients decide how many calls fail."""
 _MINUTE: Final = 60.0
@@ -37,7 +38,12 @@ _SHOWN: Final = 8
 
 
 class Observer(Protocol):
-    """An async callable; a slow, hanging or raising one harms nobody and is counted."""
+    """An async callable; a slow, hanging or raising one harms nobody and is counted.
+
+    Two methods more, where it has them: ``wants(call)`` decides at once and without waiting which calls it gets, and
+    ``await found(pattern, session)`` gets each pattern that a session shows (`SessionState.findings`), on one replica
+    alone; there `session` is the document, with its ``tool_calls``.
+    """
 
     def __call__(self, call: ToolCall, session: SessionState) -> Awaitable[None]:
         """Look at one finished call.
@@ -57,7 +63,9 @@ class _Lane:
         self.observer = observer
         self.wants: Callable[[CallRecord], bool] | None = getattr(observer, "wants", None)
         """Which calls the observer cares for (its optional method of that name); ``None`` = all."""
-        self.queue: deque[tuple[CallRecord, Session]] = deque(maxlen=CAPACITY)
+        self.found: Callable[[str, SessionState], Awaitable[None]] | None = getattr(observer, "found", None)
+        """Its other optional method; ``None`` = it does not care for patterns."""
+        self.queue: deque[Callable[[], Awaitable[None]]] = deque(maxlen=CAPACITY)
         self.task: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -66,11 +74,11 @@ class _Lane:
 
 
 class Observers:
-    """All observers of a process."""
+    """All observers of a process: those that are found by name, and those given."""
 
-    def __init__(self, settings: Settings, dropped: Callable[[str, int], None]) -> None:
+    def __init__(self, settings: Settings, dropped: Callable[[str, int], None], **given: Observer) -> None:
         self._dropped = dropped
-        self._lanes = [_Lane(name, observer) for name, observer in discover(settings).items()]
+        self._lanes = [_Lane(name, observer) for name, observer in {**discover(settings), **given}.items()]
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
@@ -79,9 +87,24 @@ class Observers:
         """Queue one call for every observer that wants it; never waits. One thread at a time."""
         for lane in self._lanes:
             if lane.wants is None or lane.wants(call):
-                if len(lane.queue) == lane.queue.maxlen:
-                    self._dropped(lane.name, 1)
-                lane.queue.append((call, session))
+                self._queue(lane, partial(_observe, lane.observer, call, session))
+
+    def found(self, pattern: str, session: SessionState) -> None:
+        """Queue a pattern that a session shows for every observer that cares, and have them work on the running loop.
+
+        Args:
+            pattern: new in this session, on all replicas.
+            session: its document.
+        """
+        for lane in self._lanes:
+            if lane.found is not None:
+                self._queue(lane, partial(lane.found, pattern, session.model_copy()))
+        self.ensure_running()
+
+    def _queue(self, lane: _Lane, work: Callable[[], Awaitable[None]]) -> None:
+        if len(lane.queue) == lane.queue.maxlen:
+            self._dropped(lane.name, 1)
+        lane.queue.append(work)
 
     def ensure_running(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Start the task of every observer that has something to do and nobody working on it."""
@@ -113,20 +136,24 @@ class Observers:
     async def _work(self, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()
         while lane.queue and not loop.is_closed():  # A task that is thrown away with its loop is run once more.
-            call, session = lane.queue.popleft()
+            work = lane.queue.popleft()
             with guarded(f"observer {lane.name}"):
-                error = await _outcome(lane.observer, call, session)
+                error = await _outcome(work)
                 if error is not None:
                     self._dropped(lane.name, 1)
                     report(f"observer {lane.name}", error)
 
 
-async def _outcome(observer: Observer, call: CallRecord, session: Session) -> BaseException | None:
-    """Run an observer for one call, in a task of its own: whatever it raises stays there."""
+async def _observe(observer: Observer, call: CallRecord, session: Session) -> None:
+    fields: dict[str, Any] = {name: getattr(call, name) for name in CallRecord.__slots__}
+    await observer(ToolCall.model_validate(fields), session.state())
+
+
+async def _outcome(work: Callable[[], Awaitable[None]]) -> BaseException | None:
+    """Let an observer do one thing, in a task of its own: whatever it raises stays there."""
 
     async def observe() -> None:
-        fields: dict[str, Any] = {name: getattr(call, name) for name in CallRecord.__slots__}
-        await observer(ToolCall.model_validate(fields), session.state())
+        await work()
 
     task = asyncio.create_task(observe())
     try:

@@ -213,6 +213,42 @@ async def test_an_observer_that_is_no_coroutine_function_is_counted(install: Cal
     assert failures["observer observers_of_a_user:plain"] == 1
 
 
+async def test_patterns_go_to_observers_that_care_and_one_that_raises_is_counted(
+    install: Callable[..., str], failures: Any
+) -> None:
+    class Watcher:
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        def wants(self, _: object) -> bool:
+            return False
+
+        async def __call__(self, call: ToolCall, session: SessionState) -> None:
+            raise AssertionError
+
+        async def found(self, pattern: str, session: SessionState) -> None:
+            self.seen.append((pattern, session.session_id, len(session.tool_calls)))
+
+    class Failing(Watcher):
+        async def found(self, pattern: str, session: SessionState) -> None:
+            await super().found(pattern, session)
+            raise ValueError("secret")
+
+    async def plain(*_: object) -> None:
+        raise AssertionError
+
+    dropped, watcher, failing = Dropped(), Watcher(), Failing()
+    observers = Observers(load(observers=install(failing=failing, plain=plain)), dropped, watcher=watcher)
+    finished_call, session = finished()
+    session.tool_calls = [finished_call]
+    for pattern in ("looped", "ping_pong"):
+        observers.found(pattern, session)
+    await settled(lambda: len(watcher.seen) == len(failing.seen) == 2)
+
+    assert watcher.seen == failing.seen == [("looped", "own", 1), ("ping_pong", "own", 1)]
+    await settled(lambda: dropped == {"observers_of_a_user:failing": 2})
+
+
 async def test_more_calls_than_an_observer_takes_let_the_oldest_go(
     install: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
