@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from .collector_rules import RULES
+from .lane.paths import ROOT
 
-FOLDER: Final = Path(__file__).resolve().parents[2] / "collector"
+FOLDER: Final = ROOT / "collector" / "config"
+MANIFEST: Final = ROOT / "collector" / "builder.yaml"
 KINDS: Final = ("receivers", "processors", "connectors", "exporters", "extensions")
 VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "one machine": ("config.yaml",),
@@ -19,6 +20,7 @@ VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "queue on disk": ("config.yaml", "persistent-queue.yaml"),
     "sampling, queue on disk": ("config.yaml", "tail-sampling.yaml", "persistent-queue.yaml"),
     "gateway": ("gateway.yaml",),
+    "gateway before a cluster": ("gateway.yaml", "redis-cluster.yaml"),
     "behind the gateway": ("config.yaml", "tail-sampling.yaml", "sampler-tier.yaml"),
     "for a Prometheus that scrapes": ("to-scrape.yaml",),
     "instead of Jaeger": ("to-file.yaml",),
@@ -53,6 +55,15 @@ def _join(old: Any, new: Any) -> Any:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return {**old, **{key: _join(old.get(key), value) for key, value in new.items()}}
     return new
+
+
+def used(config: Config) -> Config:
+    """Return a configuration without the components that no pipeline has: they are never started."""
+    pipelines = config["service"]["pipelines"].values()
+    named = {name for pipeline in pipelines for kind in KINDS for name in pipeline.get(kind) or ()}
+    named |= set(config["service"].get("extensions") or ())
+    parts = {kind: {name: part for name, part in (config.get(kind) or {}).items() if name in named} for kind in KINDS}
+    return config | parts
 
 
 def types(config: Config, kind: str) -> set[str]:

@@ -190,13 +190,17 @@ def _address_problems(name: str, service: Compose, services: Compose) -> Iterato
 
 def variables_are_known(compose: Compose) -> Iterator[str]:
     """A misspelt variable is one that nobody reads."""
-    configs = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "collector").glob("*.yaml")))
+    known = known_variables()
+    for name, service in compose["services"].items():
+        yield from (f"{name}: nobody reads {key}" for key in service.get("environment") or {} if key not in known)
+
+
+def known_variables() -> set[str]:
+    """Return every variable that a program of the stack reads."""
+    configs = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "collector" / "config").glob("*.yaml"))
     sources = (ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text(encoding="utf-8")
     read_by = set(re.findall(r"\$\{env:(\w+)", configs)) | set(re.findall(r"(?<!\$)\$\{(\w+)\}", sources))
-    for name, service in compose["services"].items():
-        for key in service.get("environment") or {}:
-            if key not in _STANDARD | _OURS | _GRAFANAS | read_by:
-                yield f"{name}: nobody reads {key}"
+    return _STANDARD | _OURS | _GRAFANAS | read_by
 
 
 def the_store_refuses_rather_than_forgets(compose: Compose) -> Iterator[str]:

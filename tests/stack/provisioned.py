@@ -136,7 +136,7 @@ def _scrape_problems(config: dict[str, Any], interval: str) -> Iterator[str]:
         yield "job and instance are the Collector's"
     if config["global"].get("scrape_interval") != interval:
         yield f"scraped each {config['global'].get('scrape_interval')}"
-    served = yaml.safe_load((ROOT / "collector" / "to-scrape.yaml").read_text(encoding="utf-8"))
+    served = yaml.safe_load((ROOT / "collector" / "config" / "to-scrape.yaml").read_text(encoding="utf-8"))
     configured = f"{served['exporters']['prometheus']} {served['service']['telemetry']}"
     ports = set(re.findall(r"_PORT:-(\d+)", configured))
     targets = [target for group in job["static_configs"] for target in group["targets"]]

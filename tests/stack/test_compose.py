@@ -80,7 +80,10 @@ MISTAKES: dict[str, tuple[Spoil, str]] = {
     ),
     "missing file": (_service("proxy", volumes=["./nginx.conf:/etc/nginx/nginx.conf:ro"]), "is not there"),
     "writable file": (_service("proxy", volumes=["./examples/proxy.conf:/etc/nginx/nginx.conf"]), "can be written"),
-    "other mount": (_service("collector", volumes=["./collector:/etc/otel:ro"]), "nothing is mounted at /etc/otelcol"),
+    "other mount": (
+        _service("collector", volumes=["./collector/config:/etc/otel:ro"]),
+        "nothing is mounted at /etc/otelcol",
+    ),
     "other file": (_service("collector", command=["--config=/etc/otelcol/conf.yaml"]), "nothing is mounted at"),
     "undeclared volume": (lambda c: c.update(volumes={}), "there is no volume prometheus"),
     "undeclared network": (_service("proxy", networks={"front": {}}), "there is no network front"),

@@ -17,7 +17,7 @@ PAGES = [
     ROOT / "docs" / "kubernetes.md",
     *sorted((ROOT / "docs" / "runbooks").glob("*.md")),
 ]
-FILES = [*PAGES, ROOT / "docker-compose.yml", *sorted((ROOT / "collector").glob("*.yaml"))]
+FILES = [*PAGES, ROOT / "docker-compose.yml", *sorted((ROOT / "collector" / "config").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -14,7 +14,7 @@ from .lane import builds
 
 
 def jaeger_problems(config: dict[str, Any]) -> Iterator[str]:
-    """Look at `collector/jaeger.yaml`: storage that exists, read where it is written, on loopback."""
+    """Look at `collector/config/jaeger.yaml`: storage that exists, read where it is written, on loopback."""
     extensions = config["extensions"]
     storage = extensions["jaeger_storage"]
     reads = extensions["jaeger_query"]["storage"]

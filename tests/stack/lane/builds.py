@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -31,6 +31,12 @@ JAEGER: Final = "v1.76.0"
 """The same commit as v2.13.0, the newest v2 that Go can name: later ones have no module version."""
 COMPOSE: Final = "v2.16.2"
 """What `docker compose` reads its files with."""
+KUBERNETES: Final = "v1.37.2"
+"""Whose API the manifests of collector/kubernetes are held against."""
+KUSTOMIZE: Final = "v0.21.1"
+"""What that release's `kubectl apply -k` builds with."""
+OPERATOR: Final = "v0.95.2"
+"""The Prometheus Operator whose kinds are among them."""
 TOO_LONG: Final = 15 * 60
 """Seconds that one program may take."""
 BROKEN: Final = frozenset(os.environ.get("OTEL_MCP_LANE_BROKEN", "").split())
@@ -154,8 +160,7 @@ def jaeger() -> Program:
         source = Path(found["Dir"])
         # Its own replacements and checksums, as if it were built in its own repository.
         go("mod", "init", "tools")
-        wanted = json.loads(go.within(source)("mod", "edit", "-json"))
-        for replacement in wanted.get("Replace") or ():
+        for replacement in _replacements(go, source):
             old, new = replacement["Old"], replacement["New"]
             go("mod", "edit", f"-replace={old['Path']}={new['Path']}@{new['Version']}")
         shutil.copyfile(source / "go.sum", go.folder / "go.sum")
@@ -180,6 +185,31 @@ def compose() -> Program:
     return Program("compose", f"{COMPOSE}-{digest}", make)
 
 
+def manifests() -> Program:
+    """What builds and checks collector/kubernetes: kustomize, and the API server's own validation."""
+    source = Path(__file__).with_name("manifests.go")
+    digest = hashlib.sha256(source.read_bytes() + f"{KUSTOMIZE}{OPERATOR}".encode()).hexdigest()[:8]
+
+    def make(go: Go) -> None:
+        shutil.copyfile(source, go.folder / "main.go")
+        found = json.loads(go("mod", "download", "-json", f"k8s.io/kubernetes@{KUBERNETES}"))
+        go("mod", "init", "tools")
+        # Its libraries are folders of its repository, and modules of the same release.
+        release = KUBERNETES.replace("v1.", "v0.")
+        libraries = [replacement["Old"]["Path"] for replacement in _replacements(go, Path(found["Dir"]))]
+        go("mod", "edit", *(f"-replace={path}={path}@{release}" for path in libraries))
+        operator = "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring"
+        go("get", f"k8s.io/kubernetes@{KUBERNETES}", f"sigs.k8s.io/kustomize/api@{KUSTOMIZE}", f"{operator}@{OPERATOR}")
+        go("mod", "tidy")
+        go("build", "-ldflags=-s -w", "-o", "manifests", ".")
+
+    return Program("manifests", f"{KUBERNETES}-{digest}", make)
+
+
+def _replacements(go: Go, source: Path) -> list[dict[str, Any]]:
+    return json.loads(go.within(source)("mod", "edit", "-json")).get("Replace") or []
+
+
 def _prometheus(name: str) -> Callable[[Go], None]:
     def make(go: Go) -> None:
         package = f"github.com/prometheus/prometheus/cmd/{name}"
@@ -193,7 +223,7 @@ def _prometheus(name: str) -> Callable[[Go], None]:
 
 def main() -> int:
     """Build everything: `python -m tests.stack.lane.builds`."""
-    built = [_told(program) for program in (collector(), prometheus(), promtool(), jaeger(), compose())]
+    built = [_told(program) for program in (collector(), prometheus(), promtool(), jaeger(), compose(), manifests())]
     return 0 if all(built) else 1
 
 

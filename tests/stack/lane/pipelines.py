@@ -80,7 +80,7 @@ def sampling_keeps_what_matters(seen: Seen) -> Iterator[str]:
         for name in ("sampler_1", "sampler_2")
     ]
     tier = {"SAMPLER_1": stack.address("sampler_1_grpc"), "SAMPLER_2": stack.address("sampler_2_grpc")}
-    gateway = [builds.collector().built(), f"--config={ROOT / 'collector' / 'gateway.yaml'}"]
+    gateway = [builds.collector().built(), f"--config={ROOT / 'collector' / 'config' / 'gateway.yaml'}"]
     running.append(stack.run_collector("gateway", [*gateway], **tier))
     entry, service = stack.url("gateway_http"), "lane-sampling"
     try:

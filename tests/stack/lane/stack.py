@@ -85,7 +85,7 @@ class Stack:
         """Start a Collector as docker-compose.yml does, with more configuration files if wanted."""
         service = Service("collector", self._hosts())
         command = [builds.collector().built(), *service.command]
-        command += [f"--config={ROOT / 'collector' / overlay}" for overlay in overlays]
+        command += [f"--config={ROOT / 'collector' / 'config' / overlay}" for overlay in overlays]
         return self.run_collector(name, command, **environment)
 
     def run_collector(self, name: str, command: list[str | Path], **environment: str) -> Process:
@@ -122,7 +122,7 @@ class Stack:
             program = builds.prometheus().built()
         except builds.NotBuilt as error:
             program = standins.debian("prometheus")
-            self._note("prometheus", "Debian's, scraping collector/to-scrape.yaml", error)
+            self._note("prometheus", "Debian's, scraping collector/config/to-scrape.yaml", error)
             command = [part for part in command if not part.startswith(("--web.enable-otlp", "--config.file"))]
             command.append(f"--config.file={self._start_to_scrape()}")
         process = self._start("prometheus", [program, *command], {})
@@ -133,7 +133,7 @@ class Stack:
             "COLLECTOR_SCRAPE_PORT": str(self.ports["to_scrape_series"]),
             "COLLECTOR_METRICS_PORT": str(self.ports["to_scrape_metrics"]),
         }
-        command = [builds.collector().built(), f"--config={ROOT / 'collector' / 'to-scrape.yaml'}"]
+        command = [builds.collector().built(), f"--config={ROOT / 'collector' / 'config' / 'to-scrape.yaml'}"]
         self.run_collector("to_scrape", command, **own)
         return standins.scrape_config(
             self.log_folder, self.address("to_scrape_series"), self.address("to_scrape_metrics")
@@ -151,7 +151,7 @@ class Stack:
         try:
             program = builds.jaeger().built()
         except builds.NotBuilt as error:
-            self._note("jaeger", "a file that collector/to-file.yaml writes", error)
+            self._note("jaeger", "a file that collector/config/to-file.yaml writes", error)
             self._start_to_file()
             return
         service = Service("jaeger", {})
@@ -163,7 +163,7 @@ class Stack:
         self._file = standins.TraceFile(path)
         self.ports["to_file_grpc"] = self.ports["jaeger_otlp"]
         own = {"COLLECTOR_TRACES_FILE": str(path), "COLLECTOR_METRICS_PORT": str(self.ports["to_file_metrics"])}
-        command = [builds.collector().built(), f"--config={ROOT / 'collector' / 'to-file.yaml'}"]
+        command = [builds.collector().built(), f"--config={ROOT / 'collector' / 'config' / 'to-file.yaml'}"]
         self.run_collector("to_file", command, **own)
 
     def _note(self, name: str, standin: str, error: builds.NotBuilt) -> None:

@@ -59,7 +59,7 @@ def scrape_config(folder: Path, served: str, own: str) -> Path:
 
 
 class TraceFile:
-    """Traces that `collector/to-file.yaml` has written, asked as Jaeger is."""
+    """Traces that `collector/config/to-file.yaml` has written, asked as Jaeger is."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
