@@ -219,8 +219,7 @@ def _retries(calls: list[_Seen]) -> Finding | None:
                 continue
             if run and (call.start < run[-1].end or call.start == run[-1].start):
                 continue  # In parallel: nobody had seen the other fail.
-            alike = len(key) == 1 or call.digest or call.size == run[-1].size >= 0 if run else True
-            if run and (not alike or call.start - run[-1].end > _QUICK):
+            if run and (call.start - run[-1].end > _QUICK or not _may_be_equal(key, call, run[-1])):
                 run.clear()
             run.append(call)
             last = run[-least:]
@@ -228,6 +227,11 @@ def _retries(calls: list[_Seen]) -> Finding | None:
             if len(run) >= least and pauses <= _QUICK and (best is None or len(run) > best.calls):
                 best = Finding("retry_storm", call.tool, len(run))
     return best
+
+
+def _may_be_equal(key: tuple[str, ...], call: _Seen, former: _Seen) -> bool:
+    """Return whether two failures count as equal; without a digest, only if the answers were equally long."""
+    return len(key) == 1 or bool(call.digest) or call.size == former.size >= 0
 
 
 def _corrected(calls: list[_Seen]) -> bool:

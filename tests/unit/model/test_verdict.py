@@ -75,7 +75,9 @@ def test_four_equal_calls_with_equal_results_are_a_loop() -> None:
         pytest.param(at([0, 14, 26, 41, 55, 68]), "worked", id="a model sleeps and asks"),
         pytest.param(at([0, 9, 48, 59, 99]), "looped", id="a slow model at no even pace"),
         pytest.param(every(90, 9), "worked", id="a person asks now and then"),
+        pytest.param(at([0, 11.2, 51.4, 62.6, 112.8]), "looped", id="a slower one"),
         pytest.param(every(0, 8), "worked", id="eight at once are one turn"),
+        pytest.param(every(0, 8, lasts=0.0), "worked", id="eight at once, in no time"),
     ],
 )
 def test_repetition_is_a_loop_only_where_nothing_changes_and_no_timer_asks(
@@ -135,6 +137,7 @@ def test_cancelled_call_does_not_interrupt_a_loop() -> None:
             id="four, too large for a digest, with other results",
         ),
         pytest.param(every(2, 3, arguments=None, failure="tool"), "retry_storm", id="three without arguments"),
+        pytest.param(every(0, 6, failure="tool", lasts=0.0), "gave_up", id="six at once, in no time"),
         pytest.param(
             [call("get", 0.01 * i, arguments=f"a{i}", failure="exception", lasts=2.0) for i in range(9)],
             "gave_up",
@@ -177,7 +180,8 @@ def test_two_jobs_that_a_timer_watches_are_no_ping_pong() -> None:
 
 def test_alternation_may_begin_with_the_last_of_other_calls() -> None:
     calls = [
-        call(tool, 3 * i) for i, tool in enumerate(("list", "open", "open", "close", "open", "close", "open", "close"))
+        call(tool, 3 * i)
+        for i, tool in enumerate(("list", "open", "list", "open", "close", "open", "close", "open", "close"))
     ]
     assert find(calls) == (Finding("ping_pong", "open", 6),)
 
@@ -275,6 +279,7 @@ def test_order_of_arrival_and_form_of_calls_change_nothing() -> None:
         pytest.param([0, 5000, 9000, 9060, 9120, 9180, 9240], True, id="after a pause of the monitor"),
         pytest.param([0, 10, 20, 30, 40], False, id="reconnects in vain"),
         pytest.param([0, 3600, 7200, 10800], False, id="hourly"),
+        pytest.param([0, 60, 120, 270], False, id="at no even pace"),
         pytest.param([0, 700, 760, 900, 1700], False, id="a person with an editor"),
         pytest.param([], False, id="never"),
     ],
