@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, NamedTuple
 
 from otel_mcp import semconv
-from otel_mcp.model.state import EndReason, SessionState
+from otel_mcp.model.state import EndReason, SessionState, ToolCall
 
 
 @dataclass(slots=True)
@@ -72,6 +72,9 @@ class SessionFacts:
     synthetic_type: str | None = _fact(64, attribute=semconv.SYNTHETIC_TYPE, at_end=True)
     principal: str | None = None
     """Keyed hash of the user that it is bound to, and that speaks here; `None` = nobody. In no document."""
+    visitor: str | None = None
+    """Keyed hash of caller, address and client, the same for each of its sessions; the first one known stands.
+    `None` = neither caller nor an address of its own is known. In no document."""
     opened: bool = False
     """This process has seen the `initialize` that began it, so the user of that is the session's."""
 
@@ -94,12 +97,13 @@ class SessionFacts:
             created_at=min(self.created_at, news.created_at),
             limit=news.limit,
             opened=self.opened or news.opened,
+            visitor=self.visitor or news.visitor,
             **news.known(),
         )
 
     def at_end(self) -> SessionFacts:
         """Return the facts that the report of an end repeats."""
-        facts = SessionFacts(self.session_id, self.created_at, self.limit)
+        facts = SessionFacts(self.session_id, self.created_at, self.limit, visitor=self.visitor)
         for fact in FACTS:
             if fact.at_end:
                 setattr(facts, fact.name, getattr(self, fact.name))
@@ -131,6 +135,11 @@ class SessionDelta:
     touch_key: tuple[str, float] | None = None
     """An agreement key (see `SessionStore.get_or_set`) to keep alive, with its TTL in seconds."""
 
+    @property
+    def is_mere_end(self) -> bool:
+        """Whether it brings an end alone, which begins no session and changes none that has ended."""
+        return self.ended is not None and not self.requests and not self.call_count
+
 
 @dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
 class Flush:
@@ -159,10 +168,11 @@ class WriteResult:
     total_calls: int = 0
     duplicate: bool = False
     """The store had seen this very flush before and ignored it."""
-    ended: EndedSession | None = None
-    """Set on exactly one flush of an ended session across all processes."""
+    ended: bool = False
+    """This flush ended the session: its sender holds the end, to report it when other processes have written. Set on
+    one flush across all processes."""
     expired: EndedSession | None = None
-    """An earlier session under this id, whose end nobody had reported; this flush began another."""
+    """An earlier session under this id, whose end nobody has reported: it is the caller's to report."""
     after_end: bool = False
     """The session had ended before: counted where its document still stands, not reopened."""
     agreed_session: str | None = None
@@ -189,6 +199,10 @@ class EndedSession:
     tool_call_count: int
     error_count: int
     request_count: int
+    calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    """The newest, by the time at which they began."""
+    outcome: str | None = None
+    """Set when it is reported."""
 
     @property
     def session_id(self) -> str:

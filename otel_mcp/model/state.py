@@ -93,6 +93,9 @@ class SessionState(BaseModel):
     attributes: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Free for the user; set through ``save()``. A value of more than 65,536 characters of JSON becomes a clipped
     string."""
+    outcome: str | None = None
+    """How it went, once its end is reported: ``worked``, ``corrected``, ``looped``, ``retry_storm``, ``ping_pong``,
+    ``gave_up``, ``no_call`` or ``probe``."""
     ended: Ended | None = None
 
     @classmethod

@@ -147,6 +147,7 @@ class SessionDocuments:
             facts = known.facts or SessionFacts(session_id, at, self._settings.session_ttl, principal=known.principal)
             self._flusher.buffer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()
+            await self._flusher.endings.conclude(session_id)
             if self._health.is_away or any(delta.ended for delta in self._flusher.waiting(session_id)):
                 return False
         with self._health.operation("delete"):

@@ -1,4 +1,4 @@
-"""Writes what waits, once each, whatever the store does meanwhile; reports the ends of sessions that nobody closed.
+"""Writes what waits, once each, whatever the store does meanwhile.
 
 What was sent and not answered is frozen and sent again unchanged, since the
 store may have written it; a session with a frozen flush sends no other.
@@ -17,10 +17,10 @@ from typing import Final
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import EndedSession, Flush, SessionDelta, WriteResult
 from otel_mcp.sessions.buffer import Buffer
+from otel_mcp.sessions.endings import Endings
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
-from otel_mcp.store.memory import MemoryStore
 
 logger = logging.getLogger("otel_mcp")
 
@@ -30,10 +30,6 @@ RECORDS: Final = 200
 """Call records from which on a round trip takes no further session."""
 _LONGEST_PAUSE: Final = 0.05
 """Seconds between two round trips, at most."""
-_ENDS: Final = 100
-"""Ends in one round trip."""
-_SWEEP: Final = 1.0
-"""Seconds of one sweep; a backlog must not occupy the loop."""
 _AFTER_OUTAGE: Final = 5.0
 """Seconds in which all processes write what they kept; ends seen sooner may be none."""
 
@@ -55,8 +51,7 @@ class Flusher:
         self._events = events
         self._producer = producer
         self._health = health
-        # Activity that other processes have not written yet.
-        self._grace = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + 1.0
+        self.endings = Endings(settings, store, events, health)
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""
         self.clear()
@@ -115,6 +110,8 @@ class Flusher:
                         await asyncio.sleep(min(time.thread_time() - busy, _LONGEST_PAUSE))
                 if not self._moved:
                     break  # Else once more, for what goes on in another session.
+            if self.endings.held:
+                await self.endings.conclude()
         finally:
             if self._down is not None or self._health.is_partial:
                 self._judge()
@@ -142,13 +139,16 @@ class Flusher:
             if self._down is None and self._health.is_away:
                 self._health.succeeded()  # Not only when all is written: after an outage that takes its time.
         self._down = use.down or self._down
-        before = self._through
+        before, expired = self._through, list[EndedSession]()
         for flush, result in zip(flushes, results, strict=False):
             self._through += not result.retry
             if result.expired is not None:
-                self.report_end(result.expired)
+                expired.append(result.expired)
             if not result.retry and self.frozen.pop(result.session_id, None) is flush:
                 self.apply(flush.delta, result)
+        if expired:
+            self.has_news = True
+            await self.endings.report(expired)
         return self._through > before
 
     def _judge(self) -> None:
@@ -176,15 +176,9 @@ class Flusher:
             self.drop(delta.call_count, result.refused)
         elif result.owner is not None and delta.call_count:
             self.drop(delta.call_count, "principal")
-        self.has_news = self.has_news or result.created
-        if result.ended is not None:
-            self.report_end(result.ended)
-
-    def report_end(self, ended: EndedSession) -> None:
-        """Report an end."""
-        self.has_news = True
-        with guarded("session events"):
-            self._events.ended(ended)
+        self.has_news = self.has_news or result.created or result.ended
+        if result.ended:
+            self.endings.hold(result.session_id)
 
     def drop(self, calls: int, reason: str) -> None:
         """Count calls that will not be written."""
@@ -220,18 +214,8 @@ class Flusher:
         await self.flush()
         if not self._health.is_away and time.monotonic() - self._health.recovered_at >= _AFTER_OUTAGE:
             with self._health.operation("sweep"):
-                await self._sweep()
+                await self.endings.sweep()
         await self.count()
-
-    async def _sweep(self) -> None:
-        until = time.monotonic() + _SWEEP
-        while time.monotonic() < until:
-            ended = await self._store.claim_expired(time.time() - self._grace, _ENDS)
-            for end in ended:
-                self.report_end(end)
-            await self._store.ack_ends(ended)
-            if not ended:
-                return
 
     async def count(self) -> None:
         """Count live sessions; a failure opens the breaker."""

@@ -247,7 +247,15 @@ class Sessions:
         self._producer.renew()
         self._loops.clear()
         self._turnover.forget()
-        for part in (self.buffer, self._health, self._flusher, self._lookups, self.worker, self._documents):
+        for part in (
+            self.buffer,
+            self._health,
+            self._flusher,
+            self._flusher.endings,
+            self._lookups,
+            self.worker,
+            self._documents,
+        ):
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()

@@ -170,7 +170,7 @@ class Worker:
             await flusher.count()
         if health.is_away:
             return max(health.wait, 0.01)
-        waits = flusher.frozen or flusher.buffer.pending or health.is_partial or health.is_slow
+        waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or health.is_partial or health.is_slow
         return self._interval if waits else None
 
     async def _probe(self) -> None:
@@ -216,6 +216,7 @@ class Worker:
             self._events.closing()
         self._flusher.buffer.release()
         await self._flusher.flush()
+        await self._flusher.endings.conclude(everything=True)
         await self._documents.catch_up()
 
     async def _close(self) -> None:
@@ -229,7 +230,8 @@ class Worker:
             return
         self._flusher.buffer.release()
         try:
-            if self._flusher.frozen or self._flusher.buffer.pending or self._documents.unwritten:
+            flusher = self._flusher
+            if flusher.frozen or flusher.buffer.pending or flusher.endings.held or self._documents.unwritten:
                 loop = _ExitLoop()
                 try:
                     loop.run_until_complete(asyncio.wait_for(self.aclose(_EXIT / 2), _EXIT))

@@ -19,6 +19,11 @@ GRACE: Final = 600.0
 ABANDONED: Final = 7 * 86_400.0
 """Seconds that ends wait to be reported where no process of the service runs; then nothing is left of the session."""
 
+VISITS: Final = 10
+"""Sessions without a call that are remembered of a visitor."""
+VISITS_KEPT: Final = 86_400.0
+"""Seconds after the last one."""
+
 
 class ProducerId:
     """Identifies this process to the store: a unique token, a sequence of flushes, and when it began to serve."""
@@ -111,15 +116,29 @@ class SessionStore(Protocol):
         ...
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
-        """Claim sessions whose time was over at `now`, for the caller to report, then to `ack_ends`.
+        """Claim sessions whose time was over at `now`, and ends left by others, for the caller to report.
 
-        Each is given to one caller in all processes, and to another one only
+        What is reported goes to `ack_ends`. Each is given to one caller in all processes, and to another one only
         if the first does not acknowledge it within a minute or so.
         """
         ...
 
+    async def claim_held(self, session_ids: Sequence[str], now: float) -> list[EndedSession]:
+        """Claim ends that this process holds (`WriteResult.ended`), as of `now`; not those that are reported already.
+
+        Whatever stays held falls to `claim_expired` of any process within a minute or so.
+        """
+        ...
+
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
-        """Acknowledge ends that have been reported."""
+        """Acknowledge ends that have been reported, and write their outcomes into the documents."""
+        ...
+
+    async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
+        """Return, for each of these ends, when its visitor has begun the sessions in which no tool was called.
+
+        Unix seconds, this session's included, the newest few; none where the session has a call, which forgets them.
+        """
         ...
 
     async def active(self) -> int:

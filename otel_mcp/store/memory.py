@@ -11,11 +11,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from otel_mcp.bounded import remember
 from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import GRACE
+from otel_mcp.store.base import GRACE, VISITS
 from otel_mcp.store.memory_record import Record, first_activity
 
 
@@ -33,6 +34,7 @@ class MemoryStore:
         """By last use."""
         self._agreed: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
+        self._visits: OrderedDict[str, list[float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -66,21 +68,26 @@ class MemoryStore:
                 return replace(answered, duplicate=True, total_calls=record.calls_total)
             if record.is_bound_to_another(delta.facts):
                 return WriteResult(session_id, owner=record.facts.principal, total_calls=record.calls_total)
-            if record.ended is None and first_activity(delta) > record.deadline:
-                expired = record.end(record.last_activity, "expired", now)
+            is_overdue = record.ended is None and first_activity(delta) > record.deadline
+            if is_overdue:
+                record.end(record.last_activity, "expired", now)
+            if record.ended is not None and delta.is_mere_end:
+                return WriteResult(session_id, after_end=True, total_calls=record.calls_total, ended=is_overdue)
             if record.ended is not None and not record.is_succeeded_by(delta):
                 return self._write_late(flush, record, now)
+            if record.unreported:
+                expired = record.report()
         created = record is None or record.ended is not None
-        if created and delta.ended is not None and not delta.requests and not delta.call_count:
-            # The mere end of a session that is not there begins none.
-            return WriteResult(session_id, after_end=True, expired=expired)
+        if created and delta.is_mere_end:
+            return WriteResult(session_id, after_end=True)
         if record is None or created:
             record = self._begin(delta, record)
         record.add(delta, cap, late=False)
         record.document_until = now + self._settings.session_ttl
         answer = WriteResult(session_id, created=created, total_calls=record.calls_total)
         if delta.ended is not None:
-            answer.ended = record.end(*delta.ended, now)
+            record.end(*delta.ended, now)
+            answer.ended = True
         record.answers[flush.token] = (flush.sequence, answer)
         return replace(answer, expired=expired)
 
@@ -99,6 +106,7 @@ class MemoryStore:
         record = Record(SessionFacts(facts.session_id, facts.created_at, facts.limit, principal=facts.principal))
         record.opened = facts.opened
         if former is not None and former.ended is not None:
+            record.answers = former.answers
             record.not_before = max(former.last_activity, former.ended[0])
             if facts.created_at <= record.not_before:
                 # The process met the id in its former life.
@@ -121,8 +129,8 @@ class MemoryStore:
         self._records.move_to_end(record.facts.session_id)
         while len(self._records) > self._settings.max_sessions:
             _, oldest = self._records.popitem(last=False)
-            if oldest.ended is None:
-                self._evicted.append(oldest.report("expired"))
+            if oldest.ended is None or oldest.unreported:
+                self._evicted.append(oldest.report())
 
     async def load(self, session_id: str) -> SessionState | None:
         """Return the document."""
@@ -238,13 +246,37 @@ class MemoryStore:
             if len(ended) >= limit:
                 break
             if record.ended is None and record.deadline <= now:
-                ended.append(record.end(record.last_activity, "expired", now))
+                record.end(record.last_activity, "expired", now)
+                ended.append(record.report())
             elif record.ended is not None and record.until <= now:
                 del self._records[session_id]
         return ended
 
+    async def claim_held(self, session_ids: Sequence[str], now: float) -> list[EndedSession]:
+        """Return the ends of these sessions that nobody has reported."""
+        found = [self._records.get(session_id) for session_id in session_ids]
+        return [record.report() for record in found if record is not None and record.unreported]
+
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
-        """Do nothing: nobody else could report them."""
+        """Note the outcomes; nobody else could report the ends."""
+        for end in ended:
+            record = self._records.get(end.session_id)
+            if record is not None and record.ended is not None:
+                record.outcome = end.outcome
+
+    async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
+        """Return when the visitors of these sessions have begun those in which no tool was called."""
+        found: list[list[float]] = []
+        for end in ended:
+            visitor = end.facts.visitor
+            starts = [] if visitor is None or end.tool_call_count else self._visits.get(visitor, [])
+            if visitor is not None and end.tool_call_count:
+                self._visits.pop(visitor, None)
+            elif visitor is not None:
+                starts = [*starts, end.facts.created_at][-VISITS:]
+                remember(self._visits, visitor, starts, self._settings.max_sessions)
+            found.append(starts)
+        return found
 
     async def active(self) -> int:
         """Count live sessions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic_core import from_json
 
@@ -28,7 +28,10 @@ class Record:
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
     attributes: str = ',"attributes":{}'
     """JSON text of attributes and extras."""
-    ended: tuple[float, str] | None = None
+    ended: tuple[float, EndReason | Literal["deleted"]] | None = None
+    unreported: bool = False
+    """Its end has still to be reported."""
+    outcome: str | None = None
     document_until: float = 0.0
     until: float = 0.0
     """When an ended session is forgotten."""
@@ -64,6 +67,7 @@ class Record:
 
     def add(self, delta: SessionDelta, cap: int, *, late: bool) -> None:
         facts, news = self.facts, delta.facts.known()
+        facts.visitor = facts.visitor or delta.facts.visitor
         if not self.merged and not self.opened and facts.principal is None:
             facts.principal = delta.facts.principal  # Of a session of the user's API it is the first message.
         if news not in self.merged:
@@ -88,20 +92,24 @@ class Record:
         for name, value in text.known(facts).items():
             setattr(self.facts, name, value)
 
-    def end(self, at: float, reason: EndReason, now: float) -> EndedSession:
+    def end(self, at: float, reason: EndReason, now: float) -> None:
         self.last_activity = max(self.last_activity, at)
-        self.ended, self.until = (at, reason), now + GRACE
+        self.ended, self.until, self.unreported = (at, reason), now + GRACE, True
         if self.has_document(now):
             self.document_until = now + GRACE
-        return self.report(reason)
 
-    def report(self, reason: EndReason) -> EndedSession:
+    def report(self) -> EndedSession:
+        """Give out the end, which counts as reported from here on."""
+        self.unreported = False
+        reason = "expired" if self.ended is None else self.ended[1]
+        reason = "server_closed" if reason == "deleted" else reason
         counts = (self.calls_total, self.errors, self.requests)
-        return EndedSession(self.facts.at_end(), reason, self.last_activity, *counts)
+        calls = sorted(map(text.tool_call, self.calls), key=lambda call: call.started_at)
+        return EndedSession(self.facts.at_end(), reason, self.last_activity, *counts, calls)
 
     def state(self, service: str) -> SessionState:
         """Return the document."""
-        ended = self.ended and Ended.model_construct(at=text.moment(self.ended[0]), reason=self.ended[1])
+        ended = self.ended and Ended.model_validate({"at": text.moment(self.ended[0]), "reason": self.ended[1]})
         given: dict[str, Any] = {
             **from_json(text.utf8(f"{{{self.attributes[1:]}}}")),
             **self.facts.known(),
@@ -113,6 +121,7 @@ class Record:
             "tool_call_count": self.calls_total,
             "error_count": self.errors,
             "request_count": self.requests,
+            "outcome": self.outcome,
             "ended": ended,
         }
         return SessionState.model_validate(given)

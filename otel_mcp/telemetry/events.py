@@ -62,6 +62,7 @@ class SessionReporter:
             attributes = {
                 **_facts_attributes(session.facts),
                 semconv.SESSION_END_REASON: session.reason,
+                semconv.SESSION_OUTCOME: session.outcome or semconv.OTHER,
                 semconv.SESSION_TOOL_CALLS: session.tool_call_count,
                 semconv.SESSION_REQUESTS: session.request_count,
                 semconv.SESSION_ERRORS: session.error_count,

@@ -266,8 +266,9 @@ class Metrics:
 
     def session_ended(self, ended: EndedSession) -> None:
         """Count an end, and measure the session unless its borders are guessed."""
-        self._on.ended.add(1, {semconv.SESSION_END_REASON: ended.reason}, NO_SPAN)
-        facts = ended.facts
+        facts, outcome = ended.facts, ended.outcome or semconv.OTHER
+        how = {semconv.SESSION_END_REASON: ended.reason, semconv.SESSION_OUTCOME: outcome}
+        self._on.ended.add(1, self._of_client(facts.client_name, how), NO_SPAN)
         attributes = _session_attributes(facts.source, facts.protocol_version)
         self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
         if facts.source != "inferred_weak":

@@ -28,8 +28,9 @@ def raw(server: Server) -> Iterator[Any]:
 
 
 @pytest.fixture
-async def store(server: Server, raw: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(settings(server.url))
+async def store(server: Server, raw: Any, process: ProducerId) -> AsyncIterator[RedisStore]:
+    """The store of `process`."""
+    store = RedisStore(settings(server.url), process)
     yield store
     await store.aclose()
 

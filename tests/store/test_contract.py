@@ -21,6 +21,9 @@ from tests.support.stores import SERVERS, Server, call, delta, facts, flush, set
 
 pytestmark = pytest.mark.anyio
 
+ANN, BOB = "a" * 32, "b" * 32
+"""Users, or visitors."""
+
 
 @pytest.fixture(scope="module", params=["memory", "fakeredis", *SERVERS])
 def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
@@ -33,16 +36,17 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
-async def store(backend: Any) -> AsyncIterator[SessionStore]:
+async def store(backend: Any, process: ProducerId) -> AsyncIterator[SessionStore]:
+    """The store of `process`, which holds the ends that its flushes bring."""
     if backend == "memory":
         yield MemoryStore(settings())
         return
     if backend == "fakeredis":
         fake = fakeredis.FakeServer()
-        made = RedisStore(settings(), client=lambda: cast(Client, fakeredis.FakeAsyncRedis(server=fake)))
+        made = RedisStore(settings(), process, client=lambda: cast(Client, fakeredis.FakeAsyncRedis(server=fake)))
     else:
         backend.client().flushall()
-        made = RedisStore(settings(backend.url))
+        made = RedisStore(settings(backend.url), process)
     yield made
     await made.aclose()
 
@@ -167,35 +171,134 @@ async def test_two_processes_with_different_facts_do_not_take_turns(store: Sessi
     assert (await loaded(store)).user_agent == "other"
 
 
-async def test_an_end_is_reported_by_the_first_that_brings_it(
-    store: SessionStore, process: ProducerId, now: float
-) -> None:
-    known = facts(at=now - 60, client_name="client", source="header", previous_id="before")
+async def test_an_end_is_held_by_the_first_that_brings_it(store: SessionStore, process: ProducerId, now: float) -> None:
+    known = facts(at=now - 60, client_name="client", source="header", previous_id="before", visitor=ANN)
     await store.apply([flush(process, delta(4, of=known, at=now - 30, errors=1))])
-    ending = flush(process, delta(1, of=known, at=now, ended="client_delete"))
+    ending = flush(process, delta(1, of=known, at=now, first=4, ended="client_delete"))
 
     first = (await store.apply([ending]))[0]
     other = (await store.apply([flush(ProducerId(), delta(0, of=facts(at=now), at=now, ended="client_delete"))]))[0]
     again = (await store.apply([ending]))[0]
 
-    assert first.ended is not None
-    assert rounded(first.ended) == EndedSession(
-        facts(at=round(now - 60, 3), client_name="client", source="header", previous_id="before"),
+    assert (first.ended, first.after_end, first.duplicate) == (True, False, False)
+    assert (other.ended, other.after_end, other.created) == (False, True, False)
+    assert (again.ended, again.duplicate) == (True, True)
+    state = await loaded(store)
+    assert state.ended is not None
+    assert (state.ended.reason, state.outcome) == ("client_delete", None)
+    assert await store.active() == 0
+    (end,) = await store.claim_held(["abc", "unknown"], time.time())
+    assert rounded(end) == EndedSession(
+        facts(at=round(now - 60, 3), client_name="client", source="header", previous_id="before", visitor=ANN),
         reason="client_delete",
         last_activity=round(now, 3),
         tool_call_count=5,
         error_count=1,
         request_count=5,
+        calls=state.tool_calls,
     )
-    assert (other.ended, other.after_end, other.created) == (None, True, False)
-    assert again.duplicate
-    assert again.ended is not None
-    assert rounded(again.ended) == rounded(first.ended)
+    assert [made.request_id for made in end.calls] == [0, 1, 2, 3, 4]
+
+
+async def test_what_came_before_the_report_is_in_it_and_its_outcome_in_the_document(
+    store: SessionStore, process: ProducerId, now: float
+) -> None:
+    known = facts(at=now - 60)
+    await store.apply([flush(process, delta(1, of=known, at=now, ended="client_delete"))])
+    await store.apply([flush(ProducerId(), delta(2, of=known, at=now - 1, first=7))])
+    (end,) = await store.claim_held(["abc"], time.time())
+    end.outcome = "corrected"
+
+    await store.ack_ends([end])
+    (late,) = await store.apply([flush(ProducerId(), delta(1, of=known, at=now - 1, first=9))])
+
+    assert (end.tool_call_count, [made.request_id for made in end.calls]) == (3, [7, 8, 0])
+    assert (late.after_end, late.total_calls) == (True, 4)
     state = await loaded(store)
-    assert state.ended is not None
-    assert state.ended.reason == "client_delete"
-    assert await store.active() == 0
+    assert (state.outcome, state.tool_call_count, state.ended is not None) == ("corrected", 4, True)
+    assert await store.claim_held(["abc"], time.time()) == []
     assert await store.claim_expired(now + 10_000, 10) == []
+    assert await store.active() == 0
+
+
+async def test_the_next_session_under_an_id_takes_over_an_end_that_is_held(
+    store: SessionStore, process: ProducerId
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(2, of=facts(at=now - 60), at=now - 50, ended="client_delete"))])
+
+    (begun,) = await store.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
+
+    assert begun.expired is not None
+    assert (begun.expired.reason, begun.expired.tool_call_count, len(begun.expired.calls)) == ("client_delete", 2, 2)
+    assert (begun.created, begun.total_calls) == (True, 1)
+    assert await store.claim_held(["abc"], time.time()) == []
+    state = await loaded(store)
+    assert (state.ended, state.outcome, state.tool_call_count) == (None, None, 1)
+    assert await store.active() == 1
+
+
+async def test_an_outcome_does_not_reach_the_next_session_under_the_id(
+    store: SessionStore, process: ProducerId
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(2, of=facts(at=now - 60), at=now - 50, ended="client_delete"))])
+    (end,) = await store.claim_held(["abc"], time.time())
+    end.outcome = "worked"
+    await store.ack_ends([end])
+
+    await store.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
+
+    assert (await loaded(store)).outcome is None
+
+
+async def test_the_mere_end_of_an_overdue_session_is_its_expiry(store: SessionStore, process: ProducerId) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    end = delta(0, of=facts(at=now - 99, limit=10.0), at=now, ended="client_delete")
+
+    (answer,) = await store.apply([flush(process, end)])
+
+    assert (answer.ended, answer.after_end, answer.expired, answer.created) == (True, True, None, False)
+    (reported,) = await store.claim_held(["abc"], time.time())
+    assert (reported.reason, reported.tool_call_count) == ("expired", 3)
+    reported.outcome = "worked"
+    await store.ack_ends([reported])
+    assert (await loaded(store)).outcome == "worked"
+    assert await store.claim_expired(now + 10_000, 10) == []
+
+
+async def test_a_second_end_changes_nothing(store: SessionStore, process: ProducerId, now: float) -> None:
+    await store.apply([flush(process, delta(1, of=facts(at=now - 9), at=now - 9, ended="client_delete"))])
+    before = await loaded(store)
+
+    (answer,) = await store.apply([flush(process, delta(0, of=facts(at=now - 9), at=now, ended="replaced"))])
+
+    assert (answer.ended, answer.after_end) == (False, True)
+    assert await loaded(store) == before
+    assert [end.reason for end in await store.claim_held(["abc"], time.time())] == ["client_delete"]
+
+
+async def test_the_first_visitor_of_a_session_stands(store: SessionStore, process: ProducerId, now: float) -> None:
+    for visitor in (None, ANN, BOB):
+        await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0, visitor=visitor), at=now - 99))])
+
+    (end,) = await store.claim_expired(now, 10)
+
+    assert (end.facts.visitor, (await loaded(store)).model_extra) == (ANN, {})
+
+
+async def test_visits_without_a_call_are_remembered_until_a_tool_is_called(store: SessionStore, now: float) -> None:
+    def end(at: float, calls: int, visitor: str | None) -> EndedSession:
+        return EndedSession(facts(at=at, visitor=visitor), "expired", at, calls, 0, 0)
+
+    answers = await store.visits([end(now, 0, ANN), end(now + 1, 0, BOB), end(now + 2, 0, ANN), end(now, 0, None)])
+    assert answers == [[now], [now + 1], [now, now + 2], []]
+    for number in range(20):
+        (kept,) = await store.visits([end(now + number, 0, BOB)])
+    assert kept == [now + number for number in range(10, 20)]
+    assert await store.visits([end(now, 3, ANN), end(now + 3, 0, ANN)]) == [[], [now + 3]]
+    assert await store.visits([]) == []
 
 
 def rounded(ended: EndedSession) -> EndedSession:
@@ -233,7 +336,7 @@ async def test_another_session_may_begin_under_an_ended_id(store: SessionStore, 
 async def test_the_mere_end_of_an_unknown_session_begins_none(store: SessionStore, process: ProducerId) -> None:
     (answer,) = await store.apply([flush(process, delta(0, at=time.time(), ended="client_delete"))])
 
-    assert (answer.created, answer.ended, answer.after_end) == (False, None, True)
+    assert (answer.created, answer.ended, answer.after_end) == (False, False, True)
     assert await store.load("abc") is None
     assert await store.active() == 0
 
@@ -241,9 +344,8 @@ async def test_the_mere_end_of_an_unknown_session_begins_none(store: SessionStor
 async def test_a_session_that_begins_and_ends_within_a_flush_is_both(store: SessionStore, process: ProducerId) -> None:
     (answer,) = await store.apply([flush(process, delta(2, at=time.time(), ended="client_delete"))])
 
-    assert answer.created
-    assert answer.ended is not None
-    assert answer.ended.tool_call_count == 2
+    assert (answer.created, answer.ended) == (True, True)
+    assert [end.tool_call_count for end in await store.claim_held(["abc"], time.time())] == [2]
 
 
 async def test_a_session_expires_by_its_own_limit(store: SessionStore, process: ProducerId) -> None:
@@ -289,7 +391,7 @@ async def test_activity_after_the_deadline_ends_the_session_and_begins_another(
 
     assert answer.expired is not None
     assert (answer.expired.tool_call_count, answer.expired.reason) == (3, "expired")
-    assert (answer.created, answer.total_calls, answer.ended) == (True, 1, None)
+    assert (answer.created, answer.total_calls, answer.ended) == (True, 1, False)
     state = await loaded(store)
     assert state.created_at is not None
     assert state.created_at.timestamp() == pytest.approx(now, abs=1e-3)
@@ -485,9 +587,6 @@ async def test_describe_distinguishes_live_ended_and_unknown_sessions(store: Ses
         assert (described.exists, described.ended, described.facts) == (False, ended, None)
 
 
-ANN, BOB = "a" * 32, "b" * 32
-
-
 async def test_the_user_of_a_session_is_in_no_document(store: SessionStore, process: ProducerId) -> None:
     now = round(time.time(), 6)
     await store.apply([flush(process, delta(1, of=facts("live", now, principal=ANN), at=now))])
@@ -524,7 +623,7 @@ async def test_what_comes_under_another_users_session_changes_nothing(
         for _ in range(2):
             (answer,) = await store.apply([sent])
             assert answer.owner == ANN
-            assert (answer.created, answer.duplicate, answer.after_end, answer.ended) == (False, False, False, None)
+            assert (answer.created, answer.duplicate, answer.after_end, answer.ended) == (False, False, False, False)
             assert (answer.retry, answer.refused, answer.expired) == (None, None, None)
 
     assert await loaded(store) == before
@@ -538,6 +637,8 @@ async def test_another_user_does_not_restore_the_deadline_of_an_ended_session(
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now, principal=ANN), at=now, ended="client_delete"))])
+
+    await store.ack_ends(await store.claim_held(["abc"], now))
 
     (answer,) = await store.apply([flush(process, delta(1, of=facts(at=now, principal=BOB), at=now + 1))])
 

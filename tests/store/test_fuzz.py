@@ -6,11 +6,12 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from otel_mcp.model.delta import CallRecord, Flush, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.memory import MemoryStore
@@ -38,9 +39,9 @@ USERS = ("a" * 32, "a" * 32, "a" * 32, "b" * 32, None)
 
 
 @pytest.fixture
-async def store(server: Server) -> AsyncIterator[RedisStore]:
+async def store(server: Server, process: ProducerId) -> AsyncIterator[RedisStore]:
     server.client().flushall()
-    store = RedisStore(settings(server.url, max_tool_calls=CAP))
+    store = RedisStore(settings(server.url, max_tool_calls=CAP), process)
     yield store
     await store.aclose()
 
@@ -115,10 +116,11 @@ async def test_every_flush_leaves_a_true_document(server: Server, store: RedisSt
         assert state.created_at <= state.last_activity
 
 
-async def test_memory_keeps_what_redis_keeps(store: RedisStore) -> None:
+async def test_memory_keeps_what_redis_keeps(store: RedisStore, process: ProducerId) -> None:
     chance, now = random.Random(11), float(int(time.time()))
     memory = MemoryStore(settings(max_tool_calls=CAP))
-    senders = [ProducerId() for _ in range(3)]
+    senders = [process, ProducerId(), ProducerId()]
+    reported = 0
     sent: list[Flush] = []
     clock = now - 3000
     for step in range(900):
@@ -139,24 +141,37 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore) -> None:
             change.facts.limit = 20.0
             change.facts.principal = chance.choice(USERS)
             change.facts.opened = chance.random() < 0.1
-            if chance.random() < 0.03:
-                change.ended = (clock, "client_delete")
             sender = chance.choice(senders)
+            if chance.random() < 0.06:
+                change.ended, sender = (clock, "client_delete"), process
             flush = Flush(change, sender.token, sender.next_sequence())
             sent.append(flush)
             assert same((await memory.apply([flush]))[0], (await store.apply([flush]))[0])
+        if chance.random() < 0.3:
+            held, kept = [await each.claim_held([session_id], time.time()) for each in (memory, store)]
+            assert [rounded(end) for end in held] == [rounded(end) for end in kept]
+            for each, ends in ((memory, held), (store, kept)):
+                for end in ends:
+                    end.outcome = "looped"
+                await each.ack_ends(ends)
+            reported += len(held)
         assert await memory.load(session_id) == await store.load(session_id)
         # Memory has the time that passes here as well.
         known, shared = await memory.describe(session_id), await store.describe(session_id)
         assert (known.principal, known.opened) == (shared.principal, shared.opened)
+    assert reported > 5
 
 
 def same(one: WriteResult, other: WriteResult) -> bool:
     """Whether two stores answered alike, but for rounding and what only a shared store tells."""
     for answer in (one, other):
         answer.resumed = False
-        for ended in (answer.ended, answer.expired):
-            if ended is not None:
-                ended.facts.created_at = round(ended.facts.created_at, 3)
-                ended.last_activity = round(ended.last_activity, 3)
+        if answer.expired is not None:
+            answer.expired = rounded(answer.expired)
     return one == other
+
+
+def rounded(ended: EndedSession) -> EndedSession:
+    """To milliseconds."""
+    at_start = replace(ended.facts, created_at=round(ended.facts.created_at, 3))
+    return replace(ended, facts=at_start, last_activity=round(ended.last_activity, 3))

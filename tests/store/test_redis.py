@@ -156,6 +156,9 @@ async def test_an_ended_document_stays_ten_minutes(store: RedisStore, raw: Any, 
     await store.apply([fresh(process)])
 
     assert 590 < raw.ttl(DOCUMENT) <= 600
+    assert WEEK - 10 < raw.ttl(STATS) <= WEEK
+    await store.ack_ends(await store.claim_held(["abc"], time.time()))
+    assert 590 < raw.ttl(DOCUMENT) <= 600
     assert 650 < raw.ttl(STATS) <= 660
 
 
@@ -548,10 +551,69 @@ async def test_what_was_reported_is_not_given_out_again_where_settling_failed(
 ) -> None:
     now = time.time()
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
-    assert len(await store.claim_expired(now, 10)) == 1
+    (end,) = await store.claim_expired(now, 10)
+    end.outcome = "worked"
 
     assert await store.claim_expired(now + 120, 10) == []
     assert raw.zcard(DEADLINES) == 0
+    state = await store.load("abc")
+    assert state is not None
+    assert state.outcome == "worked"
+
+
+async def test_what_was_claimed_and_not_reported_is_given_out_again(store: RedisStore, process: ProducerId) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
+    assert len(await store.claim_expired(now, 10)) == 1
+
+    assert len(await store.claim_expired(now + 120, 10)) == 1
+
+
+async def test_an_end_that_is_held_by_a_dead_process_falls_to_another(
+    store: RedisStore, other: RedisStore, raw: Any, process: ProducerId
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(2, of=facts(at=now), at=now, ended="client_delete"))])
+    assert await other.claim_held(["abc"], now) == []
+    assert await other.claim_expired(now, 10) == []
+    assert await other.active() == 0
+
+    (taken,) = await other.claim_expired(now + 61, 10)
+
+    assert (taken.reason, taken.tool_call_count, len(taken.calls)) == ("client_delete", 2, 2)
+    assert await store.claim_held(["abc"], now) == []
+    await other.ack_ends([taken])
+    assert raw.zcard(DEADLINES) == 0
+
+
+async def test_an_end_that_is_held_survives_a_delete(store: RedisStore, raw: Any, process: ProducerId) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(2, of=facts(at=now), at=now, ended="client_delete"))])
+
+    assert await store.delete("abc")
+
+    assert not raw.exists(DOCUMENT)
+    (end,) = await store.claim_held(["abc"], now)
+    assert (end.reason, end.tool_call_count, end.calls) == ("client_delete", 2, [])
+    await store.ack_ends([end])
+    assert raw.zcard(DEADLINES) == 0
+
+
+async def test_a_late_report_leaves_the_claim_of_the_next_session_alone(
+    store: RedisStore, other: RedisStore, process: ProducerId
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 60), at=now - 50, ended="client_delete"))])
+    (first,) = await store.claim_held(["abc"], now)
+    first.outcome = "worked"
+    await other.apply([flush(ProducerId(), delta(2, of=facts(at=now), at=now, ended="client_delete"))])
+
+    await store.ack_ends([first])
+
+    state = await store.load("abc")
+    assert state is not None
+    assert (state.outcome, state.tool_call_count) == (None, 2)
+    assert [end.tool_call_count for end in await store.claim_expired(now + 200, 10)] == [2]
 
 
 @pytest.mark.parametrize("wrong", [3600.0, -3600.0], ids=["ahead", "behind"])
@@ -731,8 +793,10 @@ async def test_an_expiry_found_by_a_mere_end_is_reported_once(
 
     (answer,) = await store.apply([flush(process, end)])
 
-    assert answer.expired is not None
-    assert (answer.expired.tool_call_count, answer.ended, answer.after_end) == (3, None, True)
+    assert (answer.expired, answer.ended, answer.after_end) == (None, True, True)
+    (expired,) = await store.claim_held(["abc"], time.time())
+    assert (expired.reason, expired.tool_call_count) == ("expired", 3)
+    await store.ack_ends([expired])
     assert raw.hget(STATS, "w") is None
     assert await other.claim_expired(now + 100, 10) == []
     assert raw.zcard(DEADLINES) == 0
@@ -780,16 +844,13 @@ async def test_a_new_session_has_a_deadline_while_an_old_end_is_reported(
     assert [end.tool_call_count for end in await store.claim_expired(now + 11, 10)] == [1]
 
 
-@pytest.mark.parametrize("late", [True, False], ids=["late", "ended"])
 async def test_a_session_begun_while_another_process_ends_its_id_has_a_deadline(
-    store: RedisStore, other: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch, late: bool
+    store: RedisStore, other: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, run = time.time(), RedisLink.run
     await store.apply([flush(process, delta(1, of=facts(at=now - 99, limit=10.0), at=now - 99))])
     begins = flush(process, delta(1, of=facts(at=now, limit=10.0), at=now))
-    if late:
-        (ended,) = await store.claim_expired(now, 10)
-        await store.ack_ends([ended])
+    await store.ack_ends(await store.claim_expired(now, 10))
     end = delta(0, of=facts(at=now - 99, limit=200.0), at=now - 90, ended="client_delete")
 
     async def meanwhile(self: RedisLink, what: Any) -> Any:
@@ -802,7 +863,7 @@ async def test_a_session_begun_while_another_process_ends_its_id_has_a_deadline(
     (answer,) = await other.apply([flush(ProducerId(), end)])
     await store.claim_expired(now, 10)
 
-    assert answer.after_end is late
+    assert answer.after_end
     assert await store.active() == 1
     assert [end.tool_call_count for end in await store.claim_expired(now + 11, 10)] == [1]
 
@@ -819,6 +880,8 @@ async def test_many_sessions_that_ended_otherwise_do_not_delay_an_expiry(
     assert raw.zcard(DEADLINES) == 31
     assert await store.active() == 0
     assert [end.session_id for end in await store.claim_expired(now, 10)] == ["abc"]
+    assert raw.zcard(DEADLINES) == 31
+    await store.ack_ends(await store.claim_held([f"s{n}" for n in range(30)], now))
     assert raw.zcard(DEADLINES) == 1
 
 
@@ -853,7 +916,6 @@ async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, 
     await store.apply([flush(process, end), flush(process, refused)])
     assert await store.delete("unknown") is False
 
-    assert raw.zrange(DEADLINES, 0, -1) == [b"foreign"]
     assert await store.active() == 0
     await store.claim_expired(now, 10)
     assert raw.zcard(DEADLINES) == 0
@@ -1038,21 +1100,22 @@ async def test_a_flush_that_was_given_up_is_forgotten(
     assert not announced
 
 
-async def test_an_end_sent_again_after_the_next_session_began_is_reported(
+async def test_an_end_whose_answer_was_lost_is_reported_with_the_next_session(
     store: RedisStore, other: RedisStore, process: ProducerId
 ) -> None:
     now = time.time() - 60
     end = flush(process, delta(2, of=facts(at=now), at=now, ended="client_delete"))
     await store.apply([end])
-    await other.apply([flush(ProducerId(), delta(1, of=facts(at=now + 30), at=now + 30))])
+    (begun,) = await other.apply([flush(ProducerId(), delta(1, of=facts(at=now + 30), at=now + 30))])
 
     # Its answer was lost.
     (again, beside) = await store.apply([end, flush(process, delta(1, of=facts("beside", at=now), at=now))])
 
     assert beside.created
     assert again.duplicate
-    assert again.ended is not None
-    assert (again.ended.reason, again.ended.tool_call_count) == ("client_delete", 2)
+    assert begun.expired is not None
+    assert (begun.expired.reason, begun.expired.tool_call_count) == ("client_delete", 2)
+    assert await store.claim_held(["abc"], time.time()) == []
     state = await store.load("abc")
     assert state is not None
     assert state.tool_call_count == 1

@@ -73,6 +73,7 @@ async def test_a_flush_of_another_service_leaves_a_session_as_it_is(
 
     assert answer.refused == "foreign"
     assert session(raw) == before
+    assert await theirs.claim_expired(time.time(), 10) == []
     assert raw.zscore("otel_mcp:other:deadlines", "abc") is None
     assert await theirs.claim_expired(time.time() + 10_000, 10) == []
 

@@ -8,12 +8,14 @@ import zlib
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.state import SessionState
+from otel_mcp.model.state import SessionState, ToolCall
+from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ABANDONED, GRACE, ProducerId
 
@@ -21,11 +23,15 @@ LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that still counts as a limit."""
 LEASE: Final = 60.0
 """Seconds after which a claimed end that nobody acknowledged falls to another process."""
+CLAIMS: Final = 100_000_000_000
+"""Seconds by which claims lie below deadlines, in the same set: they are no live sessions, and looked at when over."""
 SKEW: Final = 2.0
 """Seconds by which our clock may differ from the server's: what NTP keeps. Documents show our own time then."""
 
 AT_END: Final = tuple(fact.name for fact in FACTS if fact.at_end)
 _TAG: Final = re.compile(r"\{([^}]+)\}")
+_OUTCOMES: Final = get_args(SessionOutcome)
+_CALLS: Final = TypeAdapter(list[ToolCall])
 _ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 
 
@@ -49,7 +55,7 @@ class Keys:
         self._name = service
         self.service = f"{prefix}otel_mcp:{service}:"
         self.deadlines = f"{self.service}deadlines"
-        """Sorted set of sessions by the Unix seconds at which their time is over, or a claim, or a `mark`."""
+        """Sorted set of sessions by the Unix seconds at which their time is over, or `claimed`, or a `mark`."""
         self.sweeper = f"{self.service}sweeper"
         """Who looks for ends at present."""
 
@@ -79,6 +85,11 @@ def agreed_id(value: bytes | None) -> str | None:
 def mark() -> float:
     """Make a score in the deadlines by which the next sweep looks at a session first; hardly ever the same twice."""
     return -time.time()
+
+
+def claimed(until: float) -> float:
+    """Make the score in the deadlines of a session whose end somebody has claimed until then, in microseconds."""
+    return until / 1e6 - CLAIMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,7 @@ ACK: Final = _read("ack")
 DUE: Final = _read("due", of_session=False)
 FORGET: Final = _read("forget", of_session=False)
 GET_OR_SET: Final = _read("get_or_set", of_session=False)
+VISIT: Final = _read("visit", of_session=False)
 
 
 class Writer:
@@ -150,6 +162,10 @@ class Writer:
         last = delta.last_activity if delta.ended is None else max(delta.last_activity, delta.ended[0])
         return round(self.instant(last) / 1e6 + min(delta.facts.limit, LONGEST), 6)
 
+    def held(self) -> float:
+        """Score in the deadlines of a session that this process is about to end, and to report later."""
+        return claimed(self.instant(time.time() + LEASE))
+
     def flush(self, flush: Flush, *, announced: bool = False) -> tuple[bytes, bytes, bytes]:
         """Make arguments of ``flush.lua``; `announced`: it has returned the end of an earlier session before."""
         delta = flush.delta
@@ -167,7 +183,7 @@ class Writer:
             f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'
             f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self._cap},"service":"{self.owner}",'
             f'"user":"{delta.facts.principal or ""}","opened":{delta.facts.opened:d},'
-            f'"announced":{announced:d}{ended}}}'
+            f'"visitor":"{delta.facts.visitor or ""}","announced":{announced:d}{ended}}}'
         )
         return counted.encode(), facts, text.utf8(text.calls(records))
 
@@ -186,6 +202,7 @@ class Writer:
         end = ""
         if ended and state.ended is not None:
             end = f',"ended":"{self.instant(text.seconds(state.ended.at))} {state.ended.reason}"'
+            end += f',"outcome":"{state.outcome}"' if state.outcome in _OUTCOMES else ""
         counted = (
             f'{{"now":{self.instant(now)},"last":{self.instant(last)},"created":{self.instant(facts.created_at)},'
             f'"requests":{state.request_count},"errors":{state.error_count},"kept":{len(kept)},'
@@ -206,40 +223,28 @@ class Writer:
 
 def written(flush: Flush, reply: list[Any]) -> WriteResult:
     """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
-    status, total, flags, report = reply[0].decode(), reply[1], reply[2].decode(), reply[3]
+    status, total, flags = reply[0].decode(), reply[1], reply[2].decode()
     session_id = flush.delta.facts.session_id
     if status == "bound":
         return WriteResult(session_id, owner=flags, total_calls=total)
     duplicate = status == "duplicate"
-    ended = ended_session(session_id, report) if report else None
-    if duplicate and "e" in flags and ended is None:
-        ended = _own_end(flush)
     return WriteResult(
         session_id=session_id,
         created="c" in flags,
         resumed="r" in flags,
         total_calls=total,
         duplicate=duplicate,
-        ended=ended,
+        ended="e" in flags,
         after_end=status in ("late", "lost") or (duplicate and "l" in flags),
         refused={"foreign": "foreign", "lost": "ended"}.get(status),
     )
 
 
-def _own_end(flush: Flush) -> EndedSession | None:
-    """Return the end that a flush has brought, where another session began under the id before it was answered."""
-    delta = flush.delta
-    if delta.ended is None:
-        return None
-    last = max(delta.last_activity, delta.ended[0])
-    return EndedSession(delta.facts.at_end(), delta.ended[1], last, delta.call_count, delta.errors, delta.requests)
-
-
 def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """Read the report of an end, as ``session.lua`` collects it."""
-    end, created, limit, last, calls, errors, requests, *labels = report
+    end, created, limit, last, calls, errors, requests, visitor, *labels, newest = report
     reason = end.split(b" ")[1].decode()
-    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6)
+    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=visitor and visitor.decode())
     for name, label in zip(AT_END, labels, strict=True):
         setattr(facts, name, None if label is None else label.decode())
     return EndedSession(
@@ -250,7 +255,17 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
         int(calls),
         int(errors),
         int(requests),
+        _calls(newest),
     )
+
+
+def _calls(lines: bytes) -> list[ToolCall]:
+    """Read the calls of a document, in the order in which they began; none where somebody else wrote them."""
+    try:
+        found = _CALLS.validate_json(b"[%b]" % lines)
+        return sorted(found, key=lambda call: call.started_at)
+    except (ValidationError, TypeError):  # Of times with and without a zone.
+        return []
 
 
 def known(session_id: str, reply: list[Any]) -> Known:

@@ -42,34 +42,41 @@ class Sweep:
         """Microseconds."""
         self._kept = round((ttl + ABANDONED) * 1000)
         """Milliseconds."""
-        self._reported: dict[str, int] = {}
-        """Reported but not acknowledged yet: the claim is known, the store was away."""
+        self._claimed: dict[str, tuple[EndedSession, float]] = {}
+        """Not acknowledged yet, with the score of the claim. What has an outcome is reported: the store was away."""
 
     async def claim_expired(self, ahead: float, limit: int) -> list[EndedSession]:
         """Claim up to `limit` ends of sessions whose time is over in `ahead` seconds."""
         token = self._process.token
-        if self._reported:
-            await self.ack_ends(list(self._reported))
+        await self.ack_ends([end for end, _ in self._claimed.values() if end.outcome is not None])
         sweeper = await self._link.run(Run(codec.GET_OR_SET, (self._keys.sweeper,), (token, self._sweeper, 1)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
         until = time.monotonic() + _TURN
-        due = Run(codec.DUE, (self._keys.deadlines,), (f"{ahead:.6f}", limit, self._kept))
+        due = Run(codec.DUE, (self._keys.deadlines,), (f"{ahead:.6f}", limit, self._kept, codec.CLAIMS))
         while True:
-            now, found = await self._link.run(due)
+            now, over, left = await self._link.run(due)
             self._writer.learn_clock(int(now))
+            found = [*over, *left]
             scores = {found[at].decode(): float(found[at + 1]) for at in range(0, len(found), 2)}
             ended, all_moved = await self._claim(scores, int(now), ahead) if scores else ([], True)
             # Of what has ended otherwise there may be very much.
             if ended or len(scores) < limit or not all_moved or time.monotonic() > until:
                 return ended
 
-    async def _claim(self, scores: dict[str, float], now: int, ahead: float) -> tuple[list[EndedSession], bool]:
+    async def claim_held(self, session_ids: Sequence[str], ahead: float) -> list[EndedSession]:
+        """Claim ends that this process holds."""
+        now = self._writer.instant(time.time())
+        return (await self._claim(dict.fromkeys(session_ids, 0.0), now, ahead, held=True))[0]
+
+    async def _claim(
+        self, scores: dict[str, float], now: int, ahead: float, *, held: bool = False
+    ) -> tuple[list[EndedSession], bool]:
         """Claim ends; return those that are ours to report, and whether none of these sessions is due any longer."""
         by = now + round(ahead * 1_000_000)
         # The claim stands for its time from now on, whatever it was asked for.
         lease = max(now, by) + self._lease
-        arguments = (by, self._process.token, lease, self._writer.owner)
+        arguments = (by, self._process.token, lease, self._writer.owner, int(held))
         runs = [Run(codec.CLAIM, self._keys.session(session_id), arguments) for session_id in scores]
         ended: list[EndedSession] = []
         gone: list[Any] = []
@@ -82,11 +89,15 @@ class Sweep:
                 gone += (session_id, score)
             elif reply[0].decode() == "later":
                 later += (int(reply[1]) / 1e6, session_id)
+            elif reply[0].decode() == "claimed":
+                later += (codec.claimed(int(reply[1])), session_id)
             else:
-                later += (lease / 1e6, session_id)
-                if session_id not in self._reported:
-                    ended.append(codec.ended_session(session_id, reply[1]))
-                self._reported[session_id] = lease
+                later += (codec.claimed(lease), session_id)
+                end = codec.ended_session(session_id, reply[1])
+                known, _ = self._claimed.get(session_id, (end, 0.0))
+                if known.outcome is None:
+                    ended.append(known := end)
+                self._claimed[session_id] = known, codec.claimed(lease)
         with contextlib.suppress(StoreDown):
             # Left undone, the same members are due again, and the claims stand.
             await self._move(gone, later)
@@ -103,28 +114,29 @@ class Sweep:
             if isinstance(result, Exception):
                 raise outage(result) or result
 
-    async def ack_ends(self, session_ids: Sequence[str]) -> None:
-        """Acknowledge that the ends of these sessions have been reported."""
-        if not session_ids:
+    async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
+        """Acknowledge that these ends have been reported."""
+        if not ended:
             return
         gone: list[Any] = []
-        for session_id in session_ids:
-            gone += (session_id, self._reported.get(session_id, 0) / 1e6)
+        for end in ended:
+            gone += (end.session_id, self._claimed.get(end.session_id, (end, 0.0))[1])
         # Before the look at the sessions: one that begins later brings its own deadline.
         await self._link.run(Run(codec.FORGET, (self._keys.deadlines,), tuple(gone)))
-        runs = [Run(codec.ACK, self._keys.session(session_id)) for session_id in session_ids]
+        token = self._process.token
+        runs = [Run(codec.ACK, self._keys.session(end.session_id), (token, end.outcome or "")) for end in ended]
         acknowledged: list[str] = []
         begun: list[Any] = []
-        for session_id, deadline in zip(session_ids, await self._link.run_all(runs), strict=True):
+        for end, deadline in zip(ended, await self._link.run_all(runs), strict=True):
             if not isinstance(deadline, Exception) or is_foreign(deadline):
-                acknowledged.append(session_id)
+                acknowledged.append(end.session_id)
             if isinstance(deadline, bytes) and deadline != b"0":
-                begun += (int(deadline) / 1e6, session_id)
+                begun += (int(deadline) / 1e6, end.session_id)
         if begun:
             # Their own may have been earlier than the claim, which had taken its place.
             await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", *begun)))
         for session_id in acknowledged:
-            self._reported.pop(session_id, None)
+            self._claimed.pop(session_id, None)
 
 
 def _within(value: float, bounds: tuple[float, float]) -> float:

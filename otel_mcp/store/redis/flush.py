@@ -72,33 +72,39 @@ class FlushWriter:
 
     async def _send(self, flushes: Sequence[Flush], *, again: bool = False) -> list[WriteResult]:
         deadlines: list[Any] = []
+        endings: list[Any] = []
         kept_alive: list[tuple[int, str, Run]] = []
         scripts: list[Run] = []
         for at, flush in enumerate(flushes):
             delta = flush.delta
             if delta.ended is None:
                 deadlines += (self._writer.deadline(delta), delta.facts.session_id)
+            else:
+                endings += (self._writer.held(), delta.facts.session_id)
             if delta.touch_key is not None or delta.facts.previous_id:
                 self._keep_alive(at, flush, kept_alive)
             arguments = self._writer.flush(flush, announced=bool(self._announced) and flush in self._announced)
             scripts.append(Run(codec.FLUSH, self._keys.session(delta.facts.session_id), arguments))
         runs: list[Run] = []
+        # Before the sessions: a deadline without one is found out and dropped, a session without a deadline would
+        # never end. Sent again, since our clock was wrong, it may have been too late; too early does no harm.
         if deadlines:
-            # Before the sessions: a deadline without one is found out and dropped, a session without a deadline would
-            # never end. Sent again, since our clock was wrong, it may have been too late; too early does no harm.
             runs.append(Run("ZADD", (self._keys.deadlines,), tuple(deadlines) if again else ("GT", *deadlines)))
+        if endings:
+            runs.append(Run("ZADD", (self._keys.deadlines,), tuple(endings)))
+        first = len(runs)
         for _, _, run in kept_alive:
             runs += (run,)
         results = await self._link.run_all([*runs, *scripts])
         replies = results[len(runs) :]
         answers = list(map(self._answer, flushes, replies))
-        for (at, field, _), result in zip(kept_alive, results[bool(deadlines) :], strict=False):
+        for (at, field, _), result in zip(kept_alive, results[first:], strict=False):
             if isinstance(result, bytes) and (standing := agreed_id(result)) not in (None, answers[at].session_id):
                 setattr(answers[at], field, standing)
-        if deadlines and isinstance(results[0], Exception):
-            _without_deadline(answers, results[0])
+        if first and (failed := next((each for each in results[:first] if isinstance(each, Exception)), None)):
+            _without_deadline(answers, failed)
         for answer in answers:
-            if answer.retry or answer.owner or answer.refused or answer.after_end or answer.ended:
+            if answer.retry or answer.owner or answer.refused or answer.after_end:
                 await self._slow_conclude(answers, results)
                 break
         return answers
@@ -113,7 +119,7 @@ class FlushWriter:
             if answer.owner is not None and reply[3] != b"0":
                 # Its deadline is where its own user has left it.
                 scores += (int(reply[3]) / 1e6, answer.session_id)
-            elif answer.ended or answer.after_end or answer.owner or (answer.refused and _has_no_session(reply)):
+            elif (answer.after_end and not answer.ended) or answer.owner or (answer.refused and _has_no_session(reply)):
                 # Have the next sweep look at it, and count it no longer until then. It takes it out of the deadlines,
                 # unless another session has begun under the id meanwhile.
                 scores += (mark(), answer.session_id)

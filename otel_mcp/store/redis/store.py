@@ -19,7 +19,8 @@ from redis.exceptions import ResponseError
 from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
-from otel_mcp.store.base import ProducerId, StoreDown
+from otel_mcp.store import document as text
+from otel_mcp.store.base import VISITS, VISITS_KEPT, ProducerId, StoreDown
 from otel_mcp.store.redis import codec
 from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
@@ -137,9 +138,24 @@ class RedisStore:
         self._link.forget_closed()
         return await self._sweep.claim_expired(now - time.time(), limit)
 
+    async def claim_held(self, session_ids: Sequence[str], now: float) -> list[EndedSession]:
+        """Claim ends that this process holds, as of `now`."""
+        return await self._sweep.claim_held(session_ids, now - time.time())
+
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
         """Acknowledge ends that have been reported."""
-        await self._sweep.ack_ends([end.session_id for end in ended])
+        await self._sweep.ack_ends(ended)
+
+    async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
+        """Return when the visitors of these sessions have begun those in which no tool was called."""
+        runs: dict[int, Run] = {}
+        for at, end in enumerate(ended):
+            if end.facts.visitor is not None:
+                key = (self._keys.agreement(f"visits:{end.facts.visitor}"),)
+                arguments = (text.micros(end.facts.created_at), VISITS, round(VISITS_KEPT * 1000))
+                runs[at] = Run("DEL", key) if end.tool_call_count else Run(codec.VISIT, key, arguments)
+        known = dict(zip(runs, await self._link.run_all(list(runs.values())), strict=True)) if runs else {}
+        return [_instants(known.get(at)) for at in range(len(ended))]
 
     async def active(self) -> int:
         """Count live sessions of the service."""
@@ -209,6 +225,10 @@ class RedisStore:
     async def _look_at_next(self, session_id: str) -> None:
         # The next sweep takes it out of the deadlines, unless another session has begun under the id.
         await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", mark(), session_id)))
+
+
+def _instants(found: Any) -> list[float]:
+    return [int(instant) / 1e6 for instant in found.split()] if isinstance(found, bytes) else []
 
 
 def _parse(raw: bytes | None, session_id: str) -> SessionState | None:

@@ -1,11 +1,11 @@
 -- Apply one flush, once. ARGV[1] what it counts (JSON object), ARGV[2] facts (JSON object of strings), ARGV[3] the new
--- calls, joined by ",\n". Returns {status, calls in total, flags, end report}:
+-- calls, joined by ",\n". Returns {status, calls in total, flags, report or deadline}:
 --   written, or late: the session had ended; duplicate: seen before. And where nothing is applied:
 --   clock: the sender's differs, and in place of the total stands what time it is here;
---   expired: the end of an earlier session has to be reported first, the next try has `announced`;
+--   expired: the end of an earlier session has to be reported first (its report), the next try has `announced`;
 --   foreign: the document is not ours, flags 's' where a session is; lost: late, and nowhere to count it;
 --   bound: to another user, which the flags name, and in place of the report stands its deadline or 0.
--- Flags: c created, r resumed, e ended by this flush, l late.
+-- Flags: c created, r resumed, e ended by this flush, whose sender holds the end from then on, l late.
 local f, now = cjson.decode(ARGV[1]), clock()
 if math.abs(now - f.now) > SKEW then return {'clock', int(now), '', false} end
 local mark, claimer = 'p:' .. f.token, 'f:' .. f.token -- Another claimer than the sweeper of the same process.
@@ -13,9 +13,7 @@ local user, s, seen = f.user ~= '' and f.user or nil, read_stats(mark)
 if seen then
   local sequence, flags = string.match(seen, '^(%d+) %d+ ?(%a*)$')
   if tonumber(sequence) >= f.sequence then
-    -- Not of another session, which has begun under the id since.
-    local own = string.find(flags, 'e', 1, true) and string.match(s.x or '', '%S+$') == f.reason
-    return {'duplicate', s.n or 0, flags, own and report() or false}
+    return {'duplicate', s.n or 0, flags, false}
   end
 elseif redis.call('HLEN', stats) > 48 then
   -- Forget the process that wrote longest ago, if it will not repeat a flush any more, or there are very many.
@@ -35,6 +33,9 @@ if s.u and s.u ~= user and not opens then
 end
 
 local fresh, former = not s.t, nil
+-- The mere end of a session that is not there, or not any more, begins and changes nothing.
+local mere = f.ended and f.requests == 0 and f.calls == 0
+if mere and (fresh or s.x) then return {'late', s.n or 0, '', false} end
 if s.x then
   -- In-flight requests of an ended session do not reopen it; another session under its id does.
   local at, reason = string.match(s.x, '^(%d+) (%S+)$')
@@ -46,17 +47,20 @@ if s.x then
   if owner == claimer and f.announced == 1 then
     redis.call('HDEL', stats, 'w')
     s.w = nil
-  elseif fresh and owner and (owner == claimer or tonumber(untill) <= now) then
+  elseif fresh and owner and
+    (owner == claimer or string.sub(owner, 1, 2) == 'h:' or tonumber(untill) <= now) then
     -- The end before this session is not reported, or the answer was lost.
     redis.call('HSET', stats, 'w', claimer .. ' ' .. int(now + LEASE))
-    return {'expired', 0, '', report()}
+    return {'expired', 0, '', report(read_document(s))}
   end
 elseif s.t and f.first > s.t + s.i then
+  if mere then
+    expire(s, 'h:' .. f.token, now + LEASE)
+    return {'late', s.n, 'e', false}
+  end
   return {'expired', 0, '', expire(s, claimer, now + LEASE)}
 end
 local late = s.x and not fresh
--- The mere end of a session that is not there begins none.
-if fresh and f.ended and f.requests == 0 and f.calls == 0 then return {'late', 0, '', false} end
 local d = read_document(s)
 if d == false then return {'foreign', 0, s.t and 's' or '', false} end
 if late and not d then return {f.calls > 0 and 'lost' or 'late', s.n or 0, '', false} end
@@ -77,7 +81,7 @@ if not d or not string.find(s.f or '', f.fingerprint, 1, true) then
   s.f = string.sub(f.fingerprint .. ' ' .. (s.f or ''), 1, 62)
 end
 if f.ended and not late then
-  s.x, flags = int(f.ended) .. ' ' .. f.reason, flags .. 'e'
+  s.x, s.w, flags = int(f.ended) .. ' ' .. f.reason, 'h:' .. f.token .. ' ' .. int(now + LEASE), flags .. 'e'
   f.last = math.max(f.last, f.ended)
 end
 if s.t and not late and s.t < f.start and f.start > (s.g or -60000000) + 60000000 then
@@ -88,6 +92,7 @@ s.t, s.v, s.i = math.max(s.t or 0, f.last), f.service, late and s.i or f.limit
 s.n, s.r, s.e = s.n + f.calls, s.r + f.requests, s.e + f.errors
 if opens or (unseen and not s.k) then s.u, s.k = user, opens and '1' end
 if opens and not user then redis.call('HDEL', stats, 'u') end
+s.y = s.y or (f.visitor ~= '' and f.visitor or nil)
 if f.sent > 0 then
   d.calls, s.c = d.calls .. (d.calls == '' and '' or ',\n') .. ARGV[3], s.c + f.sent
   if s.c > 2 * f.cap or (f.sent == f.cap and f.calls > f.cap) then
@@ -99,4 +104,4 @@ if f.sent > 0 then
 end
 set[#set + 1], set[#set + 2] = mark, int(f.sequence) .. ' ' .. int(now) .. ' ' .. flags
 write(d, s, set, not late and f.ttl)
-return {late and 'late' or 'written', s.n, flags, string.find(flags, 'e', 1, true) and report() or false}
+return {late and 'late' or 'written', s.n, flags, false}

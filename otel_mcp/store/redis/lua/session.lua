@@ -6,12 +6,13 @@
 --   t last activity, a creation; d end of an earlier session under the id, before which this one cannot have begun;
 --   n calls, r requests, e errors; c calls that the document holds; i limit; g last counted process start;
 --   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", where
---   nobody has yet; v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
---   k there where that is the user of `initialize`; p:<token> a process's last flush "sequence instant flags";
---   the facts of AT_END under their names.
+--   nobody has yet (h:<token>: it holds the end and has not read its report); o outcome, once it is reported;
+--   v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
+--   k there where that is the user of `initialize`; y visitor; p:<token> a process's last flush
+--   "sequence instant flags"; the facts of AT_END under their names.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
-local FIELDS, NUMBERS = {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'f', 'x', 'w', 'v', 'u', 'k'}, 9
+local FIELDS, NUMBERS = {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'o'}, 9
 
 local function int(number) return string.format('%.0f', number) end
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
@@ -53,6 +54,9 @@ local function read_document(s)
                     calls = string.sub(text, created + 1, calls - 1)} or false
 end
 
+-- How long the stats of an ended session stay, in ms: until its end is reported, and what was in flight has come.
+local function kept(s) return s.w and ABANDONED or GRACE + 60000 end
+
 -- Write both keys, `set` into the stats as well. Where the session has ended they stay for GRACE, else for `ttl` ms and
 -- more; without a `ttl` as long as they would have.
 local function write(d, s, set, ttl)
@@ -63,10 +67,11 @@ local function write(d, s, set, ttl)
   local at, reason = string.match(s.x or '', '^(%d+) (%S+)$')
   local text = table.concat({d.facts, d.rest, ',"created_at":"' .. iso(s.a) .. '","tool_calls":[', d.calls,
     '],"last_activity":"' .. iso(s.t) .. '","tool_call_count":' .. int(s.n) .. ',"error_count":' .. int(s.e) ..
-    ',"request_count":' .. int(s.r) .. (at and ',"ended":{"at":"' .. iso(at) .. '","reason":"' .. reason .. '"}}' or '}')
+    ',"request_count":' .. int(s.r) .. (s.o and ',"outcome":"' .. s.o .. '"' or '') ..
+    (at and ',"ended":{"at":"' .. iso(at) .. '","reason":"' .. reason .. '"}}' or '}')
   }, '\n')
   redis.call('SET', doc, text, unpack(ttl and {'PX', int(s.x and GRACE or ttl)} or {'KEEPTTL'}))
-  if ttl then redis.call('PEXPIRE', stats, int(s.x and GRACE + 60000 or math.max(ttl, s.i / 1000) + ABANDONED)) end
+  if ttl then redis.call('PEXPIRE', stats, int(s.x and kept(s) or math.max(ttl, s.i / 1000) + ABANDONED)) end
 end
 
 -- Put `news` over the facts of the document, and those of the end report into `set`; false where they are unreadable.
@@ -84,16 +89,20 @@ local function merge(d, news, set)
   d.facts = '{' .. table.concat(parts, ',')
   return true
 end
--- What the one who reports the end needs.
-local function report() return redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', unpack(AT_END)) end
+-- What the one who reports the end needs; `d` the document, if it is there.
+local function report(d)
+  local found = redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'y', unpack(AT_END))
+  found[#found + 1] = d and d.calls or ''
+  return found
+end
 
 -- Its time is over: end it, and let `token` report that until `lease`.
 local function expire(s, token, lease)
   local d = read_document(s)
   s.x, s.w = int(s.t) .. ' expired', token .. ' ' .. int(lease)
   -- First: a server without free memory lets a script go on that has begun to write.
-  redis.call('PEXPIRE', stats, GRACE + 60000)
+  redis.call('PEXPIRE', stats, kept(s))
   redis.call('HSET', stats, 'x', s.x, 'w', s.w)
   if d then write(d, s, {}, GRACE) end
-  return report()
+  return report(d)
 end

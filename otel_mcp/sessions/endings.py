@@ -1,0 +1,100 @@
+"""Reports ends: how the session went is decided once other processes have written what they know of it.
+
+The store keeps each end for the process that brought it. One that dies before it reports
+leaves it to the next sweep of another, so nothing is lost here that is forgotten.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from otel_mcp.bounded import remember
+from otel_mcp.guard import guarded
+from otel_mcp.model.delta import EndedSession
+from otel_mcp.model.verdict import judge, visits_regularly
+from otel_mcp.sessions.health import SessionEvents, StoreHealth
+from otel_mcp.settings import Settings
+from otel_mcp.store.base import SessionStore
+from otel_mcp.store.memory import MemoryStore
+
+TRAVEL: Final = 1.0
+"""Seconds that a flush of another process may take, beyond its interval."""
+BATCH: Final = 100
+"""Ends in one round trip."""
+_SWEEP: Final = 1.0
+"""Seconds of one sweep; a backlog must not occupy the loop."""
+
+
+class Endings:
+    """Ends that this process has still to report."""
+
+    def __init__(self, settings: Settings, store: SessionStore, events: SessionEvents, health: StoreHealth) -> None:
+        self._store = store
+        self._events = events
+        self._health = health
+        self._most = settings.max_sessions
+        self._settle = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + TRAVEL
+        """Seconds in which other processes write what they know."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: after a fork."""
+        self.held: OrderedDict[str, float] = OrderedDict()
+        """Sessions that have ended, and from when on (monotonic seconds) to report it."""
+
+    def hold(self, session_id: str) -> None:
+        """Keep the end of a session, which this process has brought, until it is time to report it."""
+        remember(self.held, session_id, time.monotonic() + self._settle, self._most)
+
+    async def conclude(self, session_id: str | None = None, *, everything: bool = False) -> None:
+        """Report the ends whose time has come, that of one session, or all."""
+        now = time.monotonic()
+        due = [key for key, at in self.held.items() if everything or at <= now or key == session_id]
+        for first in range(0, len(due), BATCH):
+            if self._health.is_away:
+                return
+            batch = {key: self.held.pop(key) for key in due[first : first + BATCH] if key in self.held}
+            with self._health.operation("end") as use:
+                await self._settled(await self._store.claim_held(list(batch), time.time() - self._settle))
+            if use.down is not None:
+                for key, at in batch.items():
+                    self.held.setdefault(key, at)
+
+    async def sweep(self) -> None:
+        """Report the ends of sessions that nobody closed, or whose process is gone."""
+        until = time.monotonic() + _SWEEP
+        while time.monotonic() < until:
+            ended = await self._store.claim_expired(time.time() - self._settle, BATCH)
+            await self._settled(ended)
+            if not ended:
+                return
+
+    async def _settled(self, ended: Sequence[EndedSession]) -> None:
+        if ended:
+            await self.report(ended)
+            await self._store.ack_ends(ended)
+
+    async def report(self, ended: Sequence[EndedSession]) -> None:
+        """Decide how these sessions went and report their ends, whatever happens: the store gives each out once."""
+        visits: Sequence[Sequence[float]] = [()] * len(ended)
+        try:
+            if any(end.facts.visitor is not None for end in ended):
+                with self._health.operation("visits"):
+                    visits = await self._store.visits(ended)
+        finally:
+            for end, starts in zip(ended, visits, strict=True):
+                _decide(end, starts)
+                with guarded("session events"):
+                    self._events.ended(end)
+
+
+def _decide(end: EndedSession, starts: Sequence[float]) -> None:
+    """Set how a session went; whoever visits regularly and never calls a tool is a program that only looks."""
+    end.outcome = "worked" if end.tool_call_count else "no_call"
+    with guarded("session outcome"):
+        if end.facts.synthetic_type is None and not end.tool_call_count and visits_regularly(starts):
+            end.facts.synthetic_type = "bot"
+        end.outcome = judge(end.calls, end.tool_call_count, probe=end.facts.synthetic_type is not None)
