@@ -143,7 +143,8 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore, process: Produce
             change.facts.opened = chance.random() < 0.1
             sender = chance.choice(senders)
             if chance.random() < 0.06:
-                change.ended, sender = (clock, "client_delete"), process
+                change.ended = (clock, "client_delete")
+                sender = process
             flush = Flush(change, sender.token, sender.next_sequence())
             sent.append(flush)
             assert same((await memory.apply([flush]))[0], (await store.apply([flush]))[0])

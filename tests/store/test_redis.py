@@ -916,6 +916,7 @@ async def test_what_is_no_session_gets_no_deadline(store: RedisStore, raw: Any, 
     await store.apply([flush(process, end), flush(process, refused)])
     assert await store.delete("unknown") is False
 
+    assert raw.zrange(DEADLINES, 0, -1) == [b"foreign"]
     assert await store.active() == 0
     await store.claim_expired(now, 10)
     assert raw.zcard(DEADLINES) == 0

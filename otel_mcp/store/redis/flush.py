@@ -71,27 +71,24 @@ class FlushWriter:
                 del self._announced[flush]
 
     async def _send(self, flushes: Sequence[Flush], *, again: bool = False) -> list[WriteResult]:
-        deadlines: list[Any] = []
-        endings: list[Any] = []
+        deadlines: dict[str, list[Any]] = {}  # By the option of ZADD; CH changes nothing but its answer.
         kept_alive: list[tuple[int, str, Run]] = []
         scripts: list[Run] = []
         for at, flush in enumerate(flushes):
             delta = flush.delta
             if delta.ended is None:
-                deadlines += (self._writer.deadline(delta), delta.facts.session_id)
+                # Sent again, since our clock was wrong, it may have been too late; too early does no harm.
+                option, score = "CH" if again else "GT", self._writer.deadline(delta)
             else:
-                endings += (self._writer.held(), delta.facts.session_id)
+                option, score = "XX" if delta.is_mere_end else "CH", self._writer.held()
+            deadlines.setdefault(option, []).extend((score, delta.facts.session_id))
             if delta.touch_key is not None or delta.facts.previous_id:
                 self._keep_alive(at, flush, kept_alive)
             arguments = self._writer.flush(flush, announced=bool(self._announced) and flush in self._announced)
             scripts.append(Run(codec.FLUSH, self._keys.session(delta.facts.session_id), arguments))
-        runs: list[Run] = []
         # Before the sessions: a deadline without one is found out and dropped, a session without a deadline would
-        # never end. Sent again, since our clock was wrong, it may have been too late; too early does no harm.
-        if deadlines:
-            runs.append(Run("ZADD", (self._keys.deadlines,), tuple(deadlines) if again else ("GT", *deadlines)))
-        if endings:
-            runs.append(Run("ZADD", (self._keys.deadlines,), tuple(endings)))
+        # never end.
+        runs = [Run("ZADD", (self._keys.deadlines,), (option, *scores)) for option, scores in deadlines.items()]
         first = len(runs)
         for _, _, run in kept_alive:
             runs += (run,)
@@ -101,8 +98,9 @@ class FlushWriter:
         for (at, field, _), result in zip(kept_alive, results[first:], strict=False):
             if isinstance(result, bytes) and (standing := agreed_id(result)) not in (None, answers[at].session_id):
                 setattr(answers[at], field, standing)
-        if first and (failed := next((each for each in results[:first] if isinstance(each, Exception)), None)):
-            _without_deadline(answers, failed)
+        for result in results[:first]:
+            if isinstance(result, Exception):
+                _without_deadline(answers, result)
         for answer in answers:
             if answer.retry or answer.owner or answer.refused or answer.after_end:
                 await self._slow_conclude(answers, results)
