@@ -47,6 +47,16 @@ MEMBERS: Final = {
         "server_closed": "The server answered 404 for its own session, or deleted it.",
         "replaced": "A transport session turned out to be part of a conversation.",
     },
+    names.SESSION_OUTCOME: {
+        "worked": "What was tried last worked.",
+        "corrected": "It worked, after a call of the same tool had failed.",
+        "looped": "The same call again and again, with the same answer.",
+        "retry_storm": "A failing call was repeated again and again.",
+        "ping_pong": "Two calls in turn, again and again.",
+        "gave_up": "What was tried last failed.",
+        "no_call": "No tool was called.",
+        "probe": "A registry, a monitor or a test.",
+    },
     names.FAILURE: {
         "unknown_tool": "The caller's fault: the server has no tool of that name.",
         "invalid_arguments": "The caller's fault: the arguments do not fit the tool.",

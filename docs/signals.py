@@ -45,6 +45,7 @@ _FACTS: Final = {
 _START: Final = {names.USER_AGENT: "where the client sent it"}
 _END: Final = {
     names.SESSION_END_REASON: ALWAYS,
+    names.SESSION_OUTCOME: ALWAYS,
     names.SESSION_TOOL_CALLS: ALWAYS,
     names.SESSION_REQUESTS: ALWAYS,
     names.SESSION_ERRORS: ALWAYS,

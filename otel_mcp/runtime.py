@@ -73,7 +73,7 @@ class Runtime:
         self.metrics = Metrics(meter_provider)
         events = _SessionEvents(self, tracer_provider, logger_provider)
         self.sessions = Sessions(settings, events)
-        self.resolver = Resolver(settings, self.sessions, self.metrics.session_rejected)
+        self.resolver = Resolver(settings, self.sessions, self.metrics.sessions.rejected)
         hashes = self.resolver.hashes
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit)

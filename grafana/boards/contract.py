@@ -113,7 +113,12 @@ SESSION_STARTED: Final = Metric(
     (names.SESSION_SOURCE, names.MCP_PROTOCOL_VERSION),
 )
 SESSION_RESUMED: Final = Metric(names.METRIC_SESSION_RESUMED, "{session}", "counter")
-SESSION_ENDED: Final = Metric(names.METRIC_SESSION_ENDED, "{session}", "counter", (names.SESSION_END_REASON,))
+SESSION_ENDED: Final = Metric(
+    names.METRIC_SESSION_ENDED,
+    "{session}",
+    "counter",
+    (names.SESSION_END_REASON, names.SESSION_OUTCOME, names.CLIENT_NAME),
+)
 SESSION_REJECTED: Final = Metric(names.METRIC_SESSION_REJECTED, "{session}", "counter", (names.REJECT_REASON,))
 SESSION_TOOL_CALLS: Final = Metric(names.METRIC_SESSION_TOOL_CALLS, "{call}", "histogram", (names.SESSION_SOURCE,))
 TOOL_RESULT_SIZE: Final = Metric(names.METRIC_TOOL_RESULT_SIZE, "By", "histogram", (names.GEN_AI_TOOL_NAME,))

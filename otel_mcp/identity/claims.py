@@ -164,6 +164,14 @@ class Claims:
         return self._derived("cookie", morsel.value) if morsel is not None and morsel.value else None
 
     def _inferred(self, call: Call, who: Principal) -> Claim | None:
+        key = self.visitor(call, who)
+        return None if key is None else Claim("inferred" if who.digest else "inferred_weak", key)
+
+    def visitor(self, call: Call, who: Principal) -> str | None:
+        """Return what all sessions of a client have in common, as a keyed hash: who calls, from where, with what.
+
+        `None` = neither the caller nor an address of its own is known.
+        """
         exchange = call.exchange
         address = "" if exchange.client_is_shared else exchange.client or ""
         if not who.digest and not address:
@@ -171,4 +179,4 @@ class Claims:
         name, version = client_info(call)
         agent = wire_headers.text(exchange.headers, b"user-agent") or ""
         parts = (self._settings.service_name, who.digest, address, agent, name or "", version or "")
-        return Claim("inferred" if who.digest else "inferred_weak", self._hashes.digest("client", *parts))
+        return self._hashes.digest("client", *parts)

@@ -202,6 +202,7 @@ class Lookup:
         limit = self._gap if claim.inferred else None
         session = registry.draft(session_id, claim.source, limit=limit, previous=previous)
         session.bind(claim.principal)
+        session.facts.visitor = claim.key if claim.inferred else None
         is_opened = decision is Decision.BEGIN and known is not None and known.opened
         if claim.whose == "nobody" or (is_opened and known is not None and known.principal is None):
             session.facts.principal = None

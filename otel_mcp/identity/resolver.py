@@ -223,6 +223,8 @@ class Resolver:
             name, version = client_info(call)
             if name is not None:
                 facts.client_name, facts.client_version = name, version
+        if is_handshake and facts.visitor is None:
+            facts.visitor = self._claims.visitor(call, caller(exchange, self.hashes))
         if facts.user_agent is None:
             facts.user_agent = wire_headers.text(exchange.headers, b"user-agent")
         if facts.synthetic_type is None:

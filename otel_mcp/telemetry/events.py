@@ -49,16 +49,16 @@ class SessionReporter:
 
     def started(self, facts: SessionFacts) -> None:
         with _GUARD:
-            self._metrics.session_started(facts)
+            self._metrics.sessions.started(facts)
             self._emit(semconv.EVENT_SESSION_START, facts.created_at, _facts_attributes(facts))
 
     def resumed(self, facts: SessionFacts) -> None:
         with _GUARD:
-            self._metrics.session_resumed()
+            self._metrics.sessions.resumed()
 
     def ended(self, session: EndedSession) -> None:
         with _GUARD:
-            self._metrics.session_ended(session)
+            self._metrics.sessions.ended(session)
             attributes = {
                 **_facts_attributes(session.facts),
                 semconv.SESSION_END_REASON: session.reason,

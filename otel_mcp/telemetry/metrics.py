@@ -1,4 +1,4 @@
-"""How a finished call, and the life of a session, become measurements.
+"""How finished calls become measurements.
 
 Nothing but zeros is recorded before the first request: values recorded before a
 fork would be exported again by every child.
@@ -18,11 +18,11 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames
 from otel_mcp.guard import report
-from otel_mcp.model.call import MODERN, Call, client_of
-from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.model.call import Call, client_of
 from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
 from otel_mcp.telemetry.instruments import Instruments, Readings, Series
+from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome, field_of, listed_names
 
@@ -37,15 +37,6 @@ _USUAL_ERRORS: Final = (
     *("400", "401", "403", "404", "500"),
 )
 """These always have a label value of their own."""
-_LEGACY_VERSIONS: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
-_PROTOCOL_VERSIONS: Final = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
-_BEGINNINGS: Final = {
-    "header": _LEGACY_VERSIONS,
-    "conversation": (MODERN,),
-    "inferred": (MODERN,),
-    "inferred_weak": (MODERN,),
-}
-"""Session sources, with the protocol versions that their clients speak."""
 _MAX_SERIES: Final = 2000
 """Series that are kept at hand; the SDK keeps as many of one instrument."""
 _MAX_REFUSED: Final = 1000
@@ -73,6 +64,7 @@ class Metrics:
         self._client_series: dict[tuple[str, str], Series] = {}
         self._store_series: dict[tuple[str, str], Series] = {}
         self._refused: deque[tuple[int, str | None]] = deque()
+        self.sessions = SessionMetrics(self._on, self._of_client)
         self.registered = False
         self.forget()
 
@@ -89,22 +81,13 @@ class Metrics:
         """Buckets that have been offered an exemplar by this batch: they keep one, and an offer costs a record."""
 
     def register(self) -> None:
-        """Create the zero-valued series, so that the first increase of each is seen. Only once, early.
-
-        Where sessions begin, those that clients of today make: who else comes is
-        seen from their second session on.
-        """
+        """Create the zero-valued series, so that the first increase of each is seen. Only once, early."""
         if self.registered:
             return
         self.registered = True
-        for source, versions in _BEGINNINGS.items():
-            for version in versions:
-                self._on.started.add(0, _session_attributes(source, version), NO_SPAN)
-        self._on.resumed.add(0, None, NO_SPAN)
+        self.sessions.register()
         for counter, attribute, values in (
-            (self._on.ended, semconv.SESSION_END_REASON, ("client_delete", "expired", "server_closed", "replaced")),
             (self._on.refused, semconv.HTTP_RESPONSE_STATUS_CODE, (400, 401, 403, 404)),
-            (self._on.rejected, semconv.REJECT_REASON, ("limit", "principal")),
             (
                 self._on.dropped,
                 semconv.REJECT_REASON,
@@ -134,7 +117,7 @@ class Metrics:
                 name = names.bounded(call.target or "", proven=call.trusted_name and named, likely=worked and named)
             error_type, code = (None, None) if worked or outcome is None else self._slow_errors(outcome, call)
             version = exchange.protocol_version
-            if version not in _PROTOCOL_VERSIONS:
+            if version not in PROTOCOL_VERSIONS:
                 version = semconv.OTHER if version else None
             key = (method, name, error_type, code, version, exchange.http_version)
             duration, size = self._series.get(key) or self._slow_series(key)
@@ -258,26 +241,6 @@ class Metrics:
                 attributes = self._of_client(client, {semconv.HTTP_RESPONSE_STATUS_CODE: status})
                 self._on.refused.add(1, attributes, NO_SPAN)
 
-    def session_started(self, facts: SessionFacts) -> None:
-        self._on.started.add(1, _session_attributes(facts.source, facts.protocol_version), NO_SPAN)
-
-    def session_resumed(self) -> None:
-        self._on.resumed.add(1, None, NO_SPAN)
-
-    def session_ended(self, ended: EndedSession) -> None:
-        """Count an end, and measure the session unless its borders are guessed."""
-        facts, outcome = ended.facts, ended.outcome or semconv.OTHER
-        how = {semconv.SESSION_END_REASON: ended.reason, semconv.SESSION_OUTCOME: outcome}
-        self._on.ended.add(1, self._of_client(facts.client_name, how), NO_SPAN)
-        attributes = _session_attributes(facts.source, facts.protocol_version)
-        self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
-        if facts.source != "inferred_weak":
-            attributes[semconv.SESSION_END_REASON] = ended.reason
-            self._on.session_duration.record(max(0.0, ended.last_activity - facts.created_at), attributes, NO_SPAN)
-
-    def session_rejected(self, reason: str) -> None:
-        self._on.rejected.add(1, {semconv.REJECT_REASON: reason}, NO_SPAN)
-
     def store_dropped(self, count: int, reason: str) -> None:
         self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
@@ -291,11 +254,3 @@ class Metrics:
 
     def observer_dropped(self, observer: str, count: int) -> None:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)
-
-
-def _session_attributes(source: str | None, protocol_version: str | None) -> dict[str, str]:
-    attributes = {semconv.SESSION_SOURCE: source or "none"}
-    if protocol_version:
-        known = protocol_version in _PROTOCOL_VERSIONS
-        attributes[semconv.MCP_PROTOCOL_VERSION] = protocol_version if known else semconv.OTHER
-    return attributes

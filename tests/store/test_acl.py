@@ -16,7 +16,7 @@ from redis import exceptions
 
 from otel_mcp import guard
 from otel_mcp.cli.app import run
-from otel_mcp.model.delta import SessionFacts
+from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
@@ -35,6 +35,7 @@ def granted(user: str) -> list[str]:
     return [word.strip("'") for word in found[1].replace("\\\n", " ").split()[1:]]
 
 
+PROCESS = ProducerId()
 SERVICE, READER = granted("otel_mcp"), granted("otel_mcp_reader")
 COMMANDS = [rule for rule in SERVICE if rule.startswith("+")]
 PATTERNS = [rule for rule in SERVICE if rule.startswith("~")]
@@ -65,7 +66,7 @@ class Account:
 
 async def use(store: RedisStore) -> None:
     """Everything that we ever ask of a store, each path of each script."""
-    now, process, other = time.time(), ProducerId(), ProducerId()
+    now, process, other = time.time(), PROCESS, ProducerId()
     await store.get_or_set("hash-key", "k", 0)
     await store.get_or_set("client:x", "abc", 60)
     await store.get("client:x")
@@ -92,7 +93,12 @@ async def use(store: RedisStore) -> None:
     for session_id in ("swept", "back"):
         await store.apply([flush(process, delta(1, of=SessionFacts(session_id, past, 10.0), at=past))])
     await store.apply([flush(process, delta(1, of=SessionFacts("back", now, 10.0), at=now))])
-    await store.ack_ends(await store.claim_expired(now, 10))
+    ended = await store.claim_expired(now, 10)
+    for end, visitor in zip(ended, ("called", None), strict=False):
+        end.facts.visitor, end.outcome = visitor, "worked"
+    await store.visits([*ended, EndedSession(SessionFacts("", now, 1.0, visitor="looked"), "expired", now, 0, 0, 0)])
+    await store.ack_ends(ended)
+    await store.ack_ends(await store.claim_held(["abc"], now))
     await store.active()
     await store.delete("mine")
     await store.aclose()
@@ -112,7 +118,7 @@ async def adopt(server: Server, store: RedisStore) -> None:
 
 
 async def everything(account: Account) -> None:
-    await use(RedisStore(settings(account.url)))
+    await use(RedisStore(settings(account.url), PROCESS))
     await adopt(account.server, RedisStore(settings(account.url)))
 
 
@@ -131,7 +137,7 @@ async def test_no_command_of_the_account_can_be_left_out(rule: str, server: Serv
     account = Account(server, [*SERVICE, rule.replace("+", "-")])
 
     with suppress(StoreDown, exceptions.RedisError, AssertionError):
-        await use(RedisStore(settings(account.url)))
+        await use(RedisStore(settings(account.url), PROCESS))
     with suppress(StoreDown, exceptions.RedisError, AssertionError):
         await adopt(server, RedisStore(settings(account.url)))
 
@@ -180,7 +186,7 @@ def read(url: str) -> list[tuple[int, str]]:
 
 
 def test_an_account_that_may_only_read_suffices_for_the_command_line(server: Server) -> None:
-    anyio.run(use, RedisStore(settings(server.url)))
+    anyio.run(use, RedisStore(settings(server.url), PROCESS))
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "limited", "reset", *READER)
         client.execute_command("ACL", "LOG", "RESET")
@@ -206,7 +212,7 @@ def test_an_account_that_may_only_read_suffices_for_the_command_line(server: Ser
 
 @pytest.mark.parametrize("rule", [rule for rule in READER if rule[0] in "+~"])
 def test_nothing_of_what_the_reader_may_do_can_be_left_out(rule: str, server: Server) -> None:
-    anyio.run(use, RedisStore(settings(server.url)))
+    anyio.run(use, RedisStore(settings(server.url), PROCESS))
     rules = [other for other in READER if other != rule]
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "limited", "reset", *rules)
@@ -231,7 +237,7 @@ async def test_in_a_cluster_the_account_needs_two_commands_more() -> None:
         for rules, suffices in (([*SERVICE, *also("In a cluster")], True), (SERVICE, False)):
             accounts = [Account(node, rules) for node in cluster.nodes]
             with suppress(StoreDown):
-                await use(RedisStore(settings(cluster.url.replace("//", "//limited:PASSWORD@"))))
+                await use(RedisStore(settings(cluster.url.replace("//", "//limited:PASSWORD@")), PROCESS))
             refused = {entry for account in accounts for entry in account.refused()}
             assert (refused == set()) == suffices, refused
     finally:
@@ -247,7 +253,7 @@ async def test_of_a_sentinel_the_account_asks_one_thing() -> None:
                 "ACL", "SETUSER", "asking", "on", ">SECRET", "resetchannels", "-@all", *also("A sentinel")
             )
         url = sentinel.url.replace("//", "//limited:PASSWORD@")
-        await use(RedisStore(settings(f"{url}?sentinel_username=asking&sentinel_password=SECRET")))
+        await use(RedisStore(settings(f"{url}?sentinel_username=asking&sentinel_password=SECRET"), PROCESS))
 
         with sentinel.watcher.client() as client:
             assert {entry["object"] for entry in client.acl_log()} <= {"client|setinfo", "client"}

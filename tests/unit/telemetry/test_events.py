@@ -31,7 +31,7 @@ FACTS = SessionFacts(
     source="header",
     previous_id="before",
 )
-ENDED = EndedSession(FACTS, "expired", 130.5, 7, 2, 9)
+ENDED = EndedSession(FACTS, "expired", 130.5, 7, 2, 9, outcome="corrected")
 
 
 @pytest.fixture
@@ -101,6 +101,7 @@ def test_the_end_of_a_session_is_an_event_with_its_sums(reporter: SessionReporte
                 "otel_mcp.client.version": "9",
                 "mcp.protocol.version": "2025-11-25",
                 "otel_mcp.session.end.reason": "expired",
+                "otel_mcp.session.outcome": "corrected",
                 "otel_mcp.session.tool_calls": 7,
                 "otel_mcp.session.requests": 9,
                 "otel_mcp.session.errors": 2,
@@ -170,6 +171,7 @@ async def test_a_session_is_reported_from_its_start_to_its_end(runtime: Runtime,
             "attributes": {
                 **facts,
                 "otel_mcp.session.end.reason": "client_delete",
+                "otel_mcp.session.outcome": "gave_up",
                 "otel_mcp.session.tool_calls": 2,
                 "otel_mcp.session.requests": 3,
                 "otel_mcp.session.errors": 1,
@@ -179,7 +181,7 @@ async def test_a_session_is_reported_from_its_start_to_its_end(runtime: Runtime,
     state = await runtime.sessions.load("own")
     assert state is not None
     assert state.ended is not None
-    assert state.ended.reason == "client_delete"
+    assert (state.ended.reason, state.outcome) == ("client_delete", "gave_up")
     assert isinstance(state.ended.at, datetime)
 
 

@@ -71,7 +71,7 @@ ATTRIBUTES = {
         "otel_mcp.session.source",
     },
     "otel_mcp.session.started": {"otel_mcp.session.source", "mcp.protocol.version"},
-    "otel_mcp.session.ended": {"otel_mcp.session.end.reason"},
+    "otel_mcp.session.ended": {"otel_mcp.session.end.reason", "otel_mcp.session.outcome", "otel_mcp.client.name"},
     "otel_mcp.session.rejected": {"otel_mcp.reason"},
     "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
     "otel_mcp.tool.result.size": {"gen_ai.tool.name"},
@@ -110,10 +110,10 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     await delete(app, legacy_headers("own"))
     metrics = runtime.metrics
     facts = SessionFacts("s", 1.0, 60.0, source="header", protocol_version="2025-11-25")
-    metrics.session_started(facts)
-    metrics.session_resumed()
-    metrics.session_ended(EndedSession(SessionFacts("s", 1.0, 60.0, source="header"), "expired", 3.0, 5, 1, 9))
-    metrics.session_rejected("limit")
+    metrics.sessions.started(facts)
+    metrics.sessions.resumed()
+    metrics.sessions.ended(EndedSession(SessionFacts("s", 1.0, 60.0, source="header"), "expired", 3.0, 5, 1, 9))
+    metrics.sessions.rejected("limit")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)
     metrics.observer_dropped("log", 1)
@@ -183,8 +183,9 @@ async def test_the_first_request_registers_the_series_that_may_stay_zero(
     await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
 
     assert telemetry.points("otel_mcp.session.ended") == [
-        ({"otel_mcp.session.end.reason": reason}, 0)
+        ({"otel_mcp.session.end.reason": reason, "otel_mcp.session.outcome": outcome}, 0)
         for reason in ("client_delete", "expired", "server_closed", "replaced")
+        for outcome in ("worked", "no_call")
     ]
     assert telemetry.points("otel_mcp.session.resumed") == [({}, 0)]
     assert telemetry.points("otel_mcp.session.rejected") == [
@@ -582,8 +583,8 @@ async def test_a_session_whose_borders_are_guessed_stays_out_of_the_session_dura
     runtime: Runtime, telemetry: Telemetry
 ) -> None:
     for source in ("header", "inferred", "inferred_weak", None):
-        runtime.metrics.session_ended(
-            EndedSession(SessionFacts("s", 100.0, 60.0, source=source), "expired", 130.0, 4, 0, 9)
+        runtime.metrics.sessions.ended(
+            EndedSession(SessionFacts("s", 100.0, 60.0, source=source), "expired", 130.0, 4, 0, 9, outcome="worked")
         )
     ended = {"otel_mcp.session.end.reason": "expired"}
 
@@ -592,7 +593,7 @@ async def test_a_session_whose_borders_are_guessed_stays_out_of_the_session_dura
         ({SOURCE: "inferred", **ended}, (1, 30.0)),
         ({SOURCE: "none", **ended}, (1, 30.0)),
     ]
-    assert telemetry.points("otel_mcp.session.ended") == [(ended, 4)]
+    assert telemetry.points("otel_mcp.session.ended") == [({**ended, "otel_mcp.session.outcome": "worked"}, 4)]
     assert len(telemetry.points("otel_mcp.session.tool_calls")) == 4
 
 
@@ -606,7 +607,10 @@ async def test_the_life_of_a_session_is_measured(runtime: Runtime, telemetry: Te
 
     version = {"mcp.protocol.version": "2025-11-25"}
     assert _counted(telemetry, "otel_mcp.session.started") == [({SOURCE: "header", **version}, 1)]
-    assert ({"otel_mcp.session.end.reason": "client_delete"}, 1) in telemetry.points("otel_mcp.session.ended")
+    how = {"otel_mcp.session.outcome": "worked", "otel_mcp.client.name": "unit-client"}
+    assert _counted(telemetry, "otel_mcp.session.ended") == [
+        ({"otel_mcp.session.end.reason": "client_delete", **how}, 1)
+    ]
     assert telemetry.points("otel_mcp.session.tool_calls") == [({SOURCE: "header"}, (1, 3))]
     (((attributes, (count, _))),) = telemetry.points("mcp.server.session.duration")
     ended = {"otel_mcp.session.end.reason": "client_delete"}

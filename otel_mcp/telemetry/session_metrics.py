@@ -1,0 +1,85 @@
+"""How the life of a session becomes measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from otel_mcp import semconv
+from otel_mcp.model.call import MODERN
+from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.telemetry.instruments import Instruments
+from otel_mcp.telemetry.spans import NO_SPAN
+
+_LEGACY_VERSIONS: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
+PROTOCOL_VERSIONS: Final = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
+_BEGINNINGS: Final = {
+    "header": _LEGACY_VERSIONS,
+    "conversation": (MODERN,),
+    "inferred": (MODERN,),
+    "inferred_weak": (MODERN,),
+}
+"""Session sources, with the protocol versions that their clients speak."""
+
+
+class SessionMetrics:
+    """Measurements of sessions. `of_client` adds the name of a client, bounded, to attributes."""
+
+    def __init__(self, on: Instruments, of_client: Callable[[str | None, dict[str, Any]], dict[str, Any]]) -> None:
+        self._on = on
+        self._of_client = of_client
+        self._met: set[str] = set()
+        """Clients that have begun a session."""
+
+    def register(self) -> None:
+        """Create the series that sessions usually have, so that the first increase of each is seen.
+
+        Where sessions begin, those that clients of today make: who else comes is
+        seen from their second session on.
+        """
+        for source, versions in _BEGINNINGS.items():
+            for version in versions:
+                self._on.started.add(0, _attributes(source, version), NO_SPAN)
+        self._on.resumed.add(0, None, NO_SPAN)
+        for reason in ("limit", "principal"):
+            self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
+        self._expect_ends({})
+
+    def _expect_ends(self, of_client: dict[str, Any]) -> None:
+        for reason in ("client_delete", "expired", "server_closed", "replaced"):
+            for outcome in ("worked", "no_call"):
+                how = {semconv.SESSION_END_REASON: reason, semconv.SESSION_OUTCOME: outcome}
+                self._on.ended.add(0, how | of_client, NO_SPAN)
+
+    def started(self, facts: SessionFacts) -> None:
+        self._on.started.add(1, _attributes(facts.source, facts.protocol_version), NO_SPAN)
+        client = self._of_client(facts.client_name, {})
+        name = client.get(semconv.CLIENT_NAME)
+        if name is not None and name not in self._met:
+            self._met.add(name)
+            self._expect_ends(client)
+
+    def resumed(self) -> None:
+        self._on.resumed.add(1, None, NO_SPAN)
+
+    def ended(self, ended: EndedSession) -> None:
+        """Count an end by how the session went, and measure the session unless its borders are guessed."""
+        facts = ended.facts
+        how = {semconv.SESSION_END_REASON: ended.reason, semconv.SESSION_OUTCOME: ended.outcome or semconv.OTHER}
+        self._on.ended.add(1, self._of_client(facts.client_name, how), NO_SPAN)
+        attributes = _attributes(facts.source, facts.protocol_version)
+        self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
+        if facts.source != "inferred_weak":
+            attributes[semconv.SESSION_END_REASON] = ended.reason
+            self._on.session_duration.record(max(0.0, ended.last_activity - facts.created_at), attributes, NO_SPAN)
+
+    def rejected(self, reason: str) -> None:
+        self._on.rejected.add(1, {semconv.REJECT_REASON: reason}, NO_SPAN)
+
+
+def _attributes(source: str | None, protocol_version: str | None) -> dict[str, str]:
+    attributes = {semconv.SESSION_SOURCE: source or "none"}
+    if protocol_version:
+        known = protocol_version in PROTOCOL_VERSIONS
+        attributes[semconv.MCP_PROTOCOL_VERSION] = protocol_version if known else semconv.OTHER
+    return attributes
