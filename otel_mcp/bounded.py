@@ -55,12 +55,13 @@ class BoundedNames:
 
     __slots__ = ("_likely", "_limit", "_names", "known")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
         self._limit = limit
         self._names: dict[str, str] = {}
         self._likely: set[str] = set()
         self.known = self._names.keys()
         """The names that have a label value of their own."""
+        self.learn(known)
 
     @property
     def is_full(self) -> bool:

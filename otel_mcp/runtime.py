@@ -115,7 +115,7 @@ class Runtime:
             sessions.local,
             sessions.pending,
             sessions.degraded,
-            self.exchanges.inflight.active,
+            self.metrics.census,
             self.exchanges.requests.contradicted,
         )
 
@@ -204,6 +204,7 @@ class Runtime:
             self.log_processor.is_on = False
         atexit.unregister(self._at_exit)
         self._at_exit()
+        self.metrics.watch(None)  # Nobody keeps up any longer what is open in this process.
 
 
 class _SessionEvents(SessionReporter):

@@ -108,6 +108,9 @@ OBSERVER: Final = "otel_mcp.observer"
 """Name of the observer."""
 HEADER: Final = "otel_mcp.header"
 """Header of a request: ``mcp-method``, ``mcp-name`` or ``mcp-protocol-version``."""
+STREAM_KIND: Final = "otel_mcp.stream.kind"
+"""Kind of stream: ``get``, ``listen`` (``subscriptions/listen``), ``sse`` (the stream of 2024-11-05) or ``post`` (an
+event stream of a second or more that answers a POST)."""
 COMPONENT: Final = "otel_mcp.component"
 """Part of this package that failed."""
 
@@ -129,6 +132,10 @@ METRIC_CALL_FAILURES: Final = "otel_mcp.call.failures"
 METRIC_CALL_CORRECTED: Final = "otel_mcp.call.corrected"
 METRIC_REQUESTS_REFUSED: Final = "otel_mcp.requests.refused"
 METRIC_REQUESTS_ACTIVE: Final = "otel_mcp.requests.active"
+METRIC_CALL_OLDEST: Final = "otel_mcp.call.oldest"
+METRIC_STREAM_ACTIVE: Final = "otel_mcp.stream.active"
+METRIC_STREAM_DURATION: Final = "otel_mcp.stream.duration"
+METRIC_TRANSPORT_SESSIONS: Final = "otel_mcp.transport.sessions"
 METRIC_HEADERS_CONTRADICTED: Final = "otel_mcp.headers.contradicted"
 METRIC_STORE_DURATION: Final = "otel_mcp.store.operation.duration"
 METRIC_STORE_PENDING: Final = "otel_mcp.store.pending"
@@ -142,7 +149,7 @@ OPERATION_BUCKETS: Final = (
 )  # fmt: skip
 """Seconds; the boundaries that the conventions advise."""
 SESSION_BUCKETS: Final = (*OPERATION_BUCKETS, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 43200.0, 86400.0)
-"""Seconds; sessions live for hours (semantic-conventions issue 3338)."""
+"""Seconds; sessions and streams live for hours (semantic-conventions issue 3338)."""
 TOOL_CALLS_BUCKETS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 RESULT_SIZE_BUCKETS: Final = (
     100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0, 250_000.0,

@@ -146,7 +146,13 @@ REQUESTS_REFUSED: Final = Metric(
     "counter",
     (names.HTTP_RESPONSE_STATUS_CODE, names.CLIENT_NAME),
 )
-REQUESTS_ACTIVE: Final = Metric(names.METRIC_REQUESTS_ACTIVE, "{request}", "gauge", (names.MCP_METHOD_NAME,))
+REQUESTS_ACTIVE: Final = Metric(
+    names.METRIC_REQUESTS_ACTIVE, "{request}", "gauge", (names.MCP_METHOD_NAME, names.GEN_AI_TOOL_NAME)
+)
+CALL_OLDEST: Final = Metric(names.METRIC_CALL_OLDEST, "s", "gauge", (names.GEN_AI_TOOL_NAME,))
+STREAM_ACTIVE: Final = Metric(names.METRIC_STREAM_ACTIVE, "{stream}", "gauge", (names.STREAM_KIND,))
+STREAM_DURATION: Final = Metric(names.METRIC_STREAM_DURATION, "s", "histogram", (names.STREAM_KIND, names.CLIENT_NAME))
+TRANSPORT_SESSIONS: Final = Metric(names.METRIC_TRANSPORT_SESSIONS, "{session}", "gauge")
 HEADERS_CONTRADICTED: Final = Metric(
     names.METRIC_HEADERS_CONTRADICTED,
     "{request}",

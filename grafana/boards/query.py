@@ -27,6 +27,7 @@ PROTOCOL: Final = label(names.MCP_PROTOCOL_VERSION)
 SOURCE: Final = label(names.SESSION_SOURCE)
 END_REASON: Final = label(names.SESSION_END_REASON)
 REASON: Final = label(names.REJECT_REASON)
+KIND: Final = label(names.STREAM_KIND)
 
 HERE: Final = f'{ENVIRONMENT}=~"$environment", {SERVICE}=~"$service"'
 """What the dashboard's variables select."""

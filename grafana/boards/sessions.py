@@ -23,6 +23,7 @@ def board() -> Board:
     _population(b.row("How many"))
     _endings(b.row("How they end"))
     _shape(b.row("How long and how busy"))
+    _streams(b.row("Streams and leaks"))
     _list(b.row("Which ones"))
     return b
 
@@ -197,6 +198,66 @@ def _unused(b: Board) -> None:
             now(query.share(none, query.increase(m.SESSION_TOOL_CALLS.count)), "unused"),
             panels.SHARE,
             nothing="none ended",
+        ),
+        8,
+    )
+
+
+def _streams(b: Board) -> None:
+    b.add(
+        panels.lines(
+            "Transport sessions held, and sessions that live",
+            "What the SDK holds in the memory of all processes, against the live sessions. Far apart for long: clients "
+            "leave without a DELETE and nothing takes their sessions out; memory grows until a restart.",
+            [
+                over_time(f"sum({query.select(m.TRANSPORT_SESSIONS.series)})", "held by the SDK", ref="A"),
+                over_time(_active(), "live", ref="B"),
+            ],
+            panels.COUNT,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Transport sessions held by each process",
+            "The same by process. Those that only climb, each from its start on, leak.",
+            [
+                over_time(
+                    f"sum by ({query.INSTANCE}) ({query.select(m.TRANSPORT_SESSIONS.series)})",
+                    query.legend(query.INSTANCE),
+                )
+            ],
+            panels.COUNT,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Open streams",
+            "`get`: for what the server says by itself; `listen`: subscriptions of 2026-07-28; `sse`: the transport of "
+            "2024-11-05; `post`: answers that stream for a second or more. Each holds a connection.",
+            [over_time(f"sum by ({query.KIND}) ({query.select(m.STREAM_ACTIVE.series)})", query.legend(query.KIND))],
+            panels.COUNT,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Duration of streams that ended, half of them",
+            "By kind. A line that stays at 60 s or 5 min: a proxy cuts streams there, and its timeout wants raising.",
+            [over_time(query.quantile(0.5, m.STREAM_DURATION, by=query.KIND), query.legend(query.KIND))],
+            panels.SECONDS,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Streams that ended, by client",
+            "A client far above the others opens its stream again and again: it polls, or something cuts it.",
+            [over_time(query.rate(m.STREAM_DURATION.count, by=query.CLIENT), query.legend(query.CLIENT))],
+            panels.EVENTS,
+            stacked=True,
         ),
         8,
     )

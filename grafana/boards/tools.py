@@ -115,11 +115,27 @@ def _rates(b: Board) -> None:
             "Requests that are not answered yet. A line that climbs and stays: calls that hang.",
             [
                 over_time(
-                    f"sum by ({query.METHOD}) ({query.select(m.REQUESTS_ACTIVE.series)})", query.legend(query.METHOD)
+                    f"sum by ({query.METHOD}, {query.TOOL}) ({query.select(m.REQUESTS_ACTIVE.series)}) > 0",
+                    query.legend(query.METHOD, query.TOOL),
                 )
             ],
             panels.COUNT,
             stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Oldest call in flight",
+            "How long the oldest call of each tool that has no answer has taken so far. A line that climbs without an "
+            "end: a call that hangs; clients give up after a minute or so, their tool runs on.",
+            [
+                over_time(
+                    f"max by ({query.TOOL}) ({query.select(m.CALL_OLDEST.series, CHOSEN)}) > 0",
+                    query.legend(query.TOOL),
+                )
+            ],
+            panels.SECONDS,
         ),
         8,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Final, TypeVar, cast
 
 from opentelemetry import context as otel_context
@@ -22,6 +23,7 @@ from otel_mcp.identity.address import PROXY_HEADERS
 from otel_mcp.model.call import SCOPE_KEY, Exchange, Reading, current_call, current_exchange
 from otel_mcp.model.outcomes import REFUSALS
 from otel_mcp.semconv import OTHER, TOOL_ERROR
+from otel_mcp.telemetry.census import LONG
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 from otel_mcp.wire import headers as wire_headers
@@ -74,8 +76,7 @@ class ExchangeHandler:
             exchange.client, exchange.client_port, exchange.client_is_shared = exchanges.requests.clients.of(scope)
         if wire_session_id is None and scope.get("query_string"):
             exchange.transport_id = wire_headers.query_session_id(scope)
-        self._exchanges, self._scope = exchanges, scope
-        self._receive, self._send = receive, send
+        self._exchanges, self._scope, self._receive, self._send = exchanges, scope, receive, send
         self._outside = exchange.ambient or Context()
         self._call = current_call.get()
         self._held_body: bytearray | None = None  # So far, where it comes in pieces.
@@ -157,8 +158,7 @@ class ExchangeHandler:
             kind = message.get("type")
             is_body = kind == "http.response.body"
             if kind == "http.response.start":
-                started = self._begin_known(message) or await self._slow_begin(message)
-                if started is None:
+                if (started := self._begin_known(message) or await self._slow_begin(message)) is None:
                     return  # It waits for the body.
                 outgoing = started
         except Exception as failure:
@@ -186,8 +186,7 @@ class ExchangeHandler:
     def _begin_known(self, message: Message) -> Message | None:
         """Begin an answer as most are: a plain 200 of a session that is known, to a message that an SDK reads.
 
-        Returns:
-            The message to send; ``None`` = it is not as plain as that, and not begun.
+        Returns the message to send; ``None`` = it is not as plain as that, and not begun.
         """
         exchange, call = self.exchange, self.exchange.sdk_call
         headers: Any = message.get("headers")
@@ -195,8 +194,7 @@ class ExchangeHandler:
             return None
         if message["status"] != 200 or type(headers) is not list:
             return None
-        present = wire_headers.by_name(cast("list[Any]", headers))
-        if b"content-encoding" in present:
+        if b"content-encoding" in (present := wire_headers.by_name(cast("list[Any]", headers))):
             return None
         content_type = present.get(b"content-type", b"")
         if content_type == b"application/json":
@@ -213,6 +211,7 @@ class ExchangeHandler:
             if (session := self._exchanges.resolver.known(exchange)) is None:
                 return None
             exchange.session, exchange.reading = session, Reading.QUIET_STREAM
+            self._exchanges.inflight.census.streams[exchange] = perf_counter()
         else:
             return None
         exchange.status = 200
@@ -228,8 +227,7 @@ class ExchangeHandler:
         if body is None and exchange.status is not None:
             return message  # Some transports start twice; the first one stands.
         message = wire_headers.with_headers_at_hand(message)
-        begun = await self._exchanges.begin(exchange, self._scope, message, body)
-        if begun is None:
+        if (begun := await self._exchanges.begin(exchange, self._scope, message, body)) is None:
             self._start = message
         elif exchange.reading is not Reading.NOTHING:
             self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
@@ -263,6 +261,9 @@ class ExchangeHandler:
     def _close(self, error: BaseException | None) -> None:
         """End the request: the app has returned or raised."""
         exchange, inflight = self.exchange, self._exchanges.inflight
+        began = inflight.census.streams.pop(exchange, None)
+        if began is not None and (exchange.sdk_call is None or perf_counter() - began >= LONG):
+            self._exchanges.stream_ended(exchange, began)
         is_kept = not exchange.at_sdk
         if is_kept or exchange.dispatch is not None or exchange.unparsed_body is not None:
             self._exchanges.end_unread(exchange, self._scope)
@@ -288,9 +289,8 @@ class ExchangeHandler:
     async def _as_outside(self, server: Callable[..., Awaitable[T]], *message: Message) -> T:
         """Wait for the server in the context that it called us in.
 
-        A server may schedule callbacks meanwhile, which keep the context that they
-        are scheduled in: in that of a request, the later ones of its connection
-        would seem to be part of it (uvicorn with h11 or httptools, on asyncio).
+        A server may schedule callbacks meanwhile, which keep the context that they are scheduled in: in that of a
+        request, the later ones of its connection would seem to be part of it (uvicorn with h11 or httptools, asyncio).
         """
         token, call_token = otel_context.attach(self._outside), current_call.set(self._call)
         try:

@@ -6,7 +6,7 @@ may cancel by another request; a call may reach its SDK without the HTTP request
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -16,16 +16,15 @@ from otel_mcp.bounded import Paths, remember
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Call, Exchange, Reading, current_exchange, slim
 from otel_mcp.model.outcomes import left_open, merged, was_refused
-from otel_mcp.semconv import OTHER
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.recorder import Recorder
-from otel_mcp.wire.jsonrpc import FINE, KNOWN_METHODS, JsonId, Outcome, json_id
+from otel_mcp.wire.jsonrpc import FINE, JsonId, Outcome, json_id
 
 PATIENCE: Final = 600.0
 """Seconds that an answer may take; tools run on after their client has gone."""
 MAX_CALLS: Final = 10_000
 MAX_CALLS_OF_ONE: Final = 1000
-"""Calls that can be cancelled: in all (as many may wait for an answer), and of one user of a transport session."""
+"""Calls that can be cancelled: in all (as many may be counted, or wait for an answer), and of one user of a session."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """Of the requests of all that wait, as they came."""
 _SHARE: Final = 8
@@ -56,7 +55,7 @@ class InFlight:
         self._resolver = resolver
         self._recorder = recorder
         self._keeps_content = settings.store_content
-        self.active: Counter[str] = Counter()  # By method.
+        self.census = recorder.metrics.census
         self.handed_over = HandedOver()
         self._parties: dict[str, dict[str | None, _Party]] = {}
         self._cancellable: dict[tuple[str, str | None, JsonId], Call] = {}
@@ -68,7 +67,8 @@ class InFlight:
 
     def begin(self, exchange: Exchange, call: Call) -> None:
         """Take up a call that has arrived; a ``notifications/cancelled`` marks the one that it names."""
-        self.active[call.method if call.method in KNOWN_METHODS else OTHER] += 1
+        if len(self.census.calls) < MAX_CALLS:
+            self.census.calls[call] = None
         session_id = exchange.transport_id
         if session_id is None or exchange.modern:
             return
@@ -120,6 +120,7 @@ class InFlight:
         if call.finished:
             return
         exchange, call.finished = call.exchange, True
+        self.census.calls.pop(call, None)
         call.duration = perf_counter() - exchange.started
         call.result_bytes = size
         call.outcome = FINE if outcome is FINE and call.handler_outcome is FINE else merged(outcome, call)
@@ -134,7 +135,6 @@ class InFlight:
             call.session = None
         if self.handed_over.calls:
             self.handed_over.drop(call)
-        self.active[call.method if call.method in KNOWN_METHODS else OTHER] -= 1
         if call.cancel_key is not None:
             self._forget(call)
         if call in self.waiting:

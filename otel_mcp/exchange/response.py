@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Final
 
 from otel_mcp.exchange.dispatch import Dispatcher
@@ -20,6 +21,7 @@ from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Call, Exchange, client_of
 from otel_mcp.settings import Settings
+from otel_mcp.telemetry.census import kind_of
 from otel_mcp.telemetry.http_span import HTTPSpans
 from otel_mcp.telemetry.recorder import Recorder
 from otel_mcp.types import Message, Scope
@@ -68,6 +70,8 @@ class Responses:
         """Learn from the start of a response, and find or begin its session; returns the start with our headers."""
         present = wire_headers.by_name(message.get("headers", ()))
         exchange.reading = reading_of(present)
+        if present.get(b"content-type", b"").startswith(b"text/event-stream"):
+            self._inflight.census.streams[exchange] = perf_counter()
         if not exchange.confirmed:
             return message
         status = exchange.status or 500
@@ -232,11 +236,20 @@ class Exchanges:
 
     def refused(self, exchange: Exchange, status: int) -> None:
         """Count a request that HTTP answered with a refusal: of a named client, if not before anybody has read it."""
-        client: str | None = None
-        if exchange.confirmed:
-            client = next((name for call in exchange.calls if (name := client_of(call)[0]) is not None), None)
-            if client is None and (session := self.resolver.known(exchange)) is not None:
-                client = session.facts.client_name
-        elif exchange.parsed or not wire_headers.takes_streams(exchange.headers):
-            return
-        self.recorder.metrics.request_refused(status, client)
+        if exchange.confirmed or (not exchange.parsed and wire_headers.takes_streams(exchange.headers)):
+            self.recorder.metrics.request_refused(status, self._client(exchange))
+
+    def stream_ended(self, exchange: Exchange, began: float) -> None:
+        """Measure a stream that has ended, which began at `began` by `perf_counter`."""
+        seconds = perf_counter() - began
+        if (kind := kind_of(exchange, seconds)) is not None:
+            self.recorder.metrics.stream_ended(kind, self._client(exchange), seconds)
+
+    def _client(self, exchange: Exchange) -> str | None:
+        """Return the name of the client, where its calls or their session know it."""
+        if not exchange.confirmed:
+            return None
+        client = next((name for call in exchange.calls if (name := client_of(call)[0]) is not None), None)
+        if client is None and (session := self.resolver.known(exchange)) is not None:
+            client = session.facts.client_name
+        return client

@@ -16,18 +16,21 @@ from opentelemetry import context as otel_context
 
 from otel_mcp import current
 from otel_mcp.current import look, serve
-from otel_mcp.guard import report
+from otel_mcp.guard import guarded, report
 from otel_mcp.integrations import handwritten
 from otel_mcp.integrations.patching import Patches
 from otel_mcp.model.call import MODERN, SCOPE_KEY, Exchange, current_exchange
+from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Receive, Scope, Send
 
 _FUNCTIONS: Final = (FunctionType, MethodType)
 """What a route of a hand-written server leads to; an SDK's leads to an object."""
 
-Owns = Callable[[Any], bool | None]
-"""Whether the server that this object serves keeps transport sessions of its own."""
+_TABLES: Final = ("_server_instances", "_read_stream_writers")
+"""Private fields of the SDK's transports with a session in each entry: Streamable HTTP, and the one of 2024-11-05."""
+_Held = Callable[[Any], Any]
+"""Finds the object that holds the transport sessions of an SDK."""
 
 
 def starlette(module: ModuleType, patches: Patches) -> None:
@@ -47,14 +50,15 @@ def route(module: ModuleType, patches: Patches) -> None:
 
 def session_manager(module: ModuleType, patches: Patches) -> None:
     """Patch the SDK's Streamable HTTP transport. Its own ASGI class bypasses `handle_request`."""
-    patches.replace(module.StreamableHTTPSessionManager, "handle_request", _sdk(lambda manager: not manager.stateless))
+    patches.replace(module.StreamableHTTPSessionManager, "handle_request", _sdk(lambda manager: manager))
     if hasattr(module, "StreamableHTTPASGIApp"):
-        patches.replace(module.StreamableHTTPASGIApp, "__call__", _sdk(lambda app: not app.session_manager.stateless))
+        patches.replace(module.StreamableHTTPASGIApp, "__call__", _sdk(lambda app: app.session_manager))
 
 
 def sse_transport(module: ModuleType, patches: Patches) -> None:
     """Patch the SDK's transport of 2024-11-05, whose sessions are always the server's."""
-    patches.replace(module.SseServerTransport, "handle_post_message", _sdk(lambda _: True))
+    patches.replace(module.SseServerTransport, "handle_post_message", _sdk(lambda transport: transport))
+    patches.replace(module.SseServerTransport, "connect_sse", _connecting)
 
 
 def http_client(module: ModuleType, patches: Patches) -> None:
@@ -119,7 +123,7 @@ def _route(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[
     return handle
 
 
-def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _sdk(holder_of: _Held) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,7 +142,7 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                     if context is not None:
                         token = otel_context.attach(context)
                     if exchange.owns_sessions is None and (exchange.protocol_version or "") < MODERN:
-                        _slow_learn(exchange, owns(self))
+                        _slow_learn(exchange, runtime, holder_of(self))
             except Exception as failure:
                 report("transport", failure)
             try:
@@ -152,8 +156,32 @@ def _sdk(owns: Owns) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return make
 
 
-def _slow_learn(exchange: Exchange, owns: bool | None) -> None:
+def _slow_learn(exchange: Exchange, runtime: Runtime, holder: Any) -> None:
     """Remember who owns sessions, for requests that do not get here, such as those that a middleware refuses."""
-    exchange.owns_sessions = owns
-    if owns is not None and exchange.transport_id is not None and (runtime := current.runtime) is not None:
-        runtime.exchanges.session_ids.learn(exchange, owns=owns)
+    if holder is None:
+        return
+    exchange.owns_sessions = not getattr(holder, "stateless", False)
+    if exchange.transport_id is not None:
+        runtime.exchanges.session_ids.learn(exchange, owns=exchange.owns_sessions)
+    if exchange.owns_sessions:
+        _watch(runtime, holder)
+
+
+def _watch(runtime: Runtime, holder: Any) -> None:
+    """Have the transport sessions that an SDK holds counted."""
+    for field in _TABLES:
+        if hasattr(holder, field):
+            runtime.metrics.census.watch(holder, field)
+
+
+def _connecting(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Take note of a transport of 2024-11-05, whose client may never post."""
+
+    @wraps(original)
+    def connect_sse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with guarded("transport"):
+            if (runtime := current.runtime) is not None:
+                _watch(runtime, self)
+        return original(self, *args, **kwargs)
+
+    return connect_sse

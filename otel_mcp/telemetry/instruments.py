@@ -15,6 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
 
 from otel_mcp import guard, semconv
+from otel_mcp.telemetry.census import Census, Served
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.version import __version__
 
@@ -26,7 +27,7 @@ class Readings(NamedTuple):
     local: int
     pending: int
     degraded: bool
-    requests: Mapping[str, int]
+    census: Census
     contradicted: Mapping[str, int]
 
 
@@ -65,6 +66,9 @@ class Instruments:
         self.store_duration = histogram(
             semconv.METRIC_STORE_DURATION, "s", "Duration of an operation on the session store.", semconv.STORE_BUCKETS
         )
+        self.stream_duration = histogram(
+            semconv.METRIC_STREAM_DURATION, "s", "Duration of a stream that has ended.", semconv.SESSION_BUCKETS
+        )
         counter = meter.create_counter
         self.started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
         self.resumed = counter(semconv.METRIC_SESSION_RESUMED, "{session}", "Sessions met again after a restart.")
@@ -87,12 +91,17 @@ class Instruments:
     def _observe_all(self, meter: Meter) -> None:
         # What adds up over processes is an up-down counter, by the conventions; only `active` does not.
         adding, counting = meter.create_observable_up_down_counter, meter.create_observable_counter
-        requests = self._shows(lambda now: _by(semconv.MCP_METHOD_NAME, now.requests))
+        gauge = meter.create_observable_gauge
+        requests = self._shows(lambda now: [_served(*item) for item in now.census.requests().items()])
         adding(semconv.METRIC_REQUESTS_ACTIVE, requests, "{request}", "Requests being served.")
-        active = self._shows(lambda now: [] if now.active is None else [Observation(now.active)])
-        meter.create_observable_gauge(
-            semconv.METRIC_SESSION_ACTIVE, active, "{session}", "Live sessions in the shared store."
-        )
+        oldest = self._shows(lambda now: _by(semconv.GEN_AI_TOOL_NAME, now.census.oldest()))
+        gauge(semconv.METRIC_CALL_OLDEST, oldest, "s", "How long the oldest call in flight has taken so far.")
+        streams = self._shows(lambda now: _by(semconv.STREAM_KIND, now.census.open_streams()))
+        adding(semconv.METRIC_STREAM_ACTIVE, streams, "{stream}", "Open streams.")
+        held = self._shows(lambda now: _if_known(now.census.transport_sessions()))
+        adding(semconv.METRIC_TRANSPORT_SESSIONS, held, "{session}", "Transport sessions that the SDK holds.")
+        active = self._shows(lambda now: _if_known(now.active))
+        gauge(semconv.METRIC_SESSION_ACTIVE, active, "{session}", "Live sessions in the shared store.")
         local = self._shows(lambda now: [Observation(now.local)])
         adding(semconv.METRIC_SESSION_LOCAL, local, "{session}", "Sessions in this process's memory.")
         pending = self._shows(lambda now: [Observation(now.pending)])
@@ -126,8 +135,18 @@ class Instruments:
         return [observe]
 
 
-def _by(attribute: str, counts: Mapping[str, int]) -> list[Observation]:
-    return [Observation(count, {attribute: name}) for name, count in list(counts.items())]
+def _by(attribute: str, values: Mapping[str, float]) -> list[Observation]:
+    return [Observation(value, {attribute: name}) for name, value in list(values.items())]
+
+
+def _if_known(value: int | None) -> list[Observation]:
+    return [] if value is None else [Observation(value)]
+
+
+def _served(what: Served, count: int) -> Observation:
+    method, tool = what
+    named = {} if tool is None else {semconv.GEN_AI_TOOL_NAME: tool}
+    return Observation(count, {semconv.MCP_METHOD_NAME: method, **named})
 
 
 def _errors(_: CallbackOptions) -> list[Observation]:

@@ -21,6 +21,7 @@ from otel_mcp.guard import report
 from otel_mcp.model.call import Call, client_of
 from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
+from otel_mcp.telemetry.census import Census
 from otel_mcp.telemetry.instruments import Instruments, Readings, Series
 from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
@@ -32,15 +33,14 @@ MAX_ERRORS: Final = 50
 """Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
 _USUAL_CODES: Final = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS: Final = (
-    *(semconv.TOOL_ERROR, "cancelled", "disconnected"),
+    *(semconv.TOOL_ERROR, "cancelled", "disconnected", "400", "401", "403", "404", "500"),
     *(code for code in _USUAL_CODES if code not in CALLER_CODES),
-    *("400", "401", "403", "404", "500"),
 )
 """These always have a label value of their own."""
 _MAX_SERIES: Final = 2000
 """Series that are kept at hand; the SDK keeps as many of one instrument."""
-_MAX_REFUSED: Final = 1000
-"""Refusals that wait to be counted."""
+_MAX_WAITING: Final = 1000
+"""Refusals and streams that wait to be recorded."""
 _MAX_REMEMBERED: Final = 16
 """Tools of a session whose last failure is remembered."""
 
@@ -51,30 +51,30 @@ class Metrics:
     def __init__(self, provider: MeterProvider | None) -> None:
         self._on = Instruments(provider)
         self.tools = BoundedNames(MAX_TOOLS)
+        self.census = Census(self.tools)
         self._prompts = BoundedNames(MAX_TOOLS)
         self._clients = BoundedNames(MAX_CLIENTS)
-        self._error_types = BoundedNames(MAX_ERRORS)
-        self._error_types.learn(_USUAL_ERRORS)
-        self._error_codes = BoundedNames(MAX_ERRORS)
-        self._error_codes.learn(_USUAL_CODES)
+        self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
+        self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
         self._tools_listed = False
         """The server has listed all its tools."""
         self._series: dict[tuple[str | None, ...], tuple[Series, Series]] = {}
         """Duration and size of the result, by the values of their attributes."""
         self._client_series: dict[tuple[str, str], Series] = {}
         self._store_series: dict[tuple[str, str], Series] = {}
-        self._refused: deque[tuple[int, str | None]] = deque()
+        self._waiting: deque[tuple[Callable[..., None], float, str | None, dict[str, Any]]] = deque()
         self.sessions = SessionMetrics(self._on, self._of_client)
         self.registered = False
         self.forget()
 
-    def watch(self, read: Callable[[], Readings]) -> None:
-        """Let the observable instruments read; a reader may collect before."""
+    def watch(self, read: Callable[[], Readings] | None) -> None:
+        """Let the observable instruments read; a reader may collect before. ``None`` = show nothing any longer."""
         self._on.read = read
 
     def forget(self) -> None:
         """Start again in a forked child: what waits to be counted is the parent's."""
-        self._refused.clear()
+        self._waiting.clear()
+        self.census.forget()
         self._requests: Counter[Series] = Counter()
         """Of the batch that is being recorded, by the series of client and method."""
         self._exemplified: set[tuple[Series, int]] = set()
@@ -88,11 +88,7 @@ class Metrics:
         self.sessions.register()
         for counter, attribute, values in (
             (self._on.refused, semconv.HTTP_RESPONSE_STATUS_CODE, (400, 401, 403, 404)),
-            (
-                self._on.dropped,
-                semconv.REJECT_REASON,
-                ("foreign", "full", "error", "ended", "principal", "shutdown"),
-            ),
+            (self._on.dropped, semconv.REJECT_REASON, ("foreign", "full", "error", "ended", "principal", "shutdown")),
         ):
             for value in values:
                 counter.add(0, {attribute: value}, NO_SPAN)
@@ -148,8 +144,7 @@ class Metrics:
 
     def _slow_client_series(self, client: str, method: str) -> Series:
         attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
-        series = self._client_series[client, method] = Series(self._on.clients_requests, attributes)
-        return series
+        return self._client_series.setdefault((client, method), Series(self._on.clients_requests, attributes))
 
     def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, Series]:
         """Make the series of calls with these values, all bounded, for their durations and the sizes of results."""
@@ -165,10 +160,10 @@ class Metrics:
             semconv.GEN_AI_TOOL_NAME if is_tool else semconv.GEN_AI_PROMPT_NAME: name,
         }
         duration = Series(self._on.duration, {name: value for name, value in attributes.items() if value is not None})
-        made = duration, Series(self._on.result_size, {semconv.GEN_AI_TOOL_NAME: name})
         if len(self._series) >= _MAX_SERIES:
             self._series.clear()
-        self._series[key] = made
+        made = self._series[key] = duration, Series(self._on.result_size, {semconv.GEN_AI_TOOL_NAME: name})
+        self.census.served.add((method or "", name if is_tool else None))
         return made
 
     def close(self) -> None:
@@ -176,7 +171,7 @@ class Metrics:
         requests, self._requests = self._requests, Counter()
         self._exemplified.clear()
         try:
-            if self._refused:
+            if self._waiting:
                 self.settle()
             for series, count in requests.items():
                 series.record(count)
@@ -228,26 +223,31 @@ class Metrics:
         return attributes | named
 
     def request_refused(self, status: int, client: str | None) -> None:
-        """Take a request that HTTP answered with a refusal; counted once it is known which clients have worked."""
-        self._refused.append((status, client))
-        if len(self._refused) > _MAX_REFUSED:
+        """Count a request that HTTP answered with a refusal."""
+        self._record_later(self._on.refused.add, 1, client, {semconv.HTTP_RESPONSE_STATUS_CODE: status})
+
+    def stream_ended(self, kind: str, client: str | None, seconds: float) -> None:
+        """Measure a stream."""
+        self._record_later(self._on.stream_duration.record, seconds, client, {semconv.STREAM_KIND: kind})
+
+    def _record_later(self, record: Callable[..., None], value: float, client: str | None, by: dict[str, Any]) -> None:
+        self._waiting.append((record, value, client, by))
+        if len(self._waiting) > _MAX_WAITING:
             self.settle()
 
     def settle(self) -> None:
-        """Count the refusals that wait. From any thread."""
+        """Record what has waited until it is known which clients have worked. From any thread."""
         with suppress(IndexError):  # Whichever thread takes the last one.
             while True:
-                status, client = self._refused.popleft()
-                attributes = self._of_client(client, {semconv.HTTP_RESPONSE_STATUS_CODE: status})
-                self._on.refused.add(1, attributes, NO_SPAN)
+                record, value, client, by = self._waiting.popleft()
+                record(value, self._of_client(client, by), NO_SPAN)
 
     def store_dropped(self, count: int, reason: str) -> None:
         self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
         """Measure a use of the store."""
-        series = self._store_series.get((operation, outcome))
-        if series is None:
+        if (series := self._store_series.get((operation, outcome))) is None:
             attributes = {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}
             series = self._store_series[operation, outcome] = Series(self._on.store_duration, attributes)
         series.record(seconds)

@@ -49,4 +49,4 @@ async def test_a_stream_asked_for_with_a_message_is_opened_and_leaves_no_call() 
     assert scope[SCOPE_KEY].stream == (headers[0][1], None)
     assert current.runtime is not None
     inflight = current.runtime.exchanges.inflight
-    assert (+inflight.active, inflight.waiting) == ({}, {})
+    assert (inflight.census.calls, inflight.waiting) == ({}, {})

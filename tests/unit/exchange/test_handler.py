@@ -102,7 +102,7 @@ async def test_only_a_post_brings_a_message(
     await request(served, scope, [json.dumps(call()).encode()])
 
     assert streams == [(Reading.STREAM, ("own", None) if method == "GET" else None)]
-    assert (+inflight.active, inflight.waiting) == ({}, {})
+    assert (inflight.census.calls, inflight.waiting) == ({}, {})
     assert [span.name for span in telemetry.spans()] == ["initialize"]
 
 
@@ -159,5 +159,5 @@ async def test_a_request_that_is_cancelled_with_its_start_held_ends(runtime: Run
     assert scope.cancelled_caught
     assert current_exchange.get() is None
     assert otel_context.get_current() is before
-    assert +runtime.exchanges.inflight.active == {}
+    assert runtime.metrics.census.calls == {}
     assert [span.name for span in telemetry.spans()] == ["initialize"]

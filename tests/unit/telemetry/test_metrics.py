@@ -44,6 +44,10 @@ CONTRACT = {
     "otel_mcp.call.corrected": ("{call}", "Counter"),
     "otel_mcp.requests.refused": ("{request}", "Counter"),
     "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
+    "otel_mcp.call.oldest": ("s", "Gauge"),
+    "otel_mcp.stream.active": ("{stream}", "UpDownCounter"),
+    "otel_mcp.stream.duration": ("s", "Histogram"),
+    "otel_mcp.transport.sessions": ("{session}", "UpDownCounter"),
     "otel_mcp.store.operation.duration": ("s", "Histogram"),
     "otel_mcp.store.pending": ("{call}", "UpDownCounter"),
     "otel_mcp.store.dropped": ("{call}", "Counter"),
@@ -79,7 +83,10 @@ ATTRIBUTES = {
     "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
-    "otel_mcp.requests.active": {"mcp.method.name"},
+    "otel_mcp.requests.active": {"mcp.method.name", "gen_ai.tool.name"},
+    "otel_mcp.call.oldest": {"gen_ai.tool.name"},
+    "otel_mcp.stream.active": {"otel_mcp.stream.kind"},
+    "otel_mcp.stream.duration": {"otel_mcp.stream.kind", "otel_mcp.client.name"},
     "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
     "otel_mcp.store.dropped": {"otel_mcp.reason"},
     "otel_mcp.observer.dropped": {"otel_mcp.observer"},
@@ -117,6 +124,8 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)
     metrics.observer_dropped("log", 1)
+    metrics.stream_ended("get", "unit-client", 60.0)
+    metrics.census.watch(metrics, "_series")
     failures["parts"] += 1
     await runtime.shut_down()
 
@@ -652,21 +661,21 @@ def test_a_child_counts_no_refusal_of_its_parent(runtime: Runtime, telemetry: Te
 def test_refusals_that_wait_are_bounded(runtime: Runtime, telemetry: Telemetry) -> None:
     for _ in range(1500):
         runtime.metrics.request_refused(403, None)
-    assert len(runtime.metrics._refused) < 1000  # pyright: ignore[reportPrivateUsage]
+    assert len(runtime.metrics._waiting) < 1000  # pyright: ignore[reportPrivateUsage]
 
     assert telemetry.points(REFUSED) == [({"http.response.status_code": 403}, 1500)]
 
 
-def test_two_threads_may_count_the_refusals_that_wait(runtime: Runtime) -> None:
-    class Faster(deque[tuple[int, str | None]]):
+def test_two_threads_may_record_what_waits(runtime: Runtime) -> None:
+    class Faster(deque[tuple[Any, ...]]):
         """Another thread takes the last one first."""
 
-        def popleft(self) -> tuple[int, str | None]:
+        def popleft(self) -> tuple[Any, ...]:
             self.clear()
             return super().popleft()
 
-    runtime.metrics._refused = Faster([(403, None)])  # pyright: ignore[reportPrivateUsage]
+    runtime.metrics._waiting = Faster([(print, 1.0, None, {})])  # pyright: ignore[reportPrivateUsage]
 
     runtime.metrics.settle()
 
-    assert not runtime.metrics._refused  # pyright: ignore[reportPrivateUsage]
+    assert not runtime.metrics._waiting  # pyright: ignore[reportPrivateUsage]

@@ -1,0 +1,167 @@
+"""What the session managers of the SDK and of FastMCP hold is what the metric shows, however their clients leave."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from fastmcp import FastMCP
+from mcp.server.mcpserver import MCPServer
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+from otel_mcp import MCPInstrumentor
+from otel_mcp.types import ASGIApp, Message, Receive, Send
+from tests.support.asgi import delete, get, make_scope, post, request
+from tests.support.messages import call, initialize, legacy_headers
+from tests.support.providers import Telemetry
+
+pytestmark = pytest.mark.anyio
+HELD = "otel_mcp.transport.sessions"
+STREAMS = "otel_mcp.stream.active"
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    telemetry = Telemetry()
+    MCPInstrumentor().instrument(tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider)
+    yield telemetry
+    if MCPInstrumentor().is_instrumented_by_opentelemetry:
+        MCPInstrumentor().uninstrument()
+    telemetry.shut_down()
+
+
+def shop() -> MCPServer[Any]:
+    server: MCPServer[Any] = MCPServer("shop", log_level="ERROR")
+
+    @server.tool()
+    def add(a: int = 1) -> int:
+        return a
+
+    return server
+
+
+@asynccontextmanager
+async def managed(idle: float | None = None) -> AsyncGenerator[tuple[ASGIApp, Any]]:
+    """A stateful server of the SDK and its session manager, in which sessions time out after `idle` seconds."""
+    manager = StreamableHTTPSessionManager(
+        getattr(shop(), "_lowlevel_server"),  # noqa: B009
+        json_response=True,
+        session_idle_timeout=idle,
+    )
+    async with manager.run():
+        yield manager.handle_request, manager
+
+
+async def begin(app: ASGIApp) -> str:
+    return (await post(app, initialize())).headers["mcp-session-id"]
+
+
+def announcing(app: ASGIApp, opened: anyio.Event, field: str) -> ASGIApp:
+    """The app, whose first answer with something in `field` sets `opened`."""
+
+    async def announced(scope: Message, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            await send(message)
+            if message.get(field):
+                opened.set()
+
+        await app(scope, receive, sending)
+
+    return announced
+
+
+def held(telemetry: Telemetry) -> int | None:
+    points = telemetry.points(HELD)
+    return points[0][1] if points else None
+
+
+async def test_a_thousand_clients_that_vanish_stay_in_the_manager_and_are_counted(telemetry: Telemetry) -> None:
+    async with managed() as (app, manager):
+        for _ in range(1000):
+            await begin(app)
+
+        assert held(telemetry) == len(manager._server_instances) == 1000
+    gc.collect()
+    assert held(telemetry) in {0, None}
+
+
+async def test_a_delete_and_the_idle_timeout_of_the_sdk_take_sessions_out(telemetry: Telemetry) -> None:
+    async with managed(idle=0.3) as (app, manager):
+        staying, leaving, _ = [await begin(app) for _ in range(3)]
+        assert held(telemetry) == 3
+        await delete(app, legacy_headers(leaving))
+        assert held(telemetry) == len(manager._server_instances) == 2
+
+        with anyio.fail_after(10):
+            while len(manager._server_instances) > 1:
+                await post(app, call(), legacy_headers(staying))
+                await anyio.sleep(0.02)
+
+        assert held(telemetry) == 1
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+async def test_fastmcp_holds_sessions_unless_it_is_stateless(telemetry: Telemetry, *, stateless: bool) -> None:
+    app: Any = FastMCP("shop").http_app(stateless_http=stateless)
+
+    async with app.router.lifespan_context(app):
+        for _ in range(3):
+            await post(app, initialize())
+
+        assert held(telemetry) == (None if stateless else 3)
+
+
+async def test_several_servers_of_one_process_add_up(telemetry: Telemetry) -> None:
+    async with managed() as (one, _), managed() as (other, _):
+        for app in (one, other, other):
+            await begin(app)
+
+        assert held(telemetry) == 3
+
+
+async def test_a_stream_of_2024_11_05_is_held_until_its_client_leaves(telemetry: Telemetry) -> None:
+    opened, left = anyio.Event(), anyio.Event()
+    app = announcing(shop().sse_app(), opened, "body")
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            scope = make_scope("GET", "/sse", [("accept", "text/event-stream"), ("host", "127.0.0.1:8000")])
+            group.start_soon(lambda: request(app, scope, left=left))
+            await opened.wait()
+            streams = {attributes["otel_mcp.stream.kind"]: n for attributes, n in telemetry.points(STREAMS)}
+            assert (held(telemetry), streams["sse"]) == (1, 1)
+            left.set()
+
+    assert held(telemetry) == 0
+    assert [count for _, count in telemetry.points(STREAMS)] == [0] * 4
+
+
+async def test_a_get_stream_of_the_sdk_is_open_until_its_session_is_deleted(telemetry: Telemetry) -> None:
+    async with managed() as (app, _):
+        headers = legacy_headers(await begin(app))
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                opened = anyio.Event()
+                group.start_soon(get, announcing(app, opened, "status"), [("host", "127.0.0.1:8000"), *headers])
+                await opened.wait()
+                during = [kind for kind, count in telemetry.points(STREAMS) if count]
+                await delete(app, headers)
+
+    assert during == [{"otel_mcp.stream.kind": "get"}]
+    assert [count for _, count in telemetry.points(STREAMS)] == [0] * 4
+    ((attributes, (count, _)),) = telemetry.points("otel_mcp.stream.duration")
+    assert (attributes["otel_mcp.stream.kind"], count) == ("get", 1)
+
+
+async def test_after_uninstrument_nothing_is_shown(telemetry: Telemetry) -> None:
+    async with managed() as (app, _):
+        await begin(app)
+        assert held(telemetry) == 1
+
+        MCPInstrumentor().uninstrument()
+        await begin(app)
+
+        assert (held(telemetry), telemetry.points(STREAMS)) == (None, [])
