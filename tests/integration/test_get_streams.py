@@ -14,8 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_mcp import MCPInstrumentor, current
 from otel_mcp.model.call import SCOPE_KEY
-from otel_mcp.types import Message, Receive, Send
-from tests.support.asgi import JSON_HEADERS, delete, make_scope, post, request
+from tests.support.asgi import JSON_HEADERS, announcing, delete, make_scope, post, request
 from tests.support.messages import call, initialize, legacy_headers
 
 pytestmark = pytest.mark.anyio
@@ -31,13 +30,7 @@ def _instrumented() -> Iterator[None]:
 async def test_a_stream_asked_for_with_a_message_is_opened_and_leaves_no_call() -> None:
     app: Any = MCPServer("shop", log_level="WARNING").streamable_http_app()
     left = anyio.Event()
-
-    async def watched(scope: Message, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            await send(message)
-            left.set()  # The client leaves as soon as the stream has begun.
-
-        await app(scope, receive, sending)
+    watched = announcing(app, left, "status")  # The client leaves as soon as the stream has begun.
 
     async with app.router.lifespan_context(app):
         headers = legacy_headers((await post(app, initialize())).headers["mcp-session-id"])

@@ -25,6 +25,7 @@ from otel_mcp.telemetry import http_span
 from otel_mcp.types import Message
 from otel_mcp.wire.jsonrpc import Failure
 from tests.support import registry
+from tests.support.asgi import JSON_HEADERS, announcing, delete, get, post
 from tests.support.messages import CLIENT_INFO, MODERN, ask, call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 from tests.support.registry import Emitted
@@ -136,6 +137,7 @@ async def _use_everything(redis_url: str) -> Emitted:
         meta |= {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
         await _post(client, call("add", 7, arguments={"a": 1, "b": 2}, meta=meta), modern)
         await _post(client, ask("tools/list", 10, _meta=meta), modern)  # Not what its header says.
+        holder = await _hold_a_stream()
         runtime = current.runtime
         assert runtime is not None
         await runtime.sessions.delete(successor)
@@ -148,8 +150,21 @@ async def _use_everything(redis_url: str) -> Emitted:
         await runtime.shut_down()
         emitted = _read(telemetry)
         emitted.metrics = {**before.metrics, **emitted.metrics}
+        del holder
     telemetry.shut_down()
     return emitted
+
+
+async def _hold_a_stream() -> object:
+    """Open a stream of a server that keeps sessions, and end both; returns that server."""
+    app: Any = MCPServer("held", log_level="ERROR").streamable_http_app()
+    async with app.router.lifespan_context(app), anyio.create_task_group() as group:
+        headers = legacy_headers((await post(app, initialize())).headers["mcp-session-id"])
+        opened = anyio.Event()
+        group.start_soon(get, announcing(app, opened, "status"), [("host", "127.0.0.1:8000"), *headers])
+        await opened.wait()
+        await delete(app, [*JSON_HEADERS, *headers])
+    return app
 
 
 @asynccontextmanager

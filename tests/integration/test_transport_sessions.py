@@ -14,8 +14,8 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from otel_mcp import MCPInstrumentor
-from otel_mcp.types import ASGIApp, Message, Receive, Send
-from tests.support.asgi import delete, get, make_scope, post, request
+from otel_mcp.types import ASGIApp
+from tests.support.asgi import announcing, delete, get, make_scope, post, request
 from tests.support.messages import call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 
@@ -58,20 +58,6 @@ async def managed(idle: float | None = None) -> AsyncGenerator[tuple[ASGIApp, An
 
 async def begin(app: ASGIApp) -> str:
     return (await post(app, initialize())).headers["mcp-session-id"]
-
-
-def announcing(app: ASGIApp, opened: anyio.Event, field: str) -> ASGIApp:
-    """The app, whose first answer with something in `field` sets `opened`."""
-
-    async def announced(scope: Message, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            await send(message)
-            if message.get(field):
-                opened.set()
-
-        await app(scope, receive, sending)
-
-    return announced
 
 
 def held(telemetry: Telemetry) -> int | None:

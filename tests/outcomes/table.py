@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -251,6 +253,8 @@ async def run(name: str, era: str, sampler: Sampler | None = None) -> list[Seen]
                 documented = len(calls)
             version = headers["mcp-protocol-version"]
             seen.append(Seen(case, version, status, answer, telemetry.spans(), points, document))
+        held = telemetry.points("otel_mcp.transport.sessions")
+        assert sum(held.values()) == _sessions_of_managers(), held
         failures = dict(guard.failures)
     assert failures == {}, failures
     return seen
@@ -261,6 +265,13 @@ META: Final = {
     "io.modelcontextprotocol/clientInfo": {"name": "table", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+
+
+def _sessions_of_managers() -> int:
+    """What the SDK holds in this process, which may serve without it."""
+    kind = getattr(sys.modules.get("mcp.server.streamable_http_manager"), "StreamableHTTPSessionManager", ())
+    managers: list[Any] = [each for each in gc.get_objects() if issubclass(type(each), kind)]
+    return sum(len(manager._server_instances) for manager in managers)
 
 
 async def _shake_hands(app: Any, era: str) -> dict[str, str]:

@@ -124,6 +124,20 @@ async def request(
     return reply
 
 
+def announcing(app: App, opened: anyio.Event, field: str) -> App:
+    """The app, whose first message with something in `field` sets `opened` once it has been sent."""
+
+    async def announced(scope: Message, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            await send(message)
+            if message.get(field):
+                opened.set()
+
+        await app(scope, receive, sending)
+
+    return announced
+
+
 async def post(
     app: App,
     message: Any,
