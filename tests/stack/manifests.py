@@ -65,7 +65,7 @@ class Workload:
     spec: Manifest
     """Of the pod."""
     environment: Mapping[str, str]
-    """As the container sees it in the first pod."""
+    """As the container sees it."""
 
     @property
     def container(self) -> Manifest:
@@ -100,10 +100,10 @@ class Objects:
         """Return those of a kind by name."""
         return {one["metadata"]["name"]: one for one in self.all if one["kind"] == kind}
 
-    def workloads(self) -> dict[str, Workload]:
-        """Return everything that makes pods, by name; also what the Prometheus Operator would make."""
+    def workloads(self, pod: int = 0) -> dict[str, Workload]:
+        """Return everything that makes pods, by name, as its pod of a number is; also what the Operator would make."""
         kinds = ("Deployment", "StatefulSet", "Job")
-        found = {name: self._workload(one) for kind in kinds for name, one in self.of(kind).items()}
+        found = {name: self._workload(one, pod) for kind in kinds for name, one in self.of(kind).items()}
         return found | {f"prometheus-{name}": _prometheus(name, one) for name, one in self.of("Prometheus").items()}
 
     def services(self) -> dict[str, Manifest]:
@@ -124,11 +124,11 @@ class Objects:
             for name, text in self.of("ConfigMap")[of]["data"].items()
         }
 
-    def _workload(self, one: Manifest) -> Workload:
+    def _workload(self, one: Manifest, pod: int) -> Workload:
         template = one["spec"]["template"]
         name = one["metadata"]["name"]
         (container,) = template["spec"]["containers"]
-        environment = self._environment(container, f"{name}-0")
+        environment = self._environment(container, f"{name}-{pod}")
         replicas = one["spec"].get("replicas", 1)
         labels = template["metadata"]["labels"]
         return Workload(one["kind"], name, replicas, labels, template["spec"], environment)

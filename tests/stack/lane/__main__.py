@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from . import entry, metrics, pipelines, traces, traffic
+from . import entry, metrics, pipelines, pods, traces, traffic
 from .ask import Prometheus
 from .builds import NotBuilt
 from .seen import Seen
 from .stack import Stack
 
-PROOFS: Final = metrics.PROOFS | traces.PROOFS | entry.PROOFS | pipelines.PROOFS
+PROOFS: Final = metrics.PROOFS | traces.PROOFS | entry.PROOFS | pipelines.PROOFS | pods.PROOFS
 
 
 def main() -> int:

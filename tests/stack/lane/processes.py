@@ -54,6 +54,10 @@ class Process:
         tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise NotUp(f"{self.name} is not up:\n{tail}")
 
+    def wait(self, within: float) -> int:
+        """Wait for its end and return its exit code; raises `subprocess.TimeoutExpired`."""
+        return self._process.wait(within)
+
     def stop(self) -> None:
         """End it: politely first."""
         if self._process.poll() is None:

@@ -98,12 +98,25 @@ class Stack:
             "COLLECTOR_HTTP_PORT": str(self.ports[f"{name}_http"]),
             "COLLECTOR_HEALTH_PORT": str(self.ports[f"{name}_health"]),
             "JAEGER_ENDPOINT": self.address("jaeger_otlp"),
-            "PROMETHEUS_URL": self.url("to_scrape_http" if "prometheus" in self.missing else "prometheus"),
+            "PROMETHEUS_URL": self.push_url,
             "REDIS_ENDPOINT": self.valkey_url.removeprefix("redis://").partition("/")[0],
         }
-        process = self._start(name, command, own | environment)
+        process = self.start(name, command, own | environment)
         process.wait_until(answers(self.url(f"{name}_health")))
         return process
+
+    def start(self, name: str, command: list[Any], environment: dict[str, str]) -> Process:
+        """Start a process that ends with the lane."""
+        # Nothing that the user who runs the lane has set for something else.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+        process = Process(name, command, inherited | environment, self.log_folder / f"{name}.log", ROOT)
+        self._cleanup.callback(process.stop)
+        return process
+
+    @property
+    def push_url(self) -> str:
+        """Where metrics are sent."""
+        return self.url("to_scrape_http" if "prometheus" in self.missing else "prometheus")
 
     @property
     def traces(self) -> Traces:
@@ -125,7 +138,7 @@ class Stack:
             self._note("prometheus", "Debian's, scraping collector/config/to-scrape.yaml", error)
             command = [part for part in command if not part.startswith(("--web.enable-otlp", "--config.file"))]
             command.append(f"--config.file={self._start_to_scrape()}")
-        process = self._start("prometheus", [program, *command], {})
+        process = self.start("prometheus", [program, *command], {})
         process.wait_until(answers(f"{self.url('prometheus')}/-/ready"))
 
     def _start_to_scrape(self) -> Path:
@@ -155,7 +168,7 @@ class Stack:
             self._start_to_file()
             return
         service = Service("jaeger", {})
-        process = self._start("jaeger", [program, *service.command], service.environment | own)
+        process = self.start("jaeger", [program, *service.command], service.environment | own)
         process.wait_until(answers(f"{self.url('jaeger_health')}/status"))
 
     def _start_to_file(self) -> None:
@@ -182,13 +195,13 @@ class Stack:
         processes: list[Process] = []
         for name in ("server_1", "server_2"):
             command = [
-                _installed("opentelemetry-instrument"),
-                _installed("uvicorn"),
+                installed("opentelemetry-instrument"),
+                installed("uvicorn"),
                 "examples.demo.server:app",
                 f"--host={LOOPBACK}",
                 f"--port={self.ports[name]}",
             ]
-            processes.append(self._start(name, command, environment))
+            processes.append(self.start(name, command, environment))
         for process in processes:
             process.wait_until(answers(f"{self.url(process.name)}/health"))
 
@@ -210,7 +223,7 @@ class Stack:
             text = text.replace(old, new)
         config = self.log_folder / "proxy.conf"
         config.write_text(text, encoding="utf-8")
-        process = self._start("proxy", [nginx, "-e", "stderr", "-c", config, "-g", "daemon off;"], {})
+        process = self.start("proxy", [nginx, "-e", "stderr", "-c", config, "-g", "daemon off;"], {})
         process.wait_until(answers(f"http://localhost:{self.ports['proxy']}/health"))
 
     def _hosts(self) -> dict[str, str]:
@@ -220,14 +233,8 @@ class Stack:
             "http://prometheus:9090": self.url("prometheus"),
         }
 
-    def _start(self, name: str, command: list[Any], environment: dict[str, str]) -> Process:
-        # Nothing that the user who runs the lane has set for something else.
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-        process = Process(name, command, inherited | environment, self.log_folder / f"{name}.log", ROOT)
-        self._cleanup.callback(process.stop)
-        return process
 
-
-def _installed(name: str) -> str:
+def installed(name: str) -> str:
+    """Return the path of a program of this environment."""
     path = Path(sys.executable).with_name(name)
     return str(path) if path.exists() else shutil.which(name) or name
