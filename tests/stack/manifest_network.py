@@ -27,7 +27,7 @@ def wanted(objects: Objects) -> tuple[set[Flow], list[str]]:
     services, workloads = objects.services(), objects.workloads()
     for name, workload in workloads.items():
         for host, port in set(_ADDRESS.findall("\n".join(_texts(objects, workload)))):
-            if f"{host}:{port}" in ELSEWHERE:
+            if host == "localhost" or f"{host}:{port}" in ELSEWHERE:
                 continue
             pod, _, service = host.rpartition(".")
             spec = services.get(service)
@@ -64,6 +64,7 @@ def allowed_from(objects: Objects, namespace: Mapping[str, str]) -> set[tuple[st
 
 def _texts(objects: Objects, workload: Workload) -> Iterator[str]:
     yield from workload.command
+    yield from (text for path, text in objects.files(workload).items() if path.endswith(".conf"))
     text = "\n".join(objects.files(workload).values())
     if names := workload.configurations:
         text = yaml.safe_dump(collector.used(collector.merged(*names)), width=10_000)

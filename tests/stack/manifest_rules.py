@@ -121,7 +121,7 @@ def who_asks_is_let_in_and_nobody_else(objects: Objects) -> Iterator[str]:
     yield from (f"{source} cannot reach {target}:{port}" for source, target, port in sorted(wanted - allowed))
     yield from (f"{source} may reach {target}:{port}" for source, target, port in sorted(allowed - wanted))
     store = "valkey-cluster" if "valkey-cluster" in there else "valkey"
-    expected = {("mcp-server", 8000), ("collector-gateway", 4317), ("collector-gateway", 4318), (store, 6379)}
+    expected = {("proxy", 8080), ("collector-gateway", 4317), ("collector-gateway", 4318), (store, 6379)}
     for labels, outside in ((CLIENTS, expected), ({}, set[tuple[str, int]]())):
         if (found := network.allowed_from(objects, labels)) != outside:
             yield f"from namespaces with {labels} one may reach {sorted(found ^ outside)} or not"
@@ -182,6 +182,8 @@ def prometheus_is_set_as_everywhere(objects: Objects) -> Iterator[str]:
         found = {key: one["spec"].get(key) for key in wanted}
         if found != wanted:
             yield f"{name}: {found} instead of {wanted}"
+        if not one["spec"].get("serviceMonitorSelector"):
+            yield f"{name}: the Operator writes no configuration for it"
         if one["spec"]["evaluationInterval"] != _prometheus()["global"]["evaluation_interval"]:
             yield f"{name}: evaluates rules at another interval"
         chosen: Manifest = one["spec"]["ruleSelector"]["matchLabels"]

@@ -207,6 +207,10 @@ MISTAKES: dict[str, tuple[Spoil, str]] = {
         lambda o: o.of("Prometheus")["otel-mcp"]["spec"]["otlp"]["promoteResourceAttributes"].pop(),
         "instead of",
     ),
+    "no configuration": (
+        lambda o: o.of("Prometheus")["otel-mcp"]["spec"].pop("serviceMonitorSelector"),
+        "the Operator writes no configuration",
+    ),
     "rules of nobody": (
         lambda o: o.of("Prometheus")["otel-mcp"]["spec"]["ruleSelector"].update(matchLabels={"a": "b"}),
         "does not choose",
@@ -257,7 +261,7 @@ def test_a_mistake_is_found(mistake: str) -> None:
     ],
 )
 def test_the_api_server_finds_a_mistake(tmp_path: Path, file: str, old: str, new: str, complaint: str) -> None:
-    for folder in ("collector", "grafana"):
+    for folder in ("collector", "examples", "grafana"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.png", "*.py"))
     path = tmp_path / "collector" / "kubernetes" / "parts" / file
     text = path.read_text(encoding="utf-8")
