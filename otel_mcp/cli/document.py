@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
 
-from otel_mcp.model.delta import FACTS
+from otel_mcp.model.delta import FACTS, CallRecord
 
 LIVE: Final = "live"
 PROBE: Final = "probe"
@@ -42,6 +42,12 @@ class Call:
     request_id: str | int | None
     replica: str | None
     """The process that served it, where the document names it."""
+
+    def record(self) -> CallRecord:
+        """Return what of it counts for how the session went."""
+        record = CallRecord(self.tool, self.request_id, self.started, self.duration)
+        record.failure, record.result_bytes, record.arguments_digest = self.failure, self.size, self.digest
+        return record
 
 
 class Cut(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from otel_mcp.cli.calls import Line, offset
 from otel_mcp.cli.document import Call, Cut, Document
 from otel_mcp.cli.rows import NOTHING, age, duration, moment, plain, size
 from otel_mcp.cli.terminal import clean, counted
+from otel_mcp.model.verdict import Finding, find
 from otel_mcp.settings import Settings
 
 _BYTES_A_TOKEN: Final = 4
@@ -181,8 +183,15 @@ class Story:
 
     def meaning(self) -> list[str]:
         """Explain what its outcome and the findings say."""
+        found = {each.name: f" ({clean(each.tool_name, 64)}, {counted(each.calls, 'call')})" for each in self._find()}
         words = dict.fromkeys([self.document.outcome, *self.document.findings])
-        return [f"{word}: {_MEANINGS[word]}" for word in words if word in _MEANINGS]
+        return [f"{word}{found.get(word, '')}: {_MEANINGS[word]}" for word in words if word in _MEANINGS]
+
+    def _find(self) -> Iterable[Finding]:
+        """Find in the calls that are left what was found, so that its tool can be named."""
+        if not self.document.struggled:
+            return ()
+        return find([line.call.record() for line in self.lines])
 
     def _state(self) -> str:
         """Say how it went, or that it goes on."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from otel_mcp.model.state import SessionState
+from otel_mcp.model.verdict import find, judge
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_listing import put
 
@@ -68,8 +71,10 @@ def stormed(redis: Any) -> None:
 
 
 def played_ping_pong_and_got_out(redis: Any) -> None:
-    turns = [call(at, ("lock", "unlock")[at % 2], "ab"[at % 2]) for at in range(1, 5)]
-    tell(redis, "s", [*turns, call(9, "order", "c")], outcome="worked", findings=["ping_pong"], ended=(12, "expired"))
+    turns = [call(at, ("lock", "unlock")[at % 2], "ab"[at % 2]) for at in range(1, 7)]
+    tell(
+        redis, "s", [*turns, call(9, "order", "c")], outcome="ping_pong", findings=["ping_pong"], ended=(12, "expired")
+    )
 
 
 def gave_up(redis: Any) -> None:
@@ -134,7 +139,7 @@ corrected: calls went wrong, and the next ones put them right
         """\
 cursor 3.4 · header · live, looped, idle 1h
 session s of shop · began 2026-09-21 14:13:20 UTC
-looped: the same call with the same arguments, again and again
+looped (search, 4 calls): the same call with the same arguments, again and again
     AT  TOOL    RESULT   TOOK   SIZE
 +1.0 s  search  ok      12 ms  180 B
 +2.0 s  search  ok      12 ms  180 B  the same arguments again
@@ -149,7 +154,7 @@ looped: the same call with the same arguments, again and again
         """\
 cursor 3.4 · header · retry_storm, ended 1h ago: client_delete
 session s of shop · began 2026-09-21 14:13:20 UTC
-retry_storm: a call that failed was repeated, again and again
+retry_storm (ship, 4 calls): a call that failed was repeated, again and again
     AT  TOOL  RESULT   TOOK   SIZE
 +1.0 s  ship  failed  12 ms  180 B  exception
 +1.2 s  ship  failed  12 ms  180 B  exception, the same arguments again
@@ -162,16 +167,18 @@ retry_storm: a call that failed was repeated, again and again
         played_ping_pong_and_got_out,
         "s",
         """\
-cursor 3.4 · header · worked, ping_pong, ended 1h ago: expired
+cursor 3.4 · header · ping_pong, ended 1h ago: expired
 session s of shop · began 2026-09-21 14:13:20 UTC
-ping_pong: two calls in turn, again and again
+ping_pong (unlock, 6 calls): two calls in turn, again and again
     AT  TOOL    RESULT   TOOK   SIZE
 +1.0 s  unlock  ok      12 ms  180 B
 +2.0 s  lock    ok      12 ms  180 B
 +3.0 s  unlock  ok      12 ms  180 B  the same arguments again
 +4.0 s  lock    ok      12 ms  180 B  the same arguments again
++5.0 s  unlock  ok      12 ms  180 B  the same arguments, 3 times
++6.0 s  lock    ok      12 ms  180 B  the same arguments, 3 times
 +9.0 s  order   ok      12 ms  180 B
-900 B given to the model, about 225 tokens (bytes / 4)
+1.26 kB given to the model, about 315 tokens (bytes / 4)
 """,
     ),
     (
@@ -271,3 +278,16 @@ def test_a_story_reads_right_from_show_alone(
     story(redis)
 
     assert cli("show", session_id, columns=80, at=BEGAN + 7200, NO_COLOR="1").out == shown
+
+
+@pytest.mark.parametrize("story", dict.fromkeys(each[0] for each in STORIES))
+def test_a_story_went_as_its_calls_say(story: Callable[[Any], None], redis: Any) -> None:
+    story(redis)
+
+    for name in redis.scan_iter("mcp_session:*"):
+        known = SessionState.model_validate_json(redis.get(name))
+        document = json.loads(redis.get(name))
+        found, probe = [each.name for each in find(known.tool_calls)], document.get("synthetic_type") is not None
+        outcome = judge(known.tool_calls, known.tool_call_count, findings=found, probe=probe)
+        assert document.get("outcome", outcome) == outcome
+        assert document.get("findings", []) == found
