@@ -1,7 +1,7 @@
 """Steady traffic for the compose stack: `python -m examples.traffic http://localhost:8080/mcp`.
 
-The clients of the demo, over and over, a few at a time, with pauses. Now and then one is killed
-without a goodbye, so that sessions expire too. Runs until it is stopped.
+The clients of the demo and some that are worse, over and over, a few at a time, with pauses. Now and then one is
+killed without a goodbye, so that sessions expire too. Runs until it is stopped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,28 @@ from .demo import driver
 
 Client = Callable[[str, driver.Tally], Awaitable[None]]
 
+
+async def stuck_agent(url: str, tally: driver.Tally) -> None:
+    """Ask the same again and again, as a model does that does not see what the answer means."""
+    async with driver.connect(url, tally, name="stuck-agent", version="0.4.0", mode=driver.LEGACY) as caller:
+        for _ in range(5):
+            await caller.call("stock_level", sku="LAMP-ELM")
+
+
+async def registry(url: str, tally: driver.Tally) -> None:
+    """Look what there is, and call nothing."""
+    async with driver.connect(url, tally, name="glama", version="1.0.0", mode=driver.LEGACY) as caller:
+        await caller.client.list_tools()
+
+
 CLIENTS: Final[tuple[Client, ...]] = (
     driver.support_desk,
     driver.catalogue_sync,
     driver.planner_agent,
     driver.night_report,
     driver.new_agent,
+    stuck_agent,
+    registry,
 )
 AT_ONCE: Final = 3
 LONGEST_PAUSE: Final = 6.0

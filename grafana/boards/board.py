@@ -49,6 +49,16 @@ class Board:
         self._dashboard.with_variable(_datasource("traces", "Traces", "jaeger"))
         return self
 
+    def choice(self, name: str, label: str, **values: str) -> Board:
+        """Let the viewer choose one of some values, each under a name; the first one unless they do."""
+        options = [
+            models.VariableOption(selected=not at, text=text, value=value)
+            for at, (text, value) in enumerate(values.items())
+        ]
+        variable = dashboard.CustomVariable(name).label(label).options(options).current(options[0])
+        self._dashboard.with_variable(variable.values(", ".join(f"{text} : {value}" for text, value in values.items())))
+        return self
+
     def jaeger_address(self) -> Board:
         """Let the viewer say where Jaeger's own pages are, for links out of tables."""
         return self.textbox("jaeger", "Jaeger's address", "http://localhost:16686")

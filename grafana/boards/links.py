@@ -19,6 +19,18 @@ def tool_details(tool_field: str) -> dict[str, object]:
     return link("Details of this tool", f"/d/otel-mcp-tools?{_ALL}&var-tool={tool}")
 
 
+def client_tools(client_field: str) -> dict[str, object]:
+    """Lead from a row to what its client gets wrong, by tool."""
+    client = f"${{{_FIELDS}.{client_field}:percentencode}}"
+    return link("What this client gets wrong", f"/d/otel-mcp-tools?{_ALL}&${{service:queryparam}}&var-client={client}")
+
+
+def client_sessions(client_field: str) -> dict[str, object]:
+    """Lead from a row to how the sessions of its client went."""
+    client = f"${{{_FIELDS}.{client_field}:percentencode}}"
+    return link("Sessions of this client", f"/d/otel-mcp-sessions?{_ALL}&${{service:queryparam}}&var-client={client}")
+
+
 def tool_traces(service_field: str, tool_field: str) -> dict[str, object]:
     """Lead from a row to its tool's traces, in Jaeger's own pages."""
     return link("Traces of this tool", _jaeger(service_field, tool_field), new_tab=True)

@@ -28,7 +28,14 @@ SOURCE: Final = label(names.SESSION_SOURCE)
 END_REASON: Final = label(names.SESSION_END_REASON)
 REASON: Final = label(names.REJECT_REASON)
 KIND: Final = label(names.STREAM_KIND)
+OUTCOME: Final = label(names.SESSION_OUTCOME)
 
+PROBE: Final = "probe"
+"""The outcome of sessions of registries and monitors."""
+OUTCOMES: Final = ("gave_up", "looped", "retry_storm", "ping_pong", "corrected", "worked", "no_call", PROBE)
+"""How sessions go, those that deserve a look first."""
+STRUGGLED: Final = ("looped", "retry_storm", "ping_pong", "gave_up")
+"""Outcomes of sessions whose client did not get what it wanted."""
 HERE: Final = f'{ENVIRONMENT}=~"$environment", {SERVICE}=~"$service"'
 """What the dashboard's variables select."""
 SERVER_FAILED: Final = f'{FAILURE}=~"{"|".join(slo.SERVER_FAILED)}"'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from otel_mcp import semconv as names
 
 from . import contract as m
-from . import links, panels, query
+from . import links, outcomes, panels, query
 from .board import Board
 from .targets import buckets, now, over_time, search
 
@@ -19,8 +19,11 @@ def board() -> Board:
         "MCP / Sessions",
         "How sessions begin, go on and end: how many, how long, how busy, and how they stopped.",
     )
-    b.traces().select("environment").service().mark_deploys()
+    b.traces().select("environment").service().select("client")
+    b.choice("probes", "Probes", hidden=query.PROBE, shown="none").mark_deploys()
+    b.choice("outcome", "Outcome", **{name.replace("_", " "): name for name in query.OUTCOMES})
     _population(b.row("How many"))
+    outcomes.went(b.row("How they went"))
     _endings(b.row("How they end"))
     _shape(b.row("How long and how busy"))
     _streams(b.row("Streams and leaks"))
@@ -271,6 +274,15 @@ def _list(b: Board) -> None:
             "session from its first to its last call. Empty where OTEL_PYTHON_MCP_SESSION_SPAN is off.",
             search(operation=names.SPAN_SESSION),
         ).override_by_name("traceID", [panels.prop("links", [links.session_story("traceID")])]),
-        24,
+        12,
+        10,
+    )
+    b.add(
+        panels.found(
+            "Sessions that went so",
+            "The same, but only those with the outcome that is chosen above.",
+            search(operation=names.SPAN_SESSION, tags=f'{names.SESSION_OUTCOME}="$outcome"'),
+        ).override_by_name("traceID", [panels.prop("links", [links.session_story("traceID")])]),
+        12,
         10,
     )

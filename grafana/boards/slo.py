@@ -16,6 +16,8 @@ CALLER_WRONG: Final = ("unknown_tool", "invalid_arguments")
 """Kinds of failures that show what misleads a client."""
 WRONG_CALLS: Final = 0.1
 """Share of one tool's calls that one client gets wrong from which a ticket names both."""
+STRUGGLING: Final = 0.25
+"""Share of one client's sessions that go in circles or give up from which a ticket names it."""
 BUDGET: Final = 1 - OBJECTIVE
 PAGE_BURN: Final = 14.4
 """At this rate, 2 % of the month's budget go in an hour."""

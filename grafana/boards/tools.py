@@ -166,11 +166,12 @@ def _wrong(b: Board) -> None:
         "Who asks wrongly",
         "Which client gets which tool wrong, and how often its next call of the tool worked: few corrections mean that "
         "the text of the error does not say what to do. Replicas that share a session without stickiness see only part "
-        "of them. A click on a kind leads to traces.",
+        "of them. A click on a kind leads to traces, on a client to its sessions.",
         [column("A", f"{wrong} > 0"), column("B", query.share(corrected, wrong))],
         panels.COUNT,
     ).decimals(0)
     table = table.override_by_name("Value #B", [panels.prop("unit", panels.SHARE)])
+    table = table.override_by_name(query.CLIENT, [panels.prop("links", [links.client_sessions(query.CLIENT)])])
     table = table.override_by_name(query.FAILURE, [panels.prop("links", [links.wrong_calls(query.FAILURE)])])
     names = {"Value #A": "wrong calls", "Value #B": "corrected themselves"}
     b.add(panels.columns(table, names, (query.TOOL, query.FAILURE, query.CLIENT, *names)), 24, 7)

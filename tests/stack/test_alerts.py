@@ -85,6 +85,8 @@ def test_objective_is_the_same_in_dashboards_and_alerts() -> None:
         if "record" in rule:
             assert ranges(rule["expr"]) == {rule["record"].rpartition("rate")[2]}
     assert f") > {slo.WRONG_CALLS:g}\n" in ALERTS["MCPWrongCallsHigh"]["expr"]
+    assert f") > {slo.STRUGGLING:g}\n" in ALERTS["MCPSessionsStruggling"]["expr"]
+    assert f'{query.OUTCOME}=~"{"|".join(query.STRUGGLED)}"' in ALERTS["MCPSessionsStruggling"]["expr"]
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     assert recorded == {name(window) for name in (slo.error_ratio, slo.valid_calls) for window in slo.WINDOWS}
 

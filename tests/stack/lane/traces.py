@@ -66,6 +66,19 @@ def sessions_are_listed(seen: Seen) -> Iterator[str]:
         yield f"Jaeger lists no {names.SPAN_SESSION} spans"
 
 
+def sessions_are_found_by_outcome(seen: Seen) -> Iterator[str]:
+    """Search as the list of the sessions dashboard does, by an outcome; and find those of it alone."""
+    for outcome in ("worked", "no_call"):
+        wanted = {names.SESSION_OUTCOME: outcome}
+        found = seen.traces.search(SERVICE, operation=names.SPAN_SESSION, tags=wanted)
+        if not found:
+            yield f"Jaeger lists no {names.SPAN_SESSION} spans of {wanted}"
+        for trace in found[:AT_MOST]:
+            named = {tags(span).get(names.SESSION_OUTCOME) for span in trace["spans"]}
+            if outcome not in named:
+                yield f"trace {trace['traceID']} is one of {named}"
+
+
 def failures_are_searchable(seen: Seen) -> Iterator[str]:
     """Search as the link of a tool's row does.
 
@@ -85,5 +98,6 @@ PROOFS: Final[dict[str, Proof]] = {
     "exemplars lead to traces": exemplars_lead_to_traces,
     "sessions are found by their id": sessions_are_found_by_id,
     "sessions are listed": sessions_are_listed,
+    "sessions are found by their outcome": sessions_are_found_by_outcome,
     "a tool's failures are found": failures_are_searchable,
 }

@@ -1,0 +1,80 @@
+"""How sessions went, and what restarts did to them: rows of the dashboard of sessions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import contract as m
+from . import links, panels, query
+from .board import Board
+from .targets import column, now, over_time
+
+CHOSEN: Final = f'{query.CLIENT}=~"$client"'
+SHOWN: Final = f'{query.OUTCOME}!~"$probes"'
+AGENTS: Final = f'{query.OUTCOME}!~"{query.PROBE}|no_call"'
+STRUGGLED: Final = f'{query.OUTCOME}=~"{"|".join(query.STRUGGLED)}"'
+
+
+def _struggling(by: str = "", window: str = query.RATE) -> str:
+    """Share of sessions that called a tool, and whose client did not get what it wanted."""
+    part, whole = (
+        query.rate(m.SESSION_ENDED.series, CHOSEN, which, by=by, window=window) for which in (STRUGGLED, AGENTS)
+    )
+    return query.share(part, whole)
+
+
+def went(b: Board) -> None:
+    """Add what became of sessions: outcomes, findings while they run, clients."""
+    by_outcome = query.legend(query.OUTCOME)
+    b.add(
+        panels.bars(
+            "Outcomes",
+            "How the sessions that ended went, decided by the order, digests and failures of their calls. `gave_up`: "
+            "the last calls failed; `looped`, `retry_storm`, `ping_pong`: the client went in circles. Registries and "
+            "monitors (`probe`) are hidden unless the field above shows them.",
+            now(query.increase(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome),
+            panels.COUNT,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Ends by outcome",
+            "The same over time. Trouble that begins at a deploy: a tool or its description has changed.",
+            [over_time(query.rate(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome)],
+            panels.EVENTS,
+            stacked=True,
+        ),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Struggling sessions",
+            "Share of the ended sessions with tool calls that went in circles or gave up: "
+            "`otel-mcp sessions --outcome gave_up` lists the latest.",
+            [over_time(_struggling(), "struggled")],
+            panels.SHARE,
+        ),
+        8,
+    )
+    window = query.RANGE
+    every = query.increase(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.CLIENT)
+    gave_up = query.increase(m.SESSION_ENDED.series, CHOSEN, f'{query.OUTCOME}="gave_up"', by=query.CLIENT)
+    silent = query.increase(m.SESSION_ENDED.series, CHOSEN, f'{query.OUTCOME}="no_call"', by=query.CLIENT)
+    table = panels.rows(
+        "Clients",
+        "How the sessions of each client went. One client alone struggles: its model or its prompt; all of them: the "
+        "tools. A click on a name leads to what it gets wrong.",
+        [
+            column("A", f"{every} > 0"),
+            column("B", _struggling(query.CLIENT, window)),
+            column("C", query.share(gave_up, every)),
+            column("D", query.share(silent, every)),
+        ],
+        panels.SHARE,
+    )
+    whole = [panels.prop("unit", panels.COUNT), panels.prop("decimals", 0)]
+    table = table.override_by_name("Value #A", whole)
+    table = table.override_by_name(query.CLIENT, [panels.prop("links", [links.client_tools(query.CLIENT)])])
+    titles = {"Value #A": "sessions", "Value #B": "struggled", "Value #C": "gave up", "Value #D": "called nothing"}
+    b.add(panels.columns(table, titles, (query.CLIENT, *titles)), 24, 7)
