@@ -31,7 +31,13 @@ _INSTRUMENTS: Final = {
     "observable_up_down_counter": "updowncounter",
 }
 
-INTEGERS: Final = frozenset({names.SESSION_TOOL_CALLS, names.SESSION_REQUESTS, names.SESSION_ERRORS})
+INTEGERS: Final = frozenset({
+    *(names.SESSION_TOOL_CALLS, names.SESSION_REQUESTS, names.SESSION_ERRORS),
+    *(names.CATALOGUE_SIZE, names.CATALOGUE_PREVIOUS_SIZE),
+})  # fmt: skip
+LISTS: Final = frozenset({names.CATALOGUE_ADDED, names.CATALOGUE_REMOVED, names.CATALOGUE_CHANGED})
+OWN_EVENTS: Final = frozenset({names.EVENT_CATALOGUE_CHANGED})
+"""All others are the conventions'."""
 MEMBERS: Final = {
     names.SESSION_SOURCE: {
         "conversation": "The host sent the id of its conversation.",
@@ -92,6 +98,7 @@ EXAMPLES: Final = {
     names.CLIENT_VERSION: ("1.2.0",),
     names.TOOL_EXCEPTION_TYPE: ("KeyError", "TimeoutError"),
     names.STORE_OPERATION: ("flush", "recall", "sweep"),
+    names.CATALOGUE_HASH: ("7c1d20be5f60a9e1",),
     names.OBSERVER: ("log", "my_package.observers:observe"),
     names.COMPONENT: ("dispatch", "session events"),
 }
@@ -149,9 +156,10 @@ def metrics() -> dict[str, Any]:
 
 
 def events() -> dict[str, Any]:
-    """Return the events, which are the conventions', with what they carry beyond them."""
+    """Return the events: those of the conventions with what they carry beyond them, and our own."""
+    refined = [event for event in signals.EVENTS if _name(event) not in OWN_EVENTS]
     return {
-        "imports": {"events": [_name(event) for event in signals.EVENTS]},
+        "imports": {"events": [_name(event) for event in refined]},
         "event_refinements": [
             {
                 "id": f"{OWN}{_name(event)}",
@@ -159,7 +167,18 @@ def events() -> dict[str, Any]:
                 "brief": _plain(event.what),
                 "attributes": _refs(event.attributes),
             }
+            for event in refined
+        ],
+        "events": [
+            {
+                "name": _name(event),
+                "stability": _STABILITY,
+                "requirement_level": "recommended",
+                "brief": _plain(event.what),
+                "attributes": _refs(event.attributes),
+            }
             for event in signals.EVENTS
+            if _name(event) in OWN_EVENTS
         ],
     }
 
@@ -222,6 +241,8 @@ def _level(when: str) -> str | dict[str, str]:
 def _type(key: str) -> str | dict[str, Any]:
     if key in INTEGERS:
         return "int"
+    if key in LISTS:
+        return "string[]"
     if key not in MEMBERS:
         return "string"
     return {

@@ -135,6 +135,20 @@ EVENTS: Final = (
         "A session ended; emitted once across all replicas, with the time of its last activity.",
         _FACTS | _END,
     ),
+    Signal(
+        f"`{names.EVENT_CATALOGUE_CHANGED}`",
+        "A client was shown a catalogue that none was shown for a day; emitted once across all replicas. Not for the "
+        "first one, and at most ten times an hour by each process.",
+        {
+            names.CATALOGUE_ADDED: "tools are new",
+            names.CATALOGUE_REMOVED: "tools are gone",
+            names.CATALOGUE_CHANGED: "definitions differ",
+            names.CATALOGUE_HASH: ALWAYS,
+            names.CATALOGUE_PREVIOUS_HASH: ALWAYS,
+            names.CATALOGUE_SIZE: ALWAYS,
+            names.CATALOGUE_PREVIOUS_SIZE: ALWAYS,
+        },
+    ),
 )
 
 STANDARD_VARIABLES: Final = {

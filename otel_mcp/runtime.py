@@ -75,6 +75,8 @@ class Runtime:
         self.sessions = Sessions(settings, events)
         self.resolver = Resolver(settings, self.sessions, self.metrics.sessions.rejected)
         hashes = self.resolver.hashes
+        self.metrics.catalogues.keyed = lambda content: hashes.digest("catalogue", content.hex(), size=8)
+        self.metrics.catalogues.wake = self.sessions.worker.listed
         self.observers = Observers(settings, self.metrics.observer_dropped)
         self.recorder = Recorder(settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit)
         inflight = InFlight(settings, self.resolver, self.recorder)
@@ -109,7 +111,7 @@ class Runtime:
     def _read(self) -> Readings:
         """Return what a reader of metrics sees; record finished calls first, so that its export misses none."""
         self.recorder.drain()
-        sessions = self.sessions
+        sessions, catalogues = self.sessions, self.metrics.catalogues
         return Readings(
             sessions.active,
             sessions.local,
@@ -117,6 +119,9 @@ class Runtime:
             sessions.degraded,
             self.metrics.census,
             self.exchanges.requests.contradicted,
+            catalogues.count(),
+            catalogues.sizes(),
+            {**dict.fromkeys(list(catalogues.tools.known), 0), **self.metrics.calls},
         )
 
     async def warm_up(self) -> None:

@@ -111,6 +111,20 @@ HEADER: Final = "otel_mcp.header"
 STREAM_KIND: Final = "otel_mcp.stream.kind"
 """Kind of stream: ``get``, ``listen`` (``subscriptions/listen``), ``sse`` (the stream of 2024-11-05) or ``post`` (an
 event stream of a second or more that answers a POST)."""
+CATALOGUE_ADDED: Final = "otel_mcp.catalogue.added"
+"""Names of tools that are new in the catalogue, 100 at most."""
+CATALOGUE_REMOVED: Final = "otel_mcp.catalogue.removed"
+"""Names of tools that are no longer in the catalogue, 100 at most."""
+CATALOGUE_CHANGED: Final = "otel_mcp.catalogue.changed"
+"""Names of tools whose definition differs: description, schema or anything else; 100 at most."""
+CATALOGUE_HASH: Final = "otel_mcp.catalogue.hash"
+"""Keyed hash of the catalogue, the same in whatever order it is listed."""
+CATALOGUE_PREVIOUS_HASH: Final = "otel_mcp.catalogue.previous_hash"
+"""That of the catalogue that it is compared with: of those known, the one that differs least."""
+CATALOGUE_SIZE: Final = "otel_mcp.catalogue.size"
+"""Bytes of the definitions of all tools, as they are on the wire, an integer."""
+CATALOGUE_PREVIOUS_SIZE: Final = "otel_mcp.catalogue.previous_size"
+"""That of the catalogue that it is compared with, an integer."""
 COMPONENT: Final = "otel_mcp.component"
 """Part of this package that failed."""
 
@@ -127,6 +141,11 @@ METRIC_SESSION_ENDED: Final = "otel_mcp.session.ended"
 METRIC_SESSION_REJECTED: Final = "otel_mcp.session.rejected"
 METRIC_SESSION_TOOL_CALLS: Final = "otel_mcp.session.tool_calls"
 METRIC_TOOL_RESULT_SIZE: Final = "otel_mcp.tool.result.size"
+METRIC_TOOL_RESULT_OVERSIZED: Final = "otel_mcp.tool.result.oversized"
+METRIC_TOOL_CALLS: Final = "otel_mcp.tool.calls"
+METRIC_TOOL_DEFINITION_SIZE: Final = "otel_mcp.tool.definition.size"
+METRIC_CATALOGUE_SIZE: Final = "otel_mcp.catalogue.size"
+METRIC_CATALOGUE_TOOLS: Final = "otel_mcp.catalogue.tools"
 METRIC_CLIENT_REQUESTS: Final = "otel_mcp.client.requests"
 METRIC_CALL_FAILURES: Final = "otel_mcp.call.failures"
 METRIC_CALL_CORRECTED: Final = "otel_mcp.call.corrected"
@@ -156,9 +175,15 @@ RESULT_SIZE_BUCKETS: Final = (
     1_000_000.0, 4_000_000.0, 16_000_000.0,
 )  # fmt: skip
 """Bytes of the JSON-RPC response that carried the result; close where most are, so that quantiles tell tools apart."""
+CATALOGUE_BUCKETS: Final = (
+    1_000.0, 2_500.0, 5_000.0, 10_000.0, 20_000.0, 40_000.0, 60_000.0, 80_000.0, 100_000.0, 150_000.0, 250_000.0,
+    500_000.0, 1_000_000.0,
+)  # fmt: skip
+"""Bytes of the definitions of a catalogue; a token is about four."""
 STORE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Events (log records with an event name) and the session span.
 EVENT_SESSION_START: Final = "session.start"
+EVENT_CATALOGUE_CHANGED: Final = "catalogue.changed"
 EVENT_SESSION_END: Final = "session.end"
 SPAN_SESSION: Final = "mcp.session"

@@ -122,6 +122,13 @@ SESSION_ENDED: Final = Metric(
 SESSION_REJECTED: Final = Metric(names.METRIC_SESSION_REJECTED, "{session}", "counter", (names.REJECT_REASON,))
 SESSION_TOOL_CALLS: Final = Metric(names.METRIC_SESSION_TOOL_CALLS, "{call}", "histogram", (names.SESSION_SOURCE,))
 TOOL_RESULT_SIZE: Final = Metric(names.METRIC_TOOL_RESULT_SIZE, "By", "histogram", (names.GEN_AI_TOOL_NAME,))
+TOOL_RESULT_OVERSIZED: Final = Metric(
+    names.METRIC_TOOL_RESULT_OVERSIZED, "{call}", "counter", (names.GEN_AI_TOOL_NAME, names.CLIENT_NAME)
+)
+TOOL_CALLS: Final = Metric(names.METRIC_TOOL_CALLS, "{call}", "counter", (names.GEN_AI_TOOL_NAME,))
+DEFINITION_SIZE: Final = Metric(names.METRIC_TOOL_DEFINITION_SIZE, "By", "gauge", (names.GEN_AI_TOOL_NAME,))
+CATALOGUE_SIZE: Final = Metric(names.METRIC_CATALOGUE_SIZE, "By", "histogram", (names.CLIENT_NAME,))
+CATALOGUE_TOOLS: Final = Metric(names.METRIC_CATALOGUE_TOOLS, "{tool}", "gauge")
 CLIENT_REQUESTS: Final = Metric(
     names.METRIC_CLIENT_REQUESTS,
     "{request}",

@@ -25,7 +25,7 @@ def board() -> Board:
     _rates(b.row("Calls and failures"))
     _wrong(b.row("Wrong calls"))
     _latency(b.row("Latency"))
-    _cost(b.row("Results"))
+    _cost(b.row("What we cost the model"))
     _beneath(b.row("What tools wait for"))
     return b
 
@@ -218,6 +218,50 @@ def _cost(b: Board) -> None:
             panels.BYTES,
         ),
         12,
+    )
+
+    client = f'{query.CLIENT}=~"$client"'
+    b.add(
+        panels.lines(
+            "Catalogue",
+            "What every conversation reads before its first call: the definitions of all tools, median of what clients "
+            "got. A step up: see the event `catalogue.changed`.",
+            [over_time(query.quantile(0.5, m.CATALOGUE_SIZE, client, by=query.CLIENT), query.legend(query.CLIENT))],
+            panels.BYTES,
+        ),
+        8,
+    )
+    size = f"max by ({query.TOOL}) ({query.select(m.DEFINITION_SIZE.series, CHOSEN)})"
+    calls = query.increase(m.TOOL_CALLS.series, CHOSEN, by=query.TOOL)
+    table = panels.rows(
+        "Definitions and their use",
+        "What each tool adds to the catalogue, and how often it was called in the range on screen: large and never "
+        "called is what to take out, or to put behind another tool.",
+        [column("A", size), column("B", calls)],
+        panels.COUNT,
+    ).decimals(0)
+    table = table.override_by_name("Value #A", [panels.prop("unit", panels.BYTES)])
+    names = {"Value #A": "definition", "Value #B": "calls"}
+    b.add(panels.columns(table, names, (query.TOOL, *names)), 8)
+    oversized = query.increase(m.TOOL_RESULT_OVERSIZED.series, CHOSEN, client, by=f"{query.TOOL}, {query.CLIENT}")
+    tools = f"max by ({query.SERVICE}) ({query.select(m.CATALOGUE_TOOLS.series)})"
+    b.add(
+        panels.number(
+            "Tools that clients are shown",
+            "In all catalogues together. Models choose worse among very many.",
+            now(tools, query.legend(query.SERVICE)),
+            panels.COUNT,
+        ),
+        4,
+    )
+    b.add(
+        panels.bars(
+            "Answers beyond what the host takes",
+            "Its model got a part, or a file to read: page the tool's answers, or let it filter.",
+            now(f"topk(10, {oversized} > 0)", query.legend(query.TOOL, query.CLIENT)),
+            panels.COUNT,
+        ),
+        4,
     )
 
 

@@ -17,7 +17,9 @@ from otel_mcp.settings import Settings
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.types import Message, Send
 from otel_mcp.wire import headers as wire_headers
+from otel_mcp.wire.catalogue import Listing, unread_page
 from otel_mcp.wire.jsonrpc import (
+    FINE,
     JsonId,
     Outcome,
     json_id,
@@ -81,7 +83,7 @@ class Replies:
         except ValueError:
             return  # The server's answer makes no sense; that is between it and its client.
         for reply in replies:
-            self._apply(exchange, reply, size // len(replies))
+            self._apply(exchange, reply, size // len(replies), data if data[:1] != b"[" else b"")
 
     def _is_known(self, exchange: Exchange, data: bytes | bytearray, size: int) -> bool:
         if (request_id := result_id(data)) is None:
@@ -89,6 +91,9 @@ class Replies:
         call = exchange.sdk_call
         if call is None or call.id != request_id:
             call = self.find(exchange, request_id)
+        if call is not None and call.method == "tools/list" and self._metrics.catalogues.see(call, data):
+            self._inflight.finish(call, FINE, size)
+            return True
         if call is None or call.method != "tools/call" or not call.accepted:
             return False
         if call.running or call.handler_outcome is None:
@@ -96,7 +101,7 @@ class Replies:
         self._inflight.finish(call, call.handler_outcome, size)
         return True
 
-    def _apply(self, exchange: Exchange, reply: Mapping[str, Any], size: int) -> None:
+    def _apply(self, exchange: Exchange, reply: Mapping[str, Any], size: int, data: bytes | bytearray) -> None:
         # Requests of the server's own have ids as well, and those of the two directions collide.
         if "method" in reply or (outcome := outcome_of(reply)) is None:
             return
@@ -108,12 +113,14 @@ class Replies:
             refused = (exchange.status or 0) >= 400 or (reply.get("id") is None and "error" in reply)
             if call is None or not (call.id_unknown or refused):
                 return
+        if call.method == "tools/list" and call.listing is None and data:
+            self._metrics.catalogues.see(call, data)
         self._learn(call, reply)
         self._inflight.finish(call, outcome, size)
 
     def _learn(self, call: Call, reply: Mapping[str, Any]) -> None:
         """Note what else an answer tells: the revision, listed names, the result."""
-        self._metrics.learn_listed(call.method, reply.get("result"))
+        self._metrics.catalogues.learn(call.method, reply.get("result"))
         if call.method == "initialize" and (version := negotiated_version(reply)) is not None:
             self._resolver.opened(call)
             call.exchange.protocol_version = version
@@ -127,6 +134,8 @@ class Replies:
     def too_large(self, exchange: Exchange, size: int) -> None:
         """Take an answer that cannot be read; where one call is left there is no doubt which one it ends."""
         if (call := only_unfinished(exchange)) is not None:
+            if call.method == "tools/list":
+                call.listing = Listing(None, unread_page(size))
             self._inflight.finish(call, call.handler_outcome or Outcome(unclassified=True), size)
 
     def endpoint(self, exchange: Exchange, data: bytes) -> None:

@@ -89,7 +89,7 @@ class _Dispatch(Dispatch):
                 code, root = getattr(response, "code", None), getattr(response, "root", response)
                 self.answered = error_outcome(code) if isinstance(code, int) else Dispatch.outcome_of(self, root)
                 if self.call.method != "tools/call":
-                    self.dispatcher.metrics.learn_listed(self.call.method, root)
+                    self.dispatcher.metrics.catalogues.learn(self.call.method, root)
             return respond(response)
 
         return responding

@@ -74,7 +74,7 @@ def _composed(compose: Compose) -> Compose:
                     if call is None:
                         return _unseen(compose, self, inner, ctx, runtime)
                 dispatch = _Dispatch(runtime.dispatcher, call, self, ctx.session)
-                if call.method != "tools/call" or call.target not in runtime.metrics.tools.known:
+                if call.method != "tools/call" or call.target not in runtime.metrics.catalogues.tools.known:
                     dispatch.slow_learn(ctx)
                 # A patched layer that opens spans has what lies inside it observed.
                 is_layered = self.server.middleware and hasattr(type(self.server.middleware[0]).__call__, ORIGINAL)
@@ -175,7 +175,7 @@ class _Dispatch(Dispatch):
             call.handler_outcome = completed_by(call.handler_outcome, outcome)
             self._settle(None)
         else:
-            self.dispatcher.metrics.learn_listed(call.method, result)
+            self.dispatcher.metrics.catalogues.learn(call.method, result)
         if call.method == "initialize":
             # What a handshake brings is known once it has succeeded, and its span is still open.
             await self.dispatcher.resolver.succeeded(call)
@@ -272,7 +272,7 @@ async def _unseen(compose: Compose, owner: Any, inner: Handler, ctx: Any, runtim
     with quiet:
         result = await (chain or compose(owner, inner))(ctx)
     with _GUARD:
-        runtime.metrics.learn_listed(ctx.method, result)
+        runtime.metrics.catalogues.learn(ctx.method, result)
     return result
 
 

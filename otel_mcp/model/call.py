@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from otel_mcp.model.session import Claim, Principal, Session
+    from otel_mcp.wire.catalogue import Listing
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
 
@@ -103,6 +104,8 @@ class Call:
     """How its tool failed, as far as the seam at tools has seen; a middleware may have mended it."""
     failure: Failure | None = None
     """How the tool call failed, once it has."""
+    listing: Listing | None = None
+    """What a ``tools/list`` has brought, where its answer was read."""
     dispatch: Any = None
     """The `Dispatch` of the exchange layer, while its handler runs."""
 

@@ -59,6 +59,14 @@ class SessionEvents(Protocol):
         """Take over the hash key that all replicas have agreed on."""
         ...
 
+    def listed(self) -> list[tuple[str, str]]:
+        """Return the catalogues of which other processes have still to learn: digest, and what is to be known of it."""
+        ...
+
+    def met(self, digest: str, summary: str, others: list[str]) -> None:
+        """Act on what the store has answered about one of them (see `SessionStore.meet`)."""
+        ...
+
     def closing(self) -> None:
         """Submit what has still to be submitted: the running loop, or the process, is about to end."""
         ...

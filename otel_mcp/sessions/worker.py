@@ -63,6 +63,8 @@ class Worker:
         self._lookups = lookups
         self._shared_key = shared_key
         self._recoveries = 0
+        self._listed = False
+        """A catalogue has still to be noted."""
         self.clear()
 
     def clear(self) -> None:
@@ -165,13 +167,31 @@ class Worker:
             # After an outage the store may be empty: the key has to be there for replicas to come.
             self._recoveries = health.recoveries
             await key.agree()
+        if self._listed:
+            await self._meet()
         if flusher.has_news:
             flusher.has_news = False
             await flusher.count()
         if health.is_away:
             return max(health.wait, 0.01)
-        waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or health.is_partial or health.is_slow
+        waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or self._listed
+        waits = waits or health.is_partial or health.is_slow
         return self._interval if waits else None
+
+    def listed(self) -> None:
+        """Have the task note a catalogue that a client was shown; from any thread."""
+        self._listed = True
+        self.notify()
+
+    async def _meet(self) -> None:
+        """Note in the store which catalogues clients are shown: the first process to do so reports a change."""
+        if not self._shared_key.is_agreed or self._health.is_away:
+            return
+        self._listed = False
+        for digest, summary in self._events.listed():
+            with self._health.operation("meet") as use:
+                self._events.met(digest, summary, await self._store.meet(digest, summary))
+            self._listed = self._listed or use.down is not None
 
     async def _probe(self) -> None:
         """Ask where perhaps nothing waited that could have shown whether the store, or its other parts, can be used."""
@@ -216,6 +236,8 @@ class Worker:
             self._events.closing()
         self._flusher.buffer.release()
         await self._flusher.flush()
+        if self._listed:
+            await self._meet()
         await self._flusher.endings.conclude(everything=True)
         await self._documents.catch_up()
 

@@ -16,6 +16,10 @@ from otel_mcp.model.state import SessionState
 
 GRACE: Final = 600.0
 """Seconds that an ended document stays, for what was in flight."""
+KNOWN: Final = 86_400.0
+"""Seconds that a catalogue which nobody lists is not news again."""
+CATALOGUES: Final = 32
+"""Catalogues that are known at most: those that were listed last."""
 ABANDONED: Final = 7 * 86_400.0
 """Seconds that ends wait to be reported where no process of the service runs; then nothing is left of the session."""
 
@@ -112,6 +116,15 @@ class SessionStore(Protocol):
         """Return the id of the one session that continues `old_id` on all replicas.
 
         Where that is bound to another than `user`, it is `candidate`, and no other process learns of it.
+        """
+        ...
+
+    async def meet(self, digest: str, summary: str) -> list[str]:
+        """Note that the catalogue of this digest is listed, with what is to be known of it.
+
+        Returns:
+            The summaries of the others that are known, newest first, where this one is new: it was not listed within
+            `KNOWN`, and another was listed since. Else, and where it is the first, none.
         """
         ...
 

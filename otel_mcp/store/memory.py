@@ -17,7 +17,7 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import GRACE, VISITS
-from otel_mcp.store.memory_record import Record, first_activity
+from otel_mcp.store.memory_record import Record, first_activity, meet
 
 
 class MemoryStore:
@@ -33,6 +33,8 @@ class MemoryStore:
         self._records: OrderedDict[str, Record] = OrderedDict()
         """By last use."""
         self._agreed: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._catalogues: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        """By digest: what is to be known of each, and when it was listed last; newest last."""
         self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
         self._visits: OrderedDict[str, list[float]] = OrderedDict()
 
@@ -236,6 +238,10 @@ class MemoryStore:
     def _bound(self, session_id: str, now: float) -> str | None:
         record = self._record(session_id, now)
         return record.facts.principal if record is not None else None
+
+    async def meet(self, digest: str, summary: str) -> list[str]:
+        """Note that a catalogue is listed; return the others where it is new."""
+        return meet(self._catalogues, digest, summary, self._clock())
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Return sessions whose time was over at `now`."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pydantic_core import from_json
 
+from otel_mcp.bounded import remember
 from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import Ended, EndReason, SessionState
 from otel_mcp.store import document as text
-from otel_mcp.store.base import GRACE
+from otel_mcp.store.base import CATALOGUES, GRACE, KNOWN
 
 _VARIANTS: Final = 7
 """Sets of facts that are remembered as merged, so that processes that know different ones do not take turns."""
@@ -130,3 +132,12 @@ class Record:
 def first_activity(delta: SessionDelta) -> float:
     """Return when a delta begins, in Unix seconds."""
     return delta.last_activity if delta.first_activity is None else min(delta.first_activity, delta.last_activity)
+
+
+def meet(catalogues: OrderedDict[str, tuple[str, float]], digest: str, summary: str, now: float) -> list[str]:
+    """Put a catalogue among those that are known; return the summaries of the others, newest first, where it is new."""
+    _, last = catalogues.pop(digest, ("", None))
+    remember(catalogues, digest, (summary, now), CATALOGUES)
+    others = list(catalogues.values())[-2::-1]
+    is_known = last is not None and (not others or last >= others[0][1] or now - last < KNOWN)
+    return [] if is_known else [other for other, _ in others]

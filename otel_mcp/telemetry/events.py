@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from opentelemetry import _logs, trace
@@ -11,6 +12,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import FACTS, EndedSession, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.telemetry.catalogue import change
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.version import __version__
@@ -70,6 +72,17 @@ class SessionReporter:
             self._emit(semconv.EVENT_SESSION_END, session.last_activity, attributes)
             if self._session_span:
                 self._write_span(session, attributes)
+
+    def listed(self) -> list[tuple[str, str]]:
+        with _GUARD:
+            return self._metrics.catalogues.summaries()
+        return []
+
+    def met(self, digest: str, summary: str, others: list[str]) -> None:
+        with _GUARD:
+            self._metrics.catalogues.noted(digest)
+            if (attributes := change(summary, others)) is not None:
+                self._emit(semconv.EVENT_CATALOGUE_CHANGED, time.time(), attributes)
 
     def dropped(self, count: int, reason: str) -> None:
         with _GUARD:

@@ -29,6 +29,9 @@ class Readings(NamedTuple):
     degraded: bool
     census: Census
     contradicted: Mapping[str, int]
+    tools: int | None
+    definitions: Mapping[str, int]
+    tool_calls: Mapping[str, int]
 
 
 class Instruments:
@@ -63,6 +66,12 @@ class Instruments:
             "Size of the answers of a tool: what it costs the model's context.",
             semconv.RESULT_SIZE_BUCKETS,
         )
+        self.catalogue_size = histogram(
+            semconv.METRIC_CATALOGUE_SIZE,
+            "By",
+            "Size of the definitions of all tools, each time that a client has listed them.",
+            semconv.CATALOGUE_BUCKETS,
+        )
         self.store_duration = histogram(
             semconv.METRIC_STORE_DURATION, "s", "Duration of an operation on the session store.", semconv.STORE_BUCKETS
         )
@@ -83,6 +92,11 @@ class Instruments:
         )
         self.refused = counter(
             semconv.METRIC_REQUESTS_REFUSED, "{request}", "MCP requests that HTTP answered with a refusal."
+        )
+        self.oversized = counter(
+            semconv.METRIC_TOOL_RESULT_OVERSIZED,
+            "{call}",
+            "Answers of a tool that are larger than what the client's host gives its model whole.",
         )
         self.dropped = counter(semconv.METRIC_STORE_DROPPED, "{call}", "Calls that the store will never hold.")
         self.observer_dropped = counter(semconv.METRIC_OBSERVER_DROPPED, "{call}", "Calls an observer did not get.")
@@ -120,6 +134,19 @@ class Instruments:
             "{request}",
             "Requests with a header that says something else than their body.",
         )
+        tools = self._shows(lambda now: [] if now.tools is None else [Observation(now.tools)])
+        meter.create_observable_gauge(
+            semconv.METRIC_CATALOGUE_TOOLS, tools, "{tool}", "Tools that clients are shown, in all catalogues together."
+        )
+        definitions = self._shows(lambda now: _by(semconv.GEN_AI_TOOL_NAME, now.definitions))
+        meter.create_observable_gauge(
+            semconv.METRIC_TOOL_DEFINITION_SIZE,
+            definitions,
+            "By",
+            "Size of a tool's definition, as last listed.",
+        )
+        calls = self._shows(lambda now: _by(semconv.GEN_AI_TOOL_NAME, now.tool_calls))
+        counting(semconv.METRIC_TOOL_CALLS, calls, "{call}", "Calls of each tool that is listed: of some, none.")
         counting(semconv.METRIC_ERRORS, [_errors], "{error}", "Failures of the instrumentation itself.")
 
     def _shows(

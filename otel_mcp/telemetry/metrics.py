@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 from opentelemetry.metrics import MeterProvider
@@ -21,13 +22,13 @@ from otel_mcp.guard import report
 from otel_mcp.model.call import Call, client_of
 from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
+from otel_mcp.telemetry.catalogue import Catalogues, taken_by
 from otel_mcp.telemetry.census import Census
 from otel_mcp.telemetry.instruments import Instruments, Readings, Series
 from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
-from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome, field_of, listed_names
+from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome
 
-MAX_TOOLS: Final = 200
 MAX_CLIENTS: Final = 20
 MAX_ERRORS: Final = 50
 """Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
@@ -50,17 +51,17 @@ class Metrics:
 
     def __init__(self, provider: MeterProvider | None) -> None:
         self._on = Instruments(provider)
-        self.tools = BoundedNames(MAX_TOOLS)
-        self.census = Census(self.tools)
-        self._prompts = BoundedNames(MAX_TOOLS)
+        self.catalogues = Catalogues()
+        self.names = {"tools/call": self.catalogues.tools, "prompts/get": self.catalogues.prompts}
+        self.census = Census(self.catalogues.tools)
         self._clients = BoundedNames(MAX_CLIENTS)
         self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
-        self._tools_listed = False
-        """The server has listed all its tools."""
         self._series: dict[tuple[str | None, ...], tuple[Series, Series]] = {}
         """Duration and size of the result, by the values of their attributes."""
         self._client_series: dict[tuple[str, str], Series] = {}
+        self._taken: dict[str, int] = {}
+        """Bytes of an answer that clients take whole, by their names, where that is known."""
         self._store_series: dict[tuple[str, str], Series] = {}
         self._waiting: deque[tuple[Callable[..., None], float, str | None, dict[str, Any]]] = deque()
         self.sessions = SessionMetrics(self._on, self._of_client)
@@ -75,6 +76,8 @@ class Metrics:
         """Start again in a forked child: what waits to be counted is the parent's."""
         self._waiting.clear()
         self.census.forget()
+        self.calls: Counter[str] = Counter()
+        """Tool calls, by the bounded name of the tool."""
         self._requests: Counter[Series] = Counter()
         """Of the batch that is being recorded, by the series of client and method."""
         self._exemplified: set[tuple[Series, int]] = set()
@@ -101,20 +104,21 @@ class Metrics:
             outcome, exchange = call.outcome, call.exchange
             worked = outcome is not None and not outcome.failed and not outcome.unclassified
             method = call.method if call.method in KNOWN_METHODS else semconv.OTHER
+            label = ""
             if call.id is not None and (client := client_of(call)[0]) is not None:
                 accepted = call.accepted or (exchange.status or 500) < 300
                 # A client that has only introduced itself, which all may do, leaves room for those that work.
                 proven = accepted and worked and method == "tools/call"
-                by = self._clients.bounded(client, proven=proven, likely=accepted), method
+                label = self._clients.bounded(client, proven=proven, likely=accepted)
+                by = label, method
                 self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
             name: str | None = None
-            if method in ("tools/call", "prompts/get"):
-                names, named = self.tools if method == "tools/call" else self._prompts, call.target is not None
+            if (names := self.names.get(method)) is not None:
+                named = call.target is not None
                 name = names.bounded(call.target or "", proven=call.trusted_name and named, likely=worked and named)
             error_type, code = (None, None) if worked or outcome is None else self._slow_errors(outcome, call)
-            version = exchange.protocol_version
-            if version not in PROTOCOL_VERSIONS:
-                version = semconv.OTHER if version else None
+            asked = exchange.protocol_version
+            version = asked if asked in PROTOCOL_VERSIONS else semconv.OTHER if asked else None
             key = (method, name, error_type, code, version, exchange.http_version)
             duration, size = self._series.get(key) or self._slow_series(key)
             context = NO_SPAN
@@ -125,13 +129,23 @@ class Metrics:
                     context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
             duration.record(call.duration, context)
             if method == "tools/call":
+                self.calls[name or semconv.OTHER] += 1
                 if call.result_bytes is not None:
                     size.record(call.result_bytes)
+                    if call.result_bytes > self._taken.get(label, inf):
+                        self._slow_oversized(call, call.result_bytes, name, label)
                 session = call.session.conversation or call.session if call.session is not None else None
                 if call.failure is not None or (session is not None and session.failed):
                     self._slow_failure(call, session, name, worked=worked)
+            elif call.listing is not None:
+                self._slow_listed(call, label)
         except Exception as failure:
             report("record", failure)
+
+    def _slow_listed(self, call: Call, client: str) -> None:
+        """Measure the catalogue where this has completed it."""
+        if (size := self.catalogues.listed(call)) is not None:
+            self._on.catalogue_size.record(size, {semconv.CLIENT_NAME: client} if client else {}, NO_SPAN)
 
     def _slow_errors(self, outcome: Outcome, call: Call) -> tuple[str | None, str | None]:
         """Return the error type and the JSON-RPC code of a failure, bounded."""
@@ -144,7 +158,14 @@ class Metrics:
 
     def _slow_client_series(self, client: str, method: str) -> Series:
         attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
+        if (taken := taken_by(client)) is not None:
+            self._taken[client] = taken
         return self._client_series.setdefault((client, method), Series(self._on.clients_requests, attributes))
+
+    def _slow_oversized(self, call: Call, size: int, tool: str | None, client: str) -> None:
+        """Count an answer beyond what its host takes, unless the tool asks it for more."""
+        if size > (self.catalogues.own_limit(call.target) or 0):
+            self._on.oversized.add(1, {semconv.GEN_AI_TOOL_NAME: tool, semconv.CLIENT_NAME: client}, NO_SPAN)
 
     def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, Series]:
         """Make the series of calls with these values, all bounded, for their durations and the sizes of results."""
@@ -178,28 +199,11 @@ class Metrics:
         except Exception as failure:
             report("record", failure)
 
-    def learn_listed(self, method: str, result: object) -> None:
-        """Learn the names that the server itself lists, where `method` asked for its tools or prompts."""
-        if method == "tools/list":
-            names = listed_names(result, "tools")
-            self.tools.learn(names)
-            # Of pages, the last one makes the list whole.
-            if names and not field_of(result, "nextCursor"):
-                self._tools_listed = True
-        elif method == "prompts/list":
-            self._prompts.learn(listed_names(result, "prompts"))
-
     def classify(self, call: Call, outcome: Outcome) -> None:
         """Set how a tool call failed."""
         if call.method == "tools/call":
-            call.unlisted = call.unlisted or self._is_unlisted(call)
+            call.unlisted = call.unlisted or self.catalogues.is_unlisted(call)
             call.failure = failure_of(call, outcome, unlisted=call.unlisted)
-
-    def _is_unlisted(self, call: Call) -> bool:
-        """Look whether the server has listed its tools, and this name is none of them."""
-        if not self._tools_listed or call.trusted_name or self.tools.is_full or call.target is None:
-            return False
-        return len(call.target) <= BoundedNames.LONGEST and call.target not in self.tools.known
 
     def _slow_failure(self, call: Call, session: Session | None, tool: str | None, *, worked: bool) -> None:
         """Count a tool call if it failed, or is the first that works after one in its session."""

@@ -119,7 +119,7 @@ async def _use_everything(redis_url: str) -> Emitted:
     """Have a real server do all that makes something to be emitted."""
     telemetry = Telemetry()
     async with _server(telemetry, redis_url) as client:
-        session_id = (await _post(client, initialize())).headers["mcp-session-id"]
+        session_id = (await _post(client, initialize(name="unit-probe"))).headers["mcp-session-id"]
         legacy = legacy_headers(session_id)
         await _post(client, call("add", 1, arguments={"a": 1, "b": 2}), legacy)
         await _post(client, call("crash", 2, arguments={}), legacy)
@@ -127,15 +127,18 @@ async def _use_everything(redis_url: str) -> Emitted:
         await _post(client, call("add", 8, arguments={"a": "one"}), legacy)
         await _post(client, call("add", 9, arguments={"a": 1, "b": 2}), legacy)
         await _post(client, ask("prompts/get", 4, name="greet"), legacy)
+        await _post(client, ask("tools/list", 11), legacy)
         await _post(client, ask("resources/read", 5, uri="memo://none"), legacy)
         await client.delete("/mcp", headers=dict(legacy))
         successor = await _successor(client)
         await client.delete("/mcp", headers=dict(legacy_headers(successor)))
         # A host's conversation wins over everything.
-        meta = {CLIENT_INFO: {"name": "host", "version": "2"}, "openai/session": "v1/abc"}
+        meta = {CLIENT_INFO: {"name": "claude-code", "version": "2"}, "openai/session": "v1/abc"}
         modern = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "add")]
         meta |= {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
         await _post(client, call("add", 7, arguments={"a": 1, "b": 2}, meta=meta), modern)
+        await _post(client, call("deploy", 12, arguments={}, meta=meta), [*modern[:2], ("mcp-name", "deploy")])
+        await _post(client, ask("tools/list", 13, _meta=meta), [modern[0], ("mcp-method", "tools/list")])
         await _post(client, ask("tools/list", 10, _meta=meta), modern)  # Not what its header says.
         holder = await _hold_a_stream()
         runtime = current.runtime
@@ -183,6 +186,14 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2
     @server.tool()
     async def crash() -> int:
         raise KeyError("secret")
+
+    @server.tool()
+    async def deploy() -> str:
+        for former in (add, crash):
+            server.remove_tool(former.__name__)
+        server.add_tool(add, description="Adds two numbers.")
+        server.add_tool(greet)
+        return "x" * 60_000
 
     @server.prompt()
     async def greet() -> str:

@@ -92,7 +92,7 @@ def answers_of(exchange: Recorded) -> list[Answer]:
         decoded = json.loads(body)
         at = exchange.response[-1].at
         entries = cast("list[dict[str, Any]]", decoded if isinstance(decoded, list) else [decoded])
-        return [Answer(entry, at, len(body)) for entry in entries if "jsonrpc" in entry]
+        return [Answer(entry, at, len(body)) for entry in entries if "jsonrpc" in (entry or ())]
     return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from tests.replay.capture import CHUNKINGS, NAMES, Capture, load, together
-from tests.replay.reading import Asked, Reading, read
+from tests.replay.reading import Asked, Reading, answers_of, read
 from tests.replay.replayer import Playing, Replay
 from tests.support.asgi import without_added_headers
 from tests.support.providers import Clock, Telemetry, trace_of
@@ -25,10 +26,17 @@ from tests.unit.conftest import MakeRuntime
 pytestmark = pytest.mark.anyio
 Replayed = Callable[[Capture], Awaitable["Result"]]
 
+TOOL_CALLS = "otel_mcp.tool.calls"
 DURATION = "mcp.server.operation.duration"
 LISTEN = "subscriptions/listen"
 NOT_TAKEN = {"-32600", "-32700"}
 """Codes of requests that a server did not take, whatever the HTTP status."""
+STYLES: list[Callable[[Any], bytes]] = [
+    lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(),
+    lambda value: json.dumps(value, ensure_ascii=False).encode(),
+    lambda value: json.dumps(value).encode(),
+]
+"""How servers write JSON."""
 PRECISION = 20_000
 """Nanoseconds by which a float of today's Unix time may be off, and then some."""
 
@@ -116,6 +124,7 @@ async def test_a_replayed_capture_is_observed_as_it_happened(recut: Capture, rep
     one_client_is_one_session(result)
     the_parent_is_the_one_that_the_client_sent(result)
     every_message_is_counted_once(result)
+    catalogues_are_measured_to_the_byte(result)
     await the_document_holds_the_calls(result)
     an_end_is_told_once(result)
 
@@ -227,6 +236,33 @@ def every_message_is_counted_once(result: Result) -> None:
     sizes = [asked.size for asked in result.reading.requests if asked.method == "tools/call" and asked.size is not None]
     measured = [value for _, value in result.telemetry.points("otel_mcp.tool.result.size")]
     assert (sum(count for count, _ in measured), sum(size for _, size in measured)) == (len(sizes), sum(sizes))
+
+
+def catalogues_are_measured_to_the_byte(result: Result) -> None:
+    answers = [answer for playing in result.playing for answer in answers_of(playing.recorded)]
+    listed = [answer for answer in answers if "tools" in (answer.message.get("result") or {})]
+    sizes: dict[str, int] = {}
+    total = cut = 0
+    for answer in listed:
+        write = next((write for write in STYLES if len(write(answer.message)) == answer.size), STYLES[0])
+        tools = {tool["name"]: len(write(tool)) for tool in answer.message["result"]["tools"]}
+        sizes |= tools
+        total += sum(tools.values())
+        # Where the lines of an event were cut anew, line ends stand between the tokens.
+        cut += answer.size - len(write(answer.message))
+    found = [value for _, value in result.telemetry.points("otel_mcp.catalogue.size")]
+    assert sum(count for count, _ in found) == len(listed)
+    assert total <= sum(size for _, size in found) <= total + cut
+    points = result.telemetry.points("otel_mcp.tool.definition.size")
+    measured = {attributes["gen_ai.tool.name"]: size for attributes, size in points}
+    assert measured.keys() == sizes.keys()
+    assert all(size <= measured[name] <= size + cut for name, size in sizes.items())
+    counted = [value for _, value in result.telemetry.points("otel_mcp.catalogue.tools")]
+    assert counted == ([len(sizes)] if listed else [])
+    calls = {attributes["gen_ai.tool.name"]: calls for attributes, calls in result.telemetry.points(TOOL_CALLS)}
+    made = Counter(asked.target for asked in result.reading.requests if asked.method == "tools/call")
+    assert {name: made[name] for name in sizes} == {name: calls[name] for name in sizes}
+    assert sum(calls.values()) == sum(made.values())
 
 
 async def the_document_holds_the_calls(result: Result) -> None:

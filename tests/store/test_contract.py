@@ -13,7 +13,7 @@ import pytest
 
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.state import SessionState, ToolCall
-from otel_mcp.store.base import ProducerId, SessionStore
+from otel_mcp.store.base import CATALOGUES, ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.client import Client
 from otel_mcp.store.redis.store import RedisStore
@@ -757,6 +757,23 @@ async def test_what_was_agreed_can_be_asked_for_without_agreeing(store: SessionS
     assert await store.get("client:1") is None
     await store.get_or_set("client:1", "first", 60.0)
     assert await store.get("client:1") == "first"
+
+
+async def test_a_catalogue_is_new_once_to_all(store: SessionStore) -> None:
+    assert await store.meet("a", "first") == []
+    assert await store.meet("b", "sec\nond ä") == ["first"]
+    assert await store.meet("c", "third") == ["sec\nond ä", "first"]
+    for digest in "abcba":
+        assert await store.meet(digest, "again") == []
+
+
+async def test_the_catalogues_that_were_listed_last_are_known(store: SessionStore) -> None:
+    for number in range(CATALOGUES + 5):
+        await store.meet(str(number), str(number))
+
+    assert await store.meet("new", "new") == [str(number) for number in range(CATALOGUES + 4, 5, -1)]
+    assert await store.meet("7", "7") == []
+    assert len(await store.meet("0", "0")) == CATALOGUES - 1
 
 
 async def test_an_id_has_one_successor(store: SessionStore) -> None:

@@ -1192,3 +1192,18 @@ async def test_only_its_own_service_may_end_a_session(server: Server, store: Red
 
     assert await store.load("abc") is not None
     assert await store.end("nobody") is False
+
+
+async def test_a_catalogue_that_comes_back_is_new_after_a_day(store: RedisStore, raw: Any) -> None:
+    key = "otel_mcp:svc:catalogues"
+    for digest in "ab":
+        await store.meet(digest, digest)
+    assert 0 < raw.ttl(key) <= WEEK
+
+    raw.hset(key, mapping={"a": f"{int((time.time() - 86_500) * 1e6)} a", "c": "not of ours"})
+
+    assert await store.meet("b", "b") == []
+    assert await store.meet("a", "a") == ["b"]
+    raw.delete(key)
+    raw.set(key, "not of ours")
+    assert await store.meet("a", "a") == []

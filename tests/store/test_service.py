@@ -93,6 +93,9 @@ class Remote:
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         return await (await self._reach("get_or_set_successor")).get_or_set_successor(old_id, candidate, user)
 
+    async def meet(self, digest: str, summary: str) -> list[str]:
+        return await (await self._reach("meet")).meet(digest, summary)
+
     async def bind(self, session_id: str, user: str | None) -> None:
         await (await self._reach("bind")).bind(session_id, user)
 
@@ -236,6 +239,23 @@ async def test_an_outage_is_one_warning_and_one_line_and_loses_nothing(
     ]
     assert not listener.dropped_calls
     await until(lambda: sessions.active == 1)
+
+
+async def test_a_catalogue_is_noted_once_the_store_is_back(
+    sessions: Sessions, remote: Remote, listener: Listener
+) -> None:
+    sessions.ensure_running()
+    await until(lambda: sessions.shared_key.is_agreed)
+    remote.down = StoreDown("ConnectionError")
+    listener.catalogues = ["first", "second"]
+    sessions.worker.listed()
+    await until(lambda: listener.operations["meet", "error"])
+    assert listener.met_catalogues == []
+
+    remote.down = None
+    await until(lambda: not listener.catalogues)
+
+    assert listener.met_catalogues == [("first", []), ("second", ["first"])]
 
 
 async def test_an_outage_is_noticed_to_end_where_nothing_waits(sessions: Sessions, remote: Remote) -> None:

@@ -48,6 +48,12 @@ class Worker:
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
         pass
 
+    def listed(self) -> list[tuple[str, str]]:
+        return []
+
+    def met(self, digest: str, summary: str, others: list[str]) -> None:
+        pass
+
     def hash_key(self, key: bytes) -> None:
         pass
 

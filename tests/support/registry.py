@@ -80,8 +80,9 @@ def metrics_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
 
 
 def events_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
-    """Each event is one of the conventions', with what it lists."""
-    listed = {each["ref"]: each["attributes"] for each in registry["event_refinements"]}
+    """Each event is one of the conventions', or our own, with what it lists."""
+    both = (*registry["event_refinements"], *registry["events"])
+    listed = {each.get("ref") or each["name"]: each["attributes"] for each in both}
     if listed.keys() != {name for name, _ in emitted.events}:
         yield f"events are {sorted({name for name, _ in emitted.events})}"
     for name, attributes in emitted.events:
@@ -109,7 +110,7 @@ def spans_are_defined(registry: Registry, emitted: Emitted) -> Iterator[str]:
 def references_lead_somewhere(registry: Registry, _: Emitted) -> Iterator[str]:
     """What is referred to is defined here, or is not of ours."""
     defined = {each["key"] for each in registry["attributes"]} | {each["id"] for each in registry["attribute_groups"]}
-    for section in ("metrics", "event_refinements", "span_refinements", "spans", "attribute_groups"):
+    for section in ("metrics", "events", "event_refinements", "span_refinements", "spans", "attribute_groups"):
         for each in (attribute for signal in registry[section] for attribute in signal["attributes"]):
             name = each.get("ref") or each["ref_group"]
             if name.startswith(OWN) and name not in defined:
@@ -133,6 +134,8 @@ def problems(registry: Registry, emitted: Emitted) -> set[str]:
 def _is_of(kind: Any, value: Any) -> bool:
     if isinstance(kind, dict):
         return value in {member["value"] for member in kind["members"]}
+    if kind == "string[]":
+        return bool(value) and all(type(each) is str for each in value)
     return type(value) is {"string": str, "int": int}[kind]
 
 

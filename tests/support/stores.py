@@ -195,6 +195,9 @@ class Listener:
         self.instead: SessionDelta | None = None
         """Returned where a session is another user's."""
         self.keys: list[bytes] = []
+        self.catalogues: list[str] = []
+        """Those that are still to be noted."""
+        self.met_catalogues: list[tuple[str, list[str]]] = []
         self.closings = 0
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
@@ -204,6 +207,13 @@ class Listener:
         if result.resumed:
             self.resumed_ids.append(delta.facts.session_id)
         return self.instead if result.owner is not None else None
+
+    def listed(self) -> list[tuple[str, str]]:
+        return [(digest, digest) for digest in self.catalogues]
+
+    def met(self, digest: str, summary: str, others: list[str]) -> None:
+        self.catalogues.remove(digest)
+        self.met_catalogues.append((digest, others))
 
     def hash_key(self, key: bytes) -> None:
         self.keys.append(key)

@@ -19,6 +19,7 @@ REGISTRY: Registry = {
     ],
     "metrics": [{"name": "otel_mcp.lost", "instrument": "counter", "unit": "{call}", "attributes": [OWN, METHOD]}],
     "event_refinements": [{"ref": "session.end", "attributes": [OWN]}],
+    "events": [],
     "attribute_groups": [
         {"id": "otel_mcp.message", "attributes": [METHOD]},
         {"id": "otel_mcp.beneath", "attributes": [METHOD | {"ref": "otel_mcp.number"}]},

@@ -44,7 +44,7 @@ class Keys:
     would tear the keys of a session apart and are left out.
     """
 
-    __slots__ = ("_after", "_before", "_document", "_name", "deadlines", "service", "sweeper")
+    __slots__ = ("_after", "_before", "_document", "_name", "catalogues", "deadlines", "service", "sweeper")
 
     def __init__(self, prefix: str, service: str) -> None:
         tagged = _TAG.search(prefix)
@@ -56,6 +56,8 @@ class Keys:
         self.service = f"{prefix}otel_mcp:{service}:"
         self.deadlines = f"{self.service}deadlines"
         """Sorted set of sessions by the Unix seconds at which their time is over, or `claimed`, or a `mark`."""
+        self.catalogues = f"{self.service}catalogues"
+        """Hash of what is known of the catalogues that clients are shown."""
         self.sweeper = f"{self.service}sweeper"
         """Who looks for ends at present."""
 
@@ -126,6 +128,7 @@ CLAIM: Final = _read("claim")
 ACK: Final = _read("ack")
 DUE: Final = _read("due", of_session=False)
 FORGET: Final = _read("forget", of_session=False)
+MEET: Final = _read("meet", of_session=False)
 GET_OR_SET: Final = _read("get_or_set", of_session=False)
 VISIT: Final = _read("visit", of_session=False)
 

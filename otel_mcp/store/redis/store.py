@@ -20,7 +20,7 @@ from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import VISITS, VISITS_KEPT, ProducerId, StoreDown
+from otel_mcp.store.base import ABANDONED, CATALOGUES, KNOWN, VISITS, VISITS_KEPT, ProducerId, StoreDown
 from otel_mcp.store.redis import codec
 from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
@@ -132,6 +132,12 @@ class RedisStore:
         keys = (self._keys.successor(old_id), self._keys.session(old_id)[1])
         value = await self._link.run(Run(codec.GET_OR_SET, keys, (candidate, self._writer.ttl, 0, user or "")))
         return agreed_id(value) or candidate
+
+    async def meet(self, digest: str, summary: str) -> list[str]:
+        """Note that a catalogue is listed; return the others where it is new."""
+        arguments = (digest, text.utf8(summary), round(KNOWN * 1_000_000), CATALOGUES, round(ABANDONED * 1000))
+        found = await self._unless_foreign(codec.MEET, (self._keys.catalogues,), *arguments)
+        return [other.decode("utf-8", "replace") for other in found or ()]
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Claim sessions whose time was over at `now`."""

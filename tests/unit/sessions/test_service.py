@@ -55,6 +55,7 @@ def run(script: str, *args: str) -> str:
             def dropped(self, count, reason): print("dropped", count, reason, file=sys.stderr)
             def store_operation(self, operation, outcome, seconds): pass
             def hash_key(self, key): pass
+            def listed(self): return []
             def closing(self): pass
 
         def call(session_id, calls=1):

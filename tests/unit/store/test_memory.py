@@ -50,6 +50,20 @@ async def test_agreements_end() -> None:
     assert await store.get_or_set("key", "other", 10.0) == "other"
 
 
+async def test_a_catalogue_that_comes_back_is_new_after_a_day() -> None:
+    clock = Clock()
+    store = MemoryStore(settings(), clock=clock)
+    for digest in "ab":
+        await store.meet(digest, digest)
+    clock.now += 86_300
+    assert await store.meet("b", "b") == []
+    clock.now += 200
+    assert await store.meet("b", "b") == []
+    assert await store.meet("a", "a") == ["b"]
+    clock.now += 100_000
+    assert await store.meet("a", "a") == []  # Nobody listed another one since.
+
+
 async def test_memory_of_agreements_is_bounded() -> None:
     store = MemoryStore(settings(max_sessions=5))
     for number in range(100):

@@ -198,7 +198,7 @@ async def test_calls_in_flight_are_counted_by_tool_and_the_oldest_has_an_age(
 
     wrapped = MCPMiddleware(app, runtime)
     for tool in ("hang", "add"):
-        runtime.metrics.tools.learn((tool,))
+        runtime.metrics.catalogues.tools.learn((tool,))
 
     def ages() -> dict[str, float]:
         points = telemetry.points("otel_mcp.call.oldest")

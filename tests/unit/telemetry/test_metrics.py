@@ -39,6 +39,11 @@ CONTRACT = {
     "otel_mcp.session.rejected": ("{session}", "Counter"),
     "otel_mcp.session.tool_calls": ("{call}", "Histogram"),
     "otel_mcp.tool.result.size": ("By", "Histogram"),
+    "otel_mcp.tool.result.oversized": ("{call}", "Counter"),
+    "otel_mcp.tool.calls": ("{call}", "Counter"),
+    "otel_mcp.tool.definition.size": ("By", "Gauge"),
+    "otel_mcp.catalogue.size": ("By", "Histogram"),
+    "otel_mcp.catalogue.tools": ("{tool}", "Gauge"),
     "otel_mcp.client.requests": ("{request}", "Counter"),
     "otel_mcp.call.failures": ("{call}", "Counter"),
     "otel_mcp.call.corrected": ("{call}", "Counter"),
@@ -79,6 +84,10 @@ ATTRIBUTES = {
     "otel_mcp.session.rejected": {"otel_mcp.reason"},
     "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
     "otel_mcp.tool.result.size": {"gen_ai.tool.name"},
+    "otel_mcp.tool.result.oversized": {"gen_ai.tool.name", "otel_mcp.client.name"},
+    "otel_mcp.tool.calls": {"gen_ai.tool.name"},
+    "otel_mcp.tool.definition.size": {"gen_ai.tool.name"},
+    "otel_mcp.catalogue.size": {"otel_mcp.client.name"},
     "otel_mcp.client.requests": {"otel_mcp.client.name", "mcp.method.name"},
     "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
@@ -108,12 +117,15 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     """Have every instrument record something."""
     server = Server(session_id="own")
     app = MCPMiddleware(server, runtime)
-    await post(app, initialize())
+    await post(app, initialize(name="claude-code"))
     server.results["tools/call"] = {"result": FAILED}
     await post(app, call(), legacy_headers("own"))
     server.results.clear()
     await post(app, call(), legacy_headers("own"))
+    await post(app, ask("tools/list"), legacy_headers("own"))
     await post(app, ask("prompts/get", name="greet"), legacy_headers("own"))
+    server.results["tools/call"] = {"result": {"content": [{"type": "text", "text": "x" * 60_000}]}}
+    await post(app, call(), legacy_headers("own"))
     await delete(app, legacy_headers("own"))
     metrics = runtime.metrics
     facts = SessionFacts("s", 1.0, 60.0, source="header", protocol_version="2025-11-25")
@@ -183,7 +195,7 @@ async def test_nothing_is_recorded_before_the_first_request(make_runtime: MakeRu
     make_runtime()
 
     recorded = {name for name, metric in telemetry.metrics().items() if metric.kind in {"Counter", "Histogram"}}
-    assert recorded - {"otel_mcp.errors", "otel_mcp.headers.contradicted"} == set()
+    assert recorded - {"otel_mcp.errors", "otel_mcp.headers.contradicted", "otel_mcp.tool.calls"} == set()
 
 
 async def test_the_first_request_registers_the_series_that_may_stay_zero(

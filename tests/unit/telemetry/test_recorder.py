@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -691,7 +691,7 @@ async def test_calls_of_one_session_are_one_delta_with_its_agreement(
 async def test_a_call_that_cannot_be_recorded_costs_no_other(
     runtime: Runtime, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bounded = runtime.metrics.tools.bounded
+    bounded = runtime.metrics.names["tools/call"].bounded
     broken: list[str] = []
 
     def once(name: str, **known: bool) -> str:
@@ -700,7 +700,7 @@ async def test_a_call_that_cannot_be_recorded_costs_no_other(
             raise RuntimeError("secret")
         return bounded(name, **known)
 
-    monkeypatch.setattr(runtime.metrics, "tools", SimpleNamespace(bounded=once))
+    monkeypatch.setitem(cast("dict[str, Any]", runtime.metrics.names), "tools/call", SimpleNamespace(bounded=once))
     app = MCPMiddleware(Server(), runtime)
     for number in range(3):
         await post(app, call(request_id=number), legacy_headers("own"))

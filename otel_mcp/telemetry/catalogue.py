@@ -1,0 +1,248 @@
+"""What the server lists: its names, what they cost the model that reads them, and when they change.
+
+Users may be shown different catalogues, and a catalogue may come in pages, each perhaps from another replica. Read
+are the bytes that clients got; what is kept of them are names, sizes and digests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
+from typing import Any, Final, NamedTuple, cast
+
+from pydantic_core import from_json, to_json
+
+from otel_mcp import semconv
+from otel_mcp.bounded import BoundedNames, remember
+from otel_mcp.model.call import Call
+from otel_mcp.wire.catalogue import Definition, Listing, Page, digest_of, fingerprint, parse_page
+from otel_mcp.wire.jsonrpc import field_of, listed_names
+
+logger = logging.getLogger("otel_mcp")
+
+MAX_TOOLS: Final = 200
+_MAX_PAGES: Final = 128
+"""Answers that are known by their bytes, and pages of listings that are not complete."""
+_MAX_CATALOGUES: Final = 16
+"""Catalogues that differ, as of users or of mounted servers."""
+_MAX_SHOWN: Final = 100
+"""Names in one attribute of an event."""
+_MAX_NOTED: Final = 1000
+"""Tools of which other processes learn."""
+_LATELY: Final = 3600.0
+"""Seconds: a catalogue that was not listed for so long while others were is one of the past."""
+_NEWS: Final = 10
+"""New catalogues an hour; a server that lists another one each time has no more news than that."""
+
+
+_TAKEN: Final = (
+    ("claude-code", 50_000),
+    ("copilot", 20 * 1024),
+    ("visual studio code", 8 * 1024),
+    ("codex", 40_000),
+    ("gemini-cli", 40_000),
+    ("qwen-code", 25_000),
+    ("opencode", 50 * 1024),
+    ("goose", 200_000),
+)
+"""What hosts give their model of one result before they cut it or put it into a file, in characters or bytes; by what
+their names hold. Sources: ``docs/context.md``."""
+
+
+class Catalogue(NamedTuple):
+    """All that one client is shown."""
+
+    digest: bytes
+    size: int
+    """Bytes of the definitions."""
+    tools: Mapping[str, Definition]
+
+    def summary(self, keyed: Callable[[bytes], str]) -> str:
+        """Write what other processes may learn of it, as JSON: keyed hash and size of each tool, and its own size."""
+        tools = {name: [keyed(tool.digest), tool.size] for name, tool in list(self.tools.items())[:_MAX_NOTED]}
+        return to_json({"hash": keyed(self.digest), "size": self.size, "tools": tools}).decode()
+
+
+class Catalogues:
+    """The names that the server lists, and the catalogues that clients got lately."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self.tools = BoundedNames(MAX_TOOLS)
+        self.prompts = BoundedNames(MAX_TOOLS)
+        self._all_listed = False
+        """The server has listed all its tools."""
+        self._read: OrderedDict[int, Page | None] = OrderedDict()
+        """Pages, by the fingerprints of the answers."""
+        self._pages: OrderedDict[tuple[str, str | None], Page] = OrderedDict()
+        """Pages of listings that take several, by who got them and by their cursors."""
+        self._shared: OrderedDict[str | None, Page | None] = OrderedDict()
+        """The page of each cursor where all got the same; ``None`` where they did not."""
+        self._known: OrderedDict[bytes, tuple[Catalogue, float]] = OrderedDict()
+        """The catalogues, with when each was listed last."""
+        self._noted: OrderedDict[bytes, float] = OrderedDict()
+        """When the other processes have learned of a catalogue, or will."""
+        self._news: list[float] = []
+        self.waiting: OrderedDict[bytes, Catalogue] = OrderedDict()
+        """Of these other processes have still to learn."""
+        self.wake: Callable[[], None] = lambda: None
+        """Is called once something waits."""
+        self.keyed: Callable[[bytes], str] = bytes.hex
+        """Hashes digests with the key of all replicas."""
+
+    def learn(self, method: str, result: object) -> None:
+        """Learn the names that the server itself lists, where `method` asked for its tools or prompts."""
+        if method == "tools/list":
+            names = listed_names(result, "tools")
+            self.tools.learn(names)
+            # Of pages, the last one makes the list whole.
+            if names and not field_of(result, "nextCursor"):
+                self._all_listed = True
+        elif method == "prompts/list":
+            self.prompts.learn(listed_names(result, "prompts"))
+
+    def is_unlisted(self, call: Call) -> bool:
+        """Look whether the server has listed its tools, and this name is none of them."""
+        if not self._all_listed or call.trusted_name or self.tools.is_full or call.target is None:
+            return False
+        return len(call.target) <= BoundedNames.LONGEST and call.target not in self.tools.known
+
+    def see(self, call: Call, data: bytes | bytearray) -> bool:
+        """Take the answer to ``tools/list`` from the wire. Returns whether one that says the same was read before."""
+        key = fingerprint(data)
+        known = key in self._read
+        page = self._read[key] if known else parse_page(data)
+        remember(self._read, key, page, _MAX_PAGES)
+        self._read.move_to_end(key)
+        if page is not None:
+            cursor = call.params.get("cursor")
+            call.listing = Listing(cursor if isinstance(cursor, str) and cursor else None, page)
+        return known and page is not None
+
+    def listed(self, call: Call) -> int | None:
+        """Take a finished ``tools/list``. Returns the size of the whole catalogue where that is complete, in bytes."""
+        if call.listing is None:
+            return None
+        cursor, page = call.listing
+        if page.tools is None:
+            return page.size
+        pages = [page]
+        if cursor is not None or page.next_cursor is not None:
+            owner = call.session.id if call.session is not None else ""
+            remember(self._pages, (owner, cursor), page, _MAX_PAGES)
+            if self._shared.setdefault(cursor, page) != page:
+                self._shared[cursor] = None
+            remember(self._shared, cursor, self._shared[cursor], _MAX_PAGES)
+            pages = self._chain(owner) if page.next_cursor is None else []
+        if not pages:
+            return None
+        tools = [tool for part in pages for tool in part.tools or ()]
+        self._meet(Catalogue(digest_of(tools), sum(part.size for part in pages), {tool.name: tool for tool in tools}))
+        return sum(part.size for part in pages)
+
+    def _chain(self, owner: str) -> list[Page]:
+        """Put the pages of a listing together; another client's stands for one that another replica has answered."""
+        pages: list[Page] = []
+        cursor: str | None = None
+        while len(pages) < _MAX_PAGES:
+            page = self._pages.get((owner, cursor)) or self._shared.get(cursor)
+            if page is None:
+                return []
+            pages.append(page)
+            if page.next_cursor is None:
+                return pages
+            cursor = page.next_cursor
+        return []
+
+    def _meet(self, met: Catalogue) -> None:
+        now = self._clock()
+        remember(self._known, met.digest, (met, now), _MAX_CATALOGUES)
+        self._known.move_to_end(met.digest)
+        for digest, (_, at) in list(self._known.items()):
+            if at < now - _LATELY:
+                del self._known[digest]
+        if self._noted.get(met.digest, -_LATELY) > now - _LATELY:
+            return
+        if met.digest not in self._noted:
+            self._news = [at for at in self._news if at > now - _LATELY]
+            if len(self._news) >= _NEWS:
+                return
+            self._news.append(now)
+            if len(self._news) == _NEWS:
+                logger.warning(
+                    "otel_mcp: the tools were listed in %d different ways within an hour: clients cannot keep such a "
+                    "catalogue in their caches; further changes are not reported for a while",
+                    _NEWS,
+                )
+        remember(self._noted, met.digest, now, _MAX_PAGES)
+        remember(self.waiting, met.digest, met, _MAX_CATALOGUES)
+        self.wake()
+
+    def summaries(self) -> list[tuple[str, str]]:
+        """Return what the other processes have still to learn: keyed digests, and what is to be known of each."""
+        return [(self.keyed(met.digest), met.summary(self.keyed)) for met in list(self.waiting.values())]
+
+    def noted(self, digest: str) -> None:
+        """Forget what the others have learned by now."""
+        for content in [content for content in list(self.waiting) if self.keyed(content) == digest]:
+            self.waiting.pop(content, None)
+
+    def count(self) -> int | None:
+        """Count the tools of all catalogues that clients got lately; ``None`` before the first."""
+        known = list(self._known.values())
+        return len({name for met, _ in known for name in met.tools}) if known else None
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each tool's definition, as it was listed last; those beyond the bound are one sum."""
+        latest = {name: tool.size for met, _ in list(self._known.values()) for name, tool in met.tools.items()}
+        sizes: dict[str, int] = {}
+        for name, size in latest.items():
+            label = name if name in self.tools.known else semconv.OTHER
+            sizes[label] = sizes.get(label, 0) + size
+        return sizes
+
+    def own_limit(self, name: str | None) -> int | None:
+        """Return how many characters of a result a tool asks its hosts to take."""
+        found = (met.tools.get(name or "") for met, _ in reversed(list(self._known.values())))
+        return next((tool.limit for tool in found if tool is not None), None)
+
+
+def taken_by(client: str) -> int | None:
+    """Return how many bytes of a result the host of that name takes, as it is set up by default."""
+    name = client.lower()
+    return next((most for part, most in _TAKEN if part in name), None)
+
+
+def change(now: str, before: Iterable[str]) -> dict[str, Any] | None:
+    """Compare the summary of a new catalogue with those that were known before.
+
+    Returns:
+        The attributes of the event, against the one that differs least; ``None`` where there is none,
+        or no difference.
+    """
+    new = _tools_of(from_json(now))
+    others = [from_json(other) for other in before]
+    if not others:
+        return None
+    old = min(others, key=lambda other: len(new.items() ^ _tools_of(other).items()))
+    was, met = _tools_of(old), from_json(now)
+    named = {
+        semconv.CATALOGUE_ADDED: new.keys() - was.keys(),
+        semconv.CATALOGUE_REMOVED: was.keys() - new.keys(),
+        semconv.CATALOGUE_CHANGED: {name for name in new.keys() & was.keys() if new[name] != was[name]},
+    }
+    if not any(named.values()):
+        return None
+    return {
+        **{name: sorted(tools)[:_MAX_SHOWN] for name, tools in named.items() if tools},
+        semconv.CATALOGUE_HASH: met["hash"],
+        semconv.CATALOGUE_PREVIOUS_HASH: old["hash"],
+        semconv.CATALOGUE_SIZE: met["size"],
+        semconv.CATALOGUE_PREVIOUS_SIZE: old["size"],
+    }
+
+
+def _tools_of(summary: Any) -> dict[str, str]:
+    return {name: cast(str, digest) for name, (digest, _) in summary["tools"].items()}
