@@ -6,6 +6,7 @@ Not by the model of the package, which refuses a document where one field has a 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
@@ -16,6 +17,8 @@ LIVE: Final = "live"
 PROBE: Final = "probe"
 STRUGGLES: Final = frozenset({"looped", "retry_storm", "ping_pong", "gave_up"})
 """Outcomes, and findings while a session runs."""
+_ADVICE: Final = "otel_mcp.advice"
+"""Among the attributes: what the observer agent has left, by problem."""
 _WRONG: Final = frozenset({"unknown_tool", "invalid_arguments", "-32700", "-32600", "-32601", "-32602", "-32002"})
 """The caller's fault: failures, and error codes of documents without `failure`."""
 _NEITHER: Final = frozenset({"cancelled", "refused"})
@@ -58,6 +61,19 @@ class Cut(NamedTuple):
     """``restart``, ``replica`` or ``idle_reaper``."""
 
 
+class Advice(NamedTuple):
+    """What a model said of a session, asked by the observer agent."""
+
+    problem: str
+    """``looped``..."""
+    cause: str
+    change: str
+    tool: str | None
+    """Of which `change` is to be made."""
+    confidence: str
+    model: str
+
+
 @dataclass(slots=True)
 class Document:
     """One session."""
@@ -85,6 +101,7 @@ class Document:
     """What was wrong with it while it ran: ``looped``..."""
     cut: Cut | None = None
     """The newest one."""
+    advice: list[Advice] = field(default_factory=list[Advice])
     caller: str | None = None
     """First digits of the keyed hash of its user: enough to tell users apart; not part of the document."""
 
@@ -151,8 +168,18 @@ def parse(raw: object) -> Document | None:
         request_count=int(_number(known.get("request_count"))),
         calls=calls,
         findings=[each for each in _list(known.get("findings")) if isinstance(each, str)],
+        advice=list(_advice(_dict(_dict(known.get("attributes")).get(_ADVICE)))),
         cut=Cut(cut_at, _text(cut.get("cause")) or "unknown") if cut_at else None,
     )
+
+
+def _advice(problems: dict[str, Any]) -> Iterator[Advice]:
+    for problem, said in problems.items():
+        cause, change, tool, confidence, model = (
+            _text(_dict(said).get(name)) for name in ("cause", "change", "tool", "confidence", "model")
+        )
+        if cause or change:
+            yield Advice(problem, cause or "", change or "", tool, confidence or "", model or "a model")
 
 
 def _call(fields: dict[str, Any]) -> Call | None:

@@ -184,7 +184,7 @@ def packed(parts: Sequence[str], between: str, width: int) -> list[str]:
 
 def code(text: str) -> str:
     """Strangers' text in Markdown: in code only, where it cannot do anything."""
-    return f"`{clean(text, 256).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    return f"`{clean(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def markdown_row(row: Row, fields: Fields[Row], url: str | None) -> str:

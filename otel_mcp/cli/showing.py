@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from html import escape
 from io import StringIO
+from textwrap import wrap
 from typing import Final, Literal
 
 from otel_mcp.cli import listing, rows
@@ -100,6 +101,7 @@ def show(
             "links": story.links,
             "tool_calls": [rows.as_json(line, WHOLE) for line in story.lines],
             "after": story.after,
+            "advice": [each._asdict() for each in story.document.advice],
         }
         terminal.data(json.dumps(whole, indent=2))
     elif form == "md":
@@ -127,6 +129,8 @@ def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked:
     yield from packed(story.origin(), " · ", terminal.width)
     for text in story.meaning():
         yield terminal.paint(text, "yellow")
+    for text in story.advice():
+        yield from (terminal.paint(line, "cyan") for line in wrap(text, terminal.width, subsequent_indent="  "))
     if not story.lines:
         yield "no tool was called"
         yield from (terminal.paint(f"-- {text} --", "dim") for text in story.after)

@@ -151,7 +151,8 @@ class Story:
             "bytes given": self.given,
             "tokens given": self.tokens,
         }
-        return {name: plain(value) for name, value in known.items() if plain(value) != NOTHING}
+        facts = {name: plain(value) for name, value in known.items() if plain(value) != NOTHING}
+        return facts | {"advice": " / ".join(advice)} if (advice := self.advice()) else facts
 
     def headline(self) -> str:
         """Say in one line who it was, and how it went."""
@@ -186,6 +187,16 @@ class Story:
         found = {each.name: f" ({clean(each.tool_name, 64)}, {counted(each.calls, 'call')})" for each in self._find()}
         words = dict.fromkeys([self.document.outcome, *self.document.findings])
         return [f"{word}{found.get(word, '')}: {_MEANINGS[word]}" for word in words if word in _MEANINGS]
+
+    def advice(self) -> list[str]:
+        """Repeat what a model said of it, asked by the observer agent."""
+        lines: list[str] = []
+        for each in self.document.advice:
+            who = ", ".join(clean(word, 64) for word in (each.model, each.confidence) if word)
+            lines.append(f"{clean(each.problem, 64)}, says {who}: {clean(each.cause)}")
+            if each.change:
+                lines.append(f"change {clean(each.tool, 64) if each.tool else 'this'}: {clean(each.change)}")
+        return lines
 
     def _find(self) -> Iterable[Finding]:
         """Find in the calls that are left what was found, so that its tool can be named."""

@@ -291,3 +291,34 @@ def test_a_story_went_as_its_calls_say(story: Callable[[Any], None], redis: Any)
         outcome = judge(known.tool_calls, known.tool_call_count, findings=found, probe=probe)
         assert document.get("outcome", outcome) == outcome
         assert document.get("findings", []) == found
+
+
+ADVICE = {
+    "cause": "the list is empty and does not say why, so the model asks again",
+    "change": "answer that there are no orders, and how to create one",
+    "tool": "search",
+    "confidence": "medium",
+    "model": "qwen3:8b",
+    "at": "2026-09-21T14:13:30+00:00",
+}
+
+
+def test_what_a_model_said_of_a_session_stands_in_its_story(cli: Cli, redis: Any) -> None:
+    calls = [call(at, "search", "a") for at in (1, 2, 3, 4)]
+    noted = {"looped": ADVICE, "gave_up": "no object", "odd": {"cause": 3}}
+    tell(redis, "s", calls, findings=["looped"], attributes={"otel_mcp.advice": noted})
+
+    shown = cli("show", "s", columns=80, at=BEGAN + 90, NO_COLOR="1").out.splitlines()
+    assert shown[2:7] == [
+        "looped (search, 4 calls): the same call with the same arguments, again and again",
+        "looped, says qwen3:8b, medium: the list is empty and does not say why, so the",
+        "  model asks again",
+        "change search: answer that there are no orders, and how to create one",
+        "    AT  TOOL    RESULT   TOOK   SIZE",
+    ]
+    known = {name: value for name, value in ADVICE.items() if name != "at"}
+    assert json.loads(cli("show", "s", "-o", "json").out)["advice"] == [{"problem": "looped", **known}]
+    for form in ("tsv", "md", "html"):
+        written = cli("show", "s", "-o", form).out
+        assert ADVICE["cause"] in written.replace("\n", " ")
+        assert ADVICE["change"] in written
