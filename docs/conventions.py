@@ -33,7 +33,7 @@ _INSTRUMENTS: Final = {
 
 INTEGERS: Final = frozenset({
     *(names.SESSION_TOOL_CALLS, names.SESSION_REQUESTS, names.SESSION_ERRORS),
-    *(names.CATALOGUE_SIZE, names.CATALOGUE_PREVIOUS_SIZE),
+    *(names.SESSION_CONTEXT_SIZE, names.CATALOGUE_SIZE, names.CATALOGUE_PREVIOUS_SIZE),
 })  # fmt: skip
 LISTS: Final = frozenset({names.CATALOGUE_ADDED, names.CATALOGUE_REMOVED, names.CATALOGUE_CHANGED})
 OWN_EVENTS: Final = frozenset({names.EVENT_CATALOGUE_CHANGED})
@@ -104,6 +104,8 @@ EXAMPLES: Final = {
 }
 ABSENT: Final = {names.MCP_PROTOCOL_VERSION: "where known", names.CLIENT_NAME: "where the client sent it"}
 """What not every point of a metric of our own carries; all else is on each."""
+ABSENT_ON: Final = {names.METRIC_REQUESTS_ACTIVE: {names.GEN_AI_TOOL_NAME: "`tools/call`"}}
+"""And of one metric."""
 
 _MANIFEST: Final = {
     "description": "What otel_mcp emits beyond the OpenTelemetry conventions for MCP servers.",
@@ -216,7 +218,7 @@ def spans() -> dict[str, Any]:
 
 
 def _metric(made: Instrument, carried: Iterable[str]) -> dict[str, Any]:
-    absent = ABSENT if made.name.startswith(OWN) else signals.MESSAGE.attributes
+    absent = ABSENT | ABSENT_ON.get(made.name, {}) if made.name.startswith(OWN) else signals.MESSAGE.attributes
     return {
         "name": made.name,
         "instrument": _INSTRUMENTS[made.kind],

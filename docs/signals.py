@@ -49,6 +49,7 @@ _END: Final = {
     names.SESSION_TOOL_CALLS: ALWAYS,
     names.SESSION_REQUESTS: ALWAYS,
     names.SESSION_ERRORS: ALWAYS,
+    names.SESSION_CONTEXT_SIZE: ALWAYS,
 }
 
 MESSAGE: Final = Signal(

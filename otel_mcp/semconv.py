@@ -89,6 +89,8 @@ SESSION_REQUESTS: Final = "otel_mcp.session.requests"
 """Requests of the session, of any method, an integer."""
 SESSION_ERRORS: Final = "otel_mcp.session.errors"
 """Requests of the session that failed by the fault of the server or a tool, an integer."""
+SESSION_CONTEXT_SIZE: Final = "otel_mcp.session.context.size"
+"""Bytes that the session gave its model: the list of tools, and results of tools, prompts and resources; an integer."""
 CLIENT_NAME: Final = "otel_mcp.client.name"
 """Name in ``clientInfo``, remembered for the session; on metrics at most 20 names, else ``_OTHER``."""
 CLIENT_VERSION: Final = "otel_mcp.client.version"
@@ -140,6 +142,7 @@ METRIC_SESSION_RESUMED: Final = "otel_mcp.session.resumed"
 METRIC_SESSION_ENDED: Final = "otel_mcp.session.ended"
 METRIC_SESSION_REJECTED: Final = "otel_mcp.session.rejected"
 METRIC_SESSION_TOOL_CALLS: Final = "otel_mcp.session.tool_calls"
+METRIC_SESSION_CONTEXT_SIZE: Final = "otel_mcp.session.context.size"
 METRIC_TOOL_RESULT_SIZE: Final = "otel_mcp.tool.result.size"
 METRIC_TOOL_RESULT_OVERSIZED: Final = "otel_mcp.tool.result.oversized"
 METRIC_TOOL_CALLS: Final = "otel_mcp.tool.calls"
@@ -180,6 +183,11 @@ CATALOGUE_BUCKETS: Final = (
     500_000.0, 1_000_000.0,
 )  # fmt: skip
 """Bytes of the definitions of a catalogue; a token is about four."""
+CONTEXT_BUCKETS: Final = (
+    1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0, 250_000.0, 500_000.0, 1_000_000.0, 2_500_000.0,
+    5_000_000.0, 10_000_000.0,
+)  # fmt: skip
+"""Bytes that a session gave its model; a token is about four."""
 STORE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Events (log records with an event name) and the session span.

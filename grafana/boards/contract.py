@@ -121,6 +121,7 @@ SESSION_ENDED: Final = Metric(
 )
 SESSION_REJECTED: Final = Metric(names.METRIC_SESSION_REJECTED, "{session}", "counter", (names.REJECT_REASON,))
 SESSION_TOOL_CALLS: Final = Metric(names.METRIC_SESSION_TOOL_CALLS, "{call}", "histogram", (names.SESSION_SOURCE,))
+SESSION_CONTEXT_SIZE: Final = Metric(names.METRIC_SESSION_CONTEXT_SIZE, "By", "histogram", (names.CLIENT_NAME,))
 TOOL_RESULT_SIZE: Final = Metric(names.METRIC_TOOL_RESULT_SIZE, "By", "histogram", (names.GEN_AI_TOOL_NAME,))
 TOOL_RESULT_OVERSIZED: Final = Metric(
     names.METRIC_TOOL_RESULT_OVERSIZED, "{call}", "counter", (names.GEN_AI_TOOL_NAME, names.CLIENT_NAME)

@@ -231,6 +231,17 @@ def _cost(b: Board) -> None:
         ),
         8,
     )
+    given = query.quantile(0.5, m.SESSION_CONTEXT_SIZE, client, by=query.CLIENT)
+    b.add(
+        panels.lines(
+            "Given to the model by a session",
+            "The catalogue and all results together, median of the sessions that ended. A model's window is some "
+            "hundred thousand tokens, of about four bytes each; what is given early is read again with each step.",
+            [over_time(given, query.legend(query.CLIENT))],
+            panels.BYTES,
+        ),
+        8,
+    )
     size = f"max by ({query.TOOL}) ({query.select(m.DEFINITION_SIZE.series, CHOSEN)})"
     calls = query.increase(m.TOOL_CALLS.series, CHOSEN, by=query.TOOL)
     table = panels.rows(

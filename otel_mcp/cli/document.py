@@ -95,6 +95,10 @@ class Document:
     """All calls; `calls` are the newest of them."""
     error_count: int
     request_count: int
+    context_bytes: int = 0
+    """Bytes that the model was given; 0 where the document does not have that."""
+    catalogue_bytes: int = 0
+    """Those of the list of tools among them."""
     calls: list[Call] = field(default_factory=list[Call])
     """Oldest first."""
     findings: list[str] = field(default_factory=list[str])
@@ -166,6 +170,8 @@ def parse(raw: object) -> Document | None:
         call_count=max(int(_number(known.get("tool_call_count"))), len(calls)),
         error_count=int(_number(known.get("error_count"))),
         request_count=int(_number(known.get("request_count"))),
+        context_bytes=int(_number(known.get("context_bytes"))),
+        catalogue_bytes=int(_number(known.get("catalogue_bytes"))),
         calls=calls,
         findings=[each for each in _list(known.get("findings")) if isinstance(each, str)],
         advice=list(_advice(_dict(_dict(known.get("attributes")).get(_ADVICE)))),

@@ -58,8 +58,8 @@ class Story:
         starts = [at for at in (document.created, calls[0].started if calls else None) if at]
         self.began = min(starts, default=0.0)
         """Unix seconds."""
-        self.given = sum(call.size or 0 for call in calls)
-        """Bytes of the answers that are known."""
+        self.given = document.context_bytes or sum(call.size or 0 for call in calls)
+        """Bytes that the model was given, as far as they are known."""
         self.tokens = round(self.given / _BYTES_A_TOKEN)
         """About how many tokens they were."""
         self.lines = self._read(calls)
@@ -216,9 +216,11 @@ class Story:
 
     def total(self) -> str:
         """Say in one line what the model was given."""
-        kept = f" by the newest {counted(len(self.lines), 'call')}" if self.document.is_partial else ""
+        whole, listed = self.document.context_bytes, self.document.catalogue_bytes
+        parts = f" (catalogue {size(listed)}, answers {size(whole - listed)})" if listed else ""
+        kept = f" by the newest {counted(len(self.lines), 'call')}" if self.document.is_partial and not whole else ""
         tokens = f"{self.tokens / 1000:.0f}k" if self.tokens >= 10_000 else f"{self.tokens:,}"
-        return f"{size(self.given)} given to the model{kept}, about {tokens} tokens (bytes / {_BYTES_A_TOKEN})"
+        return f"{size(self.given)} given to the model{parts}{kept}, about {tokens} tokens (bytes / {_BYTES_A_TOKEN})"
 
 
 def _cause(cut: Cut) -> str:

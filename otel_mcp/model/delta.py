@@ -128,6 +128,10 @@ class SessionDelta:
     """All calls of this delta, also those that `calls` no longer holds."""
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
     """The newest, oldest first, bounded by the buffer."""
+    context: int = 0
+    """Bytes that the model was given: results of tools, prompts and resources, and the list of tools."""
+    listed: int = 0
+    """Those of the list among them."""
     content: int = 0
     """Bytes of arguments and results in `calls`, where these are kept at all; the buffer weighs them."""
     ended: tuple[float, EndReason] | None = None
@@ -199,6 +203,7 @@ class EndedSession:
     tool_call_count: int
     error_count: int
     request_count: int
+    context_bytes: int = 0
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     """The newest, by the time at which they began."""
     outcome: str | None = None

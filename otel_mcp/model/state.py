@@ -79,6 +79,10 @@ class SessionState(BaseModel):
     ``unknown_tool`` or ``invalid_arguments``."""
     request_count: int = 0
     """JSON-RPC requests of any method."""
+    context_bytes: int = 0
+    """Bytes that the model was given: the list of tools, and results of tools, prompts and resources."""
+    catalogue_bytes: int = 0
+    """Those of the list among them."""
     service: str | None = None
     client_name: str | None = None
     client_version: str | None = None

@@ -221,6 +221,8 @@ def _merge(waiting: SessionDelta, delta: SessionDelta, first: float) -> None:
     waiting.errors += delta.errors
     waiting.call_count += delta.call_count
     waiting.calls += delta.calls
+    waiting.context += delta.context
+    waiting.listed += delta.listed
     waiting.content += delta.content
     waiting.ended = waiting.ended or delta.ended
     waiting.touch_key = delta.touch_key or waiting.touch_key

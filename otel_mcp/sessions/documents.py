@@ -19,7 +19,10 @@ from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore
 from otel_mcp.store.memory import MemoryStore
 
-_COUNTED: Final = ("tool_calls", "tool_call_count", "error_count", "request_count")
+_COUNTED: Final = (
+    *("tool_calls", "tool_call_count", "error_count", "request_count"),
+    *("context_bytes", "catalogue_bytes"),
+)
 
 
 class _Unwritten(NamedTuple):

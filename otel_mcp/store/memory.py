@@ -163,6 +163,7 @@ class MemoryStore:
             record.calls = [text.record(call) for call in state.tool_calls[-2 * self._settings.max_tool_calls :]]
             record.calls_total = max(state.tool_call_count, len(state.tool_calls))
             record.errors, record.requests = state.error_count, state.request_count
+            record.context, record.listed = state.context_bytes, state.catalogue_bytes
             if former is not None:
                 record.facts.principal, record.opened = former.facts.principal, former.opened
             self._put(record)

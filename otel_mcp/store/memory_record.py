@@ -27,6 +27,8 @@ class Record:
     calls_total: int = 0
     errors: int = 0
     requests: int = 0
+    context: int = 0
+    listed: int = 0
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
     attributes: str = ',"attributes":{}'
     """JSON text of attributes and extras."""
@@ -85,6 +87,8 @@ class Record:
         self.calls_total += delta.call_count
         self.errors += delta.errors
         self.requests += delta.requests
+        self.context += delta.context
+        self.listed += delta.listed
         newest = delta.calls[-cap:]
         self.calls += newest
         if len(self.calls) > 2 * cap or (len(newest) == cap and delta.call_count > cap):
@@ -105,7 +109,7 @@ class Record:
         self.unreported = False
         reason = "expired" if self.ended is None else self.ended[1]
         reason = "server_closed" if reason == "deleted" else reason
-        counts = (self.calls_total, self.errors, self.requests)
+        counts = (self.calls_total, self.errors, self.requests, self.context)
         calls = sorted(map(text.tool_call, self.calls), key=lambda call: call.started_at)
         return EndedSession(self.facts.at_end(), reason, self.last_activity, *counts, calls)
 
@@ -123,6 +127,8 @@ class Record:
             "tool_call_count": self.calls_total,
             "error_count": self.errors,
             "request_count": self.requests,
+            "context_bytes": self.context,
+            "catalogue_bytes": self.listed,
             "outcome": self.outcome,
             "ended": ended,
         }

@@ -68,6 +68,7 @@ class SessionReporter:
                 semconv.SESSION_TOOL_CALLS: session.tool_call_count,
                 semconv.SESSION_REQUESTS: session.request_count,
                 semconv.SESSION_ERRORS: session.error_count,
+                semconv.SESSION_CONTEXT_SIZE: session.context_bytes,
             }
             self._emit(semconv.EVENT_SESSION_END, session.last_activity, attributes)
             if self._session_span:

@@ -60,6 +60,12 @@ class Instruments:
         self.tool_calls = histogram(
             semconv.METRIC_SESSION_TOOL_CALLS, "{call}", "Tool calls of an ended session.", semconv.TOOL_CALLS_BUCKETS
         )
+        self.context_size = histogram(
+            semconv.METRIC_SESSION_CONTEXT_SIZE,
+            "By",
+            "What an ended session gave its model: the list of tools and all results; of those that gave anything.",
+            semconv.CONTEXT_BUCKETS,
+        )
         self.result_size = histogram(
             semconv.METRIC_TOOL_RESULT_SIZE,
             "By",

@@ -37,6 +37,8 @@ _MEANWHILE: Final = 0.01
 """Seconds until the loop looks again for what another thread is recording."""
 _MAX_LINKS: Final = 100
 """Calls that the span of a session leads to."""
+_GIVEN: Final = frozenset({"tools/list", "tools/call", "prompts/get", "resources/read"})
+"""Methods whose results hosts give to the model."""
 _MAX_DIGESTED: Final = 64 * 1024
 """Bytes of arguments of which a digest is kept."""
 
@@ -203,6 +205,9 @@ class Recorder:
         delta.requests += 1
         if call.outcome is not None and call.outcome.error_type is not None and call.failure not in CALLERS_FAULT:
             delta.errors += 1
+        if call.method in _GIVEN and call.result_bytes and (call.outcome is None or call.outcome.status_code is None):
+            delta.context += call.result_bytes
+            delta.listed += call.result_bytes if call.method == "tools/list" else 0
         if session.agreement is not None and delta.touch_key is None:
             delta.touch_key = (session.agreement, self._idle_gap)
         if is_tool and call.target is not None:

@@ -69,6 +69,8 @@ class SessionMetrics:
         self._on.ended.add(1, self._of_client(facts.client_name, how), NO_SPAN)
         attributes = _attributes(facts.source, facts.protocol_version)
         self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
+        if ended.context_bytes:
+            self._on.context_size.record(ended.context_bytes, self._of_client(facts.client_name, {}), NO_SPAN)
         if facts.source != "inferred_weak":
             attributes[semconv.SESSION_END_REASON] = ended.reason
             self._on.session_duration.record(max(0.0, ended.last_activity - facts.created_at), attributes, NO_SPAN)

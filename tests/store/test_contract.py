@@ -86,6 +86,8 @@ async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, pr
         "tool_call_count": 1,
         "error_count": 1,
         "request_count": 3,
+        "context_bytes": 100,
+        "catalogue_bytes": 10,
         "tool_calls": [
             {
                 "tool_name": "add",
@@ -195,6 +197,7 @@ async def test_an_end_is_held_by_the_first_that_brings_it(store: SessionStore, p
         tool_call_count=5,
         error_count=1,
         request_count=5,
+        context_bytes=500,
         calls=state.tool_calls,
     )
     assert [made.request_id for made in end.calls] == [0, 1, 2, 3, 4]
@@ -488,6 +491,8 @@ async def test_saving_an_unknown_document_begins_its_session(store: SessionStore
         tool_calls=[ToolCall(tool_name="add", request_id=0, started_at=cast(Any, now), duration=1.5)],
         tool_call_count=8,
         request_count=9,
+        context_bytes=7,
+        catalogue_bytes=3,
         attributes={"a": 1},
     )
 
@@ -498,6 +503,7 @@ async def test_saving_an_unknown_document_begins_its_session(store: SessionStore
     assert answer.created
     assert (flushed.created, flushed.total_calls) == (False, 9)
     assert (state.tool_call_count, state.request_count, len(state.tool_calls)) == (9, 10, 2)
+    assert (state.context_bytes, state.catalogue_bytes) == (107, 13)
     assert state.created_at == given.created_at
     assert state.attributes == {"a": 1}
     assert await store.active() == 1

@@ -73,6 +73,8 @@ def random_delta(chance: random.Random, session_id: str, at: float, first: int) 
         errors=chance.randint(0, calls),
         call_count=calls,
         calls=records,
+        context=chance.randrange(2**40),
+        listed=chance.randrange(2**20),
     )
 
 
@@ -91,13 +93,15 @@ async def test_every_flush_leaves_a_true_document(server: Server, store: RedisSt
             state = SessionState(session_id=session_id, attributes={text(chance): text(chance)})
             await store.save(state)
         sender = chance.choice([process, *others])
-        calls, totals = truth.setdefault(session_id, []), counts.setdefault(session_id, [0, 0, 0])
+        calls, totals = truth.setdefault(session_id, []), counts.setdefault(session_id, [0] * 5)
         change = random_delta(chance, session_id, now + step / 1000 - chance.random(), totals[0])
         sent = Flush(change, sender.token, sender.next_sequence())
         calls += [int(str(record.request_id)) for record in change.calls]
         totals[0] += change.call_count
         totals[1] += change.errors
         totals[2] += change.requests
+        totals[3] += change.context
+        totals[4] += change.listed
 
         await store.apply([sent])
         if chance.random() < 0.1:
@@ -107,7 +111,8 @@ async def test_every_flush_leaves_a_true_document(server: Server, store: RedisSt
         assert isinstance(document, bytes)
         state = SessionState.model_validate_json(document)
         json.loads(document)
-        assert [state.tool_call_count, state.error_count, state.request_count] == totals
+        counted = [state.tool_call_count, state.error_count, state.request_count]
+        assert [*counted, state.context_bytes, state.catalogue_bytes] == totals
         kept = [made.request_id for made in state.tool_calls]
         assert kept == calls[-len(kept) :] if kept else not calls
         assert min(len(calls), CAP) <= len(kept) <= 2 * CAP

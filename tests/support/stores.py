@@ -162,6 +162,8 @@ def delta(
         errors=errors,
         call_count=calls,
         calls=[call(first + number, at) for number in range(calls)],
+        context=100 * calls,
+        listed=10 * calls,
         ended=None if ended is None else (at, ended),
     )
 

@@ -183,6 +183,7 @@ class Writer:
             f'{{"token":"{flush.token}","sequence":{flush.sequence},"now":{self.instant(time.time())},'
             f'"first":{first},"last":{last},"created":{self.instant(delta.facts.created_at)},'
             f'"requests":{delta.requests},"errors":{delta.errors},"calls":{delta.call_count},"sent":{len(records)},'
+            f'"context":{delta.context},"listed":{delta.listed},'
             f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'
             f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self._cap},"service":"{self.owner}",'
             f'"user":"{delta.facts.principal or ""}","opened":{delta.facts.opened:d},'
@@ -209,6 +210,7 @@ class Writer:
         counted = (
             f'{{"now":{self.instant(now)},"last":{self.instant(last)},"created":{self.instant(facts.created_at)},'
             f'"requests":{state.request_count},"errors":{state.error_count},"kept":{len(kept)},'
+            f'"context":{state.context_bytes},"listed":{state.catalogue_bytes},'
             f'"calls":{max(state.tool_call_count, len(state.tool_calls))},"limit":{text.micros(limit)},'
             f'"ttl":{self.ttl},"service":"{self.owner}","replaces":"{replaces}","only_new":{only_new:d}{end}}}'
         )
@@ -245,7 +247,7 @@ def written(flush: Flush, reply: list[Any]) -> WriteResult:
 
 def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """Read the report of an end, as ``session.lua`` collects it."""
-    end, created, limit, last, calls, errors, requests, visitor, *labels, newest = report
+    end, created, limit, last, calls, errors, requests, context, visitor, *labels, newest = report
     reason = end.split(b" ")[1].decode()
     facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=visitor and visitor.decode())
     for name, label in zip(AT_END, labels, strict=True):
@@ -258,6 +260,7 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
         int(calls),
         int(errors),
         int(requests),
+        int(context or 0),
         _calls(newest),
     )
 

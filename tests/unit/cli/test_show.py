@@ -66,6 +66,16 @@ def test_a_session_reads_like_a_story(cli: Cli) -> None:
     ]
 
 
+def test_what_the_model_was_given_includes_the_catalogue_and_calls_that_are_gone(cli: Cli, redis_url: str) -> None:
+    known = refund()
+    known.context, known.listed = 150_400, 38_200
+    write(redis_url, [known], max_tool_calls=2)
+
+    assert cli("show", "om1", columns=100, at=BEGAN + 7320.9).out.splitlines()[-1] == (
+        "150 kB given to the model (catalogue 38.2 kB, answers 112 kB), about 38k tokens (bytes / 4)"
+    )
+
+
 @pytest.mark.usefixtures("story")
 def test_a_pipe_gets_facts_and_whole_calls(cli: Cli) -> None:
     facts, _, calls = cli("show", "om1.story").out.partition("--\n")

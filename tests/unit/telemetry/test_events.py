@@ -31,7 +31,7 @@ FACTS = SessionFacts(
     source="header",
     previous_id="before",
 )
-ENDED = EndedSession(FACTS, "expired", 130.5, 7, 2, 9, outcome="corrected")
+ENDED = EndedSession(FACTS, "expired", 130.5, 7, 2, 9, 4096, outcome="corrected")
 
 
 @pytest.fixture
@@ -105,6 +105,7 @@ def test_the_end_of_a_session_is_an_event_with_its_sums(reporter: SessionReporte
                 "otel_mcp.session.tool_calls": 7,
                 "otel_mcp.session.requests": 9,
                 "otel_mcp.session.errors": 2,
+                "otel_mcp.session.context.size": 4096,
             },
         }
     ]
@@ -175,6 +176,7 @@ async def test_a_session_is_reported_from_its_start_to_its_end(runtime: Runtime,
                 "otel_mcp.session.tool_calls": 2,
                 "otel_mcp.session.requests": 3,
                 "otel_mcp.session.errors": 1,
+                "otel_mcp.session.context.size": 213,
             },
         },
     ]

@@ -38,6 +38,7 @@ CONTRACT = {
     "otel_mcp.session.ended": ("{session}", "Counter"),
     "otel_mcp.session.rejected": ("{session}", "Counter"),
     "otel_mcp.session.tool_calls": ("{call}", "Histogram"),
+    "otel_mcp.session.context.size": ("By", "Histogram"),
     "otel_mcp.tool.result.size": ("By", "Histogram"),
     "otel_mcp.tool.result.oversized": ("{call}", "Counter"),
     "otel_mcp.tool.calls": ("{call}", "Counter"),
@@ -83,6 +84,7 @@ ATTRIBUTES = {
     "otel_mcp.session.ended": {"otel_mcp.session.end.reason", "otel_mcp.session.outcome", "otel_mcp.client.name"},
     "otel_mcp.session.rejected": {"otel_mcp.reason"},
     "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
+    "otel_mcp.session.context.size": {"otel_mcp.client.name"},
     "otel_mcp.tool.result.size": {"gen_ai.tool.name"},
     "otel_mcp.tool.result.oversized": {"gen_ai.tool.name", "otel_mcp.client.name"},
     "otel_mcp.tool.calls": {"gen_ai.tool.name"},
@@ -131,7 +133,7 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     facts = SessionFacts("s", 1.0, 60.0, source="header", protocol_version="2025-11-25")
     metrics.sessions.started(facts)
     metrics.sessions.resumed()
-    metrics.sessions.ended(EndedSession(SessionFacts("s", 1.0, 60.0, source="header"), "expired", 3.0, 5, 1, 9))
+    metrics.sessions.ended(EndedSession(SessionFacts("s", 1.0, 60.0, source="header"), "expired", 3.0, 5, 1, 9, 700))
     metrics.sessions.rejected("limit")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)

@@ -83,7 +83,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
     wrapped = MCPMiddleware(app, runtime)
     await post(wrapped, initialize())
     await post(wrapped, notify("notifications/initialized"), legacy_headers("own"))
-    await post(wrapped, ask("tools/list", 1), legacy_headers("own"))
+    listed = await post(wrapped, ask("tools/list", 1), legacy_headers("own"))
     good = await post(wrapped, call(request_id=0), legacy_headers("own"))
     server.results["tools/call"] = {"result": FAILED}
     bad = await post(wrapped, call("fail", request_id="two"), legacy_headers("own"))
@@ -97,6 +97,8 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         "tool_call_count": 2,
         "error_count": 0,
         "request_count": 4,
+        "context_bytes": sum(len(reply.body) for reply in (listed, good, bad)),
+        "catalogue_bytes": len(listed.body),
         "service": "unit",
         "client_name": "unit-client",
         "client_version": "9",

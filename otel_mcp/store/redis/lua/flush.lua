@@ -73,7 +73,7 @@ if fresh then
     if f.created <= former then f.created = f.first end
     s, opens = {d = former}, f.opened == 1
   end
-  s.n, s.r, s.e, flags, d = 0, 0, 0, 'c', nil
+  s.n, s.r, s.e, s.b, s.l, flags, d = 0, 0, 0, 0, 0, 'c', nil
 end
 if not d or not string.find(s.f or '', f.fingerprint, 1, true) then
   if not d then d, s.c, s.f = {rest = ',"attributes":{}', calls = ''}, 0, nil end
@@ -90,6 +90,7 @@ end
 if not s.a or (f.created < s.a and f.created > (s.d or 0)) then s.a = f.created end
 s.t, s.v, s.i = math.max(s.t or 0, f.last), f.service, late and s.i or f.limit
 s.n, s.r, s.e = s.n + f.calls, s.r + f.requests, s.e + f.errors
+s.b, s.l = (s.b or 0) + f.context, (s.l or 0) + f.listed
 if opens or (unseen and not s.k) then s.u, s.k = user, opens and '1' end
 if opens and not user then redis.call('HDEL', stats, 'u') end
 s.y = s.y or (f.visitor ~= '' and f.visitor or nil)

@@ -9,8 +9,8 @@ if d == false and redis.sha1hex(redis.call('GET', doc)) ~= f.replaces then retur
 if d and f.only_new == 1 then return {'written', 0} end -- All of it stands.
 local set, begins = {}, not s.t or (s.x and not d)
 if begins then
-  s = {t = f.last, a = f.created, n = f.calls, r = f.requests, e = f.errors, i = f.limit, x = f.ended, v = f.service,
-       u = s.u, k = s.k}
+  s = {t = f.last, a = f.created, n = f.calls, r = f.requests, e = f.errors, b = f.context, l = f.listed,
+       i = f.limit, x = f.ended, v = f.service, u = s.u, k = s.k}
 end
 if not d then d, s.c = {calls = ARGV[4]}, f.kept end
 if not merge(d, ARGV[2], set) then return {'foreign', 0} end

@@ -5,6 +5,7 @@
 -- Fields of the stats, 64 bytes at most each, so that the hash stays small:
 --   t last activity, a creation; d end of an earlier session under the id, before which this one cannot have begun;
 --   n calls, r requests, e errors; c calls that the document holds; i limit; g last counted process start;
+--   b bytes given to the model, l those of the list of tools among them;
 --   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", where
 --   nobody has yet (h:<token>: it holds the end and has not read its report); o outcome, once it is reported;
 --   v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
@@ -12,7 +13,7 @@
 --   "sequence instant flags"; the facts of AT_END under their names.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
-local FIELDS, NUMBERS = {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'o'}, 9
+local FIELDS, NUMBERS = {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'b', 'l', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'o'}, 11
 
 local function int(number) return string.format('%.0f', number) end
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
@@ -67,7 +68,8 @@ local function write(d, s, set, ttl)
   local at, reason = string.match(s.x or '', '^(%d+) (%S+)$')
   local text = table.concat({d.facts, d.rest, ',"created_at":"' .. iso(s.a) .. '","tool_calls":[', d.calls,
     '],"last_activity":"' .. iso(s.t) .. '","tool_call_count":' .. int(s.n) .. ',"error_count":' .. int(s.e) ..
-    ',"request_count":' .. int(s.r) .. (s.o and ',"outcome":"' .. s.o .. '"' or '') ..
+    ',"request_count":' .. int(s.r) .. ',"context_bytes":' .. int(s.b or 0) .. ',"catalogue_bytes":' .. int(s.l or 0) ..
+    (s.o and ',"outcome":"' .. s.o .. '"' or '') ..
     (at and ',"ended":{"at":"' .. iso(at) .. '","reason":"' .. reason .. '"}}' or '}')
   }, '\n')
   redis.call('SET', doc, text, unpack(ttl and {'PX', int(s.x and GRACE or ttl)} or {'KEEPTTL'}))
@@ -91,7 +93,7 @@ local function merge(d, news, set)
 end
 -- What the one who reports the end needs; `d` the document, if it is there.
 local function report(d)
-  local found = redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'y', unpack(AT_END))
+  local found = redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'b', 'y', unpack(AT_END))
   found[#found + 1] = d and d.calls or ''
   return found
 end
