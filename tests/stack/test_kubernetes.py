@@ -49,13 +49,21 @@ def test_every_configuration_that_is_used_is_in_the_config_map() -> None:
     }
 
 
-def test_an_existing_prometheus_is_set_as_ours() -> None:
-    path = manifests.FOLDER / "existing-monitoring" / "values.yaml"
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+def test_an_existing_prometheus_and_grafana_are_set_as_ours() -> None:
+    folder = manifests.FOLDER / "existing-monitoring"
+    values = yaml.safe_load((folder / "values.yaml").read_text(encoding="utf-8"))
     assert values["prometheus"]["prometheusSpec"] == rules.prometheus_settings()
-    source = yaml.safe_load((path.parent / "datasource.yaml").read_text(encoding="utf-8"))["data"]["otel-mcp.yaml"]
-    linked = values["grafana"]["sidecar"]["datasources"]["exemplarTraceIdDestinations"]["datasourceUid"]
-    assert yaml.safe_load(source)["datasources"][0]["uid"] == linked
+    made = yaml.safe_load((folder / "datasource.yaml").read_text(encoding="utf-8"))["data"]["otel-mcp.yaml"]
+    ours = (ROOT / "grafana" / "provisioning" / "datasources" / "datasources.yaml").read_text(encoding="utf-8")
+    addresses = {
+        "${PROMETHEUS_URL}": "http://prometheus-operated.monitoring:9090",
+        "${JAEGER_URL}": "http://jaeger.otel-mcp:16686",
+    }
+    for theirs, our in zip(yaml.safe_load(made)["datasources"], yaml.safe_load(ours)["datasources"], strict=True):
+        assert theirs == {key: of for key, of in our.items() if key != "isDefault"} | {
+            "name": f"{our['name']} (MCP)",
+            "url": addresses[our["url"]],
+        }
 
 
 @needs_build
