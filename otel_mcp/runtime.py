@@ -26,7 +26,7 @@ from otel_mcp.exchange.response import Exchanges, Responses
 from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.model.delta import SessionDelta, WriteResult
+from otel_mcp.model.delta import OpenCall, SessionDelta, WriteResult
 from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
@@ -230,6 +230,9 @@ class _SessionEvents(SessionReporter):
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
         return self._runtime.resolver.registry.calls_of(session_id)
+
+    def in_flight(self) -> list[OpenCall]:
+        return self._runtime.metrics.census.hanging(self._runtime.spans.instance())
 
     def hash_key(self, key: bytes) -> None:
         self._runtime.resolver.hashes.learn(key)

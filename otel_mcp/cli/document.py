@@ -74,6 +74,15 @@ class Advice(NamedTuple):
     model: str
 
 
+class Open(NamedTuple):
+    """One tool call in flight."""
+
+    tool: str
+    started: float
+    session_id: str | None
+    replica: str | None
+
+
 @dataclass(slots=True)
 class Document:
     """One session."""
@@ -186,6 +195,21 @@ def _advice(problems: dict[str, Any]) -> Iterator[Advice]:
         )
         if cause or change:
             yield Advice(problem, cause or "", change or "", tool, confidence or "", model or "a model")
+
+
+def open_calls(raw: object) -> list[Open]:
+    """Parse what one process has in flight, as it stands in a hash of Redis."""
+    try:
+        known = json.loads(raw.partition(b" ")[2]) if isinstance(raw, bytes) else None
+    except (ValueError, RecursionError):
+        return []
+    found: list[Open] = []
+    for fields in map(_dict, _list(known)):
+        tool, started = _text(fields.get("tool_name")), _number(fields.get("started_at"))
+        if tool is not None and started:
+            process = _text(fields.get("service_instance_id"))
+            found.append(Open(tool, started, _text(fields.get("session_id")), process))
+    return found
 
 
 def _call(fields: dict[str, Any]) -> Call | None:

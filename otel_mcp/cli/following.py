@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple
 
 from otel_mcp.cli import rows
 from otel_mcp.cli.calls import OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line
-from otel_mcp.cli.document import Call, Document
+from otel_mcp.cli.document import Call, Document, Open
 from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, OUTCOME, SESSION, WRONG, Query
 from otel_mcp.cli.rows import Field, moment, plain
 from otel_mcp.cli.store import Member, Reader, address, configured, repeat, run
@@ -202,11 +202,23 @@ _BUSY: Final[tuple[Field[Document], ...]] = (
 """What ``top`` shows of a session, of which it holds the recent calls only."""
 
 
+_OPEN: Final[tuple[Field[Open], ...]] = (
+    Field("IN FLIGHT", lambda each: each.tool),
+    Field("FOR", lambda each: rows.age(time.time() - each.started)),
+    Field("SESSION", lambda each: each.session_id, style="bold"),
+    Field("PROCESS", lambda each: each.replica, least=12, leaves=1),
+)
+"""What ``top`` shows of the calls that have been in flight for long."""
+_MOST_OPEN: Final = 5
+
+
 class Recent:
     """The calls of the last minutes."""
 
     def __init__(self) -> None:
         self._landed: deque[Line] = deque(maxlen=_CALLS)
+        self.open: list[Open] = []
+        """Calls that have been in flight for long, the oldest first."""
 
     def add(self, landed: list[Line], now: float) -> None:
         """Add what has landed, and drop what is too old."""
@@ -215,7 +227,7 @@ class Recent:
             self._landed.popleft()
 
     def lines(self, terminal: Terminal, title: str, now: float, height: int) -> list[str]:
-        """Draw the screen: the busiest sessions, then the tools."""
+        """Draw the screen: the oldest calls in flight, if any, then the busiest sessions, then the tools."""
         newest = [line for line in self._landed if answered(line) >= now - _RATE]
         parts = [title, f"{len(newest) / _RATE:.1f} calls/s"]
         for verdict in ("wrong", "failed"):
@@ -235,11 +247,12 @@ class Recent:
         ]
         busiest.sort(key=lambda each: (-each.call_count, -(each.last_activity or 0)))
         tools = gather(line.call for line in self._landed)
-        room = max(height - 5, 2)  # Besides the title, two headers and two empty lines.
+        hanging = [*rows.lines(terminal, self.open[:_MOST_OPEN], _OPEN), ""] if self.open else []
+        room = max(height - 5 - len(hanging), 2)  # Besides the title, two headers and two empty lines.
         shown = min(len(tools), room // 2)
         above = rows.lines(terminal, busiest[: room - shown], _BUSY)
         below = rows.lines(terminal, tools[:shown], TOOL_FIELDS)
-        return [terminal.paint("   ".join(parts), "bold"), "", *above, "", *below]
+        return [terminal.paint("   ".join(parts), "bold"), "", *hanging, *above, "", *below]
 
 
 def top(terminal: Terminal, redis_url: str | None, service: str | None) -> None:
@@ -254,6 +267,7 @@ def top(terminal: Terminal, redis_url: str | None, service: str | None) -> None:
         follower, recent = Follower(reader, settings, _SPAN), Recent()
 
         async def look() -> tuple[list[Line], int]:
+            recent.open = await reader.in_flight()
             landed = await follower.look()
             await reader.add_callers(list({line.document.session_id: line.document for line in landed}.values()))
             return landed, (await reader.index(1))[1]

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
-from otel_mcp.cli.document import Document, parse
+from otel_mcp.cli.document import Document, Open, open_calls, parse
 from otel_mcp.cli.terminal import Code, Failure, say
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.base import StoreDown
@@ -149,6 +149,20 @@ class Reader:
         """Return some sessions of the index at random."""
         indexes = await self._find_indexes()
         return _members(await self._redis.run_all(*(("ZRANDMEMBER", key, count, "WITHSCORES") for key in indexes)))
+
+    async def in_flight(self) -> list[Open]:
+        """Return the calls that have been in flight for long, the oldest first, as far as this account may ask."""
+        indexes = await self._find_indexes()
+        try:
+            found = await self._redis.run_all(
+                *(("HVALS", f"{name.removesuffix('deadlines')}in_flight") for name in indexes)
+            )
+        except StoreDown as down:
+            if not down.denied:
+                raise
+            return []
+        values = [value for part in found if isinstance(part, list) for value in cast("list[Any]", part)]
+        return sorted((call for value in values for call in open_calls(value)), key=lambda call: call.started)
 
     async def documents(self, session_ids: Iterable[str]) -> list[Document]:
         """Return the documents of these sessions, without those that are gone or cannot be read."""

@@ -33,6 +33,16 @@ class CallRecord:
     result: object | None = None
 
 
+class OpenCall(NamedTuple):
+    """One tool call in flight, as ``otel-mcp top`` shows it."""
+
+    tool_name: str
+    started_at: float
+    """Unix seconds."""
+    session_id: str | None
+    service_instance_id: str
+
+
 class Fact(NamedTuple):
     """One fact of a session that may be unknown."""
 

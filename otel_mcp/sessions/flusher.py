@@ -64,6 +64,8 @@ class Flusher:
         self._warned: set[str] = set()
         self.has_news = False
         """Sessions have begun or ended since they were counted."""
+        self.shows_calls = False
+        """The store has calls in flight of this process."""
         self._moved = False
         self._through = 0
         self._down: StoreDown | None = None
@@ -216,6 +218,16 @@ class Flusher:
             with self._health.operation("sweep"):
                 await self.endings.sweep()
         await self.count()
+
+    async def report_in_flight(self) -> None:
+        """Write which calls have been in flight for long, where there are any, or were."""
+        if self._health.is_away:
+            return
+        calls = self._events.in_flight()
+        if calls or self.shows_calls:
+            with self._health.operation("in_flight"):
+                await self._store.put_in_flight(calls)
+                self.shows_calls = bool(calls)
 
     async def count(self) -> None:
         """Count live sessions; a failure opens the breaker."""

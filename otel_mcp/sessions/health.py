@@ -7,13 +7,13 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Final, Protocol
 
 from otel_mcp.guard import guarded, report
-from otel_mcp.model.delta import EndedSession, SessionDelta, WriteResult
+from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, WriteResult
 from otel_mcp.store.base import StoreDown
 
 logger = logging.getLogger("otel_mcp")
@@ -53,6 +53,10 @@ class SessionEvents(Protocol):
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
         """Record a use of the store: ``flush``, ``recall``... with ``ok``, ``error``, ``denied`` or ``timeout``."""
+        ...
+
+    def in_flight(self) -> Sequence[OpenCall]:
+        """Return the tool calls that have been in flight for long."""
         ...
 
     def hash_key(self, key: bytes) -> None:

@@ -133,7 +133,7 @@ class Worker:
                     # An awaited call has swallowed it; whatever ends the loop would wait for this task for ever.
                     raise asyncio.CancelledError
                 now = time.monotonic()
-                if flush_at is None and (self.woken or self._health.is_away):
+                if flush_at is None and (self.woken or self._health.is_away or self._flusher.shows_calls):
                     flush_at = now + self._interval
                 if not self.asked:
                     # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the event.
@@ -172,10 +172,12 @@ class Worker:
         if flusher.has_news:
             flusher.has_news = False
             await flusher.count()
+        if flusher.shows_calls:
+            await flusher.report_in_flight()
         if health.is_away:
             return max(health.wait, 0.01)
         waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or self._listed
-        waits = waits or health.is_partial or health.is_slow
+        waits = waits or health.is_partial or health.is_slow or flusher.shows_calls
         return self._interval if waits else None
 
     def listed(self) -> None:
@@ -209,6 +211,7 @@ class Worker:
 
     async def _sweep(self) -> None:
         await self._flusher.sweep()
+        await self._flusher.report_in_flight()
         if not self._health.is_away:
             # Or the next process makes another key, where the store has lost it unnoticed: emptied, evicted.
             await self._shared_key.agree()

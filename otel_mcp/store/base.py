@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
 from otel_mcp.model.state import SessionState
 
 GRACE: Final = 600.0
@@ -27,6 +27,8 @@ VISITS: Final = 10
 """Sessions without a call that are remembered of a visitor."""
 VISITS_KEPT: Final = 86_400.0
 """Seconds after the last one."""
+IN_FLIGHT_KEPT: Final = 10.0
+"""Seconds that calls in flight stay in the store where their process does not say so again: it may be gone."""
 
 
 class ProducerId:
@@ -152,6 +154,10 @@ class SessionStore(Protocol):
 
         Unix seconds, this session's included, the newest few; none where the session has a call, which forgets them.
         """
+        ...
+
+    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
+        """Note which calls this process has in flight, for others to read in the next seconds; none = no longer any."""
         ...
 
     async def active(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from otel_mcp.bounded import remember
-from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
@@ -284,6 +284,9 @@ class MemoryStore:
                 remember(self._visits, visitor, starts, self._settings.max_sessions)
             found.append(starts)
         return found
+
+    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
+        """Do nothing: no other process reads it."""
 
     async def active(self) -> int:
         """Count live sessions."""

@@ -14,9 +14,14 @@ from typing import Any, Final, Literal, get_args
 
 from otel_mcp.bounded import BoundedNames
 from otel_mcp.model.call import Call, Exchange
+from otel_mcp.model.delta import OpenCall
 from otel_mcp.semconv import OTHER
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
 
+_HANGING: Final = 5.0
+"""Seconds from which on a call in flight is worth a look."""
+_SHOWN: Final = 5
+"""Such calls that a process tells of, the oldest."""
 LONG: Final = 1.0
 """Seconds from which on the event stream that answers a POST counts as a stream; most bring one result and end."""
 Kind = Literal["get", "listen", "sse", "post"]
@@ -57,6 +62,18 @@ class Census:
             if (tool := what[1]) is not None:
                 ages[tool] = max(ages.get(tool, 0.0), now - call.exchange.started)
         return ages
+
+    def hanging(self, instance: str) -> list[OpenCall]:
+        """Return the oldest tool calls that have been in flight for seconds, of the process that is called so."""
+        found, until = list[OpenCall](), perf_counter() - _HANGING
+        for call in list(self.calls):
+            if call.exchange.started > until or len(found) >= _SHOWN:
+                break
+            if call.method == "tools/call":
+                session = call.session.conversation or call.session if call.session is not None else None
+                session_id = session.facts.session_id if session is not None else None
+                found.append(OpenCall(call.target or "", call.exchange.started_ns / 1e9, session_id, instance))
+        return found
 
     def _what(self, call: Call) -> Served:
         if call.method == "tools/call":

@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
-from otel_mcp.model.delta import FACTS, EndedSession, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import FACTS, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.telemetry.catalogue import change
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN
@@ -84,6 +84,10 @@ class SessionReporter:
             self._metrics.catalogues.noted(digest)
             if (attributes := change(summary, others)) is not None:
                 self._emit(semconv.EVENT_CATALOGUE_CHANGED, time.time(), attributes)
+
+    def in_flight(self) -> list[OpenCall]:
+        """Return the tool calls that have been in flight for long."""
+        return []
 
     def dropped(self, count: int, reason: str) -> None:
         with _GUARD:

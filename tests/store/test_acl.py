@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import re
@@ -16,7 +17,8 @@ from redis import exceptions
 
 from otel_mcp import guard
 from otel_mcp.cli.app import run
-from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.cli.store import Reader
+from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
@@ -100,6 +102,8 @@ async def use(store: RedisStore) -> None:
     await store.ack_ends(ended)
     await store.ack_ends(await store.claim_held(["abc"], now))
     await store.active()
+    await store.put_in_flight([OpenCall("export", now, "abc", "shop-0")])
+    await store.put_in_flight([])
     await store.delete("mine")
     await store.aclose()
 
@@ -182,7 +186,15 @@ def read(url: str) -> list[tuple[int, str]]:
         with contextlib.redirect_stdout(out):
             code = run([*command, "--service", "svc", "--redis-url", url])
         done.append((code, out.getvalue()))
+    asyncio.run(_see_what_hangs(url))
     return done
+
+
+async def _see_what_hangs(url: str) -> None:
+    """What ``top`` asks besides."""
+    reader = Reader(settings(url))
+    assert isinstance(await reader.in_flight(), list)
+    await reader.aclose()
 
 
 def test_an_account_that_may_only_read_suffices_for_the_command_line(server: Server) -> None:

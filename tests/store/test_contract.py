@@ -11,7 +11,7 @@ import anyio
 import fakeredis
 import pytest
 
-from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.store.base import CATALOGUES, ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
@@ -302,6 +302,13 @@ async def test_visits_without_a_call_are_remembered_until_a_tool_is_called(store
     assert kept == [now + number for number in range(10, 20)]
     assert await store.visits([end(now, 3, ANN), end(now + 3, 0, ANN)]) == [[], [now + 3]]
     assert await store.visits([]) == []
+
+
+async def test_calls_in_flight_are_taken_and_make_no_session(store: SessionStore) -> None:
+    await store.put_in_flight([OpenCall("export", 1.0, "abc", "shop-0")])
+    await store.put_in_flight([])
+
+    assert (await store.load("abc"), await store.active()) == (None, 0)
 
 
 def rounded(ended: EndedSession) -> EndedSession:

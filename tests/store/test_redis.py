@@ -13,7 +13,8 @@ import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from redis import exceptions
 
-from otel_mcp.model.delta import Flush
+from otel_mcp.cli.document import open_calls
+from otel_mcp.model.delta import Flush, OpenCall
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
@@ -42,6 +43,39 @@ async def other(server: Server) -> AsyncIterator[RedisStore]:
 
 def fresh(process: ProducerId, calls: int = 1, **values: Any) -> Flush:
     return flush(process, delta(calls, at=time.time(), **values))
+
+
+IN_FLIGHT = "otel_mcp:svc:in_flight"
+
+
+async def test_calls_in_flight_of_every_process_are_there_until_it_takes_them_back_or_is_gone(
+    store: RedisStore, other: RedisStore, raw: Any
+) -> None:
+    await store.put_in_flight([OpenCall("export", 1.5, "abc", "shop-0"), OpenCall("sum", 2.0, None, "shop-0")])
+    await other.put_in_flight([OpenCall("query", 3.0, "def", "shop-1")])
+    raw.hset(IN_FLIGHT, "gone", f"{(time.time() - 10.5) * 1000:.0f} []")
+    raw.hset(IN_FLIGHT, "nonsense", "who knows")
+    assert 0 < raw.pttl(IN_FLIGHT) <= 10_000
+
+    await other.put_in_flight([OpenCall("query", 3.0, "def", "shop-1")])
+    held = [open_calls(value) for value in raw.hvals(IN_FLIGHT)]
+    await store.put_in_flight([])
+    left = [open_calls(value) for value in raw.hvals(IN_FLIGHT)]
+    await other.put_in_flight([])
+
+    assert sorted(held) == [
+        [("export", 1.5, "abc", "shop-0"), ("sum", 2.0, None, "shop-0")],
+        [("query", 3.0, "def", "shop-1")],
+    ]
+    assert (left, raw.exists(IN_FLIGHT)) == ([[("query", 3.0, "def", "shop-1")]], 0)
+
+
+async def test_a_key_of_another_kind_keeps_calls_in_flight_to_themselves(store: RedisStore, raw: Any) -> None:
+    raw.set(IN_FLIGHT, "theirs")
+
+    await store.put_in_flight([OpenCall("export", 1.5, "abc", "shop-0")])
+
+    assert raw.get(IN_FLIGHT) == b"theirs"
 
 
 # Whose a session is that has shaken hands, and is written later.

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from otel_mcp import loops
-from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import health
 from otel_mcp.sessions.flusher import BATCH
@@ -43,6 +43,7 @@ class Remote:
         self.answers.set()
         self.asked: list[str] = []
         self.sent: list[Flush] = []
+        self.in_flight: list[list[OpenCall]] = []
         self.foreign: set[str] = set()
         self.stuck: set[str] = set()
         """Sessions that cannot be written now."""
@@ -110,6 +111,10 @@ class Remote:
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
         await (await self._reach("ack_ends")).ack_ends(ended)
+
+    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
+        await self._reach("put_in_flight")
+        self.in_flight.append(list(calls))
 
     async def active(self) -> int:
         return await (await self._reach("active")).active()
@@ -723,6 +728,26 @@ async def test_the_sweep_reports_ends(remote: Remote, listener: Listener) -> Non
 
     assert [(end.session_id, end.reason) for end in listener.ends] == [("abc", "expired")]
     await until(lambda: sessions.active == 0)
+    await sessions.aclose()
+
+
+async def test_calls_in_flight_are_written_while_there_are_any_and_taken_back_once(
+    remote: Remote, listener: Listener
+) -> None:
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.02)
+    sessions.ensure_running()
+    await until(lambda: listener.operations["sweep", "ok"] >= 2)
+    assert remote.in_flight == []
+
+    listener.open = [OpenCall("export", 1.0, "abc", "shop-0")]
+    await until(lambda: len(remote.in_flight) >= 3)
+    assert remote.in_flight[-1] == listener.open
+    listener.open = []
+    await until(lambda: remote.in_flight[-1] == [])
+
+    written, swept = len(remote.in_flight), listener.operations["sweep", "ok"]
+    await until(lambda: listener.operations["sweep", "ok"] > swept + 2)
+    assert len(remote.in_flight) == written
     await sessions.aclose()
 
 

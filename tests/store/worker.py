@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 
@@ -59,6 +59,9 @@ class Worker:
 
     def closing(self) -> None:
         pass
+
+    def in_flight(self) -> list[OpenCall]:
+        return []
 
     async def call(self, sessions: int, calls: int, seconds: float, limit: float = 3600.0) -> None:
         """Finish `calls` calls over `sessions` sessions in about `seconds`, ten at once."""

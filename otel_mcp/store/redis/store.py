@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from redis.exceptions import ResponseError
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import ABANDONED, CATALOGUES, KNOWN, VISITS, VISITS_KEPT, ProducerId, StoreDown
+from otel_mcp.store.base import ABANDONED, CATALOGUES, IN_FLIGHT_KEPT, KNOWN, VISITS, VISITS_KEPT, ProducerId, StoreDown
 from otel_mcp.store.redis import codec
 from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
@@ -45,7 +46,7 @@ class RedisStore:
         self, settings: Settings, process: ProducerId | None = None, *, client: Callable[[], Client] | None = None
     ) -> None:
         url = settings.redis_url or ""
-        process = process or ProducerId()
+        self._process = process = process or ProducerId()
         self._ttl = min(settings.session_ttl, codec.LONGEST)
         self._keys = Keys(settings.redis_prefix, settings.service_name)
         self._link = RedisLink(client or (lambda: connect(url)))
@@ -162,6 +163,12 @@ class RedisStore:
                 runs[at] = Run("DEL", key) if end.tool_call_count else Run(codec.VISIT, key, arguments)
         known = dict(zip(runs, await self._link.run_all(list(runs.values())), strict=True)) if runs else {}
         return [_instants(known.get(at)) for at in range(len(ended))]
+
+    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
+        """Note which calls this process has in flight."""
+        known = to_json([call._asdict() for call in calls]) if calls else b""
+        arguments = (self._process.token, known, round(IN_FLIGHT_KEPT * 1000))
+        await self._unless_foreign(codec.IN_FLIGHT, (self._keys.in_flight,), *arguments)
 
     async def active(self) -> int:
         """Count live sessions of the service."""

@@ -15,9 +15,9 @@ from otel_mcp.cli import following, store
 from otel_mcp.cli.following import Follower, Recent
 from otel_mcp.cli.store import Reader
 from otel_mcp.cli.terminal import Terminal
-from otel_mcp.model.delta import Flush, SessionDelta
+from otel_mcp.model.delta import Flush, OpenCall, SessionDelta
 from otel_mcp.settings import Settings
-from otel_mcp.store.base import ProducerId
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
 from tests.unit.cli.conftest import NOW, Cli
 from tests.unit.cli.stories import call, session, shop, write
@@ -49,6 +49,9 @@ class Replicas:
         flushes = [Flush(delta, process.token, process.next_sequence()) for delta in deltas]
         answers = self.run(lambda: store.apply(flushes))
         assert all(answer.refused is None and answer.retry is None for answer in answers)
+
+    def hang(self, *calls: OpenCall, replica: int = 0) -> None:
+        self.run(lambda: self._replicas[replica][1].put_in_flight(calls))
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         async def wait() -> T:
@@ -232,3 +235,45 @@ def test_top_shows_the_busiest_sessions_and_tools_within_the_screen(replicas: Re
     assert not any(line.startswith("old") for line in recent.lines(terminal, "", now + 20, 100))
     recent.add([], now + 400)
     assert "0.0 calls/s" in recent.lines(terminal, "t", now + 400, 24)[0]
+
+
+def test_top_shows_the_oldest_calls_in_flight_of_all_replicas_above_all(
+    replicas: Replicas, cli: Cli, redis: Any
+) -> None:
+    now = time.time()
+    reader, recent, terminal = Reader(replicas.settings), Recent(), Terminal()
+    replicas.write(*(one(f"s{number}", "call", at=now - 1) for number in range(30)))
+    recent.add(replicas.run(replicas.follow(since=300).look), now)
+    replicas.hang(OpenCall("export", now - 725.5, "s1", "shop-0"), OpenCall("sum", now - 9.5, None, "shop-0"))
+    replicas.hang(*(OpenCall(f"query{n}", now - 70, "s2", "shop-1") for n in range(5)), replica=1)
+    redis.hset("otel_mcp:shop:in_flight", "odd", b'1 [{"tool_name": 7}, 3, {"started_at": 5.0}]')
+    redis.hset("otel_mcp:shop:in_flight", "odder", b"\xff")
+
+    recent.open = replicas.run(reader.in_flight)
+    replicas.run(reader.aclose)
+    terminal.width = 80
+    lines = recent.lines(terminal, "shop @ here", now, 24)
+
+    assert [call.tool for call in recent.open] == ["export", *(f"query{n}" for n in range(5)), "sum"]
+    assert [line.split() for line in lines[2:4]] == [
+        ["IN", "FLIGHT", "FOR", "SESSION", "PROCESS"],
+        ["export", "12m", "s1", "shop-0"],
+    ]
+    assert (len([line for line in lines if line.startswith("query")]), len(lines) <= 24) == (4, True)
+
+
+def test_calls_in_flight_are_left_out_where_the_account_may_not_ask(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader(replicas.settings)
+    for denied in (True, False):
+
+        async def refuse(*_: object, denied: bool = denied) -> list[Any]:
+            raise StoreDown("NoPermissionError", denied=denied)
+
+        monkeypatch.setattr(store.Connection, "run_all", refuse)
+        if denied:
+            assert replicas.run(reader.in_flight) == []
+        else:
+            with pytest.raises(StoreDown):
+                replicas.run(reader.in_flight)

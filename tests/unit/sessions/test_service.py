@@ -57,6 +57,7 @@ def run(script: str, *args: str) -> str:
             def hash_key(self, key): pass
             def listed(self): return []
             def closing(self): pass
+            def in_flight(self): return []
 
         def call(session_id, calls=1):
             now = time.time()

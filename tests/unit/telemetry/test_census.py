@@ -12,6 +12,7 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.bounded import BoundedNames
+from otel_mcp.model.delta import OpenCall
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.census import Census
 from otel_mcp.telemetry.recorder import Recorder
@@ -186,7 +187,7 @@ async def test_a_stream_whose_app_raises_has_ended(runtime: Runtime, telemetry: 
 async def test_calls_in_flight_are_counted_by_tool_and_the_oldest_has_an_age(
     clock: Clock, runtime: Runtime, telemetry: Telemetry
 ) -> None:
-    over = anyio.Event()
+    over, census = anyio.Event(), runtime.metrics.census
     running: list[str] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -221,13 +222,49 @@ async def test_calls_in_flight_are_counted_by_tool_and_the_oldest_has_an_age(
             {"hang": 300, "_OTHER": 100, "add": 0},
             {"hang": 2, "_OTHER": 1, "add": 0},
         )
+        now = clock.now
+        assert [(call.tool_name, round(now - call.started_at)) for call in census.hanging("shop-0")] == [
+            ("hang", 300),
+            ("hang", 200),
+            ("hang-by-a-stranger", 100),
+        ]
         over.set()
 
+    assert census.hanging("shop-0") == []
     assert set(ages().values()) == set(in_flight().values()) == {0}
 
 
 def json_id_of(message: bytes) -> int:
     return int(message.split(b'"id": ')[1].split(b",")[0])
+
+
+async def test_the_five_oldest_tool_calls_of_some_seconds_hang_with_their_sessions(
+    clock: Clock, runtime: Runtime
+) -> None:
+    app = MCPMiddleware(Server(session_id="own"), runtime)
+    census, over, began, begun = runtime.metrics.census, anyio.Event(), clock.now, []
+
+    async def hanging(scope: Message, receive: Receive, send: Send) -> None:
+        begun.append(await read(receive))
+        await over.wait()
+        await respond(send, result())
+
+    await post(app, initialize())
+    async with anyio.create_task_group() as group:
+        for message in (ask("tools/list", 1), *(call(f"tool{number}", number) for number in range(2, 9))):
+            begun.clear()
+            group.start_soon(post, MCPMiddleware(hanging, runtime), message, legacy_headers("own"))
+            while not begun:
+                await anyio.lowlevel.checkpoint()
+            clock.now += 1
+
+        clock.now += 0.5
+        assert [each._replace(started_at=round(each.started_at - began)) for each in census.hanging("shop-0")] == [
+            OpenCall(f"tool{number}", number - 1, "own", "shop-0") for number in (2, 3, 4)
+        ]
+        clock.now += 60
+        assert [each.tool_name for each in census.hanging("")] == ["tool2", "tool3", "tool4", "tool5", "tool6"]
+        over.set()
 
 
 async def test_other_methods_are_counted_without_a_tool(runtime: Runtime, telemetry: Telemetry) -> None:
