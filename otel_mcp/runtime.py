@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanContext, TracerProvider
 from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 
 from otel_mcp import loops
+from otel_mcp.agent import observer as agent
 from otel_mcp.exchange.dispatch import Dispatcher
 from otel_mcp.exchange.handler import ExchangeHandler
 from otel_mcp.exchange.inflight import InFlight
@@ -77,7 +78,7 @@ class Runtime:
         hashes = self.resolver.hashes
         self.metrics.catalogues.keyed = lambda content: hashes.digest("catalogue", content.hex(), size=8)
         self.metrics.catalogues.wake = self.sessions.worker.listed
-        self.observers = Observers(settings, self.metrics.observer_dropped)
+        self.observers = Observers(settings, self.metrics.observer_dropped, **agent.make(settings, self.sessions))
         self.recorder = Recorder(settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit)
         inflight = InFlight(settings, self.resolver, self.recorder)
         session_ids = SessionIds(settings, self.resolver, self.recorder, inflight, self.sessions)

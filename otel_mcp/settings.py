@@ -94,6 +94,15 @@ class Settings(BaseSettings):
     """Log a line for each tool call that failed or was slow, 60 a minute at most."""
     slow_call: Seconds = 5.0
     """Seconds from which such a call is slow."""
+    agent_model: str | None = None
+    """Model that the observer agent (extra `agent`) asks about sessions that struggle; unset = there is no agent."""
+    agent_url: str | None = None
+    """Base URL of its endpoint, such as ``http://127.0.0.1:11434/v1``, with the key in ``OTEL_PYTHON_MCP_AGENT_KEY``;
+    unset = ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``."""
+    agent_calls: int = Field(default=10, ge=1, le=1000)
+    """Questions an hour, of all replicas together."""
+    agent_content: bool = False
+    """With ``STORE_CONTENT``: it is shown arguments and results, after the redaction hook."""
     jaeger_url: str | None = None
     """Where Jaeger's pages are, for the links of the command line."""
     grafana_url: str | None = None
@@ -145,7 +154,7 @@ class Settings(BaseSettings):
             raise ValueError("no regular expression") from error
         return value
 
-    @field_validator("jaeger_url", "grafana_url", mode="after")
+    @field_validator("jaeger_url", "grafana_url", "agent_url", mode="after")
     @classmethod
     def _pages(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"https?://[^\s<>\"']+\Z", value):
@@ -185,6 +194,11 @@ CONFLICTS: Final[tuple[tuple[str, str, Callable[[Settings], bool]], ...]] = (
         lambda s: not (captures_content(s) or s.store_content),
     ),
     ("slow_call", "`LOG_CALLS` is off", lambda s: not s.log_calls),
+    *(
+        (f"agent_{name}", "`AGENT_MODEL` is not set", lambda s: s.agent_model is None)
+        for name in ("url", "calls", "content")
+    ),
+    ("agent_content", "`STORE_CONTENT` is off", lambda s: s.agent_model is not None and not s.store_content),
     ("redis_prefix", "`REDIS_URL` is not set", lambda s: s.redis_url is None),
 )
 """What cannot work though each value is good: the setting without effect, the reason, and whether it applies."""

@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
 
 from otel_mcp.model.delta import FACTS, CallRecord
+from otel_mcp.model.state import ADVICE
 
 LIVE: Final = "live"
 PROBE: Final = "probe"
 STRUGGLES: Final = frozenset({"looped", "retry_storm", "ping_pong", "gave_up"})
 """Outcomes, and findings while a session runs."""
-_ADVICE: Final = "otel_mcp.advice"
-"""Among the attributes: what the observer agent has left, by problem."""
 _WRONG: Final = frozenset({"unknown_tool", "invalid_arguments", "-32700", "-32600", "-32601", "-32602", "-32002"})
 """The caller's fault: failures, and error codes of documents without `failure`."""
 _NEITHER: Final = frozenset({"cancelled", "refused"})
@@ -183,7 +182,7 @@ def parse(raw: object) -> Document | None:
         catalogue_bytes=int(_number(known.get("catalogue_bytes"))),
         calls=calls,
         findings=[each for each in _list(known.get("findings")) if isinstance(each, str)],
-        advice=list(_advice(_dict(_dict(known.get("attributes")).get(_ADVICE)))),
+        advice=list(_advice(_dict(_dict(known.get("attributes")).get(ADVICE)))),
         cut=Cut(cut_at, _text(cut.get("cause")) or "unknown") if cut_at else None,
     )
 

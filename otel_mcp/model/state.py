@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,6 +41,10 @@ class ToolCall(BaseModel):
     """Only with ``OTEL_PYTHON_MCP_STORE_CONTENT=true``."""
     result: Any | None = None
     """Only with ``OTEL_PYTHON_MCP_STORE_CONTENT=true``."""
+
+
+ADVICE: Final = "otel_mcp.advice"
+"""Where the observer agent leaves what it has said of a session, by problem, in ``SessionState.attributes``."""
 
 
 class Ended(BaseModel):

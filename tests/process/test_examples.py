@@ -31,8 +31,8 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "logging_server": ("order", {"item": "lamp"}),
 }
 """What is called of each."""
-ELSEWHERE = {"__init__", "llm_observer", "traffic"}
-"""What is no server: run by `tests/unit/test_llm_observer.py` and by the lane in `tests/stack`."""
+ELSEWHERE = {"__init__", "traffic"}
+"""What is no server: run by the lane in `tests/stack`."""
 LAUNCHES = {
     f"{program.split()[0]} {name}": Launch(
         str(FOLDER.parent),

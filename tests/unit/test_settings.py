@@ -50,6 +50,10 @@ def test_without_configuration_everything_has_its_default() -> None:
         "observers": (),
         "log_calls": False,
         "slow_call": 5.0,
+        "agent_model": None,
+        "agent_url": None,
+        "agent_calls": 10,
+        "agent_content": False,
         "jaeger_url": None,
         "grafana_url": None,
         "hash_key": None,
@@ -230,6 +234,9 @@ WITHOUT_EFFECT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("PROXY_HEADER", {"proxy_header": "forwarded"}, {"trusted_proxies": "10.0.0.0/8"}),
     ("REDACTION_HOOK", {"redaction_hook": "json:dumps"}, {"store_content": True}),
     ("SLOW_CALL", {"slow_call": 1}, {"log_calls": True}),
+    ("AGENT_URL", {"agent_url": "http://127.0.0.1/v1"}, {"agent_model": "small"}),
+    ("AGENT_CALLS", {"agent_calls": 20}, {"agent_model": "small"}),
+    ("AGENT_CONTENT", {"agent_content": True, "agent_model": "small"}, {"store_content": True}),
     ("REDIS_PREFIX", {"redis_prefix": "a:"}, {"redis_url": "redis://127.0.0.1"}),
 ]
 

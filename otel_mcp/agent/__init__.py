@@ -1,0 +1,1 @@
+"""The observer agent: asks a language model about sessions that struggle."""
