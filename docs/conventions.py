@@ -36,7 +36,9 @@ INTEGERS: Final = frozenset({
     *(names.SESSION_CONTEXT_SIZE, names.CATALOGUE_SIZE, names.CATALOGUE_PREVIOUS_SIZE),
 })  # fmt: skip
 LISTS: Final = frozenset({names.CATALOGUE_ADDED, names.CATALOGUE_REMOVED, names.CATALOGUE_CHANGED})
-OWN_EVENTS: Final = frozenset({names.EVENT_CATALOGUE_CHANGED})
+OWN_EVENTS: Final = frozenset(
+    {names.EVENT_CATALOGUE_CHANGED, names.EVENT_SESSION_INTERRUPTED, names.EVENT_SESSION_RETURNED}
+)
 """All others are the conventions'."""
 MEMBERS: Final = {
     names.SESSION_SOURCE: {
@@ -51,7 +53,17 @@ MEMBERS: Final = {
         "client_delete": "The client sent DELETE.",
         "expired": "There was no activity for too long.",
         "server_closed": "The server answered 404 for its own session, or deleted it.",
-        "replaced": "A transport session turned out to be part of a conversation.",
+        "replaced": "It turned out to be part of a conversation, or was cut and its client has begun another one.",
+    },
+    names.SESSION_INTERRUPTED_CAUSE: {
+        "restart": "The process is younger than the session, or the one that had it has ended.",
+        "replica": "Another process has the session: the request came to the wrong one.",
+        "idle_reaper": "The process had the session, and has closed it.",
+    },
+    names.SESSION_RETURNED_WITHIN: {
+        "1m": "Within a minute.",
+        "5m": "Within five minutes.",
+        "30m": "Within half an hour.",
     },
     names.SESSION_OUTCOME: {
         "worked": "What was tried last worked.",

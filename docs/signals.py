@@ -150,6 +150,18 @@ EVENTS: Final = (
             names.CATALOGUE_PREVIOUS_SIZE: ALWAYS,
         },
     ),
+    Signal(
+        f"`{names.EVENT_SESSION_INTERRUPTED}`",
+        "A server refused a session that lives, as one that it does not know (404, or 400); emitted once for each cut "
+        "across all replicas, with the time of the first request that was refused.",
+        _FACTS | {names.SESSION_INTERRUPTED_CAUSE: ALWAYS},
+    ),
+    Signal(
+        f"`{names.EVENT_SESSION_RETURNED}`",
+        "The client of such a session is back within half an hour: in that session, or with a new one, which names "
+        "it as the one before. Emitted once across all replicas.",
+        _FACTS | _START | {names.SESSION_RETURNED_WITHIN: ALWAYS},
+    ),
 )
 
 STANDARD_VARIABLES: Final = {

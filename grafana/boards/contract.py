@@ -119,6 +119,18 @@ SESSION_ENDED: Final = Metric(
     "counter",
     (names.SESSION_END_REASON, names.SESSION_OUTCOME, names.CLIENT_NAME),
 )
+SESSION_INTERRUPTED: Final = Metric(
+    names.METRIC_SESSION_INTERRUPTED,
+    "{session}",
+    "counter",
+    (names.SESSION_INTERRUPTED_CAUSE, names.CLIENT_NAME),
+)
+SESSION_RETURNED: Final = Metric(
+    names.METRIC_SESSION_RETURNED,
+    "{session}",
+    "counter",
+    (names.SESSION_RETURNED_WITHIN, names.CLIENT_NAME),
+)
 SESSION_REJECTED: Final = Metric(names.METRIC_SESSION_REJECTED, "{session}", "counter", (names.REJECT_REASON,))
 SESSION_TOOL_CALLS: Final = Metric(names.METRIC_SESSION_TOOL_CALLS, "{call}", "histogram", (names.SESSION_SOURCE,))
 SESSION_CONTEXT_SIZE: Final = Metric(names.METRIC_SESSION_CONTEXT_SIZE, "By", "histogram", (names.CLIENT_NAME,))

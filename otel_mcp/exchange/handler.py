@@ -276,7 +276,7 @@ class ExchangeHandler:
             if not call.finished and not call.running:
                 inflight.leave(call)
             is_kept = is_kept or not (call.dispatched and call.finished)
-        if exchange.transport_id is not None and (exchange.http_method != "POST" or exchange.status == 404):
+        if exchange.transport_id is not None and (exchange.http_method != "POST" or exchange.status in REFUSALS):
             self._exchanges.session_ids.ended(exchange, exchange.transport_id)
         if exchange.status in REFUSALS:
             self._exchanges.refused(exchange, exchange.status)

@@ -15,6 +15,7 @@ from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Exchange
 from otel_mcp.model.delta import SessionDelta, SessionFacts
+from otel_mcp.model.interruption import Refusal
 from otel_mcp.model.state import EndReason
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
@@ -24,6 +25,10 @@ from otel_mcp.wire import headers as wire_headers
 
 MAX_KEPT: Final = 10_000
 _KEEPS_NONE: Final = frozenset({404, 405})
+_UNKNOWN: Final = frozenset({400, 404})
+"""How servers answer an id that they do not know: 404 by the protocol; 400 the SDK up to 1.12, and some by hand."""
+_USES: Final = frozenset({"GET", "POST"})
+"""Of a session, for which a client needs it: a DELETE gives it up."""
 _DELAY: Final = 2.0
 """Flush intervals by which the end of a session waits that several replicas may serve."""
 _HANDSHAKE: Final = 4.0
@@ -92,8 +97,25 @@ class SessionIds:
         ):
             # What a server refuses changes nothing else.
             self._end(exchange, transport_id, "client_delete")
+        if status in _UNKNOWN and exchange.http_method in _USES:
+            self._refused(exchange, transport_id, status)
         if status == 404 and exchange.owns_sessions:
             self._end(exchange, transport_id, "server_closed")
+
+    def _refused(self, exchange: Exchange, transport_id: str, status: int) -> None:
+        """Have the store be asked whether a session was cut that the server seems not to know."""
+        hashes, resolver = self._hashes, self._resolver
+        if not hashes.ready or exchange.owns_sessions is False or hashes.is_ours(transport_id):
+            return  # A server that keeps no sessions refuses something else.
+        served = resolver.registry.sessions.get(resolver.storable(transport_id)) is not None
+        if served and (status == 400 or not exchange.owns_sessions):
+            return  # It knows the session, or this is not where that is served.
+        if status == 400 and exchange.http_method == "POST" and not exchange.calls:
+            return  # That was no message.
+        conversation = resolver.conversation_of(exchange)
+        named = conversation or resolver.named_by(exchange, transport_id)
+        user, at = resolver.user(exchange), exchange.started_ns / 1e9
+        self._sessions.refused(Refusal(named, at, user, None if conversation and not served else served))
 
     def _is_goodbye(self, exchange: Exchange, transport_id: str, status: int) -> bool:
         """Return whether a client closes a session that only we know of, as the server's refusal shows."""

@@ -176,6 +176,11 @@ class Resolver:
             return own_id(self.hashes, key, who.digest)
         return self._lookup.owned_id(key, who)
 
+    def conversation_of(self, exchange: Exchange) -> str | None:
+        """Return the session of the conversation that a refused request names."""
+        claims = map(self._claims.of, exchange.calls)
+        return next((claim.key for claim in claims if claim is not None and claim.source == "conversation"), None)
+
     def user(self, exchange: Exchange) -> str | None:
         """Return the user of this exchange, to whom its session may be bound."""
         if not self.hashes.ready or (exchange.see_user() is None and exchange.headers.keys().isdisjoint(CREDENTIALS)):

@@ -189,6 +189,8 @@ class WriteResult:
     """An earlier session under this id, whose end nobody has reported: it is the caller's to report."""
     after_end: bool = False
     """The session had ended before: counted where its document still stands, not reopened."""
+    back_after: float | None = None
+    """Seconds since the session had been cut: it goes on with this flush."""
     agreed_session: str | None = None
     """Another session on which the replicas have agreed for the client of this one."""
     agreed_successor: str | None = None

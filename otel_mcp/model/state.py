@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 EndReason = Literal["client_delete", "expired", "server_closed", "replaced"]
+Cause = Literal["restart", "replica", "idle_reaper"]
 
 
 class ToolCall(BaseModel):
@@ -52,6 +53,15 @@ class Ended(BaseModel):
 
     at: datetime
     reason: EndReason
+
+
+class Interrupted(BaseModel):
+    """When and why a server refused a session that lives."""
+
+    at: datetime
+    cause: Cause
+    """``restart``: the process is younger than the session. ``replica``: another one has it. ``idle_reaper``: the
+    server itself has closed it."""
 
 
 class SessionState(BaseModel):
@@ -105,6 +115,8 @@ class SessionState(BaseModel):
     """How it went, once its end is reported: ``worked``, ``corrected``, ``looped``, ``retry_storm``, ``ping_pong``,
     ``gave_up``, ``no_call`` or ``probe``."""
     ended: Ended | None = None
+    interrupted: Interrupted | None = None
+    """The newest time that a server seemed not to know it."""
 
     @classmethod
     async def load(cls, session_id: str) -> SessionState | None:

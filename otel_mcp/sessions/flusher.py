@@ -19,6 +19,7 @@ from otel_mcp.model.delta import EndedSession, Flush, SessionDelta, WriteResult
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.endings import Endings
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
+from otel_mcp.sessions.interruptions import Interruptions
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
 
@@ -52,6 +53,7 @@ class Flusher:
         self._producer = producer
         self._health = health
         self.endings = Endings(settings, store, events, health)
+        self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""
         self.clear()
@@ -168,9 +170,11 @@ class Flusher:
         """Act on what the store has answered about a session."""
         instead: SessionDelta | None = None
         agreed = result.agreed_session is not None or result.agreed_successor is not None
-        if result.created or result.resumed or result.after_end or agreed or result.owner is not None:
+        if result.created or result.resumed or result.after_end or agreed or result.owner or result.back_after:
             with guarded("session events"):
                 instead = self._events.written(delta, result)
+        if result.created:
+            self.interruptions.began(delta.facts)
         if instead is not None:
             self._moved = True
             self.buffer.add(instead)

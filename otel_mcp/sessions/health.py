@@ -13,7 +13,8 @@ from math import inf
 from typing import Final, Protocol
 
 from otel_mcp.guard import guarded, report
-from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, WriteResult
+from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.interruption import Interruption
 from otel_mcp.store.base import StoreDown
 
 logger = logging.getLogger("otel_mcp")
@@ -45,6 +46,14 @@ class SessionEvents(Protocol):
 
     def ended(self, session: EndedSession) -> None:
         """Report the end of a session; no other process does."""
+        ...
+
+    def interrupted(self, cut: Interruption) -> None:
+        """Report that a server refused a session that lives; no other process does."""
+        ...
+
+    def returned(self, facts: SessionFacts, after: float) -> None:
+        """Report that a client is back, with the session of these facts, so many seconds after one was cut."""
         ...
 
     def dropped(self, count: int, reason: str) -> None:

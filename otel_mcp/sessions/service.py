@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly, report
 from otel_mcp.model.delta import Known, SessionDelta
+from otel_mcp.model.interruption import Refusal
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.documents import SessionDocuments
@@ -73,6 +74,12 @@ class Sessions:
                 worker.notify(now=urgent and not self._health.is_away)
         except Exception as error:
             report("session submit", error)
+
+    def refused(self, refusal: Refusal) -> None:
+        """Take a request that the server refused as one of an unknown session."""
+        with guarded("session refused"):
+            if self._flusher.interruptions.refused(refusal) and not self.worker.woken:
+                self.worker.notify()
 
     # The task in the background.
 
@@ -247,15 +254,9 @@ class Sessions:
         self._producer.renew()
         self._loops.clear()
         self._turnover.forget()
-        for part in (
-            self.buffer,
-            self._health,
-            self._flusher,
-            self._flusher.endings,
-            self._lookups,
-            self.worker,
-            self._documents,
-        ):
+        flusher = self._flusher
+        ours = (self.buffer, self._health, flusher, flusher.endings, flusher.interruptions)
+        for part in (*ours, self._lookups, self.worker, self._documents):
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()

@@ -15,6 +15,7 @@ import socket
 import time
 import weakref
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final
 
 from otel_mcp import loops
@@ -156,6 +157,7 @@ class Worker:
     async def turn(self) -> float | None:
         """Write what waits; the seconds until the next try, if there is one to make."""
         health, flusher, key = self._health, self._flusher, self._shared_key
+        interruptions = flusher.interruptions
         if health.is_away and health.wait:
             return health.wait
         await flusher.flush(yielding=True)
@@ -167,6 +169,8 @@ class Worker:
             # After an outage the store may be empty: the key has to be there for replicas to come.
             self._recoveries = health.recoveries
             await key.agree()
+        if interruptions.due <= time.monotonic():
+            await interruptions.ask()
         if self._listed:
             await self._meet()
         if flusher.has_news:
@@ -177,7 +181,7 @@ class Worker:
         if health.is_away:
             return max(health.wait, 0.01)
         waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or self._listed
-        waits = waits or health.is_partial or health.is_slow or flusher.shows_calls
+        waits = waits or interruptions.due < inf or health.is_partial or health.is_slow or flusher.shows_calls
         return self._interval if waits else None
 
     def listed(self) -> None:
@@ -239,10 +243,15 @@ class Worker:
             self._events.closing()
         self._flusher.buffer.release()
         await self._flusher.flush()
+        await self._flusher.interruptions.ask(everything=True)
+        await self._flusher.flush()
         if self._listed:
             await self._meet()
         await self._flusher.endings.conclude(everything=True)
         await self._documents.catch_up()
+        if not self._health.is_away:
+            with self._health.operation("leave"):
+                await self._store.leave()
 
     async def _close(self) -> None:
         await self._lookups.aclose()

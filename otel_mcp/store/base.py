@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
+from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 
 GRACE: Final = 600.0
@@ -158,6 +159,22 @@ class SessionStore(Protocol):
 
     async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
         """Note which calls this process has in flight, for others to read in the next seconds; none = no longer any."""
+        ...
+
+    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+        """Mark the sessions that a server refused though they live; of each cut one caller in all processes learns.
+
+        What is no session of this service, or another user's, or over, or waits already for its client to come
+        back, is left out.
+        """
+        ...
+
+    async def back(self, visitor: str, at: float) -> Return | None:
+        """Give out one session of `visitor` that was cut before `at`, when its visitor began another one; once."""
+        ...
+
+    async def leave(self) -> None:
+        """Note that this process ends: what it has served is not at another replica."""
         ...
 
     async def active(self) -> int:

@@ -17,10 +17,10 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import GRACE, VISITS
-from otel_mcp.store.memory_record import Record, first_activity, meet
+from otel_mcp.store.memory_record import CutSessions, Record, first_activity, meet
 
 
-class MemoryStore:
+class MemoryStore(CutSessions):
     """A `SessionStore` of one process. `clock` returns Unix seconds."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
@@ -53,7 +53,7 @@ class MemoryStore:
             key, kept = delta.touch_key
             answer.agreed_session = self._keep_alive(key, delta.facts.session_id, now + kept)
         if previous := delta.facts.previous_id:
-            key = _next(previous)
+            key = f"{previous}:next"
             if self._value(key, now) is not None or self._bound(previous, now) in (None, delta.facts.principal):
                 until = now + self._settings.session_ttl
                 answer.agreed_successor = self._keep_alive(key, delta.facts.session_id, until)
@@ -84,9 +84,10 @@ class MemoryStore:
             return WriteResult(session_id, after_end=True)
         if record is None or created:
             record = self._begin(delta, record)
+        back = record.come_back(first_activity(delta), delta.last_activity) if delta.requests else None
         record.add(delta, cap, late=False)
         record.document_until = now + self._settings.session_ttl
-        answer = WriteResult(session_id, created=created, total_calls=record.calls_total)
+        answer = WriteResult(session_id, created=created, total_calls=record.calls_total, back_after=back)
         if delta.ended is not None:
             record.end(*delta.ended, now)
             answer.ended = True
@@ -187,7 +188,7 @@ class MemoryStore:
     async def describe(self, session_id: str) -> Known:
         """Return what is known of an id."""
         now = self._clock()
-        record, successor = self._record(session_id, now), self._value(_next(session_id), now)
+        record, successor = self._record(session_id, now), self._value(f"{session_id}:next", now)
         if record is None:
             return Known(exists=False, successor=successor)
         known = Known(False, successor=successor, principal=record.facts.principal, opened=record.opened)
@@ -206,17 +207,16 @@ class MemoryStore:
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         """Return the value under `key`."""
         now = self._clock()
-        value = self._value(key, now)
-        if value is None:
+        if (value := self._value(key, now)) is None:
             self._set(key, candidate, now + ttl if ttl else float("inf"))
         return candidate if value is None else value
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """Return the id of the one session that continues `old_id`."""
         now = self._clock()
-        if self._value(_next(old_id), now) is None and self._bound(old_id, now) not in (None, user):
+        if self._value(f"{old_id}:next", now) is None and self._bound(old_id, now) not in (None, user):
             return candidate
-        return await self.get_or_set(_next(old_id), candidate, self._settings.session_ttl)
+        return await self.get_or_set(f"{old_id}:next", candidate, self._settings.session_ttl)
 
     def _value(self, key: str, now: float) -> str | None:
         value, until = self._agreed.get(key, (None, 0.0))
@@ -295,7 +295,3 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         """Do nothing: nothing is held."""
-
-
-def _next(session_id: str) -> str:
-    return f"{session_id}:next"

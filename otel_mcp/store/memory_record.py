@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -10,7 +11,8 @@ from pydantic_core import from_json
 
 from otel_mcp.bounded import remember
 from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.state import Ended, EndReason, SessionState
+from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
+from otel_mcp.model.state import Cause, Ended, EndReason, Interrupted, SessionState
 from otel_mcp.store import document as text
 from otel_mcp.store.base import CATALOGUES, GRACE, KNOWN
 
@@ -44,6 +46,11 @@ class Record:
     not_before: float = 0.0
     """The end of an earlier session under the id."""
     merged: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    interrupted: tuple[float, Cause] | None = None
+    """The newest cut."""
+    causes: set[Cause] = field(default_factory=set["Cause"])
+    waits: bool = False
+    """It was cut, and nobody has come back yet."""
     opened: bool = False
     """Its user is that of `initialize`."""
 
@@ -79,6 +86,7 @@ class Record:
             self.merged = [news, *self.merged[: _VARIANTS - 1]]
         if delta.facts.opened and not self.opened:
             facts.principal, self.opened = delta.facts.principal, True
+        facts.visitor = facts.visitor or delta.facts.visitor
         if delta.facts.created_at > self.not_before:
             facts.created_at = min(facts.created_at, delta.facts.created_at)
         if not late:
@@ -98,6 +106,26 @@ class Record:
         for name, value in text.known(facts).items():
             setattr(self.facts, name, value)
 
+    def cut(self, refusal: Refusal) -> Interruption | None:
+        """Mark that the server refused this session though it lives."""
+        cause: Cause = "replica" if refusal.served is None else "idle_reaper"  # No other process could have served it.
+        is_over = self.deadline <= refusal.at or (self.ended is not None and self.ended[1] != "server_closed")
+        if is_over or self.facts.principal not in (None, refusal.user) or self.waits or cause in self.causes:
+            return None
+        self.interrupted, self.waits = (refusal.at, cause), True
+        self.causes.add(cause)
+        return Interruption(self.facts.at_end(), refusal.at, cause, self.calls_total > 0)
+
+    def come_back(self, first: float, last: float) -> float | None:
+        """Note that it goes on with what happened meanwhile; return the seconds since it was cut, if it was."""
+        if self.interrupted is None or not self.waits:
+            return None
+        since = (first if first > self.interrupted[0] else last) - self.interrupted[0]
+        if not 0 < since <= LOST:
+            return None
+        self.waits = False
+        return since
+
     def end(self, at: float, reason: EndReason, now: float) -> None:
         self.last_activity = max(self.last_activity, at)
         self.ended, self.until, self.unreported = (at, reason), now + GRACE, True
@@ -115,6 +143,7 @@ class Record:
 
     def state(self, service: str) -> SessionState:
         """Return the document."""
+        cut = self.interrupted
         ended = self.ended and Ended.model_validate({"at": text.moment(self.ended[0]), "reason": self.ended[1]})
         given: dict[str, Any] = {
             **from_json(text.utf8(f"{{{self.attributes[1:]}}}")),
@@ -131,8 +160,35 @@ class Record:
             "catalogue_bytes": self.listed,
             "outcome": self.outcome,
             "ended": ended,
+            "interrupted": cut and Interrupted.model_construct(at=text.moment(cut[0]), cause=cut[1]),
         }
         return SessionState.model_validate(given)
+
+
+class CutSessions:
+    """What a store in memory does about sessions that the server refused."""
+
+    _records: OrderedDict[str, Record]
+    _has_cut = False
+
+    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+        """Mark the sessions that the server refused though they live."""
+        found = [(self._records.get(refusal.session_id), refusal) for refusal in refusals]
+        cuts = [record.cut(refusal) for record, refusal in found if record is not None]
+        self._has_cut = self._has_cut or any(cuts)
+        return [cut for cut in cuts if cut is not None]
+
+    async def back(self, visitor: str, at: float) -> Return | None:
+        """Give out one session of `visitor` that was cut before `at`."""
+        for record in self._records.values() if self._has_cut else ():
+            if record.waits and record.facts.visitor == visitor and (since := record.come_back(at, at)) is not None:
+                facts = record.facts.at_end()
+                facts.principal = record.facts.principal
+                return Return(facts, since, record.ended is not None)
+        return None
+
+    async def leave(self) -> None:
+        """Do nothing: no other process looks for it."""
 
 
 def first_activity(delta: SessionDelta) -> float:

@@ -12,6 +12,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import FACTS, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.interruption import Interruption, within
 from otel_mcp.telemetry.catalogue import change
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN
@@ -47,6 +48,8 @@ class SessionReporter:
             self.started(delta.facts)
         if result.resumed:
             self.resumed(delta.facts)
+        if result.back_after is not None:
+            self.returned(delta.facts, result.back_after)
         return None
 
     def started(self, facts: SessionFacts) -> None:
@@ -88,6 +91,18 @@ class SessionReporter:
     def in_flight(self) -> list[OpenCall]:
         """Return the tool calls that have been in flight for long."""
         return []
+
+    def interrupted(self, cut: Interruption) -> None:
+        with _GUARD:
+            self._metrics.sessions.interrupted(cut)
+            attributes = {**_facts_attributes(cut.facts), semconv.SESSION_INTERRUPTED_CAUSE: cut.cause}
+            self._emit(semconv.EVENT_SESSION_INTERRUPTED, cut.at, attributes)
+
+    def returned(self, facts: SessionFacts, after: float) -> None:
+        with _GUARD:
+            self._metrics.sessions.returned(facts, after)
+            attributes = {**_facts_attributes(facts), semconv.SESSION_RETURNED_WITHIN: within(after)}
+            self._emit(semconv.EVENT_SESSION_RETURNED, time.time(), attributes)
 
     def dropped(self, count: int, reason: str) -> None:
         with _GUARD:

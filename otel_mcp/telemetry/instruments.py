@@ -88,6 +88,12 @@ class Instruments:
         self.started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
         self.resumed = counter(semconv.METRIC_SESSION_RESUMED, "{session}", "Sessions met again after a restart.")
         self.ended = counter(semconv.METRIC_SESSION_ENDED, "{session}", "Sessions that ended.")
+        self.interrupted = counter(
+            semconv.METRIC_SESSION_INTERRUPTED, "{session}", "Live sessions that a server refused as unknown."
+        )
+        self.returned = counter(
+            semconv.METRIC_SESSION_RETURNED, "{session}", "Interrupted sessions whose clients came back."
+        )
         self.rejected = counter(semconv.METRIC_SESSION_REJECTED, "{session}", "Claims to a session not followed.")
         self.clients_requests = counter(semconv.METRIC_CLIENT_REQUESTS, "{request}", "Requests by client.")
         self.failures = counter(semconv.METRIC_CALL_FAILURES, "{call}", "Tool calls that failed, by how.")

@@ -221,10 +221,13 @@ class Metrics:
         attributes = {semconv.GEN_AI_TOOL_NAME: tool, semconv.FAILURE: failure}
         counter.add(1, self._of_client(client_of(call)[0], attributes), NO_SPAN)
 
-    def _of_client(self, client: str | None, attributes: dict[str, Any]) -> dict[str, Any]:
+    def _of_client(
+        self, client: str | None, attributes: dict[str, Any], *, proven: bool = False, likely: bool = False
+    ) -> dict[str, Any]:
         """Add the client's name, bounded, where it has one."""
-        named = {semconv.CLIENT_NAME: self._clients.bounded(client, proven=False)} if client is not None else {}
-        return attributes | named
+        if client is None:
+            return attributes
+        return attributes | {semconv.CLIENT_NAME: self._clients.bounded(client, proven=proven, likely=likely)}
 
     def request_refused(self, status: int, client: str | None) -> None:
         """Count a request that HTTP answered with a refusal."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from otel_mcp import semconv
 from otel_mcp.model.call import MODERN
 from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.model.interruption import CAUSES, WITHIN, Interruption, within
 from otel_mcp.telemetry.instruments import Instruments
 from otel_mcp.telemetry.spans import NO_SPAN
 
@@ -22,10 +22,18 @@ _BEGINNINGS: Final = {
 """Session sources, with the protocol versions that their clients speak."""
 
 
-class SessionMetrics:
-    """Measurements of sessions. `of_client` adds the name of a client, bounded, to attributes."""
+class ByClient(Protocol):
+    """Adds the name of a client to attributes, bounded: see `BoundedNames.bounded`."""
 
-    def __init__(self, on: Instruments, of_client: Callable[[str | None, dict[str, Any]], dict[str, Any]]) -> None:
+    def __call__(
+        self, client: str | None, attributes: dict[str, Any], *, proven: bool = False, likely: bool = False
+    ) -> dict[str, Any]: ...
+
+
+class SessionMetrics:
+    """Measurements of sessions."""
+
+    def __init__(self, on: Instruments, of_client: ByClient) -> None:
         self._on = on
         self._of_client = of_client
         self._met: set[str] = set()
@@ -44,6 +52,10 @@ class SessionMetrics:
         for reason in ("limit", "principal"):
             self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
         self._expect_ends({})
+        for cause in CAUSES:
+            self._on.interrupted.add(0, {semconv.SESSION_INTERRUPTED_CAUSE: cause}, NO_SPAN)
+        for name, _ in WITHIN:
+            self._on.returned.add(0, {semconv.SESSION_RETURNED_WITHIN: name}, NO_SPAN)
 
     def _expect_ends(self, of_client: dict[str, Any]) -> None:
         for reason in ("client_delete", "expired", "server_closed", "replaced"):
@@ -74,6 +86,18 @@ class SessionMetrics:
         if facts.source != "inferred_weak":
             attributes[semconv.SESSION_END_REASON] = ended.reason
             self._on.session_duration.record(max(0.0, ended.last_activity - facts.created_at), attributes, NO_SPAN)
+
+    def interrupted(self, cut: Interruption) -> None:
+        """Count a session that a server refused though it lives."""
+        # A young process has seen no client work yet, but the store has.
+        how = {semconv.SESSION_INTERRUPTED_CAUSE: cut.cause}
+        of = self._of_client(cut.facts.client_name, how, proven=cut.has_tool_calls, likely=True)
+        self._on.interrupted.add(1, of, NO_SPAN)
+
+    def returned(self, facts: SessionFacts, after: float) -> None:
+        """Count a client that is back so many seconds after its session was cut."""
+        how = {semconv.SESSION_RETURNED_WITHIN: within(after)}
+        self._on.returned.add(1, self._of_client(facts.client_name, how, likely=True), NO_SPAN)
 
     def rejected(self, reason: str) -> None:
         self._on.rejected.add(1, {semconv.REJECT_REASON: reason}, NO_SPAN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,10 @@ import otel_mcp
 from docs import conventions, generate, signals, source
 from grafana.boards import contract
 from otel_mcp import MCPInstrumentor, current, guard, semconv
+from otel_mcp.model.delta import SessionDelta, SessionFacts
+from otel_mcp.model.interruption import CAUSES, WITHIN, Refusal
 from otel_mcp.model.state import EndReason
+from otel_mcp.runtime import Runtime
 from otel_mcp.settings import PREFIX, Settings
 from otel_mcp.telemetry import http_span
 from otel_mcp.types import Message
@@ -58,6 +62,8 @@ def test_modules_that_a_page_names_exist(page: str) -> None:
 def test_values_in_the_registry_are_those_of_the_code() -> None:
     described = {getattr(semconv, constant): text for constant, text in source.texts(semconv).items()}
     assert set(conventions.MEMBERS[semconv.SESSION_END_REASON]) == set(get_args(EndReason))
+    assert set(conventions.MEMBERS[semconv.SESSION_INTERRUPTED_CAUSE]) == set(CAUSES)
+    assert set(conventions.MEMBERS[semconv.SESSION_RETURNED_WITHIN]) == {name for name, _ in WITHIN}
     assert set(conventions.MEMBERS[semconv.FAILURE]) == set(get_args(Failure))
     for name, members in conventions.MEMBERS.items():
         assert [value for value in members if f'"{value}"' not in SOURCES or f"`{value}`" not in described[name]] == []
@@ -144,6 +150,7 @@ async def _use_everything(redis_url: str) -> Emitted:
         runtime = current.runtime
         assert runtime is not None
         await runtime.sessions.delete(successor)
+        await _cut(runtime)
         # The shared number is not shown before it is known.
         assert await anyio.to_thread.run_sync(
             lambda: wait_until(lambda: runtime.sessions.active is not None, deadline=20)
@@ -168,6 +175,21 @@ async def _hold_a_stream() -> object:
         await opened.wait()
         await delete(app, [*JSON_HEADERS, *headers])
     return app
+
+
+async def _cut(runtime: Runtime) -> None:
+    """Have a server refuse the session of another process, which then goes on: this one gives out no ids of its own."""
+    facts = SessionFacts("elsewhere", time.time() - 60, 3600, "agent", "host", "2", MODERN, "header", previous_id="old")
+    facts.synthetic_type = "test"
+
+    async def serve() -> None:
+        runtime.sessions.submit(SessionDelta(facts, time.time(), requests=1))
+        await runtime.sessions.flush()
+
+    await serve()
+    runtime.sessions.refused(Refusal(facts.session_id, time.time(), None, served=False))
+    await getattr(runtime.sessions, "_flusher").interruptions.ask(everything=True)  # noqa: B009
+    await serve()
 
 
 @asynccontextmanager

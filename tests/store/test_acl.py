@@ -19,6 +19,7 @@ from otel_mcp import guard
 from otel_mcp.cli.app import run
 from otel_mcp.cli.store import Reader
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
+from otel_mcp.model.interruption import Refusal
 from otel_mcp.model.state import SessionState
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
@@ -85,6 +86,11 @@ async def use(store: RedisStore) -> None:
         await store.apply([flush(ProducerId(), delta(1, of=made, at=now))])
     await store.describe("abc")
     await store.describe("nobody")
+    await store.leave()
+    made.visitor = "somebody"
+    await store.apply([flush(process, delta(1, of=made, at=now))])
+    await store.cut([Refusal("abc", now + 1, None, served=None)])
+    await store.back("somebody", now + 2)
     state = await store.load("abc")
     assert state is not None
     await store.save(state)

@@ -17,6 +17,7 @@ import pytest
 
 from otel_mcp import loops
 from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, WriteResult
+from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import health
 from otel_mcp.sessions.flusher import BATCH
@@ -115,6 +116,15 @@ class Remote:
     async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
         await self._reach("put_in_flight")
         self.in_flight.append(list(calls))
+
+    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+        return await (await self._reach("cut")).cut(refusals)
+
+    async def back(self, visitor: str, at: float) -> Return | None:
+        return await (await self._reach("back")).back(visitor, at)
+
+    async def leave(self) -> None:
+        await (await self._reach("leave")).leave()
 
     async def active(self) -> int:
         return await (await self._reach("active")).active()

@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.interruption import Interruption
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 
@@ -41,6 +42,12 @@ class Worker:
 
     def ended(self, session: EndedSession) -> None:
         os.write(self._ends, f"{session.session_id} {session.reason} {session.tool_call_count}\n".encode())
+
+    def interrupted(self, cut: Interruption) -> None:
+        pass
+
+    def returned(self, facts: SessionFacts, after: float) -> None:
+        pass
 
     def dropped(self, count: int, reason: str) -> None:
         self._dropped += count

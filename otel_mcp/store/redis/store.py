@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from redis.exceptions import ResponseError
 
 from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
+from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
@@ -27,6 +28,7 @@ from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_fore
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
 from otel_mcp.store.redis.expiry import Sweep
 from otel_mcp.store.redis.flush import FlushWriter
+from otel_mcp.store.redis.interruptions import Interruptions
 
 _UNWRITTEN: Final = 120_000
 """Milliseconds after which a handshake is written that will be: more than the longest flush interval."""
@@ -52,6 +54,7 @@ class RedisStore:
         self._link = RedisLink(client or (lambda: connect(url)))
         self._writer = codec.Writer(settings.service_name, self._ttl, settings.max_tool_calls, process)
         self._flushes = FlushWriter(self._link, self._keys, self._writer)
+        self._interruptions = Interruptions(self._link, self._keys, self._writer, process)
         self._sweep = Sweep(self._link, self._keys, self._writer, process, settings.sweep_interval, self._ttl)
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
@@ -169,6 +172,18 @@ class RedisStore:
         known = to_json([call._asdict() for call in calls]) if calls else b""
         arguments = (self._process.token, known, round(IN_FLIGHT_KEPT * 1000))
         await self._unless_foreign(codec.IN_FLIGHT, (self._keys.in_flight,), *arguments)
+
+    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+        """Mark the sessions that a server refused though they live."""
+        return await self._interruptions.cut(refusals)
+
+    async def back(self, visitor: str, at: float) -> Return | None:
+        """Give out one session of `visitor` that was cut before `at`."""
+        return await self._interruptions.back(visitor, at)
+
+    async def leave(self) -> None:
+        """Note that this process ends."""
+        await self._interruptions.leave()
 
     async def active(self) -> int:
         """Count live sessions of the service."""

@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.model.delta import EndedSession, SessionFacts
+from otel_mcp.model.interruption import Interruption
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
@@ -36,6 +37,8 @@ CONTRACT = {
     "otel_mcp.session.started": ("{session}", "Counter"),
     "otel_mcp.session.resumed": ("{session}", "Counter"),
     "otel_mcp.session.ended": ("{session}", "Counter"),
+    "otel_mcp.session.interrupted": ("{session}", "Counter"),
+    "otel_mcp.session.returned": ("{session}", "Counter"),
     "otel_mcp.session.rejected": ("{session}", "Counter"),
     "otel_mcp.session.tool_calls": ("{call}", "Histogram"),
     "otel_mcp.session.context.size": ("By", "Histogram"),
@@ -82,6 +85,8 @@ ATTRIBUTES = {
     },
     "otel_mcp.session.started": {"otel_mcp.session.source", "mcp.protocol.version"},
     "otel_mcp.session.ended": {"otel_mcp.session.end.reason", "otel_mcp.session.outcome", "otel_mcp.client.name"},
+    "otel_mcp.session.interrupted": {"otel_mcp.session.interrupted.cause", "otel_mcp.client.name"},
+    "otel_mcp.session.returned": {"otel_mcp.session.returned.within", "otel_mcp.client.name"},
     "otel_mcp.session.rejected": {"otel_mcp.reason"},
     "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
     "otel_mcp.session.context.size": {"otel_mcp.client.name"},
@@ -134,6 +139,8 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     metrics.sessions.started(facts)
     metrics.sessions.resumed()
     metrics.sessions.ended(EndedSession(SessionFacts("s", 1.0, 60.0, source="header"), "expired", 3.0, 5, 1, 9, 700))
+    metrics.sessions.interrupted(Interruption(SessionFacts("s", 1.0, 60.0, client_name="c"), 2.0, "restart", True))
+    metrics.sessions.returned(facts, 5.0)
     metrics.sessions.rejected("limit")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)

@@ -110,6 +110,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         "attributes": {},
         "outcome": None,
         "ended": None,
+        "interrupted": None,
     }
     assert [entry.model_dump(exclude={"arguments_digest"}) for entry in state.tool_calls] == [
         {

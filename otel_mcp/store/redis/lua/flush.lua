@@ -1,11 +1,11 @@
 -- Apply one flush, once. ARGV[1] what it counts (JSON object), ARGV[2] facts (JSON object of strings), ARGV[3] the new
--- calls, joined by ",\n". Returns {status, calls in total, flags, report or deadline}:
+-- calls, joined by ",\n". Returns {status, calls in total, flags, report or deadline, microseconds since a cut}:
 --   written, or late: the session had ended; duplicate: seen before. And where nothing is applied:
 --   clock: the sender's differs, and in place of the total stands what time it is here;
 --   expired: the end of an earlier session has to be reported first (its report), the next try has `announced`;
 --   foreign: the document is not ours, flags 's' where a session is; lost: late, and nowhere to count it;
 --   bound: to another user, which the flags name, and in place of the report stands its deadline or 0.
--- Flags: c created, r resumed, e ended by this flush, whose sender holds the end from then on, l late.
+-- Flags: c created, r resumed, e ended by this flush, whose sender holds the end from then on, l late, b back after a cut.
 local f, now = cjson.decode(ARGV[1]), clock()
 if math.abs(now - f.now) > SKEW then return {'clock', int(now), '', false} end
 local mark, claimer = 'p:' .. f.token, 'f:' .. f.token -- Another claimer than the sweeper of the same process.
@@ -13,7 +13,8 @@ local user, s, seen = f.user ~= '' and f.user or nil, read_stats(mark)
 if seen then
   local sequence, flags = string.match(seen, '^(%d+) %d+ ?(%a*)$')
   if tonumber(sequence) >= f.sequence then
-    return {'duplicate', s.n or 0, flags, false}
+    local cut = string.find(flags, 'b', 1, true) and tonumber(string.match(s.z or '', '^%d+'))
+    return {'duplicate', s.n or 0, flags, false, cut and int((f.first > cut and f.first or f.last) - cut)}
   end
 elseif redis.call('HLEN', stats) > 48 then
   -- Forget the process that wrote longest ago, if it will not repeat a flush any more, or there are very many.
@@ -103,6 +104,8 @@ if f.sent > 0 then
     d.calls, s.c = string.sub(d.calls, from), f.cap
   end
 end
+local since = not late and f.requests + f.calls > 0 and come_back(s, f.first, f.last)
+if since then flags = flags .. 'b' end
 set[#set + 1], set[#set + 2] = mark, int(f.sequence) .. ' ' .. int(now) .. ' ' .. flags
 write(d, s, set, not late and f.ttl)
-return {late and 'late' or 'written', s.n, flags, false}
+return {late and 'late' or 'written', s.n, flags, false, since and int(since)}

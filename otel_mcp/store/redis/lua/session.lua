@@ -9,11 +9,13 @@
 --   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", where
 --   nobody has yet (h:<token>: it holds the end and has not read its report); o outcome, once it is reported;
 --   v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
---   k there where that is the user of `initialize`; y visitor; p:<token> a process's last flush
+--   k there where that is the user of `initialize`; y visitor; z newest cut "instant cause waits causes token": waits 1
+--   until the client is back, all causes so far (a letter each), who has marked it; p:<token> a process's last flush
 --   "sequence instant flags"; the facts of AT_END under their names.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
-local FIELDS, NUMBERS = {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'b', 'l', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'o'}, 11
+local FIELDS, NUMBERS =
+  {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'b', 'l', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'o', 'z'}, 11
 
 local function int(number) return string.format('%.0f', number) end
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
@@ -66,10 +68,12 @@ local function write(d, s, set, ttl)
   end
   redis.call('HSET', stats, unpack(set))
   local at, reason = string.match(s.x or '', '^(%d+) (%S+)$')
+  local cut, cause = string.match(s.z or '', '^(%d+) (%S+)')
   local text = table.concat({d.facts, d.rest, ',"created_at":"' .. iso(s.a) .. '","tool_calls":[', d.calls,
     '],"last_activity":"' .. iso(s.t) .. '","tool_call_count":' .. int(s.n) .. ',"error_count":' .. int(s.e) ..
     ',"request_count":' .. int(s.r) .. ',"context_bytes":' .. int(s.b or 0) .. ',"catalogue_bytes":' .. int(s.l or 0) ..
     (s.o and ',"outcome":"' .. s.o .. '"' or '') ..
+    (cut and ',"interrupted":{"at":"' .. iso(cut) .. '","cause":"' .. cause .. '"}' or '') ..
     (at and ',"ended":{"at":"' .. iso(at) .. '","reason":"' .. reason .. '"}}' or '}')
   }, '\n')
   redis.call('SET', doc, text, unpack(ttl and {'PX', int(s.x and GRACE or ttl)} or {'KEEPTTL'}))
@@ -96,6 +100,16 @@ local function report(d)
   local found = redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'b', 'y', unpack(AT_END))
   found[#found + 1] = d and d.calls or ''
   return found
+end
+
+-- Note that a session which was cut goes on, with what happened from `first` to `last`. Returns the microseconds since
+-- the cut; nil where there is none that waits, or where all of it was before, or too late.
+local function come_back(s, first, last)
+  local at, cause, waits, rest = string.match(s.z or '', '^(%d+) (%S+) (%d) (.+)$')
+  local since = waits == '1' and (first > tonumber(at) and first or last) - at
+  if not since or since <= 0 or since > LOST then return nil end
+  s.z = at .. ' ' .. cause .. ' 0 ' .. rest
+  return since
 end
 
 -- Its time is over: end it, and let `token` report that until `lease`.

@@ -1,0 +1,132 @@
+"""Asks the store which refused requests have cut a session, and which new session is a client that is back.
+
+In the background and in batches: a stranger who makes up ids costs one short question each, a limited number of
+them in each turn, and is counted nowhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from math import inf
+from typing import Final
+
+from otel_mcp.bounded import remember
+from otel_mcp.guard import guarded
+from otel_mcp.model.delta import SessionDelta, SessionFacts
+from otel_mcp.model.interruption import Refusal
+from otel_mcp.sessions.buffer import Buffer
+from otel_mcp.sessions.health import SessionEvents, StoreHealth
+from otel_mcp.settings import Settings
+from otel_mcp.store.base import SessionStore, StoreDown
+from otel_mcp.store.memory import MemoryStore
+
+BATCH: Final = 50
+"""Questions in one round trip."""
+MOST: Final = 500
+"""Questions in one turn."""
+KEPT: Final = 10_000
+"""Questions that wait: sessions that one process may have held."""
+_AGAIN: Final = 5.0
+"""Seconds after which a refused id is worth another question: clients repeat themselves."""
+_TRAVEL: Final = 1.0
+"""Seconds that a batch of another process may take, beyond its flush interval."""
+
+_Key = tuple[str, str | None]
+
+
+class Interruptions:
+    """What this process has seen of cuts, and of clients that may be back."""
+
+    def __init__(
+        self, settings: Settings, store: SessionStore, buffer: Buffer, events: SessionEvents, health: StoreHealth
+    ) -> None:
+        self._store = store
+        self._buffer = buffer
+        self._events = events
+        self._health = health
+        # By then a process that ends has written its last words, and by then one that was asked has marked the cut.
+        shared = not isinstance(store, MemoryStore)
+        self._settle = settings.flush_interval if shared else 0.0
+        self._settle_back = 3 * settings.flush_interval + _TRAVEL if shared else 0.0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: after a fork it is the parent's."""
+        self.refusals: OrderedDict[_Key, tuple[float, Refusal]] = OrderedDict()
+        """To be asked about, from when on (monotonic seconds)."""
+        self._asked: OrderedDict[_Key, float] = OrderedDict()
+        """What was asked about, and when (monotonic seconds)."""
+        self.begun: OrderedDict[str, tuple[float, SessionFacts]] = OrderedDict()
+        """Sessions whose clients may be back, and from when on (monotonic seconds) to ask."""
+        self.due = inf
+        """When there is something to ask next, in monotonic seconds."""
+
+    def refused(self, refusal: Refusal) -> bool:
+        """Take a request that the server refused; returns whether it is to be asked about. From any thread."""
+        key, now = _key(refusal), time.monotonic()
+        if len(self.refusals) >= KEPT or key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
+            return False
+        self.refusals[key] = now + self._settle, refusal
+        self.due = min(self.due, now + self._settle)
+        return True
+
+    def began(self, facts: SessionFacts) -> None:
+        """Take a session that has begun with a handshake here: perhaps its client was cut off before."""
+        if facts.opened and facts.visitor is not None:
+            at = time.monotonic() + self._settle_back
+            remember(self.begun, facts.session_id, (at, facts), KEPT)
+            self.due = min(self.due, at)
+
+    async def ask(self, *, everything: bool = False) -> None:
+        """Ask what is due; with `everything` also what is not yet, since the process ends."""
+        now = time.monotonic()
+        refused = [refusal for at, refusal in list(self.refusals.values()) if everything or at <= now]
+        begun = [facts for at, facts in list(self.begun.values()) if everything or at <= now]
+        for first in range(0, len(refused[:MOST]), BATCH):
+            if not self._health.is_away:
+                await self._ask_cut(refused[first : min(first + BATCH, MOST)])
+        for facts in begun[:MOST]:
+            if not self._health.is_away:
+                self.begun.pop(facts.session_id, None)
+                await self._ask_back(facts)
+        left = (*self.refusals.values(), *self.begun.values())
+        self.due = min((at for at, _ in left), default=inf)
+
+    async def _ask_cut(self, batch: list[Refusal]) -> None:
+        for refusal in batch:
+            del self.refusals[_key(refusal)]
+            remember(self._asked, _key(refusal), time.monotonic(), KEPT)
+        with self._health.operation("cut"):
+            try:
+                found = await self._store.cut(batch)
+            except StoreDown:
+                self.refusals |= {_key(refusal): (0.0, refusal) for refusal in batch}
+                raise
+            for cut in found:
+                with guarded("session events"):
+                    self._events.interrupted(cut)
+
+    async def _ask_back(self, facts: SessionFacts) -> None:
+        if facts.visitor is None:
+            return
+        with self._health.operation("back"):
+            try:
+                back = await self._store.back(facts.visitor, facts.created_at)
+            except StoreDown:
+                self.begun[facts.session_id] = 0.0, facts
+                raise
+            if back is None:
+                return
+            facts.previous_id = facts.previous_id or back.facts.session_id
+            self._buffer.add(SessionDelta(facts, facts.created_at))
+            if not back.ended:
+                now = time.time()
+                self._buffer.add(SessionDelta(back.facts, now, ended=(now, "replaced")))
+            with guarded("session events"):
+                self._events.returned(facts, back.after)
+
+
+def _key(refusal: Refusal) -> _Key:
+    """Users ask for themselves: nobody else may keep a user's question from being asked."""
+    return refusal.session_id, refusal.user

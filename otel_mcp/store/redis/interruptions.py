@@ -1,0 +1,113 @@
+"""Which sessions were cut by a server that knew them no longer, and which client is back, in Redis.
+
+The mark lies with the session, so each cut, and each way back, is given to one process. Beside it
+there are two short lists: of a visitor its sessions that were cut, of the service the processes that have ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from otel_mcp.model.delta import SessionFacts
+from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
+from otel_mcp.store.base import ProducerId
+from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage
+from otel_mcp.store.redis.codec import AT_END, Keys, Writer, script
+
+_CUT: Final = script("cut")
+_BACK: Final = script("back")
+_RECENT: Final = script("recent", of_session=False)
+_GONE_KEPT: Final = 3600.0
+"""Seconds for which it is known of a process that it has ended."""
+_MOST_GONE: Final = 64
+_MOST_CUT: Final = 1000
+"""Sessions of one visitor: a gateway may hold very many."""
+
+
+class Interruptions:
+    """Marks and lists of one service."""
+
+    def __init__(self, link: RedisLink, keys: Keys, writer: Writer, process: ProducerId) -> None:
+        self._link = link
+        self._keys = keys
+        self._writer = writer
+        self._process = process
+
+    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+        """Mark the sessions that these refusals have cut; return those that nobody had marked."""
+        start, token, owner = self._writer.instant(self._process.started_at), self._process.token, self._writer.owner
+        gone = await self._link.run(self._recent("gone", _GONE_KEPT))
+        runs = [
+            Run(
+                _CUT,
+                self._keys.session(each.session_id),
+                (
+                    self._writer.instant(each.at),
+                    start,
+                    token,
+                    "" if each.served is None else int(each.served),
+                    owner,
+                    each.user or "",
+                    *gone,
+                ),
+            )
+            for each in refusals
+        ]
+        found: list[Interruption] = []
+        listed: list[Run] = []
+        for refusal, reply in zip(refusals, await self._all(runs), strict=True):
+            if reply is None:
+                continue
+            cause, visitor, created, limit, calls, *labels = reply
+            facts = _facts(refusal.session_id, created, limit, labels)
+            found.append(Interruption(facts, refusal.at, cause.decode(), int(calls) > 0))
+            if visitor is not None:
+                kept = (_MOST_CUT, round(LOST * 1000), self._writer.instant(refusal.at), refusal.session_id)
+                listed.append(self._recent(f"cut:{visitor.decode()}", LOST, *kept))
+        if listed:
+            await self._all(listed)
+        return found
+
+    async def back(self, visitor: str, at: float) -> Return | None:
+        """Have the first of a visitor's sessions that were cut be continued by one that it has begun at `at`."""
+        key = f"cut:{visitor}"
+        for session_id in await self._link.run(self._recent(key, LOST)):
+            name = session_id.decode()
+            arguments = (self._writer.instant(at), self._writer.owner)
+            (reply,) = await self._all([Run(_BACK, self._keys.session(name), arguments)])
+            await self._link.run(Run("ZREM", (self._keys.agreement(key),), (session_id,)))
+            if reply is not None:
+                since, over, user, created, limit, *labels = reply
+                facts = _facts(name, created, limit, labels)
+                facts.principal = None if user is None else user.decode()
+                return Return(facts, int(since) / 1e6, bool(over))
+        return None
+
+    async def leave(self) -> None:
+        """Note that this process ends, so that what belonged to it is not looked for at another one."""
+        now = self._writer.instant(time.time())
+        kept = (_MOST_GONE, round(_GONE_KEPT * 1000), now, self._process.token)
+        await self._link.run(self._recent("gone", _GONE_KEPT, *kept))
+
+    def _recent(self, key: str, seconds: float, *kept: Any) -> Run:
+        forgotten = self._writer.instant(time.time() - seconds)
+        return Run(_RECENT, (self._keys.agreement(key),), (forgotten, *kept))
+
+    async def _all(self, runs: Sequence[Run]) -> list[Any]:
+        """Run scripts; what came upon a key that is not ours has found nothing."""
+        results = await self._link.run_all(runs)
+        for at, result in enumerate(results):
+            if isinstance(result, Exception):
+                if not is_foreign(result):
+                    raise outage(result) or result
+                results[at] = None
+        return results
+
+
+def _facts(session_id: str, created: bytes, limit: bytes, labels: Sequence[bytes | None]) -> SessionFacts:
+    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6)
+    for name, label in zip(AT_END, labels, strict=True):
+        setattr(facts, name, None if label is None else label.decode())
+    return facts
