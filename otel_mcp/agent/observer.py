@@ -9,12 +9,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any, Final
 
 from otel_mcp.agent.endpoint import Endpoint, SchemaRefused
-from otel_mcp.agent.question import Advice, Question, question, read, struggle
+from otel_mcp.agent.question import Advice, Question, likeness, question, read, struggle
 from otel_mcp.bounded import remember
 from otel_mcp.guard import logger
 from otel_mcp.model.delta import CallRecord
@@ -57,6 +58,8 @@ class Agent:
         self._failing: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """Sessions with calls that failed: how many here, and when to look again."""
         self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._given: OrderedDict[tuple[object, ...], tuple[float, Advice]] = OrderedDict()
+        """What was said of a session, and when: for an hour it is said of all that are like it."""
         self._hour: int = 0
         self._taken: int = 0
         """Places of this hour that are known to be taken, by any replica."""
@@ -89,24 +92,28 @@ class Agent:
             return
         remember(self._asked, key, None, _SESSIONS)
         if await self._is_first(f"advice:{pattern}:{session.session_id}", _ASKED):
-            asked = question(session, pattern, content=self._content)
-            if (text := await self._ask(asked)) is not None:
-                try:
-                    advice = read(text, asked.tools)
-                except ValueError:
-                    self._endpoint.refuse()
-                    raise
-                await self._write(session.session_id, pattern, advice)
+            # What was said of contents must not stand with another user's session.
+            like = key if self._content else likeness(session, pattern)
+            at, advice = self._given.get(like, (0.0, None))
+            if advice is None or time.monotonic() - at > _HOUR:
+                advice = await self._ask(question(session, pattern, content=self._content))
+                if advice is None:
+                    return
+                remember(self._given, like, (time.monotonic(), advice), _SESSIONS)
+            await self._write(session.session_id, pattern, advice)
 
-    async def _ask(self, asked: Question) -> str | None:
+    async def _ask(self, asked: Question) -> Advice | None:
         """Ask within the budget; an endpoint that knows no schemas is asked twice, once in a process's life."""
         for _ in range(2):
             if not await self._take():
                 break
-            try:
-                return await self._endpoint.ask(asked)
-            except SchemaRefused:
-                continue
+            with suppress(SchemaRefused):
+                text = await self._endpoint.ask(asked)
+                try:
+                    return read(text, asked.tools)
+                except ValueError:
+                    self._endpoint.refuse()
+                    raise
         return None
 
     def _may_ask(self) -> bool:

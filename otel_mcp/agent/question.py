@@ -87,6 +87,18 @@ def struggle(state: SessionState) -> str | None:
     return FAILURES if any(failed.count(name) >= _FAILED for name in set(failed)) else None
 
 
+def likeness(state: SessionState, problem: str) -> tuple[object, ...]:
+    """Return what sessions have in common that one answer is for: the problem, its tool, and how that fails."""
+    tools = [found.tool_name for found in find(state.tool_calls) if found.name == problem]
+    failed = [call for call in state.tool_calls if _failed(call)]
+    tool = (
+        tools[0]
+        if tools
+        else max((call.tool_name for call in failed), key=[c.tool_name for c in failed].count, default="")
+    )
+    return problem, tool, frozenset(call.failure or call.error_type for call in failed if call.tool_name == tool)
+
+
 def question(state: SessionState, problem: str, *, content: bool) -> Question:
     """Put a session into words for the model.
 

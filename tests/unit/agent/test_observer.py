@@ -7,13 +7,16 @@ import logging
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.agent import observer as observer_module
 from otel_mcp.agent.observer import Agent
 from otel_mcp.model.delta import CallRecord
 from otel_mcp.model.state import ADVICE
@@ -106,13 +109,46 @@ async def test_replicas_that_see_the_same_session_fail_ask_one_question(
     assert len(problems) == len(set(problems))
 
 
+async def test_sessions_that_fail_alike_have_one_answer_for_an_hour(
+    make_replica: MakeReplica, server: Completions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_replica()
+    for name, tool in (("s1", "find_orders"), ("s2", "find_orders"), ("s3", "refund")):
+        await fail(runtime, name, tool=tool)
+    for name in ("s1", "s2", "s3"):
+        await until(lambda name=name: advice(runtime, name))
+    assert len(server.asked) == 2
+    first, second = await advice(runtime, "s1"), await advice(runtime, "s2")
+    assert first["failures"]["cause"] == second["failures"]["cause"]
+
+    now = time.monotonic()
+    monkeypatch.setattr(observer_module, "time", SimpleNamespace(monotonic=lambda: now + 3700, time=time.time))
+    await fail(runtime, "s4")
+    await until(lambda: advice(runtime, "s4"))
+    await runtime.shut_down()
+
+    assert len(server.asked) == 3
+
+
+async def test_an_answer_that_knows_contents_stays_with_its_session(
+    make_replica: MakeReplica, server: Completions
+) -> None:
+    runtime = make_replica(store_content=True, agent_content=True)
+    for name in ("s1", "s2"):
+        await fail(runtime, name)
+    await until(lambda: advice(runtime, "s2"))
+    await runtime.shut_down()
+
+    assert len(server.asked) == 2
+
+
 async def test_replicas_share_the_budget_of_an_hour(
     make_replica: MakeReplica, server: Completions, telemetry: Telemetry
 ) -> None:
     replicas = [make_replica(agent_calls=3) for _ in range(2)]
     for number in range(4):
         for index, runtime in enumerate(replicas):
-            await fail(runtime, f"s{number}-{index}")
+            await fail(runtime, f"s{number}-{index}", tool=f"tool{number}-{index}")
     await until(lambda: len(server.asked) >= 3)
     for runtime in replicas:
         await runtime.shut_down()
@@ -194,7 +230,7 @@ async def test_an_endpoint_that_knows_no_schema_costs_two_places_once(
     server.knows_schemas = False
     runtime = make_replica(agent_calls=4)
     for number in range(4):
-        await fail(runtime, f"s{number}")
+        await fail(runtime, f"s{number}", tool=f"tool{number}")
     await until(lambda: advice(runtime, "s2"))
     await runtime.shut_down()
 
@@ -221,7 +257,7 @@ async def test_a_session_that_was_deleted_meanwhile_stays_deleted(
 async def test_without_a_store_each_process_asks_for_itself(make_runtime: MakeRuntime, server: Completions) -> None:
     runtime = make_runtime(agent_model="small", agent_url=server.url, agent_calls=1, flush_interval=0.02)
     for name in ("s1", "s2"):
-        await fail(runtime, name)
+        await fail(runtime, name, tool=f"tool of {name}")
     await until(lambda: advice(runtime, "s1"))
     await runtime.shut_down()
 
