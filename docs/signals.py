@@ -132,6 +132,12 @@ RECORD: Final = Signal(
 EVENTS: Final = (
     Signal(f"`{names.EVENT_SESSION_START}`", "A session began; emitted once across all replicas.", _FACTS | _START),
     Signal(
+        f"`{names.EVENT_SESSION_FINDING}`",
+        "A running session goes in circles; severity WARN, emitted once for each pattern, across all replicas. See "
+        "[sessions.md](sessions.md#how-it-went).",
+        _FACTS | {names.SESSION_FINDING: ALWAYS, names.SESSION_FINDING_CALLS: ALWAYS, names.GEN_AI_TOOL_NAME: ALWAYS},
+    ),
+    Signal(
         f"`{names.EVENT_SESSION_END}`",
         "A session ended; emitted once across all replicas, with the time of its last activity.",
         _FACTS | _END,

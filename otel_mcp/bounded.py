@@ -19,6 +19,34 @@ def remember(table: OrderedDict[K, V], key: K, value: V, limit: int) -> None:
         table.popitem(last=False)
 
 
+class Recent:
+    """The newest few values of each of the keys that were used last."""
+
+    __slots__ = ("_keys", "_limit", "_most")
+
+    def __init__(self, limit: int, most: int) -> None:
+        """Begin empty: `limit` keys, `most` values of each."""
+        self._limit, self._most = limit, most
+        self._keys: OrderedDict[str, list[int]] = OrderedDict()
+
+    def add(self, key: str, values: Iterable[object]) -> bool:
+        """Add values; return whether one of them was there."""
+        held = self._keys.pop(key, [])
+        known = False
+        for value in map(hash, values):
+            known = known or value in held
+            held.append(value)
+        del held[: -self._most]
+        self._keys[key] = held
+        if len(self._keys) > self._limit:
+            self._keys.popitem(last=False)
+        return known
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._keys.clear()
+
+
 class Paths(OrderedDict[str, V]):
     """What has been seen at the paths that were used last.
 

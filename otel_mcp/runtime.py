@@ -28,6 +28,8 @@ from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.delta import OpenCall, SessionDelta, WriteResult
+from otel_mcp.model.state import SessionState
+from otel_mcp.model.verdict import Finding
 from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
@@ -228,6 +230,10 @@ class _SessionEvents(SessionReporter):
         if result.created and self._runtime.log_processor is None:
             self._runtime.add_to_logs()
         return self._runtime.resolver.reconciler.apply(delta, result)
+
+    def found(self, finding: Finding, state: SessionState) -> None:
+        super().found(finding, state)
+        self._runtime.observers.found(finding.name, state)
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
         return self._runtime.resolver.registry.calls_of(session_id)

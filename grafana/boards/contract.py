@@ -131,6 +131,12 @@ SESSION_RETURNED: Final = Metric(
     "counter",
     (names.SESSION_RETURNED_WITHIN, names.CLIENT_NAME),
 )
+SESSION_FINDINGS: Final = Metric(
+    names.METRIC_SESSION_FINDINGS,
+    "{finding}",
+    "counter",
+    (names.SESSION_FINDING, names.CLIENT_NAME),
+)
 SESSION_REJECTED: Final = Metric(names.METRIC_SESSION_REJECTED, "{session}", "counter", (names.REJECT_REASON,))
 SESSION_TOOL_CALLS: Final = Metric(names.METRIC_SESSION_TOOL_CALLS, "{call}", "histogram", (names.SESSION_SOURCE,))
 SESSION_CONTEXT_SIZE: Final = Metric(names.METRIC_SESSION_CONTEXT_SIZE, "By", "histogram", (names.CLIENT_NAME,))

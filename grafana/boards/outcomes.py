@@ -50,11 +50,18 @@ def went(b: Board) -> None:
     b.add(
         panels.lines(
             "Struggling sessions",
-            "Share of the ended sessions with tool calls that went in circles or gave up: "
-            "`otel-mcp sessions --outcome gave_up` lists the latest.",
-            [over_time(_struggling(), "struggled")],
+            "Share of the ended sessions with tool calls that went in circles or gave up: `otel-mcp sessions --outcome "
+            "gave_up` lists the latest. On the right, what sessions that still run have shown, per second.",
+            [
+                over_time(_struggling(), "struggled", ref="A"),
+                over_time(
+                    query.rate(m.SESSION_FINDINGS.series, CHOSEN, by=query.FINDING),
+                    query.legend(query.FINDING),
+                    ref="B",
+                ),
+            ],
             panels.SHARE,
-        ),
+        ).override_by_query("B", [panels.prop("unit", panels.EVENTS), panels.prop("custom.axisPlacement", "right")]),
         8,
     )
     window = query.RANGE

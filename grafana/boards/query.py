@@ -29,6 +29,7 @@ END_REASON: Final = label(names.SESSION_END_REASON)
 REASON: Final = label(names.REJECT_REASON)
 KIND: Final = label(names.STREAM_KIND)
 OUTCOME: Final = label(names.SESSION_OUTCOME)
+FINDING: Final = label(names.SESSION_FINDING)
 
 PROBE: Final = "probe"
 """The outcome of sessions of registries and monitors."""

@@ -218,6 +218,8 @@ class EndedSession:
     context_bytes: int = 0
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     """The newest, by the time at which they began."""
+    findings: list[str] = field(default_factory=list[str])
+    """Patterns that were found while it ran."""
     outcome: str | None = None
     """Set when it is reported."""
 

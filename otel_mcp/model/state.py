@@ -111,6 +111,8 @@ class SessionState(BaseModel):
     attributes: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Free for the user; set through ``save()``. A value of more than 65,536 characters of JSON becomes a clipped
     string."""
+    findings: list[str] = Field(default_factory=list[str])
+    """What it has shown while it runs: ``looped``, ``retry_storm``, ``ping_pong``; the first one first."""
     outcome: str | None = None
     """How it went, once its end is reported: ``worked``, ``corrected``, ``looped``, ``retry_storm``, ``ping_pong``,
     ``gave_up``, ``no_call`` or ``probe``."""

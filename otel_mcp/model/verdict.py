@@ -140,6 +140,13 @@ def visits_regularly(starts: Iterable[float]) -> bool:
     return shortest >= _SHORTEST_GAP and longest <= min(_LONGEST_GAP, _JITTER * shortest)
 
 
+def went(call: CallRecord | ToolCall) -> Literal["failed", "left", "worked"]:
+    """Tell how a call went; ``left`` = the client did not wait for it."""
+    if call.failure == "cancelled" or call.error_type in LEFT:
+        return "left"
+    return "worked" if call.failure is None and call.error_type is None else "failed"
+
+
 def _sorted(calls: Iterable[CallRecord | ToolCall]) -> list[_Seen]:
     return sorted(map(_seen, calls))
 
@@ -147,11 +154,7 @@ def _sorted(calls: Iterable[CallRecord | ToolCall]) -> list[_Seen]:
 def _seen(call: CallRecord | ToolCall) -> _Seen:
     started = call.started_at if isinstance(call.started_at, int | float) else call.started_at.timestamp()
     size = -1 if call.result_bytes is None else call.result_bytes - len(str(call.request_id))
-    if call.failure == "cancelled" or call.error_type in LEFT:
-        state = "left"
-    else:
-        state = "worked" if call.failure is None and call.error_type is None else "failed"
-    return _Seen(started, started + call.duration, call.tool_name, call.arguments_digest or "", size, state)
+    return _Seen(started, started + call.duration, call.tool_name, call.arguments_digest or "", size, went(call))
 
 
 def _steps(calls: list[_Seen]) -> list[_Step]:

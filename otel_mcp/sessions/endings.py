@@ -97,4 +97,6 @@ def _decide(end: EndedSession, starts: Sequence[float]) -> None:
     with guarded("session outcome"):
         if end.facts.synthetic_type is None and not end.tool_call_count and visits_regularly(starts):
             end.facts.synthetic_type = "bot"
-        end.outcome = judge(end.calls, end.tool_call_count, probe=end.facts.synthetic_type is not None)
+        end.outcome = judge(
+            end.calls, end.tool_call_count, findings=end.findings, probe=end.facts.synthetic_type is not None
+        )

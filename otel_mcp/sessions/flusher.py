@@ -12,12 +12,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final
 
+from otel_mcp.bounded import Recent
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import EndedSession, Flush, SessionDelta, WriteResult
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.endings import Endings
+from otel_mcp.sessions.findings import Findings
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.sessions.interruptions import Interruptions
 from otel_mcp.settings import Settings
@@ -31,6 +34,12 @@ RECORDS: Final = 200
 """Call records from which on a round trip takes no further session."""
 _LONGEST_PAUSE: Final = 0.05
 """Seconds between two round trips, at most."""
+_RECENT: Final = (2000, 16)
+"""Sessions whose newest calls are remembered, and how many: an agent in a circle comes back within a minute."""
+_CALLED: Final = attrgetter("tool_name", "arguments_digest")
+_FAILURE: Final = attrgetter("failure")
+_WENT_ON: Final = frozenset({None, "cancelled"})
+"""After such a call nobody has to look at what its session shows."""
 _AFTER_OUTAGE: Final = 5.0
 """Seconds in which all processes write what they kept; ends seen sooner may be none."""
 
@@ -53,6 +62,8 @@ class Flusher:
         self._producer = producer
         self._health = health
         self.endings = Endings(settings, store, events, health)
+        self.findings = Findings(store, events, health)
+        self._recent = Recent(*_RECENT)
         self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""
@@ -61,6 +72,7 @@ class Flusher:
     def clear(self) -> None:
         """Start again: after a fork."""
         self.frozen: dict[str, Flush] = {}
+        self._recent.clear()
         self._turn = threading.Lock()
         self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
         self._warned: set[str] = set()
@@ -150,6 +162,11 @@ class Flusher:
                 expired.append(result.expired)
             if not result.retry and self.frozen.pop(result.session_id, None) is flush:
                 self.apply(flush.delta, result)
+                if (calls := flush.delta.calls) and flush.delta.ended is None:
+                    again = self._recent.add(result.session_id, map(_CALLED, calls))
+                    suspicious = again or not _WENT_ON.issuperset(map(_FAILURE, calls))
+                    if suspicious and result.session_id not in self.findings.due:
+                        self.findings.want(result.session_id)
         if expired:
             self.has_news = True
             await self.endings.report(expired)

@@ -15,6 +15,8 @@ from typing import Final, Protocol
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
+from otel_mcp.model.state import SessionState
+from otel_mcp.model.verdict import Finding
 from otel_mcp.store.base import StoreDown
 
 logger = logging.getLogger("otel_mcp")
@@ -46,6 +48,10 @@ class SessionEvents(Protocol):
 
     def ended(self, session: EndedSession) -> None:
         """Report the end of a session; no other process does."""
+        ...
+
+    def found(self, finding: Finding, state: SessionState) -> None:
+        """Report a pattern that a running session shows; no other process does. `state` is its document."""
         ...
 
     def interrupted(self, cut: Interruption) -> None:

@@ -255,7 +255,7 @@ class Sessions:
         self._loops.clear()
         self._turnover.forget()
         flusher = self._flusher
-        ours = (self.buffer, self._health, flusher, flusher.endings, flusher.interruptions)
+        ours = (self.buffer, self._health, flusher, flusher.endings, flusher.findings, flusher.interruptions)
         for part in (*ours, self._lookups, self.worker, self._documents):
             part.clear()
         if isinstance(self._store, MemoryStore):

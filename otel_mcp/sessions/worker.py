@@ -178,10 +178,19 @@ class Worker:
             await flusher.count()
         if flusher.shows_calls:
             await flusher.report_in_flight()
+        if time.monotonic() >= flusher.findings.next_at:
+            await flusher.findings.look()
         if health.is_away:
             return max(health.wait, 0.01)
-        waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or self._listed
-        waits = waits or interruptions.due < inf or health.is_partial or health.is_slow or flusher.shows_calls
+        waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or flusher.findings.due
+        waits = (
+            waits
+            or interruptions.due < inf
+            or self._listed
+            or health.is_partial
+            or health.is_slow
+            or flusher.shows_calls
+        )
         return self._interval if waits else None
 
     def listed(self) -> None:

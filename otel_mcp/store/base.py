@@ -161,6 +161,10 @@ class SessionStore(Protocol):
         """Note which calls this process has in flight, for others to read in the next seconds; none = no longer any."""
         ...
 
+    async def mark(self, session_id: str, finding: str) -> bool:
+        """Note in its document a pattern that a running session shows; `True` to the first process that does."""
+        ...
+
     async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
         """Mark the sessions that a server refused though they live; of each cut one caller in all processes learns.
 

@@ -118,13 +118,10 @@ class MemoryStore(CutSessions):
         return record
 
     def _record(self, session_id: str, now: float) -> Record | None:
-        record = self._records.get(session_id)
-        if record is None:
+        record = self._records.pop(session_id, None)
+        if record is None or (record.until <= now and record.ended is not None):
             return None
-        if record.until <= now and record.ended is not None:
-            del self._records[session_id]
-            return None
-        self._records.move_to_end(session_id)
+        self._records[session_id] = record
         return record
 
     def _put(self, record: Record) -> None:
@@ -223,10 +220,8 @@ class MemoryStore(CutSessions):
         return value if until > now else None
 
     def _set(self, key: str, value: str, until: float) -> None:
-        self._agreed[key] = (value, until)
-        self._agreed.move_to_end(key)
-        while len(self._agreed) > 2 * self._settings.max_sessions:
-            self._agreed.popitem(last=False)
+        self._agreed.pop(key, None)
+        remember(self._agreed, key, (value, until), 2 * self._settings.max_sessions)
 
     def _keep_alive(self, key: str, value: str, until: float) -> str | None:
         """Prolong an agreed value, or set it; another one, where that stands."""
@@ -287,6 +282,11 @@ class MemoryStore(CutSessions):
 
     async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
         """Do nothing: no other process reads it."""
+
+    async def mark(self, session_id: str, finding: str) -> bool:
+        """Note a pattern that a running session shows."""
+        record = self._record(session_id, now := self._clock())
+        return record is not None and record.has_document(now) and record.mark(finding)
 
     async def active(self) -> int:
         """Count live sessions."""

@@ -37,6 +37,7 @@ class Record:
     ended: tuple[float, EndReason | Literal["deleted"]] | None = None
     unreported: bool = False
     """Its end has still to be reported."""
+    findings: list[str] = field(default_factory=list[str])
     outcome: str | None = None
     document_until: float = 0.0
     until: float = 0.0
@@ -132,6 +133,13 @@ class Record:
         if self.has_document(now):
             self.document_until = now + GRACE
 
+    def mark(self, finding: str) -> bool:
+        """Note a pattern that it shows while it runs; `False` where that is known."""
+        if self.ended is not None or finding in self.findings:
+            return False
+        self.findings.append(finding)
+        return True
+
     def report(self) -> EndedSession:
         """Give out the end, which counts as reported from here on."""
         self.unreported = False
@@ -139,7 +147,7 @@ class Record:
         reason = "server_closed" if reason == "deleted" else reason
         counts = (self.calls_total, self.errors, self.requests, self.context)
         calls = sorted(map(text.tool_call, self.calls), key=lambda call: call.started_at)
-        return EndedSession(self.facts.at_end(), reason, self.last_activity, *counts, calls)
+        return EndedSession(self.facts.at_end(), reason, self.last_activity, *counts, calls, list(self.findings))
 
     def state(self, service: str) -> SessionState:
         """Return the document."""
@@ -158,6 +166,7 @@ class Record:
             "request_count": self.requests,
             "context_bytes": self.context,
             "catalogue_bytes": self.listed,
+            "findings": self.findings,
             "outcome": self.outcome,
             "ended": ended,
             "interrupted": cut and Interrupted.model_construct(at=text.moment(cut[0]), cause=cut[1]),

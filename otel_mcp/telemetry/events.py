@@ -13,6 +13,8 @@ from otel_mcp import semconv
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import FACTS, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption, within
+from otel_mcp.model.state import SessionState
+from otel_mcp.model.verdict import Finding
 from otel_mcp.telemetry.catalogue import change
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN
@@ -104,6 +106,19 @@ class SessionReporter:
             attributes = {**_facts_attributes(facts), semconv.SESSION_RETURNED_WITHIN: within(after)}
             self._emit(semconv.EVENT_SESSION_RETURNED, time.time(), attributes)
 
+    def found(self, finding: Finding, state: SessionState) -> None:
+        with _GUARD:
+            at = time.time()
+            facts = SessionFacts.of(state, at, 0.0).at_end()
+            self._metrics.sessions.found(finding.name, facts.client_name)
+            attributes = {
+                **_facts_attributes(facts),
+                semconv.SESSION_FINDING: finding.name,
+                semconv.SESSION_FINDING_CALLS: finding.calls,
+                semconv.GEN_AI_TOOL_NAME: finding.tool_name,
+            }
+            self._emit(semconv.EVENT_SESSION_FINDING, at, attributes, SeverityNumber.WARN)
+
     def dropped(self, count: int, reason: str) -> None:
         with _GUARD:
             self._metrics.store_dropped(count, reason)
@@ -112,12 +127,14 @@ class SessionReporter:
         with _GUARD:
             self._metrics.store_operation(operation, outcome, seconds)
 
-    def _emit(self, name: str, at: float, attributes: dict[str, Any]) -> None:
+    def _emit(
+        self, name: str, at: float, attributes: dict[str, Any], severity: SeverityNumber = SeverityNumber.INFO
+    ) -> None:
         self._logger.emit(
             LogRecord(
                 timestamp=int(at * 1e9),
                 context=NO_SPAN,
-                severity_number=SeverityNumber.INFO,
+                severity_number=severity,
                 event_name=name,
                 attributes=attributes,
             )

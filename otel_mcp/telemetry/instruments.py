@@ -94,6 +94,9 @@ class Instruments:
         self.returned = counter(
             semconv.METRIC_SESSION_RETURNED, "{session}", "Interrupted sessions whose clients came back."
         )
+        self.findings = counter(
+            semconv.METRIC_SESSION_FINDINGS, "{finding}", "Patterns that running sessions have shown, once a session."
+        )
         self.rejected = counter(semconv.METRIC_SESSION_REJECTED, "{session}", "Claims to a session not followed.")
         self.clients_requests = counter(semconv.METRIC_CLIENT_REQUESTS, "{request}", "Requests by client.")
         self.failures = counter(semconv.METRIC_CALL_FAILURES, "{call}", "Tool calls that failed, by how.")

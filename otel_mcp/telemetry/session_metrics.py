@@ -8,6 +8,7 @@ from otel_mcp import semconv
 from otel_mcp.model.call import MODERN
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.interruption import CAUSES, WITHIN, Interruption, within
+from otel_mcp.model.verdict import PATTERNS
 from otel_mcp.telemetry.instruments import Instruments
 from otel_mcp.telemetry.spans import NO_SPAN
 
@@ -51,6 +52,8 @@ class SessionMetrics:
         self._on.resumed.add(0, None, NO_SPAN)
         for reason in ("limit", "principal"):
             self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
+        for pattern in PATTERNS:
+            self._on.findings.add(0, {semconv.SESSION_FINDING: pattern}, NO_SPAN)
         self._expect_ends({})
         for cause in CAUSES:
             self._on.interrupted.add(0, {semconv.SESSION_INTERRUPTED_CAUSE: cause}, NO_SPAN)
@@ -98,6 +101,9 @@ class SessionMetrics:
         """Count a client that is back so many seconds after its session was cut."""
         how = {semconv.SESSION_RETURNED_WITHIN: within(after)}
         self._on.returned.add(1, self._of_client(facts.client_name, how, likely=True), NO_SPAN)
+
+    def found(self, finding: str, client: str | None) -> None:
+        self._on.findings.add(1, self._of_client(client, {semconv.SESSION_FINDING: finding}), NO_SPAN)
 
     def rejected(self, reason: str) -> None:
         self._on.rejected.add(1, {semconv.REJECT_REASON: reason}, NO_SPAN)

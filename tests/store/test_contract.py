@@ -81,6 +81,7 @@ async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, pr
         "client_version": "2",
         "source": "header",
         "attributes": {},
+        "findings": [],
         "created_at": iso(now),
         "last_activity": iso(now),
         "tool_call_count": 1,
@@ -253,6 +254,40 @@ async def test_an_outcome_does_not_reach_the_next_session_under_the_id(
     await store.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
 
     assert (await loaded(store)).outcome is None
+
+
+async def test_the_first_mark_of_a_finding_is_the_one_that_counts(store: SessionStore, process: ProducerId) -> None:
+    now, other = time.time(), ProducerId()
+    assert not await store.mark("abc", "looped")
+    await store.apply([flush(process, delta(2, of=facts(at=now), at=now))])
+
+    assert [await store.mark("abc", name) for name in ("looped", "looped", "ping_pong", "looped")] == [
+        True, False, True, False
+    ]  # fmt: skip
+    assert (await loaded(store)).findings == ["looped", "ping_pong"]
+    assert len((await loaded(store)).tool_calls) == 2
+
+    await store.apply([flush(other, delta(1, at=now))])
+    await store.save(SessionState(session_id="abc", attributes={"team": "red"}))
+    state = await loaded(store)
+    assert (state.findings, state.tool_call_count, state.attributes) == (["looped", "ping_pong"], 3, {"team": "red"})
+
+
+async def test_findings_reach_the_end_and_no_other_session(store: SessionStore, process: ProducerId) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now - 50), at=now - 50))])
+    await store.mark("abc", "looped")
+    await store.apply([flush(process, delta(of=facts(at=now - 50), at=now - 40, ended="client_delete"))])
+    assert not await store.mark("abc", "ping_pong")
+    (end,) = await store.claim_held(["abc"], now)
+    assert end.findings == ["looped"]
+    end.outcome = "looped"
+    await store.ack_ends([end])
+    assert (await loaded(store)).findings == ["looped"]
+
+    await store.apply([flush(process, delta(1, of=facts(at=now), at=now))])
+    assert (await loaded(store)).findings == []
+    assert await store.mark("abc", "looped")
 
 
 async def test_the_mere_end_of_an_overdue_session_is_its_expiry(store: SessionStore, process: ProducerId) -> None:

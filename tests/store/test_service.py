@@ -86,6 +86,9 @@ class Remote:
     async def describe(self, session_id: str) -> Known:
         return await (await self._reach("describe")).describe(session_id)
 
+    async def mark(self, session_id: str, finding: str) -> bool:
+        return await (await self._reach("mark")).mark(session_id, finding)
+
     async def get(self, key: str) -> str | None:
         return await (await self._reach("get")).get(key)
 

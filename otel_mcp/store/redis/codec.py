@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -99,8 +98,7 @@ def claimed(until: float) -> float:
     return until / 1e6 - CLAIMS
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(NamedTuple):
     """One script; `sha` is what EVALSHA wants."""
 
     source: str
@@ -135,6 +133,7 @@ DUE: Final = script("due", of_session=False)
 FORGET: Final = script("forget", of_session=False)
 MEET: Final = script("meet", of_session=False)
 GET_OR_SET: Final = script("get_or_set", of_session=False)
+MARK: Final = script("mark")
 VISIT: Final = script("visit", of_session=False)
 IN_FLIGHT: Final = script("in_flight", of_session=False)
 
@@ -253,7 +252,7 @@ def written(flush: Flush, reply: list[Any]) -> WriteResult:
 
 def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """Read the report of an end, as ``session.lua`` collects it."""
-    end, created, limit, last, calls, errors, requests, context, visitor, *labels, newest = report
+    end, created, limit, last, calls, errors, requests, context, visitor, findings, *labels, newest = report
     reason = end.split(b" ")[1].decode()
     facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=visitor and visitor.decode())
     for name, label in zip(AT_END, labels, strict=True):
@@ -268,6 +267,7 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
         int(requests),
         int(context or 0),
         _calls(newest),
+        (findings or b"").decode().split(),
     )
 
 

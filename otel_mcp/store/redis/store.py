@@ -173,6 +173,11 @@ class RedisStore:
         arguments = (self._process.token, known, round(IN_FLIGHT_KEPT * 1000))
         await self._unless_foreign(codec.IN_FLIGHT, (self._keys.in_flight,), *arguments)
 
+    async def mark(self, session_id: str, finding: str) -> bool:
+        """Note a pattern that a running session shows."""
+        run = Run(codec.MARK, self._keys.session(session_id), (self._writer.owner, finding))
+        return bool(await self._link.run(run))
+
     async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
         """Mark the sessions that a server refused though they live."""
         return await self._interruptions.cut(refusals)

@@ -108,6 +108,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         "previous_id": None,
         "synthetic_type": None,
         "attributes": {},
+        "findings": [],
         "outcome": None,
         "ended": None,
         "interrupted": None,

@@ -9,13 +9,14 @@
 --   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", where
 --   nobody has yet (h:<token>: it holds the end and has not read its report); o outcome, once it is reported;
 --   v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
---   k there where that is the user of `initialize`; y visitor; z newest cut "instant cause waits causes token": waits 1
+--   k there where that is the user of `initialize`; y visitor; m findings, separated by blanks;
+--   z newest cut "instant cause waits causes token": waits 1
 --   until the client is back, all causes so far (a letter each), who has marked it; p:<token> a process's last flush
 --   "sequence instant flags"; the facts of AT_END under their names.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
 local FIELDS, NUMBERS =
-  {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'b', 'l', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'o', 'z'}, 11
+  {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'b', 'l', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'm', 'o', 'z'}, 11
 
 local function int(number) return string.format('%.0f', number) end
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
@@ -72,6 +73,7 @@ local function write(d, s, set, ttl)
   local text = table.concat({d.facts, d.rest, ',"created_at":"' .. iso(s.a) .. '","tool_calls":[', d.calls,
     '],"last_activity":"' .. iso(s.t) .. '","tool_call_count":' .. int(s.n) .. ',"error_count":' .. int(s.e) ..
     ',"request_count":' .. int(s.r) .. ',"context_bytes":' .. int(s.b or 0) .. ',"catalogue_bytes":' .. int(s.l or 0) ..
+    (s.m and ',"findings":["' .. string.gsub(s.m, ' ', '","') .. '"]' or '') ..
     (s.o and ',"outcome":"' .. s.o .. '"' or '') ..
     (cut and ',"interrupted":{"at":"' .. iso(cut) .. '","cause":"' .. cause .. '"}' or '') ..
     (at and ',"ended":{"at":"' .. iso(at) .. '","reason":"' .. reason .. '"}}' or '}')
@@ -97,7 +99,7 @@ local function merge(d, news, set)
 end
 -- What the one who reports the end needs; `d` the document, if it is there.
 local function report(d)
-  local found = redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'b', 'y', unpack(AT_END))
+  local found = redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'b', 'y', 'm', unpack(AT_END))
   found[#found + 1] = d and d.calls or ''
   return found
 end
