@@ -77,7 +77,9 @@ class Census:
 
     def _what(self, call: Call) -> Served:
         if call.method == "tools/call":
-            return call.method, self._tools.bounded(call.target or "", proven=False)
+            # The name of a tool that always hangs is never proven by an answer, but by its having been entered.
+            proven = call.trusted_name and call.target is not None
+            return call.method, self._tools.bounded(call.target or "", proven=proven)
         return call.method if call.method in KNOWN_METHODS else OTHER, None
 
     def open_streams(self) -> dict[str, int]:

@@ -142,6 +142,30 @@ async def test_a_get_stream_of_the_sdk_is_open_until_its_session_is_deleted(tele
     assert (attributes["otel_mcp.stream.kind"], count) == ("get", 1)
 
 
+async def test_a_tool_that_has_never_answered_is_named_while_it_hangs(telemetry: Telemetry) -> None:
+    server, entered, over = shop(), anyio.Event(), anyio.Event()
+
+    @server.tool()
+    async def hang() -> None:
+        entered.set()
+        await over.wait()
+
+    def oldest() -> set[str]:
+        return {attributes["gen_ai.tool.name"] for attributes, age in telemetry.points("otel_mcp.call.oldest") if age}
+
+    app: Any = server.streamable_http_app()
+    async with app.router.lifespan_context(app):
+        headers = legacy_headers(await begin(app))
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(post, app, call("hang"), headers)
+                await entered.wait()
+                assert oldest() == {"hang"}
+                over.set()
+
+    assert oldest() == set()
+
+
 async def test_after_uninstrument_nothing_is_shown(telemetry: Telemetry) -> None:
     async with managed() as (app, _):
         await begin(app)
