@@ -115,7 +115,7 @@ def _rates(b: Board) -> None:
             "Requests that are not answered yet. A line that climbs and stays: calls that hang.",
             [
                 over_time(
-                    f"sum by ({query.METHOD}, {query.TOOL}) ({query.select(m.REQUESTS_ACTIVE.series)}) > 0",
+                    f"sum by ({query.METHOD}, {query.TOOL}) ({query.select(m.REQUESTS_ACTIVE.series)})",
                     query.legend(query.METHOD, query.TOOL),
                 )
             ],
@@ -131,7 +131,7 @@ def _rates(b: Board) -> None:
             "end: a call that hangs; clients give up after a minute or so, their tool runs on.",
             [
                 over_time(
-                    f"max by ({query.TOOL}) ({query.select(m.CALL_OLDEST.series, CHOSEN)}) > 0",
+                    f"max by ({query.TOOL}) ({query.select(m.CALL_OLDEST.series, CHOSEN)})",
                     query.legend(query.TOOL),
                 )
             ],

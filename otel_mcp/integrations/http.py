@@ -163,8 +163,7 @@ def _slow_learn(exchange: Exchange, runtime: Runtime, holder: Any) -> None:
     exchange.owns_sessions = not getattr(holder, "stateless", False)
     if exchange.transport_id is not None:
         runtime.exchanges.session_ids.learn(exchange, owns=exchange.owns_sessions)
-    if exchange.owns_sessions:
-        _watch(runtime, holder)
+    _watch(runtime, holder)
 
 
 def _watch(runtime: Runtime, holder: Any) -> None:
