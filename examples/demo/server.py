@@ -8,6 +8,7 @@ queries, through the OpenTelemetry API, as any application may.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from typing import Any
 
@@ -19,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from .orders import open_database
 
+logger = logging.getLogger("back-office")
 tracer = trace.get_tracer(__name__)
 database = open_database()
 lock = threading.Lock()  # the SDK runs plain functions in threads
@@ -59,6 +61,7 @@ async def find_orders(customer: str) -> list[str]:
 @mcp.tool()
 async def charge_card(order: str, card: str) -> str:
     """Charge a card for an order; the bank of this demo declines every card."""
+    logger.warning("the bank has declined a card")
     raise PaymentDeclined(f"card {card} was declined for order {order}")
 
 

@@ -49,6 +49,11 @@ class Board:
         self._dashboard.with_variable(_datasource("traces", "Traces", "jaeger"))
         return self
 
+    def logs(self) -> Board:
+        """Let the viewer choose where logs are."""
+        self._dashboard.with_variable(_datasource("logs", "Logs", "loki"))
+        return self
+
     def choice(self, name: str, label: str, **values: str) -> Board:
         """Let the viewer choose one of some values, each under a name; the first one unless they do."""
         options = [

@@ -14,6 +14,7 @@ from grafana_foundation_sdk.builders import (
     common,
     dashboard,
     heatmap,
+    logs,
     stat,
     table,
     text,
@@ -24,7 +25,7 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 
-from .targets import JAEGER, PROMETHEUS
+from .targets import JAEGER, LOKI, PROMETHEUS
 
 PER_SECOND: Final = "reqps"
 """Requests and calls."""
@@ -160,6 +161,22 @@ def found(title: str, description: str, target: Target) -> table.Panel:
         .with_target(target)
         .unit(SECONDS)
         .filterable(True)
+    )
+
+
+def lines_of_text(title: str, description: str, target: Target) -> logs.Panel:
+    """Return log records, newest first; each opens to all that is known of it."""
+    return (
+        logs.Panel()
+        .title(title)
+        .description(description)
+        .datasource(LOKI)
+        .with_target(target)
+        .show_time(True)
+        .wrap_log_message(True)
+        .enable_log_details(True)
+        .sort_order(common_models.LogsSortOrder.DESCENDING)
+        .dedup_strategy(common_models.LogsDedupStrategy.NONE)
     )
 
 

@@ -24,6 +24,8 @@ FAILURE: Final = label(names.FAILURE)
 STATUS: Final = label(names.HTTP_RESPONSE_STATUS_CODE)
 CLIENT: Final = label(names.CLIENT_NAME)
 PROTOCOL: Final = label(names.MCP_PROTOCOL_VERSION)
+SESSION: Final = label(names.SESSION_ID)
+"""On logs; never on a metric."""
 SOURCE: Final = label(names.SESSION_SOURCE)
 END_REASON: Final = label(names.SESSION_END_REASON)
 REASON: Final = label(names.REJECT_REASON)

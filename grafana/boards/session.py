@@ -1,4 +1,4 @@
-"""The story of one session, from its traces: an id of a session is never on a metric."""
+"""The story of one session, from its traces and logs: an id of a session is never on a metric."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from grafana_foundation_sdk.builders import dashboard
 
 from otel_mcp import semconv as names
 
-from . import links, panels
+from . import links, panels, query
 from .board import Board
-from .targets import JAEGER, search, trace
+from .targets import JAEGER, logs, search, trace
 
 THIS_SESSION = f'{names.SESSION_ID}="$session_id"'
 
@@ -17,7 +17,7 @@ HOW_TO = f"""
 `{names.SESSION_ID}` of any span. Its calls are listed on the left, those that failed on the right.
 **By trace**: a click on a trace id, here or on a dot in a heatmap, shows the trace below. The id of its session is
 among the attributes of its spans.
-What the session did last is in Redis, whole: `GET mcp_session:<id>`.
+What the session did, in order, with its outcome: `otel-mcp show <id>` reads it from Redis.
 """
 
 
@@ -28,7 +28,7 @@ def board() -> Board:
         "MCP / Session explorer",
         "The story of one session: its calls, its failures, and each of them as a trace.",
     )
-    b.traces().service().textbox("session_id", "Session").textbox("trace_id", "Trace")
+    b.traces().logs().service().textbox("session_id", "Session").textbox("trace_id", "Trace")
     b.add(panels.note("How to find a session", HOW_TO), 24, 4)
     opens = panels.prop("links", [links.session_story("traceID")])
     for title, description, tags, width in (
@@ -64,5 +64,16 @@ def board() -> Board:
         .with_target(trace("$trace_id")),
         24,
         18,
+    )
+    b.add(
+        panels.lines_of_text(
+            "Logs of this session",
+            "Its events (`session.start`, findings, `session.end`), and what tools logged during its calls; a record "
+            "leads to its trace. Needs a Loki that gets what servers export (OTEL_LOGS_EXPORTER=otlp), as "
+            "collector/config/to-loki.yaml sends it.",
+            logs(f'{{{query.SERVICE}="$service"}} | {query.SESSION}="$session_id"'),
+        ),
+        24,
+        9,
     )
     return b

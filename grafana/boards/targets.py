@@ -1,10 +1,11 @@
-"""What a panel asks: Prometheus by PromQL, Jaeger by a search or a trace id."""
+"""What a panel asks: Prometheus by PromQL, Jaeger by a search or a trace id, Loki by LogQL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+from grafana_foundation_sdk.builders.loki import Dataquery as LokiQuery
 from grafana_foundation_sdk.builders.prometheus import Dataquery as PrometheusQuery
 from grafana_foundation_sdk.cog import builder, variants
 from grafana_foundation_sdk.models.common import DataSourceRef
@@ -12,6 +13,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 PROMETHEUS: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 JAEGER: Final = DataSourceRef(type_val="jaeger", uid="${traces}")
+LOKI: Final = DataSourceRef(type_val="loki", uid="${logs}")
 
 
 def over_time(expr: str, legend: str, *, ref: str = "A", exemplars: bool = False) -> PrometheusQuery:
@@ -71,3 +73,8 @@ def search(*, operation: str = "", tags: str = "", limit: int = 50) -> _JaegerQu
 def trace(trace_id: str) -> _JaegerQuery:
     """Ask for one trace."""
     return _JaegerQuery(query=trace_id)
+
+
+def logs(expr: str) -> LokiQuery:
+    """Ask for the lines that match, the newest first."""
+    return LokiQuery().datasource(LOKI).expr(expr).query_type("range").max_lines(500).ref_id("A")

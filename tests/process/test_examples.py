@@ -33,8 +33,17 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 """What is called of each."""
 ELSEWHERE = {"__init__", "traffic"}
 """What is no server: run by the lane in `tests/stack`."""
+
+
+class Example(Launch):
+    """Started in the top folder, as the page says."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
 LAUNCHES = {
-    f"{program.split()[0]} {name}": Launch(
+    f"{program.split()[0]} {name}": Example(
         str(FOLDER.parent),
         f"{program.split()[0]}-{name}",
         f"{program} {rest} --port={{port}}",

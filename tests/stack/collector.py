@@ -16,6 +16,7 @@ MANIFEST: Final = ROOT / "collector" / "builder.yaml"
 KINDS: Final = ("receivers", "processors", "connectors", "exporters", "extensions")
 VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "one machine": ("config.yaml",),
+    "one machine, with logs": ("config.yaml", "to-loki.yaml"),
     "sampling": ("config.yaml", "tail-sampling.yaml"),
     "queue on disk": ("config.yaml", "persistent-queue.yaml"),
     "sampling, queue on disk": ("config.yaml", "tail-sampling.yaml", "persistent-queue.yaml"),

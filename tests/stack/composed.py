@@ -23,6 +23,7 @@ PORTS: Final = {
     "valkey": {6379},
     "collector": {4317, 4318, 13133},
     "jaeger": {4317, 13133, 16686},
+    "loki": {3100},
     "prometheus": {9090},
     "grafana": {3000},
     "server": {8000},
@@ -37,13 +38,15 @@ PROGRAMS: Final = {
     "otel-mcp-example": {"python"},
     "otel/opentelemetry-collector-contrib": set[str](),
     "quay.io/jaegertracing/jaeger": set[str](),
+    "grafana/loki": set[str](),
 }
-"""What is in each image to be run: Alpine and BusyBox have wget, the last two have no shell at all."""
+"""What is in each image to be run: Alpine and BusyBox have wget, the last three have no shell at all."""
 TESTED: Final = {
     "otel/opentelemetry-collector-contrib": builds.BUILDER.removeprefix("v"),
     # Its modules count from 0.300: v0.315.0 is 3.15.0.
     "prom/prometheus": re.sub(r"v0\.3(\d+)\.", r"v3.\1.", builds.PROMETHEUS),
     "grafana/grafana": SCHEMA,
+    "grafana/loki": builds.LOKI.removeprefix("v"),
 }
 """The versions that the lane builds, and that the dashboards are checked against."""
 _STANDARD: Final = {
@@ -198,8 +201,9 @@ def variables_are_known(compose: Compose) -> Iterator[str]:
 def known_variables() -> set[str]:
     """Return every variable that a program of the stack reads."""
     configs = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "collector" / "config").glob("*.yaml"))
-    sources = (ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text(encoding="utf-8")
-    read_by = set(re.findall(r"\$\{env:(\w+)", configs)) | set(re.findall(r"(?<!\$)\$\{(\w+)\}", sources))
+    files = [*(ROOT / "grafana" / "provisioning" / "datasources").glob("*.yaml"), ROOT / "grafana" / "loki.yaml"]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    read_by = set(re.findall(r"\$\{env:(\w+)", configs)) | set(re.findall(r"(?<!\$)\$\{(\w+)[}:]", sources))
     return _STANDARD | _OURS | _GRAFANAS | read_by
 
 

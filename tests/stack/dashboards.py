@@ -67,6 +67,13 @@ def queries(name: str, dashboard: Mapping[str, Any]) -> Iterator[Query]:
         yield Query(f"{name}: annotation {annotation['name']}", annotation["expr"], False, False)
 
 
+def log_queries(name: str, dashboard: Mapping[str, Any]) -> Iterator[Query]:
+    """Yield every LogQL query of a dashboard."""
+    for panel in panels(dashboard):
+        for target in targets(panel, "loki"):
+            yield Query(f"{name}: {panel['title']} {target['refId']}", target["expr"], False, False)
+
+
 def variables(dashboard: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return a dashboard's variables by name."""
     return {variable["name"]: variable for variable in dashboard["templating"]["list"]}

@@ -16,7 +16,7 @@ Dashboard = dict[str, Any]
 WIDTH: Final = 24
 KNOWN: Final = external.SERIES | {name: labels for m in contract.METRICS for name, labels in m.all_series()}
 _FILLED: Final = {"environment": ".*", "service": ".*", "tool": ".*", "client": ".*", "probes": "probe"}
-_NO_UNIT: Final = {"row", "text", "alertlist", "traces"}
+_NO_UNIT: Final = {"row", "text", "alertlist", "traces", "logs"}
 _RANGES: Final = {"$__rate_interval", "$__range", "1h"}
 """`1h`: the leak panel compares whole hours; everything else follows the screen."""
 
@@ -71,7 +71,7 @@ def asks_the_chosen_sources(name: str, board: Dashboard) -> Iterator[str]:
     for panel in dashboards.panels(board):
         sources = [panel.get("datasource")] + [target.get("datasource") for target in panel.get("targets") or ()]
         for source in filter(None, sources):
-            if source.get("uid") not in ("${datasource}", "${traces}"):
+            if source.get("uid") not in ("${datasource}", "${traces}", "${logs}"):
                 yield f"{name}: {panel['title']} asks {source}"
 
 

@@ -10,30 +10,66 @@ import yaml
 
 from grafana.boards import contract
 from grafana.boards.names import label
+from otel_mcp import semconv
 
 from . import composed, dashboards, gate
 from .lane.paths import ROOT
 
 FOLDER: Final = ROOT / "grafana" / "provisioning"
 DATASOURCES: Final = FOLDER / "datasources" / "datasources.yaml"
+LOGS: Final = FOLDER / "datasources" / "loki.yaml"
 DASHBOARDS: Final = FOLDER / "dashboards" / "dashboards.yaml"
 PROMETHEUS: Final = ROOT / "grafana" / "prometheus.yaml"
 SCRAPED: Final = ROOT / "grafana" / "prometheus-scrape.yaml"
-_OURS: Final = {"prometheus": "otel-mcp-prometheus", "jaeger": "otel-mcp-jaeger"}
+_OURS: Final = {name: f"otel-mcp-{name}" for name in ("prometheus", "jaeger", "loki")}
 
 
 def datasource_problems(text: str) -> Iterator[str]:
-    """Look at the data sources: one of each kind, each linked to the other."""
+    """Look at the data sources: one of each kind, each linked to the others."""
     sources = {source["type"]: source for source in yaml.safe_load(text)["datasources"]}
     asked = {
         variable["query"]
         for board in dashboards.load().values()
         for variable in dashboards.variables(board).values()
         if variable["type"] == "datasource"
-    }
-    if set(sources) != asked or asked != set(_OURS):
+    } - {"loki"}
+    if set(sources) != asked or asked != set(_OURS) - {"loki"}:
         yield f"there is {sorted(sources)} where dashboards ask {sorted(asked)}"
         return
+    yield from _address_problems(sources)
+    if [source.get("isDefault") for source in sources.values()].count(True) != 1:
+        yield "not one of them is the default"
+    yield from _escape_problems(text)
+    yield from _exemplar_problems(sources["prometheus"]["jsonData"])
+    yield from _trace_problems(sources["jaeger"]["jsonData"]["tracesToMetrics"])
+    if (links := sources["jaeger"]["jsonData"]["tracesToLogsV2"])["datasourceUid"] != _OURS["loki"]:
+        yield f"traces lead to {links['datasourceUid']}"
+    for tag in links["tags"]:
+        if tag["value"] != label(tag["key"]):
+            yield f"{tag['key']} is not {tag['value']} in Loki"
+
+
+def log_source_problems(text: str) -> Iterator[str]:
+    """Look at the data source of logs: its records lead to their trace and their session."""
+    sources = {source["type"]: source for source in yaml.safe_load(text)["datasources"]}
+    if set(sources) != {"loki"}:
+        yield f"there is {sorted(sources)}"
+        return
+    yield from _address_problems(sources)
+    yield from _escape_problems(text)
+    fields = {field["matcherRegex"]: field for field in sources["loki"]["jsonData"]["derivedFields"]}
+    known = {"trace_id", label(semconv.SESSION_ID)}
+    if set(fields) != known or any(field["matcherType"] != "label" for field in fields.values()):
+        yield f"records lead on by {sorted(fields)}"
+    elif fields["trace_id"].get("datasourceUid") != _OURS["jaeger"]:
+        yield f"records lead to {fields['trace_id'].get('datasourceUid')}"
+    variables = dashboards.variables(dashboards.load()["session"])
+    for url in (field["url"] for field in fields.values() if field["url"].startswith("/d/")):
+        if set(re.findall(r"var-(\w+)=", url)) - set(variables):
+            yield f"records lead to {url}"
+
+
+def _address_problems(sources: dict[str, Any]) -> Iterator[str]:
     for kind, source in sources.items():
         if source["uid"] != _OURS[kind]:
             yield f"{kind} is known as {source['uid']}"
@@ -41,11 +77,6 @@ def datasource_problems(text: str) -> Iterator[str]:
             yield f"{kind} is at {source['url']}"
         if (source.get("access"), source.get("editable")) != ("proxy", False):
             yield f"{kind} is reached from the browser, or can be edited"
-    if [source.get("isDefault") for source in sources.values()].count(True) != 1:
-        yield "not one of them is the default"
-    yield from _escape_problems(text)
-    yield from _exemplar_problems(sources["prometheus"]["jsonData"])
-    yield from _trace_problems(sources["jaeger"]["jsonData"]["tracesToMetrics"])
 
 
 def _escape_problems(text: str) -> Iterator[str]:

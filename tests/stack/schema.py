@@ -29,6 +29,7 @@ _PANELS: Final = {
     "heatmap": "Heatmap",
     "table": "Table",
     "text": "Text",
+    "logs": "Logs",
 }
 """Types of panels that the package knows, with what it calls them."""
 _WITH_FIELDS: Final = {"timeseries", "heatmap", "table"}

@@ -45,7 +45,7 @@ def test_every_configuration_that_is_used_is_in_the_config_map() -> None:
     listed = yaml.safe_load((collector.FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))
     files = {name for one in listed["configMapGenerator"] for name in one["files"]}
     assert {path.name for path in collector.FOLDER.glob("*.yaml")} - files == {
-        *("kustomization.yaml", "persistent-queue.yaml", "to-file.yaml", "to-scrape.yaml")
+        *("kustomization.yaml", "persistent-queue.yaml", "to-file.yaml", "to-loki.yaml", "to-scrape.yaml")
     }
 
 

@@ -14,6 +14,7 @@ from . import provisioned
 Rule = Callable[[str], Iterator[str]]
 FILES: dict[Path, Rule] = {
     provisioned.DATASOURCES: provisioned.datasource_problems,
+    provisioned.LOGS: provisioned.log_source_problems,
     provisioned.DASHBOARDS: provisioned.provider_problems,
     provisioned.PROMETHEUS: provisioned.prometheus_problems,
     provisioned.SCRAPED: provisioned.prometheus_problems,
@@ -32,6 +33,10 @@ MISTAKES: list[tuple[Path, str, str, str]] = [
     (provisioned.DATASOURCES, "value: gen_ai_tool_name", "value: tool", "is not tool in Prometheus"),
     (provisioned.DATASOURCES, "key: gen_ai.tool.name", "key: gen_ai.tool", "is not gen_ai_tool_name"),
     (provisioned.DATASOURCES, "duration_seconds_count", "duration_count", "nobody emits"),
+    (provisioned.DATASOURCES, "datasourceUid: otel-mcp-loki", "datasourceUid: loki", "traces lead to"),
+    (provisioned.LOGS, "matcherType: label", "matcherType: regex", "records lead on by"),
+    (provisioned.LOGS, "type: loki", "type: elasticsearch", "there is"),
+    (provisioned.LOGS, "var-session_id", "var-session", "records lead to"),
     (provisioned.DASHBOARDS, "type: file", "type: git", "git into"),
     (provisioned.DASHBOARDS, "path: /etc/grafana/dashboards", "path: /var/lib/dashboards", "nothing is mounted"),
     (provisioned.DASHBOARDS, "allowUiUpdates: false", "allowUiUpdates: true", "changed in the browser"),

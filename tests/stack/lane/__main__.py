@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from . import entry, metrics, pipelines, pods, traces, traffic
+from . import entry, logs, metrics, pipelines, pods, restarts, traces, traffic
 from .ask import Prometheus
 from .builds import NotBuilt
 from .seen import Seen
 from .stack import Stack
 
-PROOFS: Final = metrics.PROOFS | traces.PROOFS | entry.PROOFS | pipelines.PROOFS | pods.PROOFS
+PROOFS: Final = metrics.PROOFS | traces.PROOFS | logs.PROOFS | entry.PROOFS | pipelines.PROOFS | pods.PROOFS
 
 
 def main() -> int:
@@ -44,6 +44,7 @@ def _run(given: argparse.Namespace) -> tuple[int, int]:
         print(f"up: {', '.join(f'{name} {port}' for name, port in stack.ports.items())}", flush=True)
         began = time.time()
         try:
+            restarts.restart_under(stack)
             tally = asyncio.run(traffic.drive(stack.mcp_url, given.seconds))
         except BaseException:
             print(stack.tails(), file=sys.stderr)

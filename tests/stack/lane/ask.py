@@ -1,4 +1,4 @@
-"""Questions to Prometheus and Jaeger, over the interfaces that Grafana uses."""
+"""Questions to Prometheus, Jaeger and Loki, over the interfaces that Grafana uses."""
 
 from __future__ import annotations
 
@@ -86,6 +86,23 @@ class Jaeger:
         except Refused:
             return []
         return found[0]["spans"] if found else []
+
+
+class Loki:
+    """A store of logs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url}/loki/api/v1"
+
+    def query(self, expr: str, start: float, end: float) -> list[tuple[str, dict[str, str]]]:
+        """Return the lines that match, each with all that is known of it.
+
+        Raises:
+            Refused: It is no valid expression.
+        """
+        wanted = {"query": expr, "start": f"{start:.0f}", "end": f"{end:.0f}", "limit": 1000}
+        streams = _get(f"{self._url}/query_range", wanted)["data"]["result"]
+        return [(line, stream["stream"]) for stream in streams for _, line, *_ in stream["values"]]
 
 
 def tags(span: dict[str, Any]) -> dict[str, Any]:

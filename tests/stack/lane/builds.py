@@ -29,6 +29,7 @@ PROMETHEUS: Final = "v0.315.0"
 """Prometheus 3.15, as in docker-compose.yml: its modules count from 0.300."""
 JAEGER: Final = "v1.76.0"
 """The same commit as v2.13.0, the newest v2 that Go can name: later ones have no module version."""
+LOKI: Final = "v3.7.8"
 COMPOSE: Final = "v2.16.2"
 """What `docker compose` reads its files with."""
 KUBERNETES: Final = "v1.37.2"
@@ -153,21 +154,31 @@ def promtool() -> Program:
 
 def jaeger() -> Program:
     """Jaeger v2."""
+    return Program("jaeger", JAEGER, _as_in_its_repository("jaeger", "github.com/jaegertracing/jaeger", JAEGER))
+
+
+def loki() -> Program:
+    """Loki 3."""
+    return Program("loki", LOKI, _as_in_its_repository("loki", "github.com/grafana/loki/v3", LOKI))
+
+
+def _as_in_its_repository(name: str, module: str, version: str) -> Callable[[Go], None]:
+    """Make a program with the replacements and checksums of its own module, of which Go takes no account elsewhere."""
 
     def make(go: Go) -> None:
-        module = "github.com/jaegertracing/jaeger"
-        found = json.loads(go("mod", "download", "-json", f"{module}@{JAEGER}"))
+        found = json.loads(go("mod", "download", "-json", f"{module}@{version}"))
         source = Path(found["Dir"])
-        # Its own replacements and checksums, as if it were built in its own repository.
         go("mod", "init", "tools")
         for replacement in _replacements(go, source):
             old, new = replacement["Old"], replacement["New"]
-            go("mod", "edit", f"-replace={old['Path']}={new['Path']}@{new['Version']}")
+            # A folder of the repository is no part of its module; that one is published as well.
+            if "Version" in new:
+                go("mod", "edit", f"-replace={old['Path']}={new['Path']}@{new['Version']}")
         shutil.copyfile(source / "go.sum", go.folder / "go.sum")
-        go("get", f"{module}/cmd/jaeger@{JAEGER}")
-        go("build", "-o", "jaeger", f"{module}/cmd/jaeger")
+        go("get", f"{module}/cmd/{name}@{version}")
+        go("build", "-trimpath", "-ldflags=-s -w", "-o", name, f"{module}/cmd/{name}")
 
-    return Program("jaeger", JAEGER, make)
+    return make
 
 
 def compose() -> Program:
@@ -223,7 +234,8 @@ def _prometheus(name: str) -> Callable[[Go], None]:
 
 def main() -> int:
     """Build everything: `python -m tests.stack.lane.builds`."""
-    built = [_told(program) for program in (collector(), prometheus(), promtool(), jaeger(), compose(), manifests())]
+    programs = (collector(), prometheus(), promtool(), jaeger(), loki(), compose(), manifests())
+    built = [_told(program) for program in programs]
     return 0 if all(built) else 1
 
 

@@ -51,7 +51,10 @@ class Pods:
         programs.mkdir(parents=True)
         (programs / "valkey-cli").symlink_to(cli)
         for number in range(6):
-            self._start("valkey-cluster", number, ["--bind", self.addresses[f"valkey-cluster-{number}"]])
+            # A replica writes what it gets from its master where it was started, in a pod to /data.
+            data = str(self._folder / f"valkey-cluster-{number}" / "data")
+            more = ["--bind", self.addresses[f"valkey-cluster-{number}"], "--dir", data]
+            self._start("valkey-cluster", number, more)
         job = self._start("valkey-cluster-create", 0, [], PATH=f"{programs}:/usr/bin:/bin")
         if job.wait(60):
             raise RuntimeError(f"valkey-cluster-create: {job.log.read_text(encoding='utf-8')}")

@@ -82,6 +82,17 @@ def answers(url: str) -> Callable[[], bool]:
     return ask
 
 
+def listens(port: int) -> Callable[[], bool]:
+    """Return a question: does somebody listen on this port of loopback?"""
+
+    def ask() -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    return ask
+
+
 def free_port() -> int:
     """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:

