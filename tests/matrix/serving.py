@@ -10,8 +10,9 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Final
+from typing import IO, Final
 
+from examples.demo.server_process import free_port
 from tests.matrix.cells import Cell
 from tests.matrix.environments import python_of
 from tests.support.servers import end_group
@@ -19,7 +20,7 @@ from tests.support.servers import end_group
 APPS: Final = Path(__file__).parent / "apps"
 _READY_WITHIN: Final = 60.0
 """Seconds; a busy machine imports slowly."""
-_STOP_WITHIN: Final = 15.0
+STOP_WITHIN: Final = 15.0
 
 
 class ServerFailed(Exception):
@@ -47,30 +48,44 @@ def served(
     Raises:
         ServerFailed: it did not start, or the block raised.
     """
-    bin_folder, port = python_of(cell.library).parent, _free_port()
-    command = [part.format(app=f"{cell.app}:app", port=port) for part in cell.server.command.split()]
-    command[0] = str(bin_folder / command[0])
-    if endpoint is not None:
-        command.insert(0, str(bin_folder / "opentelemetry-instrument"))
+    port = free_port()
     with log.open("w+b") if log else TemporaryFile() as written:
-        server = subprocess.Popen(
-            command,
-            cwd=apps,
-            env={**_environment(cell, endpoint), "PYTHONPATH": str(apps), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=written,
-            start_new_session=True,
-        )
+        server = start(cell, endpoint, port, written, apps=apps, environment=environment)
         try:
-            _wait_for(port, server)
+            wait_for(port, server)
             yield f"http://127.0.0.1:{port}"
         except Exception as error:
             written.seek(0)
             lines = written.read().decode(errors="replace").splitlines()[-15:]
             raise ServerFailed("\n".join([f"{type(error).__name__}: {error}", *lines])) from error
         finally:
-            end_group(server, _STOP_WITHIN)
+            end_group(server, STOP_WITHIN)
+
+
+def start(
+    cell: Cell,
+    endpoint: str | None,
+    port: int,
+    log: IO[bytes],
+    *,
+    apps: Path = APPS,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the server of a cell on a port, at the head of a process group of its own."""
+    bin_folder = python_of(cell.library).parent
+    command = [part.format(app=f"{cell.app}:app", port=port) for part in cell.server.command.split()]
+    command[0] = str(bin_folder / command[0])
+    if endpoint is not None:
+        command.insert(0, str(bin_folder / "opentelemetry-instrument"))
+    return subprocess.Popen(
+        command,
+        cwd=apps,
+        env={**_environment(cell, endpoint), "PYTHONPATH": str(apps), **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 def _environment(cell: Cell, endpoint: str | None) -> dict[str, str]:
@@ -85,13 +100,13 @@ def _environment(cell: Cell, endpoint: str | None) -> dict[str, str]:
     return {**inherited, **given, **dict(cell.environment)}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Wait until it listens.
 
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    Raises:
+        RuntimeError: it has ended.
+        TimeoutError: it does not.
+    """
     deadline = time.monotonic() + _READY_WITHIN
     while time.monotonic() < deadline:
         if server.poll() is not None:

@@ -11,52 +11,15 @@ import pytest
 from examples.demo.otlp_store import TelemetryStore
 from tests.process.conftest import Servers
 from tests.support.documents import Documents
-from tests.support.messages import call, initialize, legacy_headers, notify
 from tests.support.servers import PROMPT_EXPORT, SDK, Launch
+from tests.support.visitors import Visitor
 from tests.support.waiting import wait_until
-from tests.unit.identity.test_resolver import jwt
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
 QUICK = {**PROMPT_EXPORT, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2"}
 KEEPING = Launch(SDK, "keeping", "uvicorn app:app --port={port}", environment=QUICK)
 INTERRUPTED, RETURNED = "otel_mcp.session.interrupted", "otel_mcp.session.returned"
-
-
-class Visitor:
-    """A client with a credential of its own, which may go on with an id that nobody knows any longer."""
-
-    def __init__(self, http: httpx2.AsyncClient, name: str) -> None:
-        self._http, self._name = http, name
-        self._caller = [jwt(name)]
-        self.session_id = ""
-        self.refused = 0
-
-    async def open(self) -> None:
-        answer = await self._post(initialize(name=self._name), [])
-        self.session_id = answer.headers["mcp-session-id"]
-        await self._post(notify("notifications/initialized"))
-
-    async def call(self) -> int:
-        answer = await self._post(call("add", 1, arguments={"a": 1, "b": 2}))
-        self.refused += answer.status_code == 404
-        return answer.status_code
-
-    async def leave(self) -> int:
-        return (await self._http.delete("/mcp", headers=dict(self._headers()))).status_code
-
-    async def listen(self) -> int:
-        headers = {**dict(self._headers()), "accept": "text/event-stream"}
-        async with self._http.stream("GET", "/mcp", headers=headers) as answer:
-            return answer.status_code
-
-    def _headers(self) -> list[tuple[str, str]]:
-        return [*legacy_headers(self.session_id), *self._caller]
-
-    async def _post(self, message: Any, headers: list[tuple[str, str]] | None = None) -> httpx2.Response:
-        own = [("content-type", "application/json"), ("accept", "application/json, text/event-stream")]
-        known = self._headers() if headers is None else [*headers, *self._caller]
-        return await self._http.post("/mcp", json=message, headers=dict([*own, *known]))
 
 
 def _events(telemetry: TelemetryStore, name: str) -> Counter[tuple[Any, Any]]:
