@@ -121,8 +121,8 @@ class Interruptions:
             facts.previous_id = facts.previous_id or back.facts.session_id
             self._buffer.add(SessionDelta(facts, facts.created_at))
             if not back.ended:
-                now = time.time()
-                self._buffer.add(SessionDelta(back.facts, now, ended=(now, "replaced")))
+                cut = facts.created_at - back.after
+                self._buffer.add(SessionDelta(back.facts, cut, ended=(cut, "replaced")))
             with guarded("session events"):
                 self._events.returned(facts, back.after)
 

@@ -117,6 +117,19 @@ async def test_a_session_is_cut_once_by_the_process_after_its_own(service: Servi
     assert service.counted() == {"restart unit-client": 1}
 
 
+async def test_a_message_to_a_stream_that_is_gone_cuts_its_session(service: Service) -> None:
+    await begin(service)
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await respond(send, b"Could not find session", 404)  # Without a look at the message, as of 2024-11-05.
+
+    young = service.process()
+    await post(MCPMiddleware(app, young), call(), path="/messages/", query="session_id=own")
+    await young.shut_down()
+
+    assert service.told() == [("session.interrupted", "own", "restart")]
+
+
 async def test_an_older_process_is_the_wrong_replica(service: Service) -> None:
     other = service.process()
     await anyio.sleep(0.001)  # Or the session is as old as that.
