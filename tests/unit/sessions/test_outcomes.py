@@ -108,6 +108,37 @@ def valkey() -> Iterator[Valkey]:
     server.close()
 
 
+async def test_visits_at_an_even_pace_are_a_bots_from_the_fourth_on(
+    valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    replicas = [make_runtime(redis_url=valkey.url, flush_interval=0.05) for _ in range(2)]
+    now = time.time() - 400
+    for number in range(5):
+        for visitor, calls in (("monitor", 0), ("person", int(number == 3))):
+            name, at = f"{visitor}-{number}", now + 60 * number
+            facts = SessionFacts(name, at, 3600.0, source="header", visitor=visitor)
+            came = SessionDelta(facts, at, requests=2, call_count=calls, ended=(at + 1, "client_delete"))
+            replicas[number % 2].sessions.submit(came)
+        await replicas[number % 2].shut_down()
+
+    ended = {
+        each["attributes"]["session.id"]: each["attributes"]
+        for each in telemetry.events()
+        if each["name"] == "session.end"
+    }
+    found = {
+        name: (given["otel_mcp.session.outcome"], given.get("user_agent.synthetic.type"))
+        for name, given in ended.items()
+    }
+    assert found == {
+        **{f"monitor-{number}": ("no_call", None) for number in range(3)},
+        "monitor-3": ("probe", "bot"),
+        "monitor-4": ("probe", "bot"),
+        **{f"person-{number}": ("no_call", None) for number in (0, 1, 2, 4)},
+        "person-3": ("worked", None),
+    }
+
+
 def pieces(story: Story, random: Random) -> Iterator[tuple[float, SessionDelta]]:
     """Cut a session into flushes, with the part of it after which each comes; its last call has just ended."""
     calls = sorted(story.calls, key=lambda call: call.started_at)
