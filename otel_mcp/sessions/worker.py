@@ -274,7 +274,8 @@ class Worker:
         self._flusher.buffer.release()
         try:
             flusher = self._flusher
-            if flusher.frozen or flusher.buffer.pending or flusher.endings.held or self._documents.unwritten:
+            asks = flusher.endings.held or flusher.interruptions.due < inf
+            if flusher.frozen or flusher.buffer.pending or asks or self._documents.unwritten:
                 loop = _ExitLoop()
                 try:
                     loop.run_until_complete(asyncio.wait_for(self.aclose(_EXIT / 2), _EXIT))

@@ -13,7 +13,7 @@ from fastmcp import FastMCP
 from mcp.server.mcpserver import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-from otel_mcp import MCPInstrumentor
+from otel_mcp import MCPInstrumentor, SessionState
 from otel_mcp.types import ASGIApp
 from tests.support.asgi import announcing, delete, get, make_scope, post, request
 from tests.support.messages import call, initialize, legacy_headers
@@ -22,6 +22,7 @@ from tests.support.providers import Telemetry
 pytestmark = pytest.mark.anyio
 HELD = "otel_mcp.transport.sessions"
 STREAMS = "otel_mcp.stream.active"
+CUT, BACK = "otel_mcp.session.interrupted", "otel_mcp.session.returned"
 
 
 @pytest.fixture
@@ -175,3 +176,34 @@ async def test_after_uninstrument_nothing_is_shown(telemetry: Telemetry) -> None
         await begin(app)
 
         assert (held(telemetry), telemetry.points(STREAMS)) == (None, [])
+
+
+def counts(telemetry: Telemetry, name: str) -> dict[str, int]:
+    """What a counter of sessions has counted, by its own attribute."""
+    own = f"{name}.{'cause' if name == CUT else 'within'}"
+    return {attributes[own]: count for attributes, count in telemetry.points(name) if count}
+
+
+async def test_a_client_cut_by_the_idle_timeout_is_back_with_another_session(telemetry: Telemetry) -> None:
+    async with managed(idle=0.1) as (app, manager):
+        old = await begin(app)
+        await post(app, call(), legacy_headers(old))
+        with anyio.fail_after(10):
+            while manager._server_instances:  # noqa: ASYNC110 (the SDK tells nobody)
+                await anyio.sleep(0.02)
+        refused = await post(app, call(), legacy_headers(old))
+        new = await begin(app)
+        served = await post(app, call(), legacy_headers(new))
+        with anyio.fail_after(10):
+            while not counts(telemetry, BACK):  # noqa: ASYNC110 (it is counted in the background)
+                await anyio.sleep(0.02)
+        before, after = await SessionState.load(old), await SessionState.load(new)
+
+    assert (refused.status, served.status) == (404, 200)
+    assert (counts(telemetry, CUT), counts(telemetry, BACK)) == ({"idle_reaper": 1}, {"1m": 1})
+    assert before is not None
+    assert before.ended is not None
+    assert before.interrupted is not None
+    assert (before.ended.reason, before.interrupted.cause) == ("server_closed", "idle_reaper")
+    assert after is not None
+    assert after.previous_id == old

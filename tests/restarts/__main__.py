@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -44,7 +45,10 @@ def main() -> int:
             if not all(word in name for word in sys.argv[1:]):
                 continue
             began = time.monotonic()
-            problems = asyncio.run(asyncio.wait_for(_run(cell, scenario), 180))
+            try:
+                problems = asyncio.run(asyncio.wait_for(_run(cell, scenario), 180))
+            except (AssertionError, OSError, RuntimeError, httpx2.HTTPError) as failure:
+                problems = traceback.format_exception(failure)
             rows, wrong = rows + 1, wrong + bool(problems)
             print(f"{'FAIL' if problems else 'ok  '} {name} ({time.monotonic() - began:.1f} s)", flush=True)
             for problem in problems:

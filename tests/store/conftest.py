@@ -19,6 +19,17 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server.close()
 
 
+@pytest.fixture(scope="module", params=["memory", "fakeredis", *SERVERS])
+def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What a store is made on: a real server, or the name of what stands for one."""
+    if request.param in SERVERS:
+        server = Server(request.param)
+        yield server
+        server.close()
+    else:
+        yield request.param
+
+
 @pytest.fixture
 def raw(server: Server) -> Iterator[Any]:
     """A plain client; the server is empty."""

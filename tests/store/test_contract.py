@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,22 +17,12 @@ from otel_mcp.store.base import CATALOGUES, ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.client import Client
 from otel_mcp.store.redis.store import RedisStore
-from tests.support.stores import SERVERS, Server, call, delta, facts, flush, settings
+from tests.support.stores import call, delta, facts, flush, settings
 
 pytestmark = pytest.mark.anyio
 
 ANN, BOB = "a" * 32, "b" * 32
 """Users, or visitors."""
-
-
-@pytest.fixture(scope="module", params=["memory", "fakeredis", *SERVERS])
-def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param in SERVERS:
-        server = Server(request.param)
-        yield server
-        server.close()
-    else:
-        yield request.param
 
 
 @pytest.fixture

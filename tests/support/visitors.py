@@ -11,6 +11,8 @@ from tests.unit.identity.test_resolver import jwt
 
 REFUSED: Final = frozenset({400, 404})
 """How servers answer an id that they do not know."""
+_VERSION: Final = "2025-06-18"
+"""Older servers know it as well."""
 
 
 class Visitor:
@@ -23,7 +25,7 @@ class Visitor:
 
     async def open(self) -> None:
         """Begin a session, also where there was another one."""
-        answer = await self._post(initialize(name=self._name), [])
+        answer = await self._post(initialize(version=_VERSION, name=self._name), [])
         self.session_id = answer.headers["mcp-session-id"]
         await self._post(notify("notifications/initialized"))
 
@@ -42,7 +44,7 @@ class Visitor:
             return answer.status_code
 
     def _headers(self) -> list[tuple[str, str]]:
-        return [*legacy_headers(self.session_id), *self._caller]
+        return [*legacy_headers(self.session_id, _VERSION), *self._caller]
 
     async def _post(self, message: Any, headers: list[tuple[str, str]] | None = None) -> httpx2.Response:
         own = [("content-type", "application/json"), ("accept", "application/json, text/event-stream")]
