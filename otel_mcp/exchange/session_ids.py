@@ -110,8 +110,8 @@ class SessionIds:
         served = resolver.registry.sessions.get(resolver.storable(transport_id)) is not None
         if served and (status == 400 or not exchange.owns_sessions):
             return  # It knows the session, or this is not where that is served.
-        if status == 400 and exchange.http_method == "POST" and not exchange.calls:
-            return  # That was no message.
+        if status == 400 and exchange.parsed and not exchange.calls:
+            return  # That was no message. (Some refuse an id before they read any.)
         conversation = resolver.conversation_of(exchange)
         named = conversation or resolver.named_by(exchange, transport_id)
         user, at = resolver.user(exchange), exchange.started_ns / 1e9

@@ -117,14 +117,24 @@ async def test_a_session_is_cut_once_by_the_process_after_its_own(service: Servi
     assert service.counted() == {"restart unit-client": 1}
 
 
-async def test_a_message_to_a_stream_that_is_gone_cuts_its_session(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("status", "where"),
+    [
+        (404, {"path": "/messages/", "query": "session_id=own"}),  # As of 2024-11-05.
+        (400, {"headers": OWN}),  # As the SDK up to 1.12.
+    ],
+    ids=("sse", "sdk-1.12"),
+)
+async def test_a_server_need_not_read_the_message_that_it_refuses(
+    service: Service, status: int, where: dict[str, Any]
+) -> None:
     await begin(service)
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
-        await respond(send, b"Could not find session", 404)  # Without a look at the message, as of 2024-11-05.
+        await respond(send, b"Could not find session", status)
 
     young = service.process()
-    await post(MCPMiddleware(app, young), call(), path="/messages/", query="session_id=own")
+    await post(MCPMiddleware(app, young), call(), **where)
     await young.shut_down()
 
     assert service.told() == [("session.interrupted", "own", "restart")]
