@@ -41,7 +41,7 @@ def make(settings: Settings, sessions: Sessions) -> dict[str, Agent]:
     if settings.agent_model is None:
         return {}
     if find_spec("openai") is None:
-        logger.warning("otel_mcp: the observer agent needs the extra `agent` (pip install 'otel-mcp-sessions[agent]')")
+        logger.warning("otel_mcp: the observer agent needs the library openai (the extra `agent`)")
         return {}
     return {"agent": Agent(settings, sessions)}
 

@@ -292,7 +292,7 @@ def test_without_its_library_the_agent_is_left_out_with_a_warning(
     runtime = make_runtime(agent_model="small")
 
     assert not runtime.observers
-    assert "otel-mcp-sessions[agent]" in caplog.text
+    assert "the extra `agent`" in caplog.text
 
 
 def test_the_library_is_not_loaded_before_the_first_question() -> None:
