@@ -219,19 +219,17 @@ def _cost(b: Board) -> None:
         ),
         12,
     )
-
-    client = f'{query.CLIENT}=~"$client"'
     b.add(
         panels.lines(
             "Catalogue",
             "What every conversation reads before its first call: the definitions of all tools, median of what clients "
             "got. A step up: see the event `catalogue.changed`.",
-            [over_time(query.quantile(0.5, m.CATALOGUE_SIZE, client, by=query.CLIENT), query.legend(query.CLIENT))],
+            [over_time(query.quantile(0.5, m.CATALOGUE_SIZE, by=query.CLIENT), query.legend(query.CLIENT))],
             panels.BYTES,
         ),
         8,
     )
-    given = query.quantile(0.5, m.SESSION_CONTEXT_SIZE, client, by=query.CLIENT)
+    given = query.quantile(0.5, m.SESSION_CONTEXT_SIZE, by=query.CLIENT)
     b.add(
         panels.lines(
             "Given to the model by a session",
@@ -239,6 +237,18 @@ def _cost(b: Board) -> None:
             "hundred thousand tokens, of about four bytes each; what is given early is read again with each step.",
             [over_time(given, query.legend(query.CLIENT))],
             panels.BYTES,
+        ),
+        8,
+    )
+    client = f'{query.CLIENT}=~"$client"'
+    oversized = query.increase(m.TOOL_RESULT_OVERSIZED.series, CHOSEN, client, by=f"{query.TOOL}, {query.CLIENT}")
+    none = f'label_replace(vector(0), "{query.TOOL}", "none", "", "")'
+    b.add(
+        panels.bars(
+            "Answers beyond what the host takes",
+            "Its model got a part, or a file to read: page the tool's answers, or let it filter.",
+            now(f"topk(10, {oversized} > 0) or {none}", query.legend(query.TOOL, query.CLIENT)),
+            panels.COUNT,
         ),
         8,
     )
@@ -253,8 +263,7 @@ def _cost(b: Board) -> None:
     ).decimals(0)
     table = table.override_by_name("Value #A", [panels.prop("unit", panels.BYTES)])
     names = {"Value #A": "definition", "Value #B": "calls"}
-    b.add(panels.columns(table, names, (query.TOOL, *names)), 8)
-    oversized = query.increase(m.TOOL_RESULT_OVERSIZED.series, CHOSEN, client, by=f"{query.TOOL}, {query.CLIENT}")
+    b.add(panels.columns(table, names, (query.TOOL, *names)), 18)
     tools = f"max by ({query.SERVICE}) ({query.select(m.CATALOGUE_TOOLS.series)})"
     b.add(
         panels.number(
@@ -263,16 +272,7 @@ def _cost(b: Board) -> None:
             now(tools, query.legend(query.SERVICE)),
             panels.COUNT,
         ),
-        4,
-    )
-    b.add(
-        panels.bars(
-            "Answers beyond what the host takes",
-            "Its model got a part, or a file to read: page the tool's answers, or let it filter.",
-            now(f"topk(10, {oversized} > 0)", query.legend(query.TOOL, query.CLIENT)),
-            panels.COUNT,
-        ),
-        4,
+        6,
     )
 
 

@@ -20,7 +20,7 @@ from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, OUTCOM
 from otel_mcp.cli.rows import Field, moment, plain
 from otel_mcp.cli.store import Member, Reader, address, configured, repeat, run
 from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
-from otel_mcp.cli.tools import TOOL_FIELDS, gather
+from otel_mcp.cli.tools import CALLED_FIELDS, gather
 from otel_mcp.settings import Settings
 
 TailFormat = Literal["table", "tsv", "jsonl"]
@@ -251,7 +251,7 @@ class Recent:
         room = max(height - 5 - len(hanging), 2)  # Besides the title, two headers and two empty lines.
         shown = min(len(tools), room // 2)
         above = rows.lines(terminal, busiest[: room - shown], _BUSY)
-        below = rows.lines(terminal, tools[:shown], TOOL_FIELDS)
+        below = rows.lines(terminal, tools[:shown], CALLED_FIELDS)
         return [terminal.paint("   ".join(parts), "bold"), "", *hanging, *above, "", *below]
 
 

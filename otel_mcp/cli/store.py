@@ -195,6 +195,17 @@ class Reader:
         for document, user in zip(documents, found, strict=True):
             document.caller = user.decode("utf-8", "replace")[:CALLER] if isinstance(user, bytes) else None
 
+    async def catalogues(self) -> list[bytes]:
+        """Return what is known of the catalogues, as it stands there, as far as this account may ask."""
+        keys = [f"{index.removesuffix('deadlines')}catalogues" for index in await self._find_indexes()]
+        try:
+            found = await self._redis.run_all(*(("HVALS", key) for key in keys))
+        except StoreDown as down:
+            if not down.denied:
+                raise
+            return []
+        return [each for part in found if isinstance(part, list) for each in cast("list[bytes]", part)]
+
     async def scan(self, prefix: str, limit: int, *, is_of_any: bool) -> list[Document]:
         """Find sessions whose ids begin so, ended ones too, of our service or of any, by a scan; `limit` at most."""
         found, names = list[Document](), list[str]()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Final, Literal
 
 from otel_mcp.cli import rows
 from otel_mcp.cli.document import Call, Document
 from otel_mcp.cli.listing import FAILED, WRONG, Query
-from otel_mcp.cli.rows import Field, Format, duration, size
+from otel_mcp.cli.rows import NOTHING, Field, Format, duration, size
 from otel_mcp.cli.store import Reader, configured, run
 from otel_mcp.cli.terminal import Terminal, counted
 
+_PAST: Final = 2 * 3_600_000_000
+"""Microseconds that a catalogue is older than the newest, for its tools not to be listed any more; a process that lists
+it notes so once an hour."""
 ToolsBy = Literal["calls", "wrong", "failed", "p95", "bytes", "name"]
 
 
@@ -23,6 +29,8 @@ class Tool:
     """The calls of one tool."""
 
     name: str
+    definition: int | None = None
+    """Bytes of its definition, where it is listed and that is known."""
     calls: list[Call] = field(default_factory=list[Call])
     is_partial: ClassVar = False
 
@@ -30,8 +38,10 @@ class Tool:
         """Calls that ended so."""
         return sum(call.verdict == verdict for call in self.calls)
 
-    def quantile(self, part: float) -> float:
-        """Return the duration within which this part of the calls was answered, in seconds."""
+    def quantile(self, part: float) -> float | None:
+        """Return the duration within which this part of the calls was answered, in seconds; ``None`` without any."""
+        if not self.calls:
+            return None
         return sorted(call.duration for call in self.calls)[max(math.ceil(part * len(self.calls)) - 1, 0)]
 
     @property
@@ -42,41 +52,74 @@ class Tool:
     @property
     def is_made_up(self) -> bool:
         """Every call of it was answered that there is no such tool."""
-        return all(call.failure == "unknown_tool" for call in self.calls)
+        return bool(self.calls) and all(call.failure == "unknown_tool" for call in self.calls)
+
+    @property
+    def note(self) -> str | None:
+        """What is odd about it."""
+        return "never called" if not self.calls else "no such tool" if self.is_made_up else None
 
 
 def _quantile(title: str, part: float) -> Field[Tool]:
-    show: Callable[[Tool], str] = lambda tool: duration(tool.quantile(part))  # noqa: E731
+    def show(tool: Tool) -> str:
+        took = tool.quantile(part)
+        return NOTHING if took is None else duration(took)
+
     return Field(title, lambda tool: tool.quantile(part), title.lower(), show, is_number=True)
 
 
-TOOL_FIELDS: Final[tuple[Field[Tool], ...]] = (
+def _definition(tool: Tool) -> str:
+    return NOTHING if tool.definition is None else size(tool.definition)
+
+
+CALLED_FIELDS: Final[tuple[Field[Tool], ...]] = (
     Field("TOOL", lambda tool: tool.name, "tool", least=16, style="bold"),
     Field("CALLS", lambda tool: len(tool.calls), "calls", is_number=True),
     *(WRONG, FAILED, _quantile("P50", 0.5), _quantile("P95", 0.95)),
     Field("BYTES", lambda tool: tool.given, "bytes", lambda tool: size(tool.given), is_number=True),
     Field(
         "NOTE",
-        lambda tool: "no such tool" if tool.is_made_up else None,
-        style=lambda tool: "yellow" if tool.is_made_up else None,
+        lambda tool: tool.note,
+        style=lambda tool: "yellow" if tool.note else None,
         leaves=1,
     ),
     Field("", lambda tool: tool.is_made_up, "made_up"),
+)
+"""What is shown of a tool that was called."""
+TOOL_FIELDS: Final = (
+    *CALLED_FIELDS[:-2],
+    Field[Tool]("LISTED", lambda tool: tool.definition, "definition", _definition, is_number=True, leaves=2),
+    *CALLED_FIELDS[-2:],
 )
 """What is shown of a tool."""
 _TOOL_ORDERS: Final[dict[ToolsBy, Callable[[Tool], float]]] = {
     "calls": lambda tool: -len(tool.calls),
     "wrong": lambda tool: -tool.count("wrong"),
     "failed": lambda tool: -tool.count("failed"),
-    "p95": lambda tool: -tool.quantile(0.95),
+    "p95": lambda tool: -(tool.quantile(0.95) or 0.0),
     "bytes": lambda tool: -tool.given,
     "name": lambda _: 0,
 }
 
 
-def gather(calls: Iterable[Call], by: ToolsBy = "calls") -> list[Tool]:
-    """Gather the tools of these calls, those first that matter most."""
-    found: dict[str, Tool] = {}
+def definitions(catalogues: Iterable[bytes]) -> dict[str, int]:
+    """Return the bytes of the definition of each tool that is listed, from what the store knows of catalogues."""
+    sizes: dict[str, int] = {}
+    latest = 0
+    for each in sorted(catalogues, reverse=True):
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # Not of ours.
+            instant, _, summary = each.partition(b" ")
+            latest = max(latest, int(instant))
+            if int(instant) >= latest - _PAST:
+                sizes = {name: int(size) for name, (_, size) in json.loads(summary)["tools"].items()} | sizes
+    return sizes
+
+
+def gather(
+    calls: Iterable[Call], by: ToolsBy = "calls", listed: Mapping[str, int] = MappingProxyType({})
+) -> list[Tool]:
+    """Gather the tools of these calls and those that are `listed`, the ones first that matter most."""
+    found = {name: Tool(name, size) for name, size in listed.items()}
     for call in calls:
         found.setdefault(call.tool, Tool(call.tool)).calls.append(call)
     return sorted(found.values(), key=lambda tool: (_TOOL_ORDERS[by](tool), tool.name))
@@ -85,19 +128,20 @@ def gather(calls: Iterable[Call], by: ToolsBy = "calls") -> list[Tool]:
 def tools(
     terminal: Terminal, redis_url: str | None, query: Query, sort_by: ToolsBy, form: Format | None, *, headers: bool
 ) -> None:
-    """List the tools that were called in the newest sessions."""
+    """List the tools that were called in the newest sessions, and those that are listed and were not."""
     settings = configured(redis_url)
 
-    async def look() -> tuple[list[Document], int]:
+    async def look() -> tuple[list[Document], int, dict[str, int]]:
         reader = await Reader.find(settings, query.service)
         members, live = await reader.index(query.limit)
         documents = await reader.documents(member.session_id for member in members)
+        catalogues = await reader.catalogues()
         await reader.aclose()
-        return documents, live
+        return documents, live, definitions(catalogues)
 
-    documents, live = run(look(), settings)
+    documents, live, listed = run(look(), settings)
     begin = 0.0 if query.since is None else time.time() - query.since
-    found = gather((call for each in documents for call in each.calls if call.started >= begin), sort_by)
+    found = gather((call for each in documents for call in each.calls if call.started >= begin), sort_by, listed)
     rows.write(terminal, found, TOOL_FIELDS, form, "tool", headers=headers)
     looked = counted(len(documents), "session")
     terminal.say(f"the newest calls of {looked}, {live:,} live; the dashboards have all of them")

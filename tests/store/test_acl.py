@@ -21,7 +21,7 @@ from otel_mcp.cli.store import Reader
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
 from otel_mcp.model.interruption import Refusal
 from otel_mcp.model.state import SessionState
-from otel_mcp.store.base import ProducerId, StoreDown
+from otel_mcp.store.base import CATALOGUES, ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.test_cluster import Cluster, Sentinel
 from tests.support.stores import Server, delta, facts, flush, settings
@@ -110,6 +110,8 @@ async def use(store: RedisStore) -> None:
     await store.active()
     await store.put_in_flight([OpenCall("export", now, "abc", "shop-0")])
     await store.put_in_flight([])
+    for number in range(CATALOGUES + 1):
+        await store.meet(str(number), "{}")
     await store.delete("mine")
     await store.aclose()
 

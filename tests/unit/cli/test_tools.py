@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tests.unit.cli.conftest import NOW, Cli
 from tests.unit.cli.stories import call, session, shop, write
@@ -15,11 +16,11 @@ def test_tools_are_counted_from_the_documents(cli: Cli, redis_url: str) -> None:
     result = cli("tools", columns=80, NO_COLOR="1")
 
     assert result.out.splitlines() == [
-        "TOOL         CALLS  WRONG  FAILED     P50     P95    BYTES  NOTE",
-        "find_orders     11      0       0  3.3 ms  3.3 ms  2.94 kB  -",
-        "refund           3      2       0   12 ms  840 ms    670 B  -",
-        "frob             2      2       0  3.3 ms  3.3 ms    534 B  no such tool",
-        "ship             1      0       1   2.5 s   2.5 s     90 B  -",
+        "TOOL         CALLS  WRONG  FAILED     P50     P95    BYTES  LISTED  NOTE",
+        "find_orders     11      0       0  3.3 ms  3.3 ms  2.94 kB       -  -",
+        "refund           3      2       0   12 ms  840 ms    670 B       -  -",
+        "frob             2      2       0  3.3 ms  3.3 ms    534 B       -  no such tool",
+        "ship             1      0       1   2.5 s   2.5 s     90 B       -  -",
     ]
     assert cli("tools", "--sort-by", "p95", "-o", "name").out.split()[0] == "ship"
     assert [row[0] for row in cli("tools", "--since", "5m").rows] == ["find_orders", "frob"]
@@ -31,5 +32,27 @@ def test_tools_are_counted_from_the_documents(cli: Cli, redis_url: str) -> None:
         "p50": 0.0033,
         "p95": 0.0033,
         "bytes": 2937,
+        "definition": None,
         "made_up": False,
+    }
+
+
+def test_listed_tools_have_the_size_of_their_definitions_whether_called_or_not(
+    cli: Cli, redis_url: str, redis: Any
+) -> None:
+    write(redis_url, shop(NOW))
+    listed = {0: {"refund": 1200, "unused": 3400}, 3600: {"refund": 90, "of_another_user": 5}, 7300: {"removed": 7}}
+    for before, tools in listed.items():
+        summary = {"tools": {name: ["hash", size] for name, size in tools.items()}}
+        redis.hset("otel_mcp:shop:catalogues", before, f"{(NOW - before) * 1e6:.0f} {json.dumps(summary)}")
+    redis.hset("otel_mcp:shop:catalogues", "foreign", "not of ours")
+
+    found = {row[0]: (row[1], row[7], row[8]) for row in cli("tools", "--service", "shop").rows}
+
+    assert found == {
+        "find_orders": ("11", "-", "-"),
+        "refund": ("3", "1200", "-"),
+        "ship": ("1", "-", "-"),
+        "of_another_user": ("0", "5", "never called"),
+        "unused": ("0", "3400", "never called"),
     }

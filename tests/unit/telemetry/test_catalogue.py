@@ -242,6 +242,18 @@ async def test_a_catalogue_that_is_never_the_same_is_news_ten_times_an_hour(
     assert len([line for line in logs() if "in 10 different ways" in line]) == 1
 
 
+async def test_very_many_answers_that_differ_are_only_measured(runtime: Runtime, telemetry: Telemetry) -> None:
+    server = Lister()
+    app = MCPMiddleware(server, runtime)
+
+    for number in range(70):
+        server.tools = [{**ADD, "name": f"tool-{number:02}"}]
+        await listing(app)
+
+    one, whole = bytes_of(*server.tools), len(json.dumps(result(1, {"tools": server.tools})))
+    assert telemetry.points(SIZE) == [(CLIENT, (70, 60 * one + 10 * whole))]
+
+
 @pytest.mark.parametrize(
     ("client", "size", "counted"),
     [
