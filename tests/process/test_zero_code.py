@@ -195,6 +195,17 @@ def test_the_duration_histogram_counts_each_request_in_seconds(run: Run) -> None
     assert all(0 < point.sum < 10 * point.count for point in points)
 
 
+def test_each_listing_is_measured_and_restarts_and_replicas_change_nothing(run: Run) -> None:
+    listings = sum(caller.wire.requests["tools/list"] for caller in run.callers)
+    definitions = run.telemetry.points("otel_mcp.tool.definition.size")
+    found = run.telemetry.points("otel_mcp.catalogue.size")
+    whole = sum({point.attributes["gen_ai.tool.name"]: point.value for point in definitions}.values())
+
+    assert sum(point.count for point in found) == listings
+    assert sum(point.sum for point in found) == listings * whole
+    assert run.telemetry.events("catalogue.changed") == []
+
+
 def test_no_metric_attribute_holds_an_id(run: Run) -> None:
     ids = {caller.session_id for caller in run.callers}
     ids |= {span.trace_id for span in run.telemetry.spans()} | {span.span_id for span in run.telemetry.spans()}

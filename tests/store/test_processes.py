@@ -163,6 +163,24 @@ def test_every_end_is_reported_once_when_a_sweeper_dies(server: Server, tmp_path
     assert len(survivors.keys() & set(reported(victim))) <= 100
 
 
+def test_a_change_of_the_catalogue_is_reported_once_though_processes_and_the_store_die(server: Server) -> None:
+    with workers(*(Worker(server.url) for _ in range(3))) as former:
+        (killed, *_) = ask(former, "list", catalogue="a")
+        former[0].kill()
+        with workers(*(Worker(server.url) for _ in range(2))) as latter:
+            (also_killed, _) = ask(latter, "list", catalogue="b")
+            # For a while both are served.
+            left = ask(former[1:], "list", catalogue="a")
+            latter[0].kill()
+            server.kill()
+            server.start()
+            with workers(Worker(server.url)) as restarted:
+                left += ask((latter[1], *restarted), "list", catalogue="b")
+
+    changes = [change for report in (killed, also_killed, *left) for change in report["changes"]]
+    assert changes == ["a to b"]
+
+
 def test_a_killed_process_loses_one_interval_at_most(server: Server) -> None:
     with workers(Worker(server.url, flush_interval=0.1)) as all_workers:
         ask(all_workers, "call", sessions=1, calls=300, seconds=0.2)

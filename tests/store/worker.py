@@ -35,6 +35,8 @@ class Worker:
         self._calls = self._dropped = 0
         self._started: list[str] = []
         self._resumed: list[str] = []
+        self._catalogues: list[str] = []
+        self._changes: list[str] = []
 
     def written(self, delta: SessionDelta, result: WriteResult) -> None:
         if result.created:
@@ -61,10 +63,18 @@ class Worker:
         pass
 
     def listed(self) -> list[tuple[str, str]]:
-        return []
+        return [(digest, digest) for digest in self._catalogues]
 
     def met(self, digest: str, summary: str, others: list[str]) -> None:
-        pass
+        self._catalogues.remove(digest)
+        self._changes += [f"{other} to {digest}" for other in others[:1]]
+
+    async def list(self, catalogue: str) -> None:
+        """Have clients list this one, until the store knows of it."""
+        self._catalogues.append(catalogue)
+        self.sessions.worker.listed()
+        while self._catalogues:  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.01)
 
     def hash_key(self, key: bytes) -> None:
         pass
@@ -108,6 +118,7 @@ class Worker:
             "dropped": self._dropped,
             "started": self._started,
             "resumed": self._resumed,
+            "changes": self._changes,
             "pending": self.sessions.pending,
         }
 
