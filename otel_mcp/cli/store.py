@@ -152,17 +152,19 @@ class Reader:
 
     async def in_flight(self) -> list[Open]:
         """Return the calls that have been in flight for long, the oldest first, as far as this account may ask."""
-        indexes = await self._find_indexes()
+        open_ones = (call for value in await self.values("in_flight") for call in open_calls(value))
+        return sorted(open_ones, key=lambda call: call.started)
+
+    async def values(self, key: str) -> list[bytes]:
+        """Return all values of a hash that each service has, as far as this account may ask."""
+        names = [index.removesuffix("deadlines") + key for index in await self._find_indexes()]
         try:
-            found = await self._redis.run_all(
-                *(("HVALS", f"{name.removesuffix('deadlines')}in_flight") for name in indexes)
-            )
+            found = await self._redis.run_all(*(("HVALS", name) for name in names))
         except StoreDown as down:
             if not down.denied:
                 raise
             return []
-        values = [value for part in found if isinstance(part, list) for value in cast("list[Any]", part)]
-        return sorted((call for value in values for call in open_calls(value)), key=lambda call: call.started)
+        return [value for part in found if isinstance(part, list) for value in cast("list[bytes]", part)]
 
     async def documents(self, session_ids: Iterable[str]) -> list[Document]:
         """Return the documents of these sessions, without those that are gone or cannot be read."""
@@ -194,17 +196,6 @@ class Reader:
             return
         for document, user in zip(documents, found, strict=True):
             document.caller = user.decode("utf-8", "replace")[:CALLER] if isinstance(user, bytes) else None
-
-    async def catalogues(self) -> list[bytes]:
-        """Return what is known of the catalogues, as it stands there, as far as this account may ask."""
-        keys = [f"{index.removesuffix('deadlines')}catalogues" for index in await self._find_indexes()]
-        try:
-            found = await self._redis.run_all(*(("HVALS", key) for key in keys))
-        except StoreDown as down:
-            if not down.denied:
-                raise
-            return []
-        return [each for part in found if isinstance(part, list) for each in cast("list[bytes]", part)]
 
     async def scan(self, prefix: str, limit: int, *, is_of_any: bool) -> list[Document]:
         """Find sessions whose ids begin so, ended ones too, of our service or of any, by a scan; `limit` at most."""

@@ -135,7 +135,7 @@ def tools(
         reader = await Reader.find(settings, query.service)
         members, live = await reader.index(query.limit)
         documents = await reader.documents(member.session_id for member in members)
-        catalogues = await reader.catalogues()
+        catalogues = await reader.values("catalogues")
         await reader.aclose()
         return documents, live, definitions(catalogues)
 
