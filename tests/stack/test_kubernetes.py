@@ -98,6 +98,7 @@ def test_overlays_bring_what_they_say() -> None:
 @needs_build
 def test_the_page_shows_how_to_change_them(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert f"/prometheus-operator/releases/download/{builds.OPERATOR}/bundle.yaml" in page
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
     own = yaml.safe_load(block)
     # Kustomize takes folders by relative paths only.

