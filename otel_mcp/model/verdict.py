@@ -22,8 +22,6 @@ SessionOutcome = Literal["worked", "corrected", "looped", "retry_storm", "ping_p
 PATTERNS: Final[tuple[Pattern, ...]] = get_args(Pattern)
 
 _LOOP: Final = 4
-_LOOP_UNSEEN: Final = 5
-"""Where the sizes of the results are not known, so that they may have differed."""
 _PING_PONG: Final = 6
 _SAME_RETRIES: Final = 3
 _ANY_RETRIES: Final = 5
@@ -203,8 +201,7 @@ def _continues(steps: list[_Step], signs: list[frozenset[object] | None], first:
 
 def _is_stuck(run: list[_Step], period: int) -> bool:
     """Return whether a run is long enough, and nothing that a timer makes."""
-    unseen = any(call.size < 0 for step in run for call in step.calls)
-    if len(run) < (_PING_PONG if period > 1 else _LOOP_UNSEEN if unseen else _LOOP):
+    if len(run) < (_PING_PONG if period > 1 else _LOOP):
         return False
     pauses = sorted(later.start - earlier.first_end for earlier, later in pairwise(run))
     return pauses[0] < _TIMER or pauses[len(pauses) * 3 // 4] > _EVEN * pauses[0]

@@ -228,7 +228,7 @@ def loops(agent: Agent) -> None:
     agent.work(agent.random.randint(0, 10))
     tool, same, size = agent.random.choice(TOOLS), agent.fresh(), agent.random.randint(80, 4000)
     varies = 0.15 if agent.random.random() < 0.1 else 0.0  # The answer says how long it took.
-    for turn in range(agent.random.randint(4 if agent.sees_sizes else 5, 14)):
+    for turn in range(agent.random.randint(4, 14)):
         agent.pause()
         if turn and agent.random.random() < 0.04:
             agent.call(tool, same, failure="cancelled", lasts=3.0)
