@@ -134,21 +134,24 @@ class SessionIds:
             return
         remember(self._gone, (session_id, user), None, MAX_KEPT)
         at = time() if reason != "client_delete" or exchange.stream is not None else exchange.started_ns / 1e9
+        if session_id == self._resolver.storable(transport_id) and (session is not None or exchange.sse_endpoint):
+            self._inflight.session_closed(transport_id)
+        self._recorder.drain()  # What came before the end is counted before it.
         if session is None:
             # It is for the store to say whether it is this user's.
             facts = SessionFacts(session_id, at, self._ttl, principal=user)
+            self._resolver.per_call.closed_elsewhere(session_id)
+        elif reason == "client_delete" and self._resolver.per_call.closed(session):
+            return
         else:
             facts = session.facts
             session.ended = True
-        if session_id == self._resolver.storable(transport_id) and (session is not None or exchange.sse_endpoint):
-            self._inflight.session_closed(transport_id)
         delta = SessionDelta(facts, at, ended=(at, reason))
         if session is None or not exchange.owns_sessions:
             # Any replica may have served it, and has a flush interval to write its calls: the end comes after them.
             begun = min(facts.created_at, at)
             self._submit_later(delta, max(_DELAY * self._interval, begun + _HANDSHAKE * self._interval - at))
         else:
-            self._recorder.drain()  # What came before the end is counted before it.
             self._sessions.submit(delta)
 
     def _submit_later(self, delta: SessionDelta, delay: float) -> None:

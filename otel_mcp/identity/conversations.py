@@ -40,7 +40,7 @@ class Conversations:
                 self._later.run(partial(self._look, transport_id, conversation, claim, again=True))
         elif transport.conversation is not None:
             transport.conversation = conversation  # The one that it spoke for last.
-        elif not transport.has_tool_calls and not is_foreign(transport.facts, claim.principal):
+        elif not transport.tool_calls and not is_foreign(transport.facts, claim.principal):
             transport.conversation = conversation
             if not self._sessions.buffer.hand_over(transport_id, conversation.facts):
                 self._replace(transport.facts, conversation)
@@ -49,7 +49,7 @@ class Conversations:
                 self._later.run(partial(self._agree, transport_id, conversation))
 
     def _replace(self, facts: SessionFacts, conversation: Session) -> None:
-        if conversation.facts.previous_id is None:
+        if conversation.facts.previous_id is None and not conversation.facts.lasting:
             conversation.facts.previous_id = facts.session_id
         now = self._registry.clock()
         self._sessions.submit(SessionDelta(facts, now, ended=(now, "replaced")))

@@ -195,7 +195,7 @@ class Lookup:
         registry = self._registry
         if decision is Decision.JOIN and known is not None and known.facts is not None:
             facts = replace(known.facts, source=known.facts.source or claim.source)
-            session = Session(facts, registry.clock(), has_tool_calls=known.has_tool_calls)
+            session = Session(facts, registry.clock(), tool_calls=int(known.has_tool_calls))
             session.caller = claim.principal.digest
             return _Plan(decision, session, exists=True)
         previous = claim.key if decision is Decision.CONTINUE else None
@@ -215,6 +215,9 @@ class Lookup:
         """Plan for an id that another process has continued."""
         self._registry.follow(claim.key, successor)
         known = await self._directory.describe(successor, asker)
+        if known is not None and known.ended and known.may_go_on and known.facts is not None:
+            # Its client has closed it and goes on: see `percall`.
+            known = replace(known, ended=False, facts=replace(known.facts, lasting=True, limit=self._gap))
         if known is None or known.live is None:
             return self._planned(claim, Decision.CONTINUE, successor, exists=known is None or not known.ended)
         if is_foreign(known.live, claim.principal):

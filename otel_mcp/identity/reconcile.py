@@ -40,6 +40,7 @@ class Directory(Protocol):
     async def bind(self, session_id: str, user: str | None, asker: Asker | None = None) -> None: ...
     async def get(self, key: str, asker: Asker | None = None) -> str | None: ...
     async def get_or_set(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str: ...
+    async def set_value(self, key: str, value: str, ttl: float) -> None: ...
     async def get_or_set_successor(
         self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None
     ) -> str: ...
@@ -133,7 +134,8 @@ class Reconciler:
             self._registry.follow(previous, result.agreed_successor)
             if session is not None:
                 session.superseded = True
-        is_over = result.after_end and delta.ended is None and session is not None and session.source == "header"
+        is_over = result.after_end and delta.ended is None
+        is_over = is_over and session is not None and (session.source == "header" or session.facts.lasting)
         if session is not None and session.conversation is None and (result.agreed_session is not None or is_over):
             session.ended = True  # What names it next is to be asked about.
         return None

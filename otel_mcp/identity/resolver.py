@@ -9,6 +9,7 @@ from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.claims import Claims
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.lookup import Lookup
+from otel_mcp.identity.percall import PerCall
 from otel_mcp.identity.principal import CREDENTIALS, caller, is_foreign, own_id
 from otel_mcp.identity.probes import synthetic_type
 from otel_mcp.identity.reconcile import Reconciler
@@ -34,6 +35,7 @@ class Resolver:
         self._claims = Claims(settings, self.hashes)
         self._lookup = Lookup(settings, self.registry, sessions, self.hashes, self.reconciler)
         self._conversations = Conversations(settings, self.registry, sessions, self.reconciler.later)
+        self.per_call = PerCall(settings, self.registry, sessions, self._conversations, self.reconciler.later)
 
     async def prepare(self, exchange: Exchange | None = None) -> None:
         """Learn a hash key; at once, except for the first request of the process."""
@@ -197,7 +199,11 @@ class Resolver:
         """Begin the session whose id an ``initialize`` was given, which has succeeded."""
         session_id, call.pending_session_id = call.pending_session_id, None
         if session_id is not None and call.session is None:
-            self._join(call, self._lookup.open(self.storable(session_id), caller(call.exchange, self.hashes)))
+            who = caller(call.exchange, self.hashes)
+            session = self._lookup.open(self.storable(session_id), who)
+            self._join(call, session)
+            if session is not None:
+                self.per_call.opened(session, who)
 
     async def succeeded(self, call: Call) -> None:
         """Begin the session of an ``initialize`` that has succeeded, or join the one that the client has named."""

@@ -87,6 +87,8 @@ class SessionFacts:
     `None` = neither caller nor an address of its own is known. In no document."""
     opened: bool = False
     """This process has seen the `initialize` that began it, so the user of that is the session's."""
+    lasting: bool = False
+    """It goes over many transport sessions, each of which the client closes after a call: that is not its end."""
 
     @classmethod
     def of(cls, state: SessionState, created_at: float, limit: float) -> SessionFacts:
@@ -102,14 +104,16 @@ class SessionFacts:
 
     def with_news(self, news: SessionFacts) -> SessionFacts:
         """Merge what `news` knows over these facts."""
-        return replace(
-            self,
-            created_at=min(self.created_at, news.created_at),
-            limit=news.limit,
-            opened=self.opened or news.opened,
-            visitor=self.visitor or news.visitor,
-            **news.known(),
-        )
+        known = news.known()
+        stands = {"limit": self.limit, "source": self.source} if self.lasting and not news.lasting else {}
+        known |= {
+            "created_at": min(self.created_at, news.created_at),
+            "limit": news.limit,
+            "opened": self.opened or news.opened,
+            "visitor": self.visitor or news.visitor,
+            "lasting": self.lasting or news.lasting,
+        }
+        return replace(self, **(known | stands))
 
     def at_end(self) -> SessionFacts:
         """Return the facts that the report of an end repeats."""
@@ -185,6 +189,8 @@ class WriteResult:
     ended: bool = False
     """This flush ended the session: its sender holds the end, to report it when other processes have written. Set on
     one flush across all processes."""
+    brief: bool = False
+    """With `ended`: its client has closed it after a call at most, and may go on with it in another one."""
     expired: EndedSession | None = None
     """An earlier session under this id, whose end nobody has reported: it is the caller's to report."""
     after_end: bool = False
@@ -240,6 +246,9 @@ class Known:
     facts: SessionFacts | None = None
     has_tool_calls: bool = False
     """A tool has been called in it."""
+    may_go_on: bool = False
+    """A transport session of the same client may be part of it: it has a call at most, or lasts over several; also one
+    that its client has just closed, which exists and has ended."""
     principal: str | None = None
     """Keyed hash of the user that it is bound to, also where it has ended, or has still to be written."""
     opened: bool = False

@@ -43,12 +43,14 @@ class Session:
     ended: bool = False
     superseded: bool = False
     """The store has another successor of its `previous_id`: only its own id still leads to it."""
-    has_tool_calls: bool = False
-    """A tool has been called in it, as far as this process knows."""
+    tool_calls: int = 0
+    """How many tools have been called in it, as far as this process knows."""
     failed: dict[str, Failure] | None = None
     """Tools whose last call in this process failed, and how; the newest few."""
     conversation: Session | None = None
-    """The conversation that this transport session turned out to carry."""
+    """The conversation, or the session over many transport sessions, that this transport session is part of."""
+    continues: str | None = None
+    """The session in which the same client has made a call not long before, and which is over."""
     sampled: deque[SpanContext] | None = None
     """Spans of its calls in this process, for the span of the session; only where that is wanted."""
     attributes: dict[str, str] = field(default_factory=dict[str, str])

@@ -17,7 +17,7 @@ from otel_mcp.model.delta import EndedSession
 from otel_mcp.model.verdict import judge, visits_regularly
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.settings import Settings
-from otel_mcp.store.base import SessionStore
+from otel_mcp.store.base import BRIEF, SessionStore
 from otel_mcp.store.memory import MemoryStore
 
 TRAVEL: Final = 1.0
@@ -38,6 +38,7 @@ class Endings:
         self._most = settings.max_sessions
         self._settle = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + TRAVEL
         """Seconds in which other processes write what they know."""
+        self._brief = min(BRIEF, settings.session_idle_gap) if "inferred" in settings.session_sources else 0.0
         self.clear()
 
     def clear(self) -> None:
@@ -45,9 +46,13 @@ class Endings:
         self.held: OrderedDict[str, float] = OrderedDict()
         """Sessions that have ended, and from when on (monotonic seconds) to report it."""
 
-    def hold(self, session_id: str) -> None:
-        """Keep the end of a session, which this process has brought, until it is time to report it."""
-        remember(self.held, session_id, time.monotonic() + self._settle, self._most)
+    def hold(self, session_id: str, *, brief: bool = False) -> None:
+        """Keep the end of a session, which this process has brought, until it is time to report it.
+
+        A client that calls a tool in each of its transport sessions (`brief`) may go on with it meanwhile.
+        """
+        seconds = max(self._settle, self._brief) if brief else self._settle
+        remember(self.held, session_id, time.monotonic() + seconds, self._most)
 
     async def conclude(self, session_id: str | None = None, *, everything: bool = False) -> None:
         """Report the ends whose time has come, that of one session, or all."""

@@ -201,7 +201,7 @@ class Flusher:
             self.drop(delta.call_count, "principal")
         self.has_news = self.has_news or result.created or result.ended
         if result.ended:
-            self.endings.hold(result.session_id)
+            self.endings.hold(result.session_id, brief=result.brief)
 
     def drop(self, calls: int, reason: str) -> None:
         """Count calls that will not be written."""

@@ -176,6 +176,10 @@ class Sessions:
         """Return the value that all replicas have under `key`; `candidate` where it is not known."""
         return await self._ask("agree", key, lambda: self._store.get_or_set(key, candidate, ttl), candidate, asker)
 
+    async def set_value(self, key: str, value: str, ttl: float) -> None:
+        """Set the value that all replicas have under `key`; nothing where it cannot be set now."""
+        await self._ask("agree", f"{key} {value}", lambda: self._store.set_value(key, value, ttl), None)
+
     async def get_or_set_successor(
         self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None
     ) -> str:

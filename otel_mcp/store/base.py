@@ -24,6 +24,8 @@ CATALOGUES: Final = 32
 ABANDONED: Final = 7 * 86_400.0
 """Seconds that ends wait to be reported where no process of the service runs; then nothing is left of the session."""
 
+BRIEF: Final = 60.0
+"""Seconds in which a client that has closed a session after a call at most may go on with it in another one."""
 VISITS: Final = 10
 """Sessions without a call that are remembered of a visitor."""
 VISITS_KEPT: Final = 86_400.0
@@ -113,6 +115,10 @@ class SessionStore(Protocol):
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         """Return the value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
+        ...
+
+    async def set_value(self, key: str, value: str, ttl: float) -> None:
+        """Set the value that all replicas have under `key` for `ttl` seconds, whatever it was."""
         ...
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:

@@ -16,8 +16,8 @@ from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDe
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import GRACE, VISITS
-from otel_mcp.store.memory_record import CutSessions, Record, first_activity, meet
+from otel_mcp.store.base import GRACE
+from otel_mcp.store.memory_record import CutSessions, Record, Visits, first_activity, meet
 
 
 class MemoryStore(CutSessions):
@@ -36,7 +36,7 @@ class MemoryStore(CutSessions):
         self._catalogues: OrderedDict[str, tuple[str, float]] = OrderedDict()
         """By digest: what is to be known of each, and when it was listed last; newest last."""
         self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
-        self._visits: OrderedDict[str, list[float]] = OrderedDict()
+        self._visits = Visits(self._settings.max_sessions)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -60,37 +60,42 @@ class MemoryStore(CutSessions):
         return answer
 
     def _write(self, flush: Flush, now: float) -> WriteResult:
-        delta, cap = flush.delta, self._settings.max_tool_calls
-        session_id = delta.facts.session_id
+        delta, session_id = flush.delta, flush.delta.facts.session_id
         record = self._record(session_id, now)
         expired: EndedSession | None = None
+        is_goodbye = delta.ended is not None and delta.ended[1] == "client_delete"
+        is_mere = delta.is_mere_end and not (is_goodbye and delta.facts.lasting)
         if record is not None:
             sequence, answered = record.answers.get(flush.token, (-1, None))
             if answered is not None and sequence >= flush.sequence:
                 return replace(answered, duplicate=True, total_calls=record.calls_total)
             if record.is_bound_to_another(delta.facts):
                 return WriteResult(session_id, owner=record.facts.principal, total_calls=record.calls_total)
+            if delta.facts.lasting and record.is_brief:
+                record.ended, record.unreported = None, False
             is_overdue = record.ended is None and first_activity(delta) > record.deadline
             if is_overdue:
                 record.end(record.last_activity, "expired", now)
-            if record.ended is not None and delta.is_mere_end:
+            if record.ended is not None and is_mere:
                 return WriteResult(session_id, after_end=True, total_calls=record.calls_total, ended=is_overdue)
             if record.ended is not None and not record.is_succeeded_by(delta):
                 return self._write_late(flush, record, now)
             if record.unreported:
                 expired = record.report()
         created = record is None or record.ended is not None
-        if created and delta.is_mere_end:
+        lasts = delta.facts.lasting or (record is not None and not created and record.facts.lasting)
+        ended = None if lasts and is_goodbye else delta.ended
+        if created and is_mere:
             return WriteResult(session_id, after_end=True)
         if record is None or created:
             record = self._begin(delta, record)
         back = record.come_back(first_activity(delta), delta.last_activity) if delta.requests else None
-        record.add(delta, cap, late=False)
+        record.add(delta, self._settings.max_tool_calls, late=False)
         record.document_until = now + self._settings.session_ttl
         answer = WriteResult(session_id, created=created, total_calls=record.calls_total, back_after=back)
-        if delta.ended is not None:
-            record.end(*delta.ended, now)
-            answer.ended = True
+        if ended is not None:
+            record.end(*ended, now)
+            answer.ended, answer.brief = True, record.is_brief
         record.answers[flush.token] = (flush.sequence, answer)
         return replace(answer, expired=expired)
 
@@ -190,8 +195,10 @@ class MemoryStore(CutSessions):
             return Known(exists=False, successor=successor)
         known = Known(False, successor=successor, principal=record.facts.principal, opened=record.opened)
         known.ended = record.ended is not None or record.deadline <= now
-        if not known.ended and record.has_document(now):
+        may_go_on = record.is_brief or (not known.ended and (record.facts.lasting or record.calls_total <= 1))
+        if (not known.ended or may_go_on) and record.has_document(now):
             known.exists, known.facts, known.has_tool_calls = True, replace(record.facts), record.calls_total > 0
+            known.may_go_on = may_go_on
         return known
 
     async def bind(self, session_id: str, user: str | None) -> None:
@@ -207,6 +214,10 @@ class MemoryStore(CutSessions):
         if (value := self._value(key, now)) is None:
             self._set(key, candidate, now + ttl if ttl else float("inf"))
         return candidate if value is None else value
+
+    async def set_value(self, key: str, value: str, ttl: float) -> None:
+        """Set the value under `key`."""
+        self._set(key, value, self._clock() + ttl)
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """Return the id of the one session that continues `old_id`."""
@@ -232,8 +243,7 @@ class MemoryStore(CutSessions):
         return None
 
     def _bound(self, session_id: str, now: float) -> str | None:
-        record = self._record(session_id, now)
-        return record.facts.principal if record is not None else None
+        return record.facts.principal if (record := self._record(session_id, now)) is not None else None
 
     async def meet(self, digest: str, summary: str) -> list[str]:
         """Note that a catalogue is listed; return the others where it is new."""
@@ -268,17 +278,7 @@ class MemoryStore(CutSessions):
 
     async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
         """Return when the visitors of these sessions have begun those in which no tool was called."""
-        found: list[list[float]] = []
-        for end in ended:
-            visitor = end.facts.visitor
-            starts = [] if visitor is None or end.tool_call_count else self._visits.get(visitor, [])
-            if visitor is not None and end.tool_call_count:
-                self._visits.pop(visitor, None)
-            elif visitor is not None:
-                starts = [*starts, end.facts.created_at][-VISITS:]
-                remember(self._visits, visitor, starts, self._settings.max_sessions)
-            found.append(starts)
-        return found
+        return [self._visits.add(end) for end in ended]
 
     async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
         """Do nothing: no other process reads it."""

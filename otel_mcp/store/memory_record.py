@@ -14,7 +14,7 @@ from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, Session
 from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
 from otel_mcp.model.state import Cause, Ended, EndReason, Interrupted, SessionState
 from otel_mcp.store import document as text
-from otel_mcp.store.base import CATALOGUES, GRACE, KNOWN
+from otel_mcp.store.base import CATALOGUES, GRACE, KNOWN, VISITS
 
 _VARIANTS: Final = 7
 """Sets of facts that are remembered as merged, so that processes that know different ones do not take turns."""
@@ -56,6 +56,12 @@ class Record:
     """Its user is that of `initialize`."""
 
     @property
+    def is_brief(self) -> bool:
+        """Whether its client has closed it after a call at most, and nobody has reported that yet."""
+        closed = self.ended is not None and self.ended[1] == "client_delete" and self.facts.visitor is not None
+        return closed and self.unreported and (self.facts.lasting or self.calls_total <= 1)
+
+    @property
     def deadline(self) -> float:
         return self.last_activity + self.facts.limit
 
@@ -90,8 +96,9 @@ class Record:
         facts.visitor = facts.visitor or delta.facts.visitor
         if delta.facts.created_at > self.not_before:
             facts.created_at = min(facts.created_at, delta.facts.created_at)
-        if not late:
+        if not late and not (facts.lasting and not delta.facts.lasting):
             facts.limit = delta.facts.limit
+        facts.lasting = facts.lasting or delta.facts.lasting
         self.last_activity = max(self.last_activity, delta.last_activity)
         self.calls_total += delta.call_count
         self.errors += delta.errors
@@ -105,7 +112,8 @@ class Record:
 
     def merge(self, facts: SessionFacts) -> None:
         for name, value in text.known(facts).items():
-            setattr(self.facts, name, value)
+            if name != "source" or facts.lasting or not self.facts.lasting:
+                setattr(self.facts, name, value)
 
     def cut(self, refusal: Refusal) -> Interruption | None:
         """Mark that the server refused this session though it lives."""
@@ -198,6 +206,24 @@ class CutSessions:
 
     async def leave(self) -> None:
         """Do nothing: no other process looks for it."""
+
+
+class Visits:
+    """When visitors have begun sessions without a call; of `most` visitors."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._starts: OrderedDict[str, list[float]] = OrderedDict()
+
+    def add(self, end: EndedSession) -> list[float]:
+        """Note a session that has ended; return those of its visitor since the last one with a call."""
+        visitor = end.facts.visitor
+        starts = [] if visitor is None else self._starts.pop(visitor, [])
+        if visitor is None or end.tool_call_count:
+            return []
+        starts = [*starts, end.facts.created_at][-VISITS:]
+        remember(self._starts, visitor, starts, self._most)
+        return starts
 
 
 def first_activity(delta: SessionDelta) -> float:

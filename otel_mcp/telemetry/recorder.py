@@ -211,7 +211,7 @@ class Recorder:
         if session.agreement is not None and delta.touch_key is None:
             delta.touch_key = (session.agreement, self._idle_gap)
         if is_tool and call.target is not None:
-            session.has_tool_calls = True
+            session.tool_calls += 1
             delta.call_count += 1
             delta.calls.append(record := self._call_record(call, started))
             if self._observers is not None:

@@ -12,7 +12,7 @@ import fakeredis
 import pytest
 
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
-from otel_mcp.model.state import SessionState, ToolCall
+from otel_mcp.model.state import EndReason, SessionState, ToolCall
 from otel_mcp.store.base import CATALOGUES, ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.client import Client
@@ -314,6 +314,72 @@ async def test_the_first_visitor_of_a_session_stands(store: SessionStore, proces
     (end,) = await store.claim_expired(now, 10)
 
     assert (end.facts.visitor, (await loaded(store)).model_extra) == (ANN, {})
+
+
+async def test_a_session_of_one_call_goes_on_in_another_transport_session(
+    store: SessionStore, process: ProducerId, now: float
+) -> None:
+    known = facts(at=now - 9, source="header", visitor=ANN)
+    await store.apply([flush(process, delta(1, of=known, at=now - 9))])
+    (closed,) = await store.apply([flush(process, delta(0, of=known, at=now - 8, ended="client_delete"))])
+    before = await store.describe("abc")
+    lasting = facts(at=now - 5, limit=1800.0, source="inferred", visitor=ANN, lasting=True)
+
+    (answer,) = await store.apply([flush(ProducerId(), delta(1, of=lasting, at=now - 5, first=1))])
+    # What the first process has still to write of the transport session, its end too.
+    (late,) = await store.apply([flush(process, delta(0, of=known, at=now - 4, requests=1, ended="client_delete"))])
+
+    assert (closed.ended, closed.brief) == (True, True)
+    assert (before.exists, before.ended, before.may_go_on, before.live) == (True, True, True, None)
+    assert (answer.after_end, answer.created, answer.total_calls) == (False, False, 2)
+    assert (late.after_end, late.ended) == (False, False)
+    assert await store.claim_held(["abc"], time.time()) == []
+    state = await loaded(store)
+    assert (state.ended, state.source, state.tool_call_count, state.request_count) == (None, "inferred", 2, 3)
+    assert await store.active() == 1
+    described = await store.describe("abc")
+    assert described.live is not None
+    assert (described.live.lasting, described.live.limit, described.may_go_on) == (True, 1800.0, True)
+    assert await store.claim_expired(now + 1700, 10) == []
+    (end,) = await store.claim_expired(now + 1800, 10)
+    assert (end.reason, end.tool_call_count, end.facts.source) == ("expired", 2, "inferred")
+
+
+@pytest.mark.parametrize("how", ["two calls", "no visitor", "reported", "replaced"])
+async def test_only_a_session_of_one_call_goes_on_after_its_end(
+    store: SessionStore, process: ProducerId, now: float, how: str
+) -> None:
+    known = facts(at=now - 9, source="header", visitor=None if how == "no visitor" else ANN)
+    await store.apply([flush(process, delta(1 + (how == "two calls"), of=known, at=now - 9))])
+    reason: EndReason = "replaced" if how == "replaced" else "client_delete"
+    (closed,) = await store.apply([flush(process, delta(0, of=known, at=now - 8, ended=reason))])
+    if how == "reported":
+        await store.ack_ends(await store.claim_held(["abc"], time.time()))
+    lasting = facts(at=now - 9, limit=1800.0, source="inferred", visitor=ANN, lasting=True)
+
+    may_go_on = (await store.describe("abc")).may_go_on
+    (answer,) = await store.apply([flush(ProducerId(), delta(1, of=lasting, at=now - 5))])
+
+    assert closed.brief is (how == "reported")
+    assert (may_go_on, answer.after_end) == (False, True)
+
+
+async def test_a_lasting_session_begins_again_after_its_gap(
+    store: SessionStore, process: ProducerId, now: float
+) -> None:
+    lasting = facts(at=now - 99, limit=10.0, source="inferred", visitor=ANN, lasting=True)
+    await store.apply([flush(process, delta(1, of=lasting, at=now - 99))])
+
+    (answer,) = await store.apply([flush(process, delta(1, of=lasting, at=now))])
+
+    assert answer.expired is not None
+    assert (answer.created, answer.total_calls) == (True, 1)
+
+
+async def test_a_value_can_be_replaced(store: SessionStore) -> None:
+    await store.get_or_set("calls:1", "first", 60.0)
+    await store.set_value("calls:1", "second", 60.0)
+    assert await store.get("calls:1") == "second"
 
 
 async def test_visits_without_a_call_are_remembered_until_a_tool_is_called(store: SessionStore, now: float) -> None:

@@ -136,10 +136,9 @@ async def test_a_visitor_that_calls_a_tool_now_and_then_is_no_probe() -> None:
     sessions = Sessions(settings(), listener)
     for number in range(9):
         sessions.submit(visit(number, calls=number % 3 // 2))
-        await sessions.flush()
+    await sessions.aclose()
 
     assert [end.outcome for end in listener.ends] == ["no_call", "no_call", "worked"] * 3
-    await sessions.aclose()
 
 
 @pytest.mark.parametrize("when", ["before it is claimed", "before it is acknowledged"])

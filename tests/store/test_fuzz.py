@@ -146,8 +146,10 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore, process: Produce
             change.facts.limit = 20.0
             change.facts.principal = chance.choice(USERS)
             change.facts.opened = chance.random() < 0.1
+            change.facts.visitor = chance.choice(USERS)
+            change.facts.lasting = chance.random() < 0.05
             sender = chance.choice(senders)
-            if chance.random() < 0.06:
+            if chance.random() < 0.1:
                 change.ended = (clock, "client_delete")
                 sender = process
             flush = Flush(change, sender.token, sender.next_sequence())
@@ -165,6 +167,8 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore, process: Produce
         # Memory has the time that passes here as well.
         known, shared = await memory.describe(session_id), await store.describe(session_id)
         assert (known.principal, known.opened) == (shared.principal, shared.opened)
+        if known.ended and shared.ended:
+            assert known.may_go_on == shared.may_go_on
     assert reported > 5
 
 

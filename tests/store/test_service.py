@@ -95,6 +95,9 @@ class Remote:
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         return await (await self._reach("get_or_set")).get_or_set(key, candidate, ttl)
 
+    async def set_value(self, key: str, value: str, ttl: float) -> None:
+        await (await self._reach("set_value")).set_value(key, value, ttl)
+
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         return await (await self._reach("get_or_set_successor")).get_or_set_successor(old_id, candidate, user)
 

@@ -7,17 +7,16 @@ import time
 import zlib
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final, NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import TypeAdapter
 
-from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import FACTS, Flush, SessionDelta, SessionFacts
 from otel_mcp.model.interruption import LOST
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.store import document as text
-from otel_mcp.store.base import ABANDONED, GRACE, ProducerId
+from otel_mcp.store.base import ABANDONED, BRIEF, GRACE, ProducerId
 
 LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that still counts as a limit."""
@@ -119,7 +118,8 @@ def _names(names: tuple[str, ...]) -> str:
 
 _CONSTANTS: Final = (
     f"local GRACE, ABANDONED = {GRACE * 1000:.0f}, {ABANDONED * 1000:.0f}\n"
-    f"local LEASE, SKEW, LOST = {LEASE * 1_000_000:.0f}, {SKEW * 1_000_000:.0f}, {LOST * 1_000_000:.0f}\n"
+    f"local LEASE, BRIEF = {LEASE * 1_000_000:.0f}, {BRIEF * 1_000_000:.0f}\n"
+    f"local SKEW, LOST = {SKEW * 1_000_000:.0f}, {LOST * 1_000_000:.0f}\n"
     f"local FACTS, AT_END = {_names(('session_id', 'service', *(fact.name for fact in FACTS)))}, {_names(AT_END)}"
 )
 FLUSH: Final = script("flush")
@@ -192,7 +192,8 @@ class Writer:
             f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'
             f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self._cap},"service":"{self.owner}",'
             f'"user":"{delta.facts.principal or ""}","opened":{delta.facts.opened:d},'
-            f'"visitor":"{delta.facts.visitor or ""}","announced":{announced:d}{ended}}}'
+            f'"visitor":"{delta.facts.visitor or ""}","lasting":{delta.facts.lasting:d},'
+            f'"announced":{announced:d}{ended}}}'
         )
         return counted.encode(), facts, text.utf8(text.calls(records))
 
@@ -229,72 +230,3 @@ class Writer:
     def is_of(self, state: SessionState) -> bool:
         """Return whether a document is this service's: one that names none is anybody's."""
         return state.service is None or state.service == self._service[: text.CLIP]
-
-
-def written(flush: Flush, reply: list[Any]) -> WriteResult:
-    """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
-    session_id, status, total, flags = flush.delta.facts.session_id, reply[0].decode(), reply[1], reply[2].decode()
-    if status == "bound":
-        return WriteResult(session_id, owner=flags, total_calls=total)
-    duplicate = status == "duplicate"
-    return WriteResult(
-        session_id=session_id,
-        created="c" in flags,
-        resumed="r" in flags,
-        total_calls=total,
-        duplicate=duplicate,
-        ended="e" in flags,
-        after_end=status in ("late", "lost") or (duplicate and "l" in flags),
-        refused={"foreign": "foreign", "lost": "ended"}.get(status),
-        back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
-    )
-
-
-def ended_session(session_id: str, report: list[Any]) -> EndedSession:
-    """Read the report of an end, as ``session.lua`` collects it."""
-    end, created, limit, last, calls, errors, requests, context, visitor, findings, *labels, newest = report
-    reason = end.split(b" ")[1].decode()
-    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=visitor and visitor.decode())
-    for name, label in zip(AT_END, labels, strict=True):
-        setattr(facts, name, None if label is None else label.decode())
-    return EndedSession(
-        facts,
-        # An operator asked for it.
-        "server_closed" if reason == "deleted" else reason,
-        int(last) / 1e6,
-        int(calls),
-        int(errors),
-        int(requests),
-        int(context or 0),
-        _calls(newest),
-        (findings or b"").decode().split(),
-    )
-
-
-def _calls(lines: bytes) -> list[ToolCall]:
-    """Read the calls of a document, in the order in which they began; none where somebody else wrote them."""
-    try:
-        found = _CALLS.validate_json(b"[%b]" % lines)
-        return sorted(found, key=lambda call: call.started_at)
-    except (ValidationError, TypeError):  # Of times with and without a zone.
-        return []
-
-
-def known(session_id: str, reply: list[Any]) -> Known:
-    """Read what ``describe.lua`` answered."""
-    exists, ended, successor, bound, opened, *about = reply
-    user = None if bound is None else bound.decode()
-    answer = Known(False, bool(ended), agreed_id(successor), principal=user, opened=opened is not None)
-    if not exists:
-        return answer
-    text_of_facts, created, limit, calls = about
-    try:
-        found = from_json(text_of_facts)
-    except ValueError:
-        return Known(exists=False, successor=answer.successor)
-    answer.facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, principal=user)
-    for fact in FACTS:
-        if isinstance(value := found.get(fact.name), str):
-            setattr(answer.facts, fact.name, value)
-    answer.exists, answer.has_tool_calls = True, calls > 0
-    return answer

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from otel_mcp.model.delta import EndedSession
 from otel_mcp.store.base import ABANDONED, ProducerId, StoreDown
-from otel_mcp.store.redis import codec
+from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys, Writer
 
@@ -93,7 +93,7 @@ class Sweep:
                 later += (codec.claimed(int(reply[1])), session_id)
             else:
                 later += (codec.claimed(lease), session_id)
-                end = codec.ended_session(session_id, reply[1])
+                end = replies.ended_session(session_id, reply[1])
                 known, _ = self._claimed.get(session_id, (end, 0.0))
                 if known.outcome is None:
                     ended.append(known := end)

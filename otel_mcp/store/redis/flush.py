@@ -12,7 +12,7 @@ from redis.exceptions import DataError
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import EndedSession, Flush, WriteResult
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.redis import codec
+from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, is_ours, outage
 from otel_mcp.store.redis.codec import Keys, agreed_id, mark
 
@@ -77,8 +77,10 @@ class FlushWriter:
         for at, flush in enumerate(flushes):
             delta = flush.delta
             if delta.ended is None:
-                # Sent again, since our clock was wrong, it may have been too late; too early does no harm.
-                option, score = "CH" if again else "GT", self._writer.deadline(delta)
+                # Sent again, since our clock was wrong, it may have been too late, as that of a transport session is
+                # where its limit is longer than that of the one that lasts; too early does no harm.
+                option = "CH" if again or delta.facts.lasting else "GT"
+                score = self._writer.deadline(delta)
             else:
                 option, score = "XX" if delta.is_mere_end else "CH", self._writer.held()
             deadlines.setdefault(option, []).extend((score, delta.facts.session_id))
@@ -148,10 +150,10 @@ class FlushWriter:
             self._writer.learn_clock(int(reply[1]), refused=True)
             return WriteResult(session_id, retry="clock")
         if status == "expired":
-            ended = codec.ended_session(session_id, reply[3])
+            ended = replies.ended_session(session_id, reply[3])
             self._announced[flush] = ended
             return WriteResult(session_id, retry="expired", expired=ended)
-        return codec.written(flush, reply)
+        return replies.written(flush, reply)
 
 
 def _failed(session_id: str, error: Exception) -> WriteResult:

@@ -23,7 +23,7 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ABANDONED, CATALOGUES, IN_FLIGHT_KEPT, KNOWN, VISITS, VISITS_KEPT, ProducerId, StoreDown
-from otel_mcp.store.redis import codec
+from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
 from otel_mcp.store.redis.expiry import Sweep
@@ -113,7 +113,7 @@ class RedisStore:
         """Return what is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))
         reply = await self._unless_foreign(codec.DESCRIBE, keys, self._writer.owner)
-        return Known(exists=False) if reply is None else codec.known(session_id, reply)
+        return Known(exists=False) if reply is None else replies.known(session_id, reply)
 
     async def bind(self, session_id: str, user: str | None) -> None:
         """Note whose a session is that is written later."""
@@ -130,6 +130,10 @@ class RedisStore:
         value = await self._link.run(Run(codec.GET_OR_SET, (self._keys.agreement(key),), (candidate, kept)))
         # What stays for good is the hash key, which an operator may have put there: it is no id.
         return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
+
+    async def set_value(self, key: str, value: str, ttl: float) -> None:
+        """Set the value that all replicas have under `key`."""
+        await self._link.run(Run("SET", (self._keys.agreement(key),), (value, "PX", max(round(ttl * 1000), 1))))
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """Return the id of the one session that continues `old_id`."""

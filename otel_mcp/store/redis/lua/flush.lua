@@ -5,7 +5,8 @@
 --   expired: the end of an earlier session has to be reported first (its report), the next try has `announced`;
 --   foreign: the document is not ours, flags 's' where a session is; lost: late, and nowhere to count it;
 --   bound: to another user, which the flags name, and in place of the report stands its deadline or 0.
--- Flags: c created, r resumed, e ended by this flush, whose sender holds the end from then on, l late, b back after a cut.
+-- Flags: c created, r resumed, e ended by this flush, whose sender holds the end from then on, l late, b back after a cut,
+-- h with e: brief, its client may go on in another transport session.
 local f, now = cjson.decode(ARGV[1]), clock()
 if math.abs(now - f.now) > SKEW then return {'clock', int(now), '', false} end
 local mark, claimer = 'p:' .. f.token, 'f:' .. f.token -- Another claimer than the sweeper of the same process.
@@ -33,9 +34,19 @@ if s.u and s.u ~= user and not opens then
   return {'bound', s.n or 0, s.u, s.t and not s.x and int(s.t + s.i) or '0'}
 end
 
+-- It goes on in another transport session, or will, whatever its client closes.
+if f.lasting == 1 and s.x and is_brief(s) then
+  redis.call('HDEL', stats, 'x', 'w')
+  s.x, s.w = nil, nil
+end
+local lasts = f.lasting == 1 or (s.j and not s.x)
+local mere = f.ended and f.requests == 0 and f.calls == 0
+if lasts and f.reason == 'client_delete' then
+  f.ended, mere = nil, mere and f.lasting == 0
+end
+
 local fresh, former = not s.t, nil
 -- The mere end of a session that is not there, or not any more, begins and changes nothing.
-local mere = f.ended and f.requests == 0 and f.calls == 0
 if mere and (fresh or s.x) then return {'late', s.n or 0, '', false} end
 if s.x then
   -- In-flight requests of an ended session do not reopen it; another session under its id does.
@@ -78,7 +89,7 @@ if fresh then
 end
 if not d or not string.find(s.f or '', f.fingerprint, 1, true) then
   if not d then d, s.c, s.f = {rest = ',"attributes":{}', calls = ''}, 0, nil end
-  if not merge(d, ARGV[2], set) then return {'foreign', 0, 's', false} end
+  if not merge(d, ARGV[2], set, lasts and f.lasting == 0) then return {'foreign', 0, 's', false} end
   s.f = string.sub(f.fingerprint .. ' ' .. (s.f or ''), 1, 62)
 end
 if f.ended and not late then
@@ -89,12 +100,16 @@ if s.t and not late and s.t < f.start and f.start > (s.g or -60000000) + 6000000
   s.g, flags = f.start, flags .. 'r'
 end
 if not s.a or (f.created < s.a and f.created > (s.d or 0)) then s.a = f.created end
-s.t, s.v, s.i = math.max(s.t or 0, f.last), f.service, late and s.i or f.limit
+s.t, s.v = math.max(s.t or 0, f.last), f.service
+if not s.i or not (late or (lasts and f.lasting == 0)) then s.i = f.limit end
 s.n, s.r, s.e = s.n + f.calls, s.r + f.requests, s.e + f.errors
 s.b, s.l = (s.b or 0) + f.context, (s.l or 0) + f.listed
 if opens or (unseen and not s.k) then s.u, s.k = user, opens and '1' end
 if opens and not user then redis.call('HDEL', stats, 'u') end
-s.y = s.y or (f.visitor ~= '' and f.visitor or nil)
+s.y, s.j = s.y or (f.visitor ~= '' and f.visitor or nil), s.j or (f.lasting == 1 and '1' or nil)
+if f.ended and not late and is_brief(s) then
+  s.w, flags = 'h:' .. f.token .. ' ' .. int(now + BRIEF + LEASE), flags .. 'h'
+end
 if f.sent > 0 then
   d.calls, s.c = d.calls .. (d.calls == '' and '' or ',\n') .. ARGV[3], s.c + f.sent
   if s.c > 2 * f.cap or (f.sent == f.cap and f.calls > f.cap) then

@@ -9,14 +9,15 @@
 --   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", where
 --   nobody has yet (h:<token>: it holds the end and has not read its report); o outcome, once it is reported;
 --   v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
---   k there where that is the user of `initialize`; y visitor; m findings, separated by blanks;
+--   k there where that is the user of `initialize`; y visitor; m findings, separated by blanks; j there where it lasts
+--   over many transport sessions, each of which the client closes after a call;
 --   z newest cut "instant cause waits causes token": waits 1
 --   until the client is back, all causes so far (a letter each), who has marked it; p:<token> a process's last flush
 --   "sequence instant flags"; the facts of AT_END under their names.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
 local FIELDS, NUMBERS =
-  {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'b', 'l', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'm', 'o', 'z'}, 11
+  {'t', 'a', 'd', 'n', 'r', 'e', 'c', 'i', 'g', 'b', 'l', 'f', 'x', 'w', 'v', 'u', 'k', 'y', 'm', 'o', 'z', 'j'}, 11
 
 local function int(number) return string.format('%.0f', number) end
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
@@ -82,11 +83,19 @@ local function write(d, s, set, ttl)
   if ttl then redis.call('PEXPIRE', stats, int(s.x and kept(s) or math.max(ttl, s.i / 1000) + ABANDONED)) end
 end
 
+-- Whether its client has closed it after a call at most, and nobody has reported that yet: it may go on in another one.
+local function is_brief(s)
+  return (s.j or (s.n or 2) <= 1) and s.y and string.find(s.x or '', 'client_delete', 1, true) and
+    string.sub(s.w or '', 1, 2) == 'h:'
+end
+
 -- Put `news` over the facts of the document, and those of the end report into `set`; false where they are unreadable.
-local function merge(d, news, set)
+-- With `sourced` its source stands.
+local function merge(d, news, set, sourced)
   local readable, facts = pcall(cjson.decode, (d.facts or '{') .. '}')
   if not readable then return false end
   local parts, new = {}, cjson.decode(news)
+  new.source = not sourced and new.source or nil
   for _, name in ipairs(FACTS) do
     local value = new[name] or facts[name]
     if value then parts[#parts + 1] = '"' .. name .. '":' .. cjson.encode(value) end

@@ -1,0 +1,138 @@
+"""Clients that open a transport session for each tool call, and name no conversation.
+
+LangChain's adapters do by default: ``initialize``, one call, DELETE. From the second on these are one session, which
+lasts as long as one that is inferred: its client is the same, within the idle gap. The end of a session that has a
+call at most is therefore kept for a while, in which the next transport session takes it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+
+from otel_mcp.hashing import OURS
+from otel_mcp.identity.conversations import Conversations
+from otel_mcp.identity.reconcile import Directory, Later
+from otel_mcp.identity.registry import Registry
+from otel_mcp.model.delta import SessionDelta, SessionFacts
+from otel_mcp.model.session import Claim, Principal, Session
+from otel_mcp.sessions.service import Sessions
+from otel_mcp.settings import Settings
+from otel_mcp.store.base import BRIEF
+
+
+class PerCall:
+    """Joins transport sessions of one client that follow each other."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, sessions: Sessions, conversations: Conversations, later: Later
+    ) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._directory: Directory = sessions
+        self._conversations = conversations
+        self._later = later
+        self._gap = min(settings.session_idle_gap, settings.session_ttl)
+        self._is_on = "inferred" in settings.session_sources
+
+    def opened(self, session: Session, caller: Principal) -> None:
+        """Ask, in the background, whether the client has just closed a transport session in which this one goes on."""
+        if self._is_on and session.facts.visitor is not None and session.conversation is None:
+            self._later.run(partial(self._ask, session, caller))
+
+    async def _ask(self, session: Session, caller: Principal) -> None:
+        before = await self._directory.get(_calls(session))
+        goes_on = before is not None and before != session.id and await self._look(session, before, caller)
+        if not goes_on and session.id.startswith(OURS):
+            # Another replica, which does not know the client, may serve its call and its goodbye.
+            await self._directory.set_value(_calls(session), session.id, self._gap)
+
+    async def _look(self, session: Session, before: str, caller: Principal) -> bool:
+        """Join the session in which the client was before, if it may go on; return whether it does."""
+        known, is_closed = await asyncio.gather(self._directory.describe(before), self._directory.get(_closed(before)))
+        held = self._registry.sessions.get(before)
+        if known is None or session.tool_calls or session.conversation is not None:
+            return False
+        facts = known.facts or (held.facts if held is not None and not known.ended else None)
+        is_new = before.startswith(OURS) and not known.ended
+        if facts is None and not (is_new and is_closed):
+            session.continues = before
+            return False
+        may_go_on = known.may_go_on or not known.exists
+        if facts is None:
+            facts = SessionFacts(before, self._registry.clock(), self._gap)
+        elif not facts.lasting:
+            is_closed = is_closed or known.ended or (held is not None and held.ended)
+            has_calls = known.has_tool_calls or (held is not None and held.tool_calls > 0)
+            # Of a new one the call may be another replica's, which has still to write it.
+            may_go_on = may_go_on and bool(is_closed) and (has_calls or is_new)
+        if may_go_on:
+            self._join(session, facts, caller)
+            await self._directory.set_value(_calls(session), before, self._gap)
+        return may_go_on
+
+    def _join(self, session: Session, facts: SessionFacts, caller: Principal) -> None:
+        lasting = self._registry.get(facts.session_id)
+        if lasting is None or not lasting.facts.lasting:
+            lasting = self._registry.put(Session(self._as_lasting(facts, session), self._registry.clock()))
+            lasting.caller = caller.digest
+        claim = Claim(lasting.source, _calls(session), principal=caller)
+        self._conversations.absorb(session.id, lasting, claim, owned=not session.id.startswith(OURS))
+
+    def _as_lasting(self, facts: SessionFacts, session: Session) -> SessionFacts:
+        source = "inferred" if session.caller else "inferred_weak"
+        shared = {"principal": session.facts.principal, "visitor": session.facts.visitor}
+        return replace(facts, limit=self._gap, source=source, lasting=True, **shared)
+
+    def closed_elsewhere(self, session_id: str) -> None:
+        """Note that the client has closed a session of which another replica knows more."""
+        if self._is_on and session_id.startswith(OURS):
+            self._later.run(partial(self._directory.set_value, _closed(session_id), "1", BRIEF))
+
+    def closed(self, session: Session) -> bool:
+        """Note that the client has closed a transport session; return whether the session goes on without it."""
+        self.closed_elsewhere(session.id)
+        whole = session.conversation or session
+        if not self._is_on or session.facts.visitor is None:
+            return False
+        if whole.facts.lasting:
+            self._later.run(partial(self._directory.set_value, _calls(session), whole.id, self._gap))
+            return whole is session
+        if session.conversation is not None or session.tool_calls > 1:
+            return False
+        if not session.tool_calls:
+            self._later.run(partial(self._directory.set_value, _lists(session), session.id, BRIEF))
+            return False
+        self._later.run(partial(self._publish, session))
+        if session.continues is None:
+            return False
+        # The end of the one before has been reported already.
+        session.facts = replace(self._as_lasting(session.facts, session), previous_id=session.continues)
+        self._sessions.submit(SessionDelta(session.facts, self._registry.clock()))
+        return True
+
+    async def _publish(self, session: Session) -> None:
+        """Have the next transport session of the client go on with this one, which has taken a call."""
+        if not session.id.startswith(OURS):
+            await self._sessions.flush()  # Whoever asks for it finds it in the store.
+        await self._directory.set_value(_calls(session), session.id, self._gap)
+        # The one in which the client has only asked for the tools, just before, is part of it.
+        listing = await self._directory.get(_lists(session))
+        known = await self._directory.describe(listing) if listing is not None else None
+        if known is not None and known.facts is not None and known.may_go_on and not known.has_tool_calls:
+            now = self._registry.clock()
+            facts = replace(known.facts, lasting=True)
+            self._sessions.submit(SessionDelta(facts, now, ended=(now, "replaced")))
+
+
+def _calls(session: Session) -> str:
+    return f"calls:{session.facts.visitor}"
+
+
+def _lists(session: Session) -> str:
+    return f"lists:{session.facts.visitor}"
+
+
+def _closed(session_id: str) -> str:
+    return f"closed:{session_id}"

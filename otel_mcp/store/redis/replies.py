@@ -1,0 +1,85 @@
+"""What the scripts of a session have replied. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionFacts, WriteResult
+from otel_mcp.model.state import ToolCall
+from otel_mcp.store.redis.codec import AT_END, agreed_id
+
+_CALLS: Final = TypeAdapter(list[ToolCall])
+
+
+def written(flush: Flush, reply: list[Any]) -> WriteResult:
+    """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
+    session_id, status, total, flags = flush.delta.facts.session_id, reply[0].decode(), reply[1], reply[2].decode()
+    if status == "bound":
+        return WriteResult(session_id, owner=flags, total_calls=total)
+    duplicate = status == "duplicate"
+    return WriteResult(
+        session_id=session_id,
+        created="c" in flags,
+        resumed="r" in flags,
+        total_calls=total,
+        duplicate=duplicate,
+        ended="e" in flags,
+        brief="h" in flags,
+        after_end=status in ("late", "lost") or (duplicate and "l" in flags),
+        refused={"foreign": "foreign", "lost": "ended"}.get(status),
+        back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
+    )
+
+
+def ended_session(session_id: str, report: list[Any]) -> EndedSession:
+    """Read the report of an end, as ``session.lua`` collects it."""
+    end, created, limit, last, calls, errors, requests, context, visitor, findings, *labels, newest = report
+    reason = end.split(b" ")[1].decode()
+    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=visitor and visitor.decode())
+    for name, label in zip(AT_END, labels, strict=True):
+        setattr(facts, name, None if label is None else label.decode())
+    return EndedSession(
+        facts,
+        # An operator asked for it.
+        "server_closed" if reason == "deleted" else reason,
+        int(last) / 1e6,
+        int(calls),
+        int(errors),
+        int(requests),
+        int(context or 0),
+        _calls(newest),
+        (findings or b"").decode().split(),
+    )
+
+
+def _calls(lines: bytes) -> list[ToolCall]:
+    """Read the calls of a document, in the order in which they began; none where somebody else wrote them."""
+    try:
+        found = _CALLS.validate_json(b"[%b]" % lines)
+        return sorted(found, key=lambda call: call.started_at)
+    except (ValidationError, TypeError):  # Of times with and without a zone.
+        return []
+
+
+def known(session_id: str, reply: list[Any]) -> Known:
+    """Read what ``describe.lua`` answered."""
+    exists, ended, successor, bound, opened, *about = reply
+    user = None if bound is None else bound.decode()
+    answer = Known(False, bool(ended), agreed_id(successor), principal=user, opened=opened is not None)
+    if not exists:
+        return answer
+    text_of_facts, created, limit, calls, visitor, lasting, may_go_on = about
+    try:
+        found = from_json(text_of_facts)
+    except ValueError:
+        return Known(exists=False, successor=answer.successor)
+    answer.facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, principal=user)
+    answer.facts.visitor, answer.facts.lasting = visitor and visitor.decode(), bool(lasting)
+    for fact in FACTS:
+        if isinstance(value := found.get(fact.name), str):
+            setattr(answer.facts, fact.name, value)
+    answer.exists, answer.has_tool_calls, answer.may_go_on = True, calls > 0, bool(may_go_on)
+    return answer

@@ -1,0 +1,257 @@
+"""Clients that open a transport session for each call, and name no conversation: from the second on one session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from otel_mcp import MCPMiddleware
+from otel_mcp.sessions import endings
+from tests.support.answers import Server
+from tests.support.asgi import Headers, delete
+from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
+from tests.support.providers import Telemetry
+from tests.support.stores import Server as Valkey
+from tests.unit.conftest import MakeRuntime
+from tests.unit.identity.test_replicas import CHAT, Replicas, eventually
+from tests.unit.identity.test_resolver import jwt
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB = jwt("ann"), jwt("bob")
+
+
+class Clients(Replicas):
+    """Clients like LangChain's, which two replicas serve."""
+
+    opened = 0
+
+    async def quiet(self) -> None:
+        """Wait until what is asked in the background has been answered: a client takes longer for its next request."""
+        for runtime in self.runtimes:
+            later = runtime.resolver.reconciler.later
+            for _ in range(3):
+                await anyio.lowlevel.checkpoint()
+            while later._tasks:  # pyright: ignore[reportPrivateUsage] # noqa: ASYNC110
+                await anyio.sleep(0.001)
+
+    async def visit(
+        self,
+        *path: int,
+        who: Headers = (ANN,),
+        calls: int = 1,
+        listed: bool = False,
+        owned: bool = True,
+        meta: dict[str, Any] | None = None,
+    ) -> str:
+        """Shake hands, call and leave, each request served by the next replica of `path`; return the transport id."""
+        places = [*path, *[path[-1]] * 8]
+        Clients.opened += 1
+        own = f"transport-{Clients.opened}" if owned else None
+        opened = await self.post(places.pop(0), initialize(), list(who), session_id=own)
+        await self.quiet()
+        headers = [*legacy_headers(opened.headers["mcp-session-id"]), *who]
+        await self.post(places[0], notify("notifications/initialized"), headers, session_id=own)
+        if listed:
+            await self.post(places[0], ask("tools/list", 5), headers, session_id=own)
+        for number in range(calls):
+            await self.post(places[0], call(request_id=7 + number, meta=meta), headers, session_id=own)
+        await delete(MCPMiddleware(Server(session_id=own), self.runtimes[places[1]]), headers)
+        await self.quiet()
+        return opened.headers["mcp-session-id"]
+
+    def counts(self) -> dict[str, tuple[int, str, str | None]]:
+        """Calls, source and how it ended, of each session."""
+        return {
+            session_id: (each["tool_call_count"], each["source"], each.get("ended", {}).get("reason"))
+            for session_id, each in self.documents().items()
+        }
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    server = Valkey()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def clients(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry) -> Iterator[Clients]:
+    made = Clients(valkey, make_runtime, telemetry)
+    yield made
+    made.redis.close()
+
+
+PATHS = {"one replica": [(0,), (0,), (0,)], "two replicas": [(0,), (1,), (0,)]}
+ACROSS = [(0, 0, 1), (1, 0, 0), (0, 1, 1)]
+"""Replicas that serve the handshake, the call, and the goodbye."""
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["stateful", "stateless"])
+@pytest.mark.parametrize("paths", PATHS.values(), ids=PATHS)
+async def test_three_calls_in_three_transport_sessions_are_one_session(
+    clients: Clients, paths: list[tuple[int, ...]], owned: bool
+) -> None:
+    first, *_ = [await clients.visit(*path, owned=owned) for path in paths]
+    await clients.settle()
+
+    assert clients.counts() == {first: (3, "inferred", None)}
+    (document,) = clients.documents().values()
+    assert (document["request_count"], document["client_name"]) == (6, "unit-client")
+    assert dict(clients.events("session.start")) == {first: 1}
+    assert dict(clients.events("session.end")) == {}
+    assert clients.redis.zrange("otel_mcp:unit:deadlines", 0, -1) == [first]
+
+
+async def test_calls_that_other_replicas_serve_than_the_handshakes_are_one_session(clients: Clients) -> None:
+    first = await clients.visit(*ACROSS[0], owned=False)
+    await eventually(lambda: clients.has(first))
+    for path in ACROSS[1:]:
+        await clients.visit(*path, owned=False)
+    await clients.settle()
+
+    assert clients.counts() == {first: (3, "inferred", None)}
+    assert dict(clients.events("session.end")) == {}
+
+
+async def test_a_session_goes_on_after_its_end_was_written(clients: Clients) -> None:
+    first = await clients.visit(0)
+
+    async def is_over() -> bool:
+        return clients.counts() == {first: (1, "header", "client_delete")}
+
+    await eventually(is_over)
+    assert dict(clients.events("session.end")) == {}
+    await clients.visit(1)
+    await clients.settle()
+
+    assert clients.counts() == {first: (2, "inferred", None)}
+    assert dict(clients.events("session.end")) == {}
+
+
+async def test_two_credentials_are_two_sessions(clients: Clients) -> None:
+    for number in range(6):
+        await clients.visit(number % 2, who=[BOB if number // 2 % 2 else ANN])
+    await clients.settle()
+
+    assert sorted(clients.counts().values()) == [(2, "inferred", None), (4, "inferred", None)]
+
+
+@pytest.mark.parametrize("hop", [(), (("via", "1.1 ingress"),)], ids=["an address of its own", "a proxy's address"])
+async def test_without_a_credential_only_an_address_of_its_own_joins(clients: Clients, hop: Headers) -> None:
+    for _ in range(3):
+        await clients.visit(0, who=hop)
+    await clients.settle()
+
+    alone = {(1, "header", "client_delete")}
+    assert set(clients.counts().values()) == (alone if hop else {(3, "inferred_weak", None)})
+
+
+async def test_where_nothing_may_be_inferred_each_transport_session_is_one(
+    make_runtime: MakeRuntime, valkey: Valkey, telemetry: Telemetry
+) -> None:
+    clients = Clients(valkey, make_runtime, telemetry, session_sources="conversation,header")
+    for _ in range(3):
+        await clients.visit(0)
+    await clients.settle()
+
+    assert list(clients.counts().values()) == [(1, "header", "client_delete")] * 3
+
+
+async def test_who_comes_back_after_the_idle_gap_has_another_session(
+    make_runtime: MakeRuntime, valkey: Valkey, telemetry: Telemetry
+) -> None:
+    clients = Clients(valkey, make_runtime, telemetry, session_idle_gap=0.4)
+    for _ in range(2):
+        await clients.visit(0)
+
+    async def is_forgotten() -> bool:
+        return not clients.redis.keys("*:calls:*")
+
+    await eventually(is_forgotten)
+    for _ in range(2):
+        await clients.visit(1)
+    await clients.settle()
+
+    assert [count for count, _, _ in clients.counts().values()] == [2, 2]
+
+
+async def test_a_session_whose_end_was_reported_is_continued_by_another(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await clients.visit(0)
+    await clients.settle()  # Which reports what it holds.
+    second, _ = await clients.visit(1), await clients.visit(0)
+    await clients.settle()
+
+    assert clients.counts() == {first: (1, "header", "client_delete"), second: (2, "inferred", None)}
+    assert clients.documents()[second]["previous_id"] == first
+    assert dict(clients.events("session.end")) == {first: 1}
+
+
+async def test_a_session_of_several_calls_stays_one_of_its_own(clients: Clients) -> None:
+    long = await clients.visit(0, calls=3)
+    short = await clients.visit(0)
+    await clients.settle()
+
+    assert clients.counts() == {long: (3, "header", "client_delete"), short: (1, "header", "client_delete")}
+
+
+async def test_asking_for_the_tools_is_replaced_by_the_call_that_follows(clients: Clients) -> None:
+    listing = await clients.visit(0, calls=0, listed=True)
+    calls = [await clients.visit(number % 2) for number in range(3)]
+    again = await clients.visit(0, calls=0, listed=True)
+    await clients.settle()
+
+    assert clients.counts() == {listing: (0, "header", "replaced"), calls[0]: (3, "inferred", None)}
+    assert again not in clients.documents()
+    assert dict(clients.events("session.end")) == {listing: 1}
+
+
+async def test_a_conversation_is_joined_by_its_id_alone(clients: Clients) -> None:
+    for _ in range(2):
+        await clients.visit(0, meta=CHAT)
+    await clients.visit(0)
+    await clients.settle()
+
+    assert sorted(clients.counts().values()) == [(1, "header", "client_delete"), (2, "conversation", None)]
+
+
+async def test_monitors_that_only_ask_for_the_tools_are_a_session_each(clients: Clients) -> None:
+    for _ in range(3):
+        await clients.visit(0, calls=0, listed=True)
+    await clients.settle()
+
+    assert list(clients.counts().values()) == [(0, "header", "client_delete")] * 3
+    assert sum(clients.events("session.end").values()) == 3
+
+
+async def test_the_brief_end_is_reported_when_nobody_comes_back(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "TRAVEL", 0.0)
+    for runtime in clients.runtimes:
+        runtime.sessions._flusher.endings._brief = 0.2  # pyright: ignore[reportPrivateUsage]
+    first = await clients.visit(0)
+
+    async def is_reported() -> bool:
+        return clients.documents()[first].get("outcome") == "worked"
+
+    await eventually(is_reported)
+    assert dict(clients.events("session.end")) == {first: 1}
+
+
+async def test_the_answers_name_the_session_that_goes_on(clients: Clients) -> None:
+    first = await clients.visit(0)
+    opened = await clients.post(0, initialize(), [ANN], session_id="later")
+    await clients.quiet()
+
+    answer = await clients.post(0, call(), [*legacy_headers("later"), ANN], session_id="later")
+    other = await clients.post(0, modern(), [*MODERN_HEADERS, ANN])
+
+    assert (opened.session_id, answer.session_id) == ("later", first)
+    assert other.session_id not in (first, "later")
