@@ -27,7 +27,7 @@ from otel_mcp.exchange.response import Exchanges, Responses
 from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.model.delta import OpenCall, SessionDelta, WriteResult
+from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.model.verdict import Finding
 from otel_mcp.observers import Observers
@@ -234,6 +234,10 @@ class _SessionEvents(SessionReporter):
     def found(self, finding: Finding, state: SessionState) -> None:
         super().found(finding, state)
         self._runtime.observers.found(finding.name, state)
+
+    def ended(self, session: EndedSession) -> None:
+        super().ended(session)
+        self._runtime.resolver.per_call.ended(session.facts)
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
         return self._runtime.resolver.registry.calls_of(session_id)

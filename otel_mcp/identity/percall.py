@@ -8,9 +8,11 @@ call at most is therefore kept for a while, in which the next transport session 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
 
+from otel_mcp.bounded import remember
 from otel_mcp.hashing import OURS
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.reconcile import Directory, Later
@@ -35,14 +37,26 @@ class PerCall:
         self._later = later
         self._gap = min(settings.session_idle_gap, settings.session_ttl)
         self._is_on = "inferred" in settings.session_sources
+        self._most = settings.max_sessions
+        self._last: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+        """The session of calls of each visitor that was closed here last, and until when it goes on without asking."""
 
     def opened(self, session: Session, caller: Principal) -> None:
-        """Ask, in the background, whether the client has just closed a transport session in which this one goes on."""
-        if self._is_on and session.facts.visitor is not None and session.conversation is None:
-            self._later.run(partial(self._ask, session, caller))
+        """Go on with the session of calls before this one, where this process knows it; else ask in the background."""
+        visitor = session.facts.visitor
+        if not self._is_on or visitor is None or session.conversation is not None:
+            return
+        last, until = self._last.get(visitor, (None, 0.0))
+        if last is not None and self._registry.clock() < until:
+            self._join(session, last.facts, caller)
+        self._later.run(partial(self._ask, session, caller))
 
     async def _ask(self, session: Session, caller: Principal) -> None:
         before = await self._directory.get(_calls(session))
+        if session.conversation is not None:
+            if before is not None and before != session.conversation.id:
+                self._last.pop(session.facts.visitor or "", None)  # Other replicas go on in another one.
+            return
         goes_on = before is not None and before != session.id and await self._look(session, before, caller)
         if not goes_on and session.id.startswith(OURS):
             # Another replica, which does not know the client, may serve its call and its goodbye.
@@ -52,7 +66,7 @@ class PerCall:
         """Join the session in which the client was before, if it may go on; return whether it does."""
         known, is_closed = await asyncio.gather(self._directory.describe(before), self._directory.get(_closed(before)))
         held = self._registry.sessions.get(before)
-        if known is None or session.tool_calls or session.conversation is not None:
+        if known is None or session.ended or session.tool_calls > 1 or session.conversation is not None:
             return False
         facts = known.facts or (held.facts if held is not None and not known.ended else None)
         is_new = before.startswith(OURS) and not known.ended
@@ -67,18 +81,28 @@ class PerCall:
             has_calls = known.has_tool_calls or (held is not None and held.tool_calls > 0)
             # Of a new one the call may be another replica's, which has still to write it.
             may_go_on = may_go_on and bool(is_closed) and (has_calls or is_new)
-        if may_go_on:
-            self._join(session, facts, caller)
-            await self._directory.set_value(_calls(session), before, self._gap)
-        return may_go_on
+        if not may_go_on or not self._join(session, facts, caller):
+            return False
+        await self._directory.set_value(_calls(session), before, self._gap)
+        return True
 
-    def _join(self, session: Session, facts: SessionFacts, caller: Principal) -> None:
+    def _join(self, session: Session, facts: SessionFacts, caller: Principal) -> bool:
+        """Make a transport session part of the one with these facts; not if a call has been written of it meanwhile."""
         lasting = self._registry.get(facts.session_id)
         if lasting is None or not lasting.facts.lasting:
-            lasting = self._registry.put(Session(self._as_lasting(facts, session), self._registry.clock()))
+            lasting = Session(self._as_lasting(facts, session), self._registry.clock(), tool_calls=1)
             lasting.caller = caller.digest
+        if session.tool_calls and not self._sessions.buffer.hand_over(session.id, lasting.facts, called=True):
+            return False
+        self._remember(self._registry.put(lasting), self._gap)
+        session.tool_calls = 0
         claim = Claim(lasting.source, _calls(session), principal=caller)
         self._conversations.absorb(session.id, lasting, claim, owned=not session.id.startswith(OURS))
+        return True
+
+    def _remember(self, session: Session, seconds: float) -> None:
+        until = self._registry.clock() + seconds
+        remember(self._last, session.facts.visitor or "", (session, until), self._most)
 
     def _as_lasting(self, facts: SessionFacts, session: Session) -> SessionFacts:
         source = "inferred" if session.caller else "inferred_weak"
@@ -97,6 +121,7 @@ class PerCall:
         if not self._is_on or session.facts.visitor is None:
             return False
         if whole.facts.lasting:
+            self._remember(whole, self._gap)
             self._later.run(partial(self._directory.set_value, _calls(session), whole.id, self._gap))
             return whole is session
         if session.conversation is not None or session.tool_calls > 1:
@@ -106,11 +131,19 @@ class PerCall:
             return False
         self._later.run(partial(self._publish, session))
         if session.continues is None:
+            self._remember(session, min(BRIEF / 2, self._gap))
             return False
         # The end of the one before has been reported already.
         session.facts = replace(self._as_lasting(session.facts, session), previous_id=session.continues)
+        self._remember(session, self._gap)
         self._sessions.submit(SessionDelta(session.facts, self._registry.clock()))
         return True
+
+    def ended(self, facts: SessionFacts) -> None:
+        """Note that the end of a session has been reported here: nothing goes on in it."""
+        last, _ = self._last.get(facts.visitor or "", (None, 0.0))
+        if last is not None and last.id == facts.session_id:
+            del self._last[facts.visitor or ""]
 
     async def _publish(self, session: Session) -> None:
         """Have the next transport session of the client go on with this one, which has taken a call."""

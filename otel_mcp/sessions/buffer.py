@@ -114,10 +114,15 @@ class Buffer:
             if session_id not in self.pending and len(self._held) < _MAX_HELD:
                 self._held.setdefault(session_id, now + self.hold_time)
 
-    def hand_over(self, session_id: str, facts: SessionFacts) -> bool:
-        """Count what is held of a session with the one that has these facts; `False` where nothing is."""
+    def hand_over(self, session_id: str, facts: SessionFacts, *, called: bool = False) -> bool:
+        """Count what is held of a session with the one that has these facts; `False` where nothing is.
+
+        With `called` what waits of one that is not held, since a tool was called, as well.
+        """
         with self._lock:
             until = self._held.pop(session_id, None)
+            if called and session_id in self.pending:
+                until = inf
             if until is None or (until <= self._clock() and session_id not in self.pending):
                 return False  # Or it has been written meanwhile.
             held = self._remove(session_id) if session_id in self.pending else None
