@@ -19,7 +19,7 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, StoreDown
-from otel_mcp.store.redis import codec, replies
+from otel_mcp.store.redis import codec
 from otel_mcp.store.redis.client import RedisLink, connect
 from otel_mcp.store.redis.store import RedisStore
 from tests.support.stores import Listener, Server, delta, facts, flush, settings
@@ -1165,8 +1165,8 @@ async def test_an_answer_that_cannot_be_understood_holds_no_other(
             raise AttributeError
         return understood(flushed, reply)
 
-    understood = replies.written
-    monkeypatch.setattr(replies, "written", broken)
+    understood = codec.written
+    monkeypatch.setattr(codec, "written", broken)
     now = time.time()
     beside = flush(process, delta(1, of=facts("beside", at=now), at=now))
 

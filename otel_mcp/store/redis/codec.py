@@ -7,11 +7,11 @@ import time
 import zlib
 from hashlib import sha1
 from importlib.resources import files
-from typing import Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from pydantic import TypeAdapter
 
-from otel_mcp.model.delta import FACTS, Flush, SessionDelta, SessionFacts
+from otel_mcp.model.delta import FACTS, Flush, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import LOST
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.model.verdict import SessionOutcome
@@ -230,3 +230,23 @@ class Writer:
     def is_of(self, state: SessionState) -> bool:
         """Return whether a document is this service's: one that names none is anybody's."""
         return state.service is None or state.service == self._service[: text.CLIP]
+
+
+def written(flush: Flush, reply: list[Any]) -> WriteResult:
+    """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
+    session_id, status, total, flags = flush.delta.facts.session_id, reply[0].decode(), reply[1], reply[2].decode()
+    if status == "bound":
+        return WriteResult(session_id, owner=flags, total_calls=total)
+    duplicate = status == "duplicate"
+    return WriteResult(
+        session_id=session_id,
+        created="c" in flags,
+        resumed="r" in flags,
+        total_calls=total,
+        duplicate=duplicate,
+        ended="e" in flags,
+        brief="h" in flags,
+        after_end=status in ("late", "lost") or (duplicate and "l" in flags),
+        refused={"foreign": "foreign", "lost": "ended"}.get(status),
+        back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
+    )

@@ -153,7 +153,7 @@ class FlushWriter:
             ended = replies.ended_session(session_id, reply[3])
             self._announced[flush] = ended
             return WriteResult(session_id, retry="expired", expired=ended)
-        return replies.written(flush, reply)
+        return codec.written(flush, reply)
 
 
 def _failed(session_id: str, error: Exception) -> WriteResult:

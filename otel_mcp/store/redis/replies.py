@@ -1,4 +1,4 @@
-"""What the scripts of a session have replied. No I/O."""
+"""What the scripts of a session have replied, beyond what each flush is answered. No I/O."""
 
 from __future__ import annotations
 
@@ -7,31 +7,11 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from otel_mcp.model.delta import FACTS, EndedSession, Flush, Known, SessionFacts, WriteResult
+from otel_mcp.model.delta import FACTS, EndedSession, Known, SessionFacts
 from otel_mcp.model.state import ToolCall
 from otel_mcp.store.redis.codec import AT_END, agreed_id
 
 _CALLS: Final = TypeAdapter(list[ToolCall])
-
-
-def written(flush: Flush, reply: list[Any]) -> WriteResult:
-    """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
-    session_id, status, total, flags = flush.delta.facts.session_id, reply[0].decode(), reply[1], reply[2].decode()
-    if status == "bound":
-        return WriteResult(session_id, owner=flags, total_calls=total)
-    duplicate = status == "duplicate"
-    return WriteResult(
-        session_id=session_id,
-        created="c" in flags,
-        resumed="r" in flags,
-        total_calls=total,
-        duplicate=duplicate,
-        ended="e" in flags,
-        brief="h" in flags,
-        after_end=status in ("late", "lost") or (duplicate and "l" in flags),
-        refused={"foreign": "foreign", "lost": "ended"}.get(status),
-        back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
-    )
 
 
 def ended_session(session_id: str, report: list[Any]) -> EndedSession:
