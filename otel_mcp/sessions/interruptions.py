@@ -6,6 +6,7 @@ them in each turn, and is counted nowhere.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from math import inf
@@ -87,20 +88,21 @@ class Interruptions:
             if not self._health.is_away:
                 await self._ask_cut(refused[first : min(first + BATCH, MOST)])
         for facts in begun[:MOST]:
-            if not self._health.is_away:
-                self.begun.pop(facts.session_id, None)
+            if not self._health.is_away and self.begun.pop(facts.session_id, None) is not None:
                 await self._ask_back(facts)
         left = (*self.refusals.values(), *self.begun.values())
         self.due = min((at for at, _ in left), default=inf)
 
-    async def _ask_cut(self, batch: list[Refusal]) -> None:
+    async def _ask_cut(self, refused: list[Refusal]) -> None:
+        # At the end of the process another turn may be asking still.
+        batch = [refusal for refusal in refused if self.refusals.pop(_key(refusal), None) is not None]
         for refusal in batch:
-            del self.refusals[_key(refusal)]
             remember(self._asked, _key(refusal), time.monotonic(), KEPT)
         with self._health.operation("cut"):
             try:
                 found = await self._store.cut(batch)
-            except StoreDown:
+            except (StoreDown, asyncio.CancelledError):
+                # Asked again, the store answers alike.
                 self.refusals |= {_key(refusal): (0.0, refusal) for refusal in batch}
                 raise
             for cut in found:
@@ -113,7 +115,7 @@ class Interruptions:
         with self._health.operation("back"):
             try:
                 back = await self._store.back(facts.visitor, facts.created_at)
-            except StoreDown:
+            except (StoreDown, asyncio.CancelledError):
                 self.begun[facts.session_id] = 0.0, facts
                 raise
             if back is None:

@@ -13,6 +13,7 @@ from otel_mcp.model.interruption import Interruption, Refusal
 from otel_mcp.model.state import EndReason
 from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
+from otel_mcp.store.redis import interruptions
 from otel_mcp.store.redis.client import Client
 from otel_mcp.store.redis.store import RedisStore
 from tests.support.stores import Server, delta, facts, flush, settings
@@ -241,3 +242,20 @@ async def test_a_visitor_whom_nobody_cut_lately_is_not_back(replicas: Replicas, 
     await store.cut([refusal(now + 20)])
 
     assert await store.back("ann", now + 20 + 1801) is None
+
+
+async def test_of_a_visitor_with_very_many_cut_sessions_the_newest_are_kept(
+    replicas: Replicas, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not replicas.shared:
+        pytest.skip("memory keeps as many as there are sessions")
+    monkeypatch.setattr(interruptions, "_MOST_CUT", 3)
+    store, process = replicas.store(now - 1000)
+    names = [f"s{number}" for number in range(5)]
+    for name in names:
+        await store.apply([flush(process, delta(1, of=facts(name, now, visitor="gateway"), at=now))])
+    await store.cut([refusal(now + 20 + at, session_id=name) for at, name in enumerate(names)])
+
+    found = [await store.back("gateway", now + 40) for _ in range(4)]
+
+    assert [back.facts.session_id for back in found if back is not None] == ["s2", "s3", "s4"]

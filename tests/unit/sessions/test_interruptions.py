@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +27,7 @@ class Store(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__(settings())
-        self.fails: Exception | None = None
+        self.fails: BaseException | None = None
         self.asked: list[str] = []
         self.returns: list[Return] = []
 
@@ -93,6 +94,18 @@ async def test_what_was_seen_while_the_store_is_away_is_asked_later(asking: Aski
     assert asking.store.asked == ["abc", "abc", "ann"]
     assert asking.reported() == ["abc"]
     assert asking.questions.due == float("inf")
+
+
+async def test_a_question_that_is_cancelled_is_asked_once_more(asking: Asking) -> None:
+    asking.refuse()
+    asking.store.fails = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await asking.questions.ask()
+    asking.store.fails = None
+
+    await asking.questions.ask(everything=True)
+
+    assert (asking.store.asked, asking.reported()) == (["abc", "abc"], ["abc"])
 
 
 @pytest.mark.usefixtures("failures")

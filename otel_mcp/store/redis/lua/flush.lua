@@ -119,7 +119,7 @@ if f.sent > 0 then
     d.calls, s.c = string.sub(d.calls, from), f.cap
   end
 end
-local since = not late and f.requests + f.calls > 0 and come_back(s, f.first, f.last)
+local since = s.z and not late and f.requests + f.calls > 0 and come_back(s, f.first, f.last)
 if since then flags = flags .. 'b' end
 set[#set + 1], set[#set + 2] = mark, int(f.sequence) .. ' ' .. int(now) .. ' ' .. flags
 write(d, s, set, not late and f.ttl)
