@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,14 +16,15 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from otel_mcp import MCPInstrumentor, SessionState
 from otel_mcp.types import ASGIApp
-from tests.support.asgi import announcing, delete, get, make_scope, post, request
-from tests.support.messages import call, initialize, legacy_headers
+from tests.support.asgi import JSON_HEADERS, announcing, delete, get, make_scope, post, request
+from tests.support.messages import MODERN, ask, call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 HELD = "otel_mcp.transport.sessions"
 STREAMS = "otel_mcp.stream.active"
 CUT, BACK = "otel_mcp.session.interrupted", "otel_mcp.session.returned"
+META = {"protocolVersion": MODERN, "clientInfo": {"name": "host", "version": "2"}, "clientCapabilities": {}}
 
 
 @pytest.fixture
@@ -141,6 +143,26 @@ async def test_a_get_stream_of_the_sdk_is_open_until_its_session_is_deleted(tele
     assert [count for _, count in telemetry.points(STREAMS)] == [0] * 4
     ((attributes, (count, _)),) = telemetry.points("otel_mcp.stream.duration")
     assert (attributes["otel_mcp.stream.kind"], count) == ("get", 1)
+
+
+async def test_a_subscription_is_a_stream_until_its_client_leaves_and_holds_no_session(telemetry: Telemetry) -> None:
+    opened, left, method = anyio.Event(), anyio.Event(), "subscriptions/listen"
+    headers = [*JSON_HEADERS, ("mcp-protocol-version", MODERN), ("mcp-method", method)]
+    meta = {f"io.modelcontextprotocol/{name}": value for name, value in META.items()}
+    body = json.dumps(ask(method, 1, notifications={"toolsListChanged": True}, _meta=meta)).encode()
+
+    async with managed() as (app, _):
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                listening = announcing(app, opened, "status")
+                group.start_soon(lambda: request(listening, make_scope(headers=headers), [body], left=left))
+                await opened.wait()
+                during = [kind for kind, count in telemetry.points(STREAMS) if count]
+                left.set()
+
+    assert (during, held(telemetry)) == ([{"otel_mcp.stream.kind": "listen"}], None)
+    assert [count for _, count in telemetry.points(STREAMS)] == [0] * 4
+    assert sum(telemetry.counts("otel_mcp.stream.duration").values()) == 1
 
 
 async def test_a_tool_that_has_never_answered_is_named_while_it_hangs(telemetry: Telemetry) -> None:
