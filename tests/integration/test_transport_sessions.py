@@ -60,7 +60,7 @@ async def managed(idle: float | None = None) -> AsyncGenerator[tuple[ASGIApp, An
 
 
 async def begin(app: ASGIApp) -> str:
-    return (await post(app, initialize())).headers["mcp-session-id"]
+    return (await post(app, initialize(), patience=60)).headers["mcp-session-id"]
 
 
 def held(telemetry: Telemetry) -> int | None:
