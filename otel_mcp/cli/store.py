@@ -152,19 +152,23 @@ class Reader:
 
     async def in_flight(self) -> list[Open]:
         """Return the calls that have been in flight for long, the oldest first, as far as this account may ask."""
-        open_ones = (call for value in await self.values("in_flight") for call in open_calls(value))
-        return sorted(open_ones, key=lambda call: call.started)
+        found = [call for value in await self.values("in_flight") for call in open_calls(value)]
+        return sorted(found, key=lambda call: call.started)
 
     async def values(self, key: str) -> list[bytes]:
         """Return all values of a hash that each service has, as far as this account may ask."""
         names = [index.removesuffix("deadlines") + key for index in await self._find_indexes()]
+        found = await self._if_allowed(*(("HVALS", name) for name in names))
+        return [value for part in found or () if isinstance(part, list) for value in cast("list[bytes]", part)]
+
+    async def _if_allowed(self, *commands: tuple[Any, ...]) -> list[Any] | None:
+        """Run all; ``None`` where this account may not."""
         try:
-            found = await self._redis.run_all(*(("HVALS", name) for name in names))
+            return await self._redis.run_all(*commands)
         except StoreDown as down:
             if not down.denied:
                 raise
-            return []
-        return [value for part in found if isinstance(part, list) for value in cast("list[bytes]", part)]
+            return None
 
     async def documents(self, session_ids: Iterable[str]) -> list[Document]:
         """Return the documents of these sessions, without those that are gone or cannot be read."""
@@ -185,17 +189,11 @@ class Reader:
         keys = [self._keys.session(document.session_id)[1] for document in documents]
         if not keys:
             return
-        try:
-            if self._redis.is_cluster:
-                found = await self._redis.run_all(*(("HGET", key, "u") for key in keys))
-            else:
-                (found,) = await self._redis.run_all(("EVAL", _CALLERS, len(keys), *keys))
-        except StoreDown as down:
-            if not down.denied:
-                raise
-            return
-        for document, user in zip(documents, found, strict=True):
-            document.caller = user.decode("utf-8", "replace")[:CALLER] if isinstance(user, bytes) else None
+        alone: list[tuple[Any, ...]] = [("HGET", key, "u") for key in keys]
+        commands = alone if self._redis.is_cluster else [("EVAL", _CALLERS, len(keys), *keys)]
+        if found := await self._if_allowed(*commands):
+            for document, user in zip(documents, found if self._redis.is_cluster else found[0], strict=True):
+                document.caller = user.decode("utf-8", "replace")[:CALLER] if isinstance(user, bytes) else None
 
     async def scan(self, prefix: str, limit: int, *, is_of_any: bool) -> list[Document]:
         """Find sessions whose ids begin so, ended ones too, of our service or of any, by a scan; `limit` at most."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
+from otel_mcp.telemetry.catalogue import taken_by
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import Server, result
 from tests.support.asgi import event, post, read, respond, stream
@@ -275,6 +278,17 @@ async def test_answers_beyond_what_the_host_takes_are_counted(
 
     expected = [({"gen_ai.tool.name": "add", "otel_mcp.client.name": client}, 1)] if counted else []
     assert telemetry.points("otel_mcp.tool.result.oversized") == expected
+
+
+def test_what_hosts_take_is_documented_with_its_source() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "context.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z -]+)` \| ([\d,]+) (\w+)[^|]*\|[^|]+\| (.+) \|$", page, re.MULTILINE)
+    units = {"characters": 1, "KiB": 1024, "tokens": 4}
+
+    assert len(rows) >= 8
+    for host, most, unit, source in rows:
+        assert taken_by(f"{host.title()} 1.0") == int(most.replace(",", "")) * units[unit]
+        assert "#" in source
 
 
 async def test_a_tool_that_asks_its_host_to_take_more_is_believed(runtime: Runtime, telemetry: Telemetry) -> None:
