@@ -85,3 +85,59 @@ def went(b: Board) -> None:
     table = table.override_by_name(query.CLIENT, [panels.prop("links", [links.client_tools(query.CLIENT)])])
     titles = {"Value #A": "sessions", "Value #B": "struggled", "Value #C": "gave up", "Value #D": "called nothing"}
     b.add(panels.columns(table, titles, (query.CLIENT, *titles)), 24, 7)
+
+
+def restarts(b: Board) -> None:
+    """Add what restarts did to sessions: cut, back, lost."""
+    cut = query.increase(m.SESSION_INTERRUPTED.series, CHOSEN)
+    back = query.increase(m.SESSION_RETURNED.series, CHOSEN)
+    b.add(
+        panels.bars(
+            "Cut, by cause",
+            "Sessions whose id was answered that it is not known, though they live. `restart`: the process is younger; "
+            "`replica`: the request met another one than the one that keeps the session (routing is not sticky); "
+            "`idle_reaper`: the server had closed it.",
+            now(query.increase(m.SESSION_INTERRUPTED.series, CHOSEN, by=query.CAUSE), query.legend(query.CAUSE)),
+            panels.COUNT,
+        ),
+        8,
+    )
+    b.add(
+        panels.bars(
+            "Back within, and lost",
+            "How soon clients of cut sessions were back, as the same session or another one that continues it. *lost*: "
+            "not back, or not yet; after 30 minutes they count for good.",
+            now(query.increase(m.SESSION_RETURNED.series, CHOSEN, by=query.WITHIN), query.legend(query.WITHIN)),
+            panels.COUNT,
+        ).with_target(now(f"clamp_min({cut} - ({back} or 0 * {cut}), 0)", "lost", ref="B")),
+        8,
+    )
+    b.add(
+        panels.lines(
+            "Cut and back",
+            "Both per second, with deploys marked. A wave at each deploy: see whether clients come back at all.",
+            [
+                over_time(query.rate(m.SESSION_INTERRUPTED.series, CHOSEN), "cut", ref="A"),
+                over_time(query.rate(m.SESSION_RETURNED.series, CHOSEN), "back", ref="B"),
+            ],
+            panels.EVENTS,
+        ),
+        8,
+    )
+    by = query.CLIENT
+    cut, back = (query.increase(each.series, CHOSEN, by=by) for each in (m.SESSION_INTERRUPTED, m.SESSION_RETURNED))
+    soon = query.increase(m.SESSION_RETURNED.series, CHOSEN, f'{query.WITHIN}="1m"', by=by)
+    table = panels.rows(
+        "Which clients come back",
+        "Of the cut sessions of each client, the share that was back at all, and within a minute. Clients that never "
+        "come back need a server that keeps their sessions: see the runbook of MCPSessionsLostAfterDeploy.",
+        [
+            column("A", f"{cut} > 0"),
+            column("B", f"clamp_max({query.share(back, cut)}, 1)"),
+            column("C", f"clamp_max({query.share(soon, cut)}, 1)"),
+        ],
+        panels.SHARE,
+    )
+    table = table.override_by_name("Value #A", [panels.prop("unit", panels.COUNT), panels.prop("decimals", 0)])
+    titles = {"Value #A": "cut", "Value #B": "back", "Value #C": "within a minute"}
+    b.add(panels.columns(table, titles, (query.CLIENT, *titles)), 24, 6)

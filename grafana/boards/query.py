@@ -32,6 +32,8 @@ REASON: Final = label(names.REJECT_REASON)
 KIND: Final = label(names.STREAM_KIND)
 OUTCOME: Final = label(names.SESSION_OUTCOME)
 FINDING: Final = label(names.SESSION_FINDING)
+CAUSE: Final = label(names.SESSION_INTERRUPTED_CAUSE)
+WITHIN: Final = label(names.SESSION_RETURNED_WITHIN)
 
 PROBE: Final = "probe"
 """The outcome of sessions of registries and monitors."""

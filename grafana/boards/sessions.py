@@ -24,6 +24,7 @@ def board() -> Board:
     b.choice("outcome", "Outcome", **{name.replace("_", " "): name for name in query.OUTCOMES})
     _population(b.row("How many"))
     outcomes.went(b.row("How they went"))
+    outcomes.restarts(b.row("Restarts"))
     _endings(b.row("How they end"))
     _shape(b.row("How long and how busy"))
     _streams(b.row("Streams and leaks"))

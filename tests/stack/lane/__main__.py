@@ -17,7 +17,9 @@ from .builds import NotBuilt
 from .seen import Seen
 from .stack import Stack
 
-PROOFS: Final = metrics.PROOFS | traces.PROOFS | logs.PROOFS | entry.PROOFS | pipelines.PROOFS | pods.PROOFS
+PROOFS: Final = (
+    metrics.PROOFS | traces.PROOFS | logs.PROOFS | entry.PROOFS | pipelines.PROOFS | pods.PROOFS | restarts.PROOFS
+)
 
 
 def main() -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from grafana.boards import contract, query
+
+from .seen import Proof, Seen, eventually
 from .stack import Stack
 
 _VERSION: Final = "2025-11-25"
@@ -59,3 +63,20 @@ def _post(url: str, message: dict[str, Any], session: str) -> tuple[int, str]:
             return response.status, response.headers.get("mcp-session-id", session)
     except HTTPError as error:
         return error.code, session
+
+
+def a_cut_session_is_back(seen: Seen) -> Iterator[str]:
+    """The one session that a restart has cut is counted once, and so is its return."""
+    for expr in (
+        f'sum({contract.SESSION_INTERRUPTED.series}{{{query.CAUSE}="restart"}})',
+        f'sum({contract.SESSION_RETURNED.series}{{{query.WITHIN}="1m"}})',
+    ):
+
+        def counted(expr: str = expr) -> list[float]:
+            return [float(found["value"][1]) for found in seen.prometheus.query(expr)]
+
+        if not eventually(lambda counted=counted: counted() == [1.0]):
+            yield f"{expr}: {counted()}"
+
+
+PROOFS: Final[dict[str, Proof]] = {"a session that a restart has cut is back": a_cut_session_is_back}
