@@ -65,7 +65,7 @@ OUTCOME: Final = Field[Document](
     "outcome",
     lambda each: clean(each.state, 64),
     lambda each: "yellow" if each.struggled else _STYLES.get(each.outcome),
-    least=9,
+    least=12,  # live, looped
 )
 FIELDS: Final[tuple[Field[Document], ...]] = (
     SESSION,
