@@ -33,11 +33,14 @@ _INSTRUMENTS: Final = {
 
 INTEGERS: Final = frozenset({
     *(names.SESSION_TOOL_CALLS, names.SESSION_REQUESTS, names.SESSION_ERRORS),
-    *(names.SESSION_CONTEXT_SIZE, names.CATALOGUE_SIZE, names.CATALOGUE_PREVIOUS_SIZE),
+    *(names.SESSION_FINDING_CALLS, names.SESSION_CONTEXT_SIZE, names.CATALOGUE_SIZE, names.CATALOGUE_PREVIOUS_SIZE),
 })  # fmt: skip
 LISTS: Final = frozenset({names.CATALOGUE_ADDED, names.CATALOGUE_REMOVED, names.CATALOGUE_CHANGED})
 OWN_EVENTS: Final = frozenset(
-    {names.EVENT_CATALOGUE_CHANGED, names.EVENT_SESSION_INTERRUPTED, names.EVENT_SESSION_RETURNED}
+    {
+        *(names.EVENT_CATALOGUE_CHANGED, names.EVENT_SESSION_FINDING),
+        *(names.EVENT_SESSION_INTERRUPTED, names.EVENT_SESSION_RETURNED),
+    }
 )
 """All others are the conventions'."""
 MEMBERS: Final = {

@@ -135,9 +135,16 @@ async def _use_everything(redis_url: str) -> Emitted:
         await _post(client, ask("prompts/get", 4, name="greet"), legacy)
         await _post(client, ask("tools/list", 11), legacy)
         await _post(client, ask("resources/read", 5, uri="memo://none"), legacy)
-        await client.delete("/mcp", headers=dict(legacy))
+        await _struggle(client, legacy)
         successor = await _successor(client)
-        await client.delete("/mcp", headers=dict(legacy_headers(successor)))
+        await _struggle(client, legacy_headers(successor))
+        assert await anyio.to_thread.run_sync(
+            lambda: wait_until(
+                lambda: [event["name"] for event in telemetry.events()].count("session.finding") == 2, deadline=20
+            )
+        )
+        for ended in (session_id, successor):
+            await client.delete("/mcp", headers=dict(legacy_headers(ended)))
         # A host's conversation wins over everything.
         meta = {CLIENT_INFO: {"name": "claude-code", "version": "2"}, "openai/session": "v1/abc"}
         modern = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "add")]
@@ -251,6 +258,12 @@ async def _successor(client: httpx2.AsyncClient) -> str:
         if answer.headers["x-session-id"] != strange:
             return answer.headers["x-session-id"]
     raise AssertionError("no unknown id got a successor")
+
+
+async def _struggle(client: httpx2.AsyncClient, headers: Any) -> None:
+    """Ask for the same impossible thing again and again."""
+    for number in range(4):
+        await _post(client, call("add", 20 + number, arguments={"a": "one"}), headers)
 
 
 async def _post(client: httpx2.AsyncClient, message: Message, headers: Any = ()) -> httpx2.Response:
