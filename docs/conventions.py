@@ -68,6 +68,17 @@ MEMBERS: Final = {
         "5m": "Within five minutes.",
         "30m": "Within half an hour.",
     },
+    names.SESSION_FINDING: {
+        "looped": "The same call again and again, with the same answer.",
+        "retry_storm": "A failing call was repeated again and again.",
+        "ping_pong": "Two calls in turn, again and again.",
+    },
+    names.STREAM_KIND: {
+        "get": "What the server says by itself, asked for by GET.",
+        "listen": "A subscription: `subscriptions/listen` of 2026-07-28.",
+        "sse": "The stream of 2024-11-05, which is the session.",
+        "post": "The answer to a POST, where it streams for a second or more.",
+    },
     names.SESSION_OUTCOME: {
         "worked": "What was tried last worked.",
         "corrected": "It worked, after a call of the same tool had failed.",
