@@ -249,6 +249,20 @@ def test_a_handshake_is_counted_with_its_conversation() -> None:
     assert held.taken() == [("c_chat", 1)]
 
 
+def test_a_call_that_still_waits_is_counted_with_the_session_that_goes_on() -> None:
+    buffer, lasting = Buffer(settings()), facts("lasting", limit=60.0, source="inferred", lasting=True)
+    buffer.hold("abc")
+    buffer.add(delta(1, of=facts(source="header"), requests=2, ended="client_delete"))
+
+    assert not buffer.hand_over("abc", lasting)
+    assert buffer.hand_over("abc", lasting, called=True)
+    buffer.add(delta(1, of=facts("lasting", source="header")))
+
+    (counted,) = buffer.take(10)
+    assert (counted.facts, counted.call_count, counted.requests) == (lasting, 2, 3)
+    assert not buffer.hand_over("abc", lasting, called=True)
+
+
 def test_nothing_is_held_when_the_process_ends() -> None:
     held = Held()
     held.buffer.hold("other")
