@@ -47,7 +47,8 @@ class PerCall:
         if not self._is_on or visitor is None or session.conversation is not None:
             return
         last, until = self._last.get(visitor, (None, 0.0))
-        if last is not None and self._registry.clock() < until:
+        # One that lasts is over only where the store says so.
+        if last is not None and self._registry.clock() < until and not (last.facts.lasting and last.ended):
             self._join(session, last.facts, caller)
         self._later.run(partial(self._ask, session, caller))
 
@@ -73,7 +74,8 @@ class PerCall:
         if facts is None and not (is_new and is_closed):
             session.continues = before
             return False
-        may_go_on = known.may_go_on or not known.exists
+        is_short = held is None or held.facts.lasting or held.tool_calls <= 1
+        may_go_on = known.may_go_on or (not known.exists and is_short)
         if facts is None:
             facts = SessionFacts(before, self._registry.clock(), self._gap)
         elif not facts.lasting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 
 from otel_mcp import MCPMiddleware
 from otel_mcp.sessions import endings
+from tests.support import asgi
 from tests.support.answers import Server
-from tests.support.asgi import Headers, delete
+from tests.support.asgi import Headers
 from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
 from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
+from tests.support.stores import delta, facts
 from tests.unit.conftest import MakeRuntime
 from tests.unit.identity.test_replicas import CHAT, Replicas, eventually
 from tests.unit.identity.test_resolver import jwt
@@ -60,7 +63,7 @@ class Clients(Replicas):
             await self.post(places[0], ask("tools/list", 5), headers, session_id=own)
         for number in range(calls):
             await self.post(places[0], call(request_id=7 + number, meta=meta), headers, session_id=own)
-        await delete(MCPMiddleware(Server(session_id=own), self.runtimes[places[1]]), headers)
+        await asgi.delete(MCPMiddleware(Server(session_id=own), self.runtimes[places[1]]), headers)
         await self.quiet()
         return opened.headers["mcp-session-id"]
 
@@ -141,6 +144,18 @@ async def test_two_credentials_are_two_sessions(clients: Clients) -> None:
     assert sorted(clients.counts().values()) == [(2, "inferred", None), (4, "inferred", None)]
 
 
+@pytest.mark.parametrize("owned", [True, False], ids=["stateful", "stateless"])
+async def test_a_session_of_several_calls_that_waits_to_be_written_stays(
+    make_runtime: MakeRuntime, valkey: Valkey, telemetry: Telemetry, owned: bool
+) -> None:
+    clients = Clients(valkey, make_runtime, telemetry, 3600.0)
+    for calls in (3, 1):
+        await clients.visit(0, calls=calls, owned=owned)
+    await clients.settle()
+
+    assert sorted(clients.counts().values()) == [(1, "header", "client_delete"), (3, "header", "client_delete")]
+
+
 @pytest.mark.parametrize("hop", [(), (("via", "1.1 ingress"),)], ids=["an address of its own", "a proxy's address"])
 async def test_without_a_credential_only_an_address_of_its_own_joins(clients: Clients, hop: Headers) -> None:
     for _ in range(3):
@@ -191,6 +206,41 @@ async def test_a_session_whose_end_was_reported_is_continued_by_another(
     assert clients.counts() == {first: (1, "header", "client_delete"), second: (2, "inferred", None)}
     assert clients.documents()[second]["previous_id"] == first
     assert dict(clients.events("session.end")) == {first: 1}
+
+
+async def test_calls_after_a_delete_are_another_session(clients: Clients) -> None:
+    first, _ = await clients.visit(0), await clients.visit(0)
+    await clients.runtimes[1].sessions.delete(first)
+    for _ in range(4):
+        await clients.visit(0)
+        await clients.runtimes[0].sessions.flush()
+    await clients.settle()
+
+    # Under the id of a session that an operator has deleted, what comes later is another one.
+    assert clients.counts() == {first: (4, "inferred", None)}
+    assert dict(clients.events("session.start")) == {first: 2}
+    assert dict(clients.events("session.end")) == {first: 1}
+
+
+async def test_what_the_store_has_ended_is_not_gone_on_with(clients: Clients) -> None:
+    first, _ = await clients.visit(0), await clients.visit(0)
+    # As if another process had found it over, and reported it.
+    end = delta(of=facts(first, time.time(), principal=None), at=time.time(), ended="server_closed")
+    stats = f"{{mcp_session:{first}}}:stats"
+    end.facts.principal = clients.redis.hget(stats, "u")
+    clients.runtimes[1].sessions.submit(end)
+    await clients.runtimes[1].sessions.flush()
+    for _ in range(4):
+        await clients.visit(0)
+        await clients.runtimes[0].sessions.flush()
+    await clients.settle()
+
+    over = clients.counts().pop(first)
+    others = [count for session_id, (count, _, _) in clients.counts().items() if session_id != first]
+    assert over[2] == "server_closed"
+    assert over[0] + sum(others) == 6
+    assert len(others) == 1
+    assert sum(others) >= 2
 
 
 async def test_a_session_of_several_calls_stays_one_of_its_own(clients: Clients) -> None:
