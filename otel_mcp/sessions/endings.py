@@ -58,15 +58,20 @@ class Endings:
         """Report the ends whose time has come, that of one session, or all."""
         now = time.monotonic()
         due = [key for key, at in self.held.items() if everything or at <= now or key == session_id]
-        for first in range(0, len(due), BATCH):
+        # At last also without one: what was reported may have still to be acknowledged.
+        for first in range(0, max(len(due), everything), BATCH):
             if self._health.is_away:
                 return
             batch = {key: self.held.pop(key) for key in due[first : first + BATCH] if key in self.held}
-            with self._health.operation("end") as use:
-                await self._settled(await self._store.claim_held(list(batch), time.time() - self._settle))
-            if use.down is not None:
-                for key, at in batch.items():
-                    self.held.setdefault(key, at)
+            settled = False
+            try:
+                with self._health.operation("end"):
+                    await self._settled(await self._store.claim_held(list(batch), time.time() - self._settle))
+                    settled = True
+            finally:
+                if not settled:  # Asked again, the store leaves out what is reported.
+                    for key, at in batch.items():
+                        self.held.setdefault(key, at)
 
     async def sweep(self) -> None:
         """Report the ends of sessions that nobody closed, or whose process is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -69,6 +70,37 @@ async def test_a_process_that_ends_reports_at_once_what_it_holds(replica: Callab
     await sessions.aclose()
 
     assert [(end.tool_call_count, end.outcome) for end in listener.ends] == [(1, "worked")]
+
+
+@pytest.mark.parametrize("when", ["claim_held", "visits", "ack_ends"])
+async def test_a_task_that_is_cancelled_while_it_reports_leaves_no_end_to_another(
+    replica: Callable[..., Replica], raw: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(endings, "TRAVEL", 0.1)
+    sessions, listener = replica()
+    reached, use = asyncio.Event(), getattr(sessions._store, when)  # pyright: ignore[reportPrivateUsage]
+
+    async def lost(*about: Any) -> Any:
+        answer = await use(*about) if when == "claim_held" else None
+        if about[0]:
+            monkeypatch.undo()
+            reached.set()
+            await asyncio.Event().wait()
+        return answer
+
+    monkeypatch.setattr(sessions._store, when, lost)  # pyright: ignore[reportPrivateUsage]
+    sessions.submit(delta(0, of=facts(visitor="v" * 32), at=time.time(), requests=1, ended="server_closed"))
+    await asyncio.wait_for(reached.wait(), 10)
+    task = sessions.worker._task()  # pyright: ignore[reportPrivateUsage]
+    assert task is not None
+
+    task.cancel()
+    await asyncio.wait((task,))
+    await sessions.aclose()
+
+    assert [end.outcome for end in listener.ends] == ["no_call"]
+    assert raw.hget("{mcp_session:abc}:stats", "w") is None
+    assert raw.zcard("otel_mcp:svc:deadlines") == 0
 
 
 async def test_an_end_whose_process_dies_before_it_reports_is_reported_by_another(

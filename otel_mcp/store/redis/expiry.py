@@ -48,7 +48,7 @@ class Sweep:
     async def claim_expired(self, ahead: float, limit: int) -> list[EndedSession]:
         """Claim up to `limit` ends of sessions whose time is over in `ahead` seconds."""
         token = self._process.token
-        await self.ack_ends([end for end, _ in self._claimed.values() if end.outcome is not None])
+        await self._ack_reported()
         sweeper = await self._link.run(Run(codec.GET_OR_SET, (self._keys.sweeper,), (token, self._sweeper, 1)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
@@ -65,7 +65,10 @@ class Sweep:
                 return ended
 
     async def claim_held(self, session_ids: Sequence[str], ahead: float) -> list[EndedSession]:
-        """Claim ends that this process holds."""
+        """Claim ends that this process holds, once what it has reported is acknowledged."""
+        await self._ack_reported()
+        if not session_ids:
+            return []
         now = self._writer.instant(time.time())
         return (await self._claim(dict.fromkeys(session_ids, 0.0), now, ahead, held=True))[0]
 
@@ -113,6 +116,10 @@ class Sweep:
         for result in await self._link.run_all(runs):
             if isinstance(result, Exception):
                 raise outage(result) or result
+
+    async def _ack_reported(self) -> None:
+        """Acknowledge what has been reported while the store was away, or by a task that was cancelled."""
+        await self.ack_ends([end for end, _ in self._claimed.values() if end.outcome is not None])
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
         """Acknowledge that these ends have been reported."""
