@@ -195,7 +195,7 @@ def valkey() -> Iterator[Valkey]:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Calls that were added to the document of a session whose end had been reported."""
+    """Calls that were added to the document of a session that had ended, before its end was reported or after."""
     found: list[int] = []
     apply: Callable[..., None] = Flusher.apply
 
@@ -255,7 +255,7 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
     )
     points = telemetry.points("otel_mcp.store.dropped")
     dropped: Counter[str] = Counter({attributes["otel_mcp.reason"]: count for attributes, count in points})
-    missing = world.calls - reported - sum(late) - sum(dropped.values())
+    missing = world.calls - reported - sum(dropped.values())
     unreported = sum((begun - ended).values())
     unanswered = sum(
         count
@@ -267,6 +267,6 @@ async def test_whatever_happens_each_session_ends_once_and_each_call_is_counted_
     assert missing >= -dropped["shutdown"]
     # An expiry whose claim was not answered is not reported where another process begins a session under the id then.
     assert unreported <= unanswered
-    assert unreported or missing <= 0
+    assert unreported or missing <= sum(late)
     assert guard.failures == Counter()
     telemetry.shut_down()

@@ -20,7 +20,7 @@ def log_panels_show_a_session(seen: Seen) -> Iterator[str]:
     """Ask the queries of log panels for sessions that Redis has seen end: each from its beginning to its end."""
     if (loki := seen.stack.logs) is None:
         return
-    ended = [session for session in _documents(seen) if session.get("ended")]
+    ended = [session for session in _documents(seen) if session.get("outcome")]  # Its end is reported.
     queries = [query for name, board in dashboards.load().items() for query in dashboards.log_queries(name, board)]
     if not ended or not queries:
         yield f"{len(ended)} sessions have ended, {len(queries)} panels show logs"
