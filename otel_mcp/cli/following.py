@@ -1,7 +1,8 @@
 """``otel-mcp tail`` and ``top``: calls as replicas write them, all of them since the last look.
 
 The index holds when the time of each session is over, which is its limit of silence after its last activity. So recent
-activity is one span of the index for each limit, however many sessions there are.
+activity is one span of the index for each limit, however many sessions there are. A session that a client closes lies
+far below until its end is reported; one that was followed is read once more when it has left its span.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from otel_mcp.cli.store import Member, Reader, address, configured, repeat, run
 from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
 from otel_mcp.cli.tools import CALLED_FIELDS, gather
 from otel_mcp.settings import Settings
+from otel_mcp.store.redis.codec import CLAIMS
 
 TailFormat = Literal["table", "tsv", "jsonl"]
 SLACK: Final = 60.0
@@ -34,6 +36,8 @@ _KNOWN: Final = 20_000
 """Sessions that are remembered."""
 _LIMITS: Final = 8
 """Limits of silence that are looked for, at most."""
+_ENDED: Final = 20_000
+"""Sessions among which those that have ended are looked for at first."""
 _SAMPLE: Final = 50
 """Sessions from which limits are learned at first."""
 _TAIL_PAUSE: Final = 0.5
@@ -65,13 +69,15 @@ def answered(line: Line) -> float:
 class Follower:
     """Finds the calls that have landed since it looked last."""
 
-    def __init__(self, reader: Reader, settings: Settings, since: float = 0.0) -> None:
-        """Begin `since` seconds before now: calls from then on are found by the first look."""
-        self._reader = reader
+    def __init__(self, reader: Reader, settings: Settings, since: float = 0.0, *, ended: bool = False) -> None:
+        """Begin `since` seconds before now: the first look finds calls from then on, by a scan of `ended` ones too."""
+        self._reader, self._ended = reader, ended
         self._begin = time.time() - since
         self._looked: float | None = None
         self._limits = [settings.session_ttl, settings.session_idle_gap]
         self._sessions: dict[str, _Known] = {}
+        self._active = set[str]()
+        """Sessions that the last look found in a span, or left to the next."""
         self.missed = 0
         """Calls that are known to have landed, and were not seen: there were too many at once."""
 
@@ -79,17 +85,26 @@ class Follower:
         """Return the calls that have landed since the last look, in the order in which they were answered."""
         now = time.time()
         if self._looked is None:
-            await self._learn(await self._reader.sample(_SAMPLE))
+            await self._learn(dict(await self._reader.sample(_SAMPLE)))
         oldest = (self._begin if self._looked is None else self._looked) - SLACK
         spans = [(oldest + limit, now + limit + SLACK) for limit in self._limits]
+        spans.append((float("-inf"), -CLAIMS / 2))
         members = {member.session_id: member for member in await self._reader.active(spans, _MEMBERS)}
         known = self._sessions
         moved = [each for name, each in members.items() if name not in known or known[name].score != each.score]
         moved.sort(key=lambda member: member.score, reverse=True)
+        moved += [Member(name, known[name].score) for name in self._active - members.keys() if name in known]
+        scores = dict(moved[:_DOCUMENTS])
+        documents = await self._learn(scores)
+        if self._ended:
+            found = await self._reader.scan("", _ENDED, is_of_any=False)
+            documents += [each for each in found if each.ended_by is not None]
+            self._ended = False
         landed: list[Line] = []
-        for document in await self._learn(moved[:_DOCUMENTS]):
-            calls = self._news(document, members[document.session_id].score, oldest)
+        for document in documents:
+            calls = self._news(document, scores.get(document.session_id, 0.0), oldest)
             landed += [Line(document, call) for call in calls]
+        self._active = members.keys() | {member.session_id for member in moved[_DOCUMENTS:]}
         if len(moved) <= _DOCUMENTS:
             # Else the next look goes on with the rest.
             self._looked = now
@@ -97,9 +112,8 @@ class Follower:
             del known[next(iter(known))]
         return sorted(landed, key=answered)
 
-    async def _learn(self, members: list[Member]) -> list[Document]:
-        """Read the documents of these sessions; note limits that were not known."""
-        scores = dict(members)
+    async def _learn(self, scores: dict[str, float]) -> list[Document]:
+        """Read the documents of sessions with these scores; note limits that were not known."""
         documents = [each for each in await self._reader.documents(scores) if each.session_id in scores]
         for document in documents:
             limit = scores[document.session_id] - (document.last_activity or 0)
@@ -178,7 +192,8 @@ def tail(
         return is_of_tool and query.is_of_client(line.document) and not (errors and line.call.verdict == "ok")
 
     async def follow() -> None:
-        follower = Follower(await Reader.find(settings, query.service), settings, query.since or 0.0)
+        since = query.since or 0.0
+        follower = Follower(await Reader.find(settings, query.service), settings, since, ended=since > 0)
         left, missed = limit, 0
         async for landed in repeat(follower.look, _TAIL_PAUSE, settings):
             for each in filter(wants, landed):
@@ -278,7 +293,7 @@ def top(terminal: Terminal, redis_url: str | None, service: str | None) -> None:
             while True:
                 now = time.time()
                 recent.add(landed, now)
-                draw(recent.lines(terminal, f"{title}   {live:,} live", now, terminal.height))
+                draw(recent.lines(terminal, f"{title}   {counted(live, 'live session')}", now, terminal.height))
                 landed, live = await anext(rounds)
 
     run(follow(), settings)

@@ -127,11 +127,11 @@ class Reader:
         await self._redis.client.aclose()
 
     async def index(self, count: int) -> tuple[list[Member], int]:
-        """Return the newest sessions of the index, newest first, and how many live ones there are in all."""
-        commands: list[tuple[Any, ...]] = []
+        """Return the newest live sessions, newest first, and how many live ones there are in all."""
+        commands, now = list[tuple[Any, ...]](), f"{time.time():.3f}"
         for key in await self._find_indexes():
-            commands.append(("ZREVRANGE", key, 0, count - 1, "WITHSCORES"))
-            commands.append(("ZCOUNT", key, f"{time.time():.3f}", "+inf"))
+            commands.append(("ZREVRANGEBYSCORE", key, "+inf", now, "WITHSCORES", "LIMIT", 0, count))
+            commands.append(("ZCOUNT", key, now, "+inf"))
         found = await self._redis.run_all(*commands)
         members = sorted(_members(found[::2]), key=lambda member: member.score, reverse=True)
         return members[:count], sum(map(int, found[1::2]))

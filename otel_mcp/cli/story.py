@@ -25,7 +25,7 @@ _BOARD: Final = "otel-mcp-session"
 _AROUND: Final = 60.0
 """Seconds before and after the session that links show."""
 _MEANINGS: Final = {
-    "corrected": "calls went wrong, and the next ones put them right",
+    "corrected": "a call went wrong or failed, and the same tool worked later",
     "looped": "the same call with the same arguments, again and again",
     "retry_storm": "a call that failed was repeated, again and again",
     "ping_pong": "two calls in turn, again and again",

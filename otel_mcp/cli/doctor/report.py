@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from otel_mcp.cli.terminal import Terminal, clean, counted
 
 Status = Literal["ok", "warn", "FAIL", "skip"]
-SCHEMA: Final = "otel-mcp/doctor/v1"
+SCHEMA: Final = "otel-mcp/doctor/1"
 DOCS: Final = "docs/doctor.md"
 INSTALL: Final = "python -m pip install opentelemetry-distro opentelemetry-exporter-otlp"
 _COLOR: Final = {"ok": "green", "warn": "yellow", "FAIL": "red", "skip": "dim"}

@@ -357,7 +357,7 @@ def test_exit_code_and_streams(
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     assert exit_code("doctor", "-o", "json", *command) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["schema"] == "otel-mcp/doctor/v1"
+    assert report["schema"] == "otel-mcp/doctor/1"
     assert report["summary"]["warn"] == 1
     assert exit_code("doctor", "--strict", *command) == 1
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")

@@ -169,6 +169,15 @@ def test_ended_sessions_are_found_where_they_are_asked_for(cli: Cli, redis_url: 
     assert "gone" in cli("sessions", "--all", "-o", "name").out.split()
 
 
+def test_no_more_sessions_are_listed_than_are_live(cli: Cli, redis_url: str) -> None:
+    claimed = session("gone", [call("add", NOW - 9)], began=NOW - 10, ended=(NOW - 5, "client_delete"))
+    write(redis_url, [*shop(NOW), claimed, session("due", [], began=NOW - 4000)])
+
+    listed = cli("sessions")
+
+    assert (len(listed.rows), listed.err) == (3, "3 of 3 live\n")
+
+
 @pytest.mark.usefixtures("sessions")
 def test_probes_stand_apart_by_name_and_by_how_they_went(cli: Cli, redis: Any) -> None:
     put(redis, session_id="watcher", client_name="yellowmcp-health", outcome="probe")

@@ -126,7 +126,7 @@ session s of shop · began 2026-09-21 14:13:20 UTC
         """\
 cursor 3.4 · header · corrected, ended 1h ago: client_delete
 session s of shop · began 2026-09-21 14:13:20 UTC
-corrected: calls went wrong, and the next ones put them right
+corrected: a call went wrong or failed, and the same tool worked later
     AT  TOOL    RESULT   TOOK   SIZE
 +1.0 s  refund  wrong   12 ms  180 B  invalid_arguments
 +4.0 s  refund  ok      12 ms  180 B  corrected after 1

@@ -34,10 +34,10 @@ class Replicas:
         self._replicas = [(process, RedisStore(self.settings, process)) for process in (ProducerId(), ProducerId())]
         self._readers: list[Reader] = []
 
-    def follow(self, since: float = 0.0, **other: Any) -> Follower:
+    def follow(self, since: float = 0.0, *, ended: bool = False, **other: Any) -> Follower:
         settings = self.settings.model_copy(update=other)
         self._readers.append(Reader(settings))
-        return Follower(self._readers[-1], settings, since)
+        return Follower(self._readers[-1], settings, since, ended=ended)
 
     def look(self, follower: Follower) -> list[tuple[str, str]]:
         """What has landed since: sessions and tools."""
@@ -111,6 +111,38 @@ def test_sessions_with_other_limits_than_ours_are_followed_as_well(replicas: Rep
         replicas.write(one(f"s-{limit}", "call", limit=limit))
 
     assert len(replicas.look(follower)) == 5
+
+
+def close(session_id: str, *tools: str) -> SessionDelta:
+    """The last calls of a session, and that its client has closed it."""
+    delta = one(session_id, *tools)
+    delta.ended = (time.time(), "client_delete")
+    return delta
+
+
+@pytest.mark.parametrize("is_reported", [False, True])
+def test_last_calls_of_closed_sessions_are_found_once(is_reported: bool, replicas: Replicas, redis: Any) -> None:
+    follower = replicas.follow()
+    replicas.write(one("a", "one"))
+    replicas.look(follower)
+
+    replicas.write(close("a", "last"), close("brief", "only"))
+    if is_reported:
+        # As the sweep leaves it: only what was followed can be known.
+        redis.zrem("otel_mcp:shop:deadlines", "a", "brief")
+
+    assert set(replicas.look(follower)) == {("a", "last")} | (set() if is_reported else {("brief", "only")})
+    assert replicas.look(follower) == []
+
+
+def test_since_finds_calls_of_sessions_that_had_ended(replicas: Replicas, redis: Any) -> None:
+    replicas.write(close("a", "last"), close("claimed", "last"), one("b", "live"))
+    redis.zrem("otel_mcp:shop:deadlines", "a")
+    follower, scanning = replicas.follow(since=60), replicas.follow(since=60, ended=True)
+
+    assert sorted(replicas.look(follower)) == [("b", "live"), ("claimed", "last")]
+    assert sorted(replicas.look(scanning)) == [("a", "last"), ("b", "live"), ("claimed", "last")]
+    assert replicas.look(scanning) == []
 
 
 def test_more_calls_than_a_document_holds_are_counted_as_missed(replicas: Replicas) -> None:
