@@ -55,6 +55,9 @@ Service = Annotated[
 ]
 Since = Annotated[str | None, _option("--since", metavar="TIME", help="Of the last 90s, 15m, 2h, 1d...")]
 Client = Annotated[str | None, _option("--client", help="Clients whose name holds this.")]
+Ended = Annotated[
+    bool, typer.Option("--all", "-a", help="Also sessions that ended within ten minutes, by a scan of all keys.")
+]
 Headers = Annotated[bool, typer.Option("--headers/--no-headers", help="Whether tables have a header.")]
 Color = Annotated[
     When | None,
@@ -116,9 +119,7 @@ def sessions(
     tool: Annotated[str | None, typer.Option(help="Sessions that called this tool lately.")] = None,
     since: Since = None,
     probes: Annotated[bool, typer.Option("--probes", help="Show monitors and registries, too.")] = False,
-    ended: Annotated[
-        bool, typer.Option("--all", "-a", help="Also those that ended within ten minutes, found by a scan of all keys.")
-    ] = False,
+    ended: Ended = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
     sort_by: Annotated[
         Literal["idle", "age", "calls", "wrong", "failed", "client"], typer.Option(help="What comes first.")
@@ -186,6 +187,7 @@ def top(service: Service = None, redis_url: Url = None, color: Color = None) -> 
 def tools(
     service: Service = None,
     since: Since = None,
+    ended: Ended = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Look at so many of the newest sessions.")] = 1000,
     sort_by: Annotated[
         Literal["calls", "wrong", "failed", "p95", "bytes", "name"], typer.Option(help="What comes first.")
@@ -199,7 +201,7 @@ def tools(
     from otel_mcp.cli.listing import Query
     from otel_mcp.cli.tools import tools as list_tools
 
-    query = Query(service, since=_seconds(since), limit=limit)
+    query = Query(service, since=_seconds(since), ended=ended, limit=limit)
     list_tools(Terminal(color), redis_url, query, sort_by, output, headers=headers)
 
 

@@ -16,6 +16,7 @@ from otel_mcp.model.state import ADVICE
 
 LIVE: Final = "live"
 PROBE: Final = "probe"
+CUT: Final = "cut"
 STRUGGLES: Final = frozenset({"looped", "retry_storm", "ping_pong", "gave_up"})
 """Outcomes, and findings while a session runs."""
 _WRONG: Final = frozenset({"unknown_tool", "invalid_arguments", "-32700", "-32600", "-32601", "-32602", "-32002"})
@@ -95,8 +96,8 @@ class Document:
     ended_at: float | None
     ended_by: str | None
     """Why it ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
-    outcome: str
-    """How it went, where the document has that, else why it ended, else ``live``."""
+    outcome: str | None
+    """How it went, ``live`` while it runs; ``None`` = it has ended, and nobody has reported it yet."""
     is_probe: bool
     """A monitor or a registry, by its name or by how it went."""
     call_count: int
@@ -128,9 +129,20 @@ class Document:
         return f"{name} {self.facts['client_version'] or ''}".strip() if name else ""
 
     @property
+    def is_cut(self) -> bool:
+        """It was interrupted, and its client has not come back since."""
+        newest = max((call.started for call in self.calls), default=0.0)
+        return self.cut is not None and self.ended_by != "replaced" and newest < self.cut.at
+
+    @property
+    def marks(self) -> list[str]:
+        """What was found in it, and whether it is cut, besides its outcome."""
+        return [*([CUT] if self.is_cut else []), *(each for each in self.findings if each != self.outcome)]
+
+    @property
     def state(self) -> str:
-        """How it went, with what was found in it before that."""
-        return ", ".join([self.outcome, *(each for each in self.findings if each != self.outcome)])
+        """How it went, with its marks; empty where nothing is known."""
+        return ", ".join([*([self.outcome] if self.outcome else []), *self.marks])
 
     @property
     def struggled(self) -> bool:
@@ -173,7 +185,7 @@ def parse(raw: object) -> Document | None:
         last_activity=_instant(known.get("last_activity")),
         ended_at=_instant(ended.get("at")),
         ended_by=reason,
-        outcome=outcome or reason or LIVE,
+        outcome=outcome or (None if reason else LIVE),
         is_probe=outcome == PROBE or _text(known.get("synthetic_type")) is not None,
         call_count=max(int(_number(known.get("tool_call_count"))), len(calls)),
         error_count=int(_number(known.get("error_count"))),

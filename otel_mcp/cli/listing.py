@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from otel_mcp.cli import rows
-from otel_mcp.cli.document import LIVE, PROBE, Document
+from otel_mcp.cli.document import CUT, LIVE, PROBE, Document
 from otel_mcp.cli.rows import Field, Format, age, moment
 from otel_mcp.cli.store import Reader, configured, repeat, run
-from otel_mcp.cli.terminal import Terminal, clean, counted
+from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
 from otel_mcp.model.delta import FACTS
+from otel_mcp.model.state import EndReason
+from otel_mcp.model.verdict import SessionOutcome
 
 SortBy = Literal["idle", "age", "calls", "wrong", "failed", "client"]
 _WINDOW: Final = 2_000
 """Sessions among which those are looked for that are asked for."""
-_SCANNED: Final = 100_000
+SCANNED: Final = 100_000
 """Sessions that are read, ended ones among them."""
+_KNOWN: Final = (LIVE, CUT, *get_args(SessionOutcome), *get_args(EndReason))
+"""What can be asked for as an outcome."""
 _PAUSE: Final = 2.0
 """Seconds between two looks of ``--watch``."""
 _HOUR: Final = 3600.0
@@ -63,9 +67,10 @@ OUTCOME: Final = Field[Document](
     "OUTCOME",
     lambda each: each.outcome,
     "outcome",
-    lambda each: clean(each.state, 64),
-    lambda each: "yellow" if each.struggled else _STYLES.get(each.outcome),
-    least=12,  # live, looped
+    lambda each: clean(each.state, 64) or rows.NOTHING,
+    lambda each: "yellow" if each.struggled or each.is_cut else _STYLES.get(each.outcome or ""),
+    least=11,  # retry_storm
+    short=lambda each: clean(", ".join(each.marks) or each.state, 64),
 )
 FIELDS: Final[tuple[Field[Document], ...]] = (
     SESSION,
@@ -76,7 +81,7 @@ FIELDS: Final[tuple[Field[Document], ...]] = (
     Field("CALLS", lambda each: each.call_count, "calls", is_number=True),
     *(WRONG, FAILED, LAST_TOOL),
     OUTCOME,
-    Field("FINDINGS", lambda each: each.findings, "findings", is_wide=True),
+    Field("FINDINGS", lambda each: each.findings, "findings", is_wide=True, is_piped=True),
     Field("PROTOCOL", _fact("protocol_version"), is_wide=True),
     Field("SOURCE", _fact("source"), is_wide=True),
     Field("CONTINUES", _fact("previous_id"), is_wide=True),
@@ -124,7 +129,7 @@ class Query:
         """Return whether a session is asked for, probes aside."""
         return (
             self.is_of_client(document)
-            and self.outcome in {None, document.outcome, document.ended_by, *document.findings}
+            and self.outcome in {None, document.outcome, document.ended_by, *document.findings, *document.marks}
             and (self.tool is None or any(call.tool == self.tool for call in document.calls))
             and (self.since is None or (document.last_activity or 0) >= time.time() - self.since)
         )
@@ -150,8 +155,8 @@ async def find(reader: Reader, query: Query) -> Found:
     members, live = await reader.index(max(_WINDOW, query.limit + 1))
     ids = [member.session_id for member in members]
     if query.scans:
-        read, rest = await reader.scan("", _SCANNED, is_of_any=False), []
-        is_cut = len(read) >= _SCANNED
+        read, rest = await reader.scan("", SCANNED, is_of_any=False), []
+        is_cut = len(read) >= SCANNED
     else:
         read, rest = await reader.documents(ids[: query.limit]), ids[query.limit :]
         is_cut = live > len(members)
@@ -166,6 +171,8 @@ async def find(reader: Reader, query: Query) -> Found:
     shown = kept[: query.limit]
     await reader.add_callers(shown)
     parts = [f"{len(shown)} found" if query.scans else f"{len(shown)} of {live:,} live"]
+    if query.scans and not shown:
+        parts.append("sessions that have ended stay for ten minutes")
     recent = time.time() - _HOUR
     if struggled := sum(each.struggled and (each.last_activity or 0) >= recent for each in kept):
         parts.append(f"{struggled} struggled in the last hour")
@@ -179,7 +186,13 @@ async def find(reader: Reader, query: Query) -> Found:
 def sessions(
     terminal: Terminal, redis_url: str | None, query: Query, form: Format | None, *, headers: bool, watch: bool
 ) -> None:
-    """List sessions, once or again and again."""
+    """List sessions, once or again and again.
+
+    Raises:
+        Failure: the outcome is none.
+    """
+    if query.outcome not in {None, *_KNOWN}:
+        raise Failure(Code.USAGE, f"{clean(query.outcome, 64)} is no outcome", f"one of {', '.join(_KNOWN)}")
     settings = configured(redis_url)
 
     async def look() -> None:

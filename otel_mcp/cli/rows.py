@@ -36,6 +36,10 @@ class Field(Generic[Row]):
     """It is left out where the line is too long even so: the highest number first; 0 = never."""
     is_wide: bool = False
     """It is shown with ``-o wide`` only."""
+    is_piped: bool = False
+    """In text between tabs it is always there."""
+    short: Callable[[Row], str] | None = None
+    """The text for people where the whole does not fit; clean."""
 
     def shown(self, row: Row) -> str:
         """Return the text for people."""
@@ -112,8 +116,11 @@ def lines(
     terminal: Terminal, rows: Sequence[Row], fields: Fields[Row], form: Format | None = "table", *, headers: bool = True
 ) -> list[str]:
     """Lay out the lines of a table, or of tab-separated text."""
-    chosen = [field for field in fields if field.title and (form == "wide" or not field.is_wide)]
-    if is_plain(terminal, form):
+    piped = is_plain(terminal, form)
+    chosen = [
+        field for field in fields if field.title and (form == "wide" or not field.is_wide or (piped and field.is_piped))
+    ]
+    if piped:
         return ["\t".join(plain(field.value(row)) for field in chosen) for row in rows]
     texts = [[*([field.title] if headers else []), *(field.shown(row) for row in rows)] for field in chosen]
     widths = [max(map(cells, column), default=0) for column in texts]
@@ -123,10 +130,12 @@ def lines(
         parts: list[str] = []
         for at in shown:
             field = chosen[at]
-            text = cut(texts[at][number], widths[at])
+            text, is_row = texts[at][number], not headers or number > 0
+            if is_row and field.short is not None and cells(text) > widths[at]:
+                text = field.short(rows[number - headers])
+            text = cut(text, widths[at])
             space = " " * (widths[at] - cells(text))
             text = space + text if field.is_number else text if at == shown[-1] else text + space
-            is_row = not headers or number > 0
             parts.append(field.painted(terminal, rows[number - headers], text) if is_row else text)
         result.append(_GAP.join(parts))
     if headers:

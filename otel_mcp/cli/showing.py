@@ -127,10 +127,9 @@ def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked:
     """Write the story for people."""
     yield terminal.paint(story.headline(), "bold")
     yield from packed(story.origin(), " · ", terminal.width)
-    for text in story.meaning():
-        yield terminal.paint(text, "yellow")
-    for text in story.advice():
-        yield from (terminal.paint(line, "cyan") for line in wrap(text, terminal.width, subsequent_indent="  "))
+    for texts, style in ((story.meaning(), "yellow"), (story.advice(), "cyan")):
+        for text in texts:
+            yield from (terminal.paint(line, style) for line in wrap(text, terminal.width, subsequent_indent="  "))
     if not story.lines:
         yield "no tool was called"
         yield from (terminal.paint(f"-- {text} --", "dim") for text in story.after)
@@ -148,7 +147,7 @@ def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked:
         for note in more:
             yield " " * indent + note
     yield from (terminal.paint(f"-- {text} --", "dim") for text in story.after)
-    yield story.total()
+    yield from story.closing()
 
 
 def _markdown(story: Story) -> Iterator[str]:
@@ -156,6 +155,9 @@ def _markdown(story: Story) -> Iterator[str]:
     facts = story.facts()
     yield f"### {code(facts.pop('session'))}"
     yield ""
+    for text in story.meaning():
+        yield code(text)
+        yield ""
     for name, value in facts.items():
         yield f"- {name}: {code(value)}"
     for name, url in story.links.items():
@@ -171,7 +173,7 @@ def _markdown(story: Story) -> Iterator[str]:
     for text in story.after:
         yield f"| | *{code(text)}* | | | | |"
     yield ""
-    yield story.total()
+    yield from story.closing()
 
 
 def _html(story: Story) -> str:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Final
 from urllib.parse import quote
 
@@ -33,6 +34,12 @@ _MEANINGS: Final = {
     "probe": "a monitor or a registry: it looks whether the server is there",
 }
 """Outcomes and findings, for people."""
+_LEGEND: Final = "wrong: the caller's fault; failed: the server's"
+_WHOSE: Final = {"wrong": "the caller's fault", "failed": "the server's fault"}
+_NAMED: Final = 3
+"""Tools that are named for a fault, at most."""
+_FAILURES: Final = {"tool": "tool reported it", "exception": "tool raised"}
+"""Failures, for people, where their names say too little."""
 _CAUSES: Final = {
     "restart": "by a restart",
     "replica": "by a replica that did not know it",
@@ -139,7 +146,8 @@ class Story:
             "protocol": facts["protocol_version"],
             "began": moment(self.began),
             "last activity": moment(document.last_activity),
-            "outcome": document.outcome,
+            "probe": facts["synthetic_type"],
+            "outcome": document.state,
             "findings": document.findings,
             "interrupted": f"{document.cut.cause} {moment(document.cut.at)}" if document.cut else None,
             "ended": f"{document.ended_by} {moment(document.ended_at) or ''}".strip() if document.ended_by else None,
@@ -158,8 +166,12 @@ class Story:
         """Say in one line who it was, and how it went."""
         document = self.document
         caller = f"caller {plain(document.caller)}" if document.caller else ""
-        parts = [clean(document.facts[name] or "", 64) for name in ("source", "protocol_version")]
-        return " · ".join(part for part in (plain(document.client), parts[0], caller, parts[1], self._state()) if part)
+        kind, source, protocol = (
+            clean(document.facts[name] or "", 64) for name in ("synthetic_type", "source", "protocol_version")
+        )
+        probe = f"probe ({kind})" if kind else ""
+        parts = (plain(document.client), probe, source, caller, protocol, self._state())
+        return " · ".join(part for part in parts if part)
 
     def origin(self) -> list[str]:
         """Say which session it is, and since when."""
@@ -183,10 +195,34 @@ class Story:
         return f", cut {duration(max(self.began - cut.at, 0.0))} before {_cause(cut)}" if cut else ""
 
     def meaning(self) -> list[str]:
-        """Explain what its outcome and the findings say."""
-        found = {each.name: f" ({clean(each.tool_name, 64)}, {counted(each.calls, 'call')})" for each in self._find()}
-        words = dict.fromkeys([self.document.outcome, *self.document.findings])
-        return [f"{word}{found.get(word, '')}: {_MEANINGS[word]}" for word in words if word in _MEANINGS]
+        """Explain what its outcome and the findings say, and whose fault it was."""
+        found = {str(each.name): each for each in self._find()}
+        lines: list[str] = []
+        for word in dict.fromkeys([self.document.outcome or "", *self.document.findings]):
+            if word in _MEANINGS:
+                each = found.get(word)
+                where = f" ({clean(each.tool_name, 64)}, {counted(each.calls, 'call')})" if each else ""
+                lines += [f"{word}{where}: {_MEANINGS[word]}", *self._faults(word, each)]
+        return lines
+
+    def _faults(self, word: str, finding: Finding | None) -> list[str]:
+        """Say whose fault the calls were that an outcome or a finding is about, with their tools."""
+        calls = [line.call for line in self.lines]
+        if word == "gave_up":
+            calls = list(takewhile(lambda call: call.verdict != "ok", reversed(calls)))[::-1]
+        elif word == "corrected":
+            worked = {call.tool: call.started for call in calls if call.verdict == "ok"}
+            calls = [call for call in calls if call.started < worked.get(call.tool, 0.0)]
+        else:
+            is_of = finding.tool_name if finding and word == "retry_storm" else None
+            calls = [call for call in calls if call.tool == is_of]
+        faults: list[str] = []
+        for verdict, whose in _WHOSE.items():
+            tools = [f"{clean(each.tool, 64)} ({plain(each.failure)})" for each in calls if each.verdict == verdict]
+            named = list(dict.fromkeys(tools))
+            if named:
+                faults.append(f"{whose}: {', '.join(named[:_NAMED])}{', …' if len(named) > _NAMED else ''}")
+        return faults
 
     def advice(self) -> list[str]:
         """Repeat what a model said of it, asked by the observer agent."""
@@ -211,11 +247,15 @@ class Story:
             idle = now - document.last_activity if document.last_activity else None
             return f"{plain(document.state)}, idle {age(idle)}"
         ended = f"ended {age(now - document.ended_at)} ago" if document.ended_at else "ended"
-        outcome = "" if document.state == document.ended_by else f"{plain(document.state)}, "
+        outcome = f"{plain(document.state)}, " if document.state else ""
         return f"{outcome}{ended}: {plain(document.ended_by)}"
 
-    def total(self) -> str:
-        """Say in one line what the model was given."""
+    def closing(self) -> list[str]:
+        """Explain results that occur, and say what the model was given."""
+        has_failed = any(line.call.verdict in _WHOSE for line in self.lines)
+        return [*([_LEGEND] if has_failed else []), self._total()]
+
+    def _total(self) -> str:
         whole, listed = self.document.context_bytes, self.document.catalogue_bytes
         parts = f" (catalogue {size(listed)}, answers {size(whole - listed)})" if listed else ""
         kept = f" by the newest {counted(len(self.lines), 'call')}" if self.document.is_partial and not whole else ""
@@ -234,7 +274,7 @@ def _quoted(text: str) -> str:
 def _notes(call: Call, seen: Counter[tuple[str, str]], failing: Counter[str]) -> list[str]:
     notes: list[str] = []
     if call.failure is not None and call.failure != call.verdict:
-        notes.append(clean(call.failure, 64))
+        notes.append(_FAILURES.get(call.failure) or clean(call.failure, 64))
     if call.digest is not None:
         seen[call.tool, call.digest] += 1
         times = seen[call.tool, call.digest]

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal
 
 from otel_mcp.cli import rows
 from otel_mcp.cli.document import Call, Document
-from otel_mcp.cli.listing import FAILED, WRONG, Query
+from otel_mcp.cli.listing import FAILED, SCANNED, WRONG, Query
 from otel_mcp.cli.rows import NOTHING, Field, Format, duration, size
 from otel_mcp.cli.store import Reader, configured, run
 from otel_mcp.cli.terminal import Terminal, counted
@@ -57,7 +57,7 @@ class Tool:
     @property
     def note(self) -> str | None:
         """What is odd about it."""
-        return "never called" if not self.calls else "no such tool" if self.is_made_up else None
+        return "not called in these" if not self.calls else "no such tool" if self.is_made_up else None
 
 
 def _quantile(title: str, part: float) -> Field[Tool]:
@@ -134,7 +134,11 @@ def tools(
     async def look() -> tuple[list[Document], int, dict[str, int]]:
         reader = await Reader.find(settings, query.service)
         members, live = await reader.index(query.limit)
-        documents = await reader.documents(member.session_id for member in members)
+        if query.ended:
+            every = await reader.scan("", SCANNED, is_of_any=False)
+            documents = sorted(every, key=lambda each: -(each.last_activity or 0))[: query.limit]
+        else:
+            documents = await reader.documents(member.session_id for member in members)
         catalogues = await reader.values("catalogues")
         await reader.aclose()
         return documents, live, definitions(catalogues)
@@ -143,5 +147,7 @@ def tools(
     begin = 0.0 if query.since is None else time.time() - query.since
     found = gather((call for each in documents for call in each.calls if call.started >= begin), sort_by, listed)
     rows.write(terminal, found, TOOL_FIELDS, form, "tool", headers=headers)
-    looked = counted(len(documents), "session")
-    terminal.say(f"the newest calls of {looked}, {live:,} live; the dashboards have all of them")
+    looked = f"{len(documents):,} of {counted(live, 'live session')}; ended ones are left out: --all"
+    if query.ended:
+        looked = f"{counted(len(documents), 'session')}, those that ended within ten minutes among them"
+    terminal.say(f"the newest calls of {looked}; the dashboards have all of them")

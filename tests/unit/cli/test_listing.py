@@ -33,9 +33,9 @@ def test_a_pipe_gets_whole_values_between_tabs(cli: Cli) -> None:
 
     assert result == (
         0,
-        "c_7f3ab2\tclaude-code 2.1.266\t91c2d0f3\t840\t14\t10\t0\t0\tfind_orders\tlive\n"
-        f"{LONG_ID}\tglama\t-\t40\t40\t0\t0\t0\t-\tlive\n"
-        "om1.uUrTOZUz\tcursor 3.4\t-\t7200\t687\t5\t2\t1\tship\tlive\n",
+        "c_7f3ab2\tclaude-code 2.1.266\t91c2d0f3\t840\t14\t10\t0\t0\tfind_orders\tlive\t-\n"
+        f"{LONG_ID}\tglama\t-\t40\t40\t0\t0\t0\t-\tlive\t-\n"
+        "om1.uUrTOZUz\tcursor 3.4\t-\t7200\t687\t5\t2\t1\tship\tlive\t-\n",
         "3 of 3 live\n",
     )
 
@@ -209,9 +209,45 @@ def test_findings_stand_behind_live_until_an_outcome_is_decided(cli: Cli, redis:
     }
     assert shown.err == "7 of 7 live, 3 struggled in the last hour\n"
     assert "\x1b[33mlive, looped, ping_pong\x1b[0m" in cli("sessions", columns=140, at=at).out
-    assert cli("sessions").rows[0][-1] in {"live", "corrected", "gave_up"}
+    assert ["live", "looped, ping_pong"] in [row[-2:] for row in cli("sessions").rows]
+    narrow = cli("sessions", columns=70, at=at, NO_COLOR="1").out.splitlines()
+    assert {line.split()[0]: re.split(r"  +", line)[-1] for line in narrow[1:]} == {
+        **{"circling": "looped, pi…", "over": "looped", "left": "gave_up", "before": "retry_storm"},
+        **dict.fromkeys(("c_7f3ab2", LONG_ID, "om1.uUrTOZUz"), "live"),
+    }
     found = {outcome: set(cli("sessions", "-o", "name", "--outcome", outcome).out.split()) for outcome in OUTCOMES}
     assert found == OUTCOMES
+
+
+def test_cut_sessions_and_ends_that_wait_for_their_report_are_marked(cli: Cli, redis: Any) -> None:
+    cut = {"at": "2026-11-30T00:00:00Z", "cause": "restart"}
+    later = [{"tool_name": "add", "started_at": "2026-11-30T00:00:09Z"}]
+    put(redis, session_id="cut", interrupted=cut)
+    put(redis, session_id="back", interrupted=cut, tool_calls=later)
+    put(redis, session_id="lost", interrupted=cut, outcome="worked", ended={"reason": "expired"})
+    put(redis, session_id="another", interrupted=cut, outcome="worked", ended={"reason": "replaced"})
+    put(redis, session_id="waiting", ended={"reason": "client_delete"})
+
+    shown = cli("sessions", columns=140, NO_COLOR="1").out.splitlines()[1:]
+
+    assert {line.split()[0]: re.split(r"  +", line)[-1] for line in shown} == {
+        "cut": "live, cut",
+        "back": "live",
+        "lost": "worked, cut",
+        "another": "worked",
+        "waiting": "-",
+    }
+    assert set(cli("sessions", "-o", "name", "--outcome", "cut").out.split()) == {"cut", "lost"}
+
+
+def test_an_outcome_that_is_none_is_refused_with_the_list(cli: Cli) -> None:
+    refused = cli("sessions", "--outcome", "nonsense")
+
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("otel-mcp: nonsense is no outcome\n  one of live, cut, worked, ")
+    assert cli("sessions", "--outcome", "gave_up").err.startswith(
+        "0 found, sessions that have ended stay for ten minutes\n"
+    )
 
 
 OUTCOMES = {

@@ -60,8 +60,9 @@ def test_a_session_reads_like_a_story(cli: Cli) -> None:
         "                                                the same arguments again",
         "   +9.7 s  refund       ok      840 ms  112 kB  corrected after 2",
         "-- 116 min of silence --",
-        "+1h56m40s  ship         failed   2 min       -  exception",
+        "+1h56m40s  ship         failed   2 min       -  tool raised",
         "+2h00m00s  refund       ok      900 ms   310 B  the same arguments again",
+        "wrong: the caller's fault; failed: the server's",
         "113 kB given to the model, about 28k tokens (bytes / 4)",
     ]
 

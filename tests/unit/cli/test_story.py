@@ -127,9 +127,11 @@ session s of shop · began 2026-09-21 14:13:20 UTC
 cursor 3.4 · header · corrected, ended 1h ago: client_delete
 session s of shop · began 2026-09-21 14:13:20 UTC
 corrected: a call went wrong or failed, and the same tool worked later
+the caller's fault: refund (invalid_arguments)
     AT  TOOL    RESULT   TOOK   SIZE
 +1.0 s  refund  wrong   12 ms  180 B  invalid_arguments
 +4.0 s  refund  ok      12 ms  180 B  corrected after 1
+wrong: the caller's fault; failed: the server's
 360 B given to the model, about 90 tokens (bytes / 4)
 """,
     ),
@@ -155,11 +157,13 @@ looped (search, 4 calls): the same call with the same arguments, again and again
 cursor 3.4 · header · retry_storm, ended 1h ago: client_delete
 session s of shop · began 2026-09-21 14:13:20 UTC
 retry_storm (ship, 4 calls): a call that failed was repeated, again and again
+the server's fault: ship (exception)
     AT  TOOL  RESULT   TOOK   SIZE
-+1.0 s  ship  failed  12 ms  180 B  exception
-+1.2 s  ship  failed  12 ms  180 B  exception, the same arguments again
-+1.4 s  ship  failed  12 ms  180 B  exception, the same arguments, 3 times
-+1.6 s  ship  failed  12 ms  180 B  exception, the same arguments, 4 times
++1.0 s  ship  failed  12 ms  180 B  tool raised
++1.2 s  ship  failed  12 ms  180 B  tool raised, the same arguments again
++1.4 s  ship  failed  12 ms  180 B  tool raised, the same arguments, 3 times
++1.6 s  ship  failed  12 ms  180 B  tool raised, the same arguments, 4 times
+wrong: the caller's fault; failed: the server's
 720 B given to the model, about 180 tokens (bytes / 4)
 """,
     ),
@@ -188,9 +192,11 @@ ping_pong (unlock, 6 calls): two calls in turn, again and again
 cursor 3.4 · header · gave_up, ended 59m ago: expired
 session s of shop · began 2026-09-21 14:13:20 UTC
 gave_up: the last calls went wrong or failed, and nothing came after them
+the caller's fault: refund (invalid_arguments)
     AT  TOOL    RESULT   TOOK   SIZE
 +1.0 s  refund  wrong   12 ms  180 B  invalid_arguments
 +3.0 s  refund  wrong   12 ms  180 B  invalid_arguments
+wrong: the caller's fault; failed: the server's
 360 B given to the model, about 90 tokens (bytes / 4)
 """,
     ),
@@ -207,7 +213,7 @@ no tool was called
         watched,
         "s",
         """\
-glama · header · probe, ended 1h ago: client_delete
+glama · probe (bot) · header · probe, ended 1h ago: client_delete
 session s of shop · began 2026-09-21 14:13:20 UTC
 probe: a monitor or a registry: it looks whether the server is there
 no tool was called
@@ -258,7 +264,7 @@ session s of shop · began 2026-09-21 14:13:20 UTC
         was_lost,
         "s",
         """\
-cursor 3.4 · header · worked, ended 59m ago: expired
+cursor 3.4 · header · worked, cut, ended 59m ago: expired
 session s of shop · began 2026-09-21 14:13:20 UTC
     AT  TOOL    RESULT   TOOK   SIZE
 +1.0 s  search  ok      12 ms  180 B
@@ -322,3 +328,35 @@ def test_what_a_model_said_of_a_session_stands_in_its_story(cli: Cli, redis: Any
         written = cli("show", "s", "-o", form).out
         assert ADVICE["cause"] in written.replace("\n", " ")
         assert ADVICE["change"] in written
+
+
+def test_forms_for_tickets_and_pages_say_what_a_terminal_does(cli: Cli, redis: Any) -> None:
+    calls = [call(at, tool, "a", failure) for at, (tool, failure) in enumerate(FAILING)]
+    tell(redis, "s", calls, findings=["looped"], outcome="gave_up")
+
+    head = cli("show", "s", columns=200, NO_COLOR="1").out.splitlines()
+    ticket, page, facts = (cli("show", "s", "-o", form).out for form in ("md", "html", "tsv"))
+
+    # Four tools of the server, of which three are named; the calls that came before one worked are another matter.
+    meaning = [
+        "gave_up: the last calls went wrong or failed, and nothing came after them",
+        "the caller's fault: frob (unknown_tool)",
+        "the server's fault: a (tool), b (exception), c (tool), …",
+    ]
+    assert head[2:5] == meaning
+    assert all(f"`{text}`" in ticket for text in meaning[:1])
+    assert "gave_up, looped" in head[0]
+    assert "outcome\tgave_up, looped\n" in facts
+    assert "outcome: gave_up, looped" in page
+    assert "outcome: `gave_up, looped`" in ticket
+
+
+FAILING = [
+    ("early", "exception"),
+    ("early", None),
+    ("a", "tool"),
+    ("frob", "unknown_tool"),
+    ("b", "exception"),
+    ("c", "tool"),
+    ("d", "tool"),
+]

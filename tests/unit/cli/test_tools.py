@@ -53,6 +53,20 @@ def test_listed_tools_have_the_size_of_their_definitions_whether_called_or_not(
         "find_orders": ("11", "-", "-"),
         "refund": ("3", "1200", "-"),
         "ship": ("1", "-", "-"),
-        "of_another_user": ("0", "5", "never called"),
-        "unused": ("0", "3400", "never called"),
+        "of_another_user": ("0", "5", "not called in these"),
+        "unused": ("0", "3400", "not called in these"),
     }
+
+
+def test_tools_of_ended_sessions_are_counted_where_they_are_asked_for(cli: Cli, redis_url: str) -> None:
+    ended = session("gone", [call("sum", NOW - 9)], began=NOW - 10, ended=(NOW - 5, "client_delete"))
+    write(redis_url, [*shop(NOW), ended])
+
+    live, every = cli("tools"), cli("tools", "--all")
+
+    assert "sum" not in live.out
+    assert live.err == (
+        "the newest calls of 3 of 3 live sessions; ended ones are left out: --all; the dashboards have all of them\n"
+    )
+    assert ["sum", "1"] in [row[:2] for row in every.rows]
+    assert every.err.startswith("the newest calls of 4 sessions, those that ended within ten minutes among them;")
