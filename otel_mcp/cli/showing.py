@@ -172,8 +172,9 @@ def _markdown(story: Story) -> Iterator[str]:
         yield rows.markdown_row(line, columns, line.trace_url)
     for text in story.after:
         yield f"| | *{code(text)}* | | | | |"
-    yield ""
-    yield from story.closing()
+    for text in story.closing():
+        yield ""
+        yield text
 
 
 def _html(story: Story) -> str:

@@ -344,7 +344,8 @@ def test_forms_for_tickets_and_pages_say_what_a_terminal_does(cli: Cli, redis: A
         "the server's fault: a (tool), b (exception), c (tool), …",
     ]
     assert head[2:5] == meaning
-    assert all(f"`{text}`" in ticket for text in meaning[:1])
+    assert all(f"`{text}`" in ticket for text in meaning)
+    assert "\n\nwrong: the caller's fault; failed: the server's\n\n" in ticket
     assert "gave_up, looped" in head[0]
     assert "outcome\tgave_up, looped\n" in facts
     assert "outcome: gave_up, looped" in page
