@@ -31,13 +31,12 @@ _TIMER: Final = 10.0
 """Seconds; where no pause is shorter, and three quarters are at most `_EVEN` times the shortest, a timer waits."""
 _EVEN: Final = 2.0
 
-_VISITS: Final = 4
-_VISITS_READ: Final = 5
+_VISITS: Final = 5
 _ONE_VISIT: Final = 5.0
 """Seconds within which a monitor that opens two sessions makes one visit."""
 _SHORTEST_GAP: Final = 20.0
 _LONGEST_GAP: Final = 900.0
-_JITTER: Final = 2.0
+_JITTER: Final = 1.3
 
 
 class Finding(NamedTuple):
@@ -120,18 +119,18 @@ def find(calls: Sequence[CallRecord | ToolCall]) -> tuple[Finding, ...]:
 def visits_regularly(starts: Iterable[float]) -> bool:
     """Tell a monitor from a person by when it came, listed and called nothing.
 
-    The newest five visits count, four at least, 20 seconds to 15 minutes apart, the longest gap at most twice the
-    shortest. Shorter gaps are those of a client that reconnects in vain, which must not be hidden; longer ones nobody
-    can tell from a person's.
+    The newest five visits count, 20 seconds to 15 minutes apart, the longest gap at most 1.3 times the shortest,
+    as a timer's jitter leaves it. Shorter gaps are those of a client that reconnects in vain, which must not be hidden;
+    longer ones nobody can tell from a person's.
 
     Args:
         starts: Unix seconds, in any order.
     """
     visits: list[float] = []
-    for start in sorted(starts, reverse=True):
-        if not visits or visits[-1] - start > _ONE_VISIT:
+    for start in sorted(starts):
+        if not visits or start - visits[-1] > _ONE_VISIT:
             visits.append(start)
-    gaps = [later - earlier for later, earlier in pairwise(visits[:_VISITS_READ])]
+    gaps = [later - earlier for earlier, later in pairwise(visits[-_VISITS:])]
     if len(gaps) < _VISITS - 1:
         return False
     shortest, longest = min(gaps), max(gaps)

@@ -49,6 +49,8 @@ class MemoryStore(CutSessions):
         """Write one flush, once."""
         now, delta = self._clock(), flush.delta
         answer = self._write(flush, now)
+        if delta.call_count:
+            self._visits.forget(delta.facts.visitor)
         if delta.touch_key is not None:
             key, kept = delta.touch_key
             answer.agreed_session = self._keep_alive(key, delta.facts.session_id, now + kept)

@@ -218,12 +218,17 @@ class Visits:
     def add(self, end: EndedSession) -> list[float]:
         """Note a session that has ended; return those of its visitor since the last one with a call."""
         visitor = end.facts.visitor
-        starts = [] if visitor is None else self._starts.pop(visitor, [])
         if visitor is None or end.tool_call_count:
+            self.forget(visitor)
             return []
+        starts = self._starts.pop(visitor, [])
         starts = [*starts, end.facts.created_at][-VISITS:]
         remember(self._starts, visitor, starts, self._most)
         return starts
+
+    def forget(self, visitor: str | None) -> None:
+        """Forget those of a visitor that calls tools."""
+        self._starts.pop(visitor or "", None)
 
 
 def first_activity(delta: SessionDelta) -> float:

@@ -395,6 +395,19 @@ async def test_visits_without_a_call_are_remembered_until_a_tool_is_called(store
     assert await store.visits([]) == []
 
 
+async def test_a_call_in_a_session_that_lives_forgets_visits_without_one(
+    store: SessionStore, process: ProducerId, now: float
+) -> None:
+    looked = EndedSession(facts("looked", now, visitor=ANN), "expired", now, 0, 0, 0)
+    await store.visits([looked, replace(looked, facts=facts(visitor=BOB))])
+
+    await store.apply([flush(process, delta(0, of=facts("silent", now, visitor=BOB), at=now, requests=1))])
+    await store.apply([flush(process, delta(1, of=facts("calls", now, visitor=ANN), at=now))])
+
+    found = await store.visits([looked, replace(looked, facts=facts(visitor=BOB))])
+    assert [len(starts) for starts in found] == [1, 2]
+
+
 async def test_calls_in_flight_are_taken_and_make_no_session(store: SessionStore) -> None:
     await store.put_in_flight([OpenCall("export", 1.0, "abc", "shop-0")])
     await store.put_in_flight([])

@@ -364,11 +364,11 @@ def probes_by_visits(agent: Agent) -> None:
     """A monitor under a name of its own, or of an SDK."""
     agent.story.client = agent.random.choice(("mcp", "python-check", "status-page"))
     at, period = START, agent.random.choice((30.0, 60.0, 120.0, 300.0, 600.0))
-    for _ in range(agent.random.randint(4, 10)):
+    for _ in range(agent.random.randint(5, 10)):
         agent.story.visits.append(at)
         if agent.random.random() < 0.2:
             agent.story.visits.append(at + agent.random.uniform(0.1, 2))
-        at += period * agent.random.uniform(0.85, 1.15) * (2 if agent.random.random() < 0.03 else 1)
+        at += period * agent.random.uniform(0.9, 1.1)
 
 
 Behaviour = Callable[[Agent], None]

@@ -73,6 +73,10 @@ class Keys:
         """Name the key of the id that continues a session, for this service."""
         return f"{self._before}{self.session(session_id)[0]}{self._after}:next:{self._name}"
 
+    def visits(self, visitor: str) -> str:
+        """Name the key of when a visitor has begun sessions without a call."""
+        return f"{self.service}visits:{visitor}"
+
     def agreement(self, key: str) -> str:
         """Name the key of a value that all replicas of the service share."""
         return self.service + key

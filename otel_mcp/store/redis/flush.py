@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from redis.exceptions import DataError
 
+from otel_mcp.bounded import remember
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import EndedSession, Flush, WriteResult
 from otel_mcp.store.base import StoreDown
@@ -18,6 +21,9 @@ from otel_mcp.store.redis.codec import Keys, agreed_id, mark
 
 _AGAIN: Final = ("expired", "clock")
 """Values of `WriteResult.retry` with which the same flush can be written at once."""
+_CALLS_AGAIN: Final = 10.0
+"""Seconds after which the visits of one who goes on to call tools are forgotten again: fewer than two visits take."""
+_CALLERS: Final = 10_000
 
 
 class FlushWriter:
@@ -30,6 +36,8 @@ class FlushWriter:
         self._announced: WeakKeyDictionary[Flush, EndedSession | None] = WeakKeyDictionary()
         """Flushes to send again, since the store returned the end of an earlier session under the id first: that end,
         until an answer has carried it. A flush that the sender gives up is gone from here."""
+        self._callers: OrderedDict[str, float] = OrderedDict()
+        """Visitors who call tools, and from when on (monotonic seconds) to forget their visits again."""
 
     async def write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
@@ -74,6 +82,7 @@ class FlushWriter:
         deadlines: dict[str, list[Any]] = {}  # By the option of ZADD; CH changes nothing but its answer.
         kept_alive: list[tuple[int, str, Run]] = []
         scripts: list[Run] = []
+        now = time.monotonic()
         for at, flush in enumerate(flushes):
             delta = flush.delta
             if delta.ended is None:
@@ -84,6 +93,10 @@ class FlushWriter:
             else:
                 option, score = "XX" if delta.is_mere_end else "CH", self._writer.held()
             deadlines.setdefault(option, []).extend((score, delta.facts.session_id))
+            visitor = delta.facts.visitor if delta.call_count else None
+            if visitor is not None and self._callers.get(visitor, 0.0) <= now:
+                # It does not only look, long before this session has ended.
+                kept_alive.append((at, "", self._forget_visits(visitor, now)))
             if delta.touch_key is not None or delta.facts.previous_id:
                 self._keep_alive(at, flush, kept_alive)
             arguments = self._writer.flush(flush, announced=bool(self._announced) and flush in self._announced)
@@ -127,6 +140,11 @@ class FlushWriter:
             # The next use of the store reports the outage, and the sweep comes upon them at their deadlines.
             with guarded("redis deadlines"), contextlib.suppress(StoreDown):
                 await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *scores)))
+
+    def _forget_visits(self, visitor: str, now: float) -> Run:
+        self._callers.pop(visitor, None)
+        remember(self._callers, visitor, now + _CALLS_AGAIN, _CALLERS)
+        return Run("DEL", (self._keys.visits(visitor),))
 
     def _keep_alive(self, at: int, flush: Flush, runs: list[tuple[int, str, Run]]) -> None:
         """Add what was agreed about a session: its place, the field of `WriteResult` that it decides, the script."""

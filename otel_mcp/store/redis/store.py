@@ -165,7 +165,7 @@ class RedisStore:
         runs: dict[int, Run] = {}
         for at, end in enumerate(ended):
             if end.facts.visitor is not None:
-                key = (self._keys.agreement(f"visits:{end.facts.visitor}"),)
+                key = (self._keys.visits(end.facts.visitor),)
                 arguments = (text.micros(end.facts.created_at), VISITS, round(VISITS_KEPT * 1000))
                 runs[at] = Run("DEL", key) if end.tool_call_count else Run(codec.VISIT, key, arguments)
         known = dict(zip(runs, await self._link.run_all(list(runs.values())), strict=True)) if runs else {}

@@ -108,12 +108,12 @@ def valkey() -> Iterator[Valkey]:
     server.close()
 
 
-async def test_visits_at_an_even_pace_are_a_bots_from_the_fourth_on(
+async def test_visits_at_an_even_pace_are_a_bots_from_the_fifth_on(
     valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
     replicas = [make_runtime(redis_url=valkey.url, flush_interval=0.05) for _ in range(2)]
-    now = time.time() - 400
-    for number in range(5):
+    now = time.time() - 460
+    for number in range(6):
         for visitor, calls in (("monitor", 0), ("person", int(number == 3))):
             name, at = f"{visitor}-{number}", now + 60 * number
             facts = SessionFacts(name, at, 3600.0, source="header", visitor=visitor)
@@ -131,10 +131,10 @@ async def test_visits_at_an_even_pace_are_a_bots_from_the_fourth_on(
         for name, given in ended.items()
     }
     assert found == {
-        **{f"monitor-{number}": ("no_call", None) for number in range(3)},
-        "monitor-3": ("probe", "bot"),
+        **{f"monitor-{number}": ("no_call", None) for number in range(4)},
+        "monitor-5": ("probe", "bot"),
         "monitor-4": ("probe", "bot"),
-        **{f"person-{number}": ("no_call", None) for number in (0, 1, 2, 4)},
+        **{f"person-{number}": ("no_call", None) for number in (0, 1, 2, 4, 5)},
         "person-3": ("worked", None),
     }
 
