@@ -107,14 +107,20 @@ class SessionIds:
         hashes, resolver = self._hashes, self._resolver
         if not hashes.ready or exchange.owns_sessions is False or hashes.is_ours(transport_id):
             return  # A server that keeps no sessions refuses something else.
-        served = resolver.registry.sessions.get(resolver.storable(transport_id)) is not None
+        session = resolver.registry.sessions.get(resolver.storable(transport_id))
+        served = session is not None
+        user = resolver.user(exchange)
+        if session is not None and session.facts.lasting:
+            return  # The client has closed the transport session of that id long ago.
+        if (session is None or session.ended) and (resolver.named_by(exchange, transport_id), user) in self._gone:
+            return
         if served and (status == 400 or not exchange.owns_sessions):
             return  # It knows the session, or this is not where that is served.
         if status == 400 and exchange.parsed and not exchange.calls:
             return  # That was no message. (Some refuse an id before they read any.)
         conversation = resolver.conversation_of(exchange)
         named = conversation or resolver.named_by(exchange, transport_id)
-        user, at = resolver.user(exchange), exchange.started_ns / 1e9
+        at = exchange.started_ns / 1e9
         self._sessions.refused(Refusal(named, at, user, None if conversation and not served else served))
 
     def _is_goodbye(self, exchange: Exchange, transport_id: str, status: int) -> bool:
@@ -132,6 +138,8 @@ class SessionIds:
         if session is None and (reason == "server_closed" or (session_id, user) in self._gone):
             # A server of several processes, one of which keeps the session, answers 404 in the others.
             return
+        if session is not None and session.facts.lasting and reason == "server_closed":
+            return  # It is not the transport session of that id, which the client has closed long ago.
         remember(self._gone, (session_id, user), None, MAX_KEPT)
         at = time() if reason != "client_delete" or exchange.stream is not None else exchange.started_ns / 1e9
         if session_id == self._resolver.storable(transport_id) and (session is not None or exchange.sse_endpoint):

@@ -2,7 +2,8 @@
 
 LangChain's adapters do by default: ``initialize``, one call, DELETE. From the second on these are one session, which
 lasts as long as one that is inferred: its client is the same, within the idle gap. The end of a session that has a
-call at most is therefore kept for a while, in which the next transport session takes it back.
+call at most is therefore kept for a while, in which the next transport session takes it back. One that makes a second
+call after all is given back to itself, and nothing is joined any more until the client shows again that it calls so.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
+from math import inf
+from typing import Final
 
 from otel_mcp.bounded import remember
-from otel_mcp.hashing import OURS
+from otel_mcp.hashing import OURS, minted_at
 from otel_mcp.identity.conversations import Conversations
 from otel_mcp.identity.reconcile import Directory, Later
 from otel_mcp.identity.registry import Registry
@@ -22,6 +25,11 @@ from otel_mcp.model.session import Claim, Principal, Session
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import BRIEF
+
+_SEVERAL: Final = "several"
+"""How many calls a session that was closed had, at least."""
+_NONE: Final = "none"
+"""In place of the session of calls of a client that has none any more."""
 
 
 class PerCall:
@@ -36,10 +44,15 @@ class PerCall:
         self._conversations = conversations
         self._later = later
         self._gap = min(settings.session_idle_gap, settings.session_ttl)
+        self._ttl = settings.session_ttl
         self._is_on = "inferred" in settings.session_sources
         self._most = settings.max_sessions
         self._last: OrderedDict[str, tuple[Session, float]] = OrderedDict()
         """The session of calls of each visitor that was closed here last, and until when it goes on without asking."""
+        self._open: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+        """The transport session of each visitor that was joined here last, and until when it counts as open."""
+        self._called: OrderedDict[str, None] = OrderedDict()
+        """Transport sessions that have made their one call since they were joined."""
 
     def opened(self, session: Session, caller: Principal) -> None:
         """Go on with the session of calls before this one, where this process knows it; else ask in the background."""
@@ -48,17 +61,25 @@ class PerCall:
             return
         last, until = self._last.get(visitor, (None, 0.0))
         # One that lasts is over only where the store says so.
-        if last is not None and self._registry.clock() < until and not (last.facts.lasting and last.ended):
+        is_free = self._open_of(visitor) is None
+        if is_free and last is not None and self._registry.clock() < until and not (last.facts.lasting and last.ended):
             self._join(session, last.facts, caller)
         self._later.run(partial(self._ask, session, caller))
 
     async def _ask(self, session: Session, caller: Principal) -> None:
-        before = await self._directory.get(_calls(session))
+        before, visitor = await self._directory.get(_calls(session)), session.facts.visitor or ""
         if session.conversation is not None:
             if before is not None and before != session.conversation.id:
-                self._last.pop(session.facts.visitor or "", None)  # Other replicas go on in another one.
+                self._last.pop(visitor, None)  # Other replicas go on in another one.
             return
-        goes_on = before is not None and before != session.id and await self._look(session, before, caller)
+        if (other := self._open_of(visitor)) is not None:
+            closed = await self._directory.get(_closed(other.id)) if other.id.startswith(OURS) else None
+            if closed is None:
+                return  # Clients that act at the same time are not one.
+            if closed == _SEVERAL:
+                self._last.pop(visitor, None)
+                before = _NONE
+        goes_on = before not in (None, _NONE, session.id) and await self._look(session, before, caller)
         if not goes_on and session.id.startswith(OURS):
             # Another replica, which does not know the client, may serve its call and its goodbye.
             await self._directory.set_value(_calls(session), session.id, self._gap)
@@ -68,6 +89,8 @@ class PerCall:
         known, is_closed = await asyncio.gather(self._directory.describe(before), self._directory.get(_closed(before)))
         held = self._registry.sessions.get(before)
         if known is None or session.ended or session.tool_calls > 1 or session.conversation is not None:
+            return False
+        if is_closed == _SEVERAL and held is None:
             return False
         facts = known.facts or (held.facts if held is not None and not known.ended else None)
         is_new = before.startswith(OURS) and not known.ended
@@ -97,10 +120,52 @@ class PerCall:
         if session.tool_calls and not self._sessions.buffer.hand_over(session.id, lasting.facts, called=True):
             return False
         self._remember(self._registry.put(lasting), self._gap)
+        if session.tool_calls:
+            remember(self._called, session.id, None, self._most)
         session.tool_calls = 0
+        # The goodbye to one of ours may come to another replica.
+        until = self._registry.clock() + BRIEF if session.id.startswith(OURS) else inf
+        remember(self._open, session.facts.visitor or "", (session, until), self._most)
         claim = Claim(lasting.source, _calls(session), principal=caller)
         self._conversations.absorb(session.id, lasting, claim, owned=not session.id.startswith(OURS))
         return True
+
+    def _open_of(self, visitor: str) -> Session | None:
+        """Return the transport session of a client that was joined here and that the client has not closed."""
+        session, until = self._open.get(visitor, (None, 0.0))
+        if session is None or session.conversation is None or self._registry.clock() >= until:
+            return None
+        return session if self._registry.get(session.id) is session else None
+
+    def called(self, claim: Claim, lasting: Session, *, counts: bool = True) -> Session:
+        """Return whose a tool call is that has come on a transport session which is part of `lasting`.
+
+        With the second one that goes on as a session of its own. Without `counts` the call may yet be refused.
+        """
+        transport = self._registry.get(claim.key)
+        is_part = transport is None or transport.conversation is lasting
+        if not (claim.transport and is_part) or claim.key == lasting.id:
+            return lasting
+        if not lasting.facts.lasting:
+            if not _was_joined(claim, lasting):
+                return lasting
+            source = "inferred" if lasting.caller else "inferred_weak"
+            lasting.facts.limit, lasting.facts.source, lasting.facts.lasting = self._gap, source, True
+        if claim.key not in self._called:
+            if counts:
+                remember(self._called, claim.key, None, self._most)
+            return lasting
+        now, visitor = self._registry.clock(), lasting.facts.visitor or ""
+        if transport is None:  # Another replica has its handshake.
+            its = {"source": claim.source, "previous_id": None, "opened": False, "lasting": False}
+            facts = replace(lasting.facts, session_id=claim.key, limit=self._ttl, **its)
+            transport = self._registry.put(Session(facts, now))
+            transport.caller = lasting.caller
+        transport.conversation, transport.last_activity, transport.facts.created_at = None, now, now
+        transport.tool_calls = 2  # Whatever becomes of this one.
+        self._last.pop(visitor, None)
+        self._later.run(partial(self._directory.set_value, _calls(lasting), _NONE, self._gap))
+        return transport
 
     def _remember(self, session: Session, seconds: float) -> None:
         until = self._registry.clock() + seconds
@@ -111,26 +176,34 @@ class PerCall:
         shared = {"principal": session.facts.principal, "visitor": session.facts.visitor}
         return replace(facts, limit=self._gap, source=source, lasting=True, **shared)
 
-    def closed_elsewhere(self, session_id: str) -> None:
-        """Note that the client has closed a session of which another replica knows more."""
+    def closed_elsewhere(self, session_id: str, calls: int = 0) -> None:
+        """Note that the client has closed a session, with so many calls here, of which another replica knows more."""
         if self._is_on and session_id.startswith(OURS):
-            self._later.run(partial(self._directory.set_value, _closed(session_id), "1", BRIEF))
+            value = _SEVERAL if calls > 1 else "1"
+            self._later.run(partial(self._directory.set_value, _closed(session_id), value, BRIEF))
 
     def closed(self, session: Session) -> bool:
         """Note that the client has closed a transport session; return whether the session goes on without it."""
-        self.closed_elsewhere(session.id)
+        self.closed_elsewhere(session.id, session.tool_calls)
         whole = session.conversation or session
         if not self._is_on or session.facts.visitor is None:
             return False
+        last, until = self._last.get(session.facts.visitor, (None, 0.0))
+        if self._open.get(session.facts.visitor, (None,))[0] is session:
+            del self._open[session.facts.visitor]
         if whole.facts.lasting:
-            self._remember(whole, self._gap)
-            self._later.run(partial(self._directory.set_value, _calls(session), whole.id, self._gap))
+            if last is whole:
+                self._remember(whole, self._gap)
+                self._later.run(partial(self._directory.set_value, _calls(session), whole.id, self._gap))
             return whole is session
         if session.conversation is not None or session.tool_calls > 1:
             return False
         if not session.tool_calls:
             self._later.run(partial(self._directory.set_value, _lists(session), session.id, BRIEF))
             return False
+        now = self._registry.clock()
+        if last is not None and last.facts.lasting and now < until and self._registry.get(last.id) is last:
+            return False  # It ran at the same time as another one, and the client goes on in that.
         self._later.run(partial(self._publish, session))
         if session.continues is None:
             self._remember(session, min(BRIEF / 2, self._gap))
@@ -138,7 +211,7 @@ class PerCall:
         # The end of the one before has been reported already.
         session.facts = replace(self._as_lasting(session.facts, session), previous_id=session.continues)
         self._remember(session, self._gap)
-        self._sessions.submit(SessionDelta(session.facts, self._registry.clock()))
+        self._sessions.submit(SessionDelta(session.facts, now))
         return True
 
     def ended(self, facts: SessionFacts) -> None:
@@ -159,6 +232,13 @@ class PerCall:
             now = self._registry.clock()
             facts = replace(known.facts, lasting=True)
             self._sessions.submit(SessionDelta(facts, now, ended=(now, "replaced")))
+
+
+def _was_joined(claim: Claim, session: Session) -> bool:
+    """Return whether another replica has made a transport session part of an earlier one, and has still to write it."""
+    earlier, then = minted_at(session.id), minted_at(claim.key)
+    # What continues an id is the later one.
+    return -inf < earlier < then or (-inf < earlier == then and session.facts.previous_id != claim.key)
 
 
 def _calls(session: Session) -> str:

@@ -66,6 +66,7 @@ class Resolver:
             held.get(session.id) is not session
             or time.time() - session.last_activity >= facts.limit
             or (facts.principal is not None and facts.principal != claim.principal.user)
+            or facts.lasting
         ):
             return False
         held.move_to_end(session.id)
@@ -78,7 +79,7 @@ class Resolver:
     def rejoin(self, call: Call) -> None:
         """Give a call its session that was read only when its answer came, where that is known without asking."""
         if not self.cached(call) and call.claim is not None:
-            self._join(call, self._lookup.peek(call.claim))
+            self._join(call, self._own(call, call.claim, self._lookup.peek(call.claim)))
 
     async def resolve(self, call: Call) -> None:
         """Give a call that the server has accepted its session; asks the store only at first sight.
@@ -104,6 +105,7 @@ class Resolver:
         if call.tentative:
             call.session = None  # Over the limit, what was proposed may not come in by the back door.
         call.tentative = False
+        session = self._own(call, claim, session)
         self._join(call, session)
         transport_id = None if exchange.modern else exchange.transport_id
         if session is not None and claim.derived and call.id is not None and transport_id:
@@ -116,9 +118,19 @@ class Resolver:
         if call.session is not None or call.id is None or call.method == "initialize":
             return
         if not self.cached(call) and (claim := await self._claim(call)) is not None:
-            self._join(call, await self._lookup.propose(claim, owned=exchange.owns_sessions, asker=exchange))
+            session = await self._lookup.propose(claim, owned=exchange.owns_sessions, asker=exchange)
+            self._join(call, self._own(call, claim, session, counts=False))
         if call.session is not None:
             call.tentative, exchange.session = True, None
+
+    def _own(self, call: Call, claim: Claim, session: Session | None, *, counts: bool = True) -> Session | None:
+        """Return the session of a call: that of its transport where this is no session of one call: see `percall`."""
+        if session is None or session.id == claim.key or call.method != "tools/call" or call.id is None:
+            return session
+        session = self.per_call.called(claim, session, counts=counts)
+        if claim.session is not session:
+            claim.session, claim.attributes = session, None
+        return session
 
     async def _claim(self, call: Call) -> Claim | None:
         await self.prepare(call.exchange)

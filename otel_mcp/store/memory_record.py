@@ -119,7 +119,8 @@ class Record:
         """Mark that the server refused this session though it lives."""
         cause: Cause = "replica" if refusal.served is None else "idle_reaper"  # No other process could have served it.
         is_over = self.deadline <= refusal.at or (self.ended is not None and self.ended[1] != "server_closed")
-        if is_over or self.facts.principal not in (None, refusal.user) or self.waits or cause in self.causes:
+        is_over = is_over or self.facts.lasting or self.waits
+        if is_over or self.facts.principal not in (None, refusal.user) or cause in self.causes:
             return None
         self.interrupted, self.waits = (refusal.at, cause), True
         self.causes.add(cause)

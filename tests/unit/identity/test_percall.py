@@ -53,19 +53,46 @@ class Clients(Replicas):
     ) -> str:
         """Shake hands, call and leave, each request served by the next replica of `path`; return the transport id."""
         places = [*path, *[path[-1]] * 8]
+        session_id = await self.open(places[0], who=who, owned=owned)
+        headers, own = [*legacy_headers(session_id), *who], session_id if owned else None
+        await self.post(places[1], notify("notifications/initialized"), headers, session_id=own)
+        if listed:
+            await self.post(places[1], ask("tools/list", 5), headers, session_id=own)
+        for number in range(calls):
+            await self.call(session_id, places[1], number, who=who, owned=owned, meta=meta)
+        await self.leave(session_id, places[2], who=who, owned=owned)
+        return session_id
+
+    async def open(self, replica: int = 0, *, who: Headers = (ANN,), owned: bool = True) -> str:
+        """Shake hands; return the transport id."""
         Clients.opened += 1
         own = f"transport-{Clients.opened}" if owned else None
-        opened = await self.post(places.pop(0), initialize(), list(who), session_id=own)
-        await self.quiet()
-        headers = [*legacy_headers(opened.headers["mcp-session-id"]), *who]
-        await self.post(places[0], notify("notifications/initialized"), headers, session_id=own)
-        if listed:
-            await self.post(places[0], ask("tools/list", 5), headers, session_id=own)
-        for number in range(calls):
-            await self.post(places[0], call(request_id=7 + number, meta=meta), headers, session_id=own)
-        await asgi.delete(MCPMiddleware(Server(session_id=own), self.runtimes[places[1]]), headers)
+        opened = await self.post(replica, initialize(), list(who), session_id=own)
         await self.quiet()
         return opened.headers["mcp-session-id"]
+
+    async def call(
+        self,
+        session_id: str,
+        replica: int = 0,
+        number: int = 0,
+        *,
+        who: Headers = (ANN,),
+        owned: bool = True,
+        **of: Any,
+    ) -> str | None:
+        """Call a tool; return the session that the answer names."""
+        headers, own = [*legacy_headers(session_id), *who], session_id if owned else None
+        answer = await self.post(replica, call(request_id=7 + number, **of), headers, session_id=own)
+        return answer.session_id
+
+    async def leave(
+        self, session_id: str, replica: int = 0, *, who: Headers = (ANN,), owned: bool = True, known: bool = True
+    ) -> None:
+        """Close a transport session; one that is not `known` any more the server refuses."""
+        server = Server(session_id=(session_id if known else "another") if owned else None)
+        await asgi.delete(MCPMiddleware(server, self.runtimes[replica]), [*legacy_headers(session_id), *who])
+        await self.quiet()
 
     def counts(self) -> dict[str, tuple[int, str, str | None]]:
         """Calls, source and how it ended, of each session."""
@@ -249,6 +276,84 @@ async def test_a_session_of_several_calls_stays_one_of_its_own(clients: Clients)
     await clients.settle()
 
     assert clients.counts() == {long: (3, "header", "client_delete"), short: (1, "header", "client_delete")}
+
+
+PLACES = [(0, 0, True), (0, 0, False), (0, 1, False)]
+"""Replicas that serve the handshakes, and all else; whether the server keeps sessions."""
+
+
+@pytest.mark.parametrize(("first", "then", "owned"), PLACES, ids=["stateful", "stateless", "stateless, two replicas"])
+async def test_sessions_of_several_calls_after_a_short_one_are_each_their_own(
+    clients: Clients, first: int, then: int, owned: bool
+) -> None:
+    short = await clients.visit(first, then, owned=owned)
+    await eventually(lambda: clients.has(short))
+    long = [await clients.visit(first, then, calls=5, owned=owned) for _ in range(3)]
+    await clients.settle()
+
+    # What a client does before its second call looks like a session of one call, once.
+    assert clients.counts() == {
+        short: (2, "inferred", None),
+        **dict.fromkeys(long, (5, "header", "client_delete")),
+        long[0]: (4, "header", "client_delete"),
+    }
+    document = clients.documents()[long[0]]
+    assert first != then or (document["client_name"], document.get("previous_id")) == ("unit-client", None)
+    assert dict(clients.events("session.end")) == dict.fromkeys(long, 1)
+    assert dict(clients.events("session.start")) == dict.fromkeys([short, *long], 1)
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["stateful", "stateless"])
+async def test_sessions_open_at_the_same_time_stay_apart(clients: Clients, owned: bool) -> None:
+    short = await clients.visit(0, owned=owned)
+    one, other = await clients.open(owned=owned), await clients.open(owned=owned)
+    named = [[await clients.call(each, 0, number, owned=owned) for each in (one, other)] for number in range(5)]
+    for each in (one, other):
+        await clients.leave(each, owned=owned)
+    await clients.settle()
+
+    ended = "header", "client_delete"
+    assert named == [[short, other], *[[one, other]] * 4]
+    assert clients.counts() == {short: (2, "inferred", None), one: (4, *ended), other: (5, *ended)}
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["stateful", "stateless"])
+async def test_calls_at_the_same_time_leave_the_session_that_goes_on(clients: Clients, owned: bool) -> None:
+    short = await clients.visit(0, owned=owned)
+    one, other = await clients.open(owned=owned), await clients.open(owned=owned)
+    for each in (one, other):
+        await clients.call(each, owned=owned)
+    for each in (one, other):
+        await clients.leave(each, owned=owned)
+    await clients.visit(0, owned=owned)
+    await clients.settle()
+
+    assert clients.counts() == {short: (3, "inferred", None), other: (1, "header", "client_delete")}
+
+
+async def test_a_client_that_makes_one_call_again_is_joined_again(clients: Clients) -> None:
+    before, long = await clients.visit(0), await clients.visit(0, calls=3)
+    after = [await clients.visit(number % 2) for number in range(3)]
+    await clients.settle()
+
+    one = "inferred", None
+    assert clients.counts() == {before: (2, *one), long: (2, "header", "client_delete"), after[0]: (3, *one)}
+
+
+async def test_refusals_of_closed_ids_end_and_cut_nothing(clients: Clients) -> None:
+    first, second = await clients.visit(0), await clients.visit(0)
+    for replica in range(2):
+        for closed in (first, second):
+            await clients.leave(closed, replica, known=False)
+            app = MCPMiddleware(Server(session_id="another"), clients.runtimes[replica])
+            assert (await asgi.get(app, [*legacy_headers(closed), ANN])).status == 404
+        await clients.runtimes[replica].sessions.flush()
+    await clients.visit(0)
+    await clients.settle()
+
+    assert clients.counts() == {first: (3, "inferred", None)}
+    assert not clients.events("session.interrupted")
+    assert not clients.events("session.end")
 
 
 async def test_asking_for_the_tools_is_replaced_by_the_call_that_follows(clients: Clients) -> None:

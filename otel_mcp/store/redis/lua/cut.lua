@@ -1,11 +1,12 @@
 -- The server has refused this session as one that it does not know. ARGV: when; start of the process that has seen it,
 -- and its token; whether that has served the session ('1', '0' not that it knows, '' nobody can tell); digest of the
 -- service; user ('' = nobody); tokens of processes that have ended.
--- Returns false where that cuts nothing: the session is over, another user's, or cut already. Else {cause, visitor,
--- creation, limit, calls, facts of AT_END}, and the same again to the same question.
+-- Returns false where that cuts nothing: the session is over, another user's, cut already, or goes on over transport
+-- sessions, since its client closed the one of that id. Else {cause, visitor, creation, limit, calls, facts of AT_END},
+-- and the same again to the same question.
 local at, start, token, user = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[6]
 local s, written = read_stats('p:' .. token)
-if not s.t or s.v ~= ARGV[5] or (s.u and s.u ~= user) or s.t + s.i <= at then return false end
+if not s.t or s.j or s.v ~= ARGV[5] or (s.u and s.u ~= user) or s.t + s.i <= at then return false end
 -- A server that has closed the session cuts it as well, if the client goes on to use it.
 if s.x and string.match(s.x, '%S+$') ~= 'server_closed' then return false end
 local cause = s.a < start and 'restart' or 'replica'
