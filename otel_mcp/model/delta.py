@@ -136,6 +136,9 @@ class SessionDelta:
     """Unix seconds."""
     first_activity: float | None = None
     """Unix seconds; the buffer sets it, so that a long outage is not taken for a gap."""
+    began: float = 0.0
+    """Unix seconds at which the newest of its requests began, which may be before a cut that it ends after; 0 = not
+    known."""
     requests: int = 0
     errors: int = 0
     call_count: int = 0

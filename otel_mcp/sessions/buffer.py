@@ -222,6 +222,7 @@ def _merge(waiting: SessionDelta, delta: SessionDelta, first: float) -> None:
         waiting.facts = waiting.facts.with_news(delta.facts)
     waiting.last_activity = max(waiting.last_activity, delta.last_activity)
     waiting.first_activity = first if waiting.first_activity is None else min(waiting.first_activity, first)
+    waiting.began = max(waiting.began, delta.began)
     waiting.requests += delta.requests
     waiting.errors += delta.errors
     waiting.call_count += delta.call_count

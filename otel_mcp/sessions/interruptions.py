@@ -1,7 +1,7 @@
 """Asks the store which refused requests have cut a session, and which new session is a client that is back.
 
 In the background and in batches: a stranger who makes up ids costs one short question each, a limited number of
-them in each turn, and is counted nowhere.
+them in each turn, and is counted nowhere; questions that find no room are, as errors of ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 from otel_mcp.bounded import remember
-from otel_mcp.guard import guarded
+from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import SessionDelta, SessionFacts
 from otel_mcp.model.interruption import Refusal
 from otel_mcp.sessions.buffer import Buffer
@@ -66,7 +66,10 @@ class Interruptions:
     def refused(self, refusal: Refusal) -> bool:
         """Take a request that the server refused; returns whether it is to be asked about. From any thread."""
         key, now = _key(refusal), time.monotonic()
-        if len(self.refusals) >= KEPT or key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
+        if key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
+            return False
+        if len(self.refusals) >= KEPT:
+            report("session interruptions", OverflowError())
             return False
         self.refusals[key] = now + self._settle, refusal
         self.due = min(self.due, now + self._settle)
@@ -114,8 +117,9 @@ class Interruptions:
             return
         with self._health.operation("back"):
             try:
-                back = await self._store.back(facts.visitor, facts.created_at)
+                back = await self._store.back(facts.visitor, facts.created_at, facts.session_id)
             except (StoreDown, asyncio.CancelledError):
+                # Asked again, the store answers alike.
                 self.begun[facts.session_id] = 0.0, facts
                 raise
             if back is None:

@@ -179,8 +179,10 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def back(self, visitor: str, at: float) -> Return | None:
-        """Give out one session of `visitor` that was cut before `at`, when its visitor began another one; once."""
+    async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
+        """Give out one session of `visitor` that was cut before `at`, when its visitor began `session_id`; once, and
+        again to the same question.
+        """
         ...
 
     async def leave(self) -> None:

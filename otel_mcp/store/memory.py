@@ -91,7 +91,7 @@ class MemoryStore(CutSessions):
             return WriteResult(session_id, after_end=True)
         if record is None or created:
             record = self._begin(delta, record)
-        back = record.come_back(first_activity(delta), delta.last_activity) if delta.requests else None
+        back = record.come_back(first_activity(delta), delta.began or delta.last_activity) if delta.requests else None
         record.add(delta, self._settings.max_tool_calls, late=False)
         record.document_until = now + self._settings.session_ttl
         answer = WriteResult(session_id, created=created, total_calls=record.calls_total, back_after=back)

@@ -126,11 +126,11 @@ class Record:
         self.causes.add(cause)
         return Interruption(self.facts.at_end(), refusal.at, cause, self.calls_total > 0)
 
-    def come_back(self, first: float, last: float) -> float | None:
-        """Note that it goes on with what happened meanwhile; return the seconds since it was cut, if it was."""
+    def come_back(self, first: float, began: float) -> float | None:
+        """Note that it goes on with requests, the newest of which `began` then; return the seconds since it was cut."""
         if self.interrupted is None or not self.waits:
             return None
-        since = (first if first > self.interrupted[0] else last) - self.interrupted[0]
+        since = (min(first, began) if first > self.interrupted[0] else began) - self.interrupted[0]
         if not 0 < since <= LOST:
             return None
         self.waits = False
@@ -196,7 +196,7 @@ class CutSessions:
         self._has_cut = self._has_cut or any(cuts)
         return [cut for cut in cuts if cut is not None]
 
-    async def back(self, visitor: str, at: float) -> Return | None:
+    async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
         """Give out one session of `visitor` that was cut before `at`."""
         for record in self._records.values() if self._has_cut else ():
             if record.waits and record.facts.visitor == visitor and (since := record.come_back(at, at)) is not None:

@@ -203,6 +203,8 @@ class Recorder:
         if call.id is None:
             return
         delta.requests += 1
+        if started > delta.began:
+            delta.began = started
         if call.outcome is not None and call.outcome.error_type is not None and call.failure not in CALLERS_FAULT:
             delta.errors += 1
         if call.method in _GIVEN and call.result_bytes and (call.outcome is None or call.outcome.status_code is None):

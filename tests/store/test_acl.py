@@ -90,7 +90,7 @@ async def use(store: RedisStore) -> None:
     made.visitor = "somebody"
     await store.apply([flush(process, delta(1, of=made, at=now))])
     await store.cut([Refusal("abc", now + 1, None, served=None)])
-    await store.back("somebody", now + 2)
+    await store.back("somebody", now + 2, "next")
     state = await store.load("abc")
     assert state is not None
     await store.save(state)

@@ -176,6 +176,18 @@ async def test_a_session_that_goes_on_is_back(replicas: Replicas, now: float) ->
     assert await noted(store) == (now + 20, "replica")
 
 
+async def test_a_request_that_began_before_the_cut_is_no_return(replicas: Replicas, now: float) -> None:
+    store, process = await began(replicas, now)
+    await store.cut([refusal(now + 20)])
+    late, ping, back = delta(1, at=now + 25), delta(0, at=now + 26, requests=1), delta(1, at=now + 40, requests=2)
+    late.began, ping.began, back.began = now + 17, now + 19, now + 30
+    late.first_activity, back.first_activity = now + 17, now + 18
+
+    answers = [(await store.apply([flush(process, sent)]))[0] for sent in (late, ping, back)]
+
+    assert [answer.back_after for answer in answers] == [None, None, 10.0]
+
+
 async def test_who_comes_after_half_an_hour_is_lost(replicas: Replicas, now: float) -> None:
     now -= 3000
     store, process = await began(replicas, now)
@@ -214,18 +226,34 @@ async def test_what_an_ended_process_has_served_is_cut_by_a_restart(replicas: Re
 async def test_a_visitor_is_back_with_another_session(replicas: Replicas, now: float) -> None:
     store, _ = await began(replicas, now, visitor="ann", principal="user")
     other, _ = replicas.store(now + 10)
-    assert await other.back("ann", now + 15) is None
+    assert await other.back("ann", now + 15, "next") is None
     await other.cut([refusal(now + 20, user="user")])
 
-    assert await other.back("bob", now + 30) is None
-    back = await other.back("ann", now + 30)
+    assert await other.back("bob", now + 30, "next") is None
+    back = await other.back("ann", now + 30, "next")
 
     assert back is not None
     assert (back.facts.session_id, back.facts.client_name, back.facts.principal) == ("abc", "client", "user")
     assert (back.after, back.ended) == (10.0, False)
-    assert await other.back("ann", now + 31) is None
+    assert await other.back("ann", now + 31, "another") is None
     (later,) = await store.apply([flush(ProducerId(), delta(1, of=facts(at=now, principal="user"), at=now + 40))])
     assert later.back_after is None
+
+
+async def test_a_return_whose_answer_is_lost_is_answered_alike(
+    replicas: Replicas, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not replicas.shared:
+        pytest.skip("no answer of the memory is lost")
+    store, _ = await began(replicas, now, visitor="ann")
+    await store.cut([refusal(now + 20)])
+
+    lost = [await store.back("ann", now + 30, "next") for _ in range(2)]
+    other = await store.back("ann", now + 31, "another")
+    again = await store.back("ann", now + 30, "next")
+
+    assert [back and (back.facts.session_id, back.after) for back in lost] == [("abc", 10.0), ("abc", 10.0)]
+    assert (other, again) == (None, None)
 
 
 async def test_a_visitor_who_went_on_is_not_back_once_more(replicas: Replicas, now: float) -> None:
@@ -233,7 +261,7 @@ async def test_a_visitor_who_went_on_is_not_back_once_more(replicas: Replicas, n
     await store.cut([refusal(now + 20)])
     await store.apply([flush(process, delta(1, at=now + 30))])
 
-    assert await store.back("ann", now + 31) is None
+    assert await store.back("ann", now + 31, "next") is None
 
 
 async def test_a_visitor_whom_nobody_cut_lately_is_not_back(replicas: Replicas, now: float) -> None:
@@ -241,7 +269,7 @@ async def test_a_visitor_whom_nobody_cut_lately_is_not_back(replicas: Replicas, 
     store, _ = await began(replicas, now, visitor="ann")
     await store.cut([refusal(now + 20)])
 
-    assert await store.back("ann", now + 20 + 1801) is None
+    assert await store.back("ann", now + 20 + 1801, "next") is None
 
 
 async def test_of_a_visitor_with_very_many_cut_sessions_the_newest_are_kept(
@@ -256,6 +284,6 @@ async def test_of_a_visitor_with_very_many_cut_sessions_the_newest_are_kept(
         await store.apply([flush(process, delta(1, of=facts(name, now, visitor="gateway"), at=now))])
     await store.cut([refusal(now + 20 + at, session_id=name) for at, name in enumerate(names)])
 
-    found = [await store.back("gateway", now + 40) for _ in range(4)]
+    found = [await store.back("gateway", now + 40, f"next-{number}") for number in range(4)]
 
     assert [back.facts.session_id for back in found if back is not None] == ["s2", "s3", "s4"]

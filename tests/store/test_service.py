@@ -126,8 +126,8 @@ class Remote:
     async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
         return await (await self._reach("cut")).cut(refusals)
 
-    async def back(self, visitor: str, at: float) -> Return | None:
-        return await (await self._reach("back")).back(visitor, at)
+    async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
+        return await (await self._reach("back")).back(visitor, at, session_id)
 
     async def leave(self) -> None:
         await (await self._reach("leave")).leave()

@@ -184,13 +184,14 @@ class Writer:
         facts = text.utf8(text.facts(delta.facts, self._service))
         records = delta.calls[-self._cap :]
         last = self.instant(delta.last_activity)
+        began = self.instant(delta.began) if delta.began else last
         first = last if delta.first_activity is None else min(self.instant(delta.first_activity), last)
         ended = ""
         if delta.ended is not None:
             ended = f',"ended":{self.instant(delta.ended[0])},"reason":"{delta.ended[1]}"'
         counted = (
             f'{{"token":"{flush.token}","sequence":{flush.sequence},"now":{self.instant(time.time())},'
-            f'"first":{first},"last":{last},"created":{self.instant(delta.facts.created_at)},'
+            f'"first":{first},"last":{last},"began":{began},"created":{self.instant(delta.facts.created_at)},'
             f'"requests":{delta.requests},"errors":{delta.errors},"calls":{delta.call_count},"sent":{len(records)},'
             f'"context":{delta.context},"listed":{delta.listed},'
             f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'

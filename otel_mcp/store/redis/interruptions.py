@@ -7,6 +7,7 @@ there are two short lists: of a visitor its sessions that were cut, of the servi
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -70,15 +71,16 @@ class Interruptions:
             await self._all(listed)
         return found
 
-    async def back(self, visitor: str, at: float) -> Return | None:
-        """Have the first of a visitor's sessions that were cut be continued by one that it has begun at `at`."""
+    async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
+        """Have the first of a visitor's sessions that were cut be continued by `session_id`, begun at `at`."""
         key = f"cut:{visitor}"
-        for session_id in await self._link.run(self._recent(key, LOST)):
-            name = session_id.decode()
-            arguments = (self._writer.instant(at), self._writer.owner)
+        arguments = (self._writer.instant(at), self._writer.owner, f"{zlib.crc32(session_id.encode()):08x}")
+        for cut in await self._link.run(self._recent(key, LOST)):
+            name = cut.decode()
             (reply,) = await self._all([Run(_BACK, self._keys.session(name), arguments)])
-            await self._link.run(Run("ZREM", (self._keys.agreement(key),), (session_id,)))
-            if reply is not None:
+            if reply is None:
+                await self._link.run(Run("ZREM", (self._keys.agreement(key),), (cut,)))
+            else:  # Stays in the list, since this answer may be lost: the next one who asks takes it out.
                 since, over, user, created, limit, *labels = reply
                 facts = _facts(name, created, limit, labels)
                 facts.principal = None if user is None else user.decode()

@@ -186,9 +186,9 @@ class RedisStore:
         """Mark the sessions that a server refused though they live."""
         return await self._interruptions.cut(refusals)
 
-    async def back(self, visitor: str, at: float) -> Return | None:
+    async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
         """Give out one session of `visitor` that was cut before `at`."""
-        return await self._interruptions.back(visitor, at)
+        return await self._interruptions.back(visitor, at, session_id)
 
     async def leave(self) -> None:
         """Note that this process ends."""

@@ -18,6 +18,7 @@ def test_deltas_of_a_session_become_one() -> None:
     first = delta(2, of=facts(client_name="client"), at=EPOCH + 5, errors=1)
     second = delta(1, of=facts(at=EPOCH - 9, user_agent="agent"), at=EPOCH + 3, first=2, requests=4)
     second.touch_key = ("client:1", 60.0)
+    first.began, second.began = EPOCH + 2, EPOCH + 1
     third = delta(0, at=EPOCH + 4, ended="client_delete")
 
     for change in (first, second, third):
@@ -30,7 +31,7 @@ def test_deltas_of_a_session_become_one() -> None:
         "agent",
         EPOCH - 9,
     )
-    assert (merged.first_activity, merged.last_activity) == (EPOCH + 3, EPOCH + 5)
+    assert (merged.first_activity, merged.last_activity, merged.began) == (EPOCH + 3, EPOCH + 5, EPOCH + 2)
     assert (merged.requests, merged.errors, merged.call_count) == (6, 1, 3)
     assert [call.request_id for call in merged.calls] == [0, 1, 2]
     assert (merged.ended, merged.touch_key) == ((EPOCH + 4, "client_delete"), ("client:1", 60.0))

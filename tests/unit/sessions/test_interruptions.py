@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class Store(MemoryStore):
             raise self.fails
         return [Interruption(facts(each.session_id), each.at, "restart", has_tool_calls=False) for each in refusals]
 
-    async def back(self, visitor: str, at: float) -> Return | None:
+    async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
         self.asked.append(visitor)
         if self.fails is not None:
             raise self.fails
@@ -121,10 +122,14 @@ async def test_a_question_that_breaks_the_store_is_asked_once(asking: Asking) ->
     assert not asking.questions.refusals
 
 
-async def test_a_flood_of_ids_is_asked_about_in_parts(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_of_ids_is_asked_about_in_parts(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch, failures: Counter[str]
+) -> None:
     monkeypatch.setattr(interruptions, "KEPT", 100)
     monkeypatch.setattr(interruptions, "MOST", 60)
     assert sum(asking.refuse(f"made-up-{number}") for number in range(1000)) == 100
+    assert asking.refuse("made-up-0") is False
+    assert failures == {"session interruptions": 900}
 
     await asking.questions.ask()
     first = len(asking.store.asked)

@@ -383,6 +383,7 @@ async def test_a_batch_in_many_parts_is_one_delta_of_a_session(make_runtime: Mak
         await asyncio.sleep(0)
 
     assert [delta.call_count for delta in deltas] == [20]
+    assert deltas[0].began == max(call.started_at for call in deltas[0].calls)
 
 
 async def test_however_many_calls_end_at_once_none_is_lost(

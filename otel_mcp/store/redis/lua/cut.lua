@@ -21,7 +21,7 @@ elseif cause == 'replica' and #ARGV > 6 then
   end
   for each = 7, #ARGV do cause = ARGV[each] == last and 'restart' or cause end
 end
-local when, was, waits, causes, marker = string.match(s.z or '', '^(%d+) (%S+) (%d) (%a+) (%S+)$')
+local when, was, waits, causes, marker = string.match(s.z or '', '^(%d+) (%S+) (%d) (%a+) (%S+)')
 if marker == token and tonumber(when) == at then
   cause = was -- The answer was lost.
 else

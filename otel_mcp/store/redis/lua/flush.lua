@@ -15,7 +15,7 @@ if seen then
   local sequence, flags = string.match(seen, '^(%d+) %d+ ?(%a*)$')
   if tonumber(sequence) >= f.sequence then
     local cut = string.find(flags, 'b', 1, true) and tonumber(string.match(s.z or '', '^%d+'))
-    return {'duplicate', s.n or 0, flags, false, cut and int((f.first > cut and f.first or f.last) - cut)}
+    return {'duplicate', s.n or 0, flags, false, cut and int(after(cut, f.first, f.began))}
   end
 elseif redis.call('HLEN', stats) > 48 then
   -- Forget the process that wrote longest ago, if it will not repeat a flush any more, or there are very many.
@@ -119,7 +119,7 @@ if f.sent > 0 then
     d.calls, s.c = string.sub(d.calls, from), f.cap
   end
 end
-local since = s.z and not late and f.requests + f.calls > 0 and come_back(s, f.first, f.last)
+local since = s.z and not late and f.requests + f.calls > 0 and come_back(s, f.first, f.began)
 if since then flags = flags .. 'b' end
 set[#set + 1], set[#set + 2] = mark, int(f.sequence) .. ' ' .. int(now) .. ' ' .. flags
 write(d, s, set, not late and f.ttl)

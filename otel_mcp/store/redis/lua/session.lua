@@ -11,8 +11,8 @@
 --   v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
 --   k there where that is the user of `initialize`; y visitor; m findings, separated by blanks; j there where it lasts
 --   over many transport sessions, each of which the client closes after a call;
---   z newest cut "instant cause waits causes token": waits 1
---   until the client is back, all causes so far (a letter each), who has marked it; p:<token> a process's last flush
+--   z newest cut "instant cause waits causes token other": waits 1 until the client is back, all causes so far (a letter
+--   each), who has marked it, digest of the session with which its client is back, if that is another one; p:<token> a process's last flush
 --   "sequence instant flags"; the facts of AT_END under their names.
 local doc, stats = KEYS[1], KEYS[2]
 local unpack = unpack or table.unpack
@@ -113,11 +113,15 @@ local function report(d)
   return found
 end
 
--- Note that a session which was cut goes on, with what happened from `first` to `last`. Returns the microseconds since
--- the cut; nil where there is none that waits, or where all of it was before, or too late.
-local function come_back(s, first, last)
+-- Microseconds from a cut to requests of which the newest `began` then; what began before it, and ends later, is not
+-- after it. All of them have ended since `first`.
+local function after(cut, first, began) return (first > cut and math.min(first, began) or began) - cut end
+
+-- Note that a session which was cut goes on with such requests. Returns the microseconds since the cut; nil where
+-- there is none that waits, or where all of them were before, or too late.
+local function come_back(s, first, began)
   local at, cause, waits, rest = string.match(s.z or '', '^(%d+) (%S+) (%d) (.+)$')
-  local since = waits == '1' and (first > tonumber(at) and first or last) - at
+  local since = waits == '1' and after(tonumber(at), first, began)
   if not since or since <= 0 or since > LOST then return nil end
   s.z = at .. ' ' .. cause .. ' 0 ' .. rest
   return since
