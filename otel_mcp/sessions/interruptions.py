@@ -1,7 +1,7 @@
 """Asks the store which refused requests have cut a session, and which new session is a client that is back.
 
 In the background and in batches: a stranger who makes up ids costs one short question each, a limited number of
-them in each turn, and is counted nowhere; questions that find no room are, as errors of ours.
+them in each turn, and is counted nowhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 from otel_mcp.bounded import remember
-from otel_mcp.guard import guarded, report
+from otel_mcp.guard import guarded
 from otel_mcp.model.delta import SessionDelta, SessionFacts
 from otel_mcp.model.interruption import Refusal
 from otel_mcp.sessions.buffer import Buffer
@@ -66,10 +66,7 @@ class Interruptions:
     def refused(self, refusal: Refusal) -> bool:
         """Take a request that the server refused; returns whether it is to be asked about. From any thread."""
         key, now = _key(refusal), time.monotonic()
-        if key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
-            return False
-        if len(self.refusals) >= KEPT:
-            report("session interruptions", OverflowError())
+        if len(self.refusals) >= KEPT or key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
             return False
         self.refusals[key] = now + self._settle, refusal
         self.due = min(self.due, now + self._settle)
