@@ -102,7 +102,7 @@ class Endings:
 
 
 def _decide(end: EndedSession, starts: Sequence[float]) -> None:
-    """Set how a session went; whoever visits regularly and never calls a tool is a program that only looks."""
+    """Set how a session went; a visitor that comes regularly and calls no tool is a program that only looks."""
     end.outcome = "worked" if end.tool_call_count else "no_call"
     with guarded("session outcome"):
         if end.facts.synthetic_type is None and not end.tool_call_count and visits_regularly(starts):

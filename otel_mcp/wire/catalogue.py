@@ -1,4 +1,4 @@
-"""The answer to ``tools/list``, byte for byte: what each definition costs whoever has to read it, and what changed.
+"""The answer to ``tools/list``, byte for byte: what each definition costs its readers, and what changed.
 
 Sizes are those of the text on the wire, digests those of its meaning: neither the order of keys nor spacing changes
 them, and nothing of the text is kept.
