@@ -110,7 +110,8 @@ tool), ``exception``, ``cancelled`` or ``refused`` (by a middleware or the proto
 TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 """Class of the exception that the tool raised, never its text."""
 REJECT_REASON: Final = "otel_mcp.reason"
-"""Why: ``limit``, ``principal``; of calls ``ended``, ``error``, ``foreign``, ``full``, ``principal``, ``shutdown``."""
+"""Why: ``limit``, ``principal``; of calls ``ended``, ``error``, ``foreign``, ``full``, ``principal``, ``shutdown``,
+``interruptions``: refused requests that were not looked at for what they tell of a restart."""
 STORE_OPERATION: Final = "otel_mcp.store.operation"
 """What was asked of the store: ``flush``, ``recall``, ``sweep``, ``count``..."""
 STORE_OUTCOME: Final = "otel_mcp.store.outcome"

@@ -63,7 +63,10 @@ class SessionEvents(Protocol):
         ...
 
     def dropped(self, count: int, reason: str) -> None:
-        """Count tool calls that will not be in the store: ``full``, ``foreign``, ``error``, ``shutdown``."""
+        """Count tool calls that will not be in the store: ``full``, ``foreign``, ``error``, ``shutdown``.
+
+        Of ``interruptions`` it is requests which perhaps told of a cut.
+        """
         ...
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:

@@ -66,7 +66,10 @@ class Interruptions:
     def refused(self, refusal: Refusal) -> bool:
         """Take a request that the server refused; returns whether it is to be asked about. From any thread."""
         key, now = _key(refusal), time.monotonic()
-        if len(self.refusals) >= KEPT or key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
+        if key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
+            return False
+        if len(self.refusals) >= KEPT:
+            self._drop()
             return False
         self.refusals[key] = now + self._settle, refusal
         self.due = min(self.due, now + self._settle)
@@ -76,8 +79,15 @@ class Interruptions:
         """Take a session that has begun with a handshake here: perhaps its client was cut off before."""
         if facts.opened and facts.visitor is not None:
             at = time.monotonic() + self._settle_back
+            if len(self.begun) >= KEPT:
+                self._drop()
             remember(self.begun, facts.session_id, (at, facts), KEPT)
             self.due = min(self.due, at)
+
+    def _drop(self) -> None:
+        """Count a question that is never asked: a cut, or a way back, that is not noticed."""
+        with guarded("session events"):
+            self._events.dropped(1, "interruptions")
 
     async def ask(self, *, everything: bool = False) -> None:
         """Ask what is due; with `everything` also what is not yet, since the process ends."""

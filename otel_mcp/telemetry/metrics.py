@@ -29,6 +29,7 @@ from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome
 
+DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions")
 MAX_CLIENTS: Final = 20
 MAX_ERRORS: Final = 50
 """Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
@@ -91,7 +92,7 @@ class Metrics:
         self.sessions.register()
         for counter, attribute, values in (
             (self._on.refused, semconv.HTTP_RESPONSE_STATUS_CODE, (400, 401, 403, 404)),
-            (self._on.dropped, semconv.REJECT_REASON, ("foreign", "full", "error", "ended", "principal", "shutdown")),
+            (self._on.dropped, semconv.REJECT_REASON, DROP_REASONS),
         ):
             for value in values:
                 counter.add(0, {attribute: value}, NO_SPAN)

@@ -75,6 +75,13 @@ async def advice(runtime: Runtime, session_id: str) -> Any:
     return state.attributes.get(ADVICE) if state is not None else None
 
 
+async def advice_left(runtime: Runtime, session_id: str) -> Any:
+    """The same, once the runtime has been shut down; that closes what it has opened again to look."""
+    found = await advice(runtime, session_id)
+    await runtime.shut_down()
+    return found
+
+
 async def test_a_session_whose_calls_fail_is_asked_about_once_and_has_the_advice(
     make_replica: MakeReplica, server: Completions
 ) -> None:
@@ -89,7 +96,7 @@ async def test_a_session_whose_calls_fail_is_asked_about_once_and_has_the_advice
     assert server.facts()["problem"]["name"] == "failures"
     assert [call["ended"] for call in server.facts()["calls"]] == ["tool"] * 3
     assert "secret" not in json.dumps(server.asked)
-    noted = await advice(runtime, "s1")
+    noted = await advice_left(runtime, "s1")
     assert noted["failures"].pop("at")
     assert noted == {"failures": {**support.ADVICE, "model": "small"}}
 
@@ -199,9 +206,10 @@ async def test_a_pattern_that_was_found_is_asked_about_apart(make_replica: MakeR
     for _ in range(2):
         runtime.observers.found("retry_storm", state)
     await until(lambda: len(server.asked) == 2)
-    await runtime.shut_down()
+    await runtime.observers.aclose(1.0)
 
     kept = await runtime.sessions.load("s1")
+    await runtime.shut_down()
     assert kept is not None
     assert (kept.attributes["cart"], sorted(kept.attributes[ADVICE])) == (3, ["failures", "retry_storm"])
 
@@ -221,7 +229,7 @@ async def test_an_endpoint_without_advice_is_counted_and_left_alone(
     assert len(server.asked) == 1
     assert telemetry.points("otel_mcp.observer.dropped") == [({"otel_mcp.observer": "agent"}, 1)]
     assert failures == {"observer agent": 1}
-    assert await advice(runtime, "s1") is None
+    assert await advice_left(runtime, "s1") is None
 
 
 async def test_an_endpoint_that_knows_no_schema_costs_two_places_once(
@@ -235,7 +243,7 @@ async def test_an_endpoint_that_knows_no_schema_costs_two_places_once(
     await runtime.shut_down()
 
     assert ["response_format" in asked for asked in server.asked] == [True, False, False, False]
-    assert await advice(runtime, "s3") is None
+    assert await advice_left(runtime, "s3") is None
 
 
 async def test_a_session_that_was_deleted_meanwhile_stays_deleted(

@@ -131,6 +131,7 @@ async def test_a_flood_of_ids_is_asked_about_in_parts(asking: Asking, monkeypatc
     await asking.questions.ask()
 
     assert (first, len(asking.store.asked)) == (60, 100)
+    assert asking.heard.dropped_calls == {"interruptions": 900}
 
 
 async def test_a_client_that_is_back_continues_its_session(asking: Asking) -> None:
