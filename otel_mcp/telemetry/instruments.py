@@ -1,22 +1,15 @@
-"""The instruments of one meter provider, and `Series`, the short way to record to them."""
+"""The instruments of one meter provider."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from importlib import import_module
-from inspect import signature
-from operator import attrgetter
-from time import time_ns
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 from opentelemetry import metrics
-from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
 
 from otel_mcp import guard, semconv
 from otel_mcp.telemetry.census import Census, Served
-from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.version import __version__
 
 
@@ -193,106 +186,3 @@ def _served(what: Served, count: int) -> Observation:
 
 def _errors(_: CallbackOptions) -> list[Observation]:
     return _by(semconv.COMPONENT, guard.failures)
-
-
-_SDK: Final = "opentelemetry.sdk.metrics._internal"
-_SIGNATURES: Final = (
-    ("measurement_consumer", "SynchronousMeasurementConsumer.consume_measurement", "self measurement"),
-    ("_view_instrument_match", "_ViewInstrumentMatch._get_or_create_aggregation", "self aggr_key attributes"),
-    ("_view_instrument_match", "_hash_attributes", "value"),
-    ("exemplar", "ExemplarFilter.should_sample", "self value time_unix_nano attributes context"),
-    ("aggregation", "_Aggregation.aggregate", "self measurement should_sample_exemplar"),
-)
-"""Private functions of the SDK that `Series` calls or replaces, as they are in 1.45."""
-
-
-class Series:
-    """One set of attributes of one instrument, which is looked up in the SDK once, not with each record.
-
-    Most of a record is copying, cleaning, sorting and hashing its attributes. Only
-    here private parts of the SDK are used; where they are not as expected, or the
-    provider is another, records take the public way.
-    """
-
-    __slots__ = ("_attributes", "_found", "_instrument", "_public")
-
-    def __init__(self, instrument: Histogram | Counter, attributes: Mapping[str, Any]) -> None:
-        self._instrument = instrument
-        self._attributes = attributes
-        self._public = instrument.record if isinstance(instrument, Histogram) else instrument.add
-        self._found: _Found | None = None
-
-    def record(self, value: float, context: Context = NO_SPAN) -> None:
-        """Record a value, or add it to a counter; neither may be negative."""
-        found = self._found
-        if found is None or found.consumer._reader_storages is not found.storages:
-            found = self._found = _find(self._instrument, self._attributes)
-            if found is None:
-                return self._public(value, self._attributes, context)
-        if found.is_enabled():
-            now = time_ns()
-            measurement: Any = object.__new__(found.kind)
-            measurement.__dict__.update(found.fields, value=value, time_unix_nano=now, context=context)
-            sampled = found.should_sample(value, now, found.fields["attributes"], context)
-            for aggregation in found.kept:
-                aggregation.aggregate(measurement, sampled)
-            for match, key, attributes in found.renewed:
-                with match._lock:
-                    match._get_or_create_aggregation(key, attributes).aggregate(measurement, sampled)
-        return None
-
-
-class _Found(NamedTuple):
-    """A series in the SDK; holds as long as the provider has the same readers."""
-
-    consumer: Any
-    storages: Mapping[Any, Any]
-    is_enabled: Callable[[], bool]
-    should_sample: Callable[..., bool]
-    kind: type[Any]
-    """The SDK's `Measurement`; its constructor would clean all attributes again."""
-    fields: Mapping[str, Any]
-    """Of one of them, whose attributes are clean."""
-    kept: list[Any]
-    """Aggregations of readers that accumulate: they last as long as the reader."""
-    renewed: list[tuple[Any, Any, Mapping[str, Any]]]
-    """Where readers of deltas keep theirs, which begin again with each collection."""
-
-
-def _find(instrument: Any, attributes: Mapping[str, Any]) -> _Found | None:
-    """Look up a series as the SDK does at each record; ``None`` where only the public way is certain."""
-    real = getattr(instrument, "_real_instrument", instrument)
-    if not type(real).__module__.startswith(_SDK) or not _is_as_expected():
-        return None
-    try:
-        consumer, storages = real._measurement_consumer, real._measurement_consumer._reader_storages
-        measurement = import_module(f"{_SDK}.measurement").Measurement(0, 0, real, NO_SPAN, attributes)
-        kept: list[Any] = []
-        renewed: list[tuple[Any, Any, Mapping[str, Any]]] = []
-        for storage in storages.values():
-            for match in storage._get_or_init_view_instrument_match(real):
-                names = match._view._attribute_keys
-                shown = {
-                    name: value for name, value in measurement.attributes.items() if names is None or name in names
-                }
-                key = import_module(f"{_SDK}._view_instrument_match")._hash_attributes(shown)
-                if match._reset_on_collect:
-                    renewed.append((match, key, shown))
-                else:
-                    with match._lock:
-                        kept.append(match._get_or_create_aggregation(key, shown))
-        functions = real._is_enabled, consumer._sdk_config.exemplar_filter.should_sample
-    except Exception:  # Private parts may be anything.
-        return None
-    return _Found(consumer, storages, *functions, type(measurement), vars(measurement), kept, renewed)
-
-
-@cache
-def _is_as_expected() -> bool:
-    try:
-        return all(
-            list(signature(attrgetter(name)(import_module(f"{_SDK}.{module}"))).parameters) == parameters.split()
-            for module, name, parameters in _SIGNATURES
-        )
-    except Exception:
-        return False

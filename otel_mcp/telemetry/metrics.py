@@ -24,7 +24,8 @@ from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
 from otel_mcp.telemetry.catalogue import Catalogues, taken_by
 from otel_mcp.telemetry.census import Census
-from otel_mcp.telemetry.instruments import Instruments, Readings, Series
+from otel_mcp.telemetry.instruments import Instruments, Readings
+from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome

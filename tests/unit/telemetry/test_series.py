@@ -21,8 +21,8 @@ from opentelemetry.sdk.metrics.view import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from otel_mcp.telemetry import instruments
-from otel_mcp.telemetry.instruments import Series
+from otel_mcp.telemetry import series
+from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.spans import NO_SPAN
 
 Record = Callable[[Any, float, dict[str, Any], Context], None]
@@ -162,11 +162,11 @@ def test_a_provider_that_is_set_later_is_found(monkeypatch: pytest.MonkeyPatch) 
 
 
 def break_signature(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(instruments, "_SIGNATURES", (("measurement", "Measurement", "value"),))
+    patch.setattr(series, "_SIGNATURES", (("measurement", "Measurement", "value"),))
 
 
 def break_module(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(instruments, "_SIGNATURES", (("gone", "Measurement", "value"),))
+    patch.setattr(series, "_SIGNATURES", (("gone", "Measurement", "value"),))
 
 
 def break_part(patch: pytest.MonkeyPatch) -> None:
@@ -182,13 +182,13 @@ def test_where_the_sdk_differs_records_take_the_public_way(
     counter = provider.get_meter("test").create_counter("calls")
     recorded: list[Any] = []
     monkeypatch.setattr(type(counter), "add", lambda *arguments: recorded.append(arguments[1:]))
-    instruments._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    series._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
     differs(monkeypatch)
 
     Series(counter, {"tool": "add"}).record(1)
 
     assert recorded == [(1, {"tool": "add"}, NO_SPAN)]
-    instruments._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    series._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
     provider.shutdown()
 
 
