@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from mcp.shared.exceptions import MCPError
+
 from .demo import driver
 
 Client = Callable[[str, driver.Tally], Awaitable[None]]
@@ -32,6 +34,20 @@ async def registry(url: str, tally: driver.Tally) -> None:
         await caller.client.list_tools()
 
 
+async def letter_writer(url: str, tally: driver.Tally) -> None:
+    """Read resources and prompts, of each one that there is and one that there is not."""
+    for mode in (driver.LEGACY, driver.MODERN):
+        async with driver.connect(url, tally, name="letter-writer", version="1.1.0", mode=mode) as caller:
+            await caller.client.list_resources()
+            await caller.client.list_prompts()
+            await caller.client.read_resource("shop://returns-policy")
+            await caller.client.get_prompt("apology", {"order": "A-1001"})
+            with suppress(MCPError):
+                await caller.client.read_resource("shop://warranty")
+            with suppress(MCPError):
+                await caller.client.get_prompt("reminder", {"order": "A-1001"})
+
+
 CLIENTS: Final[tuple[Client, ...]] = (
     driver.support_desk,
     driver.catalogue_sync,
@@ -40,6 +56,7 @@ CLIENTS: Final[tuple[Client, ...]] = (
     driver.new_agent,
     stuck_agent,
     registry,
+    letter_writer,
 )
 AT_ONCE: Final = 3
 LONGEST_PAUSE: Final = 6.0

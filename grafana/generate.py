@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
-from .boards import overview, pipeline, session, sessions, tools
+from .boards import overview, pipeline, resources, session, sessions, tools
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
 ALERTS: Final = Path(__file__).parent / "alerts"
@@ -20,6 +20,7 @@ BOARDS: Final = {
     "overview": overview.board,
     "sessions": sessions.board,
     "tools": tools.board,
+    "resources": resources.board,
     "session": session.board,
     "pipeline": pipeline.board,
 }

@@ -81,6 +81,18 @@ async def forecast_demand(weeks: int) -> str:
     return f"demand for {weeks} weeks: steady"
 
 
+@mcp.resource("shop://returns-policy")
+def returns_policy() -> str:
+    """What customers may send back."""
+    return "Anything, within 30 days."
+
+
+@mcp.prompt()
+def apology(order: str) -> str:
+    """Ask for a letter to a customer whose order is late."""
+    return f"Write two friendly sentences to the customer of order {order}, which is late."
+
+
 @mcp.custom_route("/health", methods=["GET"])
 async def health(request: Request) -> Response:
     """Answer a load balancer; this is no MCP traffic and stays out of the telemetry."""

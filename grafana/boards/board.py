@@ -69,7 +69,7 @@ class Board:
         return self.textbox("jaeger", "Jaeger's address", "http://localhost:16686")
 
     def select(self, *names: str) -> Board:
-        """Add variables by name: environment, service, tool, client."""
+        """Add variables by name: environment, service, tool, prompt, client."""
         for name in names:
             self._dashboard.with_variable(_VARIABLES[name]())
         return self
@@ -192,6 +192,10 @@ def _tool() -> dashboard.QueryVariable:
     return _any_of("tool", query.TOOL, query.select(OPERATION_DURATION.count))
 
 
+def _prompt() -> dashboard.QueryVariable:
+    return _any_of("prompt", query.PROMPT, query.select(OPERATION_DURATION.count))
+
+
 def _client() -> dashboard.QueryVariable:
     return _any_of("client", query.CLIENT, query.select(CLIENT_REQUESTS.series))
 
@@ -200,5 +204,6 @@ _VARIABLES: Final = {
     "environment": _environment,
     "service": _service,
     "tool": _tool,
+    "prompt": _prompt,
     "client": _client,
 }

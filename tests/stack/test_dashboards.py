@@ -73,5 +73,5 @@ def test_generating_again_changes_nothing() -> None:
     assert generate() == written
 
 
-def test_all_five_are_there() -> None:
-    assert NAMES == ["overview", "pipeline", "session", "sessions", "tools"]
+def test_all_are_there() -> None:
+    assert NAMES == ["overview", "pipeline", "resources", "session", "sessions", "tools"]

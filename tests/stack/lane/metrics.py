@@ -16,8 +16,8 @@ from .ask import Refused
 from .paths import ROOT
 from .seen import VALUES, Proof, Seen
 
-CLIENTS: Final = ("new-agent", "stuck-agent", "patient")
-"""One asks wrongly, the sessions of one end, one's is cut."""
+CLIENTS: Final = ("new-agent", "stuck-agent", "patient", "letter-writer")
+"""One asks wrongly, the sessions of one end, one's is cut, one reads what is no tool."""
 RARE: Final = {contract.ERRORS.series, contract.OBSERVER_DROPPED.series, contract.TOOL_RESULT_OVERSIZED.series}
 """Only trouble makes these."""
 # What may never be on a metric.

@@ -10,7 +10,14 @@ from typing import Final
 from .ask import Prometheus, Traces
 from .stack import Stack
 
-VALUES: Final = {"environment": ".*", "service": "example-mcp-server", "tool": ".*", "client": ".*", "probes": "none"}
+VALUES: Final = {
+    "environment": ".*",
+    "service": "example-mcp-server",
+    "tool": ".*",
+    "prompt": ".*",
+    "client": ".*",
+    "probes": "none",
+}
 """What the variables of dashboards are set to."""
 SERVICE: Final = VALUES["service"]
 ARRIVES_WITHIN: Final = 30.0

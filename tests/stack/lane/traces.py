@@ -97,10 +97,19 @@ def failures_are_searchable(seen: Seen) -> Iterator[str]:
             yield f"trace {trace['traceID']} has no {names.SESSION_ID}"
 
 
+def reads_are_found(seen: Seen) -> Iterator[str]:
+    """Search as the dashboard of resources does: reads, and those of what is not there, each with its resource."""
+    for wanted in ({}, {names.RPC_RESPONSE_STATUS_CODE: "-32602"}):
+        found = seen.traces.search(SERVICE, operation="resources/read", tags=wanted)
+        if not any(tags(span).get(names.MCP_RESOURCE_URI) for trace in found for span in trace["spans"]):
+            yield f"no resources/read with {wanted} says which resource"
+
+
 PROOFS: Final[dict[str, Proof]] = {
     "exemplars lead to traces": exemplars_lead_to_traces,
     "sessions are found by their id": sessions_are_found_by_id,
     "sessions are listed": sessions_are_listed,
     "sessions are found by their outcome": sessions_are_found_by_outcome,
     "a tool's failures are found": failures_are_searchable,
+    "reads of resources are found": reads_are_found,
 }

@@ -19,7 +19,7 @@ async def drive(url: str, seconds: float) -> driver.Tally:
     await traffic.leave(url)
     while time.monotonic() < until:
         await driver.first_shift(url, tally)
-        for client in (driver.new_agent, traffic.stuck_agent, traffic.registry):
+        for client in (driver.new_agent, traffic.stuck_agent, traffic.registry, traffic.letter_writer):
             await client(url, tally)
         await asyncio.sleep(1)
     return tally
