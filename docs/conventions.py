@@ -121,6 +121,7 @@ MEMBERS: Final = {
 """Attributes with a closed set of values; all others are any text."""
 EXAMPLES: Final = {
     names.CLIENT_NAME: ("claude-code", "mcp"),
+    names.TENANT: ("acme", "org_8f2"),
     names.CLIENT_VERSION: ("1.2.0",),
     names.TOOL_EXCEPTION_TYPE: ("KeyError", "TimeoutError"),
     names.STORE_OPERATION: ("flush", "recall", "sweep"),
@@ -128,7 +129,11 @@ EXAMPLES: Final = {
     names.OBSERVER: ("log", "my_package.observers:observe"),
     names.COMPONENT: ("dispatch", "session events"),
 }
-ABSENT: Final = {names.MCP_PROTOCOL_VERSION: "where known", names.CLIENT_NAME: "where the client sent it"}
+ABSENT: Final = {
+    names.MCP_PROTOCOL_VERSION: "where known",
+    names.CLIENT_NAME: "where the client sent it",
+    names.TENANT: "with `TENANT`, where one is named",
+}
 """What not every point of a metric of our own carries; all else is on each."""
 ABSENT_ON: Final = {names.METRIC_REQUESTS_ACTIVE: {names.GEN_AI_TOOL_NAME: "`tools/call`"}}
 """And of one metric."""

@@ -29,6 +29,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.tenant import reader as tenant_reader
 from otel_mcp.model.verdict import Finding
 from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions
@@ -73,7 +74,7 @@ class Runtime:
         self.log_processor: SessionLogProcessor | None = None
         self.spans = Spans(tracer_provider)
         self.http_spans = HTTPSpans(settings, tracer_provider)
-        self.metrics = Metrics(meter_provider)
+        self.metrics = Metrics(meter_provider, settings.tenant_names)
         events = _SessionEvents(self, tracer_provider, logger_provider)
         self.sessions = Sessions(settings, events)
         self.resolver = Resolver(settings, self.sessions, self.metrics.sessions.rejected)
@@ -105,6 +106,7 @@ class Runtime:
             Responses(settings, self.resolver, requests, inflight, session_ids),
             self.dispatcher,
             capturer(settings),
+            tenant_reader(settings.tenant),
             hides_ids=settings.session_id == "hashed",
         )
         self.handler: Final = partial(ExchangeHandler, self.exchanges)

@@ -104,6 +104,9 @@ CLIENT_NAME: Final = "otel_mcp.client.name"
 """Name in ``clientInfo``, remembered for the session; on metrics at most 20 names, else ``_OTHER``."""
 CLIENT_VERSION: Final = "otel_mcp.client.version"
 """Version in ``clientInfo``, remembered for the session."""
+TENANT: Final = "otel_mcp.tenant"
+"""The customer whose request it is, with `TENANT`; absent where none is named. On metrics at most 50, else
+``_OTHER``."""
 FAILURE: Final = "otel_mcp.failure"
 """How a tool call failed: ``unknown_tool``, ``invalid_arguments`` (the caller's fault), ``tool`` (reported by the
 tool), ``exception``, ``cancelled`` or ``refused`` (by a middleware or the protocol)."""

@@ -88,6 +88,11 @@ class Settings(BaseSettings):
     """``module:name`` of a function that gets and returns each captured value."""
     excluded_urls: str | None = None
     """Comma-separated regular expressions of URLs that are left alone."""
+    tenant: str | None = None
+    """Where a request names its tenant, a label of requests, sessions and sizes of results: ``claim:NAME`` of a token
+    that the app has verified, ``header:NAME``, or ``path:N``, the part of the path by its number from 1 on."""
+    tenant_names: Names = ()
+    """Tenants that have a label value of their own before any others; 50 have in all, the rest is ``_OTHER``."""
     observers: Names = ()
     """``module:name`` of observers, in addition to those found by entry point."""
     log_calls: bool = False
@@ -117,6 +122,7 @@ class Settings(BaseSettings):
         "probe_clients",
         "response_headers",
         "trusted_proxies",
+        "tenant_names",
         "observers",
         mode="before",
     )
@@ -137,6 +143,13 @@ class Settings(BaseSettings):
     @classmethod
     def _lower_name(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("tenant", mode="after")
+    @classmethod
+    def _where(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"claim:.+|header:[!-9;-~]+|path:[1-9]", value):
+            raise ValueError("no place of a tenant")
+        return value.lower() if value is not None and value.startswith("header:") else value
 
     @field_validator("trusted_proxies", mode="after")
     @classmethod
@@ -193,6 +206,7 @@ CONFLICTS: Final[tuple[tuple[str, str, Callable[[Settings], bool]], ...]] = (
         "neither `CAPTURE_CONTENT` nor `STORE_CONTENT` is on",
         lambda s: not (captures_content(s) or s.store_content),
     ),
+    ("tenant_names", "`TENANT` is not set", lambda s: s.tenant is None),
     ("slow_call", "`LOG_CALLS` is off", lambda s: not s.log_calls),
     *(
         (f"agent_{name}", "`AGENT_MODEL` is not set", lambda s: s.agent_model is None)

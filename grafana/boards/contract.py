@@ -140,7 +140,9 @@ SESSION_FINDINGS: Final = Metric(
 SESSION_REJECTED: Final = Metric(names.METRIC_SESSION_REJECTED, "{session}", "counter", (names.REJECT_REASON,))
 SESSION_TOOL_CALLS: Final = Metric(names.METRIC_SESSION_TOOL_CALLS, "{call}", "histogram", (names.SESSION_SOURCE,))
 SESSION_CONTEXT_SIZE: Final = Metric(names.METRIC_SESSION_CONTEXT_SIZE, "By", "histogram", (names.CLIENT_NAME,))
-TOOL_RESULT_SIZE: Final = Metric(names.METRIC_TOOL_RESULT_SIZE, "By", "histogram", (names.GEN_AI_TOOL_NAME,))
+TOOL_RESULT_SIZE: Final = Metric(
+    names.METRIC_TOOL_RESULT_SIZE, "By", "histogram", (names.GEN_AI_TOOL_NAME, names.TENANT)
+)
 TOOL_RESULT_OVERSIZED: Final = Metric(
     names.METRIC_TOOL_RESULT_OVERSIZED, "{call}", "counter", (names.GEN_AI_TOOL_NAME, names.CLIENT_NAME)
 )
@@ -152,7 +154,7 @@ CLIENT_REQUESTS: Final = Metric(
     names.METRIC_CLIENT_REQUESTS,
     "{request}",
     "counter",
-    (names.CLIENT_NAME, names.MCP_METHOD_NAME),
+    (names.CLIENT_NAME, names.MCP_METHOD_NAME, names.TENANT),
 )
 CALL_FAILURES: Final = Metric(
     names.METRIC_CALL_FAILURES,

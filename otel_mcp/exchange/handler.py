@@ -65,6 +65,7 @@ class ExchangeHandler:
             transport_id=wire_session_id,
             confirmed=certain,
             capture=exchanges.capture,
+            tenant_of=exchanges.tenant_of,
             hides_ids=exchanges.hides_ids,
             http_decided=exchanges.http_spans.is_off,
             ambient=without_ended_span(ambient) if ambient else ambient,
@@ -77,8 +78,7 @@ class ExchangeHandler:
         if wire_session_id is None and scope.get("query_string"):
             exchange.transport_id = wire_headers.query_session_id(scope)
         self._exchanges, self._scope, self._receive, self._send = exchanges, scope, receive, send
-        self._outside = exchange.ambient or Context()
-        self._call = current_call.get()
+        self._outside, self._call = exchange.ambient or Context(), current_call.get()
         self._held_body: bytearray | None = None  # So far, where it comes in pieces.
         self._start: Message | None = None  # Of an answer whose headers depend on its body, which is about to come.
         self._answer: Answer | None = None  # Reads the answer, where that is needed.

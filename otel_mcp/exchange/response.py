@@ -20,6 +20,7 @@ from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Call, Exchange, client_of
+from otel_mcp.model.tenant import TenantOf
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.census import kind_of
 from otel_mcp.telemetry.http_span import HTTPSpans
@@ -193,6 +194,7 @@ class Exchanges:
     dispatcher: Dispatcher
     capture: Callable[[Any], str | None] | None
     """See `Exchange.capture`."""
+    tenant_of: TenantOf | None
     hides_ids: bool
 
     def close(self) -> None:

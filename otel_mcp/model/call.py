@@ -104,6 +104,8 @@ class Call:
     """How its tool failed, as far as the seam at tools has seen; a middleware may have mended it."""
     failure: Failure | None = None
     """How the tool call failed, once it has."""
+    tenant: str | None = None
+    """Whose customer asks, once the call is recorded."""
     listing: Listing | None = None
     """What a ``tools/list`` has brought, where its answer was read."""
     dispatch: Any = None
@@ -246,6 +248,8 @@ class Exchange:
 
     capture: Callable[[Any], str | None] | None = None
     """Turns arguments and results into span attributes; ``None`` = neither may be captured."""
+    tenant_of: Callable[[Exchange], str | None] | None = None
+    """Reads the tenant; ``None`` = nobody asks for it."""
     hides_ids: bool = False
     """Ids of transport sessions may not be written anywhere."""
 

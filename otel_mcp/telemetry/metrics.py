@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import inf
 from typing import Any, Final
@@ -32,6 +32,7 @@ from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome
 
 DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions")
 MAX_CLIENTS: Final = 20
+MAX_TENANTS: Final = 50
 MAX_ERRORS: Final = 50
 """Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
 _USUAL_CODES: Final = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
@@ -42,6 +43,8 @@ _USUAL_ERRORS: Final = (
 """These always have a label value of their own."""
 _MAX_SERIES: Final = 2000
 """Series that are kept at hand; the SDK keeps as many of one instrument."""
+_MAX_OF_TENANTS: Final = 1800
+"""Series of one instrument from which on only the tenant is told apart: the SDK would put all others into one."""
 _MAX_WAITING: Final = 1000
 """Refusals and streams that wait to be recorded."""
 _MAX_REMEMBERED: Final = 16
@@ -51,17 +54,21 @@ _MAX_REMEMBERED: Final = 16
 class Metrics:
     """Measurements, with the bounds of their attributes."""
 
-    def __init__(self, provider: MeterProvider | None) -> None:
+    def __init__(self, provider: MeterProvider | None, tenants: Iterable[str] = ()) -> None:
+        """Begin without measurements; `tenants` are those that always have a label value of their own."""
         self._on = Instruments(provider)
         self.catalogues = Catalogues()
         self.names = {"tools/call": self.catalogues.tools, "prompts/get": self.catalogues.prompts}
         self.census = Census(self.catalogues.tools)
         self._clients = BoundedNames(MAX_CLIENTS)
+        self.tenants = BoundedNames(MAX_TENANTS, tenants)
         self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
         self._series: dict[tuple[str | None, ...], tuple[Series, Series]] = {}
         """Duration and size of the result, by the values of their attributes."""
-        self._client_series: dict[tuple[str, str], Series] = {}
+        self._sizes: set[tuple[str | None, str]] = set()
+        """Tools and tenants that have a size."""
+        self._client_series: dict[tuple[str, str, str | None], Series] = {}
         self._taken: dict[str, int] = {}
         """Bytes of an answer that clients take whole, by their names, where that is known."""
         self._store_series: dict[tuple[str, str], Series] = {}
@@ -106,22 +113,23 @@ class Metrics:
             outcome, exchange = call.outcome, call.exchange
             worked = outcome is not None and not outcome.failed and not outcome.unclassified
             method = call.method if call.method in KNOWN_METHODS else semconv.OTHER
-            label = ""
+            asked = exchange.protocol_version
+            version = asked if asked in PROTOCOL_VERSIONS else semconv.OTHER if asked else None
+            accepted = call.accepted or (exchange.status or 500) < 300
+            # Who has only introduced itself, which all may do, leaves room for those that work.
+            proven = accepted and worked and method == "tools/call"
+            of, label = call.tenant, ""
+            tenant = self.tenants.bounded(of, proven=proven, likely=accepted) if of is not None else None
             if call.id is not None and (client := client_of(call)[0]) is not None:
-                accepted = call.accepted or (exchange.status or 500) < 300
-                # A client that has only introduced itself, which all may do, leaves room for those that work.
-                proven = accepted and worked and method == "tools/call"
                 label = self._clients.bounded(client, proven=proven, likely=accepted)
-                by = label, method
+                by = label, method, tenant
                 self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
             name: str | None = None
             if (names := self.names.get(method)) is not None:
                 named = call.target is not None
                 name = names.bounded(call.target or "", proven=call.trusted_name and named, likely=worked and named)
             error_type, code = (None, None) if worked or outcome is None else self._slow_errors(outcome, call)
-            asked = exchange.protocol_version
-            version = asked if asked in PROTOCOL_VERSIONS else semconv.OTHER if asked else None
-            key = (method, name, error_type, code, version, exchange.http_version)
+            key = (method, name, error_type, code, version, exchange.http_version, tenant)
             duration, size = self._series.get(key) or self._slow_series(key)
             context = NO_SPAN
             if (span := call.span_context) is not None and span.trace_flags.sampled:
@@ -158,11 +166,25 @@ class Metrics:
             code = self._error_codes.bounded(code, proven=call.accepted, likely=True)
         return error_type, code
 
-    def _slow_client_series(self, client: str, method: str) -> Series:
-        attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
+    def _slow_client_series(self, client: str, method: str, tenant: str | None) -> Series:
         if (taken := taken_by(client)) is not None:
             self._taken[client] = taken
-        return self._client_series.setdefault((client, method), Series(self._on.clients_requests, attributes))
+        if len(self._client_series) >= _MAX_OF_TENANTS:
+            client = method = semconv.OTHER
+            if (other := self._client_series.get((client, method, tenant))) is not None:
+                return other
+        attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
+        attributes |= {semconv.TENANT: tenant} if tenant is not None else {}
+        made = self._client_series[client, method, tenant] = Series(self._on.clients_requests, attributes)
+        return made
+
+    def _size_attributes(self, tool: str | None, tenant: str | None) -> dict[str, Any]:
+        if tenant is None:
+            return {semconv.GEN_AI_TOOL_NAME: tool}
+        if len(self._sizes) >= _MAX_OF_TENANTS and (tool, tenant) not in self._sizes:
+            tool = semconv.OTHER
+        self._sizes.add((tool, tenant))
+        return {semconv.GEN_AI_TOOL_NAME: tool, semconv.TENANT: tenant}
 
     def _slow_oversized(self, call: Call, size: int, tool: str | None, client: str) -> None:
         """Count an answer beyond what its host takes, unless the tool asks it for more."""
@@ -171,7 +193,7 @@ class Metrics:
 
     def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, Series]:
         """Make the series of calls with these values, all bounded, for their durations and the sizes of results."""
-        method, name, error_type, code, version, http_version = key
+        method, name, error_type, code, version, http_version, tenant = key
         is_tool = method == "tools/call"
         attributes = {
             semconv.MCP_METHOD_NAME: method,
@@ -185,7 +207,7 @@ class Metrics:
         duration = Series(self._on.duration, {name: value for name, value in attributes.items() if value is not None})
         if len(self._series) >= _MAX_SERIES:
             self._series.clear()
-        made = self._series[key] = duration, Series(self._on.result_size, {semconv.GEN_AI_TOOL_NAME: name})
+        made = self._series[key] = duration, Series(self._on.result_size, self._size_attributes(name, tenant))
         self.census.served.add((method or "", name if is_tool else None))
         return made
 

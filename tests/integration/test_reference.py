@@ -238,6 +238,7 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2
         capture_content=True,
         http_span="on",
         observers=(f"{__name__}:broken",),
+        tenant="path:1",
     )
     try:
         app = server.streamable_http_app(stateless_http=True, json_response=True)

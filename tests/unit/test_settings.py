@@ -47,6 +47,8 @@ def test_without_configuration_everything_has_its_default() -> None:
         "capture_content": False,
         "redaction_hook": None,
         "excluded_urls": None,
+        "tenant": None,
+        "tenant_names": (),
         "observers": (),
         "log_calls": False,
         "slow_call": 5.0,
@@ -67,6 +69,8 @@ def test_the_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(PREFIX + "STORE_CONTENT", "true")
     monkeypatch.setenv(PREFIX + "HTTP_SPAN", "off")
     monkeypatch.setenv(PREFIX + "PROXY_HEADER", "X-Real-IP")
+    monkeypatch.setenv(PREFIX + "TENANT", "header:X-Org")
+    monkeypatch.setenv(PREFIX + "TENANT_NAMES", "acme, umbrella")
     monkeypatch.setenv("SESSION_IDLE_GAP", "1")
 
     settings = load()
@@ -77,6 +81,7 @@ def test_the_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch
     assert settings.store_content is True
     assert settings.http_span == "off"
     assert settings.proxy_header == "x-real-ip"
+    assert (settings.tenant, settings.tenant_names) == ("header:x-org", ("acme", "umbrella"))
     assert settings.session_idle_gap == 1800.0
 
 
@@ -123,6 +128,12 @@ BAD = [
     ("PROXY_HEADER", "cf-connecting-ip"),
     ("EXCLUDED_URLS", "["),
     ("SLOW_CALL", "x"),
+    ("TENANT", "org"),
+    ("TENANT", "claim:"),
+    ("TENANT", "header:x org"),
+    ("TENANT", "path:0"),
+    ("TENANT", "path:first"),
+    ("TENANT", ":1"),
 ]
 
 
@@ -233,6 +244,7 @@ WITHOUT_EFFECT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("PROXY_HEADER", {"proxy_header": "forwarded"}, {"trusted_proxies": "10.0.0.0/8"}),
     ("REDACTION_HOOK", {"redaction_hook": "json:dumps"}, {"store_content": True}),
+    ("TENANT_NAMES", {"tenant_names": "acme"}, {"tenant": "path:1"}),
     ("SLOW_CALL", {"slow_call": 1}, {"log_calls": True}),
     ("AGENT_URL", {"agent_url": "http://127.0.0.1/v1"}, {"agent_model": "small"}),
     ("AGENT_CALLS", {"agent_calls": 20}, {"agent_model": "small"}),

@@ -92,12 +92,12 @@ ATTRIBUTES = {
     "otel_mcp.session.rejected": {"otel_mcp.reason"},
     "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
     "otel_mcp.session.context.size": {"otel_mcp.client.name"},
-    "otel_mcp.tool.result.size": {"gen_ai.tool.name"},
+    "otel_mcp.tool.result.size": {"gen_ai.tool.name", "otel_mcp.tenant"},
     "otel_mcp.tool.result.oversized": {"gen_ai.tool.name", "otel_mcp.client.name"},
     "otel_mcp.tool.calls": {"gen_ai.tool.name"},
     "otel_mcp.tool.definition.size": {"gen_ai.tool.name"},
     "otel_mcp.catalogue.size": {"otel_mcp.client.name"},
-    "otel_mcp.client.requests": {"otel_mcp.client.name", "mcp.method.name"},
+    "otel_mcp.client.requests": {"otel_mcp.client.name", "mcp.method.name", "otel_mcp.tenant"},
     "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
@@ -551,6 +551,82 @@ async def test_a_client_that_the_server_refused_leaves_no_name(runtime: Runtime,
 
     names = {attributes["otel_mcp.client.name"] for attributes, _ in telemetry.points("otel_mcp.client.requests")}
     assert names <= {"_OTHER"}
+
+
+REQUESTS, SIZE = "otel_mcp.client.requests", "otel_mcp.tool.result.size"
+
+
+def of_tenant(name: str) -> list[tuple[str, str]]:
+    return [*MODERN_HEADERS, ("x-org", name)]
+
+
+def by_tenant(telemetry: Telemetry, name: str) -> dict[str | None, int]:
+    """How much there is of a counter, or how many values of a histogram, by tenant."""
+    counts: dict[str | None, int] = {}
+    for attributes, value in telemetry.points(name):
+        tenant = attributes.get("otel_mcp.tenant")
+        counts[tenant] = counts.get(tenant, 0) + (value[0] if isinstance(value, tuple) else value)
+    return counts
+
+
+async def test_requests_and_sizes_are_told_apart_by_tenant(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    app = MCPMiddleware(Server(), make_runtime(tenant="header:X-Org"))
+
+    await post(app, modern(), MODERN_HEADERS)
+    for tenant in ("acme", "umbrella", "acme"):
+        await post(app, modern(), of_tenant(tenant))
+
+    counted = {None: 1, "acme": 2, "umbrella": 1}
+    assert (by_tenant(telemetry, REQUESTS), by_tenant(telemetry, SIZE)) == (counted, counted)
+    assert by_tenant(telemetry, DURATION) == {None: 4}
+
+
+async def test_without_the_setting_there_is_no_tenant(runtime: Runtime, telemetry: Telemetry) -> None:
+    await post(MCPMiddleware(Server(), runtime), modern(), of_tenant("acme"))
+
+    assert by_tenant(telemetry, REQUESTS) == {None: 1}
+
+
+async def test_made_up_tenants_are_bounded_and_add_up(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    runtime = make_runtime(tenant="header:x-org", tenant_names="acme,umbrella", max_new_sessions=1_000_000)
+    app = MCPMiddleware(Server(), runtime)
+
+    for number in range(400):
+        await post(app, modern(), of_tenant(f"tenant-{number}"))
+    await post(app, modern(), of_tenant("umbrella"))
+
+    for name in (REQUESTS, SIZE):
+        counted = by_tenant(telemetry, name)
+        assert (len(counted), sum(counted.values()), counted["umbrella"]) == (50, 401, 1)  # Nobody was `acme`.
+        assert counted["_OTHER"] == 401 - 49
+
+
+async def test_beyond_what_the_sdk_keeps_the_tenants_stay_exact(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otel_mcp.telemetry.metrics._MAX_OF_TENANTS", 20)
+    app = MCPMiddleware(Server(), make_runtime(tenant="header:x-org", max_new_sessions=1_000_000))
+
+    for number in range(300):
+        named = f"tool-{number % 60}"
+        headers = [*MODERN_HEADERS[:2], ("mcp-name", named), ("x-org", f"tenant-{number % 3}")]
+        await post(app, modern(named, client=f"client-{number % 15}"), headers)
+
+    for name in (REQUESTS, SIZE):
+        assert by_tenant(telemetry, name) == dict.fromkeys(("tenant-0", "tenant-1", "tenant-2"), 100)
+        assert len(telemetry.points(name)) <= 24
+
+
+async def test_a_tenant_that_the_server_refuses_leaves_no_name(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, b"", 401)
+
+    wrapped = MCPMiddleware(app, make_runtime(tenant="header:x-org"))
+    for number in range(3):
+        await post(wrapped, modern(), of_tenant(f"stranger-{number}"))
+
+    assert by_tenant(telemetry, REQUESTS) == {"_OTHER": 3}
 
 
 def _exemplars(reader: InMemoryMetricReader, name: str) -> list[tuple[str, str]]:
