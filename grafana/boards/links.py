@@ -49,6 +49,18 @@ def wrong_calls(failure_field: str) -> dict[str, object]:
     return link("Traces of such calls", _search("$service", tags), new_tab=True)
 
 
+def refused(status_field: str) -> dict[str, object]:
+    """Lead from a row to the traces of requests that were answered with its status."""
+    status = f"${{{_FIELDS}.{status_field}:percentencode}}"
+    tags = quote("{" + f'"{names.HTTP_RESPONSE_STATUS_CODE}":"') + status + quote('"}')
+    return link("Traces of such requests", _search("$service", tags), new_tab=True)
+
+
+def same_choice(board: str) -> str:
+    """Return the address of another dashboard with what is chosen here."""
+    return f"/d/otel-mcp-{board}?{_ALL}&${{service:queryparam}}&${{client:queryparam}}"
+
+
 def session_story(trace_field: str) -> dict[str, object]:
     """Lead from a found trace to the dashboard that shows it."""
     trace_id = f"${{{_FIELDS}.{trace_field}:percentencode}}"

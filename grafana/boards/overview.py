@@ -5,15 +5,13 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as models
 
+from . import agents, door, links, panels, query, slo
 from . import contract as m
-from . import links, panels, query, slo
 from .board import Board
 from .targets import PROMETHEUS, column, now, over_time
 
 CALLS = f'{query.METHOD}="tools/call"'
 BY_TOOL = f"{query.SERVICE}, {query.TOOL}"
-REFUSED = f'{query.STATUS}!="405"'
-"""A server without streams answers 405 to each client of an older revision, which asks for one: no refusal."""
 
 
 def board() -> Board:
@@ -27,6 +25,8 @@ def board() -> Board:
     _numbers(b)
     _calls(b.row("Calls"))
     _who(b.row("Who is calling"))
+    agents.numbers(b.row("How agents get along"))
+    door.refused(b.row("Refused at the door"))
     _worst(b.row("Where to look"))
     return b
 
@@ -80,16 +80,7 @@ def _numbers(b: Board) -> None:
         6,
         4,
     )
-    b.add(
-        panels.number(
-            "Refused at the door",
-            "Requests that no tool saw, for their credentials, session or form: by status and client below.",
-            over_time(query.rate(m.REQUESTS_REFUSED.series, REFUSED), "refused"),
-            panels.PER_SECOND,
-        ),
-        6,
-        4,
-    )
+    door.number(b)
     b.add(
         panels.number(
             "Tool latency, 95th percentile",
@@ -209,28 +200,6 @@ def _who(b: Board) -> None:
                 query.legend(query.CLIENT, query.METHOD),
             ),
             panels.COUNT,
-        ),
-        12,
-    )
-    b.add(
-        panels.lines(
-            "Refused at the door",
-            "Requests that no tool saw, by the status of their answer. 401 and 403: credentials; 404: a session that "
-            "is gone; 400 and the rest: a client that speaks otherwise than the server. 405 is left out: so a server "
-            "without streams answers each client of an older revision that asks for one.",
-            [
-                over_time(
-                    query.rate(
-                        m.REQUESTS_REFUSED.series,
-                        chosen,
-                        REFUSED,
-                        by=f"{query.STATUS}, {query.CLIENT}",
-                    ),
-                    query.legend(query.STATUS, query.CLIENT),
-                )
-            ],
-            panels.PER_SECOND,
-            stacked=True,
         ),
         12,
     )

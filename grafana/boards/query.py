@@ -21,6 +21,8 @@ INSTANCE: Final = label("service.instance.id")
 TOOL: Final = label(names.GEN_AI_TOOL_NAME)
 METHOD: Final = label(names.MCP_METHOD_NAME)
 PROMPT: Final = label(names.GEN_AI_PROMPT_NAME)
+ERROR: Final = label(names.ERROR_TYPE)
+"""Of a tool call it does not say whose fault it was: `FAILURE` does."""
 CODE: Final = label(names.RPC_RESPONSE_STATUS_CODE)
 FAILURE: Final = label(names.FAILURE)
 STATUS: Final = label(names.HTTP_RESPONSE_STATUS_CODE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from otel_mcp import semconv as names
 
+from . import agents, links, outcomes, panels, query
 from . import contract as m
-from . import links, outcomes, panels, query
 from .board import Board
 from .targets import buckets, now, over_time, search
 
@@ -23,6 +23,7 @@ def board() -> Board:
     b.choice("probes", "Probes", hidden=query.PROBE, shown="none").mark_deploys()
     b.choice("outcome", "Outcome", **{name.replace("_", " "): name for name in query.OUTCOMES})
     _population(b.row("How many"))
+    agents.connections(b.row("Connections"))
     outcomes.went(b.row("How they went"))
     outcomes.restarts(b.row("Restarts"))
     _endings(b.row("How they end"))

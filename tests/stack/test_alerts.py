@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grafana.boards import contract, external, query, slo
+from grafana.boards import agents, contract, external, query, slo
 from tests.support.promtool import assert_promtool_takes
 
 from . import dashboards, gate
@@ -100,8 +100,10 @@ def test_whose_fault_it_is_is_the_same_in_dashboards_and_alerts() -> None:
 def test_calls_that_are_wrong_count_as_no_error() -> None:
     """`isError` is one error type, whosever fault it is; only the kind of the failure says whose."""
     boards = dashboards.load().items()
-    asked = [query.expr for name, board in boards for query in dashboards.queries(name, board)]
-    assert [expr for expr in (*asked, *(rule["expr"] for rule in _rules())) if "error_type" in expr] == []
+    asked = [each.expr for name, board in boards for each in dashboards.queries(name, board)]
+    by_type = [expr for expr in (*asked, *(rule["expr"] for rule in _rules())) if query.ERROR in expr]
+    # A handshake calls no tool.
+    assert [expr for expr in by_type if agents.WORKED not in expr] == []
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
