@@ -75,6 +75,7 @@ MESSAGE: Final = Signal(
         names.ERROR_TYPE: "it failed, except by a JSON-RPC error of the caller's fault",
         names.FAILURE: "a tool call that failed",
         names.TOOL_EXCEPTION_TYPE: "the tool raised",
+        names.CALL_ROUND: "2026-07-28, where a result asks for input, and on the requests that bring it",
         names.SESSION_PREVIOUS_ID: "where the session continues another",
         names.CLIENT_NAME: "where the client sent it",
         names.CLIENT_ADDRESS: "where the server gives it",

@@ -17,6 +17,8 @@ from math import inf
 from time import time
 from typing import Final, Literal
 
+from pydantic_core import to_json
+
 Whose = Literal["nobody", "caller", "another"]
 
 OURS: Final = "om1."
@@ -33,6 +35,8 @@ _MADE_BYTES: Final = 21
 """Of random bits and the time; what follows marks the user."""
 _MARK_BYTES: Final = 6
 _TAG_BYTES: Final = 9
+_MAX_DIGESTED: Final = 64 * 1024
+"""Bytes of JSON of which a digest is kept."""
 _SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 
 
@@ -65,9 +69,18 @@ class KeyedHashes:
         """Hash the parts with the key, to hexadecimal of `size` bytes; the parts cannot run into each other."""
         return _hash(self._key(), *parts, size=size).hex()
 
-    def digest_bytes(self, data: bytes) -> str:
-        """Hash with the key to 64 bits: enough to recognise repeats within a session."""
-        return blake2b(data, key=self._keys[0] if self._keys else b"", digest_size=8).hexdigest()
+    def digest_json(self, value: object) -> str | None:
+        """Hash the JSON of arguments to 64 bits, enough to recognise repeats within a session.
+
+        ``None`` where they are too large, or cannot be written again: half a surrogate pair, or too deep.
+        """
+        try:
+            encoded = to_json(value)
+        except ValueError:
+            return None
+        if len(encoded) > _MAX_DIGESTED:
+            return None
+        return blake2b(encoded, key=self._keys[0] if self._keys else b"", digest_size=8).hexdigest()
 
     def mint(self, user: str | None = None) -> str:
         """Make an id for a client: 128 random bits, the time, a mark of its user, and a tag that is ours alone.

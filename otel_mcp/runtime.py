@@ -24,6 +24,7 @@ from otel_mcp.exchange.inflight import InFlight
 from otel_mcp.exchange.replies import Replies
 from otel_mcp.exchange.request import Requests
 from otel_mcp.exchange.response import Exchanges, Responses
+from otel_mcp.exchange.rounds import Rounds
 from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
 from otel_mcp.identity.resolver import Resolver
@@ -83,7 +84,8 @@ class Runtime:
         self.metrics.catalogues.wake = self.sessions.worker.listed
         self.observers = Observers(settings, self.metrics.observer_dropped, **agent.make(settings, self.sessions))
         self.recorder = Recorder(settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit)
-        inflight = InFlight(settings, self.resolver, self.recorder)
+        rounds = Rounds(settings, hashes, self.sessions, self.resolver.reconciler.later)
+        inflight = InFlight(settings, self.resolver, self.recorder, rounds)
         session_ids = SessionIds(settings, self.resolver, self.recorder, inflight, self.sessions)
         requests = Requests(settings, self.resolver, inflight)
         self.dispatcher = Dispatcher(

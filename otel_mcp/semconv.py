@@ -110,6 +110,9 @@ TENANT: Final = "otel_mcp.tenant"
 FAILURE: Final = "otel_mcp.failure"
 """How a tool call failed: ``unknown_tool``, ``invalid_arguments`` (the caller's fault), ``tool`` (reported by the
 tool), ``exception``, ``cancelled`` or ``refused`` (by a middleware or the protocol)."""
+CALL_ROUND: Final = "otel_mcp.call.round"
+"""Which request of one logical call this is, an integer: 1 where its result asks for input, 2 and more where it brings
+what an earlier one has asked for. Those link to the span of the first."""
 TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 """Class of the exception that the tool raised, never its text."""
 REJECT_REASON: Final = "otel_mcp.reason"

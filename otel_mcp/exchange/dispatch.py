@@ -1,7 +1,6 @@
 """Run the handler of a message under the message's one span, in the handler's own task.
 
-Only where an SDK or a route hands a message over is it certain whether somebody
-opens a span for it, and which context its handler really has.
+Only there is it certain whether somebody opens a span for it, and which context its handler really has.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ from otel_mcp.guard import guarded, report
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.loops import current_task, is_cancellation
 from otel_mcp.model.call import SCOPE_KEY, Call, Exchange, current_call, current_exchange
+from otel_mcp.model.outcomes import completed_by
 from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.telemetry.http_span import HTTPSpans
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.propagation import parent_of
-from otel_mcp.telemetry.spans import CALL, Spans, adopt, complete, is_native, same_span, scope_of
+from otel_mcp.telemetry.spans import CALL, Spans, adopt, complete, is_native, mark_asking, same_span, scope_of
 from otel_mcp.types import Scope
-from otel_mcp.wire.jsonrpc import FINE, STREAMS, JsonId, Outcome, json_id
+from otel_mcp.wire.jsonrpc import FINE, INPUT_REQUIRED, STREAMS, JsonId, Outcome, asking, json_id
 
 T = TypeVar("T")
 
@@ -130,6 +130,8 @@ class Dispatch:
                     call.exchange.sdk_call = call
                 if (call.session is None or call.tentative) and not dispatcher.resolver.cached(call):
                     await self._slow_resolve()
+                if call.round is not None:
+                    dispatcher.inflight.rounds.resume(call)
                 if call.span is not None:
                     # A route around an SDK has opened it; the SDK decides. Never ended, so it is never exported.
                     call.span = call.span_context = None
@@ -166,8 +168,12 @@ class Dispatch:
         """Read from the handler's result, a dictionary or model, how the message ended; ``None`` = the answer tells."""
         if isinstance(result, dict):
             failed: object = result.get("isError")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            kind: object = result.get("resultType")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         else:
             failed = getattr(result, "is_error", False) is True or getattr(result, "isError", False)
+            kind = getattr(result, "result_type", None)
+        if kind == INPUT_REQUIRED:
+            return asking(result)  # pyright: ignore[reportUnknownArgumentType]
         return Outcome(TOOL_ERROR) if failed is True else FINE
 
     def failed(self, error: BaseException) -> Outcome:
@@ -201,8 +207,7 @@ class Dispatch:
             self.dispatcher.inflight.handled(call)
 
     def _close(self, span: Span) -> None:
-        outcome = self.call.outcome or self.call.handler_outcome
-        if outcome is not None and outcome.failed:
+        if (outcome := self.call.outcome or self.call.handler_outcome) is not None and outcome.failed:
             self.dispatcher.metrics.classify(self.call, outcome)
         self.dispatcher.spans.close(self.call, span)
 
@@ -252,6 +257,8 @@ class Dispatch:
             outcome = completed_by(outcome, self.failed(error))
         if call.cancel_requested and outcome is not None and outcome.failed:
             outcome = replace(outcome, error_type="cancelled")
+        if outcome is not None and outcome.asks is not None:
+            mark_asking(call, span)
         if outcome is None or not outcome.failed or (outcome.error_type == "cancelled" and call.method in STREAMS):
             return None
         self.judge()
@@ -273,6 +280,8 @@ class AppDispatch(Dispatch):
         call.dispatch = self
         with _GUARD:
             await self.dispatcher.resolver.propose(call)
+            if call.round is not None:
+                self.dispatcher.inflight.rounds.resume(call)
         with _GUARD:
             self._task = current_task()
             self._attached = otel_context.attach(self._opened(otel_context.set_value(CALL, call, parent_of(call))))
@@ -289,12 +298,3 @@ class AppDispatch(Dispatch):
             super()._close(span)
         else:
             self.call.open_span = span  # Its end is that of the answer, which may come on another stream.
-
-
-def completed_by(earlier: Outcome | None, later: Outcome | None) -> Outcome | None:
-    """Merge how a handler ended with what its tool has shown before."""
-    if later is None or earlier is None:
-        return later or earlier
-    if later.exception_type is None and earlier.exception_type is not None:
-        return replace(later, exception_type=earlier.exception_type)
-    return later

@@ -6,15 +6,15 @@ may cancel by another request; a call may reach its SDK without the HTTP request
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final
 
-from otel_mcp.bounded import Paths, remember
+from otel_mcp.exchange.handed_over import HandedOver
+from otel_mcp.exchange.rounds import Rounds
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.model.call import Call, Exchange, Reading, current_exchange, slim
+from otel_mcp.model.call import Call, Exchange, Reading, slim
 from otel_mcp.model.outcomes import left_open, merged, was_refused
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.recorder import Recorder
@@ -51,11 +51,12 @@ class _Party:
 class InFlight:
     """Every unfinished call of this process. Nobody's call is given up for another's."""
 
-    def __init__(self, settings: Settings, resolver: Resolver, recorder: Recorder) -> None:
+    def __init__(self, settings: Settings, resolver: Resolver, recorder: Recorder, rounds: Rounds) -> None:
         self._resolver = resolver
         self._recorder = recorder
         self._keeps_content = settings.store_content
         self.census = recorder.metrics.census
+        self.rounds = rounds
         self.handed_over = HandedOver()
         self._parties: dict[str, dict[str | None, _Party]] = {}
         self._cancellable: dict[tuple[str, str | None, JsonId], Call] = {}
@@ -69,6 +70,8 @@ class InFlight:
         """Take up a call that has arrived; a ``notifications/cancelled`` marks the one that it names."""
         if len(self.census.calls) < MAX_CALLS:
             self.census.calls[call] = None
+        if "requestState" in call.params or "inputResponses" in call.params:
+            self.rounds.arrived(call)
         session_id = exchange.transport_id
         if session_id is None or exchange.modern:
             return
@@ -133,6 +136,8 @@ class InFlight:
             self._resolver.opened(call)
         if call.session is not None and not call.accepted and was_refused(call):
             call.session = None
+        if call.outcome is not FINE or call.round is not None:
+            self.rounds.finished(call)
         if self.handed_over.calls:
             self.handed_over.drop(call)
         if call.cancel_key is not None:
@@ -253,48 +258,3 @@ class InFlight:
         """Give up everything that waits."""
         while self.waiting:
             self._give_up(next(iter(self.waiting)))
-
-
-class HandedOver:
-    """Requests that were read on their way to an app, until an SDK takes them out of its hands."""
-
-    def __init__(self) -> None:
-        self.calls: OrderedDict[tuple[JsonId | None, str], list[Call]] = OrderedDict()
-        self.paths: Paths[bool] = Paths()
-        """Paths of apps that hand their messages over to an SDK, which decides on their spans."""
-
-    def add(self, call: Call) -> None:
-        """Keep a call that has been read."""
-        key = call.id, call.method
-        remember(self.calls, key, [*self.calls.get(key, ()), call], MAX_CALLS)
-
-    def drop(self, call: Call) -> None:
-        """Forget a call that has its outcome."""
-        key = call.id, call.method
-        if call in (waiting := self.calls.get(key, ())):
-            self.calls[key] = [other for other in waiting if other is not call]
-            if not self.calls[key]:
-                del self.calls[key]
-
-    def find(self, request_id: JsonId | None, method: str, params: object) -> list[Call]:
-        """Find the calls that may be the message which an SDK got without its HTTP request; several = not certain.
-
-        The request that the task was started in decides: it, or an earlier one of its transport session.
-        """
-        waiting = self.calls.get((request_id, method), ())
-        found = [call for call in waiting if not call.accepted and _asks_for(call, params)]
-        around = current_exchange.get()
-        if around is None or not found:
-            return found
-        known = around.transport_id or around.server_session_id or around.minted
-        own = [call for call in found if call.exchange is around]
-        return own or [call for call in found if known is None or call.exchange.transport_id in (None, known)]
-
-
-def _asks_for(call: Call, params: object) -> bool:
-    """Return whether a call asks for the same as `params`, the dictionary or model that an SDK has got."""
-    for name in ("name", "arguments"):
-        given: object = params.get(name) if isinstance(params, dict) else getattr(params, name, None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        if name in call.params and call.params[name] != given and not (given is None and not call.params[name]):
-            return False
-    return True

@@ -21,11 +21,12 @@ from opentelemetry import context as otel_context
 from pydantic import ValidationError
 
 from otel_mcp import current, semconv
-from otel_mcp.exchange.dispatch import Dispatch, completed_by, exchange_of
+from otel_mcp.exchange.dispatch import Dispatch, exchange_of
 from otel_mcp.guard import guarded, report
 from otel_mcp.integrations.patching import ORIGINAL, Patches
 from otel_mcp.integrations.tools import was_entered
 from otel_mcp.model.call import Call, current_call
+from otel_mcp.model.outcomes import completed_by
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.spans import call_attributes, capture_result, scope_of
 from otel_mcp.wire.jsonrpc import FINE, Outcome, error_outcome, negotiated_version, protocol_error
@@ -171,7 +172,7 @@ class _Dispatch(Dispatch):
     async def _slow_observed(self, result: Any, outcome: Outcome | None) -> None:
         call = self.call
         capture_result(call, result)
-        if call.method == "tools/call":
+        if call.method == "tools/call" or (outcome is not None and outcome.asks is not None):
             call.handler_outcome = completed_by(call.handler_outcome, outcome)
             self._settle(None)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from otel_mcp.model.call import Call
@@ -61,7 +62,17 @@ def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
         return handled
     if outcome.unclassified:
         return handled
-    return Outcome(outcome.error_type, outcome.status_code, handled.exception_type if failed else None)
+    exception_type = handled.exception_type if failed else None
+    return Outcome(outcome.error_type, outcome.status_code, exception_type, asks=outcome.asks)
+
+
+def completed_by(earlier: Outcome | None, later: Outcome | None) -> Outcome | None:
+    """Merge how a handler ended with what its tool has shown before."""
+    if later is None or earlier is None:
+        return later or earlier
+    if later.exception_type is None and earlier.exception_type is not None:
+        return replace(later, exception_type=earlier.exception_type)
+    return later
 
 
 def left_open(call: Call) -> Outcome:

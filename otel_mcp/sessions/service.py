@@ -232,6 +232,11 @@ class Sessions:
     # What is known of the store.
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes may use the same store."""
+        return not self._in_memory
+
+    @property
     def degraded(self) -> bool:
         """Whether questions are answered locally at present, since the store is away or slow."""
         return self._health.is_away or self._health.is_slow

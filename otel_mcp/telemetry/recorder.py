@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from pydantic_core import to_json
-
 from otel_mcp import loops
 from otel_mcp.guard import guarded, report
 from otel_mcp.hashing import KeyedHashes
@@ -39,8 +37,6 @@ _MAX_LINKS: Final = 100
 """Calls that the span of a session leads to."""
 _GIVEN: Final = frozenset({"tools/list", "tools/call", "prompts/get", "resources/read"})
 """Methods whose results hosts give to the model."""
-_MAX_DIGESTED: Final = 64 * 1024
-"""Bytes of arguments of which a digest is kept."""
 
 
 class Recorder:
@@ -224,13 +220,7 @@ class Recorder:
     def _call_record(self, call: Call, started: float) -> CallRecord:
         context = call.span_context if call.span_context is not None and call.span_context.is_valid else None
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
-        digest: str | None = None
-        if arguments:
-            try:
-                encoded = to_json(arguments)
-                digest = self._keys.digest_bytes(encoded) if len(encoded) <= _MAX_DIGESTED else None
-            except ValueError:
-                pass  # Half a surrogate pair, or too deep: a server may take what cannot be written again.
+        digest = self._keys.digest_json(arguments) if arguments else None
         record = CallRecord(
             call.target or "",
             call.id,

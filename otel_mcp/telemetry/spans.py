@@ -22,7 +22,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from otel_mcp import semconv
-from otel_mcp.model.call import Call, client_of
+from otel_mcp.model.call import Call, Round, client_of
 from otel_mcp.telemetry.content import capture_result, captured
 from otel_mcp.telemetry.propagation import parent_of
 from otel_mcp.version import __version__
@@ -141,6 +141,27 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
     span.set_attributes(attributes)
     if call.link is not None:
         span.add_link(call.link)
+    if call.round is not None:
+        mark_round(call, span)
+
+
+def mark_round(call: Call, span: Span) -> None:
+    """Put on the open span of a call which round of a logical call it is, where that is known, and a link to the first.
+
+    Of a round that another replica has begun, that is known only while it is served: then this comes again.
+    """
+    this = call.round
+    if this is not None and this.number:
+        span.set_attribute(semconv.CALL_ROUND, this.number)
+        if this.first is not None:
+            span.add_link(this.first)
+
+
+def mark_asking(call: Call, span: Span) -> None:
+    """Put on the open span of a call which asks for input that it is the first round, unless it is a later one."""
+    call.round = call.round or Round(None, number=1)
+    if call.round.state is None:
+        mark_round(call, span)
 
 
 def rename(call: Call, span: Span) -> None:
@@ -192,6 +213,8 @@ class Spans:
             start_time=call.exchange.started_ns,
         )
         call.span_context = span.get_span_context()
+        if call.round is not None:
+            mark_round(call, span)
         if call.tentative and isinstance(span, ReadableSpan):
             TENTATIVE[span] = session_attributes(call)
         return span
@@ -213,6 +236,8 @@ class Spans:
             elif semconv.SESSION_SOURCE not in (getattr(span, "attributes", None) or ()):
                 span.set_attributes(_common_attributes(call))
             complete(call, span, outcome)
+            if outcome.asks is not None:
+                mark_asking(call, span)
             if call.result is not None:
                 capture_result(call, call.result)
         duration_ns = int(call.duration * 1e9) if call.finished else None

@@ -27,6 +27,8 @@ CALLER_CODES: Final = frozenset({"-32700", "-32600", "-32601", "-32602", "-32002
 """JSON-RPC errors that are the caller's fault: a server that answers so has done its work."""
 STREAMS: Final = frozenset({"subscriptions/listen"})
 """Requests that stay open on purpose: their duration says nothing."""
+INPUT_REQUIRED: Final = "input_required"
+"""Value of ``resultType`` where a result asks for input."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 META_NAMESPACE: Final = "io.modelcontextprotocol/"
 
@@ -77,6 +79,8 @@ class Outcome:
     """Class that the tool raised; known where the dispatch seam saw it."""
     unclassified: bool = False
     """The answer could not be read, and no seam reported: not a success, not an error."""
+    asks: str | None = None
+    """It asks for input first: the ``requestState`` that the next round repeats, empty where it has none."""
 
     @property
     def failed(self) -> bool:
@@ -228,9 +232,18 @@ def protocol_error(error: BaseException) -> int | None:
 
 def result_outcome(result: object) -> Outcome:
     """Make the outcome of a JSON-RPC result, which may still say that the tool failed."""
-    fields: Any = result
-    failed = isinstance(result, dict) and fields.get("isError") is True
-    return Outcome(TOOL_ERROR) if failed else FINE
+    if not isinstance(result, dict):
+        return FINE
+    fields = cast("dict[str, Any]", result)
+    if fields.get("isError") is True:
+        return Outcome(TOOL_ERROR)
+    return asking(fields) if fields.get("resultType") == INPUT_REQUIRED else FINE
+
+
+def asking(result: object) -> Outcome:
+    """Make the outcome of a result, dictionary or model, that asks for input before there can be a real one."""
+    state = field_of(result, "requestState" if isinstance(result, Mapping) else "request_state")
+    return Outcome(asks=state if isinstance(state, str) else "")
 
 
 def negotiated_version(reply: Mapping[str, Any]) -> str | None:

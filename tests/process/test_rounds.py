@@ -1,0 +1,42 @@
+"""Rounds of one logical call at two replicas: what is reported equals what their clients did."""
+
+from __future__ import annotations
+
+import secrets
+
+import httpx2
+import pytest
+
+from tests.process.conftest import Servers
+from tests.support.documents import Documents
+from tests.support.rounds import Person
+from tests.support.servers import PROMPT_EXPORT, SDK, Launch, Server
+
+pytestmark = [pytest.mark.process, pytest.mark.anyio]
+
+QUICK = {**PROMPT_EXPORT, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2"}
+ASKING = Launch(SDK, "asking", "uvicorn rounds_app:app --port={port}", environment=QUICK)
+
+
+async def test_rounds_at_two_replicas_are_one_logical_call(servers: Servers, documents: Documents) -> None:
+    service = f"rounds-{secrets.token_hex(3)}"
+    made = [Server(ASKING, service=service, redis_url=servers.redis_url, folder=servers.folder) for _ in range(2)]
+    with made[0] as one, made[1] as other:
+        bases = [server.url.removesuffix("/mcp") for server in (one, other)]
+        async with httpx2.AsyncClient(base_url=bases[0]) as first, httpx2.AsyncClient(base_url=bases[1]) as second:
+            person = Person(first, second)
+            for _ in range(4):
+                results = await person.approve()
+                assert [result["resultType"] for result in results] == ["input_required", "input_required", "complete"]
+        for server in (one, other):
+            server.stop()
+        spans = [span for server in (one, other) for span in server.telemetry.spans()]
+
+    calls = [span for span in spans if span.attributes.get("gen_ai.tool.name") == "approve"]
+    by_round = {
+        number: [each for each in calls if each.attributes["otel_mcp.call.round"] == number] for number in (1, 2, 3)
+    }
+    firsts = {span.span_id for span in by_round[1]}
+    assert [len(found) for found in by_round.values()] == [4, 4, 4] == [len(firsts), 4, 4]
+    for number in (2, 3):
+        assert {link.span_id for span in by_round[number] for link in span.links} == firsts
