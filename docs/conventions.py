@@ -105,6 +105,7 @@ MEMBERS: Final = {
         "error": "The store refused it.",
         "ended": "The session had ended.",
         "shutdown": "The process ended before the store took it.",
+        "interruptions": "A question whether a session was cut, or is back: too many waited.",
     },
     names.HEADER: {
         "mcp-method": "The method.",

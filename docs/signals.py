@@ -39,6 +39,7 @@ _FACTS: Final = {
     names.SESSION_PREVIOUS_ID: "where it continues another",
     names.CLIENT_NAME: "where the client sent it",
     names.CLIENT_VERSION: "where the client sent it",
+    names.TENANT: "with `TENANT`, where a request names one",
     names.SYNTHETIC_TYPE: "a registry, a monitor or a test",
     names.MCP_PROTOCOL_VERSION: "where known",
 }
@@ -78,6 +79,7 @@ MESSAGE: Final = Signal(
         names.CALL_ROUND: "2026-07-28, where a result asks for input, and on the requests that bring it",
         names.SESSION_PREVIOUS_ID: "where the session continues another",
         names.CLIENT_NAME: "where the client sent it",
+        names.TENANT: "with `TENANT`, where the request names one",
         names.CLIENT_ADDRESS: "where the server gives it",
         names.CLIENT_PORT: "where it is known for that address",
         names.NETWORK_TRANSPORT: ALWAYS,

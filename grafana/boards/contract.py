@@ -110,14 +110,14 @@ SESSION_STARTED: Final = Metric(
     names.METRIC_SESSION_STARTED,
     "{session}",
     "counter",
-    (names.SESSION_SOURCE, names.MCP_PROTOCOL_VERSION),
+    (names.SESSION_SOURCE, names.MCP_PROTOCOL_VERSION, names.TENANT),
 )
 SESSION_RESUMED: Final = Metric(names.METRIC_SESSION_RESUMED, "{session}", "counter")
 SESSION_ENDED: Final = Metric(
     names.METRIC_SESSION_ENDED,
     "{session}",
     "counter",
-    (names.SESSION_END_REASON, names.SESSION_OUTCOME, names.CLIENT_NAME),
+    (names.SESSION_END_REASON, names.SESSION_OUTCOME, names.CLIENT_NAME, names.TENANT),
 )
 SESSION_INTERRUPTED: Final = Metric(
     names.METRIC_SESSION_INTERRUPTED,

@@ -115,6 +115,7 @@ def sessions(
     context: typer.Context,
     service: Service = None,
     client: Client = None,
+    tenant: Annotated[str | None, typer.Option(help="Sessions of this tenant.")] = None,
     outcome: Annotated[str | None, typer.Option(help="live, gave_up, looped... Others than live: a scan.")] = None,
     tool: Annotated[str | None, typer.Option(help="Sessions that called this tool lately.")] = None,
     since: Since = None,
@@ -136,7 +137,7 @@ def sessions(
     from otel_mcp.cli.listing import Query
     from otel_mcp.cli.listing import sessions as list_sessions
 
-    query = Query(service, client, outcome, tool, _seconds(since), probes, ended, limit, sort_by)
+    query = Query(service, client, tenant, outcome, tool, _seconds(since), probes, ended, limit, sort_by)
     list_sessions(Terminal(color), redis_url, query, output, headers=headers, watch=watch)
 
 

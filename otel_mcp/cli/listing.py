@@ -82,6 +82,7 @@ FIELDS: Final[tuple[Field[Document], ...]] = (
     *(WRONG, FAILED, LAST_TOOL),
     OUTCOME,
     Field("FINDINGS", lambda each: each.findings, "findings", is_wide=True, is_piped=True),
+    Field("TENANT", _fact("tenant"), is_wide=True),
     Field("PROTOCOL", _fact("protocol_version"), is_wide=True),
     Field("SOURCE", _fact("source"), is_wide=True),
     Field("CONTINUES", _fact("previous_id"), is_wide=True),
@@ -107,6 +108,7 @@ class Query:
 
     service: str | None = None
     client: str | None = None
+    tenant: str | None = None
     outcome: str | None = None
     tool: str | None = None
     since: float | None = None
@@ -129,6 +131,7 @@ class Query:
         """Return whether a session is asked for, probes aside."""
         return (
             self.is_of_client(document)
+            and self.tenant in {None, document.facts["tenant"]}
             and self.outcome in {None, document.outcome, document.ended_by, *document.findings, *document.marks}
             and (self.tool is None or any(call.tool == self.tool for call in document.calls))
             and (self.since is None or (document.last_activity or 0) >= time.time() - self.since)

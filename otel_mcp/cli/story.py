@@ -143,6 +143,7 @@ class Story:
             "caller": document.caller,
             "source": facts["source"],
             "conversation": facts["conversation_id"],
+            "tenant": facts["tenant"],
             "protocol": facts["protocol_version"],
             "began": moment(self.began),
             "last activity": moment(document.last_activity),

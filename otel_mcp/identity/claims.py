@@ -58,6 +58,7 @@ class Claims:
             (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
             exchange.client_is_shared,
             headers.get(b"user-agent"),
+            None if exchange.tenant_of is None else exchange.tenant_of(exchange),
             # Most requests have no more.
             None
             if user is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
@@ -179,4 +180,5 @@ class Claims:
         name, version = client_info(call)
         agent = wire_headers.text(exchange.headers, b"user-agent") or ""
         parts = (self._settings.service_name, who.digest, address, agent, name or "", version or "")
-        return self._hashes.digest("client", *parts)
+        tenant = None if exchange.tenant_of is None else exchange.tenant_of(exchange)
+        return self._hashes.digest("client", *parts, *((tenant,) if tenant is not None else ()))

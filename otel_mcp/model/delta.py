@@ -80,6 +80,7 @@ class SessionFacts:
     conversation_id: str | None = _fact()
     previous_id: str | None = _fact(attribute=semconv.SESSION_PREVIOUS_ID, at_end=True)
     synthetic_type: str | None = _fact(64, attribute=semconv.SYNTHETIC_TYPE, at_end=True)
+    tenant: str | None = _fact(64, attribute=semconv.TENANT, at_end=True)
     principal: str | None = None
     """Keyed hash of the user that it is bound to, and that speaks here; `None` = nobody. In no document."""
     visitor: str | None = None

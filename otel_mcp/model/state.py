@@ -102,6 +102,8 @@ class SessionState(BaseModel):
     client_version: str | None = None
     synthetic_type: str | None = None
     """``bot``: a registry, scanner or monitor; ``test``: somebody's own check; ``None`` = neither, or not known."""
+    tenant: str | None = None
+    """The customer whose session it is, with ``TENANT``: that of its first request which names one."""
     protocol_version: str | None = None
     source: str | None = None
     """How the session was recognised: ``header``, ``conversation``, ``inferred``..."""

@@ -26,7 +26,7 @@ from otel_mcp.telemetry.catalogue import Catalogues, taken_by
 from otel_mcp.telemetry.census import Census
 from otel_mcp.telemetry.instruments import Instruments, Readings
 from otel_mcp.telemetry.series import Series
-from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
+from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome
 
@@ -43,8 +43,6 @@ _USUAL_ERRORS: Final = (
 """These always have a label value of their own."""
 _MAX_SERIES: Final = 2000
 """Series that are kept at hand; the SDK keeps as many of one instrument."""
-_MAX_OF_TENANTS: Final = 1800
-"""Series of one instrument from which on only the tenant is told apart: the SDK would put all others into one."""
 _MAX_WAITING: Final = 1000
 """Refusals and streams that wait to be recorded."""
 _MAX_REMEMBERED: Final = 16
@@ -73,7 +71,7 @@ class Metrics:
         """Bytes of an answer that clients take whole, by their names, where that is known."""
         self._store_series: dict[tuple[str, str], Series] = {}
         self._waiting: deque[tuple[Callable[..., None], float, str | None, dict[str, Any]]] = deque()
-        self.sessions = SessionMetrics(self._on, self._of_client)
+        self.sessions = SessionMetrics(self._on, self._of_client, self.tenants)
         self.registered = False
         self.forget()
 
@@ -169,7 +167,7 @@ class Metrics:
     def _slow_client_series(self, client: str, method: str, tenant: str | None) -> Series:
         if (taken := taken_by(client)) is not None:
             self._taken[client] = taken
-        if len(self._client_series) >= _MAX_OF_TENANTS:
+        if len(self._client_series) >= MAX_SERIES:
             client = method = semconv.OTHER
             if (other := self._client_series.get((client, method, tenant))) is not None:
                 return other
@@ -181,7 +179,7 @@ class Metrics:
     def _size_attributes(self, tool: str | None, tenant: str | None) -> dict[str, Any]:
         if tenant is None:
             return {semconv.GEN_AI_TOOL_NAME: tool}
-        if len(self._sizes) >= _MAX_OF_TENANTS and (tool, tenant) not in self._sizes:
+        if len(self._sizes) >= MAX_SERIES and (tool, tenant) not in self._sizes:
             tool = semconv.OTHER
         self._sizes.add((tool, tenant))
         return {semconv.GEN_AI_TOOL_NAME: tool, semconv.TENANT: tenant}

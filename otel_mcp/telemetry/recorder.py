@@ -194,6 +194,7 @@ class Recorder:
             session.ended = True  # Before this call did: what names it next is to be asked about.
         if ended > session.last_activity:
             session.last_activity = delta.last_activity = ended
+        session.facts.tenant = session.facts.tenant or call.tenant
         is_tool = call.method == "tools/call"
         if self._links and is_tool and call.span_context is not None and call.span_context.trace_flags.sampled:
             session.sampled = session.sampled if session.sampled is not None else deque(maxlen=_MAX_LINKS)

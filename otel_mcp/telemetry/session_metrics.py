@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 from otel_mcp import semconv
+from otel_mcp.bounded import BoundedNames
 from otel_mcp.model.call import MODERN
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.interruption import CAUSES, WITHIN, Interruption, within
@@ -21,6 +22,8 @@ _BEGINNINGS: Final = {
     "inferred_weak": (MODERN,),
 }
 """Session sources, with the protocol versions that their clients speak."""
+MAX_SERIES: Final = 1800
+"""Series of one instrument from which on only tenants are told apart: those beyond 2,000 the SDK puts into one."""
 
 
 class ByClient(Protocol):
@@ -34,9 +37,12 @@ class ByClient(Protocol):
 class SessionMetrics:
     """Measurements of sessions."""
 
-    def __init__(self, on: Instruments, of_client: ByClient) -> None:
+    def __init__(self, on: Instruments, of_client: ByClient, tenants: BoundedNames) -> None:
         self._on = on
         self._of_client = of_client
+        self._tenants = tenants
+        self._ends: set[frozenset[tuple[str, Any]]] = set()
+        """Kinds of ends of tenants' sessions that are counted."""
         self._met: set[str] = set()
         """Clients that have begun a session."""
 
@@ -67,12 +73,18 @@ class SessionMetrics:
                 self._on.ended.add(0, how | of_client, NO_SPAN)
 
     def started(self, facts: SessionFacts) -> None:
-        self._on.started.add(1, _attributes(facts.source, facts.protocol_version), NO_SPAN)
+        how = _attributes(facts.source, facts.protocol_version)
+        self._on.started.add(1, how | self._of_tenant(facts.tenant), NO_SPAN)
         client = self._of_client(facts.client_name, {})
         name = client.get(semconv.CLIENT_NAME)
         if name is not None and name not in self._met:
             self._met.add(name)
             self._expect_ends(client)
+
+    def _of_tenant(self, tenant: str | None, *, proven: bool = False) -> dict[str, Any]:
+        if tenant is None:
+            return {}
+        return {semconv.TENANT: self._tenants.bounded(tenant, proven=proven, likely=True)}
 
     def resumed(self) -> None:
         self._on.resumed.add(1, None, NO_SPAN)
@@ -81,7 +93,12 @@ class SessionMetrics:
         """Count an end by how the session went, and measure the session unless its borders are guessed."""
         facts = ended.facts
         how = {semconv.SESSION_END_REASON: ended.reason, semconv.SESSION_OUTCOME: ended.outcome or semconv.OTHER}
-        self._on.ended.add(1, self._of_client(facts.client_name, how), NO_SPAN)
+        of = self._of_client(facts.client_name, how) | self._of_tenant(facts.tenant, proven=ended.tool_call_count > 0)
+        if facts.tenant is not None:
+            if len(self._ends) >= MAX_SERIES and frozenset(of.items()) not in self._ends:
+                of |= dict.fromkeys(of.keys() & {semconv.SESSION_OUTCOME, semconv.CLIENT_NAME}, semconv.OTHER)
+            self._ends.add(frozenset(of.items()))
+        self._on.ended.add(1, of, NO_SPAN)
         attributes = _attributes(facts.source, facts.protocol_version)
         self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
         if ended.context_bytes:

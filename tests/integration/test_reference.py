@@ -187,7 +187,7 @@ async def _hold_a_stream() -> object:
 async def _cut(runtime: Runtime) -> None:
     """Have a server refuse the session of another process, which then goes on: this one gives out no ids of its own."""
     facts = SessionFacts("elsewhere", time.time() - 60, 3600, "agent", "host", "2", MODERN, "header", previous_id="old")
-    facts.synthetic_type = "test"
+    facts.synthetic_type, facts.tenant = "test", "acme"
 
     async def serve() -> None:
         runtime.sessions.submit(SessionDelta(facts, time.time(), requests=1))

@@ -134,6 +134,7 @@ def test_programs_get_a_versioned_schema(cli: Cli) -> None:
         "conversation_id": None,
         "previous_id": "om1.before",
         "synthetic_type": None,
+        "tenant": None,
         "errors": 3,
         "requests": 7,
     }
@@ -157,6 +158,14 @@ def test_programs_get_a_versioned_schema(cli: Cli) -> None:
 )
 def test_what_is_asked_for_is_found(arguments: list[str], found: list[str], cli: Cli) -> None:
     assert cli("sessions", "-o", "name", *arguments).out.split() == found
+
+
+def test_sessions_of_a_tenant_are_found_and_say_so(cli: Cli, redis_url: str) -> None:
+    write(redis_url, [*shop(NOW), *(session(name, [], began=NOW - 9, tenant=name) for name in ("acme", "acme2"))])
+
+    assert cli("sessions", "-o", "name", "--tenant", "acme").out.split() == ["acme"]
+    assert "acme2" in cli("sessions", "-o", "wide", "--tenant", "acme2").out.replace("acme2", "", 1)
+    assert ["tenant", "acme2"] in cli("show", "acme2", "-o", "tsv").rows
 
 
 def test_ended_sessions_are_found_where_they_are_asked_for(cli: Cli, redis_url: str) -> None:

@@ -84,8 +84,13 @@ ATTRIBUTES = {
         "otel_mcp.session.end.reason",
         "otel_mcp.session.source",
     },
-    "otel_mcp.session.started": {"otel_mcp.session.source", "mcp.protocol.version"},
-    "otel_mcp.session.ended": {"otel_mcp.session.end.reason", "otel_mcp.session.outcome", "otel_mcp.client.name"},
+    "otel_mcp.session.started": {"otel_mcp.session.source", "mcp.protocol.version", "otel_mcp.tenant"},
+    "otel_mcp.session.ended": {
+        "otel_mcp.session.end.reason",
+        "otel_mcp.session.outcome",
+        "otel_mcp.client.name",
+        "otel_mcp.tenant",
+    },
     "otel_mcp.session.interrupted": {"otel_mcp.session.interrupted.cause", "otel_mcp.client.name"},
     "otel_mcp.session.returned": {"otel_mcp.session.returned.within", "otel_mcp.client.name"},
     "otel_mcp.session.findings": {"otel_mcp.session.finding"},
@@ -581,6 +586,40 @@ async def test_requests_and_sizes_are_told_apart_by_tenant(make_runtime: MakeRun
     assert by_tenant(telemetry, DURATION) == {None: 4}
 
 
+async def test_sessions_are_told_apart_by_tenant(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
+    server, runtime = Server(session_id="own"), make_runtime(tenant="header:x-org")
+    app = MCPMiddleware(server, runtime)
+
+    for session_id, tenant in (("one", "acme"), ("two", "acme"), ("three", "umbrella"), ("four", None)):
+        server.session_id = session_id
+        org = [("x-org", tenant)] if tenant is not None else []
+        await post(app, initialize(), org)
+        await post(app, call(), [*legacy_headers(session_id), *org])
+        await post(app, call(), [*legacy_headers(session_id), ("x-org", "another")])
+        if session_id != "two":
+            await delete(app, [*legacy_headers(session_id), *org])
+    await runtime.shut_down()
+
+    # A session is that of its first tenant; one that begins without any takes the first that is named.
+    assert by_tenant(telemetry, "otel_mcp.session.started") == {None: 0, "acme": 2, "umbrella": 1, "another": 1}
+    assert by_tenant(telemetry, "otel_mcp.session.ended") == {None: 0, "acme": 1, "umbrella": 1, "another": 1}
+    assert by_tenant(telemetry, REQUESTS) == {None: 2, "acme": 4, "umbrella": 2, "another": 4}
+
+
+async def test_ends_beyond_what_the_sdk_keeps_keep_their_tenants(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otel_mcp.telemetry.session_metrics.MAX_SERIES", 10)
+    metrics = make_runtime(tenant="header:x-org").metrics
+
+    for number in range(120):
+        facts = SessionFacts("s", 1.0, 60.0, client_name=f"client-{number % 12}", tenant=f"tenant-{number % 3}")
+        metrics.sessions.ended(EndedSession(facts, "expired", 3.0, 5, 1, 9, 700, outcome="worked"))
+
+    assert by_tenant(telemetry, "otel_mcp.session.ended") == {f"tenant-{number}": 40 for number in range(3)}
+    assert len(telemetry.points("otel_mcp.session.ended")) <= 13
+
+
 async def test_without_the_setting_there_is_no_tenant(runtime: Runtime, telemetry: Telemetry) -> None:
     await post(MCPMiddleware(Server(), runtime), modern(), of_tenant("acme"))
 
@@ -604,7 +643,7 @@ async def test_made_up_tenants_are_bounded_and_add_up(make_runtime: MakeRuntime,
 async def test_beyond_what_the_sdk_keeps_the_tenants_stay_exact(
     make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("otel_mcp.telemetry.metrics._MAX_OF_TENANTS", 20)
+    monkeypatch.setattr("otel_mcp.telemetry.metrics.MAX_SERIES", 20)
     app = MCPMiddleware(Server(), make_runtime(tenant="header:x-org", max_new_sessions=1_000_000))
 
     for number in range(300):

@@ -107,6 +107,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
         "conversation_id": None,
         "previous_id": None,
         "synthetic_type": None,
+        "tenant": None,
         "attributes": {},
         "findings": [],
         "outcome": None,

@@ -516,3 +516,23 @@ async def test_a_subscription_that_ends_is_no_error(runtime: Runtime, telemetry:
 
     assert telemetry.span().status.status_code.name == "UNSET"
     assert "error.type" not in (telemetry.span().attributes or {})
+
+
+@pytest.mark.parametrize("revision", ["modern", "legacy"])
+async def test_a_span_has_the_tenant_of_its_own_request(
+    make_runtime: MakeRuntime, telemetry: Telemetry, revision: str
+) -> None:
+    is_modern = revision == "modern"
+    app = MCPMiddleware(Server(session_id=None if is_modern else "own"), make_runtime(tenant="header:x-org"))
+    message, headers = (modern(), list(MODERN_HEADERS)) if is_modern else (call(), legacy_headers("own"))
+
+    for tenant in ("acme", "acme", "umbrella"):
+        await post(app, message, [*headers, ("x-org", tenant)])
+    await post(app, message, headers)
+
+    found = [dict(span.attributes or {}) for span in telemetry.spans()]
+    assert [attributes.get("otel_mcp.tenant") for attributes in found] == ["acme", "acme", "umbrella", None]
+    # Where nothing names a session, two tenants behind one gateway are two clients.
+    sessions = [attributes["session.id"] for attributes in found]
+    assert len(set(sessions)) == (3 if is_modern else 1)
+    assert sessions[0] == sessions[1]
