@@ -68,6 +68,14 @@ def session_story(trace_field: str) -> dict[str, object]:
     return link("Show it", f"/d/otel-mcp-session?${{__url_time_range}}&{variables}&var-trace_id={trace_id}")
 
 
+def whole_session(session_field: str, service_field: str) -> dict[str, object]:
+    """Lead from a session that a trace belongs to, to all of its calls; the trace stays."""
+    session, service = (f"${{{_FIELDS}.{field}:percentencode}}" for field in (session_field, service_field))
+    variables = "${datasource:queryparam}&${traces:queryparam}&${logs:queryparam}&${trace_id:queryparam}"
+    url = f"/d/otel-mcp-session?${{__url_time_range}}&{variables}&var-service={service}&var-session_id={session}"
+    return link("All of this session", url)
+
+
 def _jaeger(service_field: str, tool_field: str, *, failed: bool = False) -> str:
     service = f"${{{_FIELDS}.{service_field}:percentencode}}"
     tool = f"${{{_FIELDS}.{tool_field}:percentencode}}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard
+import re
+
+from grafana_foundation_sdk.builders import dashboard, table
+from grafana_foundation_sdk.models import dashboard as models
 
 from otel_mcp import semconv as names
 
@@ -12,11 +15,15 @@ from .targets import JAEGER, logs, search, trace
 
 THIS_SESSION = f'{names.SESSION_ID}="$session_id"'
 
+_ID = "session"
+TAG = rf'/"key":"{re.escape(names.SESSION_ID)}"[^}}]*"value":"(?<{_ID}>[^"]+)"/'
+"""Finds the session among the attributes of a span, as JSON."""
+
 HOW_TO = f"""
 **By session**: put the id of a session into the field above: an `Mcp-Session-Id`, an `X-Session-Id`, or
 `{names.SESSION_ID}` of any span. Its calls are listed on the left, those that failed on the right.
-**By trace**: a click on a trace id, here or on a dot in a heatmap, shows the trace below. The id of its session is
-among the attributes of its spans.
+**By trace**: a click on a trace id, or on a dot in a graph of another dashboard, shows the trace below and its session
+on the right; a click on that lists all calls of it.
 What the session did, in order, with its outcome: `otel-mcp show <id>` reads it from Redis.
 """
 
@@ -29,7 +36,8 @@ def board() -> Board:
         "The story of one session: its calls, its failures, and each of them as a trace.",
     )
     b.traces().logs().service().textbox("session_id", "Session").textbox("trace_id", "Trace")
-    b.add(panels.note("How to find a session", HOW_TO), 24, 4)
+    b.add(panels.note("How to find a session", HOW_TO), 14, 5)
+    b.add(_of_this_trace(), 10, 5)
     opens = panels.prop("links", [links.session_story("traceID")])
     for title, description, tags, width in (
         (
@@ -77,3 +85,25 @@ def board() -> Board:
         9,
     )
     return b
+
+
+def _of_this_trace() -> table.Panel:
+    """Return the sessions of the trace that is shown, read from the attributes of its spans."""
+    panel = panels.found(
+        "Session of this trace",
+        "A click on the id lists all of its calls. Needs Grafana 11.5; before, the id is found in the attributes of "
+        "the trace's spans.",
+        trace("$trace_id"),
+    ).unit(panels.COUNT)
+    grouped = {name: {"operation": "groupby", "aggregations": []} for name in (_ID, "serviceName")}
+    counted = {"operationName": {"operation": "aggregate", "aggregations": ["count"]}}
+    there = {"fieldName": _ID, "config": {"id": "isNotNull", "options": {}}}
+    for kind, options in (
+        ("convertFieldType", {"fields": {}, "conversions": [{"targetField": "tags", "destinationType": "string"}]}),
+        ("extractFields", {"source": "tags", "format": "regexp", "regExp": TAG}),
+        ("filterByValue", {"type": "include", "match": "all", "filters": [there]}),
+        ("groupBy", {"fields": grouped | counted}),
+        ("organize", {"renameByName": {"operationName (count)": "spans"}}),
+    ):
+        panel = panel.with_transformation(models.DataTransformerConfig(id_val=kind, options=options))
+    return panel.override_by_name(_ID, [panels.prop("links", [links.whole_session(_ID, "serviceName")])])

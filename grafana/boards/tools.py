@@ -97,11 +97,13 @@ def _rates(b: Board) -> None:
         panels.lines(
             "Failures by tool and kind",
             "`tool`: it said so itself; `exception`: it raised, and the type is on the spans. Those are the server's. "
-            "`unknown_tool` and `invalid_arguments` are the caller's: see below; `refused`: nobody ran it.",
+            "`unknown_tool` and `invalid_arguments` are the caller's: see below; `refused`: nobody ran it. Each dot is "
+            "one failed call: a click opens its trace.",
             [
                 over_time(
                     query.failures(CHOSEN, by=f"{query.TOOL}, {query.FAILURE}"),
                     query.legend(query.TOOL, query.FAILURE),
+                    exemplars=True,
                 )
             ],
             panels.PER_SECOND,
@@ -158,7 +160,14 @@ def _wrong(b: Board) -> None:
     ):
         expr = query.failures(*chosen, by=", ".join(by))
         b.add(
-            panels.lines(title, description, [over_time(expr, query.legend(*by))], panels.PER_SECOND, stacked=True), 12
+            panels.lines(
+                title,
+                description,
+                [over_time(expr, query.legend(*by), exemplars=True)],
+                panels.PER_SECOND,
+                stacked=True,
+            ),
+            12,
         )
     by = f"{query.TOOL}, {query.FAILURE}, {query.CLIENT}"
     wrong, corrected = (query.increase(m.series, *chosen, by=by) for m in (m.CALL_FAILURES, m.CALL_CORRECTED))

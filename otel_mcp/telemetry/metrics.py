@@ -241,7 +241,10 @@ class Metrics:
                 del failed[next(iter(failed))]
             failed[call.target] = failure
         attributes = {semconv.GEN_AI_TOOL_NAME: tool, semconv.FAILURE: failure}
-        counter.add(1, self._of_client(client_of(call)[0], attributes), NO_SPAN)
+        # An exemplar that leads to a call of this very kind; the duration keeps any of its bucket.
+        span = call.span or (NonRecordingSpan(call.span_context) if call.span_context is not None else None)
+        context = set_span_in_context(span, NO_SPAN) if span is not None else NO_SPAN
+        counter.add(1, self._of_client(client_of(call)[0], attributes), context)
 
     def _of_client(
         self, client: str | None, attributes: dict[str, Any], *, proven: bool = False, likely: bool = False

@@ -11,14 +11,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from . import entry, logs, metrics, pipelines, pods, restarts, traces, traffic
+from . import clicks, entry, logs, metrics, pipelines, pods, restarts, traces, traffic
 from .ask import Prometheus
 from .builds import NotBuilt
 from .seen import Seen
 from .stack import Stack
 
 PROOFS: Final = (
-    metrics.PROOFS | traces.PROOFS | logs.PROOFS | entry.PROOFS | pipelines.PROOFS | pods.PROOFS | restarts.PROOFS
+    metrics.PROOFS
+    | traces.PROOFS
+    | clicks.PROOFS
+    | logs.PROOFS
+    | entry.PROOFS
+    | pipelines.PROOFS
+    | pods.PROOFS
+    | restarts.PROOFS
 )
 
 
@@ -71,7 +78,7 @@ def _draw(seen: Seen, folder: Path, ended: float) -> None:
     from .pictures import Pictures  # matplotlib is no part of the proof
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("overview", "sessions", "tools", "pipeline"):
+    for name in ("overview", "sessions", "tools", "resources", "pipeline"):
         Pictures(seen.prometheus, seen.began, ended).draw(name, folder / f"{name}.png")
         print(f"drawn {folder / name}.png", flush=True)
 

@@ -669,7 +669,7 @@ async def test_a_tenant_that_the_server_refuses_leaves_no_name(make_runtime: Mak
 
 
 def _exemplars(reader: InMemoryMetricReader, name: str) -> list[tuple[str, str]]:
-    """Trace and span of the exemplars of a histogram."""
+    """Trace and span of the exemplars of a metric."""
     data = reader.get_metrics_data()
     assert data is not None
     return [
@@ -686,11 +686,12 @@ def _exemplars(reader: InMemoryMetricReader, name: str) -> list[tuple[str, str]]
     ("name", "led_to"),
     [
         (DURATION, ["tools/call add"]),
+        (FAILURES, ["tools/call add"]),
         ("otel_mcp.tool.result.size", []),
         ("otel_mcp.client.requests", []),
         ("otel_mcp.session.started", []),
     ],
-    ids=["duration", "size", "requests", "started"],
+    ids=["duration", "failures", "size", "requests", "started"],
 )
 @pytest.mark.usefixtures("clock")
 async def test_exemplars_lead_to_the_spans_of_their_calls_wherever_they_are_drained(
@@ -699,7 +700,7 @@ async def test_exemplars_lead_to_the_spans_of_their_calls_wherever_they_are_drai
     telemetry = Telemetry()
     reader = InMemoryMetricReader()
     runtime = Runtime(load(service_name="unit"), telemetry.tracer_provider, MeterProvider([reader]))
-    app = MCPMiddleware(Server(), runtime)
+    app = MCPMiddleware(Server({"tools/call": {"result": FAILED}}), runtime)
     tracer = telemetry.tracer_provider.get_tracer("http instrumentation")
 
     with tracer.start_as_current_span("POST /mcp", kind=trace.SpanKind.SERVER):
