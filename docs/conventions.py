@@ -33,13 +33,14 @@ _INSTRUMENTS: Final = {
 
 INTEGERS: Final = frozenset({
     *(names.SESSION_TOOL_CALLS, names.SESSION_REQUESTS, names.SESSION_ERRORS),
+    *(names.AUDIT_NUMBER, names.CALL_RESULT_SIZE),
     *(names.SESSION_FINDING_CALLS, names.SESSION_CONTEXT_SIZE, names.CATALOGUE_SIZE, names.CATALOGUE_PREVIOUS_SIZE),
 })  # fmt: skip
 LISTS: Final = frozenset({names.CATALOGUE_ADDED, names.CATALOGUE_REMOVED, names.CATALOGUE_CHANGED})
 OWN_EVENTS: Final = frozenset(
     {
         *(names.EVENT_CATALOGUE_CHANGED, names.EVENT_SESSION_FINDING),
-        *(names.EVENT_SESSION_INTERRUPTED, names.EVENT_SESSION_RETURNED),
+        *(names.EVENT_SESSION_INTERRUPTED, names.EVENT_SESSION_RETURNED, names.EVENT_TOOL_CALL),
     }
 )
 """All others are the conventions'."""
@@ -101,9 +102,11 @@ MEMBERS: Final = {
         "limit": "More new sessions a minute than are allowed.",
         "principal": "The session is another user's.",
         "foreign": "What the store holds under the key of the session is not ours.",
-        "full": "The buffer before the store was full.",
-        "error": "The store refused it.",
+        "full": "The buffer before the store, or the queue before an exporter of audit records, was full.",
+        "error": "The store refused it; an audit record could not be made.",
         "ended": "The session had ended.",
+        "export": "The exporter of audit records failed.",
+        "unconfigured": "No logs are exported.",
         "shutdown": "The process ended before the store took it.",
         "interruptions": "A question whether a session was cut, or is back: too many waited.",
     },
@@ -126,6 +129,7 @@ EXAMPLES: Final = {
     names.CLIENT_VERSION: ("1.2.0",),
     names.TOOL_EXCEPTION_TYPE: ("KeyError", "TimeoutError"),
     names.STORE_OPERATION: ("flush", "recall", "sweep"),
+    names.CALL_ARGUMENTS_HASH: ("3f9a10b2c4d5e6f7",),
     names.CATALOGUE_HASH: ("7c1d20be5f60a9e1",),
     names.OBSERVER: ("log", "my_package.observers:observe"),
     names.COMPONENT: ("dispatch", "session events"),
@@ -277,6 +281,8 @@ def _type(key: str) -> str | dict[str, Any]:
         return "int"
     if key in LISTS:
         return "string[]"
+    if key == names.CALL_DURATION:
+        return "double"
     if key not in MEMBERS:
         return "string"
     return {

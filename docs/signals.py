@@ -171,6 +171,28 @@ EVENTS: Final = (
         "it as the one before. Emitted once across all replicas.",
         _FACTS | _START | {names.SESSION_RETURNED_WITHIN: ALWAYS},
     ),
+    Signal(
+        f"`{names.EVENT_TOOL_CALL}`",
+        "A tool call has finished; with `AUDIT=events`, one for each that `mcp.server.operation.duration` counts, "
+        "sampled or not, with its trace and span and the time at which it ended. See [audit.md](audit.md).",
+        _SESSION
+        | {
+            names.SESSION_SOURCE: "where the session is known",
+            names.AUDIT_NUMBER: ALWAYS,
+            names.ENDUSER_PSEUDO_ID: "there is a caller, and `AUDIT_CALLER` is not `none`",
+            names.ENDUSER_ID: "`AUDIT_CALLER=claim:NAME`, where a verified token has that claim, instead of the former",
+            names.TENANT: "with `TENANT`, where one is named",
+            names.CLIENT_NAME: "where the client sent it",
+            names.CLIENT_VERSION: "where the client sent it",
+            names.GEN_AI_TOOL_NAME: "where the call names one",
+            names.CALL_ARGUMENTS_HASH: "where there are arguments, of 64 KiB at most",
+            names.CALL_DURATION: ALWAYS,
+            names.CALL_RESULT_SIZE: "where its size is known",
+            names.ERROR_TYPE: "it failed, except by a JSON-RPC error of the caller's fault",
+            names.RPC_RESPONSE_STATUS_CODE: "a JSON-RPC error",
+            names.FAILURE: "it failed",
+        },
+    ),
 )
 
 STANDARD_VARIABLES: Final = {

@@ -27,6 +27,7 @@ from otel_mcp.exchange.response import Exchanges, Responses
 from otel_mcp.exchange.rounds import Rounds
 from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
+from otel_mcp.identity.principal import on_record
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
@@ -35,6 +36,7 @@ from otel_mcp.model.verdict import Finding
 from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
+from otel_mcp.telemetry.audit import Audit
 from otel_mcp.telemetry.content import capturer
 from otel_mcp.telemetry.events import SessionReporter
 from otel_mcp.telemetry.http_span import HTTPSpans
@@ -83,7 +85,13 @@ class Runtime:
         self.metrics.catalogues.keyed = lambda content: hashes.digest("catalogue", content.hex(), size=8)
         self.metrics.catalogues.wake = self.sessions.worker.listed
         self.observers = Observers(settings, self.metrics.observer_dropped, **agent.make(settings, self.sessions))
-        self.recorder = Recorder(settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit)
+        self._audit: Audit | None = None
+        if settings.audit == "events":
+            who = partial(on_record, hashes=hashes, service=settings.service_name, way=settings.audit_caller)
+            self._audit = Audit(logger_provider, hashes, lambda call: who(call.exchange), self.metrics)
+        self.recorder = Recorder(
+            settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit, self._audit
+        )
         rounds = Rounds(settings, hashes, self.sessions, self.resolver.reconciler.later)
         inflight = InFlight(settings, self.resolver, self.recorder, rounds)
         session_ids = SessionIds(settings, self.resolver, self.recorder, inflight, self.sessions)
@@ -194,6 +202,8 @@ class Runtime:
             self._tracer_provider or trace.get_tracer_provider(),
             self._meter_provider or otel_metrics.get_meter_provider(),
             self._logger_provider or get_logger_provider(),
+            # Once more: what has become of audit records is only counted now.
+            *((self._meter_provider or otel_metrics.get_meter_provider(),) if self._audit is not None else ()),
         ):
             flush = getattr(provider, "force_flush", None)
             if flush is not None:

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     """Tenants that have a label value of their own before any others; 50 have in all, the rest is ``_OTHER``."""
     observers: Names = ()
     """``module:name`` of observers, in addition to those found by entry point."""
+    audit: Literal["off", "events"] = "off"
+    """``events`` = one log record for each tool call: who, what, when, how it went. See [audit.md](audit.md)."""
+    audit_caller: str = "hash"
+    """Who called, on such a record: ``hash``, ``none``, or ``claim:NAME`` of a token that the app has verified."""
     log_calls: bool = False
     """Log a line for each tool call that failed or was slow, 60 a minute at most."""
     slow_call: Seconds = 5.0
@@ -150,6 +154,13 @@ class Settings(BaseSettings):
         if value is not None and not re.fullmatch(r"claim:.+|header:[!-9;-~]+|path:[1-9]", value):
             raise ValueError("no place of a tenant")
         return value.lower() if value is not None and value.startswith("header:") else value
+
+    @field_validator("audit_caller", mode="after")
+    @classmethod
+    def _callers(cls, value: str) -> str:
+        if value not in ("hash", "none") and not re.match(r"claim:\S+\Z", value):
+            raise ValueError("no way to name a caller")
+        return value
 
     @field_validator("trusted_proxies", mode="after")
     @classmethod
@@ -207,6 +218,7 @@ CONFLICTS: Final[tuple[tuple[str, str, Callable[[Settings], bool]], ...]] = (
         lambda s: not (captures_content(s) or s.store_content),
     ),
     ("tenant_names", "`TENANT` is not set", lambda s: s.tenant is None),
+    ("audit_caller", "`AUDIT` is off", lambda s: s.audit == "off"),
     ("slow_call", "`LOG_CALLS` is off", lambda s: not s.log_calls),
     *(
         (f"agent_{name}", "`AGENT_MODEL` is not set", lambda s: s.agent_model is None)

@@ -14,14 +14,18 @@ from uuid import UUID
 
 from pydantic_core import from_json
 
+from otel_mcp import semconv
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Exchange
 from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.session import NOBODY, Principal
+from otel_mcp.model.tenant import token_claim
 from otel_mcp.wire.headers import HeaderMap
+from otel_mcp.wire.jsonrpc import text
 
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
 _MAX_JWT: Final = 16_384
+_MAX_CLAIM: Final = 128
 _NAMES: Final = ("identity", "username", "display_name")
 """Attributes that name an authenticated user, the most certain one first."""
 
@@ -46,6 +50,22 @@ def principal(user: object, headers: HeaderMap, hashes: KeyedHashes) -> Principa
                 return _user("jwt", *claims, hashes=hashes)
             return Principal(hashes.digest("credential", credential.decode("latin-1")))
     return NOBODY
+
+
+def on_record(exchange: Exchange, hashes: KeyedHashes, service: str, way: str) -> dict[str, str]:
+    """Return the attribute that names the caller of a finished request on its audit record, as `AUDIT_CALLER` says.
+
+    Where the claim that it names is in no verified token, that is the hash. Nobody has none.
+    """
+    if way == "none":
+        return {}
+    user, known = exchange.see_user(), exchange.caller
+    claim = token_claim(user, way.removeprefix("claim:")) if way != "hash" else None
+    if isinstance(claim, (str, int)) and claim != "":
+        return {semconv.ENDUSER_ID: text(str(claim), _MAX_CLAIM)}
+    # The request may be over, and its headers gone: what was known of it stands, also where the key is another by now.
+    who = known[2] if known is not None and known[0] is user else caller(exchange, hashes)
+    return {semconv.ENDUSER_PSEUDO_ID: hashes.digest("audit", service, who.digest)} if who.digest else {}
 
 
 def _user(*names: str, hashes: KeyedHashes) -> Principal:

@@ -107,6 +107,9 @@ class Instruments:
             "Answers of a tool that are larger than what the client's host gives its model whole.",
         )
         self.dropped = counter(semconv.METRIC_STORE_DROPPED, "{call}", "Calls that the store will never hold.")
+        self.audit_dropped = counter(
+            semconv.METRIC_AUDIT_DROPPED, "{record}", "Audit records that an exporter has not taken."
+        )
         self.observer_dropped = counter(semconv.METRIC_OBSERVER_DROPPED, "{call}", "Calls an observer did not get.")
         self._observe_all(meter)
 

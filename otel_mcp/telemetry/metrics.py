@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any, Final
@@ -72,6 +72,8 @@ class Metrics:
         self._store_series: dict[tuple[str, str], Series] = {}
         self._waiting: deque[tuple[Callable[..., None], float, str | None, dict[str, Any]]] = deque()
         self.sessions = SessionMetrics(self._on, self._of_client, self.tenants)
+        self.audits: Sequence[str] = ()
+        """Why audit records may be dropped, where they are made."""
         self.registered = False
         self.forget()
 
@@ -102,6 +104,8 @@ class Metrics:
         ):
             for value in values:
                 counter.add(0, {attribute: value}, NO_SPAN)
+        for reason in self.audits:
+            self.audit_dropped(0, reason)
 
     def record(self, call: Call) -> None:
         """Measure a finished call; of a batch the oldest first."""
@@ -283,6 +287,9 @@ class Metrics:
             attributes = {semconv.STORE_OPERATION: operation, semconv.STORE_OUTCOME: outcome}
             series = self._store_series[operation, outcome] = Series(self._on.store_duration, attributes)
         series.record(seconds)
+
+    def audit_dropped(self, count: int, reason: str) -> None:
+        self._on.audit_dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)
 
     def observer_dropped(self, observer: str, count: int) -> None:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)

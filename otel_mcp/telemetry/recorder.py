@@ -19,6 +19,7 @@ from otel_mcp.model.outcomes import CALLERS_FAULT, was_accepted
 from otel_mcp.model.session import Session
 from otel_mcp.observers import Observers
 from otel_mcp.settings import Settings
+from otel_mcp.telemetry.audit import Audit
 from otel_mcp.telemetry.content import redactor
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import Spans
@@ -50,12 +51,14 @@ class Recorder:
         keys: KeyedHashes,
         observers: Observers,
         submit: Callable[[SessionDelta], None],
+        audit: Audit | None = None,
     ) -> None:
         self.metrics = metrics
         self._spans = spans
         self._keys = keys
         self._observers = observers if observers else None
         self._submit = submit
+        self._audit = audit
         self._batch = settings.flush_calls
         self._delay = settings.flush_interval * _DRAIN_SHARE
         self._content = settings.store_content
@@ -95,6 +98,8 @@ class Recorder:
                 with _GUARD:
                     if self._queue.popleft().method == "tools/call":
                         self.metrics.store_dropped(1, "full")
+                        if self._audit is not None:
+                            self.metrics.audit_dropped(1, "full")
         elif (
             self._timer is None
             or self._timer_loop is None
@@ -170,11 +175,14 @@ class Recorder:
         except Exception as failure:
             report("record", failure)
         self.metrics.record(call)
+        record: CallRecord | None = None
         try:
             if call.session is not None and was_accepted(call):
-                self._add_to(call.session.conversation or call.session, call)
+                record = self._add_to(call.session.conversation or call.session, call)
         except Exception as failure:
             report("record", failure)
+        if self._audit is not None and call.method == "tools/call":
+            self._audit.record(call, record)
 
     def _close(self) -> None:
         """Complete a batch: submit one delta for each session that its calls belong to."""
@@ -184,7 +192,8 @@ class Recorder:
         for delta in deltas.values():
             self._submit(delta)
 
-    def _add_to(self, session: Session, call: Call) -> None:
+    def _add_to(self, session: Session, call: Call) -> CallRecord | None:
+        """Add a call to what its session is to be written; return the record of one that called a tool."""
         delta = self._deltas.get(session)
         if delta is None:
             self._deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
@@ -200,7 +209,7 @@ class Recorder:
             session.sampled = session.sampled if session.sampled is not None else deque(maxlen=_MAX_LINKS)
             session.sampled.append(call.span_context)
         if call.id is None:
-            return
+            return None
         delta.requests += 1
         if started > delta.began:
             delta.began = started
@@ -217,11 +226,12 @@ class Recorder:
             delta.calls.append(record := self._call_record(call, started))
             if self._observers is not None:
                 self._observers.deliver(record, session)
+            return record
+        return None
 
     def _call_record(self, call: Call, started: float) -> CallRecord:
         context = call.span_context if call.span_context is not None and call.span_context.is_valid else None
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
-        digest = self._keys.digest_json(arguments) if arguments else None
         record = CallRecord(
             call.target or "",
             call.id,
@@ -230,7 +240,7 @@ class Recorder:
             call.outcome.error_type if call.outcome else None,
             call.failure,
             call.result_bytes,
-            digest,
+            self._keys.digest_json(arguments) if arguments else None,
             f"{context.trace_id:032x}" if context is not None else None,
             f"{context.span_id:016x}" if context is not None else None,
             self._instance or self._name_instance(),

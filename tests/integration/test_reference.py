@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, get_args
 
 import anyio
@@ -153,6 +154,11 @@ async def _use_everything(redis_url: str) -> Emitted:
         await _post(client, call("deploy", 12, arguments={}, meta=meta), [*modern[:2], ("mcp-name", "deploy")])
         await _post(client, ask("tools/list", 13, _meta=meta), [modern[0], ("mcp-method", "tools/list")])
         await _post(client, ask("tools/list", 10, _meta=meta), modern)  # Not what its header says.
+        for credential in ("verified", "any"):
+            alone = {CLIENT_INFO: {"name": "desk", "version": "2"}, **{name: meta[name] for name in list(meta)[2:]}}
+            headers = [*modern, ("authorization", f"Bearer {credential}")]
+            await _post(client, call("add", 14, arguments={"a": 1, "b": 2}, meta=alone), headers)
+        await _post(client, ask("tools/call", 15), legacy)  # Of no tool.
         holder = await _hold_a_stream()
         runtime = current.runtime
         assert runtime is not None
@@ -239,10 +245,19 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2
         http_span="on",
         observers=(f"{__name__}:broken",),
         tenant="path:1",
+        audit="events",
+        audit_caller="claim:email",
     )
     try:
         app = server.streamable_http_app(stateless_http=True, json_response=True)
-        transport = httpx2.ASGITransport(app=app)
+
+        async def authenticating(scope: Any, receive: Any, send: Any) -> None:
+            if (b"authorization", b"Bearer verified") in scope["headers"]:
+                token = SimpleNamespace(client_id="desk", claims={"email": "ann@example.com"})
+                scope["user"] = SimpleNamespace(is_authenticated=True, access_token=token)
+            await app(scope, receive, send)
+
+        transport = httpx2.ASGITransport(app=authenticating)
         client = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
         async with server.session_manager.run(), client:
             yield client

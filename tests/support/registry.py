@@ -136,7 +136,7 @@ def _is_of(kind: Any, value: Any) -> bool:
         return value in {member["value"] for member in kind["members"]}
     if kind == "string[]":
         return bool(value) and all(type(each) is str for each in value)
-    return type(value) is {"string": str, "int": int}[kind]
+    return type(value) is {"string": str, "int": int, "double": float}[kind]
 
 
 def _carries(what: str, listed: Iterable[dict[str, Any]], attributes: Attributes) -> Iterator[str]:

@@ -62,6 +62,7 @@ CONTRACT = {
     "otel_mcp.store.pending": ("{call}", "UpDownCounter"),
     "otel_mcp.store.dropped": ("{call}", "Counter"),
     "otel_mcp.store.degraded": ("{process}", "UpDownCounter"),
+    "otel_mcp.audit.dropped": ("{record}", "Counter"),
     "otel_mcp.observer.dropped": ("{call}", "Counter"),
     "otel_mcp.headers.contradicted": ("{request}", "Counter"),
     "otel_mcp.errors": ("{error}", "Counter"),
@@ -112,6 +113,7 @@ ATTRIBUTES = {
     "otel_mcp.stream.duration": {"otel_mcp.stream.kind", "otel_mcp.client.name"},
     "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
     "otel_mcp.store.dropped": {"otel_mcp.reason"},
+    "otel_mcp.audit.dropped": {"otel_mcp.reason"},
     "otel_mcp.observer.dropped": {"otel_mcp.observer"},
     "otel_mcp.headers.contradicted": {"otel_mcp.header"},
     "otel_mcp.errors": {"otel_mcp.component"},
@@ -151,6 +153,7 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     metrics.sessions.rejected("limit")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)
+    metrics.audit_dropped(1, "export")
     metrics.observer_dropped("log", 1)
     metrics.stream_ended("get", "unit-client", 60.0)
     metrics.census.watch(metrics, "_series")

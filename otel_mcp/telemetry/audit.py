@@ -1,0 +1,135 @@
+"""One log record for each finished ``tools/call``: who called what and when, and how it went.
+
+They are as many as ``mcp.server.operation.duration`` counts, sampled or not. Records are numbered, and what an
+exporter does not take is counted, so nothing is missing unnoticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from opentelemetry import _logs
+from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
+from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+from otel_mcp import semconv
+from otel_mcp.guard import report
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.model.call import Call, client_of
+from otel_mcp.model.delta import CallRecord
+from otel_mcp.telemetry.logs import watch_exports
+from otel_mcp.telemetry.metrics import Metrics
+from otel_mcp.telemetry.spans import NO_SPAN, session_attributes
+from otel_mcp.version import __version__
+
+logger = logging.getLogger("otel_mcp")
+
+REASONS: Final = ("error", "export", "full", "unconfigured")
+"""Why a record is lost: we failed; its exporter did; there was no room in a queue; nobody exports logs."""
+
+
+class Audit:
+    """Makes the records; only one thread at a time may."""
+
+    numbered = 0
+    """Records of this process, whichever runtime has made them."""
+
+    def __init__(
+        self,
+        provider: LoggerProvider | None,
+        keys: KeyedHashes,
+        caller: Callable[[Call], dict[str, str]],
+        metrics: Metrics,
+    ) -> None:
+        """`caller` returns the attribute that names who calls, if any."""
+        self._provider = provider
+        self._keys = keys
+        self._caller = caller
+        self._metrics = metrics
+        self._logger: Logger | None = None
+        self._warned = False
+        metrics.audits = REASONS
+
+    def record(self, call: Call, stored: CallRecord | None) -> None:
+        """Make the record of a finished call; `stored` is what its session keeps of it."""
+        try:
+            emitter = self._logger or self._slow_find()
+            if emitter is None:
+                self._metrics.audit_dropped(1, "unconfigured")
+                return
+            attributes = self._attributes(call, stored)
+            made = LogRecord(
+                timestamp=call.exchange.started_ns + int(call.duration * 1e9),
+                context=NO_SPAN,
+                severity_number=SeverityNumber.INFO,
+                event_name=semconv.EVENT_TOOL_CALL,
+                attributes=attributes,
+            )
+            if (span := call.span_context) is not None and span.is_valid:
+                made.context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
+                made.trace_id, made.span_id, made.trace_flags = span.trace_id, span.span_id, span.trace_flags
+        except Exception as failure:
+            report("audit", failure)
+            self._metrics.audit_dropped(1, "error")
+            return
+        try:
+            Audit.numbered = attributes[semconv.AUDIT_NUMBER] = Audit.numbered + 1
+            emitter.emit(made)
+        except Exception as failure:
+            report("audit", failure)  # Its number is used: where no exporter gets it, that is counted.
+
+    def _attributes(self, call: Call, stored: CallRecord | None) -> dict[str, Any]:
+        outcome, (name, version) = call.outcome, client_of(call)
+        arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
+        digest = stored.arguments_digest if stored is not None else self._keys.digest_json(arguments or None)
+        known: dict[str, Any] = {
+            semconv.GEN_AI_TOOL_NAME: call.target,
+            semconv.CLIENT_NAME: name,
+            semconv.CLIENT_VERSION: version,
+            semconv.CALL_DURATION: call.duration,
+            semconv.CALL_RESULT_SIZE: call.result_bytes,
+            semconv.CALL_ARGUMENTS_HASH: digest if arguments else None,
+            semconv.ERROR_TYPE: outcome.error_type if outcome is not None else None,
+            semconv.RPC_RESPONSE_STATUS_CODE: outcome.status_code if outcome is not None else None,
+            semconv.FAILURE: call.failure,
+            semconv.TENANT: call.tenant,
+            **self._caller(call),
+            **session_attributes(call),
+        }
+        return {attribute: value for attribute, value in known.items() if value is not None}
+
+    def _slow_find(self) -> Logger | None:
+        """Return the logger, once there is a provider that exports."""
+        provider = self._provider if self._provider is not None else _logs.get_logger_provider()
+        if watch_exports(provider, _numbers, Audit.numbered + 1, self._metrics.audit_dropped):
+            self._logger = _logs.get_logger(
+                semconv.SCOPE, __version__, logger_provider=provider, schema_url=semconv.SCHEMA_URL
+            )
+        elif not self._warned:
+            self._warned = True
+            logger.warning(
+                "otel_mcp: OTEL_PYTHON_MCP_AUDIT is on, but this process exports no logs (OTEL_LOGS_EXPORTER): "
+                "audit records are counted as dropped"
+            )
+        return self._logger
+
+
+def _after_fork() -> None:
+    Audit.numbered = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _numbers(batch: Iterable[Any]) -> list[int]:
+    """Return the numbers of the audit records in what is exported."""
+    ours: list[dict[str, Any]] = [
+        exported.log_record.attributes or {}
+        for exported in batch
+        if exported.log_record.event_name == semconv.EVENT_TOOL_CALL
+    ]
+    return [number for made in ours if isinstance(number := made.get(semconv.AUDIT_NUMBER), int)]
