@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import aclosing
 from html import escape
 from io import StringIO
 from textwrap import wrap
@@ -61,9 +62,9 @@ async def choose(reader: Reader, given: str) -> Document:
 
 async def _find_successor(reader: Reader, session_id: str) -> Document | None:
     """Find the session that continues this one among the newest of its service."""
-    members, _ = await reader.index(_WINDOW)
-    found = await reader.documents(member.session_id for member in members)
-    await reader.aclose()
+    async with aclosing(reader):
+        members, _ = await reader.index(_WINDOW)
+        found = await reader.documents(member.session_id for member in members)
     return next((each for each in found if each.facts["previous_id"] == session_id), None)
 
 
@@ -80,14 +81,13 @@ def show(
     settings = configured(redis_url)
 
     async def look() -> Story:
-        reader = Reader(settings, service)
-        document = await choose(reader, given)
-        await reader.add_callers([document])
-        previous, successor = document.facts["previous_id"], None
-        before = await reader.documents([previous] if previous else [])
+        async with aclosing(Reader(settings, service)) as reader:
+            document = await choose(reader, given)
+            await reader.add_callers([document])
+            previous, successor = document.facts["previous_id"], None
+            before = await reader.documents([previous] if previous else [])
         if document.cut or document.ended_by == "replaced":
             successor = await _find_successor(Reader(settings, document.service), document.session_id)
-        await reader.aclose()
         return Story(document, settings, before[0] if before else None, successor)
 
     story = run(look(), settings)
@@ -208,10 +208,8 @@ def remove(terminal: Terminal, redis_url: str | None, given: str, *, yes: bool) 
         raise Failure(Code.USAGE, "nobody is there to be asked", "--yes ends the session without asking")
 
     async def look() -> Document:
-        reader = Reader(settings)
-        document = await choose(reader, given)
-        await reader.aclose()
-        return document
+        async with aclosing(Reader(settings)) as reader:
+            return await choose(reader, given)
 
     document = run(look(), settings)
     name = plain(document.session_id)
@@ -224,11 +222,9 @@ def remove(terminal: Terminal, redis_url: str | None, given: str, *, yes: bool) 
 
     async def end() -> bool:
         # Only the service that a session is of may end it.
-        store = RedisStore(settings.model_copy(update={"service_name": document.service or settings.service_name}))
-        try:
+        service = document.service or settings.service_name
+        async with aclosing(RedisStore(settings.model_copy(update={"service_name": service}))) as store:
             return await store.end(document.session_id)
-        finally:
-            await store.aclose()
 
     if not run(end(), settings):
         raise Failure(Code.NOT_FOUND, f"the session {name} is gone, or is not ours")
