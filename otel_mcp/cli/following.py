@@ -193,18 +193,19 @@ def tail(
 
     async def follow() -> None:
         since = query.since or 0.0
-        follower = Follower(await Reader.find(settings, query.service), settings, since, ended=since > 0)
-        left, missed = limit, 0
-        async for landed in repeat(follower.look, _TAIL_PAUSE, settings):
-            for each in filter(wants, landed):
-                terminal.data(rows.line(terminal, each, FIELDS, form, "call"))
-                if left is not None and (left := left - 1) <= 0:
-                    terminal.flush()
-                    return
-            terminal.flush()
-            if more := follower.missed - missed:
-                terminal.say(f"otel-mcp: too many calls came at once, {counted(more, 'call')} missing here")
-                missed = follower.missed
+        async with Reader.find(settings, query.service) as reader:
+            follower = Follower(reader, settings, since, ended=since > 0)
+            left, missed = limit, 0
+            async for landed in repeat(follower.look, _TAIL_PAUSE, settings):
+                for each in filter(wants, landed):
+                    terminal.data(rows.line(terminal, each, FIELDS, form, "call"))
+                    if left is not None and (left := left - 1) <= 0:
+                        terminal.flush()
+                        return
+                terminal.flush()
+                if more := follower.missed - missed:
+                    terminal.say(f"otel-mcp: too many calls came at once, {counted(more, 'call')} missing here")
+                    missed = follower.missed
 
     run(follow(), settings)
 
@@ -278,22 +279,22 @@ def top(terminal: Terminal, redis_url: str | None, service: str | None) -> None:
     title = f"{clean(service or settings.service_name)} @ {address(settings.redis_url or '')}"
 
     async def follow() -> None:
-        reader = await Reader.find(settings, service)
-        follower, recent = Follower(reader, settings, _SPAN), Recent()
+        async with Reader.find(settings, service) as reader:
+            follower, recent = Follower(reader, settings, _SPAN), Recent()
 
-        async def look() -> tuple[list[Line], int]:
-            recent.open = await reader.in_flight()
-            landed = await follower.look()
-            await reader.add_callers(list({line.document.session_id: line.document for line in landed}.values()))
-            return landed, (await reader.index(1))[1]
+            async def look() -> tuple[list[Line], int]:
+                recent.open = await reader.in_flight()
+                landed = await follower.look()
+                await reader.add_callers(list({line.document.session_id: line.document for line in landed}.values()))
+                return landed, (await reader.index(1))[1]
 
-        rounds = repeat(look, _TOP_PAUSE, settings)
-        landed, live = await anext(rounds)  # Where Redis cannot be used at first, the screen stays as it is.
-        with terminal.screen() as draw:
-            while True:
-                now = time.time()
-                recent.add(landed, now)
-                draw(recent.lines(terminal, f"{title}   {counted(live, 'live session')}", now, terminal.height))
-                landed, live = await anext(rounds)
+            rounds = repeat(look, _TOP_PAUSE, settings)
+            landed, live = await anext(rounds)  # Where Redis cannot be used at first, the screen stays as it is.
+            with terminal.screen() as draw:
+                while True:
+                    now = time.time()
+                    recent.add(landed, now)
+                    draw(recent.lines(terminal, f"{title}   {counted(live, 'live session')}", now, terminal.height))
+                    landed, live = await anext(rounds)
 
     run(follow(), settings)

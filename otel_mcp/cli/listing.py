@@ -199,12 +199,11 @@ def sessions(
     settings = configured(redis_url)
 
     async def look() -> None:
-        reader = await Reader.find(settings, query.service)
-        if watch:
-            await _watch(terminal, form, repeat(lambda: find(reader, query), _PAUSE, settings))
-            return
-        found = await find(reader, query)
-        await reader.aclose()
+        async with Reader.find(settings, query.service) as reader:
+            if watch:
+                await _watch(terminal, form, repeat(lambda: find(reader, query), _PAUSE, settings))
+                return
+            found = await find(reader, query)
         rows.write(terminal, found.documents, FIELDS, form, "session", headers=headers, live=found.live)
         terminal.say(found.summary)
         if not found.documents and query.service is None and not reader.is_of_all:

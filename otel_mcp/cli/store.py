@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -57,9 +58,8 @@ class Connection:
         """Connect to nothing yet; `ValueError` = the URL cannot be used."""
         # Without its name, which takes redis-py two commands.
         nameless = {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
-        url = settings.redis_url or ""
-        self.client: Any = connect(url, **{**nameless, **options})
-        self.is_cluster = urlsplit(url).scheme.endswith("+cluster")
+        self.client: Any = connect(settings.redis_url or "", **{**nameless, **options})
+        self.is_cluster = urlsplit(settings.redis_url or "").scheme.endswith("+cluster")
         """Keys lie on several nodes: no command is about keys of several slots."""
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -106,16 +106,16 @@ class Reader:
         try:
             self._redis = Connection(settings, **_PATIENCE)
         except (ValueError, TypeError, OverflowError):
-            # Without its text, which may repeat the password.
-            raise Failure(Code.USAGE, "the Redis URL cannot be used", _URLS) from None
+            raise Failure(Code.USAGE, "the Redis URL cannot be used", _URLS) from None  # Its text may hold passwords.
 
     @classmethod
-    async def find(cls, settings: Settings, service: str | None) -> Reader:
-        """Make a reader of the service that is asked for, else of this environment's, else of all that there are."""
-        reader = cls(settings, service)
-        if service is None and settings.service_name == _UNNAMED and not (await reader.index(1))[0]:
-            reader._service, reader._indexes = "*", None
-        return reader
+    @asynccontextmanager
+    async def find(cls, settings: Settings, service: str | None) -> AsyncGenerator[Reader]:
+        """Read the service that is asked for, else that of this environment, else all that there are."""
+        async with aclosing(cls(settings, service)) as reader:
+            if service is None and settings.service_name == _UNNAMED and not (await reader.index(1))[0]:
+                reader._service, reader._indexes = "*", None
+            yield reader
 
     @property
     def is_of_all(self) -> bool:

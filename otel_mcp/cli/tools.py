@@ -132,15 +132,14 @@ def tools(
     settings = configured(redis_url)
 
     async def look() -> tuple[list[Document], int, dict[str, int]]:
-        reader = await Reader.find(settings, query.service)
-        members, live = await reader.index(query.limit)
-        if query.ended:
-            every = await reader.scan("", SCANNED, is_of_any=False)
-            documents = sorted(every, key=lambda each: -(each.last_activity or 0))[: query.limit]
-        else:
-            documents = await reader.documents(member.session_id for member in members)
-        catalogues = await reader.values("catalogues")
-        await reader.aclose()
+        async with Reader.find(settings, query.service) as reader:
+            members, live = await reader.index(query.limit)
+            if query.ended:
+                every = await reader.scan("", SCANNED, is_of_any=False)
+                documents = sorted(every, key=lambda each: -(each.last_activity or 0))[: query.limit]
+            else:
+                documents = await reader.documents(member.session_id for member in members)
+            catalogues = await reader.values("catalogues")
         return documents, live, definitions(catalogues)
 
     documents, live, listed = run(look(), settings)

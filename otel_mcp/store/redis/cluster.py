@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 from urllib.parse import urlsplit, urlunsplit
 
+from redis.asyncio.client import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.sentinel import Sentinel
@@ -108,7 +109,18 @@ def sentinel(url: str, scheme: str, settings: dict[str, Any]) -> Any:
     own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     settings = {**settings, **options, "ssl": scheme == "rediss"}
     sentinels: Any = Sentinel(hosts, sentinel_kwargs={**settings, **own}, **settings)
-    return sentinels.master_for(path[0] if path else "mymaster", db=int(path[1]) if len(path) > 1 else 0)
+    database = int(path[1]) if len(path) > 1 else 0
+    return sentinels.master_for(path[0] if path else "mymaster", redis_class=_Master, db=database)
+
+
+class _Master(Redis):
+    """The master that sentinels name; redis-py leaves the connections to them open."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        asked: Any = self.connection_pool
+        for each in asked.sentinel_manager.sentinels:
+            await each.aclose()
 
 
 def _hosts(url: str, scheme: str, port: int) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
