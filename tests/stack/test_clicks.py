@@ -9,7 +9,7 @@ import pytest
 
 from . import clicks, dashboards
 from .promql import ask
-from .test_alerts import ALERTS
+from .test_alerts import ALERTS, RUNBOOKS
 
 LINKS = {name: alert["annotations"]["dashboard_url"] for name, alert in ALERTS.items()}
 
@@ -45,3 +45,10 @@ def test_the_explorer_leads_from_a_trace_to_its_session() -> None:
     (link,) = re.findall(r"/d/otel-mcp-session\?[^\"]*", json.dumps(clicks.session_panel()))
     known = dashboards.variables(dashboards.load()[clicks.EXPLORER])
     assert {"session_id", "service"} <= set(re.findall(r"var-(\w+)=", link)) <= set(known)
+
+
+def test_a_runbook_names_panels_that_are_there() -> None:
+    shown = json.dumps(dashboards.load()).lower()
+    for path in RUNBOOKS.glob("*.md"):
+        named = re.findall(r"(?<!\*)\*([A-Z][^*\n]+)\*(?!\*)", path.read_text(encoding="utf-8"))
+        assert [name for name in named if f'"{name.lower()}"' not in shown] == [], path.name
