@@ -20,7 +20,9 @@ from urllib.request import Request, urlopen
 
 import anyio
 import anyio.to_thread
+import httpx2
 from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import Implementation
 
 LEGACY: Final = "legacy"
@@ -35,6 +37,9 @@ CUSTOMER: Final = "ada@example.com"
 CARD: Final = "4111-1111"
 SECRETS: Final = (CUSTOMER, CARD)
 """Arguments that must not turn up in what is exported or stored; the card is in an error text."""
+
+CUSTOMERS: Final = ("acme", "umbrella")
+"""Whose the clients are; a gateway would say so once it has verified a token."""
 
 THINKING: Final = 2.0
 """Seconds between two calls of a client that is in no hurry."""
@@ -71,7 +76,13 @@ class Caller:
 async def connect(url: str, tally: Tally, *, name: str, version: str, mode: str) -> AsyncGenerator[Caller]:
     """Connect a client under a name of its own, so that each is a session of its own."""
     info = Implementation(name=name, version=version)
-    async with Client(url, mode=mode, client_info=info, read_timeout_seconds=30) as client:
+    headers = {"x-org": CUSTOMERS[len(name) % len(CUSTOMERS)]}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=300)) as http,
+        Client(
+            streamable_http_client(url, http_client=http), mode=mode, client_info=info, read_timeout_seconds=30
+        ) as client,
+    ):
         tally.clients.add(name)
         yield Caller(client, tally)
 

@@ -69,7 +69,7 @@ class Board:
         return self.textbox("jaeger", "Jaeger's address", "http://localhost:16686")
 
     def select(self, *names: str) -> Board:
-        """Add variables by name: environment, service, tool, prompt, client."""
+        """Add variables by name: environment, service, tool, prompt, client, tenant."""
         for name in names:
             self._dashboard.with_variable(_VARIABLES[name]())
         return self
@@ -196,6 +196,10 @@ def _prompt() -> dashboard.QueryVariable:
     return _any_of("prompt", query.PROMPT, query.select(OPERATION_DURATION.count))
 
 
+def _tenant() -> dashboard.QueryVariable:
+    return _any_of("tenant", query.TENANT, query.select(CLIENT_REQUESTS.series))
+
+
 def _client() -> dashboard.QueryVariable:
     return _any_of("client", query.CLIENT, query.select(CLIENT_REQUESTS.series))
 
@@ -206,4 +210,5 @@ _VARIABLES: Final = {
     "tool": _tool,
     "prompt": _prompt,
     "client": _client,
+    "tenant": _tenant,
 }

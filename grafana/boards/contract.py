@@ -154,7 +154,7 @@ CLIENT_REQUESTS: Final = Metric(
     names.METRIC_CLIENT_REQUESTS,
     "{request}",
     "counter",
-    (names.CLIENT_NAME, names.MCP_METHOD_NAME, names.TENANT),
+    (names.CLIENT_NAME, names.MCP_METHOD_NAME, names.MCP_PROTOCOL_VERSION, names.TENANT),
 )
 CALL_FAILURES: Final = Metric(
     names.METRIC_CALL_FAILURES,

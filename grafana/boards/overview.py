@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as models
 
-from . import agents, door, links, panels, query, slo
+from . import agents, door, links, panels, query, slo, tenants
 from . import contract as m
 from .board import Board
 from .targets import PROMETHEUS, column, now, over_time
@@ -21,10 +21,11 @@ def board() -> Board:
         "MCP / Overview",
         "Is it healthy, and if not, whose fault is it: the server's, one tool's, one client's?",
     )
-    b.select("environment", "service", "client").jaeger_address().mark_deploys()
+    b.select("environment", "service", "client", "tenant").jaeger_address().mark_deploys()
     _numbers(b)
     _calls(b.row("Calls"))
     _who(b.row("Who is calling"))
+    tenants.usage(b.row("Tenants"))
     agents.numbers(b.row("How agents get along"))
     door.refused(b.row("Refused at the door"))
     _worst(b.row("Where to look"))
@@ -170,7 +171,7 @@ def _calls(b: Board) -> None:
 
 
 def _who(b: Board) -> None:
-    chosen = f'{query.CLIENT}=~"$client"'
+    chosen = f'{query.CLIENT}=~"$client", {tenants.CHOSEN}'
     b.add(
         panels.lines(
             "Requests by client",
@@ -203,6 +204,7 @@ def _who(b: Board) -> None:
         ),
         12,
     )
+    tenants.revisions(b)
 
 
 def _worst(b: Board) -> None:

@@ -27,6 +27,8 @@ CODE: Final = label(names.RPC_RESPONSE_STATUS_CODE)
 FAILURE: Final = label(names.FAILURE)
 STATUS: Final = label(names.HTTP_RESPONSE_STATUS_CODE)
 CLIENT: Final = label(names.CLIENT_NAME)
+TENANT: Final = label(names.TENANT)
+VERSION: Final = label("service.version")
 PROTOCOL: Final = label(names.MCP_PROTOCOL_VERSION)
 SESSION: Final = label(names.SESSION_ID)
 """On logs; never on a metric."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import contract as m
-from . import external, links, panels, query, slo
+from . import external, links, panels, query, slo, tenants
 from .board import Board
 from .targets import buckets, column, now, over_time
 
@@ -20,11 +20,12 @@ def board() -> Board:
         "MCP / Tools",
         "What each tool does, how fast, how often it fails, and what it waits for.",
     )
-    b.select("environment", "service", "tool", "client").jaeger_address().mark_deploys()
+    b.select("environment", "service", "tool", "client", "tenant").jaeger_address().mark_deploys()
     _table(b)
     _rates(b.row("Calls and failures"))
     _wrong(b.row("Wrong calls"))
     _latency(b.row("Latency"))
+    tenants.releases(b.row("This release against the last"))
     _cost(b.row("What we cost the model"))
     _beneath(b.row("What tools wait for"))
     return b
@@ -46,7 +47,7 @@ def _table(b: Board) -> None:
         "F": (
             "result, p95",
             panels.BYTES,
-            query.quantile(0.95, m.TOOL_RESULT_SIZE, CHOSEN, by=BY_TOOL, window=window),
+            query.quantile(0.95, m.TOOL_RESULT_SIZE, CHOSEN, tenants.CHOSEN, by=BY_TOOL, window=window),
         ),
     }
     table = panels.rows(
@@ -214,7 +215,7 @@ def _cost(b: Board) -> None:
         panels.lines(
             "Result size by tool, 95th percentile",
             "What a call costs the model's context, at about four bytes a token. Trim or page what is large.",
-            [over_time(query.quantile(0.95, m.TOOL_RESULT_SIZE, CHOSEN, by=query.TOOL), LEGEND_TOOL)],
+            [over_time(query.quantile(0.95, m.TOOL_RESULT_SIZE, CHOSEN, tenants.CHOSEN, by=query.TOOL), LEGEND_TOOL)],
             panels.BYTES,
         ),
         12,
@@ -223,7 +224,10 @@ def _cost(b: Board) -> None:
         panels.bars(
             "Bytes answered",
             "Which tools filled the contexts in the range on screen: size times calls.",
-            now(f"topk(10, {query.increase(m.TOOL_RESULT_SIZE.sum, CHOSEN, by=query.TOOL)})", LEGEND_TOOL),
+            now(
+                f"topk(10, {query.increase(m.TOOL_RESULT_SIZE.sum, CHOSEN, tenants.CHOSEN, by=query.TOOL)})",
+                LEGEND_TOOL,
+            ),
             panels.BYTES,
         ),
         12,

@@ -154,4 +154,8 @@ class SessionReporter:
 
 def _facts_attributes(facts: SessionFacts) -> dict[str, Any]:
     named = {fact.attribute: value for fact in FACTS if fact.attribute and (value := getattr(facts, fact.name))}
+    if facts.client_name is not None:
+        named[semconv.USER_AGENT_NAME] = facts.client_name
+        if facts.client_version is not None:
+            named[semconv.USER_AGENT_VERSION] = facts.client_version
     return {semconv.SESSION_ID: facts.session_id, **named}

@@ -66,7 +66,7 @@ class Metrics:
         """Duration and size of the result, by the values of their attributes."""
         self._sizes: set[tuple[str | None, str]] = set()
         """Tools and tenants that have a size."""
-        self._client_series: dict[tuple[str, str, str | None], Series] = {}
+        self._client_series: dict[tuple[str | None, ...], Series] = {}
         self._taken: dict[str, int] = {}
         """Bytes of an answer that clients take whole, by their names, where that is known."""
         self._store_series: dict[tuple[str, str], Series] = {}
@@ -124,7 +124,7 @@ class Metrics:
             tenant = self.tenants.bounded(of, proven=proven, likely=accepted) if of is not None else None
             if call.id is not None and (client := client_of(call)[0]) is not None:
                 label = self._clients.bounded(client, proven=proven, likely=accepted)
-                by = label, method, tenant
+                by = label, method, version, tenant
                 self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
             name: str | None = None
             if (names := self.names.get(method)) is not None:
@@ -168,16 +168,21 @@ class Metrics:
             code = self._error_codes.bounded(code, proven=call.accepted, likely=True)
         return error_type, code
 
-    def _slow_client_series(self, client: str, method: str, tenant: str | None) -> Series:
+    def _slow_client_series(self, client: str, method: str, version: str | None, tenant: str | None) -> Series:
         if (taken := taken_by(client)) is not None:
             self._taken[client] = taken
         if len(self._client_series) >= MAX_SERIES:
-            client = method = semconv.OTHER
-            if (other := self._client_series.get((client, method, tenant))) is not None:
+            client, method, version = semconv.OTHER, semconv.OTHER, None
+            if (other := self._client_series.get((client, method, version, tenant))) is not None:
                 return other
-        attributes = {semconv.CLIENT_NAME: client, semconv.MCP_METHOD_NAME: method}
-        attributes |= {semconv.TENANT: tenant} if tenant is not None else {}
-        made = self._client_series[client, method, tenant] = Series(self._on.clients_requests, attributes)
+        by = {
+            semconv.CLIENT_NAME: client,
+            semconv.MCP_METHOD_NAME: method,
+            semconv.MCP_PROTOCOL_VERSION: version,
+            semconv.TENANT: tenant,
+        }
+        made = Series(self._on.clients_requests, {name: value for name, value in by.items() if value is not None})
+        self._client_series[client, method, version, tenant] = made
         return made
 
     def _size_attributes(self, tool: str | None, tenant: str | None) -> dict[str, Any]:

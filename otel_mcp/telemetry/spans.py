@@ -73,7 +73,7 @@ def call_attributes(call: Call, scope: str | None = None, *, with_session: bool 
         attributes = _common_attributes(call)
     elif with_session and claim is not None:
         facts = claim.session.facts if claim.session is not None else None
-        made_of = (facts.client_name, facts.previous_id) if facts is not None else ()
+        made_of = (facts.client_name, facts.client_version, facts.previous_id) if facts is not None else ()
         if claim.attributes is None or claim.made_of != made_of:
             claim.attributes, claim.made_of = _common_attributes(call), made_of
         attributes = claim.attributes.copy()
@@ -108,10 +108,13 @@ def _common_attributes(call: Call) -> dict[str, Any]:
         attributes[semconv.GEN_AI_CONVERSATION_ID] = call.claim.conversation_id
     if exchange.client:
         attributes[semconv.CLIENT_ADDRESS] = exchange.client
-    # Its version and user agent are in the session's document and event: whatever stands on every span is paid for by
+    # The header of its user agent is in the session's document and event: whatever stands on every span is paid for by
     # every call, above all where spans are encoded, in a thread that holds the interpreter meanwhile.
-    if name := client_of(call)[0]:
-        attributes[semconv.CLIENT_NAME] = name
+    name, version = client_of(call)
+    if name:
+        attributes[semconv.CLIENT_NAME] = attributes[semconv.USER_AGENT_NAME] = name
+        if version:
+            attributes[semconv.USER_AGENT_VERSION] = version
     if call.session is not None and call.session.facts.previous_id:
         attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
     # Last: where a limit is set, it is the oldest that go.

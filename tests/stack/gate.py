@@ -15,7 +15,15 @@ from .promql import ask, ranges
 Dashboard = dict[str, Any]
 WIDTH: Final = 24
 KNOWN: Final = external.SERIES | {name: labels for m in contract.METRICS for name, labels in m.all_series()}
-_FILLED: Final = {"environment": ".*", "service": ".*", "tool": ".*", "prompt": ".*", "client": ".*", "probes": "probe"}
+_FILLED: Final = {
+    "environment": ".*",
+    "service": ".*",
+    "tool": ".*",
+    "prompt": ".*",
+    "client": ".*",
+    "tenant": ".*",
+    "probes": "probe",
+}
 _NO_UNIT: Final = {"row", "text", "alertlist", "traces", "logs"}
 _RANGES: Final = {"$__rate_interval", "$__range", "1h"}
 """`1h`: the leak panel compares whole hours; everything else follows the screen."""

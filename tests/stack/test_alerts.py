@@ -83,11 +83,11 @@ def test_objective_is_the_same_in_dashboards_and_alerts() -> None:
     assert f") > {slo.TOOL_SLOW:g}\n" in ALERTS["MCPToolLatencyHigh"]["expr"]
     for rule in _rules():
         if "record" in rule:
-            assert ranges(rule["expr"]) == {rule["record"].rpartition("rate")[2]}
+            assert ranges(rule["expr"]) == {re.split(r"_rate|:increase", rule["record"])[-1]}
     assert f") > {slo.WRONG_CALLS:g}\n" in ALERTS["MCPWrongCallsHigh"]["expr"]
     assert f") > {slo.STRUGGLING:g}\n" in ALERTS["MCPSessionsStruggling"]["expr"]
     assert f'{query.OUTCOME}=~"{"|".join(query.STRUGGLED)}"' in ALERTS["MCPSessionsStruggling"]["expr"]
-    recorded = {rule["record"] for rule in _rules() if "record" in rule}
+    recorded = {rule["record"] for rule in _rules() if "tool_calls" in rule.get("record", "")}
     assert recorded == {name(window) for name in (slo.error_ratio, slo.valid_calls) for window in slo.WINDOWS}
 
 

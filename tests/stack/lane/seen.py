@@ -16,6 +16,7 @@ VALUES: Final = {
     "tool": ".*",
     "prompt": ".*",
     "client": ".*",
+    "tenant": ".*",
     "probes": "none",
 }
 """What the variables of dashboards are set to."""

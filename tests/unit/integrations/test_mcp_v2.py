@@ -95,6 +95,8 @@ async def test_a_native_span_is_adopted_and_no_other_is_made(
                 "client.address": "127.0.0.1",
                 "client.port": 50_000,
                 "otel_mcp.client.name": "unit-client",
+                "user_agent.name": "unit-client",
+                "user_agent.version": "9",
                 "otel_mcp.session.source": "inferred_weak",
                 "session.id": reply.session_id,
             },

@@ -103,7 +103,12 @@ ATTRIBUTES = {
     "otel_mcp.tool.calls": {"gen_ai.tool.name"},
     "otel_mcp.tool.definition.size": {"gen_ai.tool.name"},
     "otel_mcp.catalogue.size": {"otel_mcp.client.name"},
-    "otel_mcp.client.requests": {"otel_mcp.client.name", "mcp.method.name", "otel_mcp.tenant"},
+    "otel_mcp.client.requests": {
+        "otel_mcp.client.name",
+        "mcp.method.name",
+        "mcp.protocol.version",
+        "otel_mcp.tenant",
+    },
     "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
@@ -533,7 +538,7 @@ async def test_a_refused_request_has_the_client_of_its_own_session_only(runtime:
     assert (ours, 1) in _counted(telemetry, REFUSED)
 
 
-async def test_clients_are_counted_by_name_and_method(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_clients_are_counted_by_name_method_and_revision(runtime: Runtime, telemetry: Telemetry) -> None:
     app = MCPMiddleware(Server(session_id="own"), runtime)
 
     await post(app, initialize())
@@ -541,9 +546,10 @@ async def test_clients_are_counted_by_name_and_method(runtime: Runtime, telemetr
     await post(app, call(), legacy_headers("own"))
     await post(app, call(), legacy_headers("own"))
 
+    spoken = {"otel_mcp.client.name": "unit-client", "mcp.protocol.version": "2025-11-25"}
     assert telemetry.points("otel_mcp.client.requests") == [
-        ({"otel_mcp.client.name": "unit-client", "mcp.method.name": "initialize"}, 1),
-        ({"otel_mcp.client.name": "unit-client", "mcp.method.name": "tools/call"}, 2),
+        (spoken | {"mcp.method.name": "initialize"}, 1),
+        (spoken | {"mcp.method.name": "tools/call"}, 2),
     ]
 
 

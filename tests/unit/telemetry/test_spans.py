@@ -49,6 +49,8 @@ def expected(reply: Reply, **changes: Any) -> Message:
         "client.address": "127.0.0.1",
         "client.port": 50_000,
         "otel_mcp.client.name": "unit-client",
+        "user_agent.name": "unit-client",
+        "user_agent.version": "9",
         "otel_mcp.session.source": "inferred_weak",
         "session.id": reply.session_id,
     }
@@ -137,6 +139,8 @@ async def test_a_legacy_session_stands_on_its_spans_from_initialize_on(runtime: 
         "client.address": "127.0.0.1",
         "client.port": 50_000,
         "otel_mcp.client.name": "unit-client",
+        "user_agent.name": "unit-client",
+        "user_agent.version": "9",
         "otel_mcp.session.source": "header",
         "session.id": "own",
         "mcp.session.id": "own",
