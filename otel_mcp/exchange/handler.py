@@ -284,7 +284,7 @@ class ExchangeHandler:
             self._exchanges.http_spans.end(exchange, error)
         if not is_kept:
             # Until its calls are recorded, an exchange keeps only what that takes: their spans have been made.
-            exchange.ambient, exchange.headers = None, _NOTHING
+            exchange.ambient, exchange.headers = None, exchange.headers if exchange.tenant_of else _NOTHING
 
     async def _as_outside(self, server: Callable[..., Awaitable[T]], *message: Message) -> T:
         """Wait for the server in the context that it called us in.
