@@ -34,7 +34,8 @@ RECORDS: Final = 200
 """Call records from which on a round trip takes no further session."""
 _LONGEST_PAUSE: Final = 0.05
 """Seconds between two round trips, at most."""
-_RECENT: Final = (2000, 16)
+_SESSIONS: Final = 2000
+_CALLS: Final = 16
 """Sessions whose newest calls are remembered, and how many: an agent in a circle comes back within a minute."""
 _CALLED: Final = attrgetter("tool_name", "arguments_digest")
 _FAILURE: Final = attrgetter("failure")
@@ -63,7 +64,7 @@ class Flusher:
         self._health = health
         self.endings = Endings(settings, store, events, health)
         self.findings = Findings(store, events, health)
-        self._recent = Recent(*_RECENT)
+        self._recent = Recent(_SESSIONS, _CALLS)
         self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""

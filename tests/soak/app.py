@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -105,8 +106,17 @@ app = Starlette(
 )
 
 if OBSERVED:
-    from otel_mcp.exchange import inflight, session_ids
-    from otel_mcp.identity import claims
-
-    inflight.MAX_CALLS = session_ids.MAX_KEPT = 200  # pyright: ignore[reportConstantRedefinition]
-    claims._MAX_KNOWN = 200  # pyright: ignore[reportPrivateUsage]
+    # Every table that strangers fill, small enough to be full within minutes.
+    for module, name in (
+        ("exchange.handed_over", "_MOST"),
+        ("exchange.inflight", "MAX_CALLS"),
+        ("exchange.rounds", "_MOST"),
+        ("exchange.session_ids", "MAX_KEPT"),
+        ("identity.claims", "_MAX_KNOWN"),
+        ("sessions.findings", "_SESSIONS"),
+        ("sessions.flusher", "_SESSIONS"),
+        ("sessions.interruptions", "KEPT"),
+    ):
+        loaded = import_module(f"otel_mcp.{module}")
+        assert hasattr(loaded, name)
+        setattr(loaded, name, 200)
