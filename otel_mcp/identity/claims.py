@@ -51,6 +51,8 @@ class Claims:
         headers = exchange.headers
         user = exchange.user if exchange.scope is None else exchange.scope.get("user")
         info: Any = meta.get(CLIENT_INFO) if meta else None
+        if exchange.tenant_of is not None:
+            call.tenant = exchange.tenant_of(exchange)
         fields = info
         key = (
             exchange.transport_id if exchange.transport_id and not exchange.modern else None,
@@ -58,7 +60,7 @@ class Claims:
             (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
             exchange.client_is_shared,
             headers.get(b"user-agent"),
-            None if exchange.tenant_of is None else exchange.tenant_of(exchange),
+            call.tenant,
             # Most requests have no more.
             None
             if user is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
@@ -180,5 +182,6 @@ class Claims:
         name, version = client_info(call)
         agent = wire_headers.text(exchange.headers, b"user-agent") or ""
         parts = (self._settings.service_name, who.digest, address, agent, name or "", version or "")
-        tenant = None if exchange.tenant_of is None else exchange.tenant_of(exchange)
-        return self._hashes.digest("client", *parts, *((tenant,) if tenant is not None else ()))
+        if call.tenant is None and exchange.tenant_of is not None:
+            call.tenant = exchange.tenant_of(exchange)
+        return self._hashes.digest("client", *parts, *((call.tenant,) if call.tenant is not None else ()))

@@ -105,7 +105,7 @@ class Call:
     failure: Failure | None = None
     """How the tool call failed, once it has."""
     tenant: str | None = None
-    """Whose customer asks, once the call is recorded."""
+    """Whose customer asks, once that is known."""
     listing: Listing | None = None
     """What a ``tools/list`` has brought, where its answer was read."""
     round: Round | None = None

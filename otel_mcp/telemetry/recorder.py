@@ -164,7 +164,7 @@ class Recorder:
         self._open += 1
         outcome = call.outcome
         try:
-            if (tenant_of := call.exchange.tenant_of) is not None:
+            if call.tenant is None and (tenant_of := call.exchange.tenant_of) is not None:
                 call.tenant = tenant_of(call.exchange)
             if outcome is None or not outcome.failed:
                 call.failure = None  # Whatever a seam has seen, it was mended.

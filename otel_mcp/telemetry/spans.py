@@ -78,8 +78,10 @@ def call_attributes(call: Call, scope: str | None = None, *, with_session: bool 
             claim.attributes, claim.made_of = _common_attributes(call), made_of
         attributes = claim.attributes.copy()
         attributes[semconv.NETWORK_PROTOCOL_VERSION] = exchange.http_version  # The next request may come by another.
-    if exchange.tenant_of is not None and (tenant := exchange.tenant_of(exchange)) is not None:
-        attributes[semconv.TENANT] = tenant
+    if call.tenant is None and exchange.tenant_of is not None:
+        call.tenant = exchange.tenant_of(exchange)
+    if call.tenant is not None:
+        attributes[semconv.TENANT] = call.tenant
     if exchange.client_port:
         attributes[semconv.CLIENT_PORT] = exchange.client_port
     # An id that is a text may be none that the SDK's span can export.
@@ -180,8 +182,10 @@ def rename(call: Call, span: Span) -> None:
 def complete(call: Call, span: Span, outcome: Outcome) -> None:
     """Put on the open span of a call how the call failed, as `Metrics.classify` has it; no text of the error."""
     attributes: dict[str, Any] = {}
-    if (tenant_of := call.exchange.tenant_of) is not None and (tenant := tenant_of(call.exchange)) is not None:
-        attributes[semconv.TENANT] = tenant  # Where the span has begun before the app knew its user.
+    if call.tenant is None and (tenant_of := call.exchange.tenant_of) is not None:
+        call.tenant = tenant_of(call.exchange)  # The app has known its user later than the span began.
+    if call.tenant is not None:
+        attributes[semconv.TENANT] = call.tenant
     if outcome.error_type is not None:
         attributes[semconv.ERROR_TYPE] = outcome.error_type
         span.set_status(Status(StatusCode.ERROR))

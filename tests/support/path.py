@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -183,10 +184,11 @@ async def _main(http_span: str, redis_url: str) -> Paths:
         await client.aclose()
 
 
-def count(http_span: str, redis_url: str) -> Paths:
-    """Count in a process of its own, with the HTTP span ``on`` or ``off``."""
+def count(http_span: str, redis_url: str, **variables: str) -> Paths:
+    """Count in a process of its own, with the HTTP span ``on`` or ``off``, and some more variables."""
     command = [sys.executable, "-m", "tests.support.path", http_span, redis_url]
-    ended = subprocess.run(command, cwd=_PACKAGE.parent, stdout=subprocess.PIPE, text=True, check=True)
+    environment = {**os.environ, **variables}
+    ended = subprocess.run(command, cwd=_PACKAGE.parent, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return {
         revision: CallPath(*(Ran(tuple(names)) for names in both))
         for revision, both in json.loads(ended.stdout).items()

@@ -43,3 +43,12 @@ def test_a_warm_call_runs_few_functions(counted: Callable[[str], path.Paths], re
 @pytest.mark.parametrize("revision", UNTIL_FLUSHED)
 def test_drain_and_flush_run_few_functions(counted: Callable[[str], path.Paths], revision: str) -> None:
     assert_within(counted("off")[revision].until_flushed, *UNTIL_FLUSHED[revision])
+
+
+def test_tenants_are_read_by_two_functions_and_counted_by_one(valkey_url: str) -> None:
+    paths = path.count("off", f"{valkey_url}/15", OTEL_PYTHON_MCP_TENANT="header:user-agent")
+    for revision, counted in paths.items():
+        functions, files = PATH[revision, "off"]
+        assert_within(counted.request, functions + 2, files + 1)
+        functions, files = UNTIL_FLUSHED[revision]
+        assert_within(counted.until_flushed, functions + 3, files + 2)
