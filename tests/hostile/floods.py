@@ -99,7 +99,7 @@ async def labels(app: ASGIApp, number: int) -> None:
         initialize(number, version=made_up, name=made_up),
     ):
         for added in ([], headers, legacy_headers("one", made_up)):
-            scope = make_scope("POST", headers=[*JSON_HEADERS, *added])
+            scope = make_scope("POST", headers=[*JSON_HEADERS, ("x-org", made_up), *added])
             await request(
                 app, {**scope, "http_version": f"{number // 10}.{number % 10}"}, [json.dumps(message).encode()]
             )

@@ -38,6 +38,7 @@ LIKELY = {  # Values at most of what only looks likely: half of the bound, and t
     "gen_ai.tool.name": 101,
     "gen_ai.prompt.name": 101,
     "otel_mcp.client.name": 21,
+    "otel_mcp.tenant": 51,
     "error.type": 40,
     "rpc.response.status_code": 35,
     "mcp.protocol.version": 6,
@@ -49,7 +50,7 @@ LIKELY = {  # Values at most of what only looks likely: half of the bound, and t
 async def test_made_up_names_do_not_fill_metric_attributes(
     app: ASGIApp, make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
-    watched = MCPMiddleware(app, make_runtime())
+    watched = MCPMiddleware(app, make_runtime(tenant="header:x-org"))
 
     for number in range(COUNT):
         await floods.labels(watched, number)
