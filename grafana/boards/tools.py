@@ -27,6 +27,7 @@ def board() -> Board:
     _latency(b.row("Latency"))
     tenants.releases(b.row("This release against the last"))
     _cost(b.row("What we cost the model"))
+    _input(b.row("Waits for input"))
     _beneath(b.row("What tools wait for"))
     return b
 
@@ -287,6 +288,31 @@ def _cost(b: Board) -> None:
         ),
         6,
     )
+
+
+def _input(b: Board) -> None:
+    b.add(
+        panels.lines(
+            "Waits for people",
+            "How long calls waited for the input that they had asked for, mostly from a person: 95th percentile, from "
+            "the answer that asked to the request that brought it. It is in no other latency.",
+            [over_time(query.quantile(0.95, m.CALL_INPUT_WAIT, CHOSEN, by=query.TOOL), LEGEND_TOOL)],
+            panels.SECONDS,
+        ),
+        12,
+    )
+    table = panels.rows(
+        "Asked, and never answered",
+        "Inputs that came in the range on screen, and calls whose session ended before anybody brought theirs: a "
+        "question that people do not understand, or a host that cannot ask it.",
+        [
+            column("A", query.increase(m.CALL_INPUT_WAIT.count, CHOSEN, by=query.TOOL)),
+            column("B", query.increase(m.CALL_INPUT_ABANDONED.series, CHOSEN, by=query.TOOL)),
+        ],
+        panels.COUNT,
+    ).decimals(0)
+    names = {"Value #A": "brought", "Value #B": "never brought"}
+    b.add(panels.columns(table, names, (query.TOOL, *names)), 12)
 
 
 def _beneath(b: Board) -> None:

@@ -71,6 +71,9 @@ WHOLE: Final[tuple[Field[Line], ...]] = (
     *OF_CALL,
     Field("", lambda line: round(line.at, 3), "offset"),
     Field("", lambda line: line.call.request_id, "request_id"),
+    Field("", lambda line: line.call.rounds, "rounds"),
+    Field("", lambda line: round(line.call.input_wait, 3), "input_wait"),
+    Field("", lambda line: line.call.waiting is not None, "waiting"),
     Field("", lambda line: line.trace_url, "trace_url"),
 )
 """All that is known of a call of a story."""

@@ -45,11 +45,23 @@ class Call:
     request_id: str | int | None
     replica: str | None
     """The process that served it, where the document names it."""
+    rounds: int = 1
+    """Requests that it took, since it asked for input."""
+    input_wait: float = 0.0
+    """Seconds that it waited for that; `duration` is without them."""
+    waiting: str | None = None
+    """There while it waits for input that nobody has brought."""
+
+    @property
+    def end(self) -> float:
+        """When it was done."""
+        return self.started + self.duration + self.input_wait
 
     def record(self) -> CallRecord:
         """Return what of it counts for how the session went."""
         record = CallRecord(self.tool, self.request_id, self.started, self.duration)
         record.failure, record.result_bytes, record.arguments_digest = self.failure, self.size, self.digest
+        record.input_wait, record.waiting = self.input_wait, self.waiting
         return record
 
 
@@ -241,6 +253,9 @@ def _call(fields: dict[str, Any]) -> Call | None:
         span_id=_hex(fields.get("span_id"), 16),
         request_id=request_id if isinstance(request_id, (str, int)) else None,
         replica=_text(fields.get("service_instance_id")),
+        rounds=max(int(_number(fields.get("rounds"))), 1),
+        input_wait=_number(fields.get("input_wait")),
+        waiting=_text(fields.get("waiting")),
     )
 
 

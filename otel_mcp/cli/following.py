@@ -63,7 +63,7 @@ class _Known(NamedTuple):
 
 def answered(line: Line) -> float:
     """Return when a call was answered, in Unix seconds."""
-    return line.call.started + line.call.duration
+    return line.call.end
 
 
 class Follower:
@@ -105,8 +105,7 @@ class Follower:
             calls = self._news(document, scores.get(document.session_id, 0.0), oldest)
             landed += [Line(document, call) for call in calls]
         self._active = members.keys() | {member.session_id for member in moved[_DOCUMENTS:]}
-        if len(moved) <= _DOCUMENTS:
-            # Else the next look goes on with the rest.
+        if len(moved) <= _DOCUMENTS:  # Else the next look goes on with the rest.
             self._looked = now
         while len(known) > _KNOWN:
             del known[next(iter(known))]
@@ -130,12 +129,14 @@ class Follower:
         if known is None:
             # One that was forgotten has been silent for long: what is older has been seen, or is too old.
             begin = self._begin if self._looked is None else max(self._begin, oldest)
-            return [call for call in document.calls if call.started + call.duration >= begin]
+            return [call for call in document.calls if call.end >= begin]
         if document.call_count < known.calls:
             # Redis has lost it, or another one has begun under its id.
             return [call for call in document.calls if call.started > known.newest]
         new = document.call_count - known.calls
-        calls = document.calls[-new:] if new else []
+        # A call that has gone on with another round has moved to the end.
+        fresh = [call for call in document.calls if call.rounds == 1 or call.started > known.newest]
+        calls = fresh[-new:] if new else []
         self.missed += new - len(calls)
         return calls
 

@@ -87,7 +87,7 @@ class Story:
         for call in calls:
             line = Line(self.document, call, max(call.started - self.began, 0.0))
             before = lines[-1].call if lines else None
-            silence = call.started - (before.started + before.duration if before else self.began)
+            silence = call.started - (before.end if before else self.began)
             if before is None and self.document.is_partial:
                 missing = self.document.call_count - len(calls)
                 verb = "is" if missing == 1 else "are"
@@ -276,6 +276,12 @@ def _notes(call: Call, seen: Counter[tuple[str, str]], failing: Counter[str]) ->
     notes: list[str] = []
     if call.failure is not None and call.failure != call.verdict:
         notes.append(_FAILURES.get(call.failure) or clean(call.failure, 64))
+    if call.rounds > 1:
+        minutes, seconds = divmod(round(call.input_wait), 60)
+        waited = f"{minutes} min {seconds} s" if 2 <= minutes < 60 else duration(call.input_wait)
+        notes += f"{call.rounds} rounds", f"{waited} waiting for input", f"{duration(call.duration)} ours"
+    if call.waiting is not None:
+        notes.append("waits for input")
     if call.digest is not None:
         seen[call.tool, call.digest] += 1
         times = seen[call.tool, call.digest]

@@ -27,6 +27,9 @@ from otel_mcp.wire.uris import resource_uri
 _GUARD: Final = guarded("rounds")
 _ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Requests whose results may ask for input."""
+_LOOKS: Final = 4
+_PAUSE: Final = 0.05
+"""Further looks for what another replica has asked, and the seconds before each."""
 _MOST: Final = 10_000
 """Calls that wait for input and are remembered here."""
 _LONGEST: Final = 3600.0
@@ -94,8 +97,11 @@ class Rounds:
             if self._sessions.is_shared:
                 self._later.run(partial(self._sessions.set_value, name, _text(asked), self._kept))
 
-    async def _look(self, call: Call, this: Round, name: str) -> None:
+    async def _look(self, call: Call, this: Round, name: str, again: int = _LOOKS) -> None:
+        """Ask what another replica has asked; while the call lasts more than once, since that may be on its way."""
         if (found := _read(await self._sessions.get(name))) is None:
+            if again and not call.finished:
+                self._later.run(partial(self._look, call, this, name, again - 1), _PAUSE)
             return
         this.number, this.first = found.number, found.first
         if call.span is not None and call.span.is_recording():

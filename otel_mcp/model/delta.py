@@ -5,6 +5,7 @@ Plain slots dataclasses: one of these is touched for every finished request.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +32,11 @@ class CallRecord:
     service_instance_id: str | None = None
     arguments: object | None = None
     result: object | None = None
+    rounds: int = 1
+    input_wait: float = 0.0
+    """Seconds, between these."""
+    answers: str | None = None
+    waiting: str | None = None
 
 
 class OpenCall(NamedTuple):
@@ -150,6 +156,8 @@ class SessionDelta:
     """Bytes that the model was given: results of tools, prompts and resources, and the list of tools."""
     listed: int = 0
     """Those of the list among them."""
+    has_rounds: bool = False
+    """Some of them may be rounds of one logical call: see `model.rounds`."""
     content: int = 0
     """Bytes of arguments and results in `calls`, where these are kept at all; the buffer weighs them."""
     ended: tuple[float, EndReason] | None = None
@@ -205,6 +213,8 @@ class WriteResult:
     """Another session on which the replicas have agreed for the client of this one."""
     agreed_successor: str | None = None
     """Another session on which the replicas have agreed to continue `SessionFacts.previous_id`."""
+    waits: Sequence[tuple[str, float]] = ()
+    """Inputs that calls had waited for and that have come with this flush: tool and seconds."""
     retry: str | None = None
     """Why it was not written, or is not known to be: send the same flush again."""
     owner: str | None = None

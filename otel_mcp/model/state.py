@@ -23,7 +23,7 @@ class ToolCall(BaseModel):
     started_at: datetime
     """UTC, when the request reached the server."""
     duration: float
-    """Seconds until the response was on its way."""
+    """Seconds until the response was on its way; of several rounds together, without what was waited between them."""
     error_type: str | None = None
     """``tool_error``, JSON-RPC code, ``cancelled``...; ``None`` = fine or a JSON-RPC error of the caller's fault."""
     failure: str | None = None
@@ -38,6 +38,14 @@ class ToolCall(BaseModel):
     """16 hexadecimal digits."""
     service_instance_id: str | None = None
     """The process that served it, as its telemetry names it; without a name there, host and process id."""
+    rounds: int = 1
+    """Requests that this one logical call took, since its results asked for input (2026-07-28)."""
+    input_wait: float = 0.0
+    """Seconds between these: from an answer that asked to the request that brought the input."""
+    waiting: str | None = None
+    """There while its last answer has asked for input and nobody has brought it: a keyed hash, for the next round."""
+    answers: str | None = None
+    """There where it brings input that no call in this document has asked for: forged, repeated, or still to come."""
     arguments: Any | None = None
     """Only with ``OTEL_PYTHON_MCP_STORE_CONTENT=true``."""
     result: Any | None = None

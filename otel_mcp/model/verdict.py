@@ -138,8 +138,8 @@ def visits_regularly(starts: Iterable[float]) -> bool:
 
 
 def went(call: CallRecord | ToolCall) -> Literal["failed", "left", "worked"]:
-    """Tell how a call went; ``left`` = the client did not wait for it."""
-    if call.failure == "cancelled" or call.error_type in LEFT:
+    """Tell how a call went; ``left`` = the client did not wait for it, or has not brought what it asked for."""
+    if call.failure == "cancelled" or call.error_type in LEFT or call.waiting is not None:
         return "left"
     return "worked" if call.failure is None and call.error_type is None else "failed"
 
@@ -151,7 +151,8 @@ def _sorted(calls: Iterable[CallRecord | ToolCall]) -> list[_Seen]:
 def _seen(call: CallRecord | ToolCall) -> _Seen:
     started = call.started_at if isinstance(call.started_at, int | float) else call.started_at.timestamp()
     size = -1 if call.result_bytes is None else call.result_bytes - len(str(call.request_id))
-    return _Seen(started, started + call.duration, call.tool_name, call.arguments_digest or "", size, went(call))
+    ended = started + call.duration + call.input_wait
+    return _Seen(started, ended, call.tool_name, call.arguments_digest or "", size, went(call))
 
 
 def _steps(calls: list[_Seen]) -> list[_Step]:

@@ -227,6 +227,7 @@ def _merge(waiting: SessionDelta, delta: SessionDelta, first: float) -> None:
     waiting.errors += delta.errors
     waiting.call_count += delta.call_count
     waiting.calls += delta.calls
+    waiting.has_rounds = waiting.has_rounds or delta.has_rounds
     waiting.context += delta.context
     waiting.listed += delta.listed
     waiting.content += delta.content

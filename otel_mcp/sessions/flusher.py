@@ -187,8 +187,8 @@ class Flusher:
     def apply(self, delta: SessionDelta, result: WriteResult) -> None:
         """Act on what the store has answered about a session."""
         instead: SessionDelta | None = None
-        agreed = result.agreed_session is not None or result.agreed_successor is not None
-        if result.created or result.resumed or result.after_end or agreed or result.owner or result.back_after:
+        more = result.agreed_session is not None or result.agreed_successor is not None or result.waits
+        if result.created or result.resumed or result.after_end or more or result.owner or result.back_after:
             with guarded("session events"):
                 instead = self._events.written(delta, result)
         if result.created:

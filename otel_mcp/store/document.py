@@ -116,7 +116,16 @@ def call(made: CallRecord) -> str:
         parts.append(f',"arguments":{content(made.arguments)}')
     if made.result is not None:
         parts.append(f',"result":{content(made.result)}')
+    if made.rounds > 1 or made.answers or made.waiting:
+        parts.append(_rounds(made))
     return f"{''.join(parts)}}}"
+
+
+def _rounds(made: CallRecord) -> str:
+    """Write what a round is known by: last, where ``flush.lua`` looks for it."""
+    text = f',"rounds":{made.rounds},"input_wait":{max(made.input_wait, 0.0):.6f}' if made.rounds > 1 else ""
+    text += f',"answers":{string(made.answers, 16)}' if made.answers else ""
+    return text + (f',"waiting":{string(made.waiting, 16)}' if made.waiting else "")
 
 
 def tool_call(made: CallRecord) -> ToolCall:

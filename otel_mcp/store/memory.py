@@ -92,9 +92,9 @@ class MemoryStore(CutSessions):
         if record is None or created:
             record = self._begin(delta, record)
         back = record.come_back(first_activity(delta), delta.began or delta.last_activity) if delta.requests else None
-        record.add(delta, self._settings.max_tool_calls, late=False)
+        waits = record.add(delta, self._settings.max_tool_calls, late=False)
         record.document_until = now + self._settings.session_ttl
-        answer = WriteResult(session_id, created=created, total_calls=record.calls_total, back_after=back)
+        answer = WriteResult(session_id, created=created, total_calls=record.calls_total, back_after=back, waits=waits)
         if ended is not None:
             record.end(*ended, now)
             answer.ended, answer.brief = True, record.is_brief
@@ -105,7 +105,7 @@ class MemoryStore(CutSessions):
         """Count what was in flight when the session ended, where its document still stands."""
         answer = WriteResult(record.facts.session_id, after_end=True)
         if record.has_document(now):
-            record.add(flush.delta, self._settings.max_tool_calls, late=True)
+            answer.waits = record.add(flush.delta, self._settings.max_tool_calls, late=True)
             record.answers[flush.token] = (flush.sequence, answer)
         elif flush.delta.call_count:
             answer.refused = "ended"

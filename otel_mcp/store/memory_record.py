@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from otel_mcp.bounded import remember
 from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
+from otel_mcp.model.rounds import add_calls
 from otel_mcp.model.state import Cause, Ended, EndReason, Interrupted, SessionState
 from otel_mcp.store import document as text
 from otel_mcp.store.base import CATALOGUES, GRACE, KNOWN, VISITS
@@ -83,7 +84,8 @@ class Record:
         bound = self.facts.principal
         return bound is not None and bound != facts.principal and (self.opened or not facts.opened)
 
-    def add(self, delta: SessionDelta, cap: int, *, late: bool) -> None:
+    def add(self, delta: SessionDelta, cap: int, *, late: bool) -> list[tuple[str, float]]:
+        """Count a delta; return the waits for input that are over with it."""
         facts, news = self.facts, delta.facts.known()
         facts.visitor = facts.visitor or delta.facts.visitor
         if not self.merged and not self.opened and facts.principal is None:
@@ -105,10 +107,15 @@ class Record:
         self.requests += delta.requests
         self.context += delta.context
         self.listed += delta.listed
-        newest = delta.calls[-cap:]
-        self.calls += newest
+        newest, waits = delta.calls[-cap:], list[tuple[str, float]]()
+        if delta.has_rounds:
+            waits = add_calls(self.calls, newest)
+            self.calls_total -= len(waits)
+        else:
+            self.calls += newest
         if len(self.calls) > 2 * cap or (len(newest) == cap and delta.call_count > cap):
             del self.calls[:-cap]
+        return waits
 
     def merge(self, facts: SessionFacts) -> None:
         for name, value in text.known(facts).items():

@@ -52,6 +52,9 @@ class SessionReporter:
             self.resumed(delta.facts)
         if result.back_after is not None:
             self.returned(delta.facts, result.back_after)
+        for tool, seconds in result.waits:
+            with _GUARD:
+                self._metrics.input_given(tool, seconds)
         return None
 
     def started(self, facts: SessionFacts) -> None:
@@ -66,6 +69,9 @@ class SessionReporter:
     def ended(self, session: EndedSession) -> None:
         with _GUARD:
             self._metrics.sessions.ended(session)
+            for call in session.calls:
+                if call.waiting is not None:
+                    self._metrics.input_abandoned(call.tool_name)
             attributes = {
                 **_facts_attributes(session.facts),
                 semconv.SESSION_END_REASON: session.reason,

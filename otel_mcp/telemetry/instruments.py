@@ -77,6 +77,12 @@ class Instruments:
         self.stream_duration = histogram(
             semconv.METRIC_STREAM_DURATION, "s", "Duration of a stream that has ended.", semconv.SESSION_BUCKETS
         )
+        self.input_wait = histogram(
+            semconv.METRIC_CALL_INPUT_WAIT,
+            "s",
+            "What a tool call waited for input: from the answer that asked for it to the request that brought it.",
+            semconv.SESSION_BUCKETS,
+        )
         counter = meter.create_counter
         self.started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
         self.resumed = counter(semconv.METRIC_SESSION_RESUMED, "{session}", "Sessions met again after a restart.")
@@ -105,6 +111,11 @@ class Instruments:
             semconv.METRIC_TOOL_RESULT_OVERSIZED,
             "{call}",
             "Answers of a tool that are larger than what the client's host gives its model whole.",
+        )
+        self.input_abandoned = counter(
+            semconv.METRIC_CALL_INPUT_ABANDONED,
+            "{call}",
+            "Tool calls whose session ended before anybody brought their input.",
         )
         self.dropped = counter(semconv.METRIC_STORE_DROPPED, "{call}", "Calls that the store will never hold.")
         self.audit_dropped = counter(

@@ -141,7 +141,8 @@ class Metrics:
                     context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
             duration.record(call.duration, context)
             if method == "tools/call":
-                self.calls[name or semconv.OTHER] += 1
+                # A later round is no further call.
+                self.calls[name or semconv.OTHER] += call.round is None or call.round.state is None
                 if call.result_bytes is not None:
                     size.record(call.result_bytes)
                     if call.result_bytes > self._taken.get(label, inf):
@@ -282,6 +283,18 @@ class Metrics:
             while True:
                 record, value, client, by = self._waiting.popleft()
                 record(value, self._of_client(client, by), NO_SPAN)
+
+    def input_given(self, tool: str, seconds: float) -> None:
+        """Measure how long a tool call has waited for input that has come."""
+        self._on.input_wait.record(seconds, self._of_tool(tool), NO_SPAN)
+
+    def input_abandoned(self, tool: str) -> None:
+        """Count a tool call whose session is over, and that still waits for input."""
+        self._on.input_abandoned.add(1, self._of_tool(tool), NO_SPAN)
+
+    def _of_tool(self, tool: str) -> dict[str, Any]:
+        # A young process has seen none of its tools work yet, but the store has.
+        return {semconv.GEN_AI_TOOL_NAME: self.catalogues.tools.bounded(tool, proven=False, likely=True)}
 
     def store_dropped(self, count: int, reason: str) -> None:
         self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)

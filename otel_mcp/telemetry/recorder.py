@@ -224,6 +224,7 @@ class Recorder:
             session.tool_calls += 1
             delta.call_count += 1
             delta.calls.append(record := self._call_record(call, started))
+            delta.has_rounds = delta.has_rounds or call.round is not None
             if self._observers is not None:
                 self._observers.deliver(record, session)
             return record
@@ -245,6 +246,8 @@ class Recorder:
             f"{context.span_id:016x}" if context is not None else None,
             self._instance or self._name_instance(),
         )
+        if call.round is not None:
+            record.answers, record.waiting = call.round.key, call.round.waits
         if self._content:
             record.arguments = self._redact(arguments)
             record.result = self._redact(call.result)

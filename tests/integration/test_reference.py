@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import httpx2
 import pytest
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 
 import otel_mcp
 from docs import conventions, generate, signals, source
@@ -34,6 +34,8 @@ from tests.support.asgi import JSON_HEADERS, announcing, delete, get, post
 from tests.support.messages import CLIENT_INFO, MODERN, ask, call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 from tests.support.registry import Emitted
+from tests.support.rounds import Person
+from tests.support.rounds import ask as ask_for_input
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -162,7 +164,12 @@ async def _use_everything(redis_url: str) -> Emitted:
         holder = await _hold_a_stream()
         runtime = current.runtime
         assert runtime is not None
-        await runtime.sessions.delete(successor)
+        asked = Person(client)
+        await asked.approve()
+        await asked.call(a=2)
+        runtime.recorder.drain()
+        for ended in (successor, asked.session_id):
+            await runtime.sessions.delete(ended)
         await _cut(runtime)
         # The shared number is not shown before it is known.
         assert await anyio.to_thread.run_sync(
@@ -229,6 +236,10 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2
         server.add_tool(add, description="Adds two numbers.")
         server.add_tool(greet)
         return "x" * 60_000
+
+    @server.tool()
+    async def approve(ctx: Context[Any], a: int) -> Any:
+        return ask_for_input(ctx.request_state, answered=bool(ctx.input_responses))
 
     @server.prompt()
     async def greet() -> str:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from otel_mcp import MCPInstrumentor, guard, semconv
+from otel_mcp import MCPInstrumentor, SessionState, guard, semconv
 from otel_mcp.types import Message
 from tests.support.providers import Telemetry
 from tests.support.rounds import ANSWER, Person, ask
@@ -144,3 +144,40 @@ async def test_a_state_answered_twice_is_the_second_round_each_time(telemetry: T
     (first, span), *later = rounds(telemetry)
     assert first == 1
     assert [(number, linked(each)) for number, each in later] == [(2, [id_of(span)])] * 2
+
+
+async def entries(telemetry: Telemetry, person: Person) -> list[tuple[int, bool, bool]]:
+    """Return of each entry of the document: rounds, whether it waits, whether it answers what is not there."""
+    telemetry.metrics()  # Which also records what has finished.
+    state = await SessionState.load(person.session_id)
+    assert state is not None
+    assert state.tool_call_count == len(state.tool_calls)
+    return [(call.rounds, call.waiting is not None, call.answers is not None) for call in state.tool_calls]
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_the_document_has_one_entry_for_each_logical_call(telemetry: Telemetry, server: str) -> None:
+    async with serving(SERVERS[server]()) as http:
+        person = Person(http)
+        for _ in range(2):
+            await person.approve()
+        await person.call(a=7)  # Nobody answers.
+        assert await entries(telemetry, person) == [(3, False, False), (3, False, False), (1, True, False)]
+        await (await SessionState.get_or_create(person.session_id)).delete()
+
+    by_tool = {semconv.GEN_AI_TOOL_NAME: "approve"}
+    ((of_wait, (brought, _)),) = telemetry.points(semconv.METRIC_CALL_INPUT_WAIT)
+    assert (of_wait, brought) == (by_tool, 4)
+    assert telemetry.points(semconv.METRIC_CALL_INPUT_ABANDONED) == [(by_tool, 1)]
+    assert telemetry.points(semconv.METRIC_TOOL_CALLS) == [(by_tool, 3)]
+
+
+async def test_what_is_forged_or_repeated_is_a_call_of_its_own(telemetry: Telemetry) -> None:
+    async with serving(sdk2()) as http:
+        person = Person(http)
+        asked = await person.call()
+        await person.call(f"{asked['requestState']}x", ANSWER)
+        for _ in range(2):
+            await person.call(asked["requestState"], ANSWER)
+
+        assert await entries(telemetry, person) == [(1, False, True), (2, True, False), (1, True, True)]

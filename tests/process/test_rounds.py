@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 
 import httpx2
 import pytest
 
 from tests.process.conftest import Servers
 from tests.support.documents import Documents
-from tests.support.rounds import Person
+from tests.support.rounds import ANSWER, Person
 from tests.support.servers import PROMPT_EXPORT, SDK, Launch, Server
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
 QUICK = {**PROMPT_EXPORT, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2"}
+CALLS = 4
 ASKING = Launch(SDK, "asking", "uvicorn rounds_app:app --port={port}", environment=QUICK)
 
 
@@ -25,18 +27,32 @@ async def test_rounds_at_two_replicas_are_one_logical_call(servers: Servers, doc
         bases = [server.url.removesuffix("/mcp") for server in (one, other)]
         async with httpx2.AsyncClient(base_url=bases[0]) as first, httpx2.AsyncClient(base_url=bases[1]) as second:
             person = Person(first, second)
-            for _ in range(4):
+            for _ in range(CALLS):
                 results = await person.approve()
                 assert [result["resultType"] for result in results] == ["input_required", "input_required", "complete"]
+            await person.call(a=7)  # Nobody answers.
+            assert "code" in await person.call("forged", ANSWER)
         for server in (one, other):
             server.stop()
         spans = [span for server in (one, other) for span in server.telemetry.spans()]
+        brought = [server.telemetry.histogram("otel_mcp.call.input.wait").count for server in (one, other)]
+        counted = sum(server.telemetry.total("otel_mcp.tool.calls") for server in (one, other))
 
+    document = documents.get(person.session_id)
+    assert document is not None
+    entries = Counter(
+        (call.get("rounds", 1), "waiting" in call, "answers" in call) for call in document.fields["tool_calls"]
+    )
+    assert entries == {(3, False, False): CALLS, (1, True, False): 1, (1, False, True): 1}
+    assert (document.fields["tool_call_count"], document.fields["request_count"]) == (CALLS + 2, person.sent)
+    assert (sum(brought), counted) == (2 * CALLS, CALLS + 1)
     calls = [span for span in spans if span.attributes.get("gen_ai.tool.name") == "approve"]
     by_round = {
-        number: [each for each in calls if each.attributes["otel_mcp.call.round"] == number] for number in (1, 2, 3)
+        number: [each for each in calls if each.attributes.get("otel_mcp.call.round") == number]
+        for number in (1, 2, 3, None)
     }
-    firsts = {span.span_id for span in by_round[1]}
-    assert [len(found) for found in by_round.values()] == [4, 4, 4] == [len(firsts), 4, 4]
+    assert [len(found) for found in by_round.values()] == [CALLS + 1, CALLS, CALLS, 1]
+    unanswered = max(by_round[1], key=lambda span: span.start_ns)
+    firsts = {span.span_id for span in by_round[1] if span is not unanswered}
     for number in (2, 3):
         assert {link.span_id for span in by_round[number] for link in span.links} == firsts

@@ -193,7 +193,7 @@ class Writer:
             f'{{"token":"{flush.token}","sequence":{flush.sequence},"now":{self.instant(time.time())},'
             f'"first":{first},"last":{last},"began":{began},"created":{self.instant(delta.facts.created_at)},'
             f'"requests":{delta.requests},"errors":{delta.errors},"calls":{delta.call_count},"sent":{len(records)},'
-            f'"context":{delta.context},"listed":{delta.listed},'
+            f'"context":{delta.context},"listed":{delta.listed},"rounds":{delta.has_rounds:d},'
             f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'
             f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self._cap},"service":"{self.owner}",'
             f'"user":"{delta.facts.principal or ""}","opened":{delta.facts.opened:d},'
@@ -243,6 +243,7 @@ def written(flush: Flush, reply: list[Any]) -> WriteResult:
     if status == "bound":
         return WriteResult(session_id, owner=flags, total_calls=total)
     duplicate = status == "duplicate"
+    waits: list[tuple[int, int]] = reply[5] if len(reply) > 5 else []
     return WriteResult(
         session_id=session_id,
         created="c" in flags,
@@ -254,4 +255,5 @@ def written(flush: Flush, reply: list[Any]) -> WriteResult:
         after_end=status in ("late", "lost") or (duplicate and "l" in flags),
         refused={"foreign": "foreign", "lost": "ended"}.get(status),
         back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
+        waits=[(flush.delta.calls[at].tool_name, pause / 1e6) for at, pause in waits] if waits else (),
     )

@@ -18,8 +18,11 @@ from .seen import VALUES, Proof, Seen
 
 CLIENTS: Final = ("new-agent", "stuck-agent", "patient", "letter-writer")
 """One asks wrongly, the sessions of one end, one's is cut, one reads what is no tool."""
-RARE: Final = {contract.ERRORS.series, contract.OBSERVER_DROPPED.series, contract.TOOL_RESULT_OVERSIZED.series}
-"""Only trouble makes these."""
+RARE: Final = {
+    *(contract.ERRORS.series, contract.OBSERVER_DROPPED.series, contract.TOOL_RESULT_OVERSIZED.series),
+    *(contract.CALL_INPUT_WAIT.series, contract.CALL_INPUT_ABANDONED.series),
+}
+"""Only trouble makes these, or a tool that asks for input, which the demo has not."""
 # What may never be on a metric.
 _IDS: Final = ("session_id", "mcp_session_id", "gen_ai_conversation_id")
 

@@ -64,6 +64,11 @@ def looped_and_goes_on(redis: Any) -> None:
     tell(redis, "s", [call(at, "search", "a") for at in (1, 2, 3, 4)], findings=["looped"])
 
 
+def asked_for_approval(redis: Any) -> None:
+    answered = {**call(1, "refund", "a"), "duration": 0.041, "rounds": 3, "input_wait": 129.9}
+    tell(redis, "s", [answered, call(150, "list", "b"), {**call(152, "refund", "c"), "waiting": "d" * 16}])
+
+
 def stormed(redis: Any) -> None:
     calls = [call(1 + at / 5, "ship", "a", "exception") for at in range(4)]
     known = {"outcome": "retry_storm", "findings": ["retry_storm"], "ended": (9, "client_delete")}
@@ -148,6 +153,20 @@ looped (search, 4 calls): the same call with the same arguments, again and again
 +3.0 s  search  ok      12 ms  180 B  the same arguments, 3 times
 +4.0 s  search  ok      12 ms  180 B  the same arguments, 4 times
 720 B given to the model, about 180 tokens (bytes / 4)
+""",
+    ),
+    (
+        asked_for_approval,
+        "s",
+        """\
+cursor 3.4 · header · live, idle 1h
+session s of shop · began 2026-09-21 14:13:20 UTC
+    AT  TOOL    RESULT   TOOK   SIZE
++1.0 s  refund  ok      41 ms  180 B  3 rounds, 2 min 10 s waiting for input
+                                      41 ms ours
++2m30s  list    ok      12 ms  180 B
++2m32s  refund  ok      12 ms  180 B  waits for input
+540 B given to the model, about 135 tokens (bytes / 4)
 """,
     ),
     (

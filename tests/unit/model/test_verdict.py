@@ -287,3 +287,10 @@ def test_order_of_arrival_and_form_of_calls_change_nothing() -> None:
 )
 def test_visits_are_regular_where_a_timer_makes_them(starts: list[float], *, regular: bool) -> None:
     assert visits_regularly([START + start for start in reversed(starts)]) is regular
+
+
+def test_rounds_of_one_call_are_no_repetition_and_its_wait_is_no_pause() -> None:
+    long_waits = [replace(each, rounds=2, input_wait=70.0) for each in every(80, 4)]
+    assert outcome(long_waits) == "looped"  # Ten seconds lie between them.
+    assert outcome([replace(each, waiting="b" * 16) for each in every(5, 4)]) == "gave_up"
+    assert outcome([*every(5, 1, "list"), replace(call("refund", 9), waiting="b" * 16)]) == "worked"

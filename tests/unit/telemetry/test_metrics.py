@@ -52,6 +52,8 @@ CONTRACT = {
     "otel_mcp.client.requests": ("{request}", "Counter"),
     "otel_mcp.call.failures": ("{call}", "Counter"),
     "otel_mcp.call.corrected": ("{call}", "Counter"),
+    "otel_mcp.call.input.wait": ("s", "Histogram"),
+    "otel_mcp.call.input.abandoned": ("{call}", "Counter"),
     "otel_mcp.requests.refused": ("{request}", "Counter"),
     "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
     "otel_mcp.call.oldest": ("s", "Gauge"),
@@ -111,6 +113,8 @@ ATTRIBUTES = {
     },
     "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
+    "otel_mcp.call.input.wait": {"gen_ai.tool.name"},
+    "otel_mcp.call.input.abandoned": {"gen_ai.tool.name"},
     "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
     "otel_mcp.requests.active": {"mcp.method.name", "gen_ai.tool.name"},
     "otel_mcp.call.oldest": {"gen_ai.tool.name"},
@@ -156,6 +160,8 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     metrics.sessions.interrupted(Interruption(SessionFacts("s", 1.0, 60.0, client_name="c"), 2.0, "restart", True))
     metrics.sessions.returned(facts, 5.0)
     metrics.sessions.rejected("limit")
+    metrics.input_given("add", 2.0)
+    metrics.input_abandoned("add")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)
     metrics.audit_dropped(1, "export")

@@ -73,6 +73,9 @@ def test_what_reached_a_handler_was_accepted_whatever_the_answer() -> None:
     assert was_accepted(ended(404, Outcome(None, "-32600"), accepted=True))
 
 
+ONE_ROUND: Message = {"rounds": 1, "input_wait": 0.0, "waiting": None, "answers": None}
+
+
 async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: Runtime, telemetry: Telemetry) -> None:
     server = Server({"tools/call": {"result": OK}}, session_id="own")
 
@@ -128,6 +131,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
             "service_instance_id": telemetry.tracer_provider.resource.attributes["service.instance.id"],
             "arguments": None,
             "result": None,
+            **ONE_ROUND,
         },
         {
             "tool_name": "fail",
@@ -142,6 +146,7 @@ async def test_the_document_of_a_session_tells_its_calls(clock: Clock, runtime: 
             "service_instance_id": telemetry.tracer_provider.resource.attributes["service.instance.id"],
             "arguments": None,
             "result": None,
+            **ONE_ROUND,
         },
     ]
 

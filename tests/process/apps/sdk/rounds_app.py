@@ -21,7 +21,7 @@ mcp = MCPServer(
 @mcp.tool()
 async def approve(ctx: Context[Any], a: int) -> Any:
     """Ask twice; each time takes as long as a database does."""
-    await anyio.sleep(0.1)
+    await anyio.sleep(0.25)
     return ask(ctx.request_state, answered=bool(ctx.input_responses))
 
 

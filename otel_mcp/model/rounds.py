@@ -1,0 +1,48 @@
+"""How the requests of one logical call become one entry of a document, in whatever order they are written (2026-07-28).
+
+A result may ask for input, and the request is sent again with it, perhaps to another replica. Entries know each other
+by a keyed hash: what the one waits for, the other answers. For Redis ``flush.lua`` does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from otel_mcp.model.delta import CallRecord
+
+
+def add_calls(calls: list[CallRecord], more: Sequence[CallRecord]) -> list[tuple[str, float]]:
+    """Append calls to a document; a round takes the entry of the one before it, or after it, along.
+
+    Returns:
+        Tool and seconds of each wait for input that is over with it: one for each entry that is no longer there.
+    """
+    waits: list[tuple[str, float]] = []
+    for made in more:
+        whole = made
+        if (before := _take(calls, "waiting", made.answers)) is not None:
+            whole = _joined(before, whole, waits)
+        if (after := _take(calls, "answers", made.waiting)) is not None:
+            whole = _joined(whole, after, waits)
+        calls.append(whole)
+    return waits
+
+
+def _take(calls: list[CallRecord], mark: str, key: str | None) -> CallRecord | None:
+    at = next((at for at, each in enumerate(calls) if getattr(each, mark) == key), None) if key is not None else None
+    return None if at is None else calls.pop(at)
+
+
+def _joined(first: CallRecord, last: CallRecord, waits: list[tuple[str, float]]) -> CallRecord:
+    asked = first.started_at + first.duration + first.input_wait
+    waits.append((last.tool_name, pause := max(last.started_at - asked, 0.0)))
+    return replace(
+        last,
+        request_id=first.request_id,
+        started_at=first.started_at,
+        duration=first.duration + last.duration,
+        rounds=first.rounds + last.rounds,
+        input_wait=first.input_wait + pause + last.input_wait,
+        answers=first.answers,
+    )

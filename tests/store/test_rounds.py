@@ -1,0 +1,97 @@
+"""Rounds of one logical call in every store: one entry, whichever process writes which round first."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+
+from otel_mcp.model.delta import CallRecord, SessionDelta
+from otel_mcp.store.base import ProducerId, SessionStore
+from tests.store.test_contract import loaded, store
+from tests.support.stores import call, delta, facts, flush
+
+pytestmark = pytest.mark.anyio
+__all__ = ["store"]
+
+
+def rounds_of(number: int, at: float) -> list[CallRecord]:
+    """Three rounds of one logical call, 10 s apart, each of 0.25 s."""
+    keys = [f"{number:08x}{each:08x}" for each in (1, 2)]
+    return [
+        call(number, at, waiting=keys[0]),
+        call(number + 1, at + 10, answers=keys[0], waiting=keys[1], result_bytes=40),
+        call(number + 2, at + 20, answers=keys[1], result_bytes=50, failure="tool", error_type="tool_error"),
+    ]
+
+
+def with_rounds(*made: CallRecord, at: float) -> SessionDelta:
+    last = at + 30
+    return replace(delta(len(made), of=facts(at=at), at=last), calls=list(made), has_rounds=True, first_activity=at)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+async def test_rounds_become_one_call_in_any_order_of_their_flushes(
+    store: SessionStore, order: tuple[int, ...]
+) -> None:
+    at = float(int(time.time())) - 40
+    made = rounds_of(1, at)
+
+    answers = [
+        answer for each in order for answer in await store.apply([flush(ProducerId(), with_rounds(made[each], at=at))])
+    ]
+
+    state = await loaded(store)
+    (whole,) = state.tool_calls
+    assert (whole.rounds, whole.request_id, whole.started_at.timestamp()) == (3, 1, at)
+    assert (whole.duration, whole.input_wait) == (pytest.approx(0.75), pytest.approx(19.5))
+    assert (whole.result_bytes, whole.failure, whole.waiting, whole.answers) == (50, "tool", None, None)
+    assert (state.tool_call_count, state.request_count) == (1, 3)
+    assert [tool for answer in answers for tool, _ in answer.waits] == ["add", "add"]
+    assert sum(seconds for answer in answers for _, seconds in answer.waits) == pytest.approx(19.5)
+
+
+async def test_rounds_in_one_flush_stand_among_other_calls(store: SessionStore, process: ProducerId) -> None:
+    at = float(int(time.time())) - 40
+    first, second = rounds_of(1, at), rounds_of(7, at + 1)
+    others = [call(20, at + 3), call(21, at + 4)]
+    mixed = [others[0], first[0], second[0], first[1], second[1], others[1], first[2]]
+
+    (answer,) = await store.apply([flush(process, with_rounds(*mixed, at=at))])
+
+    state = await loaded(store)
+    found = [(each.request_id, each.rounds, each.waiting) for each in state.tool_calls]
+    assert found == [(20, 1, None), (7, 2, second[1].waiting), (21, 1, None), (1, 3, None)]
+    assert (answer.total_calls, state.tool_call_count, len(answer.waits)) == (4, 4, 3)
+
+
+async def test_an_answer_that_nobody_waits_for_is_a_call_of_its_own(store: SessionStore, process: ProducerId) -> None:
+    at = float(int(time.time())) - 40
+    asks, brings, _ = rounds_of(1, at)
+    again = replace(brings, request_id=9, started_at=at + 12, waiting=None)
+
+    await store.apply([flush(process, with_rounds(asks, brings, again, at=at))])
+
+    state = await loaded(store)
+    assert [(each.request_id, each.rounds, each.answers) for each in state.tool_calls] == [
+        (1, 2, None), (9, 1, brings.answers),
+    ]  # fmt: skip
+    assert state.tool_call_count == 2
+
+
+async def test_rounds_with_content_are_joined_by_their_last_fields(store: SessionStore, process: ProducerId) -> None:
+    at = float(int(time.time())) - 40
+    asks, brings, _ = rounds_of(1, at)
+    tricky = {"a": '"},"waiting":"', "rounds": 7, "input_wait": 1.0, "line": "\n", "empty": [], "answers": "x"}
+    asks.arguments = brings.arguments = tricky
+    brings.result = {"content": [], "duration": 3}
+    asks.tool_name = brings.tool_name = '"started_at":"x","duration":7'
+
+    await store.apply([flush(process, with_rounds(asks, at=at))])
+    await store.apply([flush(process, with_rounds(brings, at=at))])
+
+    (whole,) = (await loaded(store)).tool_calls
+    assert (whole.rounds, whole.arguments, whole.result) == (2, tricky, brings.result)
+    assert (whole.tool_name, whole.duration, whole.input_wait) == (asks.tool_name, 0.5, pytest.approx(9.75))
