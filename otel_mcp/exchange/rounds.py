@@ -18,7 +18,8 @@ from otel_mcp.bounded import remember
 from otel_mcp.guard import guarded
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.reconcile import Later
-from otel_mcp.model.call import Call, Round
+from otel_mcp.model.call import Call
+from otel_mcp.model.rounds import Round
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.spans import mark_round

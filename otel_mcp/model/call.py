@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
+    from otel_mcp.model.rounds import Round
     from otel_mcp.model.session import Claim, Principal, Session
     from otel_mcp.wire.catalogue import Listing
     from otel_mcp.wire.headers import HeaderMap
@@ -112,22 +113,6 @@ class Call:
     """Set where a logical call takes several requests, or may."""
     dispatch: Any = None
     """The `Dispatch` of the exchange layer, while its handler runs."""
-
-
-@dataclass(slots=True, eq=False)
-class Round:
-    """One request of a logical call of several: its result asks for input, or it brings some (2026-07-28)."""
-
-    state: str | None
-    """The ``requestState`` that it repeats, empty where it has none; ``None`` = it is the first."""
-    number: int = 0
-    """From 1 on; 0 = it is not known what it goes on with."""
-    first: SpanContext | None = None
-    """The span of the first round, for the others."""
-    key: str | None = None
-    """Keyed hash of what it has in common with the round before it; ``None`` = not known yet."""
-    waits: str | None = None
-    """The same of the next round, where its result asks for input."""
 
 
 def client_info(call: Call) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""How the requests of one logical call become one entry of a document, in whatever order they are written (2026-07-28).
+"""Requests of one logical call, and how they become one entry of a document, in whatever order (2026-07-28).
 
 A result may ask for input, and the request is sent again with it, perhaps to another replica. Entries know each other
 by a keyed hash: what the one waits for, the other answers. For Redis ``flush.lua`` does the same.
@@ -7,9 +7,29 @@ by a keyed hash: what the one waits for, the other answers. For Redis ``flush.lu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from otel_mcp.model.delta import CallRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+
+@dataclass(slots=True, eq=False)
+class Round:
+    """One request of a logical call of several: its result asks for input, or it brings some."""
+
+    state: str | None
+    """The ``requestState`` that it repeats, empty where it has none; ``None`` = it is the first."""
+    number: int = 0
+    """From 1 on; 0 = it is not known what it goes on with."""
+    first: SpanContext | None = None
+    """The span of the first round, for the others."""
+    key: str | None = None
+    """Keyed hash of what it has in common with the round before it; ``None`` = not known yet."""
+    waits: str | None = None
+    """The same of the next round, where its result asks for input."""
 
 
 def add_calls(calls: list[CallRecord], more: Sequence[CallRecord]) -> list[tuple[str, float]]:

@@ -54,7 +54,7 @@ class SessionReporter:
             self.returned(delta.facts, result.back_after)
         for tool, seconds in result.waits:
             with _GUARD:
-                self._metrics.input_given(tool, seconds)
+                self._metrics.inputs.given(tool, seconds)
         return None
 
     def started(self, facts: SessionFacts) -> None:
@@ -71,7 +71,7 @@ class SessionReporter:
             self._metrics.sessions.ended(session)
             for call in session.calls:
                 if call.waiting is not None:
-                    self._metrics.input_abandoned(call.tool_name)
+                    self._metrics.inputs.abandoned(call.tool_name)
             attributes = {
                 **_facts_attributes(session.facts),
                 semconv.SESSION_END_REASON: session.reason,

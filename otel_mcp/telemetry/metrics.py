@@ -24,6 +24,7 @@ from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
 from otel_mcp.telemetry.catalogue import Catalogues, taken_by
 from otel_mcp.telemetry.census import Census
+from otel_mcp.telemetry.inputs import InputMetrics
 from otel_mcp.telemetry.instruments import Instruments, Readings
 from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS, SessionMetrics
@@ -74,6 +75,7 @@ class Metrics:
         self.sessions = SessionMetrics(self._on, self._of_client, self.tenants)
         self.audits: Sequence[str] = ()
         """Why audit records may be dropped, where they are made."""
+        self.inputs = InputMetrics(self._on, self.catalogues.tools)
         self.registered = False
         self.forget()
 
@@ -283,18 +285,6 @@ class Metrics:
             while True:
                 record, value, client, by = self._waiting.popleft()
                 record(value, self._of_client(client, by), NO_SPAN)
-
-    def input_given(self, tool: str, seconds: float) -> None:
-        """Measure how long a tool call has waited for input that has come."""
-        self._on.input_wait.record(seconds, self._of_tool(tool), NO_SPAN)
-
-    def input_abandoned(self, tool: str) -> None:
-        """Count a tool call whose session is over, and that still waits for input."""
-        self._on.input_abandoned.add(1, self._of_tool(tool), NO_SPAN)
-
-    def _of_tool(self, tool: str) -> dict[str, Any]:
-        # A young process has seen none of its tools work yet, but the store has.
-        return {semconv.GEN_AI_TOOL_NAME: self.catalogues.tools.bounded(tool, proven=False, likely=True)}
 
     def store_dropped(self, count: int, reason: str) -> None:
         self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)

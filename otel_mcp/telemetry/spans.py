@@ -22,7 +22,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from otel_mcp import semconv
-from otel_mcp.model.call import Call, Round, client_of
+from otel_mcp.model.call import Call, client_of
+from otel_mcp.model.rounds import Round
 from otel_mcp.telemetry.content import capture_result, captured
 from otel_mcp.telemetry.propagation import parent_of
 from otel_mcp.version import __version__

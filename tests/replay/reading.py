@@ -51,6 +51,8 @@ class Asked:
     """`None` = not by anything on the wire."""
     size: int | None = None
     version: str | None = None
+    goes_on: bool = False
+    """It brings input that an earlier result has asked for: no call of its own."""
 
     @property
     def name(self) -> str:
@@ -178,9 +180,11 @@ def _request(exchange: Recorded, message: dict[str, Any]) -> Asked:
     info = params.get("clientInfo") if method == "initialize" else meta.get("io.modelcontextprotocol/clientInfo")
     parts = str(meta.get("traceparent", "")).split("-")
     parent = f"{parts[1]}-{parts[2]}" if len(parts) == 4 else None
-    return Asked(
+    asked = Asked(
         exchange, method, message["id"], target, exchange.began, session, info["name"] if info else None, parent
     )
+    asked.goes_on = "requestState" in params or "inputResponses" in params
+    return asked
 
 
 def _outcome(asked: Asked, capture: Capture) -> None:

@@ -120,6 +120,7 @@ async def test_a_replayed_capture_is_observed_as_it_happened(recut: Capture, rep
     the_answers_are_those_of_the_server(result)
     every_request_has_one_span(result)
     each_span_tells_how_its_request_ended(result)
+    rounds_link_to_the_call_that_they_go_on_with(result)
     each_span_lasts_until_the_answer_was_on_its_way(result)
     one_client_is_one_session(result)
     the_parent_is_the_one_that_the_client_sent(result)
@@ -163,6 +164,16 @@ def each_span_tells_how_its_request_ended(result: Result) -> None:
         found = (attributes.get("error.type"), attributes.get("rpc.response.status_code"))
         assert found == ((None, None) if is_large(asked) else (asked.error_type, asked.status_code)), asked
         assert (span.status.status_code.name == "ERROR") is (found[0] is not None)
+
+
+def rounds_link_to_the_call_that_they_go_on_with(result: Result) -> None:
+    for asked in result.reading.requests:
+        span = result.span_of(asked)
+        links = [link.context for link in span.links]
+        firsts = [attributes_of(each) for each in result.spans if any(each.context == context for context in links)]
+        numbers = [first.get("otel_mcp.call.round") for first in firsts]
+        if asked.goes_on:
+            assert (attributes_of(span)["otel_mcp.call.round"], numbers) == (2, [1])
 
 
 def each_span_lasts_until_the_answer_was_on_its_way(result: Result) -> None:
@@ -260,7 +271,8 @@ def catalogues_are_measured_to_the_byte(result: Result) -> None:
     counted = [value for _, value in result.telemetry.points("otel_mcp.catalogue.tools")]
     assert counted == ([len(sizes)] if listed else [])
     calls = {attributes["gen_ai.tool.name"]: calls for attributes, calls in result.telemetry.points(TOOL_CALLS)}
-    made = Counter(asked.target for asked in result.reading.requests if asked.method == "tools/call")
+    tools = [asked for asked in result.reading.requests if asked.method == "tools/call"]
+    made = Counter(asked.target for asked in tools if not asked.goes_on)
     assert {name: made[name] for name in sizes} == {name: calls[name] for name in sizes}
     assert sum(calls.values()) == sum(made.values())
 
@@ -277,7 +289,8 @@ async def the_document_holds_the_calls(result: Result) -> None:
     for session_id in sessions:
         state = await result.runtime.sessions.load(str(session_id))
         assert state is not None
-        calls = [asked for asked in taken if asked.method == "tools/call"]
+        calls = [asked for asked in taken if asked.method == "tools/call" and not asked.goes_on]
+        assert sum(call.rounds - 1 for call in state.tool_calls) == sum(asked.goes_on for asked in taken)
         doubtful = [asked for asked in result.reading.requests if asked.refused and asked.exchange.modern]
         assert len(calls) <= state.tool_call_count <= len(calls) + len(doubtful)
         assert len(taken) <= state.request_count <= len(taken) + len(doubtful) + 1
