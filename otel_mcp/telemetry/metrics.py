@@ -143,8 +143,7 @@ class Metrics:
                     context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
             duration.record(call.duration, context)
             if method == "tools/call":
-                # A later round is no further call.
-                self.calls[name or semconv.OTHER] += call.round is None or call.round.state is None
+                self.calls[name or semconv.OTHER] += call.round is None or call.round.state is None  # Once for all.
                 if call.result_bytes is not None:
                     size.record(call.result_bytes)
                     if call.result_bytes > self._taken.get(label, inf):
