@@ -63,10 +63,10 @@ class Metrics:
         self.tenants = BoundedNames(MAX_TENANTS, tenants)
         self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
-        self._series: dict[tuple[str | None, ...], tuple[Series, Series]] = {}
-        """Duration and size of the result, by the values of their attributes."""
-        self._sizes: set[tuple[str | None, str]] = set()
-        """Tools and tenants that have a size."""
+        self._series: dict[tuple[str | None, ...], tuple[Series, dict[str | None, Series]]] = {}
+        """Duration, and sizes of results by tenant, by the values of their attributes."""
+        self._sizes: dict[str | None, dict[str | None, Series]] = {}
+        """Sizes of results, by tool and tenant."""
         self._client_series: dict[tuple[str | None, ...], Series] = {}
         self._taken: dict[str, int] = {}
         """Bytes of an answer that clients take whole, by their names, where that is known."""
@@ -133,8 +133,8 @@ class Metrics:
                 named = call.target is not None
                 name = names.bounded(call.target or "", proven=call.trusted_name and named, likely=worked and named)
             error_type, code = (None, None) if worked or outcome is None else self._slow_errors(outcome, call)
-            key = (method, name, error_type, code, version, exchange.http_version, tenant)
-            duration, size = self._series.get(key) or self._slow_series(key)
+            key = (method, name, error_type, code, version, exchange.http_version)
+            duration, sizes = self._series.get(key) or self._slow_series(key)
             context = NO_SPAN
             if (span := call.span_context) is not None and span.trace_flags.sampled:
                 bucket = duration, bisect_left(semconv.OPERATION_BUCKETS, call.duration)
@@ -145,7 +145,7 @@ class Metrics:
             if method == "tools/call":
                 self.calls[name or semconv.OTHER] += call.round is None or call.round.state is None  # Once for all.
                 if call.result_bytes is not None:
-                    size.record(call.result_bytes)
+                    (sizes.get(tenant) or self._slow_size(sizes, name, tenant)).record(call.result_bytes)
                     if call.result_bytes > self._taken.get(label, inf):
                         self._slow_oversized(call, call.result_bytes, name, label)
                 session = call.session.conversation or call.session if call.session is not None else None
@@ -187,22 +187,21 @@ class Metrics:
         self._client_series[client, method, version, tenant] = made
         return made
 
-    def _size_attributes(self, tool: str | None, tenant: str | None) -> dict[str, Any]:
-        if tenant is None:
-            return {semconv.GEN_AI_TOOL_NAME: tool}
-        if len(self._sizes) >= MAX_SERIES and (tool, tenant) not in self._sizes:
+    def _slow_size(self, sizes: dict[str | None, Series], tool: str | None, tenant: str | None) -> Series:
+        if tenant is not None and sum(map(len, self._sizes.values())) >= MAX_SERIES:
             tool = semconv.OTHER
-        self._sizes.add((tool, tenant))
-        return {semconv.GEN_AI_TOOL_NAME: tool, semconv.TENANT: tenant}
+        by = {semconv.GEN_AI_TOOL_NAME: tool} | ({semconv.TENANT: tenant} if tenant is not None else {})
+        made = sizes[tenant] = Series(self._on.result_size, by)
+        return made
 
     def _slow_oversized(self, call: Call, size: int, tool: str | None, client: str) -> None:
         """Count an answer beyond what its host takes, unless the tool asks it for more."""
         if size > (self.catalogues.own_limit(call.target) or 0):
             self._on.oversized.add(1, {semconv.GEN_AI_TOOL_NAME: tool, semconv.CLIENT_NAME: client}, NO_SPAN)
 
-    def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, Series]:
-        """Make the series of calls with these values, all bounded, for their durations and the sizes of results."""
-        method, name, error_type, code, version, http_version, tenant = key
+    def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, dict[str | None, Series]]:
+        """Make the series of calls with these values, all bounded, for their durations; and find those of the sizes."""
+        method, name, error_type, code, version, http_version = key
         is_tool = method == "tools/call"
         attributes = {
             semconv.MCP_METHOD_NAME: method,
@@ -216,7 +215,7 @@ class Metrics:
         duration = Series(self._on.duration, {name: value for name, value in attributes.items() if value is not None})
         if len(self._series) >= _MAX_SERIES:
             self._series.clear()
-        made = self._series[key] = duration, Series(self._on.result_size, self._size_attributes(name, tenant))
+        made = self._series[key] = duration, self._sizes.setdefault(name, {})
         self.census.served.add((method or "", name if is_tool else None))
         return made
 
