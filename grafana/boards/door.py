@@ -48,8 +48,8 @@ def refused(b: Board) -> None:
         panels.lines(
             "Refused, by client",
             "One client: it, or what it was given; all of them at once: the server, its proxy or who makes the tokens. "
-            "No name: refused before anybody has read who it is.",
-            [over_time(rate(by=query.CLIENT), query.legend(query.CLIENT))],
+            "`no name`: refused before anybody has read who it is.",
+            [over_time(query.named(rate(by=query.CLIENT), query.CLIENT), query.legend(query.CLIENT))],
             panels.PER_SECOND,
             stacked=True,
         ),

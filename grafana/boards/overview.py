@@ -180,7 +180,7 @@ def _who(b: Board) -> None:
             panels.PER_SECOND,
             stacked=True,
         ),
-        12,
+        8,
     )
     b.add(
         panels.lines(
@@ -190,7 +190,7 @@ def _who(b: Board) -> None:
             panels.PER_SECOND,
             stacked=True,
         ),
-        12,
+        8,
     )
     b.add(
         panels.bars(
@@ -202,7 +202,7 @@ def _who(b: Board) -> None:
             ),
             panels.COUNT,
         ),
-        12,
+        8,
     )
     tenants.revisions(b)
 

@@ -115,6 +115,11 @@ def wrong(*matchers: str, by: str = "", window: str = RATE) -> str:
     return share(failures(CALLER_WRONG, *matchers, by=by, window=window), calls(*matchers, by=by, window=window))
 
 
+def named(expr: str, label: str) -> str:
+    """Say `no name` where a series lacks the label: its line would have none."""
+    return f'label_replace({expr}, "{label}", "no name", "{label}", "")'
+
+
 def legend(*labels: str) -> str:
     """Return the name of a line: the values of its labels."""
     return " ".join(f"{{{{{label}}}}}" for label in labels)
