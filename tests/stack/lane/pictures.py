@@ -156,7 +156,8 @@ class Pictures:
         axes.set(xticks=[], yticks=[])
 
     def _table(self, panel: Mapping[str, Any], axes: Axes) -> None:
-        axes.set_axis_off()
+        if any(each["id"] == "groupingToMatrix" for each in panel["transformations"]):
+            return self._matrix(panel, axes)
         options = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
         units = {
             o["matcher"]["options"]: p["value"] for o in _overrides(panel) for p in o["properties"] if p["id"] == "unit"
@@ -171,7 +172,22 @@ class Pictures:
                 identity = tuple(labels.get(name, "") for name in columns if not name.startswith("Value"))
                 rows.setdefault(identity, dict(labels))[key] = written(float(value[1]), unit)
         heads = [options["renameByName"].get(name, name) for name in columns]
-        lines = [[row.get(name, "")[:LONGEST] for name in columns] for row in list(rows.values())[:LINES]]
+        self._cells(heads, [[row.get(name, "") for name in columns] for row in rows.values()], axes)
+        return None
+
+    def _matrix(self, panel: Mapping[str, Any], axes: Axes) -> None:
+        options = next(t["options"] for t in panel["transformations"] if t["id"] == "groupingToMatrix")
+        rows: dict[str, dict[str, str]] = {}
+        for _, labels, value in self._asked(panel, over_time=False):
+            row, column = (labels.get(options[field], "") for field in ("rowField", "columnField"))
+            rows.setdefault(row, {})[column] = written(float(value[1]), panel["fieldConfig"]["defaults"]["unit"])
+        columns = sorted({column for row in rows.values() for column in row})
+        lines = [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
+        self._cells([options["rowField"], *columns], lines, axes)
+
+    def _cells(self, heads: list[str], lines: list[list[str]], axes: Axes) -> None:
+        axes.set_axis_off()
+        lines = [[cell[:LONGEST] for cell in line] for line in lines[:LINES]]
         table = axes.table([heads, *lines], loc="upper left", edges="horizontal", cellLoc="left")
         table.auto_set_font_size(False)
         table.set_fontsize(7.5)
