@@ -26,6 +26,7 @@ from benchmarks.intervals import Estimate, median_of
 from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import load
@@ -65,6 +66,12 @@ class _NoEvents:
 
     def in_flight(self) -> list[OpenCall]:
         return []
+
+    def tasks_seen(self, most: int) -> tuple[TaskNews, ...]:
+        return ()
+
+    def tasks_followed(self, answer: Followed) -> None: ...
+    def tasks_counted(self, census: TaskCensus | None) -> None: ...
 
     def dropped(self, count: int, reason: str) -> None:
         raise RuntimeError(f"{count} calls dropped: {reason}")

@@ -99,6 +99,14 @@ MEMBERS: Final = {
         "cancelled": "The client called it off, or left.",
         "refused": "A middleware or the protocol refused it before a tool ran.",
     },
+    names.TASK_STATUS: {
+        "working": "It is being worked on.",
+        "input_required": "It waits for input, as from a person.",
+        "completed": "Its result is there.",
+        "failed": "It ended without one.",
+        "cancelled": "The client called it off.",
+        names.OTHER: "There was no room to follow it.",
+    },
     names.REJECT_REASON: {
         "limit": "More new sessions a minute than are allowed.",
         "principal": "The session is another user's.",

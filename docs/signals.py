@@ -79,6 +79,8 @@ MESSAGE: Final = Signal(
         names.FAILURE: "a tool call that failed",
         names.TOOL_EXCEPTION_TYPE: "the tool raised",
         names.CALL_ROUND: "2026-07-28, where a result asks for input, and on the requests that bring it",
+        names.TASK_ID: "a tool call that began a task, and requests about one",
+        names.TASK_STATUS: "the same, where the answer says it; it links to the call that began the task",
         names.SESSION_PREVIOUS_ID: "where the session continues another",
         names.CLIENT_NAME: "where the client sent it",
         names.USER_AGENT_NAME: "where the client sent it",

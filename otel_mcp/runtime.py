@@ -84,6 +84,8 @@ class Runtime:
         hashes = self.resolver.hashes
         self.metrics.catalogues.keyed = lambda content: hashes.digest("catalogue", content.hex(), size=8)
         self.metrics.catalogues.wake = self.sessions.worker.listed
+        self.metrics.tasks.hashed = lambda name: hashes.digest("task", name, size=8) if hashes.is_agreed else None
+        self.metrics.tasks.wake = self.sessions.follow_tasks
         self.observers = Observers(settings, self.metrics.observer_dropped, **agent.make(settings, self.sessions))
         self._audit: Audit | None = None
         if settings.audit == "events":
@@ -126,7 +128,7 @@ class Runtime:
     def _read(self) -> Readings:
         """Return what a reader of metrics sees; record finished calls first, so that its export misses none."""
         self.recorder.drain()
-        sessions, catalogues = self.sessions, self.metrics.catalogues
+        sessions, catalogues, tasks = self.sessions, self.metrics.catalogues, self.metrics.tasks
         return Readings(
             sessions.active,
             sessions.local,
@@ -137,6 +139,8 @@ class Runtime:
             catalogues.count(),
             catalogues.sizes(),
             {**dict.fromkeys(list(catalogues.tools.known), 0), **self.metrics.calls},
+            tasks.active(),
+            tasks.oldest(),
         )
 
     async def warm_up(self) -> None:

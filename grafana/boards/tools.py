@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import bill, external, links, panels, query, slo, tenants
+from . import bill, external, links, panels, query, slo, tasks, tenants
 from . import contract as m
 from .board import Board
 from .targets import buckets, column, over_time
@@ -28,6 +28,7 @@ def board() -> Board:
     tenants.releases(b.row("This release against the last"))
     bill.cost(b.row("What we cost the model"))
     _input(b.row("Waits for input"))
+    tasks.add(b.row("Tasks"))
     _beneath(b.row("What tools wait for"))
     return b
 

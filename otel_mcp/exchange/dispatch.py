@@ -166,14 +166,16 @@ class Dispatch:
 
     def outcome_of(self, result: Any) -> Outcome | None:
         """Read from the handler's result, a dictionary or model, how the message ended; ``None`` = the answer tells."""
+        fields: Any = result
         if isinstance(result, dict):
-            failed: object = result.get("isError")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            kind: object = result.get("resultType")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            failed, kind, is_plain = fields.get("isError"), fields.get("resultType"), "content" in fields
         else:
             failed = getattr(result, "is_error", False) is True or getattr(result, "isError", False)
-            kind = getattr(result, "result_type", None)
+            kind, is_plain = getattr(result, "result_type", None), hasattr(result, "content")
         if kind == INPUT_REQUIRED:
-            return asking(result)  # pyright: ignore[reportUnknownArgumentType]
+            return asking(fields)
+        if not is_plain and self.call.method == "tools/call":
+            self.dispatcher.metrics.tasks.see(self.call, fields)
         return Outcome(TOOL_ERROR) if failed is True else FINE
 
     def failed(self, error: BaseException) -> Outcome:
@@ -212,11 +214,7 @@ class Dispatch:
         self.dispatcher.spans.close(self.call, span)
 
     def open_unless_opened(self) -> Token[Context] | None:
-        """Adopt the span of a native layer from inside that, or open ours where there is none.
-
-        Returns:
-            What to detach after the handler.
-        """
+        """Adopt the span of a native layer from inside that, else open ours. Returns what to detach afterwards."""
         call = self.call
         if call.span is not None or self.parent is None:
             return None

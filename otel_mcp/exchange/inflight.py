@@ -14,7 +14,7 @@ from typing import Any, Final
 from otel_mcp.exchange.handed_over import HandedOver
 from otel_mcp.exchange.rounds import Rounds
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.model.call import Call, Exchange, Reading, slim
+from otel_mcp.model.call import CLIENT_INFO, Call, Exchange, Reading, client_info
 from otel_mcp.model.outcomes import left_open, merged, was_refused
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.recorder import Recorder
@@ -31,6 +31,7 @@ _SHARE: Final = 8
 """One user of one session may fill this part of the limits on waiting calls: one in so many."""
 _MAX_KEPT: Final = 64 * 1024
 """Bytes of a request whose arguments are kept until it is recorded."""
+_MAX_META: Final = 1024
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -150,7 +151,7 @@ class InFlight:
             # It waits to be recorded: nothing that only the path needed is kept until then.
             call.arguments = call.params.get("arguments")
             if call.session is None:
-                slim(call)  # Nobody else remembers which client it was.
+                _slim(call)  # Nobody else remembers which client it was.
             else:
                 call.params = call.meta = _NOTHING
         self._recorder.add(call)
@@ -158,7 +159,7 @@ class InFlight:
     def _slow_slim(self, call: Call) -> None:
         # Arguments too large to be digested: many of them must not wait in memory.
         if not self._keeps_content and call.exchange.capture is None:
-            slim(call)
+            _slim(call)
 
     def handled(self, call: Call) -> None:
         """Finish a call whose handler returned after its request, unless an open stream may still bring the answer."""
@@ -258,3 +259,13 @@ class InFlight:
         """Give up everything that waits."""
         while self.waiting:
             self._give_up(next(iter(self.waiting)))
+
+
+def _slim(call: Call) -> None:
+    """Keep of a large message only what its span and its session may still ask for."""
+    name, version = client_info(call)
+    info = {"name": name, "version": version}
+    call.params = {"clientInfo": info} if call.method == "initialize" else {}
+    call.meta = {key: value for key, value in call.meta.items() if isinstance(value, str) and len(value) <= _MAX_META}
+    if call.method != "initialize":
+        call.meta = {**call.meta, CLIENT_INFO: info}

@@ -29,6 +29,7 @@ from otel_mcp.wire.jsonrpc import (
     result_id,
 )
 from otel_mcp.wire.sse import Decoder, Event, whole
+from otel_mcp.wire.tasks import NOTIFICATIONS, TASK_METHODS
 
 LIMIT: Final = 256 * 1024
 """Bytes held of one answer."""
@@ -103,7 +104,11 @@ class Replies:
 
     def _apply(self, exchange: Exchange, reply: Mapping[str, Any], size: int, data: bytes | bytearray) -> None:
         # Requests of the server's own have ids as well, and those of the two directions collide.
-        if "method" in reply or (outcome := outcome_of(reply)) is None:
+        if "method" in reply:
+            if reply["method"] in NOTIFICATIONS:
+                self._metrics.tasks.notified(reply.get("params"))
+            return
+        if (outcome := outcome_of(reply)) is None:
             return
         request_id = json_id(reply.get("id"))
         call = self.find(exchange, request_id) if request_id is not None else None
@@ -120,7 +125,11 @@ class Replies:
 
     def _learn(self, call: Call, reply: Mapping[str, Any]) -> None:
         """Note what else an answer tells: the revision, listed names, the result."""
-        self._metrics.catalogues.learn(call.method, reply.get("result"))
+        fields: Any = (result := reply.get("result"))
+        self._metrics.catalogues.learn(call.method, result)
+        is_task = isinstance(result, dict) and call.method in TASK_METHODS
+        if is_task and (call.method != "tools/call" or "content" not in fields):
+            self._metrics.tasks.see(call, fields)
         if call.method == "initialize" and (version := negotiated_version(reply)) is not None:
             self._resolver.opened(call)
             call.exchange.protocol_version = version
@@ -129,13 +138,15 @@ class Replies:
         elif call.method == "server/discover" and "error" in reply and not call.accepted:
             call.session = None  # A probe that failed: the session will be that of the handshake which follows.
         if self.keeps_results or call.exchange.capture is not None:
-            call.result = reply.get("result")
+            call.result = result
 
     def too_large(self, exchange: Exchange, size: int) -> None:
         """Take an answer that cannot be read; where one call is left there is no doubt which one it ends."""
         if (call := only_unfinished(exchange)) is not None:
             if call.method == "tools/list":
                 call.listing = Listing(None, unread_page(size))
+            elif call.method == "tasks/result":
+                self._metrics.tasks.see(call, None)
             self._inflight.finish(call, call.handler_outcome or Outcome(unclassified=True), size)
 
     def endpoint(self, exchange: Exchange, data: bytes) -> None:
@@ -213,7 +224,7 @@ class Answer:
                 self._reading = Reading.NOTHING  # Somebody else's event stream.
         elif event.data is None:
             self._unread = event.size  # The answer, or some notification: the end of the stream will tell.
-        elif event.name in _MESSAGES and b'"id"' in event.data:
+        elif event.name in _MESSAGES and (b'"id"' in event.data or b'"notifications/tasks' in event.data):
             self._replies.read(self._exchange, event.data, event.size)
 
 

@@ -25,6 +25,7 @@ from otel_mcp.integrations.patching import Patches
 from otel_mcp.integrations.tools import note
 from otel_mcp.model.call import Call, current_call
 from otel_mcp.wire.jsonrpc import Outcome, error_outcome, protocol_error
+from otel_mcp.wire.tasks import TASK_METHODS
 
 _GUARD = guarded("dispatch")
 _FASTMCP3_METHODS: Final = frozenset({
@@ -90,6 +91,8 @@ class _Dispatch(Dispatch):
                 self.answered = error_outcome(code) if isinstance(code, int) else Dispatch.outcome_of(self, root)
                 if self.call.method != "tools/call":
                     self.dispatcher.metrics.catalogues.learn(self.call.method, root)
+                    if self.call.method in TASK_METHODS and not isinstance(code, int):
+                        self.dispatcher.metrics.tasks.see(self.call, root)
             return respond(response)
 
         return responding

@@ -30,6 +30,7 @@ from otel_mcp.model.outcomes import completed_by
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.spans import call_attributes, capture_result, scope_of
 from otel_mcp.wire.jsonrpc import FINE, Outcome, error_outcome, negotiated_version, protocol_error
+from otel_mcp.wire.tasks import TASK_METHODS
 
 Handler = Callable[[Any], Awaitable[Any]]
 Compose = Callable[[Any, Handler], Handler]
@@ -177,6 +178,8 @@ class _Dispatch(Dispatch):
             self._settle(None)
         else:
             self.dispatcher.metrics.catalogues.learn(call.method, result)
+            if call.method in TASK_METHODS:
+                self.dispatcher.metrics.tasks.see(call, result)
         if call.method == "initialize":
             # What a handshake brings is known once it has succeeded, and its span is still open.
             await self.dispatcher.resolver.succeeded(call)

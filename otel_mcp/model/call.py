@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from otel_mcp.model.rounds import Round
     from otel_mcp.model.session import Claim, Principal, Session
+    from otel_mcp.model.task import CallTask
     from otel_mcp.wire.catalogue import Listing
     from otel_mcp.wire.headers import HeaderMap
     from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
@@ -32,7 +33,6 @@ SCOPE_KEY: Final = "otel_mcp"
 CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 MODERN: Final = "2026-07-28"
 """First revision without sessions; revisions are dates, so they compare as text."""
-_MAX_META: Final = 1024
 
 current_call: ContextVar[Call | None] = ContextVar("otel_mcp_call", default=None)
 
@@ -111,6 +111,8 @@ class Call:
     """What a ``tools/list`` has brought, where its answer was read."""
     round: Round | None = None
     """Set where a logical call takes several requests, or may."""
+    task: CallTask | None = None
+    """The task that it begins or asks about, once its result is seen."""
     dispatch: Any = None
     """The `Dispatch` of the exchange layer, while its handler runs."""
 
@@ -123,16 +125,6 @@ def client_info(call: Call) -> tuple[str | None, str | None]:
     fields = cast("dict[str, object]", info)
     name, version = fields.get("name"), fields.get("version")
     return text(name, 128) if isinstance(name, str) else None, text(version, 64) if isinstance(version, str) else None
-
-
-def slim(call: Call) -> None:
-    """Keep of a large message only what its span and its session may still ask for."""
-    name, version = client_info(call)
-    info = {"name": name, "version": version}
-    call.params = {"clientInfo": info} if call.method == "initialize" else {}
-    call.meta = {key: value for key, value in call.meta.items() if isinstance(value, str) and len(value) <= _MAX_META}
-    if call.method != "initialize":
-        call.meta = {**call.meta, CLIENT_INFO: info}
 
 
 def client_of(call: Call) -> tuple[str | None, str | None]:

@@ -30,6 +30,7 @@ class CallRecord:
     trace_id: str | None = None
     span_id: str | None = None
     service_instance_id: str | None = None
+    task: str | None = None
     arguments: object | None = None
     result: object | None = None
     rounds: int = 1

@@ -46,6 +46,8 @@ class ToolCall(BaseModel):
     """There while its last answer has asked for input and nobody has brought it: a keyed hash, for the next round."""
     answers: str | None = None
     """There where it brings input that no call in this document has asked for: forged, repeated, or still to come."""
+    task: str | None = None
+    """Keyed hash of the id of the task that it has begun: then its result says no more than that."""
     arguments: Any | None = None
     """Only with ``OTEL_PYTHON_MCP_STORE_CONTENT=true``."""
     result: Any | None = None

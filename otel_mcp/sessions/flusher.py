@@ -23,6 +23,7 @@ from otel_mcp.sessions.endings import Endings
 from otel_mcp.sessions.findings import Findings
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.sessions.interruptions import Interruptions
+from otel_mcp.sessions.tasks import Tasks
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
 
@@ -64,6 +65,7 @@ class Flusher:
         self._health = health
         self.endings = Endings(settings, store, events, health)
         self.findings = Findings(store, events, health)
+        self.tasks = Tasks(store, events, health, producer)
         self._recent = Recent(_SESSIONS, _CALLS)
         self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None

@@ -16,6 +16,7 @@ from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding
 from otel_mcp.store.base import StoreDown
 
@@ -87,6 +88,18 @@ class SessionEvents(Protocol):
 
     def met(self, digest: str, summary: str, others: list[str]) -> None:
         """Act on what the store has answered about one of them (see `SessionStore.meet`)."""
+        ...
+
+    def tasks_seen(self, most: int) -> Sequence[TaskNews]:
+        """Return what calls have shown of tasks, oldest first, once."""
+        ...
+
+    def tasks_followed(self, answer: Followed) -> None:
+        """Act on what the store has answered to those that were returned last."""
+        ...
+
+    def tasks_counted(self, census: TaskCensus | None) -> None:
+        """Take the tasks of the service, and report those whose time is over; ``None`` = they are not known."""
         ...
 
     def closing(self) -> None:

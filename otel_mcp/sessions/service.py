@@ -81,6 +81,11 @@ class Sessions:
             if self._flusher.interruptions.refused(refusal) and not self.worker.woken:
                 self.worker.notify()
 
+    def follow_tasks(self) -> None:
+        """Have what has been seen of tasks written; from any thread."""
+        self._flusher.tasks.due = True
+        self.worker.notify()
+
     # The task in the background.
 
     def ensure_running(self) -> None:
@@ -265,7 +270,7 @@ class Sessions:
         self._turnover.forget()
         flusher = self._flusher
         ours = (self.buffer, self._health, flusher, flusher.endings, flusher.findings, flusher.interruptions)
-        for part in (*ours, self._lookups, self.worker, self._documents):
+        for part in (*ours, flusher.tasks, self._lookups, self.worker, self._documents):
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()

@@ -173,6 +173,8 @@ class Worker:
             await interruptions.ask()
         if self._listed:
             await self._meet()
+        if flusher.tasks.due and key.is_agreed:
+            await flusher.tasks.follow()
         if flusher.has_news:
             flusher.has_news = False
             await flusher.count()
@@ -190,6 +192,7 @@ class Worker:
             or health.is_partial
             or health.is_slow
             or flusher.shows_calls
+            or flusher.tasks.due
         )
         return self._interval if waits else None
 
@@ -225,6 +228,7 @@ class Worker:
     async def _sweep(self) -> None:
         await self._flusher.sweep()
         await self._flusher.report_in_flight()
+        await self._flusher.tasks.count()
         if not self._health.is_away:
             # Or the next process makes another key, where the store has lost it unnoticed: emptied, evicted.
             await self._shared_key.agree()
@@ -256,6 +260,8 @@ class Worker:
         await self._flusher.flush()
         if self._listed:
             await self._meet()
+        if self._flusher.tasks.due and self._shared_key.is_agreed:
+            await self._flusher.tasks.follow()
         await self._flusher.endings.conclude(everything=True)
         await self._documents.catch_up()
         if not self._health.is_away:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
 from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 
 GRACE: Final = 600.0
 """Seconds that an ended document stays, for what was in flight."""
@@ -135,6 +136,18 @@ class SessionStore(Protocol):
             The summaries of the others that are known, newest first, where this one is new: it was not listed within
             `KNOWN`, and another was listed since. Else, and where it is the first, none.
         """
+        ...
+
+    async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
+        """Take what messages have shown of tasks. `batch` names the news: sent again, they are answered alike.
+
+        Each task ends once in all processes: with the news that show its end, or that of its beginning where they come
+        later.
+        """
+        ...
+
+    async def tasks(self) -> TaskCensus:
+        """Count the tasks of the service that have not ended, and claim those whose time is over."""
         ...
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:

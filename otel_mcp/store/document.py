@@ -26,7 +26,7 @@ CLIP: Final = 1024
 """Characters of a name, an id or a user agent that are kept."""
 CONTENT: Final = 65_536
 """Characters of the JSON of arguments, of a result or an attribute; longer ones become a clipped string."""
-_TEXTS: Final = ("error_type", "failure", "arguments_digest", "trace_id", "span_id", "service_instance_id")
+_TEXTS: Final = ("error_type", "failure", "arguments_digest", "trace_id", "span_id", "service_instance_id", "task")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = 253402300799_000000
 """Microseconds: the end of the year 9999."""

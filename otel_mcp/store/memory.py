@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from otel_mcp.bounded import remember
-from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import GRACE
-from otel_mcp.store.memory_record import CutSessions, Record, Visits, first_activity, meet
+from otel_mcp.store.memory_record import Record, Visits, first_activity, meet
+from otel_mcp.store.memory_tasks import FollowedTasks
 
 
-class MemoryStore(CutSessions):
+class MemoryStore(FollowedTasks):
     """A `SessionStore` of one process. `clock` returns Unix seconds."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
@@ -37,6 +38,7 @@ class MemoryStore(CutSessions):
         """By digest: what is to be known of each, and when it was listed last; newest last."""
         self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
         self._visits = Visits(self._settings.max_sessions)
+        self._tasks = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -281,9 +283,6 @@ class MemoryStore(CutSessions):
     async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
         """Return when the visitors of these sessions have begun those in which no tool was called."""
         return [self._visits.add(end) for end in ended]
-
-    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
-        """Do nothing: no other process reads it."""
 
     async def mark(self, session_id: str, finding: str) -> bool:
         """Note a pattern that a running session shows."""

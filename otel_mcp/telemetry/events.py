@@ -14,6 +14,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.model.delta import FACTS, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption, within
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding
 from otel_mcp.telemetry.catalogue import change
 from otel_mcp.telemetry.metrics import Metrics
@@ -95,6 +96,19 @@ class SessionReporter:
             self._metrics.catalogues.noted(digest)
             if (attributes := change(summary, others)) is not None:
                 self._emit(semconv.EVENT_CATALOGUE_CHANGED, time.time(), attributes)
+
+    def tasks_seen(self, most: int) -> list[TaskNews]:
+        with _GUARD:
+            return self._metrics.tasks.take(most)
+        return []
+
+    def tasks_followed(self, answer: Followed) -> None:
+        with _GUARD:
+            self._metrics.tasks.followed(answer)
+
+    def tasks_counted(self, census: TaskCensus | None) -> None:
+        with _GUARD:
+            self._metrics.tasks.counted(census)
 
     def in_flight(self) -> list[OpenCall]:
         """Return the tool calls that have been in flight for long."""

@@ -25,6 +25,8 @@ class Readings(NamedTuple):
     tools: int | None
     definitions: Mapping[str, int]
     tool_calls: Mapping[str, int]
+    tasks: Mapping[tuple[str, str], int]
+    oldest_tasks: Mapping[str, float]
 
 
 class Instruments:
@@ -83,7 +85,17 @@ class Instruments:
             "What a tool call waited for input: from the answer that asked for it to the request that brought it.",
             semconv.SESSION_BUCKETS,
         )
+        self.task_duration = histogram(
+            semconv.METRIC_TASK_DURATION,
+            "s",
+            "Time from the tool call that began a task until it was finished.",
+            semconv.SESSION_BUCKETS,
+        )
         counter = meter.create_counter
+        self.tasks_started = counter(semconv.METRIC_TASK_STARTED, "{task}", "Tasks that tool calls have begun.")
+        self.tasks_unfetched = counter(
+            semconv.METRIC_TASK_UNFETCHED, "{task}", "Tasks whose time was over before their result was fetched."
+        )
         self.started = counter(semconv.METRIC_SESSION_STARTED, "{session}", "Sessions that began.")
         self.resumed = counter(semconv.METRIC_SESSION_RESUMED, "{session}", "Sessions met again after a restart.")
         self.ended = counter(semconv.METRIC_SESSION_ENDED, "{session}", "Sessions that ended.")
@@ -167,6 +179,10 @@ class Instruments:
             "By",
             "Size of a tool's definition, as last listed.",
         )
+        tasks = self._shows(lambda now: [_task(*item) for item in now.tasks.items()])
+        gauge(semconv.METRIC_TASK_ACTIVE, tasks, "{task}", "Tasks that have not ended, in the shared store.")
+        since = self._shows(lambda now: _by(semconv.GEN_AI_TOOL_NAME, now.oldest_tasks))
+        gauge(semconv.METRIC_TASK_OLDEST, since, "s", "Age of the oldest task that has not ended.")
         calls = self._shows(lambda now: _by(semconv.GEN_AI_TOOL_NAME, now.tool_calls))
         counting(semconv.METRIC_TOOL_CALLS, calls, "{call}", "Calls of each tool that is listed: of some, none.")
         counting(semconv.METRIC_ERRORS, [_errors], "{error}", "Failures of the instrumentation itself.")
@@ -196,6 +212,10 @@ def _served(what: Served, count: int) -> Observation:
     method, tool = what
     named = {} if tool is None else {semconv.GEN_AI_TOOL_NAME: tool}
     return Observation(count, {semconv.MCP_METHOD_NAME: method, **named})
+
+
+def _task(of: tuple[str, str], count: int) -> Observation:
+    return Observation(count, {semconv.GEN_AI_TOOL_NAME: of[0], semconv.TASK_STATUS: of[1]})
 
 
 def _errors(_: CallbackOptions) -> list[Observation]:

@@ -1,7 +1,6 @@
 """How finished calls become measurements.
 
-Nothing but zeros is recorded before the first request: values recorded before a
-fork would be exported again by every child.
+Nothing but zeros is recorded before the first request: values from before a fork would be exported by every child.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from otel_mcp.telemetry.instruments import Instruments, Readings
 from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
+from otel_mcp.telemetry.tasks import Tasks
 from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome
 
 DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions")
@@ -59,22 +59,21 @@ class Metrics:
         self.catalogues = Catalogues()
         self.names = {"tools/call": self.catalogues.tools, "prompts/get": self.catalogues.prompts}
         self.census = Census(self.catalogues.tools)
+        self.tasks = Tasks(self._on, self.catalogues.tools)
         self._clients = BoundedNames(MAX_CLIENTS)
         self.tenants = BoundedNames(MAX_TENANTS, tenants)
         self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
         self._series: dict[tuple[str | None, ...], tuple[Series, dict[str | None, Series]]] = {}
         """Duration, and sizes of results by tenant, by the values of their attributes."""
-        self._sizes: dict[str | None, dict[str | None, Series]] = {}
-        """Sizes of results, by tool and tenant."""
+        self._sizes: dict[str | None, dict[str | None, Series]] = {}  # Of results, by tool and tenant.
         self._client_series: dict[tuple[str | None, ...], Series] = {}
         self._taken: dict[str, int] = {}
         """Bytes of an answer that clients take whole, by their names, where that is known."""
         self._store_series: dict[tuple[str, str], Series] = {}
         self._waiting: deque[tuple[Callable[..., None], float, str | None, dict[str, Any]]] = deque()
         self.sessions = SessionMetrics(self._on, self._of_client, self.tenants)
-        self.audits: Sequence[str] = ()
-        """Why audit records may be dropped, where they are made."""
+        self.audits: Sequence[str] = ()  # Why audit records may be dropped, where they are made.
         self.inputs = InputMetrics(self._on, self.catalogues.tools)
         self.registered = False
         self.forget()
@@ -87,8 +86,8 @@ class Metrics:
         """Start again in a forked child: what waits to be counted is the parent's."""
         self._waiting.clear()
         self.census.forget()
-        self.calls: Counter[str] = Counter()
-        """Tool calls, by the bounded name of the tool."""
+        self.tasks.forget()
+        self.calls: Counter[str] = Counter()  # Of tools, by their bounded names.
         self._requests: Counter[Series] = Counter()
         """Of the batch that is being recorded, by the series of client and method."""
         self._exemplified: set[tuple[Series, int]] = set()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from otel_mcp import loops
+from otel_mcp import loops, semconv
 from otel_mcp.guard import guarded, report
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Call
@@ -36,7 +36,7 @@ _MEANWHILE: Final = 0.01
 """Seconds until the loop looks again for what another thread is recording."""
 _MAX_LINKS: Final = 100
 """Calls that the span of a session leads to."""
-_GIVEN: Final = frozenset({"tools/list", "tools/call", "prompts/get", "resources/read"})
+_GIVEN: Final = frozenset({"tools/list", "tools/call", "tasks/result", "prompts/get", "resources/read"})
 """Methods whose results hosts give to the model."""
 
 
@@ -175,6 +175,9 @@ class Recorder:
         except Exception as failure:
             report("record", failure)
         self.metrics.record(call)
+        if call.task is not None:
+            with _GUARD:
+                self.metrics.tasks.finished(call, call.task.seen)
         record: CallRecord | None = None
         try:
             if call.session is not None and was_accepted(call):
@@ -248,6 +251,8 @@ class Recorder:
         )
         if call.round is not None:
             record.answers, record.waiting = call.round.key, call.round.waits
+        if call.task is not None:
+            record.task = call.task.attributes.get(semconv.TASK_ID)
         if self._content:
             record.arguments = self._redact(arguments)
             record.result = self._redact(call.result)

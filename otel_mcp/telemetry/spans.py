@@ -199,6 +199,16 @@ def complete(call: Call, span: Span, outcome: Outcome) -> None:
     span.set_attributes(attributes)
 
 
+def show_task(call: Call, span: Span) -> None:
+    """Put on a span which task its call begins or asks about, and lead to the call that began it."""
+    task = call.task
+    if task is not None and not task.shown and span.is_recording():
+        task.shown = True
+        span.set_attributes(task.attributes)
+        if task.link is not None:
+            span.add_link(task.link)
+
+
 class Spans:
     """Opens and ends the spans that nobody else makes."""
 
@@ -250,6 +260,8 @@ class Spans:
             complete(call, span, outcome)
             if outcome.asks is not None:
                 mark_asking(call, span)
+            if call.task is not None:
+                show_task(call, span)
             if call.result is not None:
                 capture_result(call, call.result)
         duration_ns = int(call.duration * 1e9) if call.finished else None

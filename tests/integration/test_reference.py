@@ -36,6 +36,8 @@ from tests.support.providers import Telemetry
 from tests.support.registry import Emitted
 from tests.support.rounds import Person
 from tests.support.rounds import ask as ask_for_input
+from tests.support.sdk_tasks import TasksExtension
+from tests.support.tasks import TaskServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -126,8 +128,8 @@ async def broken(*_: object) -> None:
 
 async def _use_everything(redis_url: str) -> Emitted:
     """Have a real server do all that makes something to be emitted."""
-    telemetry = Telemetry()
-    async with _server(telemetry, redis_url) as client:
+    telemetry, tasks = Telemetry(), TaskServer()
+    async with _server(telemetry, redis_url, tasks) as client:
         session_id = (await _post(client, initialize(name="unit-probe"))).headers["mcp-session-id"]
         legacy = legacy_headers(session_id)
         await _post(client, call("add", 1, arguments={"a": 1, "b": 2}), legacy)
@@ -161,6 +163,11 @@ async def _use_everything(redis_url: str) -> Emitted:
             headers = [*modern, ("authorization", f"Bearer {credential}")]
             await _post(client, call("add", 14, arguments={"a": 1, "b": 2}, meta=alone), headers)
         await _post(client, ask("tools/call", 15), legacy)  # Of no tool.
+        for number, status in ((14, "working"), (15, "completed")):
+            await _post(client, call("build", number, arguments={}, meta=meta), [*modern[:2], ("mcp-name", "build")])
+            tasks.put("task-1", status)
+            about = ask("tasks/get", number + 10, taskId="task-1", _meta=meta)
+            await _post(client, about, [modern[0], ("mcp-method", "tasks/get"), ("mcp-name", "task-1")])
         holder = await _hold_a_stream()
         runtime = current.runtime
         assert runtime is not None
@@ -171,6 +178,9 @@ async def _use_everything(redis_url: str) -> Emitted:
         for ended in (successor, asked.session_id):
             await runtime.sessions.delete(ended)
         await _cut(runtime)
+        followed = getattr(runtime.sessions, "_flusher").tasks  # noqa: B009
+        await followed.follow()
+        await followed.count()
         # The shared number is not shown before it is known.
         assert await anyio.to_thread.run_sync(
             lambda: wait_until(lambda: runtime.sessions.active is not None, deadline=20)
@@ -213,9 +223,9 @@ async def _cut(runtime: Runtime) -> None:
 
 
 @asynccontextmanager
-async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2.AsyncClient]:
+async def _server(telemetry: Telemetry, redis_url: str, tasks: TaskServer) -> AsyncGenerator[httpx2.AsyncClient]:
     """A server of the SDK that gives out no session ids, instrumented as by `opentelemetry-instrument`."""
-    server = MCPServer("shop", log_level="ERROR")
+    server = MCPServer("shop", log_level="ERROR", extensions=[TasksExtension(tasks)])
     tracer = telemetry.tracer_provider.get_tracer("shop")
     logger = telemetry.logger_provider.get_logger("shop")
 
@@ -240,6 +250,10 @@ async def _server(telemetry: Telemetry, redis_url: str) -> AsyncGenerator[httpx2
     @server.tool()
     async def approve(ctx: Context[Any], a: int) -> Any:
         return ask_for_input(ctx.request_state, answered=bool(ctx.input_responses))
+
+    @server.tool()
+    async def build() -> str:
+        raise AssertionError  # It begins a task.
 
     @server.prompt()
     async def greet() -> str:

@@ -19,6 +19,7 @@ from otel_mcp import loops
 from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, WriteResult
 from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.sessions import health
 from otel_mcp.sessions.flusher import BATCH
 from otel_mcp.sessions.health import PATIENCE
@@ -122,6 +123,17 @@ class Remote:
     async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
         await self._reach("put_in_flight")
         self.in_flight.append(list(calls))
+
+    async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
+        memory = await self._reach("follow")
+        answer = await memory.follow(batch, news)
+        if self.loses_answer:
+            self.loses_answer = False
+            raise StoreDown("lost")
+        return answer
+
+    async def tasks(self) -> TaskCensus:
+        return await (await self._reach("tasks")).tasks()
 
     async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
         return await (await self._reach("cut")).cut(refusals)

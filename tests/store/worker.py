@@ -17,6 +17,7 @@ from typing import Any
 from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
@@ -68,6 +69,15 @@ class Worker:
     def met(self, digest: str, summary: str, others: list[str]) -> None:
         self._catalogues.remove(digest)
         self._changes += [f"{other} to {digest}" for other in others[:1]]
+
+    def tasks_seen(self, most: int) -> tuple[TaskNews, ...]:
+        return ()
+
+    def tasks_followed(self, answer: Followed) -> None:
+        pass
+
+    def tasks_counted(self, census: TaskCensus | None) -> None:
+        pass
 
     async def list(self, catalogue: str) -> None:
         """Have clients list this one, until the store knows of it."""

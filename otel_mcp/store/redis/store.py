@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
 from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ABANDONED, CATALOGUES, IN_FLIGHT_KEPT, KNOWN, VISITS, VISITS_KEPT, ProducerId, StoreDown
@@ -29,6 +30,7 @@ from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
 from otel_mcp.store.redis.expiry import Sweep
 from otel_mcp.store.redis.flush import FlushWriter
 from otel_mcp.store.redis.interruptions import Interruptions
+from otel_mcp.store.redis.tasks import Tasks
 
 _UNWRITTEN: Final = 120_000
 """Milliseconds after which a handshake is written that will be: more than the longest flush interval."""
@@ -55,6 +57,7 @@ class RedisStore:
         self._writer = codec.Writer(settings.service_name, self._ttl, settings.max_tool_calls, process)
         self._flushes = FlushWriter(self._link, self._keys, self._writer)
         self._interruptions = Interruptions(self._link, self._keys, self._writer, process)
+        self._tasks = Tasks(self._link, self._keys, self._writer)
         self._sweep = Sweep(self._link, self._keys, self._writer, process, settings.sweep_interval, self._ttl)
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
@@ -146,6 +149,14 @@ class RedisStore:
         arguments = (digest, text.utf8(summary), round(KNOWN * 1_000_000), CATALOGUES, round(ABANDONED * 1000))
         found = await self._unless_foreign(codec.MEET, (self._keys.catalogues,), *arguments)
         return [other.decode("utf-8", "replace") for other in found or ()]
+
+    async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
+        """Take what messages have shown of tasks."""
+        return await self._tasks.follow(batch, news)
+
+    async def tasks(self) -> TaskCensus:
+        """Count the tasks of the service, and claim those whose time is over."""
+        return await self._tasks.count()
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Claim sessions whose time was over at `now`."""

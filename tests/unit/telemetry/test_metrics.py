@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from otel_mcp import MCPMiddleware
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.interruption import Interruption
+from otel_mcp.model.task import TaskCensus, TaskEnd
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
@@ -57,6 +58,11 @@ CONTRACT = {
     "otel_mcp.requests.refused": ("{request}", "Counter"),
     "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
     "otel_mcp.call.oldest": ("s", "Gauge"),
+    "otel_mcp.task.started": ("{task}", "Counter"),
+    "otel_mcp.task.duration": ("s", "Histogram"),
+    "otel_mcp.task.active": ("{task}", "Gauge"),
+    "otel_mcp.task.oldest": ("s", "Gauge"),
+    "otel_mcp.task.unfetched": ("{task}", "Counter"),
     "otel_mcp.stream.active": ("{stream}", "UpDownCounter"),
     "otel_mcp.stream.duration": ("s", "Histogram"),
     "otel_mcp.transport.sessions": ("{session}", "UpDownCounter"),
@@ -118,6 +124,11 @@ ATTRIBUTES = {
     "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
     "otel_mcp.requests.active": {"mcp.method.name", "gen_ai.tool.name"},
     "otel_mcp.call.oldest": {"gen_ai.tool.name"},
+    "otel_mcp.task.started": {"gen_ai.tool.name"},
+    "otel_mcp.task.duration": {"gen_ai.tool.name", "otel_mcp.task.status"},
+    "otel_mcp.task.active": {"gen_ai.tool.name", "otel_mcp.task.status"},
+    "otel_mcp.task.oldest": {"gen_ai.tool.name"},
+    "otel_mcp.task.unfetched": {"gen_ai.tool.name", "otel_mcp.task.status"},
     "otel_mcp.stream.active": {"otel_mcp.stream.kind"},
     "otel_mcp.stream.duration": {"otel_mcp.stream.kind", "otel_mcp.client.name"},
     "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
@@ -151,8 +162,12 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     await post(app, ask("prompts/get", name="greet"), legacy_headers("own"))
     server.results["tools/call"] = {"result": {"content": [{"type": "text", "text": "x" * 60_000}]}}
     await post(app, call(), legacy_headers("own"))
+    server.results["tools/call"] = {"result": {"task": {"taskId": "t", "status": "working"}}}
+    await post(app, call(), legacy_headers("own"))
     await delete(app, legacy_headers("own"))
     metrics = runtime.metrics
+    ends = [TaskEnd("add", "failed", 3.0), TaskEnd("add", "completed", None)]
+    metrics.tasks.counted(TaskCensus({("add", "working"): 1}, {"add": 1.0}, ends))
     facts = SessionFacts("s", 1.0, 60.0, source="header", protocol_version="2025-11-25")
     metrics.sessions.started(facts)
     metrics.sessions.resumed()

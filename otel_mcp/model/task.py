@@ -1,0 +1,100 @@
+"""Tasks that a tool call begins and that go on without it: what messages say of them, and how they end. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from otel_mcp.semconv import OTHER
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from otel_mcp.wire.tasks import TaskSeen, TaskStatus
+
+FINAL: Final = frozenset({"completed", "failed", "cancelled"})
+"""Statuses after which a task changes no more."""
+UNFOLLOWED: Final = OTHER
+"""Stands for the status of a task for which there was no room."""
+MOST: Final = 10_000
+"""Tasks of a service that are followed at a time."""
+OVER: Final = 600.0
+"""Seconds for which a task is known that is finished and fetched: its beginning may be sent again."""
+LONGEST: Final = 7 * 86_400.0
+"""Seconds for which a task is followed at most."""
+_ENDLESS, _LATE = 86_400.0, 60.0
+"""Seconds for which a task is followed that its server keeps for good; and that are given to what comes late, or
+before the call that begins the task."""
+
+
+@dataclass(slots=True, eq=False)
+class CallTask:
+    """The task that a call begins or asks about."""
+
+    seen: TaskSeen
+    attributes: Mapping[str, Any]
+    """Of the span of the call."""
+    link: SpanContext | None
+    """The span of the call that began the task, where this is another one."""
+    shown: bool = False
+    """The span has them."""
+
+
+@dataclass(slots=True)
+class TaskNews:
+    """What one message has shown of a task, on its way to the store. Instants are Unix seconds."""
+
+    key: str
+    """Keyed hash of the task's id; before it leaves this process, the id itself."""
+    at: float
+    status: TaskStatus | None = None
+    ended: float | None = None
+    """When it reached that status, where the server says so."""
+    ttl: float | None = None
+    """Seconds from its beginning for which the server keeps it, where it says so."""
+    fetched: bool = False
+    """The client has got its result."""
+    began: float | None = None
+    """Set by the call that begins it; with `tool` and `link`."""
+    tool: str = ""
+    """Bounded."""
+    link: str = ""
+    """Trace and span of the call that began it, in hexadecimal: ``{trace id}-{span id}``."""
+
+
+class TaskEnd(NamedTuple):
+    """A task to be reported, by one process."""
+
+    tool: str
+    status: str
+    """The last one that was seen."""
+    duration: float | None
+    """Seconds until it was finished; ``None`` = its time is over, and its result was never fetched."""
+
+
+class Followed(NamedTuple):
+    """What the store answers to news of tasks."""
+
+    ends: Sequence[TaskEnd]
+    links: Sequence[str]
+    """For each of the news: which call has begun the task, where that is known."""
+
+
+@dataclass(slots=True)
+class TaskCensus:
+    """The tasks of the service at a moment."""
+
+    active: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """How many have not ended, by tool and status."""
+    oldest: dict[str, float] = field(default_factory=dict[str, float])
+    """When the oldest of them began, by tool; Unix seconds."""
+    ends: list[TaskEnd] = field(default_factory=list[TaskEnd])
+    """Those whose time is over, for the caller to report."""
+
+
+def until_of(news: TaskNews) -> float:
+    """Return until when a task is followed of which these are the first news."""
+    if news.began is None:
+        return news.at + _LATE
+    return news.began + min(news.ttl or _ENDLESS, LONGEST) + _LATE

@@ -1,0 +1,101 @@
+"""What messages say of tasks: those of 2025-11-25, and of the extension of 2026-07-28.
+
+In the older revision a client asks for a task by ``params.task`` and fetches the result by ``tasks/result``. In the
+newer one the server decides, and brings the result with ``tasks/get`` or ``notifications/tasks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
+
+from otel_mcp.wire.jsonrpc import field_of, text
+
+TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
+STATUSES: Final = frozenset(get_args(TaskStatus))
+TASK_METHODS: Final = frozenset({
+    "tools/call", "tasks/get", "tasks/list", "tasks/result", "tasks/cancel", "tasks/update",
+})  # fmt: skip
+"""Methods whose results may be about tasks."""
+NOTIFICATIONS: Final = frozenset({"notifications/tasks", "notifications/tasks/status"})
+_MAX_LISTED: Final = 1000
+"""Tasks that are read of one list."""
+
+
+class TaskSeen(NamedTuple):
+    """What one message says of a task."""
+
+    id: str
+    """As the server has named it: it leaves this process only as a keyed hash."""
+    status: TaskStatus | None = None
+    """``None`` = not said."""
+    updated: float | None = None
+    """Unix seconds, after `created`; ``None`` = not said."""
+    ttl: float | None = None
+    """Seconds from its beginning for which the server keeps it; ``None`` = not said, or for good."""
+    fetched: bool = False
+    """The message brings the result."""
+
+
+def begun(result: object) -> TaskSeen | None:
+    """Read which task a ``tools/call`` has begun; ``None`` where the result is none."""
+    nested = _field(result, "task")
+    if nested is None:
+        nested = result if _field(result, "resultType", "result_type") == "task" else None
+    return None if nested is None else _read(nested)
+
+
+def shown(method: str, params: Mapping[str, Any], result: object) -> list[TaskSeen]:
+    """Read what the answer to a request about tasks says; `result` is ``None`` where it was too large to be read."""
+    if method == "tasks/list":
+        listed = _field(result, "tasks")
+        entries = cast("list[object]", listed)[:_MAX_LISTED] if isinstance(listed, list) else []
+        return [seen for entry in entries if (seen := _read(entry)) is not None]
+    named = params.get("taskId")
+    if not isinstance(named, str) or not named:
+        return []
+    if method == "tasks/result":
+        failed = _field(result, "isError", "is_error") is True
+        return [TaskSeen(text(named), "failed" if failed else "completed", fetched=True)]
+    if method == "tasks/cancel":
+        # Since 2026-07-28 a server only says that it has heard.
+        return [_read(result) or TaskSeen(text(named), "cancelled")]
+    return [_read(result) or TaskSeen(text(named))]
+
+
+def notified(params: object) -> TaskSeen | None:
+    """Read the parameters of one of the `NOTIFICATIONS`."""
+    return _read(params)
+
+
+def _read(task: object) -> TaskSeen | None:
+    """Read a task, as dictionary or model; drafts put it into a field of its own."""
+    inner = _field(task, "task")
+    task = task if inner is None else inner
+    named, status = _field(task, "taskId", "task_id"), _field(task, "status")
+    if not (isinstance(named, str) and named and isinstance(status, str) and status in STATUSES):
+        return None
+    created, updated = _instant(_field(task, "createdAt")), _instant(_field(task, "lastUpdatedAt"))
+    ttl: Any = _field(task, "ttlMs", "ttl")
+    is_number = type(ttl) in (int, float) and ttl > 0
+    brings = _field(task, "result") is not None or _field(task, "error") is not None
+    return TaskSeen(
+        text(named),
+        cast("TaskStatus", status),
+        updated if created is not None and updated is not None and updated > created else None,
+        ttl / 1000 if is_number else None,
+        brings,
+    )
+
+
+def _field(value: object, *names: str) -> object:
+    return next((found for name in names if (found := field_of(value, name)) is not None), None)
+
+
+def _instant(value: object) -> float | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return moment.timestamp() if isinstance(moment, datetime) and moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None

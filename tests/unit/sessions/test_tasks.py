@@ -1,0 +1,83 @@
+"""News of tasks reach the store once, whatever it does meanwhile."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from otel_mcp.model.task import Followed, TaskCensus, TaskEnd, TaskNews
+from otel_mcp.store.base import StoreDown
+from tests.store.test_service import Remote, remote_sessions, until
+from tests.support.stores import Listener
+
+pytestmark = pytest.mark.anyio
+
+
+def a_task(number: int = 0, status: str = "working") -> list[TaskNews]:
+    """The beginning of a task, and where it has another status, that."""
+    began = float(int(time.time())) - 10
+    news = [TaskNews(f"key-{number}", began, "working", began=began, tool="add", link="-")]
+    return news if status == "working" else [*news, TaskNews(f"key-{number}", began + 5, "completed")]
+
+
+async def test_a_lost_answer_about_tasks_is_asked_for_again_and_counts_once() -> None:
+    remote, listener = Remote(), Listener()
+    sessions = remote_sessions(remote, listener, flush_interval=0.01)
+    listener.task_news = a_task(status="completed")
+    remote.loses_answer = True
+
+    sessions.ensure_running()
+    sessions.follow_tasks()
+    await until(lambda: listener.tasks)
+    await sessions.aclose()
+
+    assert remote.asked.count("follow") == 2
+    assert listener.tasks == [Followed([TaskEnd("add", "completed", 5.0)], ["-", "-"])]
+
+
+async def test_news_of_tasks_wait_for_the_end_of_an_outage_and_go_in_batches() -> None:
+    remote, listener = Remote(), Listener()
+    sessions = remote_sessions(remote, listener, flush_interval=0.01)
+    listener.task_news = [news for number in range(150) for news in a_task(number)]
+    remote.down = StoreDown("ConnectionError")
+    sessions.ensure_running()
+    sessions.follow_tasks()
+    await until(lambda: sessions.degraded)
+    assert listener.tasks == []
+
+    remote.down = None
+    await until(lambda: not listener.task_news)
+    await sessions.aclose()
+
+    assert [len(answer.links) for answer in listener.tasks if isinstance(answer, Followed)] == [100, 50]
+    assert (await remote.memory.tasks()).active == {("add", "working"): 150}
+
+
+async def test_what_is_seen_last_is_followed_when_the_process_ends() -> None:
+    remote, listener = Remote(), Listener()
+    sessions = remote_sessions(remote, listener, flush_interval=3600.0)
+    sessions.ensure_running()
+    await sessions.hash_key()
+    listener.task_news = a_task(status="completed")
+    sessions.follow_tasks()
+
+    await sessions.aclose()
+
+    assert [answer.ends for answer in listener.tasks if isinstance(answer, Followed)] == [[("add", "completed", 5.0)]]
+
+
+async def test_tasks_are_counted_with_each_sweep_and_not_known_while_the_store_is_away() -> None:
+    remote, listener = Remote(), Listener()
+    await remote.memory.follow("1:1", a_task())
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.02)
+    sessions.ensure_running()
+    await until(lambda: listener.tasks)
+    remote.down = StoreDown("ConnectionError")
+    await until(lambda: listener.tasks[-1] is None)
+    remote.down = None
+    await sessions.aclose()
+
+    counted = listener.tasks[0]
+    assert isinstance(counted, TaskCensus)
+    assert (counted.active, list(counted.oldest)) == ({("add", "working"): 1}, ["add"])
