@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
-from .boards import overview, pipeline, resources, session, sessions, tools
+from .boards import audit, overview, pipeline, resources, session, sessions, tools
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
 ALERTS: Final = Path(__file__).parent / "alerts"
@@ -22,6 +22,7 @@ BOARDS: Final = {
     "tools": tools.board,
     "resources": resources.board,
     "session": session.board,
+    "audit": audit.board,
     "pipeline": pipeline.board,
 }
 """File name -> what builds it."""

@@ -131,6 +131,7 @@ class Runtime:
         sessions, catalogues, tasks = self.sessions, self.metrics.catalogues, self.metrics.tasks
         return Readings(
             sessions.active,
+            sessions.callers,
             sessions.local,
             sessions.pending,
             sessions.degraded,

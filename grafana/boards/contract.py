@@ -204,6 +204,7 @@ STORE_DURATION: Final = Metric(
 STORE_PENDING: Final = Metric(names.METRIC_STORE_PENDING, "{call}", "gauge")
 STORE_DROPPED: Final = Metric(names.METRIC_STORE_DROPPED, "{call}", "counter", (names.REJECT_REASON,))
 STORE_DEGRADED: Final = Metric(names.METRIC_STORE_DEGRADED, "{process}", "gauge")
+CALLERS_ACTIVE: Final = Metric(names.METRIC_CALLERS_ACTIVE, "{caller}", "gauge")
 AUDIT_DROPPED: Final = Metric(names.METRIC_AUDIT_DROPPED, "{record}", "counter", (names.REJECT_REASON,))
 OBSERVER_DROPPED: Final = Metric(names.METRIC_OBSERVER_DROPPED, "{call}", "counter", (names.OBSERVER,))
 ERRORS: Final = Metric(names.METRIC_ERRORS, "{error}", "counter", (names.COMPONENT,))

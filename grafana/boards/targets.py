@@ -78,3 +78,8 @@ def trace(trace_id: str) -> _JaegerQuery:
 def logs(expr: str) -> LokiQuery:
     """Ask for the lines that match, the newest first."""
     return LokiQuery().datasource(LOKI).expr(expr).query_type("range").max_lines(500).ref_id("A")
+
+
+def counted(expr: str, legend: str = "") -> LokiQuery:
+    """Ask for one value per series of a LogQL metric query, over the range on screen."""
+    return LokiQuery().datasource(LOKI).expr(expr).query_type("instant").legend_format(legend).ref_id("A")

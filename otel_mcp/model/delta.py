@@ -159,6 +159,8 @@ class SessionDelta:
     """Those of the list among them."""
     has_rounds: bool = False
     """Some of them may be rounds of one logical call: see `model.rounds`."""
+    callers: set[str] = field(default_factory=set[str])
+    """Who has called tools in it, as keyed hash or address, empty where neither is known: for their number alone."""
     content: int = 0
     """Bytes of arguments and results in `calls`, where these are kept at all; the buffer weighs them."""
     ended: tuple[float, EndReason] | None = None

@@ -19,6 +19,7 @@ from otel_mcp.bounded import Recent
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import EndedSession, Flush, SessionDelta, WriteResult
 from otel_mcp.sessions.buffer import Buffer
+from otel_mcp.sessions.callers import Callers
 from otel_mcp.sessions.endings import Endings
 from otel_mcp.sessions.findings import Findings
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
@@ -67,6 +68,7 @@ class Flusher:
         self.findings = Findings(store, events, health)
         self.tasks = Tasks(store, events, health, producer)
         self._recent = Recent(_SESSIONS, _CALLS)
+        self.callers = Callers(store, health)
         self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""
@@ -254,10 +256,11 @@ class Flusher:
                 self.shows_calls = bool(calls)
 
     async def count(self) -> None:
-        """Count live sessions; a failure opens the breaker."""
+        """Count live sessions, and the callers of today; a failure opens the breaker."""
         if not self._health.is_away:
             with self._health.operation("count"):
                 self.active = await self._store.active()
+        await self.callers.count()
 
     async def _slow_acquire(self) -> None:
         """Wait for the flush under way, perhaps on another loop of this process."""

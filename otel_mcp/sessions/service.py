@@ -68,7 +68,10 @@ class Sessions:
     def submit(self, delta: SessionDelta) -> None:
         """Hand over what happened; `delta` belongs to us from here on."""
         try:
-            worker = self.worker
+            worker, callers = self.worker, self._flusher.callers
+            if not delta.callers <= callers.counted or delta.last_activity >= callers.until:
+                callers.add(delta.callers, self.shared_key.secret)
+                self._flusher.has_news = True
             urgent = self.buffer.add(delta)
             if not worker.woken or (urgent and not worker.asked):
                 worker.notify(now=urgent and not self._health.is_away)
@@ -252,6 +255,11 @@ class Sessions:
         return None if self._health.is_away else self._flusher.active
 
     @property
+    def callers(self) -> int | None:
+        """Callers of today in all processes; `None` where it is not known."""
+        return None if self._health.is_away else self._flusher.callers.number
+
+    @property
     def local(self) -> int:
         """Sessions held in the memory of this process, for want of a store or of its answer."""
         held = len(self._store) if isinstance(self._store, MemoryStore) else 0
@@ -269,8 +277,8 @@ class Sessions:
         self._loops.clear()
         self._turnover.forget()
         flusher = self._flusher
-        ours = (self.buffer, self._health, flusher, flusher.endings, flusher.findings, flusher.interruptions)
-        for part in (*ours, flusher.tasks, self._lookups, self.worker, self._documents):
+        flushing = (flusher, flusher.endings, flusher.findings, flusher.interruptions, flusher.tasks, flusher.callers)
+        for part in (self.buffer, self._health, *flushing, self._lookups, self.worker, self._documents):
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()

@@ -263,6 +263,8 @@ class Worker:
         if self._flusher.tasks.due and self._shared_key.is_agreed:
             await self._flusher.tasks.follow()
         await self._flusher.endings.conclude(everything=True)
+        if self._flusher.callers.waiting:
+            await self._flusher.callers.count()
         await self._documents.catch_up()
         if not self._health.is_away:
             with self._health.operation("leave"):

@@ -31,6 +31,8 @@ VISITS: Final = 10
 """Sessions without a call that are remembered of a visitor."""
 VISITS_KEPT: Final = 86_400.0
 """Seconds after the last one."""
+CALLERS_KEPT: Final = 2 * 86_400.0
+"""Seconds that the callers of a day are kept after the last one that was new to a process."""
 IN_FLIGHT_KEPT: Final = 10.0
 """Seconds that calls in flight stay in the store where their process does not say so again: it may be gone."""
 
@@ -178,6 +180,10 @@ class SessionStore(Protocol):
 
     async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
         """Note which calls this process has in flight, for others to read in the next seconds; none = no longer any."""
+        ...
+
+    async def callers(self, day: str, hashes: Sequence[str]) -> int:
+        """Add callers to those of a UTC day; return about how many there are by now, in all processes."""
         ...
 
     async def mark(self, session_id: str, finding: str) -> bool:

@@ -17,11 +17,11 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import GRACE
-from otel_mcp.store.memory_record import Record, Visits, first_activity, meet
+from otel_mcp.store.memory_record import Alone, Record, Visits, first_activity, meet
 from otel_mcp.store.memory_tasks import FollowedTasks
 
 
-class MemoryStore(FollowedTasks):
+class MemoryStore(FollowedTasks, Alone):
     """A `SessionStore` of one process. `clock` returns Unix seconds."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
@@ -37,6 +37,7 @@ class MemoryStore(FollowedTasks):
         self._catalogues: OrderedDict[str, tuple[str, float]] = OrderedDict()
         """By digest: what is to be known of each, and when it was listed last; newest last."""
         self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
+        self.forget_callers()
         self._visits = Visits(self._settings.max_sessions)
         self._tasks = {}
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic_core import from_json
 
 from otel_mcp.bounded import remember
-from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
 from otel_mcp.model.rounds import add_calls
 from otel_mcp.model.state import Cause, Ended, EndReason, Interrupted, SessionState
@@ -19,6 +19,8 @@ from otel_mcp.store.base import CATALOGUES, GRACE, KNOWN, VISITS
 
 _VARIANTS: Final = 7
 """Sets of facts that are remembered as merged, so that processes that know different ones do not take turns."""
+
+_MAX_CALLERS: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -211,6 +213,25 @@ class CutSessions:
                 facts.principal = record.facts.principal
                 return Return(facts, since, record.ended is not None)
         return None
+
+
+class Alone:
+    """What a store does for the other processes, where there is none."""
+
+    def forget_callers(self) -> None:
+        """Forget who has called: after a fork."""
+        self._callers: tuple[str, set[str]] = "", set()
+
+    async def callers(self, day: str, hashes: Sequence[str]) -> int:
+        """Add callers to those of a day; return how many there are, of this process alone."""
+        if day != self._callers[0]:
+            self._callers = day, set()
+        known = self._callers[1]
+        known.update(hashes[: max(_MAX_CALLERS - len(known), 0)])
+        return len(known)
+
+    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
+        """Do nothing: no other process reads it."""
 
     async def leave(self) -> None:
         """Do nothing: no other process looks for it."""

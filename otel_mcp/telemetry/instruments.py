@@ -17,6 +17,7 @@ class Readings(NamedTuple):
     """What the observable instruments show: read from memory, never from the store."""
 
     active: int | None
+    callers: int | None
     local: int
     pending: int
     degraded: bool
@@ -150,6 +151,8 @@ class Instruments:
         adding(semconv.METRIC_TRANSPORT_SESSIONS, held, "{session}", "Transport sessions that the SDK holds.")
         active = self._shows(lambda now: _if_known(now.active))
         gauge(semconv.METRIC_SESSION_ACTIVE, active, "{session}", "Live sessions in the shared store.")
+        callers = self._shows(lambda now: _if_known(now.callers))
+        gauge(semconv.METRIC_CALLERS_ACTIVE, callers, "{caller}", "Callers that have called tools today, by UTC.")
         local = self._shows(lambda now: [Observation(now.local)])
         adding(semconv.METRIC_SESSION_LOCAL, local, "{session}", "Sessions in this process's memory.")
         pending = self._shows(lambda now: [Observation(now.pending)])

@@ -208,14 +208,12 @@ class Recorder:
             session.last_activity = delta.last_activity = ended
         session.facts.tenant = session.facts.tenant or call.tenant
         is_tool = call.method == "tools/call"
-        if self._links and is_tool and call.span_context is not None and call.span_context.trace_flags.sampled:
-            session.sampled = session.sampled if session.sampled is not None else deque(maxlen=_MAX_LINKS)
-            session.sampled.append(call.span_context)
+        if self._links and is_tool:
+            self._slow_link(session, call)
         if call.id is None:
             return None
         delta.requests += 1
-        if started > delta.began:
-            delta.began = started
+        delta.began = started if started > delta.began else delta.began
         if call.outcome is not None and call.outcome.error_type is not None and call.failure not in CALLERS_FAULT:
             delta.errors += 1
         if call.method in _GIVEN and call.result_bytes and (call.outcome is None or call.outcome.status_code is None):
@@ -226,12 +224,21 @@ class Recorder:
         if is_tool and call.target is not None:
             session.tool_calls += 1
             delta.call_count += 1
+            caller, address = call.exchange.caller, None if call.exchange.client_is_shared else call.exchange.client
+            # One whose hash is by a key that the replicas do not share would be another caller to each.
+            if self._keys.is_agreed and (caller is None or caller[1] == self._keys.generation):
+                delta.callers.add((caller[2].digest if caller is not None else "") or address or "")
             delta.calls.append(record := self._call_record(call, started))
             delta.has_rounds = delta.has_rounds or call.round is not None
             if self._observers is not None:
                 self._observers.deliver(record, session)
             return record
         return None
+
+    def _slow_link(self, session: Session, call: Call) -> None:
+        if call.span_context is not None and call.span_context.trace_flags.sampled:
+            session.sampled = session.sampled if session.sampled is not None else deque(maxlen=_MAX_LINKS)
+            session.sampled.append(call.span_context)
 
     def _call_record(self, call: Call, started: float) -> CallRecord:
         context = call.span_context if call.span_context is not None and call.span_context.is_valid else None

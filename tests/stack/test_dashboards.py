@@ -74,4 +74,4 @@ def test_generating_again_changes_nothing() -> None:
 
 
 def test_all_are_there() -> None:
-    assert NAMES == ["overview", "pipeline", "resources", "session", "sessions", "tools"]
+    assert NAMES == ["audit", "overview", "pipeline", "resources", "session", "sessions", "tools"]

@@ -110,6 +110,7 @@ async def use(store: RedisStore) -> None:
     await store.active()
     await store.put_in_flight([OpenCall("export", now, "abc", "shop-0")])
     await store.put_in_flight([])
+    await store.callers("2026-11-30", ["somebody"])
     for number in range(CATALOGUES + 1):
         await store.meet(str(number), "{}")
     await store.delete("mine")

@@ -408,6 +408,14 @@ async def test_a_call_in_a_session_that_lives_forgets_visits_without_one(
     assert [len(starts) for starts in found] == [1, 2]
 
 
+async def test_callers_of_a_day_are_counted_once(store: SessionStore) -> None:
+    assert await store.callers("2026-11-30", []) == 0
+    assert await store.callers("2026-11-30", ["ann", "bob"]) == 2
+    assert await store.callers("2026-11-30", ["bob", "cid"]) == 3
+    assert await store.callers("2026-12-01", ["bob"]) == 1
+    assert await store.active() == 0
+
+
 async def test_calls_in_flight_are_taken_and_make_no_session(store: SessionStore) -> None:
     await store.put_in_flight([OpenCall("export", 1.0, "abc", "shop-0")])
     await store.put_in_flight([])

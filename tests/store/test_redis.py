@@ -70,6 +70,19 @@ async def test_calls_in_flight_of_every_process_are_there_until_it_takes_them_ba
     assert (left, raw.exists(IN_FLIGHT)) == ([[("query", 3.0, "def", "shop-1")]], 0)
 
 
+async def test_callers_of_a_day_are_kept_for_two_and_cannot_be_read(store: RedisStore, raw: Any) -> None:
+    key = "otel_mcp:svc:callers:2026-11-30"
+    await store.callers("2026-11-30", [f"caller-{number}" for number in range(1000)])
+    assert await store.callers("2026-11-30", []) == pytest.approx(1000, rel=0.03)
+
+    assert 86_400_000 < raw.pttl(key) <= 172_800_000
+    assert b"caller" not in raw.get(key)
+    assert len(raw.get(key)) < 13_000
+
+    raw.set(key, "somebody's")
+    assert await store.callers("2026-11-30", ["ann"]) == 0
+
+
 async def test_a_key_of_another_kind_keeps_calls_in_flight_to_themselves(store: RedisStore, raw: Any) -> None:
     raw.set(IN_FLIGHT, "theirs")
 

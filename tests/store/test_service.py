@@ -135,6 +135,9 @@ class Remote:
     async def tasks(self) -> TaskCensus:
         return await (await self._reach("tasks")).tasks()
 
+    async def callers(self, day: str, hashes: Sequence[str]) -> int:
+        return await (await self._reach("callers")).callers(day, hashes)
+
     async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
         return await (await self._reach("cut")).cut(refusals)
 

@@ -26,6 +26,7 @@ SESSION_COMMANDS: Final = (
 """What is run on the keys of a session."""
 INDEX_COMMANDS: Final = (
     "ZADD k XX 0 m", "ZREM k m", "ZSCORE k m", "ZCOUNT k 0 0", "ZRANGEBYSCORE k 0 0", "PEXPIRE k 1", "EVAL x 1 k",
+    "PFADD k m", "PFCOUNT k",
 )  # fmt: skip
 """What is run on the index of all sessions."""
 _MIB: Final = 1024 * 1024

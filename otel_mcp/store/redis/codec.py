@@ -77,6 +77,10 @@ class Keys:
         """Name the key of when a visitor has begun sessions without a call."""
         return f"{self.service}visits:{visitor}"
 
+    def callers(self, day: str) -> str:
+        """Name the key of how many callers a day has seen: a HyperLogLog, which holds none of them."""
+        return f"{self.service}callers:{day}"
+
     def agreement(self, key: str) -> str:
         """Name the key of a value that all replicas of the service share."""
         return self.service + key
@@ -140,6 +144,7 @@ GET_OR_SET: Final = script("get_or_set", of_session=False)
 MARK: Final = script("mark")
 VISIT: Final = script("visit", of_session=False)
 IN_FLIGHT: Final = script("in_flight", of_session=False)
+CALLERS: Final = script("callers", of_session=False)
 
 
 class Writer:

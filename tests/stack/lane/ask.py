@@ -95,14 +95,14 @@ class Loki:
         self._url = f"{url}/loki/api/v1"
 
     def query(self, expr: str, start: float, end: float) -> list[tuple[str, dict[str, str]]]:
-        """Return the lines that match, each with all that is known of it.
+        """Return the lines that match, or the values of a metric query, each with all that is known of it.
 
         Raises:
             Refused: It is no valid expression.
         """
         wanted = {"query": expr, "start": f"{start:.0f}", "end": f"{end:.0f}", "limit": 1000}
-        streams = _get(f"{self._url}/query_range", wanted)["data"]["result"]
-        return [(line, stream["stream"]) for stream in streams for _, line, *_ in stream["values"]]
+        found = _get(f"{self._url}/query_range", wanted)["data"]["result"]
+        return [(line, each.get("stream", each.get("metric"))) for each in found for _, line, *_ in each["values"]]
 
 
 def tags(span: dict[str, Any]) -> dict[str, Any]:

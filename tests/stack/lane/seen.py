@@ -18,6 +18,7 @@ VALUES: Final = {
     "client": ".*",
     "tenant": ".*",
     "probes": "none",
+    "caller": ".*",
 }
 """What the variables of dashboards are set to."""
 SERVICE: Final = VALUES["service"]

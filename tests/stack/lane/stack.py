@@ -230,6 +230,7 @@ class Stack:
             "OTEL_BSP_SCHEDULE_DELAY": "500",
             "OTEL_BLRP_SCHEDULE_DELAY": "500",
             "OTEL_PYTHON_MCP_SESSION_TTL": str(SHORT_TTL),
+            "OTEL_PYTHON_MCP_AUDIT": "events",
             # The image has opentelemetry-instrumentation-logging for that.
             "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true",
         }

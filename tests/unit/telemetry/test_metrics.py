@@ -51,6 +51,7 @@ CONTRACT = {
     "otel_mcp.catalogue.size": ("By", "Histogram"),
     "otel_mcp.catalogue.tools": ("{tool}", "Gauge"),
     "otel_mcp.client.requests": ("{request}", "Counter"),
+    "otel_mcp.callers.active": ("{caller}", "Gauge"),
     "otel_mcp.call.failures": ("{call}", "Counter"),
     "otel_mcp.call.corrected": ("{call}", "Counter"),
     "otel_mcp.call.input.wait": ("s", "Histogram"),
