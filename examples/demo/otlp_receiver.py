@@ -39,12 +39,18 @@ class OtlpReceiver:
     Args:
         port: Port on loopback; 0 takes a free one.
         capacity: How many spans, log records and exemplars are kept, each.
+        telemetry: What an earlier receiver has kept, to go on with.
     """
 
-    def __init__(self, *, port: int = 0, capacity: int = 50_000) -> None:
-        self.telemetry = TelemetryStore(capacity)
+    def __init__(self, *, port: int = 0, capacity: int = 50_000, telemetry: TelemetryStore | None = None) -> None:
+        self.telemetry = telemetry or TelemetryStore(capacity)
         self._server = _Server(port, self.telemetry)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._server.server_port
 
     @property
     def endpoint(self) -> str:
@@ -56,7 +62,8 @@ class OtlpReceiver:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening; what was received stays readable."""
+        """Stop listening, and answer nothing any more; what was received stays readable."""
+        self._server.is_stopped = True
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -81,6 +88,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, port: int, telemetry: TelemetryStore) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.telemetry = telemetry
+        self.is_stopped = False
 
 
 class _Refused(Exception):
@@ -96,7 +104,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            answer = self._take(self._body())
+            body = self._body()
+            if self._server().is_stopped:  # On a connection from before.
+                self.close_connection = True
+                return
+            answer = self._take(body)
         except _Refused as refused:
             self.close_connection = True
             self.send_error(refused.status, str(refused))
@@ -111,6 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Keep quiet: the terminal belongs to the program that started the receiver."""
 
+    def _server(self) -> _Server:
+        assert isinstance(self.server, _Server)
+        return self.server
+
     def _body(self) -> bytes:
         if self.headers.get_content_type() != "application/x-protobuf":
             raise _Refused(415, "Only application/x-protobuf is understood")
@@ -122,8 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _decompress(self.rfile.read(int(length)), self.headers.get("content-encoding"))
 
     def _take(self, body: bytes) -> Message:
-        assert isinstance(self.server, _Server)
-        telemetry = self.server.telemetry
+        telemetry = self._server().telemetry
         try:
             match self.path:
                 case "/v1/traces":

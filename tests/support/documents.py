@@ -29,7 +29,7 @@ class Documents:
 
     def __init__(self, url: str) -> None:
         # redis-py types every answer for its synchronous and its asyncio client at once.
-        self._redis = cast("Any", redis.Redis).from_url(url, decode_responses=True)
+        self._redis = cast("Any", redis.Redis).from_url(url, decode_responses=True, encoding_errors="replace")
 
     def get(self, session_id: str) -> Document | None:
         """The document at ``mcp_session:<id>``."""

@@ -44,7 +44,7 @@ class Replicas:
         flush_interval: float = FLUSH,
         **options: object,
     ) -> None:
-        self.redis = valkey.client(decode_responses=True)
+        self.redis = valkey.client(decode_responses=True, encoding_errors="replace")
         self.redis.flushall()
         self.telemetry = telemetry
         self.runtimes: list[Runtime] = [
