@@ -156,8 +156,7 @@ class Worker:
 
     async def turn(self) -> float | None:
         """Write what waits; the seconds until the next try, if there is one to make."""
-        health, flusher, key = self._health, self._flusher, self._shared_key
-        interruptions = flusher.interruptions
+        health, flusher, key, interruptions = self._health, self._flusher, self._shared_key, self._flusher.interruptions
         if health.is_away and health.wait:
             return health.wait
         await flusher.flush(yielding=True)

@@ -31,8 +31,6 @@ VISITS: Final = 10
 """Sessions without a call that are remembered of a visitor."""
 VISITS_KEPT: Final = 86_400.0
 """Seconds after the last one."""
-CALLERS_KEPT: Final = 2 * 86_400.0
-"""Seconds that the callers of a day are kept after the last one that was new to a process."""
 IN_FLIGHT_KEPT: Final = 10.0
 """Seconds that calls in flight stay in the store where their process does not say so again: it may be gone."""
 

@@ -24,6 +24,8 @@ LEASE: Final = 60.0
 """Seconds after which a claimed end that nobody acknowledged falls to another process."""
 CLAIMS: Final = 100_000_000_000
 """Seconds by which claims lie below deadlines, in the same set: they are no live sessions, and looked at when over."""
+CALLERS_KEPT: Final = 2 * 86_400_000
+"""Milliseconds that the callers of a day are kept after the last one that was new to a process."""
 SKEW: Final = 2.0
 """Seconds by which our clock may differ from the server's: what NTP keeps. Documents show our own time then."""
 

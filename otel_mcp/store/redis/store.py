@@ -23,17 +23,7 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import (
-    ABANDONED,
-    CALLERS_KEPT,
-    CATALOGUES,
-    IN_FLIGHT_KEPT,
-    KNOWN,
-    VISITS,
-    VISITS_KEPT,
-    ProducerId,
-    StoreDown,
-)
+from otel_mcp.store.base import ABANDONED, CATALOGUES, IN_FLIGHT_KEPT, KNOWN, VISITS, VISITS_KEPT, ProducerId, StoreDown
 from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
@@ -200,7 +190,7 @@ class RedisStore:
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
         """Add callers to those of a day; return how many there are."""
-        arguments = (round(CALLERS_KEPT * 1000), *hashes)
+        arguments = (codec.CALLERS_KEPT, *hashes)
         return int(await self._unless_foreign(codec.CALLERS, (self._keys.callers(day),), *arguments) or 0)
 
     async def mark(self, session_id: str, finding: str) -> bool:
