@@ -223,6 +223,7 @@ def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
         trusted_proxies="127.0.0.0/8",
         store_content=True,
         capture_content=True,
+        tenant="header:user-agent",
         session_span=True,
         flush_calls=4,
         flush_interval=60,  # What a timer does depends on how long the machine takes.
