@@ -61,6 +61,7 @@ OF_CALL: Final[tuple[Field[Line], ...]] = (
     Field("", lambda line: line.call.digest, "arguments_digest"),
     Field("", lambda line: line.call.replica, "replica"),
     Field("", lambda line: line.call.span_id, "span_id"),
+    Field("", lambda line: line.call.task, "task"),
 )
 """What programs get of every call in addition."""
 WHOLE: Final[tuple[Field[Line], ...]] = (

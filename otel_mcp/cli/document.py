@@ -45,6 +45,8 @@ class Call:
     request_id: str | int | None
     replica: str | None
     """The process that served it, where the document names it."""
+    task: str | None = None
+    """Keyed hash of the task that it has begun."""
     rounds: int = 1
     """Requests that it took, since it asked for input."""
     input_wait: float = 0.0
@@ -256,6 +258,7 @@ def _call(fields: dict[str, Any]) -> Call | None:
         rounds=max(int(_number(fields.get("rounds"))), 1),
         input_wait=_number(fields.get("input_wait")),
         waiting=_text(fields.get("waiting")),
+        task=_text(fields.get("task")),
     )
 
 

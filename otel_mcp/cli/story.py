@@ -282,6 +282,8 @@ def _notes(call: Call, seen: Counter[tuple[str, str]], failing: Counter[str]) ->
         notes += f"{call.rounds} rounds", f"{waited} waiting for input", f"{duration(call.duration)} ours"
     if call.waiting is not None:
         notes.append("waits for input")
+    if call.task is not None:
+        notes.append("went on as a task")
     if call.digest is not None:
         seen[call.tool, call.digest] += 1
         times = seen[call.tool, call.digest]

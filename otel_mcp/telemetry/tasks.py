@@ -69,7 +69,8 @@ class Tasks:
             self.wake()
 
     def _note(self, call: Call, task: TaskSeen, link: SpanContext | None) -> None:
-        attributes = {semconv.TASK_ID: self.hashed(task.id), semconv.TASK_STATUS: task.status}
+        status = task.status if call.method != "tasks/result" else None  # There it is only concluded.
+        attributes = {semconv.TASK_ID: self.hashed(task.id), semconv.TASK_STATUS: status}
         known: dict[str, Any] = {name: value for name, value in attributes.items() if value is not None}
         call.task = CallTask(task, known, link)
         if call.span is not None:

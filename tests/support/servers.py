@@ -144,6 +144,12 @@ class Server:
         if self._process is not None:
             self._process.terminate()
 
+    def kill(self) -> None:
+        """End it and its process group at once, as a host that fails does."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
     def has_ended(self) -> bool:
         """Tell whether the process that was started is gone."""
         return self._process is None or self._process.poll() is not None

@@ -41,6 +41,7 @@ class TaskServer:
         task["status"] = status
         if after is not None:
             task["lastUpdatedAt"] = iso(datetime.fromisoformat(task["createdAt"]).timestamp() + after)
+        self.tasks[task_id] = task  # Where replicas share them, it is a copy.
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         message = json.loads(await read(receive))

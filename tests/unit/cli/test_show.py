@@ -117,6 +117,7 @@ def test_programs_get_a_versioned_schema(cli: Cli) -> None:
         "waiting": False,
         "trace_id": None,
         "span_id": None,
+        "task": None,
         "trace_url": None,
     }
 

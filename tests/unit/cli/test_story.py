@@ -55,6 +55,11 @@ def worked(redis: Any) -> None:
     tell(redis, "s", [call(1, "search", "a"), call(3, "order", "b")], outcome="worked", ended=(9, "client_delete"))
 
 
+def went_on_as_a_task(redis: Any) -> None:
+    begun = {**call(1, "build", "a"), "task": "5f0e1d2c3b4a5968"}
+    tell(redis, "s", [begun], outcome="worked", ended=(9, "client_delete"))
+
+
 def corrected(redis: Any) -> None:
     calls = [call(1, "refund", "a", "invalid_arguments"), call(4, "refund", "b")]
     tell(redis, "s", calls, outcome="corrected", ended=(9, "client_delete"))
@@ -123,6 +128,17 @@ session s of shop · began 2026-09-21 14:13:20 UTC
 +1.0 s  search  ok      12 ms  180 B
 +3.0 s  order   ok      12 ms  180 B
 360 B given to the model, about 90 tokens (bytes / 4)
+""",
+    ),
+    (
+        went_on_as_a_task,
+        "s",
+        """\
+cursor 3.4 · header · worked, ended 1h ago: client_delete
+session s of shop · began 2026-09-21 14:13:20 UTC
+    AT  TOOL   RESULT   TOOK   SIZE
++1.0 s  build  ok      12 ms  180 B  went on as a task
+180 B given to the model, about 45 tokens (bytes / 4)
 """,
     ),
     (

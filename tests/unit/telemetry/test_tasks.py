@@ -96,8 +96,12 @@ async def test_each_request_about_a_task_says_which_and_leads_to_its_call(watche
     await watched.ask("tasks/get", 2, taskId="task-1")
     await watched.ask("tasks/cancel", 3, taskId="task-1")
     await watched.ask("tasks/get", 4, taskId="other")
+    if watched.revision == OLD:
+        await watched.ask("tasks/result", 5, taskId="task-1")
+        fetched = watched.telemetry.spans()[-1]
+        assert (STATUS in (fetched.attributes or {}), len(fetched.links)) == (False, 1)
 
-    began, asked, cancelled, unknown = watched.telemetry.spans()
+    began, asked, cancelled, unknown = watched.telemetry.spans()[:4]
     hashed = watched.runtime.resolver.hashes.digest("task", "task-1", size=8)
     statuses = [dict(span.attributes or {}).get(STATUS) for span in (began, asked, cancelled, unknown)]
     assert statuses == ["working", "input_required", "cancelled", None]
