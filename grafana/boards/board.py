@@ -91,11 +91,13 @@ class Board:
         """Mark when a version of a service first reported, and while alerts fire."""
         by = f"{query.SERVICE}, service_version"
         # Of ours and not `target_info`: that has no `service_name` where Prometheus scrapes.
-        seen = f"count by ({by}) ({query.select(SESSION_LOCAL.series)})"
-        before = f"count by ({by}) ({query.select(SESSION_LOCAL.series)} offset 5m)"
+        series = query.select(SESSION_LOCAL.series)
+        seen, before = f"count by ({by}) ({series})", f"count by ({by}) ({series} offset 5m)"
+        # Where nothing of a service came then, those that it had before the gap are not new.
+        gap = f"(count by ({by}) (last_over_time({series}[1h] offset 5m)) unless on ({query.SERVICE}) {before})"
         firing = '{alertstate="firing", alertname=~"MCP.*|Collector.*"}'
         for name, expr, title, color in (
-            ("Deploys", f"{seen} unless {before}", "{{service_name}} {{service_version}}", "blue"),
+            ("Deploys", f"{seen} unless {before} unless {gap}", "{{service_name}} {{service_version}}", "blue"),
             ("Alerts", f"ALERTS{firing}", "{{alertname}}", "red"),
         ):
             self._dashboard.annotation(

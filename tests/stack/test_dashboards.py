@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from tests.support.promtool import assert_promtool_takes
 
 from . import dashboards, gate
 
@@ -75,3 +79,39 @@ def test_generating_again_changes_nothing() -> None:
 
 def test_all_are_there() -> None:
     assert NAMES == ["audit", "overview", "pipeline", "resources", "session", "sessions", "tools"]
+
+
+def test_a_gap_in_the_samples_marks_no_deploy(tmp_path: Path) -> None:
+    queries = dashboards.queries("overview", dashboards.load()["overview"])
+    deploys = next(query for query in queries if query.where.endswith("annotation Deploys"))
+    samples = {  # One a minute: a gap of ten minutes, a deploy after it, one in it, and a rollback.
+        ("same", "1"): "1x60 _x10 1x60",
+        ("after", "1"): "1x60 _x10 1x10 _x50",
+        ("after", "2"): "_x81 1x50",
+        ("meanwhile", "1"): "1x60 _x70",
+        ("meanwhile", "2"): "_x71 1x60",
+        ("rollback", "1"): "1x60 _x20 1x60",
+        ("rollback", "2"): "_x60 1x19 _x60",
+    }
+    marks = {"1h12m": [("meanwhile", "2")], "1h22m": [("after", "2"), ("rollback", "1")], "1h40m": []}
+    series = [
+        {
+            "series": f'otel_mcp_session_local{{service_name="{service}", service_version="{version}"}}',
+            "values": values,
+        }
+        for (service, version), values in samples.items()
+    ]
+    cases = [
+        {
+            "expr": deploys.filled({"environment": ".*", "service": ".*"}),
+            "eval_time": at,
+            "exp_samples": [
+                {"labels": f'{{service_name="{service}", service_version="{version}"}}', "value": 1}
+                for service, version in marked
+            ],
+        }
+        for at, marked in marks.items()
+    ]
+    rules = tmp_path / "deploys.test.yaml"
+    rules.write_text(yaml.safe_dump({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": cases}]}))
+    assert_promtool_takes(rules, "test", "rules")
