@@ -90,6 +90,8 @@ async def test_a_flush_makes_the_document_of_its_session(store: SessionStore, pr
                 "trace_id": "ab" * 16,
                 "span_id": "cd" * 8,
                 "service_instance_id": "shop-0",
+                "rounds": 1,
+                "input_wait": 0.0,
             }
         ],
     }

@@ -175,7 +175,7 @@ async def test_memory_keeps_what_redis_keeps(store: RedisStore, process: Produce
 def same(one: WriteResult, other: WriteResult) -> bool:
     """Whether two stores answered alike, but for rounding and what only a shared store tells."""
     for answer in (one, other):
-        answer.resumed = False
+        answer.resumed, answer.waits = False, list(answer.waits)
         if answer.expired is not None:
             answer.expired = rounded(answer.expired)
     return one == other
