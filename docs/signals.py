@@ -93,6 +93,20 @@ MESSAGE: Final = Signal(
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,
     },
 )
+ASKED: Final = Signal(
+    "`elicitation/create`, `sampling/createMessage`, `roots/list`",
+    "CLIENT, beneath the span of the call that asks its client. Made where no library opens one, as the SDK 2.x does.",
+    {
+        names.MCP_METHOD_NAME: ALWAYS,
+        names.JSONRPC_REQUEST_ID: ALWAYS,
+        names.ERROR_TYPE: "the client answered with an error, whose code it is, or not at all: `unanswered`",
+        names.NETWORK_TRANSPORT: ALWAYS,
+        names.NETWORK_PROTOCOL_NAME: ALWAYS,
+        names.NETWORK_PROTOCOL_VERSION: ALWAYS,
+        names.SESSION_ID: "where the session is known",
+        names.SESSION_SOURCE: ALWAYS,
+    },
+)
 SESSION: Final = Signal(
     f"`{names.SPAN_SESSION}`",
     "INTERNAL, a trace of its own. A whole session, from its first to its last activity, with links to its sampled "
@@ -126,7 +140,7 @@ HTTP: Final = Signal(
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,
     },
 )
-SPANS: Final = (MESSAGE, SESSION, BENEATH, HTTP)
+SPANS: Final = (MESSAGE, ASKED, SESSION, BENEATH, HTTP)
 
 RECORD: Final = Signal(
     "every log record made inside a call",

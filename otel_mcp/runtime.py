@@ -21,6 +21,7 @@ from otel_mcp.agent import observer as agent
 from otel_mcp.exchange.dispatch import Dispatcher
 from otel_mcp.exchange.handler import ExchangeHandler
 from otel_mcp.exchange.inflight import InFlight
+from otel_mcp.exchange.outgoing import Outgoing
 from otel_mcp.exchange.replies import Replies
 from otel_mcp.exchange.request import Requests
 from otel_mcp.exchange.response import Exchanges, Responses
@@ -95,7 +96,8 @@ class Runtime:
             settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit, self._audit
         )
         rounds = Rounds(settings, hashes, self.sessions, self.resolver.reconciler.later)
-        inflight = InFlight(settings, self.resolver, self.recorder, rounds)
+        outgoing = Outgoing(self.metrics, self.spans)
+        inflight = InFlight(settings, self.resolver, self.recorder, rounds, outgoing)
         session_ids = SessionIds(settings, self.resolver, self.recorder, inflight, self.sessions)
         requests = Requests(settings, self.resolver, inflight)
         self.dispatcher = Dispatcher(
@@ -119,6 +121,7 @@ class Runtime:
             self.dispatcher,
             capturer(settings),
             tenant_reader(settings.tenant),
+            outgoing.waiting,
             hides_ids=settings.session_id == "hashed",
         )
         self.handler: Final = partial(ExchangeHandler, self.exchanges)

@@ -171,6 +171,7 @@ COMPONENT: Final = "otel_mcp.component"
 
 # Metrics of the conventions.
 METRIC_OPERATION_DURATION: Final = "mcp.server.operation.duration"
+METRIC_CLIENT_DURATION: Final = "mcp.client.operation.duration"
 METRIC_SESSION_DURATION: Final = "mcp.server.session.duration"
 
 # Metrics of our own.

@@ -177,6 +177,12 @@ REQUESTS_REFUSED: Final = Metric(
 REQUESTS_ACTIVE: Final = Metric(
     names.METRIC_REQUESTS_ACTIVE, "{request}", "gauge", (names.MCP_METHOD_NAME, names.GEN_AI_TOOL_NAME)
 )
+CLIENT_DURATION: Final = Metric(
+    names.METRIC_CLIENT_DURATION,
+    "s",
+    "histogram",
+    (names.MCP_METHOD_NAME, names.MCP_PROTOCOL_VERSION, names.ERROR_TYPE),
+)
 CALL_INPUT_WAIT: Final = Metric(names.METRIC_CALL_INPUT_WAIT, "s", "histogram", (names.GEN_AI_TOOL_NAME,))
 CALL_INPUT_ABANDONED: Final = Metric(names.METRIC_CALL_INPUT_ABANDONED, "{call}", "counter", (names.GEN_AI_TOOL_NAME,))
 CALL_OLDEST: Final = Metric(names.METRIC_CALL_OLDEST, "s", "gauge", (names.GEN_AI_TOOL_NAME,))

@@ -235,6 +235,26 @@ def _input(b: Board) -> None:
     ).decimals(0)
     names = {"Value #A": "brought", "Value #B": "never brought"}
     b.add(panels.columns(table, names, (query.TOOL, *names)), 12)
+    failed, by = f'{query.ERROR}!=""', (query.METHOD, query.ERROR)
+    b.add(
+        panels.lines(
+            "Requests to clients",
+            "Elicitation, sampling and roots that tools ask for as they run, up to 2025-11-25: 95th percentile until "
+            "the answer. It is part of the latency of the tool.",
+            [over_time(query.quantile(0.95, m.CLIENT_DURATION, by=query.METHOD), query.legend(query.METHOD))],
+            panels.SECONDS,
+        ),
+        12,
+    )
+    b.add(
+        panels.lines(
+            "Requests to clients that fail",
+            "By the error of the client; `unanswered`: the call ended first, -1: a person said no.",
+            [over_time(query.rate(m.CLIENT_DURATION.count, failed, by=", ".join(by)), query.legend(*by))],
+            panels.PER_SECOND,
+        ),
+        12,
+    )
 
 
 def _beneath(b: Board) -> None:

@@ -132,7 +132,7 @@ class ExchangeHandler:
             elif not exchange.parsed and message["type"] == "http.request":
                 body, is_whole = message.get("body", b""), not message.get("more_body", False) and not self._held_body
                 is_read = exchange.at_sdk and exchange.confirmed and exchange.http_method == "POST"
-                if is_read and is_whole and body[:1] == b"{" and len(body) <= MAX_BODY:
+                if is_read and is_whole and body[:1] == b"{" and len(body) <= MAX_BODY and not self._exchanges.asked:
                     # The SDK parses it anyway, and the dispatch seam tells. Bytes stay the object that they are.
                     exchange.unparsed_body, exchange.body_size, exchange.parsed = bytes(body), len(body), True
                 else:

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from otel_mcp.exchange.handed_over import HandedOver
+from otel_mcp.exchange.outgoing import Outgoing
 from otel_mcp.exchange.rounds import Rounds
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import CLIENT_INFO, Call, Exchange, Reading, client_info
@@ -52,12 +53,15 @@ class _Party:
 class InFlight:
     """Every unfinished call of this process. Nobody's call is given up for another's."""
 
-    def __init__(self, settings: Settings, resolver: Resolver, recorder: Recorder, rounds: Rounds) -> None:
+    def __init__(
+        self, settings: Settings, resolver: Resolver, recorder: Recorder, rounds: Rounds, outgoing: Outgoing
+    ) -> None:
         self._resolver = resolver
         self._recorder = recorder
         self._keeps_content = settings.store_content
         self.census = recorder.metrics.census
         self.rounds = rounds
+        self.outgoing = outgoing
         self.handed_over = HandedOver()
         self._parties: dict[str, dict[str | None, _Party]] = {}
         self._cancellable: dict[tuple[str, str | None, JsonId], Call] = {}
@@ -92,7 +96,9 @@ class InFlight:
             self._slow_cancel(exchange, party, json_id(call.params.get("requestId")))
 
     def _forget(self, call: Call) -> None:
-        """Forget a call that cannot be cancelled any more."""
+        """Forget a call that cannot be cancelled any more, and what it has asked its client."""
+        if self.outgoing.waiting:
+            self.outgoing.ended(call)
         if call.cancel_key is not None:
             del self._cancellable[call.cancel_key]
             party, call.cancel_key = call.cancel_key[:2], None

@@ -107,6 +107,8 @@ class Replies:
         if "method" in reply:
             if reply["method"] in NOTIFICATIONS:
                 self._metrics.tasks.notified(reply.get("params"))
+            elif "id" in reply:
+                self._inflight.outgoing.sent(exchange, only_unfinished(exchange), reply)
             return
         if (outcome := outcome_of(reply)) is None:
             return

@@ -195,6 +195,8 @@ class Exchanges:
     capture: Callable[[Any], str | None] | None
     """See `Exchange.capture`."""
     tenant_of: TenantOf | None
+    asked: Mapping[str, Any]
+    """What clients are asked at present: their answers are read as they come."""
     hides_ids: bool
 
     def close(self) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames
 from otel_mcp.telemetry.instruments import Instruments
+from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS
 from otel_mcp.telemetry.spans import NO_SPAN
+
+_MAX_ERRORS: Final = 20
+"""Error codes of clients that have label values of their own."""
 
 
 class InputMetrics:
@@ -14,6 +20,7 @@ class InputMetrics:
     def __init__(self, on: Instruments, tools: BoundedNames) -> None:
         self._on = on
         self._tools = tools
+        self._errors = BoundedNames(_MAX_ERRORS, ("unanswered", "-1", "-32601", "-32602", "-32603"))
 
     def given(self, tool: str, seconds: float) -> None:
         """Measure how long a tool call has waited for input that has come."""
@@ -22,6 +29,16 @@ class InputMetrics:
     def abandoned(self, tool: str) -> None:
         """Count a tool call whose session is over, and that still waits for input."""
         self._on.input_abandoned.add(1, self._of_tool(tool), NO_SPAN)
+
+    def asked(self, method: str, version: str | None, error: str | None, seconds: float) -> None:
+        """Measure a request of the server to its client."""
+        attributes = {semconv.MCP_METHOD_NAME: method}
+        if version is not None:
+            attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in PROTOCOL_VERSIONS else semconv.OTHER
+        if error is not None:
+            # Any client may make up codes.
+            attributes[semconv.ERROR_TYPE] = self._errors.bounded(error, proven=False, likely=True)
+        self._on.client_duration.record(seconds, attributes, NO_SPAN)
 
     def _of_tool(self, tool: str) -> dict[str, str]:
         # A young process has seen none of its tools work yet, but the store has.

@@ -47,6 +47,12 @@ class Instruments:
             "Duration of an MCP message from its arrival until its result is on its way.",
             semconv.OPERATION_BUCKETS,
         )
+        self.client_duration = histogram(
+            semconv.METRIC_CLIENT_DURATION,
+            "s",
+            "Duration of a request of the server to its client, until the answer: elicitation, sampling, roots.",
+            semconv.OPERATION_BUCKETS,
+        )
         self.session_duration = histogram(
             semconv.METRIC_SESSION_DURATION,
             "s",

@@ -27,7 +27,7 @@ from otel_mcp.model.rounds import Round
 from otel_mcp.telemetry.content import capture_result, captured
 from otel_mcp.telemetry.propagation import parent_of
 from otel_mcp.version import __version__
-from otel_mcp.wire.jsonrpc import Outcome
+from otel_mcp.wire.jsonrpc import JsonId, Outcome
 from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
 
 _SDK: Final = "mcp-python-sdk"
@@ -240,6 +240,30 @@ class Spans:
         if call.tentative and isinstance(span, ReadableSpan):
             TENTATIVE[span] = session_attributes(call)
         return span
+
+    def asked(
+        self, call: Call, method: str, request_id: JsonId, started_ns: int, seconds: float, error: str | None
+    ) -> None:
+        """Write the span of a request of the server to its client, beneath that of the call which needs the answer.
+
+        The conventions have it be a client's, since the server has sent the request.
+        """
+        if call.span_context is None or not call.span_context.is_valid:
+            return
+        beneath = trace.set_span_in_context(trace.NonRecordingSpan(call.span_context), Context())
+        attributes = {
+            semconv.MCP_METHOD_NAME: method,
+            semconv.JSONRPC_REQUEST_ID: str(request_id),
+            semconv.NETWORK_TRANSPORT: "tcp",
+            semconv.NETWORK_PROTOCOL_NAME: "http",
+            semconv.NETWORK_PROTOCOL_VERSION: call.exchange.http_version,
+            **({semconv.ERROR_TYPE: error} if error is not None else {}),
+            **session_attributes(call),
+        }
+        span = self._tracer.start_span(method, beneath, SpanKind.CLIENT, attributes, start_time=started_ns)
+        if error is not None:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(started_ns + int(seconds * 1e9))
 
     def finish(self, call: Call) -> None:
         """End our span of a finished call, or make that of one which no handler saw, with its true times."""

@@ -39,6 +39,7 @@ from tests.support.rounds import ask as ask_for_input
 from tests.support.sdk_tasks import TasksExtension
 from tests.support.tasks import TaskServer
 from tests.support.waiting import wait_until
+from tests.unit.exchange.test_outgoing import ask_a_client
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +182,7 @@ async def _use_everything(redis_url: str) -> Emitted:
         followed = getattr(runtime.sessions, "_flusher").tasks  # noqa: B009
         await followed.follow()
         await followed.count()
+        await ask_a_client(runtime)
         # The shared number is not shown before it is known.
         assert await anyio.to_thread.run_sync(
             lambda: wait_until(lambda: runtime.sessions.active is not None, deadline=20)

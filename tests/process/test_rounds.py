@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from typing import Any
 
 import httpx2
 import pytest
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitResult, ErrorData
 
 from tests.process.conftest import Servers
 from tests.support.documents import Documents
@@ -56,3 +60,28 @@ async def test_rounds_at_two_replicas_are_one_logical_call(servers: Servers, doc
     firsts = {span.span_id for span in by_round[1] if span is not unanswered}
     for number in (2, 3):
         assert {link.span_id for span in by_round[number] for link in span.links} == firsts
+
+
+async def accept(context: Any, params: Any) -> ElicitResult:
+    return ElicitResult(action="accept", content={"ok": True})
+
+
+async def refuse(context: Any, params: Any) -> ErrorData:
+    return ErrorData(code=-1, message="The person said no")
+
+
+async def test_what_a_tool_asks_its_client_is_timed_beneath_it(servers: Servers) -> None:
+    with servers.running(ASKING) as server:
+        asking = Client(server.url, mode="legacy", elicitation_callback=accept, sampling_callback=refuse)
+        async with asking as client:
+            with pytest.raises(MCPError, match="said no"):
+                await client.call_tool("consult", {})
+        server.stop()
+        spans = server.telemetry.spans()
+        points = server.telemetry.points("mcp.client.operation.duration")
+
+    found = {(each.attributes["mcp.method.name"], each.attributes.get("error.type")): each.count for each in points}
+    assert found == {("elicitation/create", None): 1, ("sampling/createMessage", "-1"): 1}
+    (call,) = (span for span in spans if span.attributes.get("gen_ai.tool.name") == "consult")
+    beneath = sorted(str(span.attributes["mcp.method.name"]) for span in spans if span.parent_id == call.span_id)
+    assert beneath == ["elicitation/create", "sampling/createMessage"]

@@ -21,6 +21,7 @@ CLIENTS: Final = ("new-agent", "stuck-agent", "patient", "letter-writer")
 RARE: Final = {
     *(contract.ERRORS.series, contract.OBSERVER_DROPPED.series, contract.TOOL_RESULT_OVERSIZED.series),
     *(contract.CALL_INPUT_WAIT.series, contract.CALL_INPUT_ABANDONED.series, contract.AUDIT_DROPPED.series),
+    contract.CLIENT_DURATION.series,
 }
 """Only trouble makes these, or a tool that asks for input, which the demo has not."""
 # What may never be on a metric.

@@ -54,6 +54,7 @@ CONTRACT = {
     "otel_mcp.callers.active": ("{caller}", "Gauge"),
     "otel_mcp.call.failures": ("{call}", "Counter"),
     "otel_mcp.call.corrected": ("{call}", "Counter"),
+    "mcp.client.operation.duration": ("s", "Histogram"),
     "otel_mcp.call.input.wait": ("s", "Histogram"),
     "otel_mcp.call.input.abandoned": ("{call}", "Counter"),
     "otel_mcp.requests.refused": ("{request}", "Counter"),
@@ -120,6 +121,7 @@ ATTRIBUTES = {
     },
     "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
+    "mcp.client.operation.duration": {"mcp.method.name", "mcp.protocol.version", "error.type"},
     "otel_mcp.call.input.wait": {"gen_ai.tool.name"},
     "otel_mcp.call.input.abandoned": {"gen_ai.tool.name"},
     "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
@@ -177,6 +179,7 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     metrics.sessions.returned(facts, 5.0)
     metrics.sessions.rejected("limit")
     metrics.inputs.given("add", 2.0)
+    metrics.inputs.asked("roots/list", "2025-11-25", "-32601", 0.1)
     metrics.inputs.abandoned("add")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)

@@ -9,6 +9,8 @@ from typing import Any
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.request_state import RequestStateSecurity
+from mcp_types import SamplingMessage, TextContent
+from pydantic import BaseModel
 
 sys.path.append(str(Path(__file__).parents[4]))
 from tests.support.rounds import ask
@@ -25,4 +27,19 @@ async def approve(ctx: Context[Any], a: int) -> Any:
     return ask(ctx.request_state, answered=bool(ctx.input_responses))
 
 
-app = mcp.streamable_http_app(stateless_http=True)
+class Sure(BaseModel):
+    """What a person is asked."""
+
+    ok: bool
+
+
+@mcp.tool()
+async def consult(ctx: Context[Any]) -> bool:
+    """Ask the person, then the model; both while the tool runs, as up to 2025-11-25."""
+    asked = await ctx.elicit("Sure?", Sure)
+    question = SamplingMessage(role="user", content=TextContent(type="text", text="Sure?"))
+    await ctx.session.create_message([question], max_tokens=9, related_request_id=ctx.request_id)  # pyright: ignore[reportDeprecated]
+    return asked.action == "accept"
+
+
+app = mcp.streamable_http_app()
