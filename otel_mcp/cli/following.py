@@ -122,7 +122,7 @@ class Follower:
         return documents
 
     def _news(self, document: Document, score: float, oldest: float) -> list[Call]:
-        """Return the calls of a session that were not there when it was looked at last."""
+        """Return the calls of a session that the last look has not seen; one that has gone on has moved to the end."""
         known = self._sessions.pop(document.session_id, None)
         newest = max((call.started for call in document.calls), default=0.0)
         self._sessions[document.session_id] = _Known(score, document.call_count, newest)
@@ -134,7 +134,6 @@ class Follower:
             # Redis has lost it, or another one has begun under its id.
             return [call for call in document.calls if call.started > known.newest]
         new = document.call_count - known.calls
-        # A call that has gone on with another round has moved to the end.
         fresh = [call for call in document.calls if call.rounds == 1 or call.started > known.newest]
         calls = fresh[-new:] if new else []
         self.missed += new - len(calls)
