@@ -14,10 +14,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.exchange.outgoing import METHODS
 from otel_mcp.model.call import SCOPE_KEY
 from otel_mcp.runtime import Runtime
 from tests.replay.capture import CHUNKINGS, NAMES, Capture, load, together
-from tests.replay.reading import Asked, Reading, answers_of, read
+from tests.replay.reading import Asked, Reading, answers_of, read, transport_id
 from tests.replay.replayer import Playing, Replay
 from tests.support.asgi import without_added_headers
 from tests.support.providers import Clock, Telemetry, trace_of
@@ -89,7 +90,8 @@ def replayed(make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytes
         replay = Replay(capture, lambda app: MCPMiddleware(app, runtime), clock)
         playing = await replay.run()
         await runtime.shut_down()
-        return Result(read(capture), playing, telemetry.spans(), telemetry, runtime, replay.minted, began)
+        spans = [span for span in telemetry.spans() if span.kind is not SpanKind.CLIENT]
+        return Result(read(capture), playing, spans, telemetry, runtime, replay.minted, began)
 
     return made
 
@@ -121,6 +123,7 @@ async def test_a_replayed_capture_is_observed_as_it_happened(recut: Capture, rep
     every_request_has_one_span(result)
     each_span_tells_how_its_request_ended(result)
     rounds_link_to_the_call_that_they_go_on_with(result)
+    what_servers_asked_is_measured(result)
     each_span_lasts_until_the_answer_was_on_its_way(result)
     one_client_is_one_session(result)
     the_parent_is_the_one_that_the_client_sent(result)
@@ -174,6 +177,20 @@ def rounds_link_to_the_call_that_they_go_on_with(result: Result) -> None:
         numbers = [first.get("otel_mcp.call.round") for first in firsts]
         if asked.goes_on:
             assert (attributes_of(span)["otel_mcp.call.round"], numbers) == (2, [1])
+
+
+def what_servers_asked_is_measured(result: Result) -> None:
+    exchanges = [playing.recorded for playing in result.playing]
+    asked = Counter(
+        answer.message["method"]
+        for exchange in exchanges
+        for answer in answers_of(exchange)
+        if answer.message.get("method") in METHODS and transport_id(exchange)
+    )
+    measured: Counter[str] = Counter()
+    for attributes, (count, _) in result.telemetry.points("mcp.client.operation.duration"):
+        measured[attributes["mcp.method.name"]] += count
+    assert measured == asked
 
 
 def each_span_lasts_until_the_answer_was_on_its_way(result: Result) -> None:
