@@ -15,6 +15,7 @@ from .targets import now, over_time
 _STATUS: Final = label(names.TASK_STATUS)
 _CHOSEN: Final = f'{query.TOOL}=~"$tool"'
 _NONE: Final = f'label_replace(vector(0), "{query.TOOL}", "none", "", "")'
+_NOBODY: Final = f'label_replace(vector(0), "{query.SERVICE}", "none", "", "")'
 _BOTH: Final = f"{query.TOOL}, {_STATUS}"
 _LEGEND: Final = query.legend(query.TOOL, _STATUS)
 
@@ -78,7 +79,7 @@ def add(b: Board) -> None:
             "Polls of a task",
             "How often clients ask for the status of a task: many times a minute, and the server names a poll interval "
             "that is too short.",
-            [over_time(f"{polls} / ({begun} > 0) or vector(0)", query.legend(query.SERVICE))],
+            [over_time(f"{polls} / ({begun} > 0) or {_NOBODY}", query.legend(query.SERVICE))],
             panels.COUNT,
         ),
         8,

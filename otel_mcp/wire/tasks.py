@@ -79,13 +79,15 @@ def _read(task: object) -> TaskSeen | None:
     created, updated = _instant(_field(task, "createdAt")), _instant(_field(task, "lastUpdatedAt"))
     ttl: Any = _field(task, "ttlMs", "ttl")
     is_number = type(ttl) in (int, float) and ttl > 0
-    brings = _field(task, "result") is not None or _field(task, "error") is not None
+    result, error = _field(task, "result"), _field(task, "error")
+    if status == "completed" and _field(result, "isError", "is_error") is True:
+        status = "failed"  # In 2025-11-25 the server says so itself.
     return TaskSeen(
         text(named),
         cast("TaskStatus", status),
         updated if created is not None and updated is not None and updated > created else None,
         ttl / 1000 if is_number else None,
-        brings,
+        result is not None or error is not None,
     )
 
 

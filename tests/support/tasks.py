@@ -68,7 +68,7 @@ class TaskServer:
             task["status"] = "cancelled"
             return {"result": {} if modern else task}
         brings = {"result": OK} if modern and task["status"] == "completed" else {}
-        return {"result": {**task, **brings}}
+        return {"result": {**brings, **task}}
 
 
 def iso(seconds: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 from otel_mcp import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message
-from tests.support.answers import Server
+from tests.support.answers import FAILED, Server
 from tests.support.asgi import Reply, post
 from tests.support.messages import MODERN, legacy_headers
 from tests.support.providers import Clock, Telemetry, id_of, trace_of
@@ -110,6 +110,15 @@ async def test_each_request_about_a_task_says_which_and_leads_to_its_call(watche
     assert [[f"{link.context.span_id:016x}" for link in span.links] for span in (asked, cancelled, unknown)] == links
     assert trace_of(asked) != trace_of(began)
     assert "task-1" not in watched.telemetry.everything()
+
+
+async def test_a_completed_task_whose_result_is_an_error_has_failed(watched: Watched) -> None:
+    await watched.ask("tools/call")
+    watched.server.put("task-1", "completed")
+    watched.server.tasks["task-1"]["result"] = FAILED
+    await watched.ask("tasks/get", 2, taskId="task-1")
+
+    assert set((await watched.counted())["duration"]) == {("add", "failed")}
 
 
 async def test_a_cancelled_task_has_ended_and_nothing_is_left_to_fetch(watched: Watched) -> None:
