@@ -19,6 +19,8 @@ _MOST: Final = 10_000
 """Callers that are known to be counted, and such as wait for that. Who is forgotten is counted again, which changes
 nothing; for whom there is no room, with a later call."""
 _BATCH: Final = 1000
+_ESTIMATED: Final = 1.03
+"""A HyperLogLog of Redis is right within 0.81 %, mostly."""
 
 
 class Callers:
@@ -38,23 +40,30 @@ class Callers:
         """Unix seconds at which they have to be: the next day."""
         self.waiting: deque[tuple[str, str]] = deque()
         """The day, and the hash."""
+        self._key = b""
+        self._recoveries = self._health.recoveries
         self.number: int | None = None
         """Callers of today in all processes, as of the last look."""
 
     def add(self, names: set[str], key: bytes) -> None:
         """Have callers counted; what waits is a hash of the name with the key of all replicas. From any thread."""
-        now = self._clock()
-        if now >= self.until or len(self.counted) >= _MOST:
-            self.counted, self.until = {""}, (now // _DAY + 1) * _DAY
+        today, self._key = self._today(), key
+        if len(self.counted) >= _MOST:
+            self.counted = {""}
         for name in names - self.counted:
             if len(self.waiting) < _MOST:
                 self.counted.add(name)
-                hashed = blake2b(name.encode(), key=blake2b(key, digest_size=32).digest(), digest_size=16)
-                self.waiting.append((_day(now), hashed.hexdigest()))
+                self.waiting.append((today, self._hashed(name)))
+
+    def _today(self) -> str:
+        now = self._clock()
+        if now >= self.until:
+            self.counted, self.number, self.until = {""}, None, (now // _DAY + 1) * _DAY
+        return time.strftime("%Y-%m-%d", time.gmtime(now))
 
     async def count(self) -> None:
         """Add those that wait, and ask how many there are; a failure opens the breaker."""
-        today = _day(self._clock())
+        today, is_whole = self._today(), False
         while not self._health.is_away:
             batch = [self.waiting[at] for at in range(min(len(self.waiting), _BATCH))]
             day = batch[0][0] if batch else today
@@ -66,13 +75,15 @@ class Callers:
                 return
             for _ in hashes:
                 self.waiting.popleft()
-            if day == today:
+            if day == today and not self.waiting:
+                counted = list(self.counted - {""})
+                is_lost = number < (self.number or 0) or number * _ESTIMATED < len(counted)
                 self.number = number
-                if number < len(self.counted) // 2:
-                    self.until = 0.0  # The store has lost the count: everybody is new to it.
-            if not self.waiting and day == today:
-                return
+                if is_whole or not (is_lost or self._recoveries != self._health.recoveries):
+                    return
+                # The store has lost the count, or may have. Who has called does not depend on who calls again.
+                is_whole, self._recoveries = True, self._health.recoveries
+                self.waiting.extend((today, self._hashed(name)) for name in counted)
 
-
-def _day(now: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(now))
+    def _hashed(self, name: str) -> str:
+        return blake2b(name.encode(), key=blake2b(self._key, digest_size=32).digest(), digest_size=16).hexdigest()

@@ -85,6 +85,7 @@ def served(redis_url: str, telemetry: Telemetry, broken: Any = None) -> list[Any
         service_name="hostile",
         redis_url=redis_url,
         response_headers="none",
+        audit="events",
         flush_calls=2,
         flush_interval=0.05,
         sweep_interval=0.05,

@@ -37,7 +37,12 @@ ANN, RENEWED, BOB, NOBODY = ([("authorization", token)] for token in (*TOKENS, "
 def telemetry() -> Iterator[Telemetry]:
     made = Telemetry()
     MCPInstrumentor().instrument(
-        tracer_provider=made.tracer_provider, meter_provider=made.meter_provider, service_name="users"
+        tracer_provider=made.tracer_provider,
+        meter_provider=made.meter_provider,
+        logger_provider=made.logger_provider,
+        service_name="users",
+        audit="events",
+        audit_caller="claim:sub",
     )
     guard.failures.clear()
     yield made
@@ -201,6 +206,26 @@ async def test_users_are_distinguished_where_no_id_is_sent(make: Callable[[], AS
 
     first, second, third = sessions(telemetry)
     assert first == third != second
+
+
+@pytest.mark.parametrize("make", APPS)
+async def test_a_record_names_the_user_that_the_app_has_authenticated(
+    make: Callable[[], ASGIApp], telemetry: Telemetry
+) -> None:
+    app = make()
+    for who in (ANN, BOB, RENEWED, NOBODY, []):
+        await post(app, modern(), [*MODERN_HEADERS, *who])
+    telemetry.metrics()
+
+    calls = [event["attributes"] for event in telemetry.events() if event["name"] == "otel_mcp.tool.call"]
+    ann, bob, renewed, unknown, nobody = (
+        {name: value for name, value in call.items() if name.startswith("enduser.")} for call in calls
+    )
+    assert ann == renewed != bob
+    assert (len(unknown), nobody) == (1, {})
+    assert set(unknown) == {"enduser.pseudo.id"}
+    verified = make is of_the_sdk  # Only there is a token with claims.
+    assert (ann, bob) == ({"enduser.id": "ann"}, {"enduser.id": "bob"}) if verified else set(ann) == set(unknown)
 
 
 def _answers(reply: Reply) -> str | None:

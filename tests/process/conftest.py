@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.servers import FASTMCP, PROMPT_EXPORT, SDK, TWO_WORKERS, Launch, Server
 
+AUDIT = "OTEL_PYTHON_MCP_AUDIT"
+
 
 @dataclass
 class Servers:
@@ -91,7 +93,7 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Server]
 @pytest.fixture(
     scope="session",
     params=[
-        Launch(library, "two-workers", TWO_WORKERS, stateless=True, environment=PROMPT_EXPORT)
+        Launch(library, "two-workers", TWO_WORKERS, stateless=True, environment=PROMPT_EXPORT | {AUDIT: "events"})
         for library in (SDK, FASTMCP)
     ],
     ids=str,

@@ -148,6 +148,7 @@ async def test_error_texts_are_on_no_attribute_and_no_span_of_ours(leak: Leak) -
 
 
 async def test_no_content_is_in_metrics_and_logs(leak: Leak) -> None:
+    assert len(leak.telemetry.events("otel_mcp.tool.call")) >= 5  # Audit is on.
     assert leak.planted.found_in(repr(leak.telemetry.points())) == []
     assert leak.planted.found_in(repr(leak.telemetry.logs())) == []
 

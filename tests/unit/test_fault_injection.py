@@ -48,6 +48,7 @@ SHELL = {
     "otel_mcp.exchange.handler.ExchangeHandler.send",
     "otel_mcp.exchange.handler.ExchangeHandler._slow_resume",
     "otel_mcp.exchange.handler.ExchangeHandler._as_outside",
+    "otel_mcp.telemetry.logs._Watch.__call__",
 }
 """What the guards themselves stand in: these only put guarded parts together."""
 
@@ -213,6 +214,7 @@ async def serve(app: ASGIApp) -> list[Reply]:
 def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the next request make a runtime of its own."""
     monkeypatch.setattr(current, "runtime", None)
+    vars(telemetry.log_exporter).pop("export", None)  # It may be watched since the last time.
     monkeypatch.setattr(propagation, "_known", propagation._Fields(None, {}, frozenset()))  # pyright: ignore[reportPrivateUsage]
     current.configure(
         tracer_provider=telemetry.tracer_provider,
@@ -225,6 +227,8 @@ def configure(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
         capture_content=True,
         tenant="header:user-agent",
         session_span=True,
+        audit="events",
+        audit_caller="claim:sub",
         flush_calls=4,
         flush_interval=60,  # What a timer does depends on how long the machine takes.
     )

@@ -33,12 +33,13 @@ class Counting(MemoryStore):
         super().__init__(settings())
         self.asked: list[tuple[str, int]] = []
         self.is_away = False
+        self.keeps = True
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
         if self.is_away:
             raise StoreDown("away")
         self.asked.append((day, len(hashes)))
-        return await super().callers(day, hashes)
+        return await super().callers(day, hashes) if self.keeps else 0
 
 
 class Day:
@@ -82,6 +83,30 @@ async def test_a_day_begins_at_midnight_utc_with_nobody() -> None:
     assert await day.call("ann") == 1
 
 
+async def test_nobody_of_yesterday_counts_today() -> None:
+    day = Day()
+    await day.call("ann", "bob")
+    day.now += 86_400.0
+
+    await day.callers.count()
+    assert day.callers.number == 0
+    assert day.store.asked[-1] == ("2025-06-16", 0)
+
+
+async def test_everybody_is_counted_again_after_an_outage() -> None:
+    one = Day()
+    other = Day(one.store)
+    await one.call("ann", "bob", "cid")
+    await other.call("dan")
+    one.store.clear()
+    for day in (one, other):
+        day.health.failed(StoreDown("killed"))
+        day.health.succeeded()
+
+    assert await one.call("eve") == 4
+    assert await other.call() == 5
+
+
 async def test_callers_of_an_outage_count_for_the_day_on_which_they_called() -> None:
     day = Day()
     day.store.is_away = True
@@ -91,16 +116,29 @@ async def test_callers_of_an_outage_count_for_the_day_on_which_they_called() -> 
     day.health.succeeded()
 
     assert await day.call("ann") == 1
-    assert day.store.asked == [("2025-06-15", 2), ("2025-06-16", 1)]
+    assert day.store.asked == [("2025-06-15", 2), ("2025-06-16", 1), ("2025-06-16", 1)]  # Once more, to be sure.
 
 
 async def test_everybody_is_counted_again_where_the_store_has_lost_the_count() -> None:
-    day = Day()
-    await day.call("ann", "bob", "cid", "dan")
-    day.store.clear()
-    await day.call()
+    one = Day()
+    other = Day(one.store)
+    await one.call("ann", "bob", "cid")
+    await other.call("cid", "dan")
+    one.store.clear()
 
-    assert await day.call("ann", "bob", "cid", "dan") == 4
+    assert await one.call() == 3  # Though none of them calls again.
+    assert await other.call() == 4
+    assert await one.call() == 4
+
+
+async def test_a_store_that_cannot_count_is_asked_once_more_and_no_further() -> None:
+    day = Day()
+    await day.call("ann", "bob")
+    day.store.keeps = False
+    day.store.asked.clear()
+
+    assert await day.call() == 0
+    assert day.store.asked == [("2025-06-15", 0), ("2025-06-15", 2)]
 
 
 async def test_what_waits_is_bounded_and_who_finds_no_room_comes_later() -> None:
