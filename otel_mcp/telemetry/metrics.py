@@ -123,9 +123,9 @@ class Metrics:
             proven = accepted and worked and method == "tools/call"
             of, label = call.tenant, ""
             tenant = self.tenants.bounded(of, proven=proven, likely=accepted) if of is not None else None
-            if call.id is not None and (client := client_of(call)[0]) is not None:
-                label = self._clients.bounded(client, proven=proven, likely=accepted)
-                by = label, method, version, tenant
+            if call.id is not None and ((client := client_of(call)[0]) is not None or tenant is not None):
+                label = self._clients.bounded(client, proven=proven, likely=accepted) if client is not None else ""
+                by = label or None, method, version, tenant  # Clients without a name count for their tenant.
                 self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
             name: str | None = None
             if (names := self.names.get(method)) is not None:
@@ -169,8 +169,8 @@ class Metrics:
             code = self._error_codes.bounded(code, proven=call.accepted, likely=True)
         return error_type, code
 
-    def _slow_client_series(self, client: str, method: str, version: str | None, tenant: str | None) -> Series:
-        if (taken := taken_by(client)) is not None:
+    def _slow_client_series(self, client: str | None, method: str, version: str | None, tenant: str | None) -> Series:
+        if client is not None and (taken := taken_by(client)) is not None:
             self._taken[client] = taken
         if len(self._client_series) >= MAX_SERIES:
             client, method, version = semconv.OTHER, semconv.OTHER, None

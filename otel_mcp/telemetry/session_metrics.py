@@ -34,6 +34,22 @@ class ByClient(Protocol):
     ) -> dict[str, Any]: ...
 
 
+class _Kinds:
+    """The series of one counter: at most so many that the SDK keeps them apart, with one more for each tenant."""
+
+    def __init__(self) -> None:
+        self._known: set[frozenset[tuple[str, Any]]] = set()
+
+    def fit(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Return the attributes; of a kind that finds no room any more only the tenant, all else is ``_OTHER``."""
+        kind = frozenset(attributes.items())
+        if kind not in self._known:
+            if len(self._known) >= MAX_SERIES:
+                return {name: value if name == semconv.TENANT else semconv.OTHER for name, value in attributes.items()}
+            self._known.add(kind)
+        return attributes
+
+
 class SessionMetrics:
     """Measurements of sessions."""
 
@@ -41,8 +57,8 @@ class SessionMetrics:
         self._on = on
         self._of_client = of_client
         self._tenants = tenants
-        self._ends: set[frozenset[tuple[str, Any]]] = set()
-        """Kinds of ends of tenants' sessions that are counted."""
+        self._starts = _Kinds()
+        self._ends = _Kinds()
         self._met: set[str] = set()
         """Clients that have begun a session."""
 
@@ -54,7 +70,7 @@ class SessionMetrics:
         """
         for source, versions in _BEGINNINGS.items():
             for version in versions:
-                self._on.started.add(0, _attributes(source, version), NO_SPAN)
+                self._on.started.add(0, self._starts.fit(_attributes(source, version)), NO_SPAN)
         self._on.resumed.add(0, None, NO_SPAN)
         for reason in ("limit", "principal"):
             self._on.rejected.add(0, {semconv.REJECT_REASON: reason}, NO_SPAN)
@@ -70,11 +86,11 @@ class SessionMetrics:
         for reason in ("client_delete", "expired", "server_closed", "replaced"):
             for outcome in ("worked", "no_call"):
                 how = {semconv.SESSION_END_REASON: reason, semconv.SESSION_OUTCOME: outcome}
-                self._on.ended.add(0, how | of_client, NO_SPAN)
+                self._on.ended.add(0, self._ends.fit(how | of_client), NO_SPAN)
 
     def started(self, facts: SessionFacts) -> None:
-        how = _attributes(facts.source, facts.protocol_version)
-        self._on.started.add(1, how | self._of_tenant(facts.tenant), NO_SPAN)
+        how = _attributes(facts.source, facts.protocol_version) | self._of_tenant(facts.tenant)
+        self._on.started.add(1, self._starts.fit(how), NO_SPAN)
         client = self._of_client(facts.client_name, {})
         name = client.get(semconv.CLIENT_NAME)
         if name is not None and name not in self._met:
@@ -94,11 +110,7 @@ class SessionMetrics:
         facts = ended.facts
         how = {semconv.SESSION_END_REASON: ended.reason, semconv.SESSION_OUTCOME: ended.outcome or semconv.OTHER}
         of = self._of_client(facts.client_name, how) | self._of_tenant(facts.tenant, proven=ended.tool_call_count > 0)
-        if facts.tenant is not None:
-            if len(self._ends) >= MAX_SERIES and frozenset(of.items()) not in self._ends:
-                of |= dict.fromkeys(of.keys() & {semconv.SESSION_OUTCOME, semconv.CLIENT_NAME}, semconv.OTHER)
-            self._ends.add(frozenset(of.items()))
-        self._on.ended.add(1, of, NO_SPAN)
+        self._on.ended.add(1, self._ends.fit(of), NO_SPAN)
         attributes = _attributes(facts.source, facts.protocol_version)
         self._on.tool_calls.record(ended.tool_call_count, {semconv.SESSION_SOURCE: facts.source or "none"}, NO_SPAN)
         if ended.context_bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any
+from collections import Counter, deque
+from itertools import product
+from typing import Any, get_args
 
 import pytest
 from opentelemetry import trace
@@ -14,8 +15,11 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.task import TaskCensus, TaskEnd
+from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
+from otel_mcp.telemetry.metrics import MAX_CLIENTS, MAX_TENANTS
+from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import FAILED, OK, Server, error, result
 from tests.support.asgi import delete, get, post, read, respond, stream
@@ -640,18 +644,39 @@ async def test_sessions_are_told_apart_by_tenant(make_runtime: MakeRuntime, tele
     assert by_tenant(telemetry, REQUESTS) == {None: 2, "acme": 4, "umbrella": 2, "another": 4}
 
 
-async def test_ends_beyond_what_the_sdk_keeps_keep_their_tenants(
-    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+async def test_sessions_beyond_what_the_sdk_keeps_keep_their_tenants(runtime: Runtime, telemetry: Telemetry) -> None:
+    metrics = runtime.metrics
+    metrics.register()
+    metrics.tenants.learn(f"tenant-{number}" for number in range(MAX_TENANTS))
+    metrics._clients.learn(f"client-{number}" for number in range(MAX_CLIENTS))  # pyright: ignore[reportPrivateUsage]
+    sources = ("header", "cookie", "conversation", "inferred", "inferred_weak", None)
+    versions, outcomes = (*sorted(PROTOCOL_VERSIONS), "2099-01-01", None), get_args(SessionOutcome)
+    made = Counter[str]()
+
+    for number, source, version in product(range(MAX_TENANTS), sources, versions):
+        tenant = f"tenant-{number}"
+        client = f"client-{made.total() % 25}"
+        facts = SessionFacts("s", 1.0, 60.0, client_name=client, tenant=tenant, source=source, protocol_version=version)
+        metrics.sessions.started(facts)
+        for reason, outcome in product(("expired", "client_delete", "replaced"), outcomes[:2]):
+            metrics.sessions.ended(EndedSession(facts, reason, 3.0, 5, 1, 9, 700, outcome=outcome))
+        made[tenant] += 1
+
+    for name, each in (("otel_mcp.session.started", 1), ("otel_mcp.session.ended", 6)):
+        counted = by_tenant(telemetry, name)
+        assert counted == {None: 0, **{tenant: count * each for tenant, count in made.items()}}
+        assert MAX_SERIES <= len(telemetry.points(name)) < 2000
+
+
+async def test_requests_of_clients_without_a_name_count_for_their_tenant(
+    make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
-    monkeypatch.setattr("otel_mcp.telemetry.session_metrics.MAX_SERIES", 10)
-    metrics = make_runtime(tenant="header:x-org").metrics
+    app = MCPMiddleware(Server(), make_runtime(tenant="header:x-org"))
 
-    for number in range(120):
-        facts = SessionFacts("s", 1.0, 60.0, client_name=f"client-{number % 12}", tenant=f"tenant-{number % 3}")
-        metrics.sessions.ended(EndedSession(facts, "expired", 3.0, 5, 1, 9, 700, outcome="worked"))
+    await post(app, call(), [("mcp-protocol-version", "2025-11-25"), ("x-org", "acme")])
+    await post(app, call(), [("mcp-protocol-version", "2025-11-25")])
 
-    assert by_tenant(telemetry, "otel_mcp.session.ended") == {f"tenant-{number}": 40 for number in range(3)}
-    assert len(telemetry.points("otel_mcp.session.ended")) <= 13
+    assert by_tenant(telemetry, REQUESTS) == {"acme": 1}
 
 
 async def test_without_the_setting_there_is_no_tenant(runtime: Runtime, telemetry: Telemetry) -> None:
