@@ -118,6 +118,7 @@ MEMBERS: Final = {
         "unconfigured": "No logs are exported.",
         "shutdown": "The process ended before the store took it.",
         "interruptions": "A question whether a session was cut, or is back: too many waited.",
+        "rounds": "A look at, or a note for, other replicas on rounds of a call: too many were under way.",
     },
     names.HEADER: {
         "mcp-method": "The method.",

@@ -95,7 +95,7 @@ class Runtime:
         self.recorder = Recorder(
             settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit, self._audit
         )
-        rounds = Rounds(settings, hashes, self.sessions, self.resolver.reconciler.later)
+        rounds = Rounds(settings, hashes, self.sessions, self.resolver.reconciler.later, self.metrics)
         outgoing = Outgoing(self.metrics, self.spans)
         inflight = InFlight(settings, self.resolver, self.recorder, rounds, outgoing)
         session_ids = SessionIds(settings, self.resolver, self.recorder, inflight, self.sessions)

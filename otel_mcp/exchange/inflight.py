@@ -265,6 +265,7 @@ class InFlight:
         """Give up everything that waits."""
         while self.waiting:
             self._give_up(next(iter(self.waiting)))
+        self.rounds.close()
 
 
 def _slim(call: Call) -> None:

@@ -8,9 +8,10 @@ or, where there is none, tool and arguments; always within one session.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 from opentelemetry.trace import SpanContext, TraceFlags
 
@@ -22,22 +23,28 @@ from otel_mcp.model.call import Call
 from otel_mcp.model.rounds import Round
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
+from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import mark_round
 from otel_mcp.wire.uris import resource_uri
 
 _GUARD: Final = guarded("rounds")
 _ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Requests whose results may ask for input."""
-_LOOKS: Final = 4
 _PAUSE: Final = 0.05
-"""Further looks for what another replica has asked, and the seconds before each."""
+"""Seconds before the second look for what another replica has asked, which may be on its way."""
+_MOST_LOOKS: Final = 100
+_MOST_NOTES: Final = 1000
+"""Looks, and notes for other replicas, that are under way: anybody may forge what has to be looked up."""
+_LOST: Final = 1.0
+"""Seconds after which neither is under way any more, since the loop it ran on has ended."""
 _MOST: Final = 10_000
 """Calls that wait for input and are remembered here."""
 _LONGEST: Final = 3600.0
 """Seconds that they are, at most; servers take no state that is older than some minutes (ten, in the SDK)."""
 
 
-class _Asked(NamedTuple):
+@dataclass(slots=True)
+class _Asked:
     """A result that has asked for input."""
 
     number: int
@@ -46,17 +53,30 @@ class _Asked(NamedTuple):
     """The span of the first round."""
     until: float = 0.0
     """Monotonic seconds."""
+    answered: bool = False
+    """A round has brought what it asks for, as far as this process knows: any other is a call of its own."""
 
 
 class Rounds:
     """Results of this process that have asked for input, and a look at those of other replicas."""
 
-    def __init__(self, settings: Settings, hashes: KeyedHashes, sessions: Sessions, later: Later) -> None:
+    def __init__(
+        self, settings: Settings, hashes: KeyedHashes, sessions: Sessions, later: Later, metrics: Metrics
+    ) -> None:
         self._kept = min(settings.session_ttl, _LONGEST)
         self._hashes = hashes
         self._sessions = sessions
         self._later = later
+        self._metrics = metrics
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
+        self._looks: dict[Round, float] = {}
+        self._notes: dict[Round, float] = {}
+        """What is under way, and until when at most (monotonic seconds)."""
+
+    def close(self) -> None:
+        """Wait for no look any longer: the process is about to end."""
+        for this in list(self._looks):
+            this.looked()
 
     def arrived(self, call: Call) -> None:
         """Note that a request looks like one that brings input; what it goes on with only its session shows."""
@@ -74,11 +94,12 @@ class Rounds:
             if this.key is None:
                 return
             name = _name(call, this.key)
-            known = self._asked.get(name)
-            if known is not None and known.until > monotonic():
-                this.number, this.first = known.number, known.first
-            elif self._sessions.is_shared:
-                self._later.run(partial(self._look, call, this, name))
+            if self._find(this, name) or _failed(call) or not self._asks_others():
+                return
+            if self._has_room(self._looks, this, _MOST_LOOKS):
+                this.looking = True
+                if not self._later.run(partial(self._look, call, this, name)):
+                    self._looked(call, this)
 
     def finished(self, call: Call) -> None:
         """Note that a call has its outcome: it may ask for input, or be a round that no seam has seen."""
@@ -91,22 +112,68 @@ class Rounds:
             this.waits = self._key(call, outcome.asks)
             if this.waits is None:
                 return
-            number = (this.number or 2) + 1
-            asked = _Asked(number, this.first or call.span_context, monotonic() + self._kept)
-            name = _name(call, this.waits)
-            remember(self._asked, name, asked, _MOST)
-            if self._sessions.is_shared:
-                self._later.run(partial(self._sessions.set_value, name, _text(asked), self._kept))
+            this.when_known(partial(self._note, call, this, _name(call, this.waits)))
 
-    async def _look(self, call: Call, this: Round, name: str, again: int = _LOOKS) -> None:
-        """Ask what another replica has asked; while the call lasts more than once, since that may be on its way."""
-        if (found := _read(await self._sessions.get(name))) is None:
-            if again and not call.finished:
-                self._later.run(partial(self._look, call, this, name, again - 1), _PAUSE)
-            return
-        this.number, this.first = found.number, found.first
+    def _note(self, call: Call, this: Round, name: str) -> None:
+        """Remember what a round has asked for, here and for other replicas."""
+        asked = _Asked((this.number or 2) + 1, this.first or call.span_context, monotonic() + self._kept)
+        remember(self._asked, name, asked, _MOST)
+        if self._asks_others() and self._has_room(self._notes, this, _MOST_NOTES):
+            self._later.run(partial(self._write, this, name, _text(asked)))
+
+    async def _write(self, this: Round, name: str, text: str) -> None:
+        try:
+            await self._sessions.set_value(name, text, self._kept)
+        finally:
+            self._notes.pop(this, None)
+
+    def _find(self, this: Round, name: str) -> bool:
+        """Have a round go on with what is remembered here."""
+        asked = self._asked.get(name)
+        if asked is None or asked.until <= monotonic():
+            return False
+        this.number, this.first, this.continues = asked.number, asked.first, not asked.answered
+        asked.answered = True
+        return True
+
+    async def _look(self, call: Call, this: Round, name: str, *, is_last: bool = False) -> None:
+        """Ask what another replica has asked."""
+        goes_on = False
+        try:
+            asked = _read(await self._sessions.get(name))
+            if not self._find(this, name):
+                if asked is not None:
+                    asked.until = monotonic() + self._kept
+                    remember(self._asked, name, asked, _MOST)
+                    self._find(this, name)
+                elif not is_last and this.looking and self._asks_others() and not _failed(call):
+                    goes_on = self._later.run(partial(self._look, call, this, name, is_last=True), _PAUSE)
+        finally:
+            if not goes_on:
+                self._looked(call, this)
+
+    def _looked(self, call: Call, this: Round) -> None:
+        self._looks.pop(this, None)
+        this.looking = False
         if call.span is not None and call.span.is_recording():
             mark_round(call, call.span)
+        this.looked()
+
+    def _asks_others(self) -> bool:
+        """Whether other replicas may know more, and the store answers."""
+        return self._sessions.is_shared and not self._sessions.degraded
+
+    def _has_room(self, under_way: dict[Round, float], this: Round, limit: int) -> bool:
+        """Take a round up among those under way; where there are too many, it is counted."""
+        now = monotonic()
+        while under_way and (oldest := next(iter(under_way.items())))[1] < now:
+            under_way.pop(oldest[0], None)
+            oldest[0].looked()
+        if len(under_way) >= limit:
+            self._metrics.store_dropped(1, "rounds")
+            return False
+        under_way[this] = now + _LOST
+        return True
 
     def _key(self, call: Call, state: str) -> str | None:
         """Hash what the rounds have in common; ``None`` where that cannot be known, or compared between replicas."""
@@ -118,6 +185,10 @@ class Rounds:
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
         digest = self._hashes.digest_json(arguments) if arguments else ""
         return None if digest is None else self._hashes.digest("round", call.method, target, "", digest, size=8)
+
+
+def _failed(call: Call) -> bool:
+    return call.outcome is not None and call.outcome.failed
 
 
 def _name(call: Call, key: str) -> str:

@@ -53,12 +53,14 @@ class Later:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
-    def run(self, question: Callable[[], Awaitable[None]], delay: float = 0.0) -> None:
-        """Run `question` in `delay` seconds. Without a running loop there is nobody to wait for the answer."""
+    def run(self, question: Callable[[], Awaitable[None]], delay: float = 0.0) -> bool:
+        """Run `question` in `delay` seconds; ``False`` = there is no running loop, so nobody to wait for the answer."""
         with guarded("session facts"):
             if (loop := loops.home()) is not None:
                 self._ending.discard(loop)
                 loops.call_later(loop, delay, partial(quietly, "session facts", partial(self._start, loop, question)))
+                return True
+        return False
 
     def close(self) -> None:
         """Ask nothing more of what is due: the running loop is about to end, and a task that begins then never does."""

@@ -6,10 +6,14 @@ by a keyed hash: what the one waits for, the other answers. For Redis ``flush.lu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from time import time_ns
+from typing import TYPE_CHECKING, Any
 
+from otel_mcp.guard import guarded
 from otel_mcp.model.delta import CallRecord
 
 if TYPE_CHECKING:
@@ -30,6 +34,36 @@ class Round:
     """Keyed hash of what it has in common with the round before it; ``None`` = not known yet."""
     waits: str | None = None
     """The same of the next round, where its result asks for input."""
+    continues: bool = False
+    """It is known to be the first to bring what was asked for, so it is no call of its own. A request that only says so
+    is one."""
+    looking: bool = False
+    """It is being looked up what it goes on with."""
+    _acts: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
+
+    def when_known(self, act: Callable[[], object]) -> None:
+        """Act once no look is under way any more: at once where none is."""
+        self._acts.append(act)
+        if not self.looking:
+            self.looked()
+
+    def hold(self, span: Any) -> None:
+        """Have a span, of whatever library, end only then, with its true end time."""
+        end = span.end
+
+        def end_later(end_time: int | None = None) -> None:
+            self.when_known(partial(end, time_ns() if end_time is None else end_time))
+
+        span.end = end_later
+
+    def looked(self) -> None:
+        """End the look, whatever it has found, and do what has waited for it. From any thread."""
+        self.looking = False
+        with suppress(IndexError):  # Whichever thread takes the last one.
+            while True:
+                act = self._acts.pop(0)
+                with guarded("rounds"):
+                    act()
 
 
 def add_calls(calls: list[CallRecord], more: Sequence[CallRecord]) -> list[tuple[str, float]]:

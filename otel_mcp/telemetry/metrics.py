@@ -31,7 +31,7 @@ from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.telemetry.tasks import Tasks
 from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome
 
-DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions")
+DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions", "rounds")
 MAX_CLIENTS: Final = 20
 MAX_TENANTS: Final = 50
 MAX_ERRORS: Final = 50
@@ -142,7 +142,7 @@ class Metrics:
                     context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
             duration.record(call.duration, context)
             if method == "tools/call":
-                self.calls[name or semconv.OTHER] += call.round is None or call.round.state is None  # Once for all.
+                self.calls[name or semconv.OTHER] += call.round is None or not call.round.continues
                 if call.result_bytes is not None:
                     (sizes.get(tenant) or self._slow_size(sizes, name, tenant)).record(call.result_bytes)
                     if call.result_bytes > self._taken.get(label, inf):

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from otel_mcp import loops, semconv
@@ -88,7 +89,13 @@ class Recorder:
         self.metrics.forget()
 
     def add(self, call: Call) -> None:
-        """Take a finished call. A full batch is drained from the next turn of the loop on, else a timer drains."""
+        """Take a finished call. A full batch is drained from the next turn of the loop on, else a timer drains.
+
+        A round of another call waits until it is known of which.
+        """
+        if call.round is not None and call.round.looking:
+            call.round.when_known(partial(self.add, call))
+            return
         self._queue.append(call)
         waiting = len(self._queue)
         if waiting >= self._most:

@@ -156,10 +156,13 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
 def mark_round(call: Call, span: Span) -> None:
     """Put on the open span of a call which round of a logical call it is, where that is known, and a link to the first.
 
-    Of a round that another replica has begun, that is known only while it is served: then this comes again.
+    Of a round that another replica has begun, that is being looked up: then the span ends once that is over, with its
+    true end, and this comes again before.
     """
     this = call.round
-    if this is not None and this.number:
+    if this is not None and this.looking and span.is_recording():
+        this.hold(span)
+    elif this is not None and this.number:
         span.set_attribute(semconv.CALL_ROUND, this.number)
         if this.first is not None:
             span.add_link(this.first)

@@ -146,6 +146,21 @@ async def test_a_state_answered_twice_is_the_second_round_each_time(telemetry: T
     assert [(number, linked(each)) for number, each in later] == [(2, [id_of(span)])] * 2
 
 
+async def test_a_request_that_says_it_brings_input_is_a_call(telemetry: Telemetry) -> None:
+    async with serving(sdk2()) as http:
+        person = Person(http)
+        for number in range(3):
+            await person.call(answers={}, a=number)
+            await person.call(f"forged-{number}", ANSWER)
+        asked = await person.call()
+        for _ in range(3):  # The first goes on with that, the others repeat it.
+            await person.call(asked["requestState"], ANSWER)
+        assert len(await entries(telemetry, person)) == 9
+
+    ((_, counted),) = telemetry.points(semconv.METRIC_TOOL_CALLS)
+    assert counted == 9
+
+
 async def entries(telemetry: Telemetry, person: Person) -> list[tuple[int, bool, bool]]:
     """Return of each entry of the document: rounds, whether it waits, whether it answers what is not there."""
     telemetry.metrics()  # Which also records what has finished.

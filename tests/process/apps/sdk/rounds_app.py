@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.request_state import RequestStateSecurity
 from mcp_types import SamplingMessage, TextContent
@@ -22,8 +21,7 @@ mcp = MCPServer(
 
 @mcp.tool()
 async def approve(ctx: Context[Any], a: int) -> Any:
-    """Ask twice; each time takes as long as a database does."""
-    await anyio.sleep(0.25)
+    """Ask twice, sooner than any store answers."""
     return ask(ctx.request_state, answered=bool(ctx.input_responses))
 
 
