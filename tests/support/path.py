@@ -44,7 +44,7 @@ from otel_mcp import MCPInstrumentor
 
 _PACKAGE: Final = Path(otel_mcp.__file__).parent
 _WARM: Final = 20
-_TURNS: Final = 3
+_TURNS: Final = 5
 """Calls of which the least counts."""
 _FLUSHED_WITHIN: Final = 10.0
 _INTERVAL: Final = 0.2
