@@ -17,8 +17,8 @@ from otel_mcp.runtime import Runtime
 from otel_mcp.sessions import lookups
 from otel_mcp.types import Asker, Message
 from tests.support.answers import FAILED, OK, Server
-from tests.support.asgi import post
-from tests.support.messages import CLIENT_INFO, MODERN_HEADERS, call
+from tests.support.asgi import Headers, post
+from tests.support.messages import CLIENT_INFO, MODERN_HEADERS, call, legacy_headers
 from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.unit.conftest import MakeRuntime
@@ -166,3 +166,14 @@ async def test_looks_beyond_a_hundred_are_counted_and_left_out(
     ]
     assert (dropped, looks["round"]) == ([50], 100)
     assert replicas.counted() - before == 150
+
+
+@pytest.mark.parametrize("headers", [MODERN_HEADERS, legacy_headers("chat")], ids=["2026-07-28", "2025-11-25"])
+async def test_a_forged_round_is_a_call_in_either_revision(replicas: Replicas, headers: Headers) -> None:
+    before = replicas.counted()
+    for forged in ("inputResponses", "requestState"):
+        params: Message = {forged: "forged"}
+        await post(MCPMiddleware(Server(), replicas.runtimes[0]), call(meta=META, **params), list(headers))
+    await replicas.settle()
+
+    assert replicas.counted() - before == 2
