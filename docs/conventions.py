@@ -116,7 +116,7 @@ MEMBERS: Final = {
         "ended": "The session had ended.",
         "export": "The exporter of audit records failed.",
         "unconfigured": "No logs are exported.",
-        "shutdown": "The process ended before the store took it.",
+        "shutdown": "The process ended before the store took it, or while an exporter still had the audit record.",
         "interruptions": "A question whether a session was cut, or is back: too many waited.",
         "rounds": "A look at, or a note for, other replicas on rounds of a call: too many were under way.",
     },

@@ -40,6 +40,7 @@ from otel_mcp.settings import Settings
 from otel_mcp.telemetry.audit import Audit
 from otel_mcp.telemetry.content import capturer
 from otel_mcp.telemetry.events import SessionReporter
+from otel_mcp.telemetry.exporters import flushed
 from otel_mcp.telemetry.http_span import HTTPSpans
 from otel_mcp.telemetry.instruments import Readings
 from otel_mcp.telemetry.logs import SessionLogProcessor
@@ -56,6 +57,8 @@ _WARM_UP_SECONDS: Final = 1.0
 _WARM_UP_PAUSE: Final = 0.1
 _FLUSH_SECONDS: Final = 3.0
 """Longest that shutting down waits for the store, and for the exporters."""
+_LAST_SECONDS: Final = 1.0
+"""What the exporter of metrics has after that, to send how many audit records the others have not."""
 
 
 class Runtime:
@@ -90,8 +93,9 @@ class Runtime:
         self.observers = Observers(settings, self.metrics.observer_dropped, **agent.make(settings, self.sessions))
         self._audit: Audit | None = None
         if settings.audit == "events":
-            who = partial(on_record, hashes=hashes, service=settings.service_name, way=settings.audit_caller)
-            self._audit = Audit(logger_provider, hashes, lambda call: who(call.exchange), self.metrics)
+            who = partial(on_record, hashes=hashes, way=settings.audit_caller)
+            providers = logger_provider, tracer_provider
+            self._audit = Audit(providers, hashes, who, settings.service_name, self.metrics)
         self.recorder = Recorder(
             settings, self.metrics, self.spans, hashes, self.observers, self.sessions.submit, self._audit
         )
@@ -131,6 +135,8 @@ class Runtime:
     def _read(self) -> Readings:
         """Return what a reader of metrics sees; record finished calls first, so that its export misses none."""
         self.recorder.drain()
+        if self._audit is not None:
+            self._audit.look()
         sessions, catalogues, tasks = self.sessions, self.metrics.catalogues, self.metrics.tasks
         return Readings(
             sessions.active,
@@ -197,26 +203,22 @@ class Runtime:
         await self.sessions.aclose(_FLUSH_SECONDS)
         self.recorder.drain()
         # Servers that end by re-raising the signal never run `atexit`, where the SDK would flush.
-        await asyncio.wait_for(asyncio.to_thread(self._force_flush), _FLUSH_SECONDS + 1)
+        with guarded("flush"):
+            await asyncio.to_thread(self._flush)
 
     async def server_ended(self) -> None:
         """Shut down where no lifespan has announced the end: it is switched off, or the app has none."""
         if self.sessions.is_running:
             await self.shut_down()
 
-    def _force_flush(self) -> None:
-        until = time.monotonic() + _FLUSH_SECONDS
-        for provider in (
-            self._tracer_provider or trace.get_tracer_provider(),
-            self._meter_provider or otel_metrics.get_meter_provider(),
-            self._logger_provider or get_logger_provider(),
-            # Once more: what has become of audit records is only counted now.
-            *((self._meter_provider or otel_metrics.get_meter_provider(),) if self._audit is not None else ()),
-        ):
-            flush = getattr(provider, "force_flush", None)
-            if flush is not None:
-                with guarded("flush"):
-                    flush(max(int((until - time.monotonic()) * 1000), 1))
+    def _flush(self) -> None:
+        meters = self._meter_provider or otel_metrics.get_meter_provider()
+        logs = self._logger_provider or get_logger_provider()
+        done = flushed(_FLUSH_SECONDS, self._tracer_provider or trace.get_tracer_provider(), meters, logs)
+        if self._audit is not None:
+            if logs not in done:
+                self._audit.give_up()
+            flushed(_LAST_SECONDS, meters)  # Once more: what has become of audit records is only counted now.
 
     def _at_exit(self) -> None:
         with guarded("exit"):

@@ -135,7 +135,8 @@ TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 REJECT_REASON: Final = "otel_mcp.reason"
 """Why: ``limit``, ``principal``; of calls ``ended``, ``error``, ``foreign``, ``full``, ``principal``, ``shutdown``,
 ``interruptions``: refused requests that were not looked at for what they tell of a restart, ``rounds``: what other
-replicas should know of them, or do; of audit records ``error``, ``export``, ``full``, ``unconfigured``."""
+replicas should know of them, or do; of audit records ``error``, ``export``, ``full``, ``shutdown``,
+``unconfigured``."""
 STORE_OPERATION: Final = "otel_mcp.store.operation"
 """What was asked of the store: ``flush``, ``recall``, ``sweep``, ``count``..."""
 STORE_OUTCOME: Final = "otel_mcp.store.outcome"

@@ -52,7 +52,7 @@ def principal(user: object, headers: HeaderMap, hashes: KeyedHashes) -> Principa
     return NOBODY
 
 
-def on_record(exchange: Exchange, hashes: KeyedHashes, service: str, way: str) -> dict[str, str]:
+def on_record(exchange: Exchange, service: str, *, hashes: KeyedHashes, way: str) -> dict[str, str]:
     """Return the attribute that names the caller of a finished request on its audit record, as `AUDIT_CALLER` says.
 
     Where the claim that it names is in no verified token, that is the hash. Nobody has none.

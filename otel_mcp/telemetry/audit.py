@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from opentelemetry import _logs
+from opentelemetry import _logs, trace
 from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
-from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+from opentelemetry.trace import NonRecordingSpan, TracerProvider, set_span_in_context
 
 from otel_mcp import semconv
-from otel_mcp.guard import report
+from otel_mcp.guard import guarded, report
 from otel_mcp.hashing import KeyedHashes
-from otel_mcp.model.call import Call, client_of
+from otel_mcp.model.call import Call, Exchange, client_of
 from otel_mcp.model.delta import CallRecord
-from otel_mcp.telemetry.logs import watch_exports
+from otel_mcp.telemetry.exporters import Watch, watch_exports
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN, session_attributes
 from otel_mcp.version import __version__
 
 logger = logging.getLogger("otel_mcp")
 
-REASONS: Final = ("error", "export", "full", "unconfigured")
-"""Why a record is lost: we failed; its exporter did; there was no room in a queue; nobody exports logs."""
+REASONS: Final = ("error", "export", "full", "shutdown", "unconfigured")
+"""Why a record is lost: we failed; its exporter did; there was no room in a queue; the process ended first; nobody
+exports logs."""
+_VERSION: Final = re.compile(r"[vV]?[0-9][0-9A-Za-z.+_-]{0,31}\Z")
+"""Others are text that somebody may have put there."""
 
 
 class Audit:
@@ -39,15 +43,26 @@ class Audit:
 
     def __init__(
         self,
-        provider: LoggerProvider | None,
+        providers: tuple[LoggerProvider | None, TracerProvider | None],
         keys: KeyedHashes,
-        caller: Callable[[Call], dict[str, str]],
+        caller: Callable[[Exchange, str], dict[str, str]],
+        service: str,
         metrics: Metrics,
     ) -> None:
-        """`caller` returns the attribute that names who calls, if any."""
-        self._provider = provider
+        """Begin without records.
+
+        Args:
+            providers: the one that makes them, and another that may know how the service is named.
+            keys: for hashes, which differ from service to service.
+            caller: returns the attribute that names who calls a service, if any.
+            service: its name where no provider has one.
+            metrics: counts what is lost, and knows which names clients have not made up.
+        """
+        self._provider, self._tracers = providers
         self._keys = keys
         self._caller = caller
+        self._service = service
+        self._watches: Sequence[Watch] = ()
         self._metrics = metrics
         self._logger: Logger | None = None
         self._warned = False
@@ -83,28 +98,54 @@ class Audit:
 
     def _attributes(self, call: Call, stored: CallRecord | None) -> dict[str, Any]:
         outcome, (name, version) = call.outcome, client_of(call)
-        arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
-        digest = stored.arguments_digest if stored is not None else self._keys.digest_json(arguments or None)
+        client = self._metrics.clients.bounded(name, proven=False) if name is not None else None
         known: dict[str, Any] = {
-            semconv.GEN_AI_TOOL_NAME: call.target,
-            semconv.CLIENT_NAME: name,
-            semconv.CLIENT_VERSION: version,
+            semconv.GEN_AI_TOOL_NAME: self._tool(call),
+            semconv.CLIENT_NAME: client,
+            semconv.CLIENT_VERSION: version if client == name and version and _VERSION.match(version) else None,
             semconv.CALL_DURATION: call.duration,
             semconv.CALL_RESULT_SIZE: call.result_bytes,
-            semconv.CALL_ARGUMENTS_HASH: digest if arguments else None,
+            semconv.CALL_ARGUMENTS_HASH: self._digest(call, stored),
             semconv.ERROR_TYPE: outcome.error_type if outcome is not None else None,
             semconv.RPC_RESPONSE_STATUS_CODE: outcome.status_code if outcome is not None else None,
             semconv.FAILURE: call.failure,
             semconv.TENANT: call.tenant,
-            **self._caller(call),
+            **self._caller(call.exchange, self._service),
             **session_attributes(call),
         }
         return {attribute: value for attribute, value in known.items() if value is not None}
 
+    def _tool(self, call: Call) -> str | None:
+        """Return the name of the tool; one that the server is not known to have may be any text."""
+        if call.target is None or call.trusted_name or call.tool_entered:
+            return call.target
+        return self._metrics.catalogues.tools.bounded(call.target, proven=False)
+
+    def _digest(self, call: Call, stored: CallRecord | None) -> str | None:
+        arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
+        if not arguments or not self._keys.ready:
+            return None
+        digest = stored.arguments_digest if stored is not None else self._keys.digest_json(arguments)
+        return self._keys.digest("arguments", self._service, digest, size=8) if digest is not None else None
+
+    def look(self) -> None:
+        """Count what is lost already while an exporter hangs."""
+        for watch in self._watches:
+            with guarded("audit"):
+                watch.look()
+
+    def give_up(self) -> None:
+        """Count what the exporters have not done with: the process ends."""
+        for watch in self._watches:
+            with guarded("audit"):
+                watch.give_up(Audit.numbered)
+
     def _slow_find(self) -> Logger | None:
         """Return the logger, once there is a provider that exports."""
         provider = self._provider if self._provider is not None else _logs.get_logger_provider()
-        if watch_exports(provider, _numbers, Audit.numbered + 1, self._metrics.audit_dropped):
+        watches = watch_exports(provider, _numbers, Audit.numbered + 1, self._metrics.audit_dropped)
+        if watches is not None:
+            self._watches, self._service = watches, self._name(provider)
             self._logger = _logs.get_logger(
                 semconv.SCOPE, __version__, logger_provider=provider, schema_url=semconv.SCHEMA_URL
             )
@@ -116,6 +157,15 @@ class Audit:
             )
         return self._logger
 
+    def _name(self, provider: LoggerProvider) -> str:
+        """Return the service's name, which may be set in code; the SDK has one that stands for none."""
+        for owner in (provider, self._tracers or trace.get_tracer_provider()):
+            resource: Any = getattr(owner, "resource", None)
+            name = str(resource.attributes.get("service.name") or "") if resource is not None else ""
+            if name and not name.startswith("unknown_service"):
+                return name
+        return self._service
+
 
 def _after_fork() -> None:
     Audit.numbered = 0
@@ -125,11 +175,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _numbers(batch: Iterable[Any]) -> list[int]:
+def _numbers(batch: Iterable[Any]) -> Iterator[int]:
     """Return the numbers of the audit records in what is exported."""
-    ours: list[dict[str, Any]] = [
-        exported.log_record.attributes or {}
-        for exported in batch
-        if exported.log_record.event_name == semconv.EVENT_TOOL_CALL
-    ]
-    return [number for made in ours if isinstance(number := made.get(semconv.AUDIT_NUMBER), int)]
+    for exported in batch:
+        if exported.log_record.event_name == semconv.EVENT_TOOL_CALL:
+            attributes: dict[str, Any] = exported.log_record.attributes or {}
+            if isinstance(number := attributes.get(semconv.AUDIT_NUMBER), int):
+                yield number

@@ -7,9 +7,7 @@ A log record knows its OpenTelemetry context, and that decides as it does for sp
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping
-from sys import maxsize
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import _logs, trace
@@ -19,16 +17,13 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordProcessor
 
 from otel_mcp import semconv
-from otel_mcp.guard import guarded, report
+from otel_mcp.guard import report
 from otel_mcp.model.call import Call
 from otel_mcp.telemetry.processor import is_beneath, session_beneath
 from otel_mcp.telemetry.spans import CALL, session_attributes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadWriteLogRecord  # Before OpenTelemetry 1.39 it had another name.
-
-_Numbers = Callable[[Iterable[Any]], list[int]]
-_Lost = Callable[[int, str], None]
 
 
 def described(context: Context | None) -> tuple[Mapping[str, str], str | None]:
@@ -100,66 +95,6 @@ def install(provider: LoggerProvider | None) -> SessionLogProcessor | None:
             others = [other for other in several._log_record_processors if other is not processor]
             several._log_record_processors = (processor, *others)
     return processor
-
-
-def watch_exports(provider: LoggerProvider, numbers: _Numbers, first: int, lost: _Lost) -> bool:
-    """Have `lost` called with how many numbered records an exporter does not take, and why; ``False`` = nobody exports.
-
-    Args:
-        provider: whose exporters they are.
-        numbers: returns the numbers of the records among those of one batch.
-        first: the number of the next record. Batches keep the order, so one that is passed over was in no batch.
-        lost: gets ``export``, where an exporter has failed, or ``full``, where the queue before it had no room.
-    """
-    if type(provider).__module__.startswith("opentelemetry._logs"):
-        return False  # What the API has where there is no SDK.
-    several = getattr(provider, "_multi_log_record_processor", None)
-    processors = getattr(several, "_log_record_processors", None)
-    if processors is None:
-        return True  # Some other provider, or another SDK: it may export, unseen.
-    others = [processor for processor in processors if not isinstance(processor, SessionLogProcessor)]
-    for processor in others:
-        exporter: Any = getattr(getattr(processor, "_batch_processor", processor), "_exporter", None)
-        if callable(getattr(exporter, "export", None)):
-            with guarded("audit"):
-                if not isinstance(exporter.export, _Watch):
-                    exporter.export = _Watch(exporter, numbers)
-                watch: _Watch = exporter.export
-                # Where there was another runtime, its records may still wait.
-                watch.next, watch.lost = min(watch.next, first), lost
-    return bool(others)
-
-
-class _Watch:
-    """Stands before the `export` of an exporter."""
-
-    def __init__(self, exporter: Any, numbers: _Numbers) -> None:
-        self._export = exporter.export
-        self._numbers = numbers
-        self.process = os.getpid()
-        self.next = maxsize
-        """Number of the record that the exporter gets next."""
-        self.lost: _Lost = lambda count, reason: None
-
-    def __call__(self, batch: Any) -> Any:
-        taken = False
-        try:
-            result = self._export(batch)
-            taken = getattr(result, "name", "SUCCESS") == "SUCCESS"
-            return result
-        finally:
-            with guarded("audit"):
-                self._count(self._numbers(batch), taken=taken)
-
-    def _count(self, numbers: list[int], *, taken: bool) -> None:
-        if numbers:
-            if self.process != os.getpid():
-                self.process, self.next = os.getpid(), 1  # In a forked child numbers begin again.
-            if (passed := numbers[-1] + 1 - self.next - len(numbers)) > 0:
-                self.lost(passed, "full")
-            if not taken:
-                self.lost(len(numbers), "export")
-            self.next = numbers[-1] + 1
 
 
 class SessionLogFilter(logging.Filter):

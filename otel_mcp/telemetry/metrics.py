@@ -60,7 +60,7 @@ class Metrics:
         self.names = {"tools/call": self.catalogues.tools, "prompts/get": self.catalogues.prompts}
         self.census = Census(self.catalogues.tools)
         self.tasks = Tasks(self._on, self.catalogues.tools)
-        self._clients = BoundedNames(MAX_CLIENTS)
+        self.clients = BoundedNames(MAX_CLIENTS)
         self.tenants = BoundedNames(MAX_TENANTS, tenants)
         self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
@@ -124,7 +124,7 @@ class Metrics:
             of, label = call.tenant, ""
             tenant = self.tenants.bounded(of, proven=proven, likely=accepted) if of is not None else None
             if call.id is not None and ((client := client_of(call)[0]) is not None or tenant is not None):
-                label = self._clients.bounded(client, proven=proven, likely=accepted) if client is not None else ""
+                label = self.clients.bounded(client, proven=proven, likely=accepted) if client is not None else ""
                 by = label or None, method, version, tenant  # Clients without a name count for their tenant.
                 self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
             name: str | None = None
@@ -261,7 +261,7 @@ class Metrics:
         """Add the client's name, bounded, where it has one."""
         if client is None:
             return attributes
-        return attributes | {semconv.CLIENT_NAME: self._clients.bounded(client, proven=proven, likely=likely)}
+        return attributes | {semconv.CLIENT_NAME: self.clients.bounded(client, proven=proven, likely=likely)}
 
     def request_refused(self, status: int, client: str | None) -> None:
         """Count a request that HTTP answered with a refusal."""

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 import otel_mcp
 from otel_mcp import MCPInstrumentor, MCPMiddleware, SessionState, current
 from otel_mcp.api import sessions
 from otel_mcp.runtime import Runtime
+from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import Server, result
 from tests.support.asgi import post, read, respond
@@ -155,6 +164,53 @@ async def test_a_tool_author_asks_for_the_session_of_the_request(
     assert seen[1] == reply.session_id is not None
     assert otel_mcp.current_session() is None
     assert sessions() is runtime.sessions
+
+
+class Exporter(MetricExporter):
+    """Takes anything, unless it hangs."""
+
+    def __init__(self, over: Event | None) -> None:
+        super().__init__()
+        self._over = over
+        self.has_sent = False
+
+    def export(self, metrics_data: object, timeout_millis: float = 0, **_: object) -> Any:
+        if self._over is not None:
+            self._over.wait(30)
+        self.has_sent = True
+        return SimpleNamespace(name="SUCCESS")
+
+    def force_flush(self, timeout_millis: float = 0) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 0, **_: object) -> None: ...
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("hanging", ["traces", "metrics", "logs"])
+async def test_an_exporter_that_hangs_keeps_no_other_from_sending(
+    hanging: str, monkeypatch: pytest.MonkeyPatch, failures: Any
+) -> None:
+    monkeypatch.setattr("otel_mcp.runtime._FLUSH_SECONDS", 0.3)
+    over = Event()
+    exporters: dict[str, Any] = {of: Exporter(over if of == hanging else None) for of in ("traces", "metrics", "logs")}
+    traces, logs = TracerProvider(), LoggerProvider()
+    traces.add_span_processor(BatchSpanProcessor(exporters["traces"], schedule_delay_millis=1e6))
+    logs.add_log_record_processor(BatchLogRecordProcessor(exporters["logs"], schedule_delay_millis=1e6))
+    meters = MeterProvider([PeriodicExportingMetricReader(exporters["metrics"], 1e9)])
+    runtime = Runtime(load(audit="events"), traces, meters, logs)
+    try:
+        await post(MCPMiddleware(Server(), runtime), modern(), MODERN_HEADERS)
+        await runtime.shut_down()
+        sent = {of for of, exporter in exporters.items() if exporter.has_sent}
+    finally:
+        over.set()
+        runtime.disable()
+        for provider in (traces, meters, logs):
+            provider.shutdown()
+
+    assert sent == {"traces", "metrics", "logs"} - {hanging}
+    assert failures == {}
 
 
 def test_the_package_names_what_it_offers() -> None:

@@ -6,13 +6,17 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, SimpleLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from otel_mcp import MCPMiddleware
@@ -24,7 +28,7 @@ from otel_mcp.types import ASGIApp, Message, Receive, Send
 from otel_mcp.wire.jsonrpc import Message as RpcMessage
 from tests.support.answers import FAILED, OK, Server
 from tests.support.asgi import post, read, respond
-from tests.support.messages import ask, call, initialize, legacy_headers, modern
+from tests.support.messages import CLIENT_INFO, MODERN_HEADERS, ask, call, initialize, legacy_headers, modern
 from tests.support.providers import IN_MEMORY_LOGS, Clock, Telemetry, id_of, trace_of
 from tests.unit.conftest import MakeRuntime
 
@@ -62,6 +66,7 @@ async def test_a_record_tells_who_called_what_and_how_it_went(
     clock: Clock, audited: Runtime, telemetry: Telemetry
 ) -> None:
     server = Server(session_id="own")
+    audited.metrics.catalogues.tools.learn(["fail"])  # As its list of tools says.
 
     async def slow(scope: Message, receive: Receive, send: Send) -> None:
         clock.now += 0.5
@@ -228,6 +233,44 @@ async def test_a_caller_has_one_hash_in_a_service_and_another_in_the_next(
     assert nobody is None
 
 
+@pytest.mark.parametrize("set_on", ["logs", "traces"])
+async def test_hashes_differ_between_services_that_are_named_in_code(telemetry: Telemetry, set_on: str) -> None:
+    hashed: list[set[str]] = []
+    for service in ("shop", "bank"):
+        named = Resource.create({"service.name": service})
+        logs = LoggerProvider(named) if set_on == "logs" else LoggerProvider()
+        traces = TracerProvider(resource=named) if set_on == "traces" else telemetry.tracer_provider
+        exporter = IN_MEMORY_LOGS()
+        logs.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        runtime = Runtime(load(audit="events", hash_key="shared"), traces, telemetry.meter_provider, logs)
+        await post(MCPMiddleware(Server(), runtime), modern(), ANN)
+        runtime.disable()
+        (data,) = exporter.get_finished_logs()
+        of = data.log_record.attributes
+        hashed.append({of["enduser.pseudo.id"], of["otel_mcp.call.arguments.hash"]})
+
+    assert len(hashed[0] | hashed[1]) == 4
+
+
+async def test_names_that_a_client_makes_up_are_on_no_record(audited: Runtime, telemetry: Telemetry) -> None:
+    server = Server()
+    app = MCPMiddleware(server, audited)
+    await post(app, modern(), MODERN_HEADERS)
+    made_up = call(
+        "tool-of-ann@planted.example", meta={CLIENT_INFO: {"name": "unit-client", "version": "1 (@planted)"}}
+    )
+    for answer in ({"error": {"code": -32602}}, {"result": FAILED}):
+        server.results["tools/call"] = answer
+        await post(app, made_up)
+    await post(MCPMiddleware(refuse, audited), modern("tool@planted.example", client="ann@planted.example"), ANN)
+
+    known, *others = [dict(record.attributes) for record in records(telemetry)]
+    assert (known["gen_ai.tool.name"], known["otel_mcp.client.version"]) == ("add", "9")
+    assert [other["gen_ai.tool.name"] for other in others] == ["_OTHER"] * 3
+    assert [other["otel_mcp.client.name"] for other in others] == ["unit-client", "unit-client", "_OTHER"]
+    assert "planted" not in repr(others)
+
+
 class Away(IN_MEMORY_LOGS):
     """An exporter whose Collector is away, while that is so."""
 
@@ -282,6 +325,51 @@ async def test_records_that_a_full_queue_pushes_out_are_counted(
     assert len(exporter.get_finished_logs()) == 4
 
 
+class Hanging(IN_MEMORY_LOGS):
+    """An exporter whose Collector does not answer, until that is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.over = Event(), Event()
+
+    def export(self, batch: Sequence[Any]) -> Any:
+        self.asked.set()
+        self.over.wait(30)
+        return super().export(batch)
+
+
+async def test_losses_are_counted_while_an_exporter_hangs_and_at_the_end(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, failures: Any
+) -> None:
+    monkeypatch.setattr("otel_mcp.runtime._FLUSH_SECONDS", 0.2)
+    exporter = Hanging()
+    telemetry.logger_provider.add_log_record_processor(
+        BatchLogRecordProcessor(exporter, max_queue_size=4, max_export_batch_size=2, schedule_delay_millis=1e6)
+    )
+    runtime = make_runtime(audit="events")
+    app = MCPMiddleware(Server(), runtime)
+    try:
+        for _ in range(2):
+            await post(app, modern())
+        telemetry.metrics()
+        assert await anyio.to_thread.run_sync(exporter.asked.wait, 10)
+        for _ in range(7):
+            await post(app, modern())
+        telemetry.metrics()
+        overrun = dropped(telemetry)
+        await runtime.shut_down()
+        at_end = dropped(telemetry)
+    finally:
+        exporter.over.set()
+    await anyio.to_thread.run_sync(telemetry.logger_provider.force_flush)
+
+    assert overrun["full"] >= 3
+    assert at_end["shutdown"] >= 5  # The event that the session has begun takes a place as well.
+    assert sum(at_end.values()) == 9
+    assert dropped(telemetry) == at_end
+    assert failures == {}
+
+
 @pytest.mark.parametrize("provider", [NoOpLoggerProvider(), LoggerProvider()])
 async def test_where_nobody_exports_logs_records_are_counted_with_one_warning(
     telemetry: Telemetry, logs: Any, provider: Any
@@ -308,6 +396,7 @@ async def test_losses_of_each_reason_begin_at_zero(audited: Runtime, telemetry: 
         "error": 0,
         "export": 0,
         "full": 0,
+        "shutdown": 0,
         "unconfigured": 0,
     }
 
@@ -340,7 +429,7 @@ async def test_another_runtime_goes_on_with_the_numbers(make_runtime: MakeRuntim
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_begins_to_number_again(runtime: Runtime, telemetry: Telemetry, tmp_path: Path) -> None:
     provider = telemetry.logger_provider
-    audit = Audit(provider, runtime.resolver.hashes, lambda call: {}, runtime.metrics)
+    audit = Audit((provider, None), runtime.resolver.hashes, lambda exchange, service: {}, "unit", runtime.metrics)
     finished = Exchange("POST", "/mcp", {}).add(RpcMessage("tools/call", 1, {}))
     for _ in range(2):
         audit.record(finished, None)
