@@ -648,7 +648,7 @@ async def test_sessions_beyond_what_the_sdk_keeps_keep_their_tenants(runtime: Ru
     metrics = runtime.metrics
     metrics.register()
     metrics.tenants.learn(f"tenant-{number}" for number in range(MAX_TENANTS))
-    metrics._clients.learn(f"client-{number}" for number in range(MAX_CLIENTS))  # pyright: ignore[reportPrivateUsage]
+    metrics.clients.learn(f"client-{number}" for number in range(MAX_CLIENTS))
     sources = ("header", "cookie", "conversation", "inferred", "inferred_weak", None)
     versions, outcomes = (*sorted(PROTOCOL_VERSIONS), "2099-01-01", None), get_args(SessionOutcome)
     made = Counter[str]()
