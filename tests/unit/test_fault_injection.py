@@ -48,7 +48,7 @@ SHELL = {
     "otel_mcp.exchange.handler.ExchangeHandler.send",
     "otel_mcp.exchange.handler.ExchangeHandler._slow_resume",
     "otel_mcp.exchange.handler.ExchangeHandler._as_outside",
-    "otel_mcp.telemetry.logs._Watch.__call__",
+    "otel_mcp.telemetry.exporters.Watch.__call__",
 }
 """What the guards themselves stand in: these only put guarded parts together."""
 
