@@ -21,6 +21,20 @@ def offset(seconds: float) -> str:
     return f"+{hours}h{minutes:02}m{whole % 60:02}s" if hours else f"+{minutes}m{whole % 60:02}s"
 
 
+def course(call: Call) -> list[str]:
+    """Note for people what a call took besides one answer: rounds of input, a task."""
+    notes: list[str] = []
+    if call.rounds > 1:
+        minutes, seconds = divmod(round(call.input_wait), 60)
+        waited = f"{minutes} min {seconds} s" if 2 <= minutes < 60 else duration(call.input_wait)
+        notes += f"{call.rounds} rounds", f"{waited} waiting for input", f"{duration(call.duration)} ours"
+    if call.waiting is not None:
+        notes.append("waits for input")
+    if call.task is not None:
+        notes.append("went on as a task")
+    return notes
+
+
 @dataclass
 class Line:
     """One call of a session."""
@@ -49,7 +63,7 @@ SIZE: Final = Field[Line](
 )
 TRACE: Final = Field[Line]("TRACE", lambda line: line.call.trace_id, "trace_id", show=lambda _: "")
 """For programs."""
-NOTES: Final = Field[Line]("NOTES", lambda line: line.notes, "notes")
+NOTES: Final = Field[Line]("NOTES", lambda line: line.notes, "notes", lambda line: ", ".join(line.notes))
 FIELDS: Final[tuple[Field[Line], ...]] = (
     Field("AT", lambda line: f"{line.at:.3f}", show=lambda line: offset(line.at), is_number=True),
     *(TOOL, RESULT, TOOK, SIZE),
@@ -62,6 +76,9 @@ OF_CALL: Final[tuple[Field[Line], ...]] = (
     Field("", lambda line: line.call.replica, "replica"),
     Field("", lambda line: line.call.span_id, "span_id"),
     Field("", lambda line: line.call.task, "task"),
+    Field("", lambda line: line.call.rounds, "rounds"),
+    Field("", lambda line: round(line.call.input_wait, 3), "input_wait"),
+    Field("", lambda line: line.call.waiting is not None, "waiting"),
 )
 """What programs get of every call in addition."""
 WHOLE: Final[tuple[Field[Line], ...]] = (
@@ -72,9 +89,6 @@ WHOLE: Final[tuple[Field[Line], ...]] = (
     *OF_CALL,
     Field("", lambda line: round(line.at, 3), "offset"),
     Field("", lambda line: line.call.request_id, "request_id"),
-    Field("", lambda line: line.call.rounds, "rounds"),
-    Field("", lambda line: round(line.call.input_wait, 3), "input_wait"),
-    Field("", lambda line: line.call.waiting is not None, "waiting"),
     Field("", lambda line: line.trace_url, "trace_url"),
 )
 """All that is known of a call of a story."""

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal, NamedTuple
 
 from otel_mcp.cli import rows
-from otel_mcp.cli.calls import OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line
+from otel_mcp.cli.calls import NOTES, OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line, course
 from otel_mcp.cli.document import Call, Document, Open
 from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, OUTCOME, SESSION, WRONG, Query
 from otel_mcp.cli.rows import Field, moment, plain
@@ -103,7 +103,7 @@ class Follower:
         landed: list[Line] = []
         for document in documents:
             calls = self._news(document, scores.get(document.session_id, 0.0), oldest)
-            landed += [Line(document, call) for call in calls]
+            landed += [Line(document, call, notes=course(call)) for call in calls]
         self._active = members.keys() | {member.session_id for member in moved[_DOCUMENTS:]}
         if len(moved) <= _DOCUMENTS:  # Else the next look goes on with the rest.
             self._looked = now
@@ -159,6 +159,7 @@ FIELDS: Final[tuple[Field[Line], ...]] = (
         lambda line: line.call.failure,
         show=lambda line: plain(line.call.failure) if line.call.failure not in {None, line.call.verdict} else "",
     ),
+    NOTES,
     Field(
         "FINDINGS",
         lambda line: line.document.findings,
@@ -216,8 +217,6 @@ _BUSY: Final[tuple[Field[Document], ...]] = (
     *(WRONG, FAILED, LAST_TOOL, OUTCOME),
 )
 """What ``top`` shows of a session, of which it holds the recent calls only."""
-
-
 _OPEN: Final[tuple[Field[Open], ...]] = (
     Field("IN FLIGHT", lambda each: each.tool),
     Field("FOR", lambda each: rows.age(time.time() - each.started)),

@@ -198,7 +198,7 @@ def code(text: str) -> str:
 
 def markdown_row(row: Row, fields: Fields[Row], url: str | None) -> str:
     """Write one row of a Markdown table; the second column is the link."""
-    texts = [field.shown(row) if field.is_number else code(field.shown(row)) for field in fields]
+    texts = [field.shown(row) if field.is_number else code(field.shown(row) or NOTHING) for field in fields]
     texts[1] = f"[{texts[1]}](<{url}>)" if url else texts[1]
     return f"| {' | '.join('' if text == code(NOTHING) else text for text in texts)} |"
 

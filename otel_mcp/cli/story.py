@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Final
 from urllib.parse import quote
 
-from otel_mcp.cli.calls import Line, offset
+from otel_mcp.cli.calls import Line, course, offset
 from otel_mcp.cli.document import Call, Cut, Document
 from otel_mcp.cli.rows import NOTHING, age, duration, moment, plain, size
 from otel_mcp.cli.terminal import clean, counted
@@ -276,14 +276,7 @@ def _notes(call: Call, seen: Counter[tuple[str, str]], failing: Counter[str]) ->
     notes: list[str] = []
     if call.failure is not None and call.failure != call.verdict:
         notes.append(_FAILURES.get(call.failure) or clean(call.failure, 64))
-    if call.rounds > 1:
-        minutes, seconds = divmod(round(call.input_wait), 60)
-        waited = f"{minutes} min {seconds} s" if 2 <= minutes < 60 else duration(call.input_wait)
-        notes += f"{call.rounds} rounds", f"{waited} waiting for input", f"{duration(call.duration)} ours"
-    if call.waiting is not None:
-        notes.append("waits for input")
-    if call.task is not None:
-        notes.append("went on as a task")
+    notes += course(call)
     if call.digest is not None:
         seen[call.tool, call.digest] += 1
         times = seen[call.tool, call.digest]

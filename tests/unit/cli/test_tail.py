@@ -209,7 +209,8 @@ def test_tail_writes_what_is_asked_for(cli: Cli, redis_url: str) -> None:
     piped = cli("tail", "--since", "1h", "-n", "15")
     assert piped.code == 0
     assert len(piped.rows) == 15
-    assert piped.rows[1][1:] == ["om1.uUrTOZUz", "cursor 3.4", "refund", "wrong", "0.012000", "180", "-32602", "-", "-"]
+    refund = ["om1.uUrTOZUz", "cursor 3.4", "refund", "wrong", "0.012000", "180", "-32602"]
+    assert piped.rows[1][1:] == [*refund, "-", "-", "-"]
     failures = cli("tail", "--since", "1h", "--errors", "-n", "3").rows
     assert [row[3:5] for row in failures] == [["refund", "wrong"], ["refund", "wrong"], ["ship", "failed"]]
     assert cli("tail", "--since", "1h", "--tool", "re*", "--client", "CURS", "-n", "3").rows[2][4] == "ok"
@@ -219,6 +220,34 @@ def test_tail_writes_what_is_asked_for(cli: Cli, redis_url: str) -> None:
     seen = cli("tail", "--since", "1h", "-n", "15", columns=120).out
     colors = {row.split("  ")[1].partition("m")[0] for row in seen.splitlines()}
     assert len(colors) == 2
+
+
+def test_calls_that_wait_or_went_on_as_a_task_say_so(cli: Cli, redis_url: str) -> None:
+    calls = [
+        call("search", NOW - 9),
+        call("refund", NOW - 8, waiting="d" * 16),
+        call("export", NOW - 7, task="e" * 16),
+        call("order", NOW - 200, 0.041, rounds=3, input_wait=129.9),
+    ]
+    write(redis_url, [session("s", calls, began=NOW - 300)])
+
+    shown = cli("tail", "--since", "1h", "-n", "4", columns=120, NO_COLOR="1").out.splitlines()
+    programs = [json.loads(line) for line in cli("tail", "--since", "1h", "-n", "4", "-o", "jsonl").out.splitlines()]
+
+    assert {line.split("  ")[3]: line.split("  ")[7:] for line in shown} == {
+        "search": [],
+        "refund": ["waits for input"],
+        "export": ["went on as a task"],
+        "order": ["3 rounds, 2 min 10 s waiting for input, 41 ms ours"],
+    }
+    fields = ("rounds", "input_wait", "waiting", "task")
+    assert {each["tool"]: [each[name] for name in fields] for each in programs} == {
+        "search": [1, 0.0, False, None],
+        "refund": [1, 0.0, True, None],
+        "export": [1, 0.0, False, "e" * 16],
+        "order": [3, 129.9, False, None],
+    }
+    assert [each["notes"] for each in programs if each["tool"] == "refund"] == [["waits for input"]]
 
 
 def test_findings_are_marked_where_calls_land(replicas: Replicas, cli: Cli, redis: Any) -> None:
