@@ -16,8 +16,12 @@ ENDPOINTS: Final = {
     "redis": "${env:REDIS_ENDPOINT:-valkey:6379}",
 }
 """Where things are sent and asked for: the names and ports of docker-compose.yml."""
-LINKS: Final = {names.SESSION_ID, names.SESSION_PREVIOUS_ID, names.MCP_SESSION_ID, names.GEN_AI_CONVERSATION_ID}
-"""Ids that links are made of: masked, they lead nowhere."""
+LINKS: Final = {
+    *(names.SESSION_ID, names.SESSION_PREVIOUS_ID, names.MCP_SESSION_ID, names.GEN_AI_CONVERSATION_ID),
+    *("service.instance.id", names.CALL_ARGUMENTS_HASH, names.TASK_ID),
+    *(names.CATALOGUE_HASH, names.CATALOGUE_PREVIOUS_HASH),
+}
+"""Ids and hashes that things are found together by: masked, they lead nowhere."""
 _TIMES: Final = re.compile(r"(interval|ttl|timeout|wait|expiration|elapsed_time)$")
 _TIME: Final = re.compile(r"(\$\{env:\w+:-)?\d+(ms|s|m|h)\}?")
 

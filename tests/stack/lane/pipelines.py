@@ -27,6 +27,7 @@ SECRETS: Final = {
 LEAKS: Final = ("abcdefgh12345678", "hunter2hunter2", "4111 1111", "dozjgNryP4J3", "anything at all")
 HARMLESS: Final = {
     names.SESSION_ID: "om1.YGE4HEIWYOmJzwN_MJ3nTg.Pvl5P9RTmP5x",
+    names.CALL_ARGUMENTS_HASH: "4111111111111111",
     names.GEN_AI_TOOL_NAME: "token_price",
     "gen_ai.usage.input_tokens": "1234567890123456",
     "url.full": "http://localhost:8000/mcp?page=2",
