@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from otel_mcp.wire.tasks import TaskSeen, TaskStatus
 
-FINAL: Final = frozenset({"completed", "failed", "cancelled"})
+FINAL: Final[frozenset[TaskStatus]] = frozenset({"completed", "failed", "cancelled"})
 """Statuses after which a task changes no more."""
 UNFOLLOWED: Final = OTHER
 """Stands for the status of a task for which there was no room."""

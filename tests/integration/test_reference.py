@@ -29,6 +29,7 @@ from otel_mcp.settings import PREFIX, Settings
 from otel_mcp.telemetry import http_span
 from otel_mcp.types import Message
 from otel_mcp.wire.jsonrpc import Failure
+from otel_mcp.wire.tasks import STATUSES
 from tests.support import registry
 from tests.support.asgi import JSON_HEADERS, announcing, delete, get, post
 from tests.support.messages import CLIENT_INFO, MODERN, ask, call, initialize, legacy_headers
@@ -71,6 +72,7 @@ def test_values_in_the_registry_are_those_of_the_code() -> None:
     assert set(conventions.MEMBERS[semconv.SESSION_INTERRUPTED_CAUSE]) == set(CAUSES)
     assert set(conventions.MEMBERS[semconv.SESSION_RETURNED_WITHIN]) == {name for name, _ in WITHIN}
     assert set(conventions.MEMBERS[semconv.FAILURE]) == set(get_args(Failure))
+    assert set(conventions.MEMBERS[semconv.TASK_STATUS]) == STATUSES | {semconv.OTHER}
     for name, members in conventions.MEMBERS.items():
         assert [value for value in members if f'"{value}"' not in SOURCES or f"`{value}`" not in described[name]] == []
 
