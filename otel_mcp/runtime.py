@@ -135,6 +135,7 @@ class Runtime:
     def _read(self) -> Readings:
         """Return what a reader of metrics sees; record finished calls first, so that its export misses none."""
         self.recorder.drain()
+        self.exchanges.inflight.outgoing.expire()
         if self._audit is not None:
             self._audit.look()
         sessions, catalogues, tasks = self.sessions, self.metrics.catalogues, self.metrics.tasks

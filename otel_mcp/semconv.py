@@ -134,8 +134,8 @@ TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 """Class of the exception that the tool raised, never its text."""
 REJECT_REASON: Final = "otel_mcp.reason"
 """Why: ``limit``, ``principal``; of calls ``ended``, ``error``, ``foreign``, ``full``, ``principal``, ``shutdown``,
-``interruptions``: refused requests that were not looked at for what they tell of a restart, ``rounds``: what other
-replicas should know of them, or do; of audit records ``error``, ``export``, ``full``, ``shutdown``,
+``interruptions``: refused requests that were not looked at for what they tell of a restart, ``rounds``: questions that
+other replicas do not know of; of audit records ``error``, ``export``, ``full``, ``shutdown``,
 ``unconfigured``."""
 STORE_OPERATION: Final = "otel_mcp.store.operation"
 """What was asked of the store: ``flush``, ``recall``, ``sweep``, ``count``..."""

@@ -181,7 +181,7 @@ CLIENT_DURATION: Final = Metric(
     names.METRIC_CLIENT_DURATION,
     "s",
     "histogram",
-    (names.MCP_METHOD_NAME, names.MCP_PROTOCOL_VERSION, names.ERROR_TYPE),
+    (names.MCP_METHOD_NAME, names.MCP_PROTOCOL_VERSION, names.ERROR_TYPE, names.RPC_RESPONSE_STATUS_CODE),
 )
 CALL_INPUT_WAIT: Final = Metric(names.METRIC_CALL_INPUT_WAIT, "s", "histogram", (names.GEN_AI_TOOL_NAME,))
 CALL_INPUT_ABANDONED: Final = Metric(names.METRIC_CALL_INPUT_ABANDONED, "{call}", "counter", (names.GEN_AI_TOOL_NAME,))

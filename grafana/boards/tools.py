@@ -249,7 +249,7 @@ def _input(b: Board) -> None:
     b.add(
         panels.lines(
             "Requests to clients that fail",
-            "By the error of the client; `unanswered`: the call ended first, -1: a person said no.",
+            "By the error of the client; `unanswered`: nobody waits any longer, -1: a person said no.",
             [over_time(query.rate(m.CLIENT_DURATION.count, failed, by=", ".join(by)), query.legend(*by))],
             panels.PER_SECOND,
         ),

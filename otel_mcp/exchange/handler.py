@@ -132,7 +132,8 @@ class ExchangeHandler:
             elif not exchange.parsed and message["type"] == "http.request":
                 body, is_whole = message.get("body", b""), not message.get("more_body", False) and not self._held_body
                 is_read = exchange.at_sdk and exchange.confirmed and exchange.http_method == "POST"
-                if is_read and is_whole and body[:1] == b"{" and len(body) <= MAX_BODY and not self._exchanges.asked:
+                is_read = is_read and exchange.transport_id not in self._exchanges.asked
+                if is_read and is_whole and body[:1] == b"{" and len(body) <= MAX_BODY:
                     # The SDK parses it anyway, and the dispatch seam tells. Bytes stay the object that they are.
                     exchange.unparsed_body, exchange.body_size, exchange.parsed = bytes(body), len(body), True
                 else:
@@ -143,8 +144,7 @@ class ExchangeHandler:
 
     async def _slow_read(self, message: Message) -> None:
         """Read a piece of the request body; once it is whole, a bare app is put under the span of its call."""
-        exchange = self.exchange
-        body, more = message.get("body", b""), message.get("more_body", False)
+        exchange, body, more = self.exchange, message.get("body", b""), message.get("more_body", False)
         self._held_body = self._exchanges.requests.feed(exchange, self._held_body, body, more=more)
         if exchange.parsed and exchange.confirmed and not (exchange.at_sdk or exchange.attaches_inside):
             await self._exchanges.dispatcher.attach(exchange, self._scope)

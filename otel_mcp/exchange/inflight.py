@@ -50,6 +50,9 @@ class _Party:
     """Open GET streams, on which answers may come."""
 
 
+_NO_PARTIES: Final[Mapping[str | None, _Party]] = {}
+
+
 class InFlight:
     """Every unfinished call of this process. Nobody's call is given up for another's."""
 
@@ -97,8 +100,8 @@ class InFlight:
 
     def _forget(self, call: Call) -> None:
         """Forget a call that cannot be cancelled any more, and what it has asked its client."""
-        if self.outgoing.waiting:
-            self.outgoing.ended(call)
+        if call.exchange.transport_id in self.outgoing.waiting:
+            self.outgoing.ended(call.exchange.transport_id, call)
         if call.cancel_key is not None:
             del self._cancellable[call.cancel_key]
             party, call.cancel_key = call.cancel_key[:2], None
@@ -235,19 +238,27 @@ class InFlight:
             return call
         return next((party.waiting[request_id] for party in users.values() if request_id in party.waiting), None)
 
+    def only_waiting(self, exchange: Exchange) -> Call | None:
+        """Return the call of the user of this stream that waits for an answer; ``None`` unless it is exactly one."""
+        party = self._parties.get(exchange.transport_id or "", _NO_PARTIES).get(self._resolver.user(exchange))
+        return next(iter(party.waiting.values())) if party is not None and len(party.waiting) == 1 else None
+
     def stream_opened(self, exchange: Exchange, session_id: str) -> None:
         """Note that a GET stream has begun, on which answers of its session may come."""
         exchange.stream = session_id, self._resolver.user(exchange)
         self._party(*exchange.stream).streams += 1
 
     def stream_closed(self, party_key: tuple[str, str | None]) -> None:
-        """Note that a GET stream has ended."""
+        """Note that a GET stream has ended: whom the last one of a session has asked something may have gone."""
         party = self._party(*party_key)
         party.streams -= 1
+        if not any(each.streams for each in self._parties[party.session_id].values()):
+            self.outgoing.ended(party.session_id, None)
         self._drop_if_empty(party)
 
     def session_closed(self, session_id: str) -> None:
         """Give up what waits on the streams of a session that is closed: no answer can come any more."""
+        self.outgoing.closed(session_id)
         for party in list(self._parties.get(session_id, {}).values()):
             for call in list(party.waiting.values()):
                 if call.running:
@@ -265,6 +276,7 @@ class InFlight:
         """Give up everything that waits."""
         while self.waiting:
             self._give_up(next(iter(self.waiting)))
+        self.outgoing.close()
         self.rounds.close()
 
 

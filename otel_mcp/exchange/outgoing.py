@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from opentelemetry import propagate
 
+from otel_mcp import semconv
 from otel_mcp.guard import guarded
 from otel_mcp.model.call import Call, Exchange
 from otel_mcp.telemetry.metrics import Metrics
@@ -22,7 +23,9 @@ from otel_mcp.wire.jsonrpc import JsonId, field_of, json_id, outcome_of, parse_r
 _GUARD: Final = guarded("requests to clients")
 METHODS: Final = frozenset({"elicitation/create", "sampling/createMessage", "roots/list"})
 UNANSWERED: Final = "unanswered"
-"""Value of ``error.type`` where the call ended, or very many others were asked, before an answer came."""
+"""Value of ``error.type`` where no answer came before the call or the session ended, or in time."""
+PATIENCE: Final = 600.0
+"""Seconds that an answer may take."""
 _MOST: Final = 1000
 _MOST_OF_ONE: Final = 100
 """Transport sessions whose clients are asked something, and requests of one of them."""
@@ -52,19 +55,21 @@ class Outgoing:
         self._metrics = metrics
         self._spans = spans
         self.waiting: dict[str, dict[JsonId, _Request]] = {}
-        """By transport session; while it is empty nothing here runs."""
+        """By transport session, oldest first; for a session that is not in it nothing here runs."""
 
     def sent(self, exchange: Exchange, call: Call | None, message: Mapping[str, Any]) -> None:
-        """Take up a message of the server on a stream of `exchange`, which serves `call` alone."""
+        """Take up a message of the server on a stream of `exchange`, on which `call` alone waits for an answer."""
         with _GUARD:
             method, request_id, session = message.get("method"), json_id(message.get("id")), exchange.transport_id
             if method not in METHODS or request_id is None or session is None:
                 return
             if session not in self.waiting and len(self.waiting) >= _MOST:
-                self._give_up(next(iter(self.waiting)), None)
+                self.closed(next(iter(self.waiting)))
             of_session = self.waiting.setdefault(session, {})
+            if request_id in of_session:
+                return  # A server repeats it where its client has lost the stream.
             if len(of_session) >= _MOST_OF_ONE:
-                self._end(of_session.pop(next(iter(of_session))), perf_counter(), UNANSWERED)
+                self._give_up(of_session, [next(iter(of_session))])
             params = message.get("params")
             meta = field_of(params, "_meta")
             has_span = any(field_of(meta, name) is not None for name in propagate.get_global_textmap().fields)
@@ -75,8 +80,9 @@ class Outgoing:
 
     def read(self, exchange: Exchange, body: bytes | bytearray) -> None:
         """Take the client's answers out of the body of a POST."""
-        of_session = self.waiting.get(exchange.transport_id or "")
-        if not of_session:
+        session = exchange.transport_id or ""
+        if not (of_session := self.waiting.get(session)):
+            self.waiting.pop(session, None)
             return
         with _GUARD:
             try:
@@ -84,29 +90,49 @@ class Outgoing:
             except ValueError:
                 return  # Not JSON, as the server will say.
             for message in messages:
-                outcome = outcome_of(message) if "method" not in message else None
-                request = of_session.pop(json_id(message.get("id")) or 0, None) if outcome is not None else None
-                if outcome is not None and request is not None:
-                    self._end(request, exchange.started, outcome.status_code)
-            if not of_session:
-                self.waiting.pop(exchange.transport_id or "", None)
+                request_id, outcome = json_id(message.get("id")), outcome_of(message)
+                if "method" in message or request_id is None or outcome is None:
+                    continue
+                if (request := of_session.pop(request_id, None)) is not None:
+                    code = outcome.status_code
+                    failure = {semconv.ERROR_TYPE: code, semconv.RPC_RESPONSE_STATUS_CODE: code} if code else {}
+                    self._end(request, exchange.started, failure)
+            self._drop_if_empty(session)
 
-    def ended(self, call: Call) -> None:
-        """Give up what a call has asked: nobody waits for it any longer."""
-        if (session := call.exchange.transport_id) in self.waiting:
-            self._give_up(session, call)
+    def ended(self, session: str | None, call: Call | None) -> None:
+        """Give up what a call has asked, or what no call is known for: nobody waits for it any longer."""
+        if session is not None and (of_session := self.waiting.get(session)) is not None:
+            self._give_up(of_session, [key for key, request in list(of_session.items()) if request.call is call])
+            self._drop_if_empty(session)
 
-    def _give_up(self, session: str, call: Call | None) -> None:
-        """End the requests of a call, or of a whole session, without an answer."""
+    def closed(self, session: str) -> None:
+        """Give up what a session has been asked that is over."""
+        if (of_session := self.waiting.pop(session, None)) is not None:
+            self._give_up(of_session, list(of_session))
+
+    def expire(self) -> None:
+        """Give up what has waited too long. From any thread: it drops no table that `sent` may be about to fill."""
+        limit = perf_counter() - PATIENCE
+        for of_session in list(self.waiting.values()):
+            self._give_up(of_session, [key for key, request in list(of_session.items()) if request.sent <= limit])
+
+    def close(self) -> None:
+        """Give up everything: the process is about to end."""
+        for session in list(self.waiting):
+            self.closed(session)
+
+    def _drop_if_empty(self, session: str) -> None:
+        if not self.waiting.get(session, True):
+            del self.waiting[session]
+
+    def _give_up(self, of_session: dict[JsonId, _Request], ids: list[JsonId]) -> None:
         with _GUARD:
-            of_session = self.waiting[session]
-            for key in [key for key, request in of_session.items() if call is None or request.call is call]:
-                self._end(of_session.pop(key), perf_counter(), UNANSWERED)
-            if not of_session:
-                del self.waiting[session]
+            for request_id in ids:
+                if (request := of_session.pop(request_id, None)) is not None:
+                    self._end(request, perf_counter(), {semconv.ERROR_TYPE: UNANSWERED})
 
-    def _end(self, request: _Request, at: float, error: str | None) -> None:
+    def _end(self, request: _Request, at: float, failure: Mapping[str, str]) -> None:
         seconds = max(at - request.sent, 0.0)
-        self._metrics.inputs.asked(request.method, request.version, error, seconds)
+        self._metrics.inputs.asked(request.method, request.version, failure, seconds)
         if request.call is not None and not request.has_span:
-            self._spans.asked(request.call, request.method, request.id, request.sent_ns, seconds, error)
+            self._spans.asked(request.call, request.method, request.id, request.sent_ns, seconds, failure)

@@ -108,7 +108,8 @@ class Replies:
             if reply["method"] in NOTIFICATIONS:
                 self._metrics.tasks.notified(reply.get("params"))
             elif "id" in reply:
-                self._inflight.outgoing.sent(exchange, only_unfinished(exchange), reply)
+                call = only_unfinished(exchange) if exchange.calls else self._inflight.only_waiting(exchange)
+                self._inflight.outgoing.sent(exchange, call, reply)
             return
         if (outcome := outcome_of(reply)) is None:
             return

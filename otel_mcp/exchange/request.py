@@ -74,7 +74,7 @@ class Requests:
         exchange.parsed = True
         if exchange.http_method == "POST":
             whole = bytes(body) if held is None else held  # Some servers pass a memoryview on.
-            if self._inflight.outgoing.waiting:
+            if exchange.transport_id in self._inflight.outgoing.waiting:
                 self._inflight.outgoing.read(exchange, whole)
             if exchange.at_sdk and exchange.confirmed and whole[:1] == b"{":
                 exchange.unparsed_body = whole  # The SDK parses it anyway, and the dispatch seam tells.

@@ -39,8 +39,10 @@ _LOST: Final = 1.0
 """Seconds after which neither is under way any more, since the loop it ran on has ended."""
 _MOST: Final = 10_000
 """Calls that wait for input and are remembered here."""
-_LONGEST: Final = 3600.0
-"""Seconds that they are, at most; servers take no state that is older than some minutes (ten, in the SDK)."""
+_LONGEST: Final = 600.0
+"""Seconds that they are, at most; the SDK takes no older state either."""
+_MOST_OF_ONE: Final = 64
+"""Notes for other replicas of one session in that time: a client can have the store keep no more."""
 
 
 @dataclass(slots=True)
@@ -72,6 +74,13 @@ class Rounds:
         self._looks: dict[Round, float] = {}
         self._notes: dict[Round, float] = {}
         """What is under way, and until when at most (monotonic seconds)."""
+        self._noted: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """By session: until when notes are counted (monotonic seconds), and how many there are."""
+
+    def clear(self) -> None:
+        """Start again in a forked child: what is under way is the parent's."""
+        for table in (self._asked, self._looks, self._notes, self._noted):
+            table.clear()
 
     def close(self) -> None:
         """Wait for no look any longer: the process is about to end."""
@@ -96,7 +105,7 @@ class Rounds:
             name = _name(call, this.key)
             if self._find(this, name) or _failed(call) or not self._asks_others():
                 return
-            if self._has_room(self._looks, this, _MOST_LOOKS):
+            if _has_room(self._looks, this, _MOST_LOOKS):
                 this.looking = True
                 if not self._later.run(partial(self._look, call, this, name)):
                     self._looked(call, this)
@@ -118,8 +127,20 @@ class Rounds:
         """Remember what a round has asked for, here and for other replicas."""
         asked = _Asked((this.number or 2) + 1, this.first or call.span_context, monotonic() + self._kept)
         remember(self._asked, name, asked, _MOST)
-        if self._asks_others() and self._has_room(self._notes, this, _MOST_NOTES):
+        if not self._asks_others():
+            return
+        if self._may_note(name.rpartition(":")[0]) and _has_room(self._notes, this, _MOST_NOTES):
             self._later.run(partial(self._write, this, name, _text(asked)))
+        else:
+            self._metrics.store_dropped(1, "rounds")
+
+    def _may_note(self, session: str) -> bool:
+        """Count a note of a session; returns whether that may be."""
+        until, count = self._noted.get(session, (0.0, 0))
+        if until <= (now := monotonic()):
+            until, count = now + self._kept, 0
+        remember(self._noted, session, (until, count + 1), _MOST)
+        return count < _MOST_OF_ONE
 
     async def _write(self, this: Round, name: str, text: str) -> None:
         try:
@@ -163,18 +184,6 @@ class Rounds:
         """Whether other replicas may know more, and the store answers."""
         return self._sessions.is_shared and not self._sessions.degraded
 
-    def _has_room(self, under_way: dict[Round, float], this: Round, limit: int) -> bool:
-        """Take a round up among those under way; where there are too many, it is counted."""
-        now = monotonic()
-        while under_way and (oldest := next(iter(under_way.items())))[1] < now:
-            under_way.pop(oldest[0], None)
-            oldest[0].looked()
-        if len(under_way) >= limit:
-            self._metrics.store_dropped(1, "rounds")
-            return False
-        under_way[this] = now + _LOST
-        return True
-
     def _key(self, call: Call, state: str) -> str | None:
         """Hash what the rounds have in common; ``None`` where that cannot be known, or compared between replicas."""
         if call.session is None or not self._hashes.ready:
@@ -185,6 +194,18 @@ class Rounds:
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
         digest = self._hashes.digest_json(arguments) if arguments else ""
         return None if digest is None else self._hashes.digest("round", call.method, target, "", digest, size=8)
+
+
+def _has_room(under_way: dict[Round, float], this: Round, limit: int) -> bool:
+    """Take a round up among those under way, unless there are too many."""
+    now = monotonic()
+    while under_way and (oldest := next(iter(under_way.items())))[1] < now:
+        under_way.pop(oldest[0], None)
+        oldest[0].looked()
+    if len(under_way) >= limit:
+        return False
+    under_way[this] = now + _LOST
+    return True
 
 
 def _failed(call: Call) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from otel_mcp import semconv
@@ -30,14 +31,13 @@ class InputMetrics:
         """Count a tool call whose session is over, and that still waits for input."""
         self._on.input_abandoned.add(1, self._of_tool(tool), NO_SPAN)
 
-    def asked(self, method: str, version: str | None, error: str | None, seconds: float) -> None:
-        """Measure a request of the server to its client."""
+    def asked(self, method: str, version: str | None, failure: Mapping[str, str], seconds: float) -> None:
+        """Measure a request of the server to its client, with the attributes of its failure."""
         attributes = {semconv.MCP_METHOD_NAME: method}
         if version is not None:
             attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in PROTOCOL_VERSIONS else semconv.OTHER
-        if error is not None:
-            # Any client may make up codes.
-            attributes[semconv.ERROR_TYPE] = self._errors.bounded(error, proven=False, likely=True)
+        for key, error in failure.items():  # Any client may make up codes.
+            attributes[key] = self._errors.bounded(error, proven=False, likely=True)
         self._on.client_duration.record(seconds, attributes, NO_SPAN)
 
     def _of_tool(self, tool: str) -> dict[str, str]:

@@ -245,7 +245,7 @@ class Spans:
         return span
 
     def asked(
-        self, call: Call, method: str, request_id: JsonId, started_ns: int, seconds: float, error: str | None
+        self, call: Call, method: str, request_id: JsonId, started_ns: int, seconds: float, failure: Mapping[str, str]
     ) -> None:
         """Write the span of a request of the server to its client, beneath that of the call which needs the answer.
 
@@ -260,11 +260,11 @@ class Spans:
             semconv.NETWORK_TRANSPORT: "tcp",
             semconv.NETWORK_PROTOCOL_NAME: "http",
             semconv.NETWORK_PROTOCOL_VERSION: call.exchange.http_version,
-            **({semconv.ERROR_TYPE: error} if error is not None else {}),
+            **failure,
             **session_attributes(call),
         }
         span = self._tracer.start_span(method, beneath, SpanKind.CLIENT, attributes, start_time=started_ns)
-        if error is not None:
+        if failure:
             span.set_status(Status(StatusCode.ERROR))
         span.end(started_ns + int(seconds * 1e9))
 

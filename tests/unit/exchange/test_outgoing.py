@@ -14,8 +14,8 @@ from otel_mcp import MCPMiddleware, semconv
 from otel_mcp.exchange import outgoing
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
-from tests.support.answers import initialized, result
-from tests.support.asgi import event, post, read, respond
+from tests.support.answers import Server, initialized, result
+from tests.support.asgi import delete, event, get, post, read, respond, stream
 from tests.support.messages import call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 
@@ -106,6 +106,123 @@ async def test_an_answer_in_another_session_is_none(runtime: Runtime, telemetry:
     assert asked(telemetry) == [("elicitation/create", outgoing.UNANSWERED, 1)]
 
 
+async def test_an_error_without_id_answers_nothing(runtime: Runtime, telemetry: Telemetry) -> None:
+    unread = {"id": None, "error": {"code": -32700, "message": "secret"}}
+    await play(Asking("elicitation/create"), runtime, unread, {"id": 0, "result": {}})
+
+    assert asked(telemetry) == [("elicitation/create", None, 1)]
+
+
+class Streaming:
+    """A server that asks on the stream of the session, and repeats what it has asked on each one that is opened."""
+
+    def __init__(self) -> None:
+        self.opened, self.ends = anyio.Event(), anyio.Event()
+        self.late: list[Any] = []
+        """Ids of calls that it leaves open, and answers at the end of the stream."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        message = json.loads(await read(receive) or b"{}")
+        question = event({"jsonrpc": "2.0", "id": 0, "method": "elicitation/create", "params": ELICIT})
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+        if scope["method"] == "GET":
+            await send(start)
+            await send({"type": "http.response.body", "body": question, "more_body": True})
+            self.opened.set()
+            await self.ends.wait()
+            late = b"".join(event(result(request_id)) for request_id in self.late)
+            await send({"type": "http.response.body", "body": late, "more_body": False})
+        elif message.get("method") == "initialize":
+            await respond(send, initialized(), headers=[("mcp-session-id", "own")])
+        elif message.get("method") == "tools/call" and not self.late:
+            self.late.append(message["id"])
+            await stream(send, [question])
+        else:
+            await respond(send, result(message["id"]) if "method" in message else b"", 200)
+
+
+@pytest.mark.parametrize("end", ["stream", "session", "time", "exit"])
+async def test_what_nobody_answers_on_a_stream_is_given_up(
+    runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    server = Streaming()
+    server.late.append(9)
+    app = MCPMiddleware(server, runtime)
+    await post(app, initialize())
+    async with anyio.create_task_group() as group:
+        group.start_soon(get, app, legacy_headers("own"))
+        await server.opened.wait()
+        assert asked(telemetry) == []
+        assert set(runtime.exchanges.asked) == {"own"}
+        if end == "session":
+            await delete(app, legacy_headers("own"))
+        elif end == "time":
+            monkeypatch.setattr(outgoing, "PATIENCE", 0.0)
+        elif end == "exit":
+            runtime.exchanges.close()
+        if end != "stream":
+            assert asked(telemetry) == [("elicitation/create", outgoing.UNANSWERED, 1)]
+            await post(app, {"jsonrpc": "2.0", "id": 0, "result": {}}, legacy_headers("own"))
+            assert not runtime.exchanges.asked
+        server.ends.set()
+
+    assert asked(telemetry) == [("elicitation/create", outgoing.UNANSWERED, 1)]
+    assert not runtime.exchanges.asked
+
+
+async def test_other_sessions_are_read_as_if_nobody_was_asked(
+    runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_of, given_up = list[str | None](), list[object]()
+    of = runtime.exchanges.inflight.outgoing
+    monkeypatch.setattr(of, "read", lambda exchange, body: read_of.append(exchange.transport_id))
+    monkeypatch.setattr(of, "ended", lambda session, call: given_up.append(session))
+    of.waiting["asked"] = {}
+
+    for session in ("other", "asked"):
+        await post(MCPMiddleware(Server(), runtime), call(), legacy_headers(session))
+
+    assert read_of == given_up == ["asked"]
+
+
+async def test_a_question_that_is_repeated_on_a_stream_stays_that_of_its_call(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    server = Streaming()
+    app = MCPMiddleware(server, runtime)
+    await post(app, initialize())
+    await post(app, call(), legacy_headers("own"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(get, app, [*legacy_headers("own"), ("last-event-id", "1")])
+        await server.opened.wait()
+        await post(app, {"jsonrpc": "2.0", "id": 0, "result": {}}, legacy_headers("own"))
+        server.ends.set()
+
+    assert asked(telemetry) == [("elicitation/create", None, 1)]
+    spans = telemetry.span_exporter.get_finished_spans()
+    (span,) = (span for span in spans if span.kind is SpanKind.CLIENT)
+    assert span.parent is not None
+    assert not runtime.exchanges.asked
+
+
+async def test_a_question_on_a_stream_is_that_of_the_only_call_that_waits(
+    runtime: Runtime, telemetry: Telemetry
+) -> None:
+    server = Streaming()
+    app = MCPMiddleware(server, runtime)
+    await post(app, initialize())
+    await post(app, call(), legacy_headers("own"))
+    await post(app, {"jsonrpc": "2.0", "id": 0, "result": {}}, legacy_headers("own"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(get, app, legacy_headers("own"))
+        await server.opened.wait()
+        (request,) = runtime.exchanges.asked["own"].values()
+        assert request.call is next(iter(runtime.exchanges.inflight.waiting))
+        server.ends.set()
+
+    assert not runtime.exchanges.asked
+
+
 async def test_very_many_questions_stay_few_here(
     runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +251,7 @@ async def test_a_request_is_a_span_beneath_its_call_once(
     assert not span.status.is_ok
     attributes = dict(span.attributes or {})
     assert (attributes["error.type"], attributes["session.id"]) == ("-1", "own")
+    assert attributes["rpc.response.status_code"] == "-1"
     assert "secret" not in str(attributes)
     assert (whole.start_time or 0) <= (span.start_time or 0) <= (span.end_time or 0) <= (whole.end_time or 0)
 

@@ -96,6 +96,12 @@ async def replicas(
     return made
 
 
+def dropped(telemetry: Telemetry) -> list[float]:
+    """What could not be noted for other replicas."""
+    points = telemetry.points(semconv.METRIC_STORE_DROPPED)
+    return [value for by, value in points if by[semconv.REJECT_REASON] == "rounds"]
+
+
 def rounds(telemetry: Telemetry) -> list[tuple[object, list[int]]]:
     """The rounds of the calls in the order of their beginning, and what they link to."""
     finished = sorted(telemetry.span_exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
@@ -152,7 +158,7 @@ async def test_what_nobody_has_asked_for_is_looked_up_twice_at_most(
     assert counted["round"] == looks
 
 
-async def test_looks_beyond_a_hundred_are_counted_and_left_out(
+async def test_looks_beyond_a_hundred_are_left_out(
     replicas: Replicas, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, looks = replicas.counted(), replicas.count_looks(monkeypatch)
@@ -161,11 +167,20 @@ async def test_looks_beyond_a_hundred_are_counted_and_left_out(
             tasks.start_soon(partial(replicas.call, 1, FAILED, requestState=f"forged-{number}"))
     await replicas.settle()
 
-    dropped = [
-        value for by, value in telemetry.points(semconv.METRIC_STORE_DROPPED) if by[semconv.REJECT_REASON] == "rounds"
-    ]
-    assert (dropped, looks["round"]) == ([50], 100)
+    assert (dropped(telemetry), looks["round"]) == ([0], 100)
     assert replicas.counted() - before == 150
+
+
+async def test_a_session_has_the_store_keep_few_questions_for_ten_minutes(
+    replicas: Replicas, telemetry: Telemetry
+) -> None:
+    for number in range(70):
+        await replicas.call(0, asks(f"state-{number}"))
+    await replicas.settle()
+
+    (keys, left) = replicas.redis.keys("*round:*"), dropped(telemetry)
+    assert (len(keys), left) == (64, [6])
+    assert all(0 < replicas.redis.ttl(key) <= 600 for key in keys)
 
 
 @pytest.mark.parametrize("headers", [MODERN_HEADERS, legacy_headers("chat")], ids=["2026-07-28", "2025-11-25"])

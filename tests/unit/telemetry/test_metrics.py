@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from otel_mcp import MCPMiddleware
+from otel_mcp import MCPMiddleware, semconv
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.task import TaskCensus, TaskEnd
@@ -125,7 +125,12 @@ ATTRIBUTES = {
     },
     "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
     "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
-    "mcp.client.operation.duration": {"mcp.method.name", "mcp.protocol.version", "error.type"},
+    "mcp.client.operation.duration": {
+        "mcp.method.name",
+        "mcp.protocol.version",
+        "error.type",
+        "rpc.response.status_code",
+    },
     "otel_mcp.call.input.wait": {"gen_ai.tool.name"},
     "otel_mcp.call.input.abandoned": {"gen_ai.tool.name"},
     "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
@@ -183,7 +188,9 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     metrics.sessions.returned(facts, 5.0)
     metrics.sessions.rejected("limit")
     metrics.inputs.given("add", 2.0)
-    metrics.inputs.asked("roots/list", "2025-11-25", "-32601", 0.1)
+    metrics.inputs.asked(
+        "roots/list", "2025-11-25", dict.fromkeys((semconv.ERROR_TYPE, semconv.RPC_RESPONSE_STATUS_CODE), "-1"), 0.1
+    )
     metrics.inputs.abandoned("add")
     metrics.store_dropped(3, "full")
     metrics.store_operation("flush", "ok", 0.001)
