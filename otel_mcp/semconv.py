@@ -135,8 +135,8 @@ TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 REJECT_REASON: Final = "otel_mcp.reason"
 """Why: ``limit``, ``principal``; of calls ``ended``, ``error``, ``foreign``, ``full``, ``principal``, ``shutdown``,
 ``interruptions``: refused requests that were not looked at for what they tell of a restart, ``rounds``: questions that
-other replicas do not know of; of audit records ``error``, ``export``, ``full``, ``shutdown``,
-``unconfigured``."""
+other replicas do not know of, ``tasks``: ends of tasks; of audit records ``error``, ``export``, ``full``,
+``shutdown``, ``unconfigured``."""
 STORE_OPERATION: Final = "otel_mcp.store.operation"
 """What was asked of the store: ``flush``, ``recall``, ``sweep``, ``count``..."""
 STORE_OUTCOME: Final = "otel_mcp.store.outcome"
@@ -166,7 +166,8 @@ TASK_ID: Final = "otel_mcp.task.id"
 """Keyed hash of the id of a task, the same on all replicas; in the session document it is ``task`` of the call."""
 TASK_STATUS: Final = "otel_mcp.task.status"
 """``working``, ``input_required``, ``completed``, ``failed`` or ``cancelled``; of tasks that were out of sight before
-their result was fetched, the last one seen, and ``_OTHER`` where there was no room to follow them."""
+their result was fetched, the last one seen, and ``_OTHER`` where they could not be followed: no room, or the store was
+away when the process ended."""
 COMPONENT: Final = "otel_mcp.component"
 """Part of this package that failed."""
 

@@ -121,10 +121,12 @@ class Replies:
             refused = (exchange.status or 0) >= 400 or (reply.get("id") is None and "error" in reply)
             if call is None or not (call.id_unknown or refused):
                 return
-        if call.method == "tools/list" and call.listing is None and data:
-            self._metrics.catalogues.see(call, data)
-        self._learn(call, reply)
-        self._inflight.finish(call, outcome, size)
+        try:
+            if call.method == "tools/list" and call.listing is None and data:
+                self._metrics.catalogues.see(call, data)
+            self._learn(call, reply)
+        finally:
+            self._inflight.finish(call, outcome, size)
 
     def _learn(self, call: Call, reply: Mapping[str, Any]) -> None:
         """Note what else an answer tells: the revision, listed names, the result."""

@@ -230,6 +230,9 @@ class Flusher:
         self._count_dropped()
         if calls:
             self.drop(calls, "shutdown")
+        self.tasks.clear()
+        with guarded("session events"):
+            self._events.tasks_abandoned()
 
     def _count_dropped(self) -> None:
         if calls := self.buffer.take_dropped():

@@ -98,6 +98,10 @@ class SessionEvents(Protocol):
         """Act on what the store has answered to those that were returned last."""
         ...
 
+    def tasks_abandoned(self) -> None:
+        """Count as lost what the store is not known to have of tasks."""
+        ...
+
     def tasks_counted(self, census: TaskCensus | None) -> None:
         """Take the tasks of the service, and report those whose time is over; ``None`` = they are not known."""
         ...

@@ -87,7 +87,8 @@ class Sessions:
     def follow_tasks(self) -> None:
         """Have what has been seen of tasks written; from any thread."""
         self._flusher.tasks.due = True
-        self.worker.notify()
+        if not self.worker.woken:
+            self.worker.notify()
 
     # The task in the background.
 

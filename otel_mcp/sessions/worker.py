@@ -281,8 +281,8 @@ class Worker:
         self._flusher.buffer.release()
         try:
             flusher = self._flusher
-            asks = flusher.endings.held or flusher.interruptions.due < inf
-            if flusher.frozen or flusher.buffer.pending or asks or self._documents.unwritten:
+            waits = flusher.frozen or flusher.buffer.pending or self._documents.unwritten or flusher.tasks.due
+            if waits or flusher.endings.held or flusher.interruptions.due < inf or flusher.callers.waiting:
                 loop = _ExitLoop()
                 try:
                     loop.run_until_complete(asyncio.wait_for(self.aclose(_EXIT / 2), _EXIT))

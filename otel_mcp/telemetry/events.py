@@ -106,6 +106,10 @@ class SessionReporter:
         with _GUARD:
             self._metrics.tasks.followed(answer)
 
+    def tasks_abandoned(self) -> None:
+        with _GUARD:
+            self._metrics.tasks.abandon()
+
     def tasks_counted(self, census: TaskCensus | None) -> None:
         with _GUARD:
             self._metrics.tasks.counted(census)

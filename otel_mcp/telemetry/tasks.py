@@ -6,7 +6,8 @@ that learns of it first.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from time import time
@@ -16,14 +17,18 @@ from opentelemetry.trace import SpanContext
 
 from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames, remember
+from otel_mcp.guard import guarded
 from otel_mcp.model.call import Call
-from otel_mcp.model.task import MOST, CallTask, Followed, TaskCensus, TaskEnd, TaskNews
+from otel_mcp.model.task import FINAL, CallTask, Followed, TaskCensus, TaskEnd, TaskNews
 from otel_mcp.telemetry.instruments import Instruments
 from otel_mcp.telemetry.spans import NO_SPAN, show_task
 from otel_mcp.wire.tasks import TaskSeen, begun, notified, shown
 
 _OPEN: Final = ("working", "input_required")
 _UNFETCHED: Final = (*_OPEN, "completed", "failed")
+_MOST: Final = 10_000
+"""Tasks of which news wait, or of which this process knows something."""
+_GUARD: Final = guarded("tasks")
 
 
 class Tasks:
@@ -40,9 +45,15 @@ class Tasks:
 
     def forget(self) -> None:
         """Start again in a forked child."""
-        self._news: deque[TaskNews] = deque()
-        self._taken: list[str] = []
-        """Ids of the tasks whose news are on their way."""
+        self._lock = threading.Lock()
+        self._news: OrderedDict[str, TaskNews] = OrderedDict()
+        """One entry for each task, by its id, of those that have begun or ended."""
+        self._polled: OrderedDict[str, TaskNews] = OrderedDict()
+        """Of the others: another poll brings them again."""
+        self._taken: list[TaskNews] = []
+        """News that are on their way."""
+        self._known: OrderedDict[str, object] = OrderedDict()
+        """What the store knows from this process of tasks that have begun, by their ids: it need not hear it again."""
         self._calls: OrderedDict[str, SpanContext] = OrderedDict()
         """The calls that have begun the newest tasks, by the ids of these."""
         self._tools: set[str] = set()
@@ -54,19 +65,17 @@ class Tasks:
         """Take the result of a call that may be about tasks; ``None`` = it was too large to be read."""
         if call.task is not None:
             return  # The seam at the SDK has seen it.
-        if call.method == "tools/call":
-            if (task := begun(result)) is not None:
-                self._note(call, task, None)
-                self._keep(task.id, call.span_context)
-            return
-        found = shown(call.method, call.params, result)
-        if call.method != "tasks/list":
-            for task in found:
-                self._note(call, task, self._calls.get(task.id))
-        elif found:
-            for task in found:
-                self._add(_news(task, time()))
-            self.wake()
+        with _GUARD:  # Whatever a server says of tasks, the call is finished.
+            if call.method == "tools/call":
+                if (task := begun(result)) is not None:
+                    self._note(call, task, None)
+                    self._keep(task.id, call.span_context)
+                return
+            for task in shown(call.method, call.params, result):
+                if call.method == "tasks/list":
+                    self._add(_news(task, time()))
+                else:
+                    self._note(call, task, self._calls.get(task.id))
 
     def _note(self, call: Call, task: TaskSeen, link: SpanContext | None) -> None:
         status = task.status if call.method != "tasks/result" else None  # There it is only concluded.
@@ -78,13 +87,12 @@ class Tasks:
 
     def _keep(self, task_id: str, context: SpanContext | None) -> None:
         if context is not None and context.is_valid:
-            remember(self._calls, task_id, context, MOST)
+            remember(self._calls, task_id, context, _MOST)
 
     def notified(self, params: object) -> None:
         """Take what a notification of the server says of a task."""
         if (task := notified(params)) is not None:
             self._add(_news(task, time()))
-            self.wake()
 
     def finished(self, call: Call, task: TaskSeen) -> None:
         """Take a finished call that has begun a task or shown something of one."""
@@ -98,7 +106,6 @@ class Tasks:
                 self._keep(task.id, context)
         if news.status is not None:
             self._add(news)
-            self.wake()
 
     def _named(self, tool: str, *, proven: bool = False) -> str:
         """Bound the name of a tool, and create its series with its first task."""
@@ -111,28 +118,67 @@ class Tasks:
         return tool
 
     def _add(self, news: TaskNews) -> None:
-        self._news.append(news)
-        if len(self._news) > MOST and (lost := self._news.popleft()).began:
-            self._report(TaskEnd(lost.tool, semconv.OTHER, None))
+        """Have news written, with what waits of the same task; not what the store knows from this process."""
+        key, lost = news.key, None
+        with self._lock:
+            held = self._news.pop(key, None) or self._polled.pop(key, None)
+            if held is None and news.began is None and self._known.get(key) == _state(news):
+                return
+            if held is not None and news.began is not None and (held.began is not None or held.at < news.began):
+                held, lost = None, held  # A server that uses an id again.
+            if held is not None:
+                news = _merged(held, news)
+            matters = news.began is not None or news.status in FINAL
+            waiting = self._news if matters else self._polled
+            waiting[key] = news
+            if len(waiting) > _MOST:
+                _, lost = waiting.popitem(last=False)
+        if lost is not None:
+            self._lose(lost)
+        self.wake()
+
+    def _lose(self, news: TaskNews) -> None:
+        """Count what the store will not know."""
+        if news.began is not None:
+            self._report(TaskEnd(news.tool, semconv.OTHER, None))
+        elif news.status in FINAL:
+            self._on.dropped.add(1, {semconv.REJECT_REASON: "tasks"}, NO_SPAN)
 
     def take(self, most: int) -> list[TaskNews]:
         """Return what waits for the store, oldest first; not before there is a key to hash ids with."""
         taken: list[TaskNews] = []
-        self._taken = []
-        while self._news and len(taken) < most and (key := self.hashed(self._news[0].key)) is not None:
-            news = self._news.popleft()
-            self._taken.append(news.key)
-            taken.append(replace(news, key=key))
+        with self._lock:
+            self._taken = []
+            for waiting in (self._news, self._polled):
+                while waiting and len(taken) < most and (key := self.hashed(next(iter(waiting)))) is not None:
+                    task_id, news = waiting.popitem(last=False)
+                    self._known.pop(task_id, None)
+                    self._taken.append(news)
+                    taken.append(replace(news, key=key))
         return taken
 
     def followed(self, answer: Followed) -> None:
         """Take what the store has answered to what was taken last."""
-        for task_id, link in zip(self._taken, answer.links, strict=False):
-            if link and task_id not in self._calls:
+        with self._lock:
+            taken, self._taken = self._taken, []
+            for news, link in zip(taken, answer.links, strict=False):
+                if link:  # Else its beginning is still to come, and may be lost with what the store has.
+                    remember(self._known, news.key, _state(news), _MOST)
+        for news, link in zip(taken, answer.links, strict=False):
+            if link and news.key not in self._calls:
                 trace_id, _, span_id = link.partition("-")
-                self._keep(task_id, SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True))
+                self._keep(news.key, SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True))
         for end in answer.ends:
             self._report(end)
+
+    def abandon(self) -> None:
+        """Count what is not known to be in the store as lost."""
+        with self._lock:
+            lost, self._taken = [*self._taken, *self._news.values()], []
+            self._news.clear()
+            self._polled.clear()
+        for news in lost:
+            self._lose(news)
 
     def counted(self, census: TaskCensus | None) -> None:
         """Take the tasks of the service; ``None`` = the store cannot be asked."""
@@ -170,6 +216,18 @@ class Tasks:
 
 def _news(task: TaskSeen, at: float) -> TaskNews:
     return TaskNews(task.id, at, task.status, task.updated, task.ttl, task.fetched)
+
+
+def _state(news: TaskNews) -> object:
+    """Return what of news is not known by itself: of an open task, when it was changed last is not."""
+    return news.status, news.ended if news.status in FINAL else None, news.fetched
+
+
+def _merged(held: TaskNews, news: TaskNews) -> TaskNews:
+    """Join two news of a task: the end that was seen first stands."""
+    begun = news if news.began is not None else held
+    last = held if held.status in FINAL or news.status is None else news
+    return replace(begun, at=last.at, status=last.status, ended=last.ended, fetched=held.fetched or news.fetched)
 
 
 def _of(tool: str, status: str) -> dict[str, str]:

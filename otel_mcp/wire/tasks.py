@@ -19,8 +19,10 @@ TASK_METHODS: Final = frozenset({
 })  # fmt: skip
 """Methods whose results may be about tasks."""
 NOTIFICATIONS: Final = frozenset({"notifications/tasks", "notifications/tasks/status"})
-_MAX_LISTED: Final = 1000
-"""Tasks that are read of one list."""
+_MAX_LISTED: Final = 100
+"""Tasks that are read of one list: a millisecond, and the pages of servers are shorter."""
+_LONGEST: Final = 10**12
+"""Milliseconds for which a server keeps a task, at most; an integer of JSON may be too long for a float."""
 
 
 class TaskSeen(NamedTuple):
@@ -86,7 +88,7 @@ def _read(task: object) -> TaskSeen | None:
         text(named),
         cast("TaskStatus", status),
         updated if created is not None and updated is not None and updated > created else None,
-        ttl / 1000 if is_number else None,
+        min(ttl, _LONGEST) / 1000 if is_number else None,
         result is not None or error is not None,
     )
 

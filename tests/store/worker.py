@@ -76,6 +76,9 @@ class Worker:
     def tasks_followed(self, answer: Followed) -> None:
         pass
 
+    def tasks_abandoned(self) -> None:
+        pass
+
     def tasks_counted(self, census: TaskCensus | None) -> None:
         pass
 

@@ -213,6 +213,8 @@ class Listener:
         """What is still to be followed."""
         self.tasks: list[Followed | TaskCensus | None] = []
         """What the store has answered about them."""
+        self._taken: list[TaskNews] = []
+        self.lost_tasks: list[TaskNews] = []
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
         self.results.append(result)
@@ -242,11 +244,16 @@ class Listener:
         return self.open
 
     def tasks_seen(self, most: int) -> list[TaskNews]:
-        taken, self.task_news = self.task_news[:most], self.task_news[most:]
-        return taken
+        self._taken, self.task_news = self.task_news[:most], self.task_news[most:]
+        return self._taken
 
     def tasks_followed(self, answer: Followed) -> None:
         self.tasks.append(answer)
+        self._taken = []
+
+    def tasks_abandoned(self) -> None:
+        self.lost_tasks += [*self._taken, *self.task_news]
+        self._taken, self.task_news = [], []
 
     def tasks_counted(self, census: TaskCensus | None) -> None:
         if census != TaskCensus():

@@ -59,6 +59,7 @@ def run(script: str, *args: str) -> str:
             def closing(self): pass
             def in_flight(self): return []
             def tasks_counted(self, census): pass
+            def tasks_abandoned(self): pass
 
         def call(session_id, calls=1):
             now = time.time()

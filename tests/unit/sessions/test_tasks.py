@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -81,3 +82,32 @@ async def test_tasks_are_counted_with_each_sweep_and_not_known_while_the_store_i
     counted = listener.tasks[0]
     assert isinstance(counted, TaskCensus)
     assert (counted.active, list(counted.oldest)) == ({("add", "working"): 1}, ["add"])
+
+
+async def test_tasks_that_a_process_cannot_write_before_it_ends_are_lost_and_reported() -> None:
+    remote, listener = Remote(), Listener()
+    sessions = remote_sessions(remote, listener, flush_interval=0.01)
+    sessions.ensure_running()
+    await sessions.hash_key()
+    remote.down = StoreDown("ConnectionError")
+    listener.task_news = a_task()
+    sessions.follow_tasks()
+
+    await sessions.aclose()
+
+    assert (listener.lost_tasks, listener.tasks) == (a_task(), [])
+
+
+async def test_what_is_seen_of_tasks_after_the_last_loop_is_written_at_exit() -> None:
+    remote, listener = Remote(), Listener()
+    sessions = remote_sessions(remote, listener, flush_interval=3600.0)
+    sessions.ensure_running()
+    await sessions.hash_key()
+    await sessions.aclose()
+    listener.task_news = a_task(status="completed")
+    sessions.follow_tasks()
+
+    await asyncio.to_thread(sessions.flush_at_exit)
+
+    assert [answer.ends for answer in listener.tasks if isinstance(answer, Followed)] == [[("add", "completed", 5.0)]]
+    assert listener.lost_tasks == []

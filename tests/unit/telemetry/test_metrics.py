@@ -274,7 +274,7 @@ async def test_the_first_request_registers_the_series_that_may_stay_zero(
     ]
     assert telemetry.points("otel_mcp.store.dropped") == [
         ({"otel_mcp.reason": reason}, 0)
-        for reason in ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions", "rounds")
+        for reason in ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions", "rounds", "tasks")
     ]
 
 

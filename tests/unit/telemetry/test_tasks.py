@@ -219,3 +219,126 @@ async def test_tasks_beyond_the_bound_are_counted_and_no_more(
 
     assert await watched.counted() == {"active": {("add", "working"): 2}, "unfetched": {("add", "_OTHER"): 2}}
     assert watched.telemetry.points(STARTED) == [({"gen_ai.tool.name": "add"}, 4)]
+
+
+async def test_long_lists_take_no_place_from_tasks_that_begin_and_end(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otel_mcp.telemetry.tasks._MOST", 20)
+    await watched.ask("tools/call")
+    watched.runtime.recorder.drain()
+    mine = watched.server.tasks.pop("task-1")
+    for _ in range(300):
+        watched.server.begin(modern=watched.revision == MODERN)
+    for number in range(2, 6):
+        await watched.ask("tasks/list", number)
+    watched.server.tasks["task-1"] = mine
+    watched.server.put("task-1", "completed")
+    await watched.ask("tasks/get", 7, taskId="task-1")
+    await watched.ask("tasks/list", 8)
+
+    counted = await watched.counted()
+
+    assert (set(counted["duration"]), "unfetched" in counted) == ({("add", "completed")}, False)
+
+
+async def test_polls_during_an_outage_lose_no_end(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otel_mcp.telemetry.tasks._MOST", 20)
+    for number in range(10):
+        await watched.ask("tools/call", number)
+    await watched.settle()
+    watched.server.put("task-1", "completed")
+    for number in range(20, 120):
+        await watched.ask("tasks/get", number, taskId=f"task-{number % 10 + 1}")
+
+    counted = await watched.counted()
+
+    assert counted["active"] == {("add", "working"): 9}
+    assert {key: count for key, (count, _) in counted["duration"].items()} == {("add", "completed"): 1}
+
+
+async def test_a_poll_that_shows_nothing_new_is_not_written(watched: Watched) -> None:
+    await watched.ask("tools/call")
+    await watched.settle()
+    tasks = watched.runtime.metrics.tasks
+
+    async def waiting(status: str) -> list[str | None]:
+        watched.server.put("task-1", status)
+        await watched.ask("tasks/get", 2, taskId="task-1")
+        await watched.ask("tasks/list", 3)
+        watched.runtime.recorder.drain()
+        return [news.status for news in tasks.take(10)]
+
+    assert await waiting("working") == []
+    assert await waiting("input_required") == ["input_required"]
+    assert await waiting("working") == ["working"]
+
+
+async def test_tasks_that_fall_off_are_counted(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, telemetry: Telemetry
+) -> None:
+    for number in range(3):
+        await watched.ask("tools/call", number)
+    await watched.settle()
+    monkeypatch.setattr("otel_mcp.telemetry.tasks._MOST", 2)
+    for number in (1, 2, 3):
+        watched.server.put(f"task-{number}", "completed")
+        await watched.ask("tasks/get", 10 + number, taskId=f"task-{number}")
+    await watched.ask("tools/call", 20)
+    await watched.ask("tools/call", 21)
+    await watched.ask("tools/call", 22)
+
+    watched.runtime.recorder.drain()
+
+    lost = [count for of, count in telemetry.points("otel_mcp.store.dropped") if of["otel_mcp.reason"] == "tasks"]
+    assert lost == [3]
+    assert by_status(telemetry.points(UNFETCHED)) == {("add", "_OTHER"): 1}
+
+
+async def test_an_id_used_again_before_it_was_written_is_another_task(watched: Watched, now: Clock) -> None:
+    await watched.ask("tools/call")
+    watched.server.put("task-1", "completed")
+    await watched.ask("tasks/get", 2, taskId="task-1")
+    watched.server.tasks.clear()
+    now.now += 5.0
+    await watched.ask("tools/call", 3)
+
+    assert await watched.counted() == {"active": {("add", "working"): 1}, "unfetched": {("add", "_OTHER"): 1}}
+
+
+@pytest.mark.parametrize("ttl", [10**400, float("inf"), 1e308, -1, True, "60000"])
+async def test_whatever_ttl_a_server_gives_the_call_is_finished(watched: Watched, ttl: Any) -> None:
+    watched.server.ttl = ttl
+    await watched.ask("tools/call")
+
+    assert await watched.counted() == {"active": {("add", "working"): 1}}
+    assert len(watched.telemetry.points("mcp.server.operation.duration")) == 1
+
+
+async def test_what_is_not_written_when_the_process_ends_is_counted(watched: Watched) -> None:
+    await watched.ask("tools/call")
+    await watched.settle()
+    await watched.ask("tools/call", 2)
+    await watched.ask("tools/call", 3)
+    watched.runtime.recorder.drain()
+    watched.runtime.metrics.tasks.take(1)  # And is not answered.
+
+    getattr(watched.runtime.sessions, "_flusher").abandon()  # noqa: B009
+
+    assert by_status(watched.telemetry.points(UNFETCHED)) == {("add", "_OTHER"): 2}
+    assert watched.runtime.metrics.tasks.take(10) == []
+
+
+async def test_a_forked_child_knows_nothing_of_the_tasks_of_its_parent(watched: Watched) -> None:
+    await watched.ask("tools/call")
+    await watched.settle()
+    await watched.ask("tools/call", 2)
+    watched.runtime.recorder.drain()
+    tasks = watched.runtime.metrics.tasks
+    watched.runtime.metrics.forget()
+
+    await watched.ask("tasks/get", 3, taskId="task-1")
+    watched.runtime.recorder.drain()
+
+    assert ([news.began for news in tasks.take(10)], tasks.active()) == ([None], {})
+    assert not watched.telemetry.spans()[-1].links
