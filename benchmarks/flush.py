@@ -71,6 +71,9 @@ class _NoEvents:
         return ()
 
     def tasks_followed(self, answer: Followed) -> None: ...
+    def tasks_abandoned(self) -> None:
+        pass
+
     def tasks_counted(self, census: TaskCensus | None) -> None: ...
 
     def dropped(self, count: int, reason: str) -> None:
