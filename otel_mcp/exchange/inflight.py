@@ -24,8 +24,9 @@ from otel_mcp.wire.jsonrpc import FINE, JsonId, Outcome, json_id
 PATIENCE: Final = 600.0
 """Seconds that an answer may take; tools run on after their client has gone."""
 MAX_CALLS: Final = 10_000
+"""Calls that can be cancelled; as many may be counted, or wait for an answer."""
 MAX_CALLS_OF_ONE: Final = 1000
-"""Calls that can be cancelled: in all (as many may be counted, or wait for an answer), and of one user of a session."""
+"""Those that can be cancelled of one user of a session."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """Of the requests of all that wait, as they came."""
 _SHARE: Final = 8

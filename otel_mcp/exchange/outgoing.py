@@ -27,8 +27,9 @@ UNANSWERED: Final = "unanswered"
 PATIENCE: Final = 600.0
 """Seconds that an answer may take."""
 _MOST: Final = 1000
+"""Transport sessions whose clients are asked something."""
 _MOST_OF_ONE: Final = 100
-"""Transport sessions whose clients are asked something, and requests of one of them."""
+"""Requests to the client of one of them that wait for an answer."""
 
 
 @dataclass(slots=True, eq=False)

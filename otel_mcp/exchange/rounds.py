@@ -33,10 +33,11 @@ _ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 _PAUSE: Final = 0.05
 """Seconds before the second look for what another replica has asked, which may be on its way."""
 _MOST_LOOKS: Final = 100
+"""Looks that are under way: anybody may forge what has to be looked up."""
 _MOST_NOTES: Final = 1000
-"""Looks, and notes for other replicas, that are under way: anybody may forge what has to be looked up."""
+"""Notes for other replicas that are under way."""
 _LOST: Final = 1.0
-"""Seconds after which neither is under way any more, since the loop it ran on has ended."""
+"""Seconds after which a look or note is taken for lost, as where the loop that it ran on has ended."""
 _MOST: Final = 10_000
 """Calls that wait for input and are remembered here."""
 _LONGEST: Final = 600.0
@@ -88,7 +89,10 @@ class Rounds:
             this.looked()
 
     def arrived(self, call: Call) -> None:
-        """Note that a request looks like one that brings input; what it goes on with only its session shows."""
+        """Note that a request looks like one that brings input.
+
+        Which call it continues can be told only once the session is known.
+        """
         state, given = call.params.get("requestState"), call.params.get("inputResponses")
         if call.method in _ASKING and (isinstance(state, str) or given is not None):
             call.round = Round(state if isinstance(state, str) else "")
@@ -125,6 +129,7 @@ class Rounds:
 
     def _note(self, call: Call, this: Round, name: str) -> None:
         """Remember what a round has asked for, here and for other replicas."""
+        # Without a number, what it continues was not found; since it brings input, it is at least the second.
         asked = _Asked((this.number or 2) + 1, this.first or call.span_context, monotonic() + self._kept)
         remember(self._asked, name, asked, _MOST)
         if not self._asks_others():

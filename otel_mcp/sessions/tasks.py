@@ -43,7 +43,7 @@ class Tasks:
                 answer = await self._store.follow(self._batch, self._sent)
                 self._sent = ()
                 self._events.tasks_followed(answer)
-            if self._sent:
+            if self._sent:  # The store has failed, which is noted: the next time sends the same again.
                 return
 
     async def count(self) -> None:
