@@ -14,7 +14,7 @@ from tests.stack import dashboards
 from . import builds, standins
 from .ask import Refused
 from .paths import ROOT
-from .seen import VALUES, Proof, Seen
+from .seen import VALUES, Proof, Seen, eventually
 
 CLIENTS: Final = ("new-agent", "stuck-agent", "patient", "letter-writer")
 """One asks wrongly, the sessions of one end, one's is cut, one reads what is no tool."""
@@ -22,8 +22,10 @@ RARE: Final = {
     *(contract.ERRORS.series, contract.OBSERVER_DROPPED.series, contract.TOOL_RESULT_OVERSIZED.series),
     *(contract.CALL_INPUT_WAIT.series, contract.CALL_INPUT_ABANDONED.series, contract.AUDIT_DROPPED.series),
     contract.CLIENT_DURATION.series,
+    *(contract.TASK_STARTED.series, contract.TASK_DURATION.series, contract.TASK_ACTIVE.series),
+    *(contract.TASK_OLDEST.series, contract.TASK_UNFETCHED.series),
 }
-"""Only trouble makes these, or a tool that asks for input, which the demo has not."""
+"""Only trouble makes these, or a tool that asks for input or begins a task, which the demo has not."""
 # What may never be on a metric.
 _IDS: Final = ("session_id", "mcp_session_id", "gen_ai_conversation_id")
 
@@ -85,6 +87,8 @@ def variables_have_values(seen: Seen) -> Iterator[str]:
 
 def rules_evaluate(seen: Seen) -> Iterator[str]:
     """Look at the health of every rule, and ask every alert's expression."""
+    # Groups have intervals of their own, and begin at some moment of them.
+    eventually(lambda: all(rule["health"] != "unknown" for rule in seen.prometheus.rules()), 150)
     rules = seen.prometheus.rules()
     if not rules:
         yield "Prometheus knows no rules"

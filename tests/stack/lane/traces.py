@@ -51,11 +51,16 @@ def sessions_are_found_by_id(seen: Seen) -> Iterator[str]:
         wanted = {names.SESSION_ID: session["session_id"]}
         stored = {call["trace_id"] for call in session["tool_calls"]}
 
-        def all_there(wanted: dict[str, str] = wanted, stored: set[str] = stored) -> bool:
-            return stored <= {trace["traceID"] for trace in seen.traces.search(SERVICE, tags=wanted)}
+        def missing(wanted: dict[str, str] = wanted, stored: set[str] = stored) -> set[str]:
+            return stored - {trace["traceID"] for trace in seen.traces.search(SERVICE, tags=wanted)}
 
-        if not eventually(all_there, 10):
-            yield f"Jaeger's search by {wanted} does not find the session's calls {sorted(stored)}"
+        if eventually(lambda: not missing(), 10):
+            continue
+        # A call that was made before its transport session turned out to go on with this one has that one's id.
+        left = missing()
+        source = str(session["source"])
+        if not source.startswith("inferred") or not all(map(seen.traces.trace, left)):
+            yield f"Jaeger's search by {wanted} ({source}) does not find {sorted(left)} of {len(stored)} calls"
 
 
 def sessions_are_listed(seen: Seen) -> Iterator[str]:
