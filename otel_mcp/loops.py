@@ -14,7 +14,7 @@ import weakref
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from otel_mcp.guard import guarded
 
@@ -192,10 +192,25 @@ def is_cancellation(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) or (kind.__name__ == "Cancelled" and kind.__module__ == "trio")
 
 
+class _Clears(Protocol):
+    def clear(self) -> None: ...
+
+
+_inherited: weakref.WeakSet[_Clears] = weakref.WeakSet()
+
+
+def leave_to_parent(holder: _Clears) -> None:
+    """Have a forked child forget what is the parent's."""
+    _inherited.add(holder)
+
+
 def _after_fork() -> None:
-    """Forget thread and loop after a fork: they are the parent's."""
+    """Forget thread and loop after a fork as well: they are the parent's."""
     global _lock, _own
     _lock, _own = threading.Lock(), None
+    for holder in list(_inherited):
+        with guarded("fork"):
+            holder.clear()
 
 
 if hasattr(os, "register_at_fork"):

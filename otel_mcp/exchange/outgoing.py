@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from opentelemetry import propagate
 
-from otel_mcp import semconv
+from otel_mcp import loops, semconv
 from otel_mcp.guard import guarded
 from otel_mcp.model.call import Call, Exchange
 from otel_mcp.telemetry.metrics import Metrics
@@ -57,6 +57,7 @@ class Outgoing:
         self._spans = spans
         self.waiting: dict[str, dict[JsonId, _Request]] = {}
         """By transport session, oldest first; for a session that is not in it nothing here runs."""
+        loops.leave_to_parent(self)
 
     def sent(self, exchange: Exchange, call: Call | None, message: Mapping[str, Any]) -> None:
         """Take up a message of the server on a stream of `exchange`, on which `call` alone waits for an answer."""
@@ -116,6 +117,10 @@ class Outgoing:
         limit = perf_counter() - PATIENCE
         for of_session in list(self.waiting.values()):
             self._give_up(of_session, [key for key, request in list(of_session.items()) if request.sent <= limit])
+
+    def clear(self) -> None:
+        """Start again in a forked child: the answers come to the parent."""
+        self.waiting.clear()
 
     def close(self) -> None:
         """Give up everything: the process is about to end."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext, TraceFlags
 
+from otel_mcp import loops
 from otel_mcp.bounded import remember
 from otel_mcp.guard import guarded
 from otel_mcp.hashing import KeyedHashes
@@ -77,6 +78,7 @@ class Rounds:
         """What is under way, and until when at most (monotonic seconds)."""
         self._noted: OrderedDict[str, tuple[float, int]] = OrderedDict()
         """By session: until when notes are counted (monotonic seconds), and how many there are."""
+        loops.leave_to_parent(self)
 
     def clear(self) -> None:
         """Start again in a forked child: what is under way is the parent's."""

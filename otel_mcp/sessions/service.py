@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import weakref
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
@@ -61,7 +60,7 @@ class Sessions:
         self._turnover = loops.Turnover()
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Those that have served since they were closed last."""
-        _instances.add(self)
+        loops.leave_to_parent(self)
 
     # What happens: from any thread; never waits, never raises.
 
@@ -272,7 +271,7 @@ class Sessions:
         """Tool calls that are not known to be in the store."""
         return self._flusher.calls
 
-    def _after_fork(self) -> None:
+    def clear(self) -> None:
         """Leave to the parent what is the parent's: its calls, its task, its connections."""
         self._producer.renew()
         self._loops.clear()
@@ -283,15 +282,3 @@ class Sessions:
             part.clear()
         if isinstance(self._store, MemoryStore):
             self._store.clear()
-
-
-_instances: weakref.WeakSet[Sessions] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for sessions in list(_instances):
-        sessions._after_fork()  # pyright: ignore[reportPrivateUsage]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -145,7 +145,7 @@ class Metrics:
                 self.calls[name or semconv.OTHER] += call.round is None or not call.round.continues
                 if call.result_bytes is not None:
                     (sizes.get(tenant) or self._slow_size(sizes, name, tenant)).record(call.result_bytes)
-                    if call.result_bytes > self._taken.get(label, inf):
+                    if call.result_bytes > self._taken.get(label, inf) and (outcome is None or outcome.asks is None):
                         self._slow_oversized(call, call.result_bytes, name, label)
                 session = call.session.conversation or call.session if call.session is not None else None
                 if call.failure is not None or (session is not None and session.failed):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +22,7 @@ from otel_mcp.telemetry.audit import Audit
 from otel_mcp.telemetry.content import redactor
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import Spans
+from otel_mcp.wire.jsonrpc import FINE
 
 _GUARD: Final = guarded("record")
 _MAX_QUEUE: Final = 10_000
@@ -69,7 +68,7 @@ class Recorder:
         # Waiting calls hold their content, where it is kept: then fewer may wait.
         self._most = settings.flush_calls if settings.store_content else _MAX_WAITING
         self.clear()
-        _instances.add(self)
+        loops.leave_to_parent(self)
 
     def clear(self) -> None:
         """Start again: after a fork the calls are the parent's, and a thread of its may have held the lock."""
@@ -221,9 +220,10 @@ class Recorder:
             return None
         delta.requests += 1
         delta.began = started if started > delta.began else delta.began
-        if call.outcome is not None and call.outcome.error_type is not None and call.failure not in CALLERS_FAULT:
+        outcome = call.outcome or FINE
+        if outcome.error_type is not None and call.failure not in CALLERS_FAULT:
             delta.errors += 1
-        if call.method in _GIVEN and call.result_bytes and (call.outcome is None or call.outcome.status_code is None):
+        if call.method in _GIVEN and call.result_bytes and outcome.status_code is None and outcome.asks is None:
             delta.context += call.result_bytes
             delta.listed += call.result_bytes if call.method == "tools/list" else 0
         if session.agreement is not None and delta.touch_key is None:
@@ -276,15 +276,3 @@ class Recorder:
         """Name this process as its telemetry does; the SDK may find another name after a fork, and so do we."""
         self._instance = self._spans.instance()
         return self._instance
-
-
-_instances: weakref.WeakSet[Recorder] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for recorder in list(_instances):
-        recorder.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_mcp import MCPMiddleware, semconv
 from otel_mcp.exchange import outgoing
+from otel_mcp.model.call import SCOPE_KEY, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import Server, initialized, result
@@ -171,18 +173,28 @@ async def test_what_nobody_answers_on_a_stream_is_given_up(
 
 
 async def test_other_sessions_are_read_as_if_nobody_was_asked(
-    runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_of, given_up = list[str | None](), list[object]()
-    of = runtime.exchanges.inflight.outgoing
+    read_of, given_up, fed = list[str | None](), list[object](), list[str | None]()
+    exchanges, of, feed = runtime.exchanges, runtime.exchanges.inflight.outgoing, runtime.exchanges.requests.feed
+
+    def feeding(exchange: Exchange, *piece: Any, more: bool) -> Any:
+        fed.append(exchange.transport_id)
+        return feed(exchange, *piece, more=more)
+
+    async def at_sdk(scope: Message, receive: Receive, send: Send) -> None:
+        scope[SCOPE_KEY].at_sdk = scope[SCOPE_KEY].confirmed = True
+        await Server()(scope, receive, send)
+
     monkeypatch.setattr(of, "read", lambda exchange, body: read_of.append(exchange.transport_id))
     monkeypatch.setattr(of, "ended", lambda session, call: given_up.append(session))
+    monkeypatch.setattr(exchanges.requests, "feed", feeding)
     of.waiting["asked"] = {}
 
     for session in ("other", "asked"):
-        await post(MCPMiddleware(Server(), runtime), call(), legacy_headers(session))
+        await post(MCPMiddleware(at_sdk, runtime), call(), legacy_headers(session))
 
-    assert read_of == given_up == ["asked"]
+    assert read_of == given_up == fed == ["asked"]
 
 
 async def test_a_question_that_is_repeated_on_a_stream_stays_that_of_its_call(
@@ -192,9 +204,11 @@ async def test_a_question_that_is_repeated_on_a_stream_stays_that_of_its_call(
     app = MCPMiddleware(server, runtime)
     await post(app, initialize())
     await post(app, call(), legacy_headers("own"))
+    first = list(runtime.exchanges.asked["own"].values())
     async with anyio.create_task_group() as group:
         group.start_soon(get, app, [*legacy_headers("own"), ("last-event-id", "1")])
         await server.opened.wait()
+        assert list(runtime.exchanges.asked["own"].values()) == first
         await post(app, {"jsonrpc": "2.0", "id": 0, "result": {}}, legacy_headers("own"))
         server.ends.set()
 
@@ -260,3 +274,21 @@ def id_number(span: ReadableSpan) -> int:
     context = span.get_span_context()
     assert context is not None
     return context.span_id
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_asked_nobody(runtime: Runtime) -> None:
+    inflight = runtime.exchanges.inflight
+    rounds: Any = inflight.rounds
+    tables: Any = (inflight.outgoing.waiting, rounds._asked, rounds._looks, rounds._notes, rounds._noted)
+    for table in tables:
+        table["own"] = {}
+
+    if not (child := os.fork()):
+        os._exit(sum(map(len, tables)))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [len(table) for table in tables] == [1] * 5
+    for table in tables:
+        table.clear()

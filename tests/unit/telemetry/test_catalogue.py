@@ -280,6 +280,20 @@ async def test_answers_beyond_what_the_host_takes_are_counted(
     assert telemetry.points("otel_mcp.tool.result.oversized") == expected
 
 
+async def test_what_a_tool_asks_a_person_costs_the_model_nothing(runtime: Runtime, telemetry: Telemetry) -> None:
+    asking = {"resultType": "input_required", "inputRequests": {"form": {"message": "x" * 60_000}}}
+    app = MCPMiddleware(Server({"tools/call": {"result": asking}}, session_id="own"), runtime)
+    await post(app, initialize(name="claude-code"))
+
+    await post(app, call(), legacy_headers("own"))
+
+    assert telemetry.points("otel_mcp.tool.result.oversized") == []
+    runtime.recorder.drain()
+    state = await runtime.sessions.load("own")
+    assert state is not None
+    assert (state.tool_call_count, state.context_bytes) == (1, 0)
+
+
 def test_what_hosts_take_is_documented_with_its_source() -> None:
     page = (Path(__file__).parents[3] / "docs" / "context.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z -]+)` \| ([\d,]+) (\w+)[^|]*\|[^|]+\| (.+) \|$", page, re.MULTILINE)
