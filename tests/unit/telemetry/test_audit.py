@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from opentelemetry._logs import NoOpLoggerProvider
+from opentelemetry._logs import LogRecord, NoOpLoggerProvider
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
@@ -30,6 +30,7 @@ from tests.support.answers import FAILED, OK, Server
 from tests.support.asgi import post, read, respond
 from tests.support.messages import CLIENT_INFO, MODERN_HEADERS, ask, call, initialize, legacy_headers, modern
 from tests.support.providers import IN_MEMORY_LOGS, Clock, Telemetry, id_of, trace_of
+from tests.support.waiting import wait_until
 from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
@@ -323,6 +324,33 @@ async def test_records_that_a_full_queue_pushes_out_are_counted(
 
     assert dropped(telemetry) == {"full": 3}
     assert len(exporter.get_finished_logs()) == 4
+
+
+async def test_records_that_others_push_out_are_counted_without_a_later_one(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    exporter = IN_MEMORY_LOGS()
+    processor = BatchLogRecordProcessor(exporter, max_queue_size=4, max_export_batch_size=4, schedule_delay_millis=1e6)
+    lock = getattr(processor, "_batch_processor")._export_lock  # noqa: B009
+    telemetry.logger_provider.add_log_record_processor(processor)
+    app = MCPMiddleware(Server(), make_runtime(audit="events"))
+
+    for _ in range(2):
+        await post(app, modern())
+    telemetry.metrics()
+    telemetry.logger_provider.force_flush()
+    with lock:
+        for _ in range(3):
+            await post(app, modern())
+        telemetry.metrics()
+        assert dropped(telemetry) == {}
+        for _ in range(4):
+            telemetry.logger_provider.get_logger("other").emit(LogRecord())
+    telemetry.logger_provider.force_flush()
+
+    # The exporter's thread may have woken just now: then it is the next reading that counts.
+    assert await anyio.to_thread.run_sync(lambda: wait_until(lambda: dropped(telemetry) == {"full": 3}, deadline=10))
+    assert len([data for data in exporter.get_finished_logs() if data.log_record.event_name == EVENT]) == 2
 
 
 class Hanging(IN_MEMORY_LOGS):
