@@ -29,6 +29,8 @@ class Tasks:
         """News wait, or have been sent and not answered."""
         self._batch = ""
         self._sent: Sequence[TaskNews] = ()
+        self._count = ""
+        """Names the count that is not answered: what it has claimed is claimed again."""
 
     async def follow(self) -> None:
         """Send what waits, and report what has ended."""
@@ -38,7 +40,7 @@ class Tasks:
                 if not (news := self._events.tasks_seen(_BATCH)):
                     return
                 self.due = True
-                self._sent, self._batch = news, f"{self._producer.token}:{self._producer.next_sequence()}"
+                self._sent, self._batch = news, self._name()
             with self._health.operation("tasks"):
                 answer = await self._store.follow(self._batch, self._sent)
                 self._sent = ()
@@ -51,5 +53,10 @@ class Tasks:
         census = None
         if not self._health.is_away:
             with self._health.operation("tasks"):
-                census = await self._store.tasks()
+                self._count = self._count or self._name()
+                census = await self._store.tasks(self._count)
+                self._count = ""
         self._events.tasks_counted(census)
+
+    def _name(self) -> str:
+        return f"{self._producer.token}:{self._producer.next_sequence()}"

@@ -146,8 +146,11 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def tasks(self) -> TaskCensus:
-        """Count the tasks of the service that have not ended, and claim those whose time is over."""
+    async def tasks(self, batch: str) -> TaskCensus:
+        """Count the tasks of the service that have not ended, and claim those whose time is over.
+
+        `batch` names the count: sent again, it claims the same.
+        """
         ...
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:

@@ -132,8 +132,12 @@ class Remote:
             raise StoreDown("lost")
         return answer
 
-    async def tasks(self) -> TaskCensus:
-        return await (await self._reach("tasks")).tasks()
+    async def tasks(self, batch: str) -> TaskCensus:
+        census = await (await self._reach("tasks")).tasks(batch)
+        if self.loses_answer:
+            self.loses_answer = False
+            raise StoreDown("lost")
+        return census
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
         return await (await self._reach("callers")).callers(day, hashes)

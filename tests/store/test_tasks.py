@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,11 +13,13 @@ from otel_mcp.model.task import Followed, TaskCensus, TaskEnd, TaskNews
 from otel_mcp.store.base import SessionStore
 from otel_mcp.wire.tasks import TaskStatus
 from tests.store.test_interruptions import Replicas
+from tests.support.stores import Server
 
 pytestmark = pytest.mark.anyio
 
 LINK = f"{'ab' * 16}-{'cd' * 8}"
 DAY = 86_400.0
+_COUNTS = itertools.count()
 
 
 @pytest.fixture
@@ -44,14 +47,19 @@ def stores(replicas: Replicas, now: float) -> tuple[SessionStore, SessionStore]:
 
 
 async def active(store: SessionStore) -> dict[tuple[str, str], int]:
-    return (await store.tasks()).active
+    return (await count(store)).active
+
+
+async def count(store: SessionStore, batch: str | None = None) -> TaskCensus:
+    """Count the tasks, by default not for the second time."""
+    return await store.tasks(batch or f"count:{next(_COUNTS)}")
 
 
 async def test_any_process_ends_a_task_and_learns_who_began_it(replicas: Replicas, now: float) -> None:
     one, two = stores(replicas, now)
     assert await one.follow("1:1", [begun("a", now - 30)]) == Followed([], [LINK])
     assert await active(two) == {("build it", "working"): 1}
-    assert (await two.tasks()).oldest == {"build it": pytest.approx(now - 30, abs=0.01)}
+    assert (await count(two)).oldest == {"build it": pytest.approx(now - 30, abs=0.01)}
 
     asked = await two.follow("2:1", [seen("a", now - 20, "input_required")])
     waiting = await active(one)
@@ -61,7 +69,7 @@ async def test_any_process_ends_a_task_and_learns_who_began_it(replicas: Replica
     assert (asked, waiting) == (Followed([], [LINK]), {("build it", "input_required"): 1})
     assert ended == Followed([TaskEnd("build it", "completed", 20.0)], [LINK])
     assert again == Followed([], [LINK])
-    assert await one.tasks() == TaskCensus()
+    assert await count(one) == TaskCensus()
 
 
 async def test_the_same_news_are_answered_alike_and_end_a_task_once(replicas: Replicas, now: float) -> None:
@@ -77,7 +85,7 @@ async def test_the_same_news_are_answered_alike_and_end_a_task_once(replicas: Re
 async def test_an_end_that_comes_before_the_beginning_is_reported_with_that(replicas: Replicas, now: float) -> None:
     one, two = stores(replicas, now)
     assert await two.follow("2:1", [seen("a", now - 2, "cancelled")]) == Followed([], [""])
-    assert await one.tasks() == TaskCensus()
+    assert await count(one) == TaskCensus()
 
     assert await one.follow("1:1", [begun("a", now - 3)]) == Followed([TaskEnd("build it", "cancelled", 1.0)], [LINK])
 
@@ -110,7 +118,7 @@ async def test_what_nobody_has_fetched_is_given_to_one_process_once_its_time_is_
     began = now - 1000.0  # With the minute for what comes late its time has long been over.
     await one.follow("1:1", [begun("a", began), *(seen("a", began + 1, *each[:1], fetched=each[1]) for each in shown)])
 
-    censuses = [await two.tasks(), await one.tasks()]
+    censuses = [await count(two), await count(one)]
 
     ends = [TaskEnd("build it", lost, None)] if lost is not None else []
     assert [(census.active, census.ends) for census in censuses] == [({}, ends), ({}, [])]
@@ -154,6 +162,79 @@ async def test_beyond_the_bound_only_what_is_over_makes_room(
 
     assert full == Followed([TaskEnd("build it", "_OTHER", None)], ["", "", LINK])
     assert (taken.ends, await active(one)) == ([], {("build it", "working"): 3})
+
+
+async def test_what_has_ended_longest_ago_makes_room_for_what_begins(
+    replicas: Replicas, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("memory_tasks", "redis.tasks"):
+        monkeypatch.setattr(f"otel_mcp.store.{module}.MOST", 3)
+    one, _ = stores(replicas, now)
+    await one.follow("1:1", [begun(str(number), now - 9) for number in range(3)])
+    await one.follow("1:2", [seen("1", now - 3, "completed"), seen("2", now - 5, "failed")])
+
+    unknown = await one.follow("1:3", [seen("unknown", now, "working")])
+    answer = await one.follow("1:4", [begun(key, now - 2) for key in ("3", "4", "5")])
+
+    assert unknown == Followed([], [""])
+    ends = [TaskEnd("build it", status, None) for status in ("failed", "completed", "_OTHER")]
+    assert answer == Followed(ends, [LINK, LINK, ""])
+    assert await active(one) == {("build it", "working"): 3}
+
+
+async def test_a_full_store_reads_its_tasks_once_in_a_batch(
+    replicas: Replicas, backend: Any, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(backend, Server):
+        return
+    monkeypatch.setattr("otel_mcp.store.redis.tasks.MOST", 10)
+    store, _ = stores(replicas, now)
+    await store.follow("1:1", [begun(str(number), now - 9) for number in range(10)])
+    both = [(seen(f"unknown-{number}", now, "working"), begun(str(number), now - 5)) for number in range(10)]
+    with backend.client() as client:
+        client.config_resetstat()
+        await store.follow("1:2", [news for pair in both for news in pair])
+        statistics: Any = client.info("commandstats")
+
+    assert statistics["cmdstat_hgetall"]["calls"] == 1
+
+
+async def test_a_count_that_is_sent_again_claims_the_same_tasks(replicas: Replicas, now: float) -> None:
+    one, two = stores(replicas, now)
+    await one.follow("1:1", [begun(key, now - 1000) for key in "ab"])
+
+    counts = [await count(store, batch) for store, batch in ((one, "1:2"), (two, "2:1"), (one, "1:2"), (one, "1:3"))]
+
+    ends = [TaskEnd("build it", "working", None)] * 2
+    assert [(census.active, census.ends) for census in counts] == [({}, ends), ({}, []), ({}, ends), ({}, [])]
+    late = await two.follow("2:2", [seen("a", now, "completed")])
+    assert (late.ends, await count(two)) == ([], TaskCensus())
+
+
+async def test_an_id_that_is_used_again_is_reported_again_with_the_same_news(replicas: Replicas, now: float) -> None:
+    one, _ = stores(replicas, now)
+    await one.follow("1:1", [begun("1", now - 30)])
+    news = [begun("1", now - 10), seen("1", now - 5, "failed")]
+
+    answers = [await one.follow("1:2", news), await one.follow("1:2", news)]
+
+    ends = [TaskEnd("build it", "working", None), TaskEnd("build it", "failed", 5.0)]
+    assert answers == [Followed(ends, [LINK, LINK])] * 2
+    assert (await one.follow("1:3", [seen("1", now, "completed")])).ends == []
+
+
+async def test_news_that_are_sent_again_keep_their_instants(replicas: Replicas, now: float) -> None:
+    if not replicas.shared:
+        return
+    store: Any = replicas.store(now)[0]
+    news = [begun("a", now - 30)]
+    await store.follow("1:1", news)
+    store._writer._offset += 3.0  # It has learned the server's clock.
+
+    assert (await store.follow("1:1", news), await active(store)) == (
+        Followed([], [LINK]),
+        {("build it", "working"): 1},
+    )
 
 
 async def test_services_know_nothing_of_the_tasks_of_others(replicas: Replicas, now: float) -> None:

@@ -154,9 +154,9 @@ class RedisStore:
         """Take what messages have shown of tasks."""
         return await self._tasks.follow(batch, news)
 
-    async def tasks(self) -> TaskCensus:
+    async def tasks(self, batch: str) -> TaskCensus:
         """Count the tasks of the service, and claim those whose time is over."""
-        return await self._tasks.count()
+        return await self._tasks.count(batch)
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Claim sessions whose time was over at `now`."""

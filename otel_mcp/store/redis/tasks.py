@@ -21,10 +21,14 @@ class Tasks:
         self._link = link
         self._key = keys.agreement("tasks")
         self._writer = writer
+        self._sent: tuple[str, list[Any]] = "", []
+        """The batch that was sent last: sent again, it is the same, whatever has been learned of the server's clock."""
 
     async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
         """Take what messages have shown of tasks."""
-        ends, links = await self._run(batch, [part for each in news for part in self._arguments(each)])
+        if self._sent[0] != batch:
+            self._sent = batch, [part for each in news for part in self._arguments(each)]
+        ends, links = await self._run(*self._sent)
         return Followed(ends, [link.decode() for link in links] or [""] * len(news))
 
     def _arguments(self, news: TaskNews) -> tuple[Any, ...]:
@@ -41,9 +45,9 @@ class Tasks:
             text.utf8(news.tool),
         )
 
-    async def count(self) -> TaskCensus:
+    async def count(self, batch: str) -> TaskCensus:
         """Count the tasks that have not ended, and claim those whose time is over."""
-        ends, counted = await self._run("", ())
+        ends, counted = await self._run(batch, ())
         census = TaskCensus(ends=ends)
         for tool, status, count, began in counted:
             name = tool.decode("utf-8", "replace")

@@ -52,7 +52,7 @@ async def test_news_of_tasks_wait_for_the_end_of_an_outage_and_go_in_batches() -
     await sessions.aclose()
 
     assert [len(answer.links) for answer in listener.tasks if isinstance(answer, Followed)] == [100, 50]
-    assert (await remote.memory.tasks()).active == {("add", "working"): 150}
+    assert (await remote.memory.tasks("count")).active == {("add", "working"): 150}
 
 
 async def test_what_is_seen_last_is_followed_when_the_process_ends() -> None:
@@ -111,3 +111,19 @@ async def test_what_is_seen_of_tasks_after_the_last_loop_is_written_at_exit() ->
 
     assert [answer.ends for answer in listener.tasks if isinstance(answer, Followed)] == [[("add", "completed", 5.0)]]
     assert listener.lost_tasks == []
+
+
+async def test_tasks_whose_time_is_over_are_reported_though_the_answer_was_lost() -> None:
+    remote, listener = Remote(), Listener()
+    began = time.time() - 1000
+    await remote.memory.follow("1:1", [TaskNews("key", began, "working", None, 60.0, began=began, tool="add")])
+    sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.02)
+    remote.loses_answer = True
+    sessions.ensure_running()
+    await until(lambda: any(isinstance(census, TaskCensus) for census in listener.tasks))
+    asked = remote.asked.count("tasks")
+    await until(lambda: remote.asked.count("tasks") > asked)
+    await sessions.aclose()
+
+    counts = [census for census in listener.tasks if isinstance(census, TaskCensus)]
+    assert [census.ends for census in counts] == [[TaskEnd("add", "working", None)]]

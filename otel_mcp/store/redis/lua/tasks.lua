@@ -2,11 +2,13 @@
 -- microseconds: "until began status ended fetched batch link tool", where began is 0 before the call is known that begins it.
 -- ARGV: now; how many are kept; for how long one is that is over; ms that all are; the batch; then of each
 -- of the news key, instant, status, when it ended, until, fetched, began, link, tool ('-' and 0 = not said).
--- Without a batch it counts instead: those whose time is over are taken out.
+-- Without news it counts instead, and takes out those whose time is over.
+-- A batch that is sent again is answered again: the one that has reported the end of a task is kept with it, and as '!' and
+-- the batch the one after which nothing of it is to be reported.
 -- Returns the ends, each as tool, status, microseconds ('' = never fetched), and the links of the news, or what is counted:
 -- tool, status, how many, when the oldest began.
 local FINAL = {completed = true, failed = true, cancelled = true}
-local now, kept = tonumber(ARGV[1]), tonumber(ARGV[3])
+local now, most, kept, batch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[5]
 
 local function read(text)
   local till, began, status, ended, fetched, batch, link, tool =
@@ -18,7 +20,7 @@ local function read(text)
 end
 
 local function is_over(task)
-  return task.batch ~= '-' and (task.fetched or task.status == 'cancelled')
+  return task.batch ~= '-' and (task.fetched or task.status == 'cancelled' or string.sub(task.batch, 1, 1) == '!')
 end
 
 local function whole(number)
@@ -30,14 +32,31 @@ local function report(task, lasted)
   ends[#ends + 1] = {task.tool, task.status, lasted}
 end
 
-if ARGV[5] == '' then
+local function write(key, task)
+  redis.call('HSET', KEYS[1], key, table.concat({
+    whole(task.till), whole(task.began), task.status, whole(task.ended), task.fetched and '1' or '0', task.batch,
+    task.link, task.tool,
+  }, ' '))
+end
+
+-- Report a task of which nothing more will be reported.
+local function conclude(key, task)
+  report(task, '')
+  task.batch, task.till = '!' .. batch, now + kept
+  write(key, task)
+end
+
+if #ARGV == 5 then
   local all, counts = redis.call('HGETALL', KEYS[1]), {}
   for at = 1, #all, 2 do
     local task = read(all[at + 1])
-    if not task or task.till <= now then
+    if task and task.batch == '!' .. batch then
+      report(task, '')
+    elseif task and task.till <= now and task.began > 0 and not is_over(task) then
+      conclude(all[at], task)
+    elseif not task or task.till <= now then
       redis.call('HDEL', KEYS[1], all[at])
-      if task and task.began > 0 and not is_over(task) then report(task, '') end
-    elseif task.began > 0 and task.ended == 0 then
+    elseif task.began > 0 and task.ended == 0 and not is_over(task) then
       local name = task.status .. ' ' .. task.tool
       local count = counts[name] or {task.tool, task.status, 0, task.began}
       counts[name] = {task.tool, task.status, count[3] + 1, math.min(count[4], task.began)}
@@ -47,30 +66,51 @@ if ARGV[5] == '' then
   return {ends, answers}
 end
 
-local function has_room()
-  if redis.call('HLEN', KEYS[1]) < tonumber(ARGV[2]) then return true end
-  local all = redis.call('HGETALL', KEYS[1])
-  for at = 1, #all, 2 do
-    local task = read(all[at + 1])
-    if not task or is_over(task) or (task.began == 0 and task.till <= now) then redis.call('HDEL', KEYS[1], all[at]) end
+-- Whether one more can be kept. All are read once in a batch; what begins takes the place of what has ended longest ago.
+local room, spare = most - redis.call('HLEN', KEYS[1]), nil
+local function has_room(begins)
+  if room <= 0 and not spare then
+    spare = {}
+    local all = redis.call('HGETALL', KEYS[1])
+    for at = 1, #all, 2 do
+      local task = read(all[at + 1])
+      if not task or is_over(task) or (task.began == 0 and task.till <= now) then
+        room = room + redis.call('HDEL', KEYS[1], all[at])
+      elseif task.batch ~= '-' then
+        spare[#spare + 1] = {all[at], task.ended}
+      end
+    end
+    table.sort(spare, function(one, other) return one[2] > other[2] end)
   end
-  return redis.call('HLEN', KEYS[1]) < tonumber(ARGV[2])
+  if room <= 0 and begins and #spare > 0 then
+    local key = table.remove(spare)[1]
+    local task = read(redis.call('HMGET', KEYS[1], key)[1])
+    if task and not is_over(task) then report(task, '') end
+    room = room + redis.call('HDEL', KEYS[1], key)
+  end
+  return room > 0
 end
 
-local full, ended_here = false, {}
+local ended_here = {}
 for at = 6, #ARGV, 9 do
   local key, instant, status = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
   local ended, till = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   local fetched, began, link, tool = ARGV[at + 5] == '1', tonumber(ARGV[at + 6]), ARGV[at + 7], ARGV[at + 8]
-  local held = redis.call('HMGET', KEYS[1], key)[1]
-  local task = read(held)
+  local aside = key .. '!' .. batch
+  local held = redis.call('HMGET', KEYS[1], key, aside)
+  local task, replaced = read(held[1]), read(held[2])
   if task and began > 0 and task.began ~= 0 and task.began ~= began then
-    if not is_over(task) then report(task, '') end
+    if not is_over(task) then
+      conclude(aside, task)
+      room = room - 1
+    end
     task, ended_here[key] = nil, nil
+  elseif replaced and began > 0 then
+    report(replaced, '')
   end
   if not task then
-    full = not held and (full or not has_room())
-    if not full then
+    if held[1] or has_room(began > 0) then
+      room = room - (held[1] and 0 or 1)
       task = {till = till, began = 0, status = 'working', ended = 0, fetched = false, batch = '-', link = '-', tool = ''}
     elseif began > 0 then
       report({tool = tool, status = '_OTHER'}, '')
@@ -86,16 +126,13 @@ for at = 6, #ARGV, 9 do
       if FINAL[status] then task.ended = ended > 0 and math.min(ended, instant) or instant end
     end
     task.fetched = task.fetched or fetched
-    if task.began > 0 and task.ended > 0 and (task.batch == '-' or task.batch == ARGV[5]) then
-      task.batch = ARGV[5]
+    if task.began > 0 and task.ended > 0 and (task.batch == '-' or task.batch == batch) then
+      task.batch = batch
       if not ended_here[key] then report(task, whole(math.max(task.ended - task.began, 0))) end
       ended_here[key] = true
     end
     if is_over(task) then task.till = math.min(task.till, instant + kept) end
-    redis.call('HSET', KEYS[1], key, table.concat({
-      whole(task.till), whole(task.began), task.status, whole(task.ended), task.fetched and '1' or '0', task.batch,
-      task.link, task.tool,
-    }, ' '))
+    write(key, task)
     if task.link ~= '-' then answers[#answers] = task.link end
   end
 end
