@@ -211,6 +211,7 @@ EVENTS: Final = (
             names.ERROR_TYPE: "it failed, except by a JSON-RPC error of the caller's fault",
             names.RPC_RESPONSE_STATUS_CODE: "a JSON-RPC error",
             names.FAILURE: "it failed",
+            names.CALL_ROUND: "2026-07-28, where a result asks for input, and of the requests that bring it",
         },
     ),
 )

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 logger = logging.getLogger("otel_mcp")
@@ -152,14 +153,14 @@ class Settings(BaseSettings):
     @classmethod
     def _where(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"claim:.+|header:[!-9;-~]+|path:[1-9]", value):
-            raise ValueError("no place of a tenant")
+            raise PydanticCustomError("form", "path:1, claim:NAME or header:NAME")
         return value.lower() if value is not None and value.startswith("header:") else value
 
     @field_validator("audit_caller", mode="after")
     @classmethod
     def _callers(cls, value: str) -> str:
         if value not in ("hash", "none") and not re.match(r"claim:\S+\Z", value):
-            raise ValueError("no way to name a caller")
+            raise PydanticCustomError("form", "hash, none or claim:NAME")
         return value
 
     @field_validator("trusted_proxies", mode="after")
@@ -250,11 +251,18 @@ def _read(given: dict[str, Any]) -> tuple[Settings, set[str]]:
     try:
         return Settings(**given), set()
     except ValidationError as error:
-        bad = {str(part["loc"][0]).lower() for part in error.errors() if part["loc"]}
-    for name in sorted(bad):
-        logger.warning("otel_mcp: %s%s cannot be used; the default stands", PREFIX, name.upper())
-    defaults = {name: field.get_default(call_default_factory=True) for name, field in _fields(bad)}
-    return Settings(**{**given, **defaults}), bad
+        bad = {str(part["loc"][0]).lower(): _takes(part) for part in error.errors() if part["loc"]}
+    for name, takes in sorted(bad.items()):
+        logger.warning("otel_mcp: %s%s cannot be used%s; the default stands", PREFIX, name.upper(), takes)
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in _fields(set(bad))}
+    return Settings(**{**given, **defaults}), set(bad)
+
+
+def _takes(error: ErrorDetails) -> str:
+    """Return what a setting takes, where that is known without the text of the error, which may hold the value."""
+    if error["type"] == "form":
+        return f" (it takes {error['msg']})"
+    return f" (it takes {error['ctx']['expected']})" if error["type"] == "literal_error" and "ctx" in error else ""
 
 
 def _fields(names: set[str]) -> list[tuple[str, FieldInfo]]:

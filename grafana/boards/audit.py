@@ -88,7 +88,8 @@ def _records(b: Board) -> None:
         ("Who calls most", "Calls by caller; paste one into *Caller* to see only its own.", _WHO),
         (
             "Whose calls fail",
-            "Failed and refused calls by caller. Many refused of one caller: a wrong scope, or somebody who tries.",
+            "Failed and refused calls by caller. Many refused of one caller: a limit, or somebody who tries. What "
+            "authentication refuses unread (401, 403) has no record: see `otel_mcp.requests.refused`.",
             f'{_WHO} | {query.FAILURE}!=""',
         ),
     ):

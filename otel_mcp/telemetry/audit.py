@@ -112,6 +112,7 @@ class Audit:
             semconv.ERROR_TYPE: outcome.error_type if outcome is not None else None,
             semconv.RPC_RESPONSE_STATUS_CODE: outcome.status_code if outcome is not None else None,
             semconv.FAILURE: call.failure,
+            semconv.CALL_ROUND: (call.round.number or None) if call.round is not None else None,
             semconv.TENANT: call.tenant,
             **self._caller(call.exchange, self._service),
             **session_attributes(call),

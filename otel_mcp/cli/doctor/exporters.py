@@ -143,6 +143,8 @@ def _settings(env: Env, inventory: Inventory, names: Mapping[str, list[str]]) ->
         yield fail("neither traces nor metrics have an exporter", mend)
     elif off:
         yield warn(f"{off[0]} have no exporter", export(f"OTEL_{off[0].upper()}_EXPORTER", "otlp"))
+    if env.get("OTEL_PYTHON_MCP_AUDIT", "").strip().lower() == "events" and not names["logs"]:
+        yield warn("audit records are on, but logs have no exporter", export("OTEL_LOGS_EXPORTER", "otlp"))
     for variable, group, report in _NAMED:
         if any(
             name.lower() != "none" and name not in inventory.names(group) for name in _listed(env.get(variable, ""))

@@ -65,7 +65,8 @@ def settings(env: Mapping[str, str], current: Settings, warnings: Iterable[str])
     known, is_well = {name.upper() for name in Settings.model_fields}, True
     for line in warnings:
         name = next((word.strip(",:;") for word in line.split() if word.startswith(PREFIX)), None)
-        yield warn(line, f"unset {name}" if name is not None else None)
+        takes = line.partition(" (it takes ")[2].partition(")")[0].rpartition(" or ")[2].strip("'")
+        yield warn(line, (export(name, takes) if takes else f"unset {name}") if name is not None else None)
         is_well = False
     for variable, value in sorted(env.items()):
         name = variable.removeprefix(PREFIX).upper()

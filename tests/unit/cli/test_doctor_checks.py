@@ -115,6 +115,8 @@ def test_wrapper_and_server_of_different_environments() -> None:
         ({"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, "FAIL",
          "export OTEL_TRACES_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp"),
         ({"OTEL_LOGS_EXPORTER": "none"}, "ok", None),
+        ({"OTEL_LOGS_EXPORTER": "none", "OTEL_PYTHON_MCP_AUDIT": "events"}, "warn", "export OTEL_LOGS_EXPORTER=otlp"),
+        ({"OTEL_PYTHON_MCP_AUDIT": "events"}, "ok", None),
         ({"OTEL_TRACES_EXPORTER": "otlp,none"}, "FAIL", "export OTEL_TRACES_EXPORTER=otlp"),
         ({"OTEL_TRACES_EXPORTER": "jaeger"}, "FAIL", "export OTEL_TRACES_EXPORTER=otlp"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "FAIL", "python -m pip install opentelemetry-exporter-zipkin"),
@@ -365,6 +367,15 @@ def test_settings_are_those_of_the_given_environment(monkeypatch: pytest.MonkeyP
 
     assert (settings.redis_prefix, settings.session_ttl, settings.service_name) == ("", 60, "shop")
     assert [finding.found for finding in _settings(env)] == ["service shop, 1 setting of ours"]
+
+
+def test_a_setting_of_few_forms_is_mended_with_one_of_them() -> None:
+    env = {"OTEL_SERVICE_NAME": "shop", "OTEL_PYTHON_MCP_AUDIT": "true", "OTEL_PYTHON_MCP_TENANT": "x-org-id"}
+
+    assert [finding.mend for finding in _settings(env)] == [
+        "export OTEL_PYTHON_MCP_AUDIT=events",
+        "export OTEL_PYTHON_MCP_TENANT=header:NAME",
+    ]
 
 
 def test_quotes_that_are_part_of_a_value() -> None:

@@ -111,6 +111,20 @@ async def test_a_record_tells_who_called_what_and_how_it_went(
     assert "secret-of-ann" not in telemetry.everything()
 
 
+async def test_each_round_of_a_call_is_on_record_with_its_number(audited: Runtime, telemetry: Telemetry) -> None:
+    asking = {"resultType": "input_required", "requestState": "s-1", "inputRequests": {"a": {"method": "roots/list"}}}
+    await post(MCPMiddleware(Server({"tools/call": {"result": asking}}), audited), modern(), MODERN_HEADERS)
+    answer = modern()
+    answer["params"] |= {"requestState": "s-1", "inputResponses": {"a": {"roots": []}}}
+    await post(MCPMiddleware(Server(), audited), answer, MODERN_HEADERS)
+    await post(MCPMiddleware(Server(), audited), modern(), MODERN_HEADERS)
+    with anyio.fail_after(10):
+        while len(records(telemetry)) < 3:  # noqa: ASYNC110 (a look of ours)
+            await anyio.sleep(0.001)
+
+    assert sorted(record.attributes.get("otel_mcp.call.round", 0) for record in records(telemetry)) == [0, 1, 2]
+
+
 async def test_records_are_as_many_as_the_metric_counts(audited: Runtime, telemetry: Telemetry) -> None:
     server = Server(session_id="own")
     app = MCPMiddleware(server, audited)
