@@ -93,6 +93,8 @@ async def test_each_call_is_on_record_or_counted_while_redis_and_collector_are_k
     environment = {
         **PROMPT_EXPORT,
         "OTEL_PYTHON_MCP_AUDIT": "events",
+        # Else a process that is first asked while Redis is away names callers with a key of its own.
+        "OTEL_PYTHON_MCP_HASH_KEY": "shared",
         "OTEL_PYTHON_MCP_SWEEP_INTERVAL": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
         "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT": "4",
