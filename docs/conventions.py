@@ -118,7 +118,8 @@ MEMBERS: Final = {
         "unconfigured": "No logs are exported.",
         "shutdown": "The process ended before the store took it, or while an exporter still had the audit record.",
         "interruptions": "A question whether a session was cut, or is back: too many waited.",
-        "rounds": "A look at, or a note for, other replicas on rounds of a call: too many were under way.",
+        "rounds": "A note for other replicas on what a result asks for: too many, in all or of one session.",
+        "tasks": "The end of a task: too many waited to be written.",
     },
     names.HEADER: {
         "mcp-method": "The method.",
