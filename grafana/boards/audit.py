@@ -18,7 +18,7 @@ _RECORDS: Final = (
     f'{{{query.SERVICE}="$service"}} |= "{names.EVENT_TOOL_CALL}" | {query.TOOL}=~"$tool" '
     f'| {_PSEUDO}=~"$caller" or {_NAMED}=~"$caller"'
 )
-"""Lines of an event are its name; whoever is named in one way has no label of the other, which `.*` matches."""
+"""Lines of an event are its name; who is named in one way has no label of the other, which `.*` matches."""
 _WHO: Final = f'{_RECORDS} | label_format {_CALLER}="{{{{.{_NAMED}}}}}{{{{.{_PSEUDO}}}}}"'
 _LINE: Final = " ".join(
     f"{{{{.{name}}}}}"

@@ -93,7 +93,7 @@ class Rounds:
     def arrived(self, call: Call) -> None:
         """Note that a request looks like one that brings input.
 
-        Which call it continues can be told only once the session is known.
+        Which call it continues is clear only once the session is known.
         """
         state, given = call.params.get("requestState"), call.params.get("inputResponses")
         if call.method in _ASKING and (isinstance(state, str) or given is not None):

@@ -66,7 +66,7 @@ class SessionEvents(Protocol):
     def dropped(self, count: int, reason: str) -> None:
         """Count tool calls that will not be in the store: ``full``, ``foreign``, ``error``, ``shutdown``.
 
-        Of ``interruptions`` it is requests which perhaps told of a cut.
+        Of ``interruptions`` it is refused requests that were not looked at.
         """
         ...
 

@@ -23,7 +23,7 @@ _BEGINNINGS: Final = {
 }
 """Session sources, with the protocol versions that their clients speak."""
 MAX_SERIES: Final = 1800
-"""Series of one instrument from which on only tenants are told apart: those beyond 2,000 the SDK puts into one."""
+"""Series of one instrument from which on only tenants are kept apart: those beyond 2,000 the SDK puts into one."""
 
 
 class ByClient(Protocol):
