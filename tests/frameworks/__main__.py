@@ -47,15 +47,23 @@ def main() -> int:
     for cell, way in rows:
         if not all(word in f"{cell} {way}" for word in sys.argv[1:]):
             continue
-        try:
-            problems = run(cell, way)
-        except (ServerFailed, subprocess.CalledProcessError) as failure:
-            problems = [*str(failure).splitlines(), *str(getattr(failure, "stderr", "") or "").splitlines()[-15:]]
+        problems = _tried(cell, way)
+        if problems and way != WAYS[0]:
+            # One replica hears of the other's session in the background, which a busy machine may make too late once.
+            print(f"FAIL {cell}, {way}, once", *problems, "again:", sep="\n     ", flush=True)
+            problems = _tried(cell, way)
         print(f"{'FAIL' if problems else 'ok  '} {cell}, {way}", flush=True)
         for problem in problems:
             print(f"     {problem}", flush=True)
         wrong += bool(problems)
     return wrong
+
+
+def _tried(cell: Cell, way: str) -> list[str]:
+    try:
+        return run(cell, way)
+    except (ServerFailed, subprocess.CalledProcessError) as failure:
+        return [*str(failure).splitlines(), *str(getattr(failure, "stderr", "") or "").splitlines()[-15:]]
 
 
 def run(cell: Cell, way: str) -> list[str]:
