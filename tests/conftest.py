@@ -27,6 +27,13 @@ def no_loop_of_ours() -> Iterator[None]:
         loops.stop()
 
 
+@pytest.fixture(autouse=True)
+def no_failures_of_others() -> None:
+    """What an earlier test of the same process has made fail is none of this one's."""
+    if (guard := sys.modules.get("otel_mcp.guard")) is not None:
+        guard.failures.clear()
+
+
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """A real server of the Redis protocol, empty at first, for the whole run."""
