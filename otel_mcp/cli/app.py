@@ -1,4 +1,4 @@
-"""What can be typed: names, options and help of each command, and how it ends. The work is imported when it runs."""
+"""Commands with their options, help and exit codes; each imports its work when it runs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ app = typer.Typer(
     rich_markup_mode=None,  # Plain text: starts faster, and stays readable in a pipe.
     pretty_exceptions_enable=False,
     help="Look at MCP sessions as Redis holds them.",
-    epilog="Exit codes: 0 fine, 1 not found, 2 usage, 3 Redis cannot be used, 130 interrupted.",
+    epilog="Exit codes: 0 ok, 1 not found, 2 usage, 3 Redis cannot be used, 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 listing = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(listing, name="sessions")
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_UNIT_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-def _seconds(span: str | None) -> float | None:
+def _seconds(text: str | None) -> float | None:
     """Return the seconds of ``90s``, ``15m``, ``2h``, ``1d`` or a plain number."""
-    if span is None:
+    if text is None:
         return None
-    number, unit = (span[:-1], span[-1:]) if span[-1:] in _UNITS else (span, "s")
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in _UNIT_SECONDS else (text, "s")
     try:
-        value = float(number) * _UNITS[unit]
+        value = float(number) * _UNIT_SECONDS[unit]
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e10:
-        raise Failure(Code.USAGE, f"{clean(span)} is no span of time", "for example 90s, 15m, 2h or 1d")
+        raise Failure(Code.USAGE, f"{clean(text)} is not a duration", "for example 90s, 15m, 2h or 1d")
     return value
 
 
 def _color(context: typer.Context, given: When | None) -> When:
-    """Return what a command is given, else what stands before it."""
+    """Return the color option of the command, else the one before the command."""
     return given or context.find_root().obj or "auto"
 
 
@@ -49,32 +49,32 @@ def _option(*names: str, help: str, **more: Any) -> Any:
 
 
 Url = Annotated[str | None, _option("--redis-url", metavar="URL", help="Default: $OTEL_PYTHON_MCP_REDIS_URL.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a session, or its beginning.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Session id, or its first characters.")]
 Service = Annotated[
-    str | None, _option("--service", "-s", metavar="NAME", help="Default: $OTEL_SERVICE_NAME; 'shop-*': a scan.")
+    str | None, _option("--service", "-s", metavar="NAME", help="Default: $OTEL_SERVICE_NAME; 'shop-*' scans all keys.")
 ]
-Since = Annotated[str | None, _option("--since", metavar="TIME", help="Of the last 90s, 15m, 2h, 1d...")]
-Client = Annotated[str | None, _option("--client", help="Clients whose name holds this.")]
+Since = Annotated[str | None, _option("--since", metavar="TIME", help="Only the last 90s, 15m, 2h, 1d...")]
+Client = Annotated[str | None, _option("--client", help="Only clients whose name contains this.")]
 Ended = Annotated[
-    bool, typer.Option("--all", "-a", help="Also sessions that ended within ten minutes, by a scan of all keys.")
+    bool, typer.Option("--all", "-a", help="Include sessions that ended in the last ten minutes; scans all keys.")
 ]
-Headers = Annotated[bool, typer.Option("--headers/--no-headers", help="Whether tables have a header.")]
+Headers = Annotated[bool, typer.Option("--headers/--no-headers", help="Show column titles.")]
 Color = Annotated[
     When | None,
-    _option("--color", callback=_color, help="NO_COLOR and TERM=dumb mean never, unless this is given."),
+    _option("--color", callback=_color, help="Overrides NO_COLOR and TERM=dumb."),
 ]
-_OUTPUT: Final = _option("--output", "-o", help="Default: table on a terminal, tsv in a pipe.")
+_OUTPUT: Final = _option("--output", "-o", help="Default: table in a terminal, tsv in a pipe.")
 Output = Annotated[Literal["table", "wide", "tsv", "name", "json", "jsonl"] | None, _OUTPUT]
 
 
 def run(arguments: Sequence[str] | None) -> int:
-    """Run one command line; the exit code."""
+    """Run one command line and return its exit code."""
     try:
         app(arguments, prog_name="otel-mcp")
     except SystemExit as ended:
-        # That the reader of a pipe has gone is no error.
-        has_gone = isinstance(ended.__context__, BrokenPipeError)
-        return ended.code if isinstance(ended.code, int) and not has_gone else Code.FINE
+        # A closed pipe is not an error, as in `otel-mcp sessions | head`.
+        is_closed = isinstance(ended.__context__, BrokenPipeError)
+        return ended.code if isinstance(ended.code, int) and not is_closed else Code.FINE
     except Failure as failure:
         if failure.message:
             say(f"otel-mcp: {clean(failure.message)}")
@@ -84,7 +84,7 @@ def run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return Code.INTERRUPTED
     except Exception as error:
-        # Without its text, which may hold a password.
+        # Without the text of the error, which may contain a password.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         say(f"otel-mcp: {type(error).__name__} in {os.path.basename(frame.filename)}:{frame.lineno}, please report it")
         return Code.NOT_FOUND
@@ -105,7 +105,7 @@ def options(
     ] = False,
     color: Color = None,
 ) -> None:
-    """Take what stands before the command."""
+    """Read the options that stand before the command."""
     context.obj = color
 
 
@@ -115,23 +115,25 @@ def sessions(
     context: typer.Context,
     service: Service = None,
     client: Client = None,
-    tenant: Annotated[str | None, typer.Option(help="Sessions of this tenant.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="live, gave_up, looped... Others than live: a scan.")] = None,
-    tool: Annotated[str | None, typer.Option(help="Sessions that called this tool lately.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="live, gave_up, looped...; all but live scan all keys.")] = None,
+    tool: Annotated[str | None, typer.Option(help="Only sessions whose newest calls include this tool.")] = None,
     since: Since = None,
-    probes: Annotated[bool, typer.Option("--probes", help="Show monitors and registries, too.")] = False,
+    probes: Annotated[bool, typer.Option("--probes", help="Include monitors and registries.")] = False,
     ended: Ended = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many.")] = 50,
     sort_by: Annotated[
-        Literal["idle", "age", "calls", "wrong", "failed", "client"], typer.Option(help="What comes first.")
+        Literal["idle", "age", "calls", "wrong", "failed", "client"], typer.Option(help="Order of the rows.")
     ] = "idle",
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C; in a pipe: what changes.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C; in a pipe, print changed sessions.")
+    ] = False,
     output: Output = None,
     headers: Headers = True,
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """List the newest sessions, a line each."""
+    """List the newest sessions, one line each."""
     if context.invoked_subcommand is not None:
         return
     from otel_mcp.cli.listing import Query
@@ -150,7 +152,7 @@ def show(
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """Show what happened in one session, a line for each call."""
+    """Show what happened in one session, one line for each call."""
     from otel_mcp.cli.showing import show as show_story
 
     show_story(Terminal(color), redis_url, session_id, service, output, headers=headers)
@@ -159,16 +161,16 @@ def show(
 @app.command()
 def tail(
     service: Service = None,
-    tool: Annotated[str | None, typer.Option(help="Calls of this tool; refund* is a pattern.")] = None,
+    tool: Annotated[str | None, typer.Option(help="Only this tool, or a pattern such as 'refund*'.")] = None,
     client: Client = None,
-    errors: Annotated[bool, typer.Option("--errors", help="Only calls that did not work.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Only calls that did not succeed.")] = False,
     since: Since = "0s",
-    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="End after so many calls.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Stop after this many calls.")] = None,
     output: Annotated[Literal["table", "tsv", "jsonl"] | None, _OUTPUT] = None,
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """Show calls as they land, of all replicas, until Ctrl-C."""
+    """Show the calls of all replicas as they finish, until Ctrl-C."""
     from otel_mcp.cli.following import Query
     from otel_mcp.cli.following import tail as tail_calls
 
@@ -189,16 +191,16 @@ def tools(
     service: Service = None,
     since: Since = None,
     ended: Ended = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Look at so many of the newest sessions.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Read this many of the newest sessions.")] = 1000,
     sort_by: Annotated[
-        Literal["calls", "wrong", "failed", "p95", "bytes", "name"], typer.Option(help="What comes first.")
+        Literal["calls", "wrong", "failed", "p95", "bytes", "name"], typer.Option(help="Order of the rows.")
     ] = "calls",
     output: Output = None,
     headers: Headers = True,
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """List the tools: calls, wrong and failed ones, durations, bytes; from the newest calls of the sessions."""
+    """List tools with counts, failures, durations and bytes, from the newest calls of the sessions."""
     from otel_mcp.cli.listing import Query
     from otel_mcp.cli.tools import tools as list_tools
 
@@ -209,11 +211,11 @@ def tools(
 @app.command()
 def rm(
     session_id: Id,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; scripts have to say so.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation; scripts need this.")] = False,
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """End a session and remove its document; the replicas report its end."""
+    """End a session and remove its document; a replica reports the end."""
     from otel_mcp.cli.showing import remove
 
     remove(Terminal(color), redis_url, session_id, yes=yes)
@@ -221,42 +223,41 @@ def rm(
 
 @app.command()
 def settings(output: Output = None, headers: Headers = True, color: Color = None) -> None:
-    """Show every setting as this environment gives it, secrets left out."""
+    """Show the value of every setting in this environment, without secrets."""
     from otel_mcp.cli.rows import Field, write
     from otel_mcp.settings import PREFIX, Settings, load
 
     current = load()
 
-    def value(name: str) -> str | None:
-        found: object = getattr(current, name)
-        if isinstance(found, tuple):
-            return ",".join(cast("tuple[str, ...]", found)) or None
-        if isinstance(found, bool):
-            return str(found).lower()
-        text = f"{found:.12g}" if isinstance(found, float) else str(found)
-        return None if found is None else "(set)" if name in {"redis_url", "hash_key"} else text
+    def text(name: str) -> str | None:
+        value: object = getattr(current, name)
+        if isinstance(value, tuple):
+            return ",".join(cast("tuple[str, ...]", value)) or None
+        if isinstance(value, bool):
+            return str(value).lower()
+        shown = f"{value:.12g}" if isinstance(value, float) else str(value)
+        return None if value is None else "(set)" if name in {"redis_url", "hash_key"} else shown
 
     names = Field[str]("SETTING", lambda name: f"{PREFIX}{name.upper()}", "name")
-    fields = (names, Field[str]("VALUE", value, "value"))
+    fields = (names, Field[str]("VALUE", text, "value"))
     write(Terminal(color), list(Settings.model_fields), fields, output, "setting", headers=headers)
 
 
 @app.command()
 def doctor(
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- COMMAND", show_default=False, help="How the server is started.")
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND", show_default=False, help="Command that starts the server."),
     ] = None,
-    output: Annotated[Literal["text", "json"], _option("--output", "-o", help="How to report.")] = "text",
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as well for the exit code.")] = False,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds that importing the app may take.")
-    ] = 8.0,
+    output: Annotated[Literal["text", "json"], _option("--output", "-o", help="Format of the report.")] = "text",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings, too.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the app's import.")] = 8.0,
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """Find out what keeps telemetry from arriving, each with the line that mends it; exit code 1 where something does.
+    """Find what keeps telemetry from arriving, with a line that fixes each problem; exits with 1 if there is one.
 
-    With a command the app is imported as its server would; no server is started.
+    With a command, the app is imported as its server would do; no server is started.
     """
     from otel_mcp.cli.doctor import examine
 

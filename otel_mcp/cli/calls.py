@@ -1,4 +1,4 @@
-"""One call of a session, as `show` and `tail` write it."""
+"""Columns for one call of a session, in `show` and `tail`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VERDICTS: Final = {"wrong": "yellow", "failed": "red", "cancelled": "dim", "refu
 
 
 def offset(seconds: float) -> str:
-    """Write for people how long after its beginning something happened in a session."""
+    """Format the time since the session began: ``+4.2 s``, ``+3m07s``, ``+1h02m03s``."""
     if seconds < 100:
         return f"+{seconds:.1f} s"
     whole = int(seconds)
@@ -21,8 +21,8 @@ def offset(seconds: float) -> str:
     return f"+{hours}h{minutes:02}m{whole % 60:02}s" if hours else f"+{minutes}m{whole % 60:02}s"
 
 
-def course(call: Call) -> list[str]:
-    """Note for people what a call took besides one answer: rounds of input, a task."""
+def progress(call: Call) -> list[str]:
+    """Return notes on a call that took several rounds, waits for input, or became a task."""
     notes: list[str] = []
     if call.rounds > 1:
         minutes, seconds = divmod(round(call.input_wait), 60)
@@ -41,14 +41,13 @@ class Line:
 
     document: Document
     call: Call
-    at: float = 0.0
+    offset: float = 0.0
     """Seconds from the beginning of the session."""
     notes: list[str] = field(default_factory=list[str])
-    """What is worth knowing of it; clean."""
+    """Remarks on the call; clean."""
     before: list[str] = field(default_factory=list[str])
-    """What happened between the call before it and this one; clean."""
+    """Events between the previous call and this one; clean."""
     trace_url: str | None = None
-    """Where its trace is."""
 
 
 TOOL: Final = Field[Line]("TOOL", lambda line: line.call.tool, "tool", least=12, style="bold")
@@ -62,14 +61,14 @@ SIZE: Final = Field[Line](
     "SIZE", lambda line: line.call.size, "bytes", lambda line: size(line.call.size), is_number=True
 )
 TRACE: Final = Field[Line]("TRACE", lambda line: line.call.trace_id, "trace_id", show=lambda _: "")
-"""For programs."""
+"""In a pipe and in JSON only."""
 NOTES: Final = Field[Line]("NOTES", lambda line: line.notes, "notes", lambda line: ", ".join(line.notes))
 FIELDS: Final[tuple[Field[Line], ...]] = (
-    Field("AT", lambda line: f"{line.at:.3f}", show=lambda line: offset(line.at), is_number=True),
+    Field("AT", lambda line: f"{line.offset:.3f}", show=lambda line: offset(line.offset), is_number=True),
     *(TOOL, RESULT, TOOK, SIZE),
 )
-"""What people see of a call; notes stand behind it."""
-OF_CALL: Final[tuple[Field[Line], ...]] = (
+"""Columns of a call for people, who see its notes after them."""
+JSON_FIELDS: Final[tuple[Field[Line], ...]] = (
     Field("", lambda line: moment(line.call.started), "started_at"),
     Field("", lambda line: line.call.failure, "failure"),
     Field("", lambda line: line.call.digest, "arguments_digest"),
@@ -80,15 +79,15 @@ OF_CALL: Final[tuple[Field[Line], ...]] = (
     Field("", lambda line: round(line.call.input_wait, 3), "input_wait"),
     Field("", lambda line: line.call.waiting is not None, "waiting"),
 )
-"""What programs get of every call in addition."""
-WHOLE: Final[tuple[Field[Line], ...]] = (
+"""Further keys of a call in JSON."""
+ALL_FIELDS: Final[tuple[Field[Line], ...]] = (
     *FIELDS,
     NOTES,
     Field("BETWEEN", lambda line: line.before, "before"),
     TRACE,
-    *OF_CALL,
-    Field("", lambda line: round(line.at, 3), "offset"),
+    *JSON_FIELDS,
+    Field("", lambda line: round(line.offset, 3), "offset"),
     Field("", lambda line: line.call.request_id, "request_id"),
     Field("", lambda line: line.trace_url, "trace_url"),
 )
-"""All that is known of a call of a story."""
+"""Everything that ``otel-mcp show`` gives a program about a call."""

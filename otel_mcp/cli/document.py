@@ -1,6 +1,6 @@
-"""A session document as the command line reads it: whatever can be read of one, of any version.
+"""Read session documents of any version, as far as they can be read.
 
-Not by the model of the package, which refuses a document where one field has a value that it does not know.
+The package's own model is not used: it rejects a whole document for one unknown value.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ LIVE: Final = "live"
 PROBE: Final = "probe"
 CUT: Final = "cut"
 STRUGGLES: Final = frozenset({"looped", "retry_storm", "ping_pong", "gave_up"})
-"""Outcomes, and findings while a session runs."""
+"""Outcomes and findings of sessions that went in circles or gave up."""
 _WRONG: Final = frozenset({"unknown_tool", "invalid_arguments", "-32700", "-32600", "-32601", "-32602", "-32002"})
-"""The caller's fault: failures, and error codes of documents without `failure`."""
-_NEITHER: Final = frozenset({"cancelled", "refused"})
+"""Failures that are the caller's fault, and error codes of documents without `failure`."""
+_NOBODYS_FAULT: Final = frozenset({"cancelled", "refused"})
 
 
 @dataclass(slots=True)
@@ -30,10 +30,11 @@ class Call:
 
     tool: str
     started: float
-    """0 = not known."""
+    """0 = unknown."""
     duration: float
+    """Seconds, without `input_wait`."""
     failure: str | None
-    """``unknown_tool``, ``tool``...; ``None`` = it worked."""
+    """``unknown_tool``, ``tool``...; ``None`` = the call succeeded."""
     verdict: str
     """``ok``, ``wrong`` (the caller's fault), ``failed`` (the server's), or ``cancelled``, ``refused``."""
     size: int | None
@@ -44,23 +45,23 @@ class Call:
     span_id: str | None
     request_id: str | int | None
     replica: str | None
-    """The process that served it, where the document names it."""
+    """The process that served the call, if the document names it."""
     task: str | None = None
-    """Keyed hash of the task that it has begun."""
+    """Keyed hash of the task that the call began."""
     rounds: int = 1
-    """Requests that it took, since it asked for input."""
+    """Requests that the call took; more than one if it asked for input."""
     input_wait: float = 0.0
-    """Seconds that it waited for that; `duration` is without them."""
+    """Seconds that the call waited for input."""
     waiting: str | None = None
-    """There while it waits for input that nobody has brought."""
+    """Set while the call waits for input."""
 
     @property
     def end(self) -> float:
-        """When it was done."""
+        """When the call was answered."""
         return self.started + self.duration + self.input_wait
 
     def record(self) -> CallRecord:
-        """Return what of it counts for how the session went."""
+        """Return the record by which `model.verdict` judges the session."""
         record = CallRecord(self.tool, self.request_id, self.started, self.duration)
         record.failure, record.result_bytes, record.arguments_digest = self.failure, self.size, self.digest
         record.input_wait, record.waiting = self.input_wait, self.waiting
@@ -68,7 +69,7 @@ class Call:
 
 
 class Cut(NamedTuple):
-    """A session was interrupted: its client was answered that there is no such session."""
+    """An interruption: the server answered the client that it does not know the session."""
 
     at: float
     cause: str
@@ -76,14 +77,14 @@ class Cut(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """What a model said of a session, asked by the observer agent."""
+    """Advice that the observer agent got from a model."""
 
     problem: str
     """``looped``..."""
     cause: str
     change: str
     tool: str | None
-    """Of which `change` is to be made."""
+    """The tool to change."""
     confidence: str
     model: str
 
@@ -104,36 +105,36 @@ class Document:
     session_id: str
     service: str | None
     facts: dict[str, str | None]
-    """What is known of client and session, under the names of the document."""
+    """Facts of the session under their names in the document."""
     created: float | None
     last_activity: float | None
     ended_at: float | None
     ended_by: str | None
-    """Why it ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
+    """Why the session ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
     outcome: str | None
-    """How it went, ``live`` while it runs; ``None`` = it has ended, and nobody has reported it yet."""
+    """How the session went; ``live`` while it runs; ``None`` = ended, but not reported yet."""
     is_probe: bool
-    """A monitor or a registry, by its name or by how it went."""
+    """Whether the client is a monitor or a registry."""
     call_count: int
-    """All calls; `calls` are the newest of them."""
+    """Number of all calls; `calls` has the newest."""
     error_count: int
     request_count: int
     context_bytes: int = 0
-    """Bytes that the model was given; 0 where the document does not have that."""
+    """Bytes given to the model; 0 = unknown."""
     catalogue_bytes: int = 0
-    """Those of the list of tools among them."""
+    """The part of `context_bytes` that is the list of tools."""
     calls: list[Call] = field(default_factory=list[Call])
     """Oldest first."""
     findings: list[str] = field(default_factory=list[str])
-    """What was wrong with it while it ran: ``looped``..."""
+    """Patterns found while the session ran: ``looped``..."""
     cut: Cut | None = None
-    """The newest one."""
+    """The newest interruption."""
     advice: list[Advice] = field(default_factory=list[Advice])
     caller: str | None = None
-    """First digits of the keyed hash of its user: enough to tell users apart; not part of the document."""
+    """First digits of the keyed hash of the user; not part of the document."""
 
     def count(self, verdict: str) -> int:
-        """Kept calls that ended so."""
+        """Count the calls in the document with this verdict."""
         return sum(call.verdict == verdict for call in self.calls)
 
     @property
@@ -144,28 +145,28 @@ class Document:
 
     @property
     def is_cut(self) -> bool:
-        """It was interrupted, and its client has not come back since."""
+        """Whether the session was interrupted and its client has not come back."""
         newest = max((call.started for call in self.calls), default=0.0)
         return self.cut is not None and self.ended_by != "replaced" and newest < self.cut.at
 
     @property
     def marks(self) -> list[str]:
-        """What was found in it, and whether it is cut, besides its outcome."""
+        """Findings other than the outcome, and ``cut``."""
         return [*([CUT] if self.is_cut else []), *(each for each in self.findings if each != self.outcome)]
 
     @property
     def state(self) -> str:
-        """How it went, with its marks; empty where nothing is known."""
+        """Outcome and marks, separated by commas; empty if there are none."""
         return ", ".join([*([self.outcome] if self.outcome else []), *self.marks])
 
     @property
     def struggled(self) -> bool:
-        """Its client went in circles, or gave up."""
+        """Whether the client went in circles or gave up."""
         return bool(self.findings) or self.outcome in STRUGGLES
 
     @property
     def is_partial(self) -> bool:
-        """Older calls are no longer in the document."""
+        """Whether the document lacks older calls."""
         return self.call_count > len(self.calls)
 
     @property
@@ -175,40 +176,40 @@ class Document:
 
 
 def parse(raw: object) -> Document | None:
-    """Parse the session in a value of Redis; ``None`` where no id can be found in it."""
+    """Parse the session in a value of Redis; ``None`` if it has no session id."""
     if not isinstance(raw, bytes):
         return None
     try:
-        known = _dict(json.loads(raw.decode("utf-8", "replace")))
+        fields = _dict(json.loads(raw.decode("utf-8", "replace")))
     except (ValueError, RecursionError):
         return None
-    session_id = _text(known.get("session_id"))
+    session_id = _text(fields.get("session_id"))
     if session_id is None:
         return None
-    calls = [call for item in _list(known.get("tool_calls")) if (call := _call(_dict(item))) is not None]
-    ended = _dict(known.get("ended"))
+    calls = [call for item in _list(fields.get("tool_calls")) if (call := _call(_dict(item))) is not None]
+    ended = _dict(fields.get("ended"))
     reason = _text(ended.get("reason"))
-    outcome = _text(known.get("outcome"))
-    cut = _dict(known.get("interrupted"))
+    outcome = _text(fields.get("outcome"))
+    cut = _dict(fields.get("interrupted"))
     cut_at = _instant(cut.get("at"))
     return Document(
         session_id=session_id,
-        service=_text(known.get("service")),
-        facts={fact.name: _text(known.get(fact.name)) for fact in FACTS},
-        created=_instant(known.get("created_at")),
-        last_activity=_instant(known.get("last_activity")),
+        service=_text(fields.get("service")),
+        facts={fact.name: _text(fields.get(fact.name)) for fact in FACTS},
+        created=_instant(fields.get("created_at")),
+        last_activity=_instant(fields.get("last_activity")),
         ended_at=_instant(ended.get("at")),
         ended_by=reason,
         outcome=outcome or (None if reason else LIVE),
-        is_probe=outcome == PROBE or _text(known.get("synthetic_type")) is not None,
-        call_count=max(int(_number(known.get("tool_call_count"))), len(calls)),
-        error_count=int(_number(known.get("error_count"))),
-        request_count=int(_number(known.get("request_count"))),
-        context_bytes=int(_number(known.get("context_bytes"))),
-        catalogue_bytes=int(_number(known.get("catalogue_bytes"))),
+        is_probe=outcome == PROBE or _text(fields.get("synthetic_type")) is not None,
+        call_count=max(int(_number(fields.get("tool_call_count"))), len(calls)),
+        error_count=int(_number(fields.get("error_count"))),
+        request_count=int(_number(fields.get("request_count"))),
+        context_bytes=int(_number(fields.get("context_bytes"))),
+        catalogue_bytes=int(_number(fields.get("catalogue_bytes"))),
         calls=calls,
-        findings=[each for each in _list(known.get("findings")) if isinstance(each, str)],
-        advice=list(_advice(_dict(_dict(known.get("attributes")).get(ADVICE)))),
+        findings=[each for each in _list(fields.get("findings")) if isinstance(each, str)],
+        advice=list(_advice(_dict(_dict(fields.get("attributes")).get(ADVICE)))),
         cut=Cut(cut_at, _text(cut.get("cause")) or "unknown") if cut_at else None,
     )
 
@@ -223,7 +224,7 @@ def _advice(problems: dict[str, Any]) -> Iterator[Advice]:
 
 
 def open_calls(raw: object) -> list[Open]:
-    """Parse what one process has in flight, as it stands in a hash of Redis."""
+    """Parse the calls that one process has in flight, from a value of the hash ``in_flight``."""
     try:
         known = json.loads(raw.partition(b" ")[2]) if isinstance(raw, bytes) else None
     except (ValueError, RecursionError):
@@ -263,9 +264,9 @@ def _call(fields: dict[str, Any]) -> Call | None:
 
 
 def _verdict(failure: str | None) -> str:
-    if failure is None or failure in _NEITHER:
+    if failure is None or failure in _NOBODYS_FAULT:
         return failure or "ok"
-    # A failure that only later versions know is one of the server.
+    # Failures that only later versions know count as the server's.
     return "wrong" if failure in _WRONG else "failed"
 
 
@@ -282,7 +283,7 @@ def _text(value: object) -> str | None:
 
 
 def _hex(value: object, digits: int) -> str | None:
-    """Return an id of OpenTelemetry if it is one: it becomes part of a URL."""
+    """Return a trace or span id if it is well-formed: it becomes part of a URL."""
     is_id = isinstance(value, str) and len(value) == digits and value.isascii() and value.isalnum()
     return cast(str, value) if is_id else None
 

@@ -1,8 +1,8 @@
-"""``otel-mcp tail`` and ``top``: calls as replicas write them, all of them since the last look.
+"""``otel-mcp tail`` and ``top``: poll Redis for the calls that replicas have written since the last look.
 
-The index holds when the time of each session is over, which is its limit of silence after its last activity. So recent
-activity is one span of the index for each limit, however many sessions there are. A session that a client closes lies
-far below until its end is reported; one that was followed is read once more when it has left its span.
+The index orders sessions by deadline: last activity plus the idle limit of the session. So for each idle limit, the
+recently active sessions are one range of scores, however many sessions there are. A session that its client closes has
+a negative score until its end is reported; a session that has left its range is read once more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal, NamedTuple
 
 from otel_mcp.cli import rows
-from otel_mcp.cli.calls import NOTES, OF_CALL, RESULT, SIZE, TOOK, TOOL, TRACE, Line, course
+from otel_mcp.cli.calls import JSON_FIELDS, NOTES, RESULT, SIZE, TOOK, TOOL, TRACE, Line, progress
 from otel_mcp.cli.document import Call, Document, Open
 from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, OUTCOME, SESSION, WRONG, Query
 from otel_mcp.cli.rows import Field, moment, plain
@@ -27,33 +27,33 @@ from otel_mcp.store.redis.codec import CLAIMS
 
 TailFormat = Literal["table", "tsv", "jsonl"]
 SLACK: Final = 60.0
-"""Seconds that replicas may be behind, and clocks apart."""
-_MEMBERS: Final = 5_000
-"""Sessions of each limit that one look considers, at most."""
-_DOCUMENTS: Final = 1_000
-"""Sessions that one look reads, at most; of those that were active last."""
-_KNOWN: Final = 20_000
+"""Seconds allowed for late writes of replicas and for clocks that differ."""
+_MAX_MEMBERS: Final = 5_000
+"""Sessions that one look finds in the range of one idle limit."""
+_MAX_DOCUMENTS: Final = 1_000
+"""Documents that one look reads, most recently active sessions first."""
+_MAX_KNOWN: Final = 20_000
 """Sessions that are remembered."""
-_LIMITS: Final = 8
-"""Limits of silence that are looked for, at most."""
-_ENDED: Final = 20_000
-"""Sessions among which those that have ended are looked for at first."""
-_SAMPLE: Final = 50
-"""Sessions from which limits are learned at first."""
+_MAX_LIMITS: Final = 8
+"""Idle limits that are told apart."""
+_MAX_SCANNED: Final = 20_000
+"""Sessions that the first look scans for ended ones."""
+_SAMPLE_SIZE: Final = 50
+"""Sessions from which the first look learns idle limits."""
 _TAIL_PAUSE: Final = 0.5
 _TOP_PAUSE: Final = 1.0
 """Seconds between two looks."""
-_SPAN: Final = 300.0
-"""Seconds that the screen of ``top`` is about."""
-_RATE: Final = 60.0
-"""Seconds over which its rates are taken."""
-_CALLS: Final = 50_000
-"""Calls that it holds, at most."""
+_TOP_SPAN: Final = 300.0
+"""Seconds of calls that ``top`` shows."""
+_RATE_SPAN: Final = 60.0
+"""Seconds over which ``top`` computes rates."""
+_MAX_CALLS: Final = 50_000
+"""Calls that ``top`` holds."""
 _PALETTE: Final = ("cyan", "green", "yellow", "blue", "magenta", "bold cyan", "bold green", "bold blue", "bold magenta")
 
 
 class _Known(NamedTuple):
-    """What is remembered of a session."""
+    """The state of a session at the last look."""
 
     score: float
     calls: int
@@ -67,71 +67,71 @@ def answered(line: Line) -> float:
 
 
 class Follower:
-    """Finds the calls that have landed since it looked last."""
+    """Finds the calls that were written since its last look."""
 
     def __init__(self, reader: Reader, settings: Settings, since: float = 0.0, *, ended: bool = False) -> None:
-        """Begin `since` seconds before now: the first look finds calls from then on, by a scan of `ended` ones too."""
+        """Begin `since` seconds ago; with `ended`, the first look scans for ended sessions, too."""
         self._reader, self._ended = reader, ended
         self._begin = time.time() - since
         self._looked: float | None = None
         self._limits = [settings.session_ttl, settings.session_idle_gap]
         self._sessions: dict[str, _Known] = {}
         self._active = set[str]()
-        """Sessions that the last look found in a span, or left to the next."""
+        """Sessions that the last look found in a range, or left to the next look."""
         self.missed = 0
-        """Calls that are known to have landed, and were not seen: there were too many at once."""
+        """Calls that were written but not seen, because too many came at once."""
 
     async def look(self) -> list[Line]:
-        """Return the calls that have landed since the last look, in the order in which they were answered."""
+        """Return the calls written since the last look, in the order of their answers."""
         now = time.time()
         if self._looked is None:
-            await self._learn(dict(await self._reader.sample(_SAMPLE)))
+            await self._learn(dict(await self._reader.sample(_SAMPLE_SIZE)))
         oldest = (self._begin if self._looked is None else self._looked) - SLACK
-        spans = [(oldest + limit, now + limit + SLACK) for limit in self._limits]
-        spans.append((float("-inf"), -CLAIMS / 2))
-        members = {member.session_id: member for member in await self._reader.active(spans, _MEMBERS)}
+        ranges = [(oldest + limit, now + limit + SLACK) for limit in self._limits]
+        ranges.append((float("-inf"), -CLAIMS / 2))
+        members = {member.session_id: member for member in await self._reader.active(ranges, _MAX_MEMBERS)}
         known = self._sessions
         moved = [each for name, each in members.items() if name not in known or known[name].score != each.score]
         moved.sort(key=lambda member: member.score, reverse=True)
         moved += [Member(name, known[name].score) for name in self._active - members.keys() if name in known]
-        scores = dict(moved[:_DOCUMENTS])
+        scores = dict(moved[:_MAX_DOCUMENTS])
         documents = await self._learn(scores)
         if self._ended:
-            found = await self._reader.scan("", _ENDED, is_of_any=False)
+            found = await self._reader.scan("", _MAX_SCANNED, is_of_any=False)
             documents += [each for each in found if each.ended_by is not None]
             self._ended = False
-        landed: list[Line] = []
+        lines: list[Line] = []
         for document in documents:
-            calls = self._news(document, scores.get(document.session_id, 0.0), oldest)
-            landed += [Line(document, call, notes=course(call)) for call in calls]
-        self._active = members.keys() | {member.session_id for member in moved[_DOCUMENTS:]}
-        if len(moved) <= _DOCUMENTS:  # Else the next look goes on with the rest.
+            calls = self._new_calls(document, scores.get(document.session_id, 0.0), oldest)
+            lines += [Line(document, call, notes=progress(call)) for call in calls]
+        self._active = members.keys() | {member.session_id for member in moved[_MAX_DOCUMENTS:]}
+        if len(moved) <= _MAX_DOCUMENTS:  # Otherwise the next look continues with the rest.
             self._looked = now
-        while len(known) > _KNOWN:
+        while len(known) > _MAX_KNOWN:
             del known[next(iter(known))]
-        return sorted(landed, key=answered)
+        return sorted(lines, key=answered)
 
     async def _learn(self, scores: dict[str, float]) -> list[Document]:
-        """Read the documents of sessions with these scores; note limits that were not known."""
+        """Read the documents of these sessions; learn new idle limits from their scores."""
         documents = [each for each in await self._reader.documents(scores) if each.session_id in scores]
         for document in documents:
             limit = scores[document.session_id] - (document.last_activity or 0)
             is_known = any(abs(limit - known) < SLACK / 2 for known in self._limits)
-            if not is_known and 0 < limit < 1e9 and document.ended_by is None and len(self._limits) < _LIMITS:
+            if not is_known and 0 < limit < 1e9 and document.ended_by is None and len(self._limits) < _MAX_LIMITS:
                 self._limits.append(limit)
         return documents
 
-    def _news(self, document: Document, score: float, oldest: float) -> list[Call]:
-        """Return the calls of a session that the last look has not seen; one that has gone on has moved to the end."""
+    def _new_calls(self, document: Document, score: float, oldest: float) -> list[Call]:
+        """Return the calls of a session that no earlier look has seen."""
         known = self._sessions.pop(document.session_id, None)
         newest = max((call.started for call in document.calls), default=0.0)
         self._sessions[document.session_id] = _Known(score, document.call_count, newest)
         if known is None:
-            # One that was forgotten has been silent for long: what is older has been seen, or is too old.
+            # New, or forgotten after a long silence: then an earlier look has seen the calls before `oldest`.
             begin = self._begin if self._looked is None else max(self._begin, oldest)
             return [call for call in document.calls if call.end >= begin]
         if document.call_count < known.calls:
-            # Redis has lost it, or another one has begun under its id.
+            # Redis lost the session, or another one began under its id.
             return [call for call in document.calls if call.started > known.newest]
         new = document.call_count - known.calls
         fresh = [call for call in document.calls if call.rounds == 1 or call.started > known.newest]
@@ -171,9 +171,9 @@ FIELDS: Final[tuple[Field[Line], ...]] = (
     Field("", lambda line: line.document.service, "service"),
     Field("", lambda line: line.document.facts["client_name"], "client_name"),
     Field("", lambda line: line.document.facts["client_version"], "client_version"),
-    *OF_CALL,
+    *JSON_FIELDS,
 )
-"""What is shown of a call as it lands."""
+"""Columns of ``tail``."""
 
 
 def tail(
@@ -185,7 +185,7 @@ def tail(
     errors: bool,
     form: TailFormat | None,
 ) -> None:
-    """Write calls as they land, until `limit` of them are written; the tool of `query` may be a pattern."""
+    """Write calls as they finish, at most `limit`; the tool of `query` may be a pattern."""
     settings = configured(redis_url)
 
     def wants(line: Line) -> bool:
@@ -197,15 +197,15 @@ def tail(
         async with Reader.find(settings, query.service) as reader:
             follower = Follower(reader, settings, since, ended=since > 0)
             left, missed = limit, 0
-            async for landed in repeat(follower.look, _TAIL_PAUSE, settings):
-                for each in filter(wants, landed):
+            async for lines in repeat(follower.look, _TAIL_PAUSE, settings):
+                for each in filter(wants, lines):
                     terminal.data(rows.line(terminal, each, FIELDS, form, "call"))
                     if left is not None and (left := left - 1) <= 0:
                         terminal.flush()
                         return
                 terminal.flush()
                 if more := follower.missed - missed:
-                    terminal.say(f"otel-mcp: too many calls came at once, {counted(more, 'call')} missing here")
+                    terminal.say(f"otel-mcp: too many calls at once, {counted(more, 'call')} not shown")
                     missed = follower.missed
 
     run(follow(), settings)
@@ -216,40 +216,40 @@ _BUSY: Final[tuple[Field[Document], ...]] = (
     Field("CALLS/5M", lambda each: each.call_count, is_number=True),
     *(WRONG, FAILED, LAST_TOOL, OUTCOME),
 )
-"""What ``top`` shows of a session, of which it holds the recent calls only."""
+"""Columns of ``top`` for a session with its recent calls."""
 _OPEN: Final[tuple[Field[Open], ...]] = (
     Field("IN FLIGHT", lambda each: each.tool),
     Field("FOR", lambda each: rows.age(time.time() - each.started)),
     Field("SESSION", lambda each: each.session_id, style="bold"),
     Field("PROCESS", lambda each: each.replica, least=12, leaves=1),
 )
-"""What ``top`` shows of the calls that have been in flight for long."""
-_MOST_OPEN: Final = 5
+"""Columns of ``top`` for a call that has been in flight for long."""
+_MAX_OPEN: Final = 5
 
 
 class Recent:
-    """The calls of the last minutes."""
+    """The calls of the last five minutes."""
 
     def __init__(self) -> None:
-        self._landed: deque[Line] = deque(maxlen=_CALLS)
+        self._calls: deque[Line] = deque(maxlen=_MAX_CALLS)
         self.open: list[Open] = []
         """Calls that have been in flight for long, the oldest first."""
 
-    def add(self, landed: list[Line], now: float) -> None:
-        """Add what has landed, and drop what is too old."""
-        self._landed.extend(landed)
-        while self._landed and answered(self._landed[0]) < now - _SPAN:
-            self._landed.popleft()
+    def add(self, calls: list[Line], now: float) -> None:
+        """Add calls, and drop old ones."""
+        self._calls.extend(calls)
+        while self._calls and answered(self._calls[0]) < now - _TOP_SPAN:
+            self._calls.popleft()
 
     def lines(self, terminal: Terminal, title: str, now: float, height: int) -> list[str]:
         """Draw the screen: the oldest calls in flight, if any, then the busiest sessions, then the tools."""
-        newest = [line for line in self._landed if answered(line) >= now - _RATE]
-        parts = [title, f"{len(newest) / _RATE:.1f} calls/s"]
+        newest = [line for line in self._calls if answered(line) >= now - _RATE_SPAN]
+        parts = [title, f"{len(newest) / _RATE_SPAN:.1f} calls/s"]
         for verdict in ("wrong", "failed"):
             count = sum(line.call.verdict == verdict for line in newest)
             parts.append(f"{100 * count / max(len(newest), 1):.0f} % {verdict}")
         sessions: dict[str, list[Line]] = {}
-        for line in self._landed:
+        for line in self._calls:
             sessions.setdefault(line.document.session_id, []).append(line)
         busiest = [
             replace(
@@ -261,9 +261,9 @@ class Recent:
             for recent in sessions.values()
         ]
         busiest.sort(key=lambda each: (-each.call_count, -(each.last_activity or 0)))
-        tools = gather(line.call for line in self._landed)
-        hanging = [*rows.lines(terminal, self.open[:_MOST_OPEN], _OPEN), ""] if self.open else []
-        room = max(height - 5 - len(hanging), 2)  # Besides the title, two headers and two empty lines.
+        tools = gather(line.call for line in self._calls)
+        hanging = [*rows.lines(terminal, self.open[:_MAX_OPEN], _OPEN), ""] if self.open else []
+        room = max(height - 5 - len(hanging), 2)  # The title, two headers and two empty lines take five.
         shown = min(len(tools), room // 2)
         above = rows.lines(terminal, busiest[: room - shown], _BUSY)
         below = rows.lines(terminal, tools[:shown], CALLED_FIELDS)
@@ -271,7 +271,7 @@ class Recent:
 
 
 def top(terminal: Terminal, redis_url: str | None, service: str | None) -> None:
-    """Draw the screen again and again."""
+    """Redraw the screen every second."""
     if not terminal.is_interactive:
         raise Failure(Code.USAGE, "top needs a terminal", "in a pipe: otel-mcp tail, or otel-mcp tools")
     settings = configured(redis_url)
@@ -279,21 +279,21 @@ def top(terminal: Terminal, redis_url: str | None, service: str | None) -> None:
 
     async def follow() -> None:
         async with Reader.find(settings, service) as reader:
-            follower, recent = Follower(reader, settings, _SPAN), Recent()
+            follower, recent = Follower(reader, settings, _TOP_SPAN), Recent()
 
             async def look() -> tuple[list[Line], int]:
                 recent.open = await reader.in_flight()
-                landed = await follower.look()
-                await reader.add_callers(list({line.document.session_id: line.document for line in landed}.values()))
-                return landed, (await reader.index(1))[1]
+                calls = await follower.look()
+                await reader.add_callers(list({line.document.session_id: line.document for line in calls}.values()))
+                return calls, (await reader.index(1))[1]
 
-            rounds = repeat(look, _TOP_PAUSE, settings)
-            landed, live = await anext(rounds)  # Where Redis cannot be used at first, the screen stays as it is.
+            looks = repeat(look, _TOP_PAUSE, settings)
+            calls, live = await anext(looks)  # Before the screen is taken: Redis may be unusable.
             with terminal.screen() as draw:
                 while True:
                     now = time.time()
-                    recent.add(landed, now)
+                    recent.add(calls, now)
                     draw(recent.lines(terminal, f"{title}   {counted(live, 'live session')}", now, terminal.height))
-                    landed, live = await anext(rounds)
+                    calls, live = await anext(looks)
 
     run(follow(), settings)

@@ -1,4 +1,4 @@
-"""``otel-mcp sessions``: the newest sessions, a line each."""
+"""``otel-mcp sessions``: list the newest sessions, one line each."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from otel_mcp.model.state import EndReason
 from otel_mcp.model.verdict import SessionOutcome
 
 SortBy = Literal["idle", "age", "calls", "wrong", "failed", "client"]
-_WINDOW: Final = 2_000
-"""Sessions among which those are looked for that are asked for."""
-SCANNED: Final = 100_000
-"""Sessions that are read, ended ones among them."""
-_KNOWN: Final = (LIVE, CUT, *get_args(SessionOutcome), *get_args(EndReason))
-"""What can be asked for as an outcome."""
-_PAUSE: Final = 2.0
+_MAX_SEARCHED: Final = 2_000
+"""Newest sessions that filters are applied to."""
+MAX_SCANNED: Final = 100_000
+"""Sessions that a scan reads."""
+_OUTCOMES: Final = (LIVE, CUT, *get_args(SessionOutcome), *get_args(EndReason))
+"""Values of ``--outcome``."""
+_WATCH_PAUSE: Final = 2.0
 """Seconds between two looks of ``--watch``."""
 _HOUR: Final = 3600.0
 _STYLES: Final = {LIVE: "green", "worked": "green", "corrected": "cyan", PROBE: "dim", "no_call": "dim"}
@@ -42,7 +42,7 @@ def _since(instant: float | None) -> int | None:
 
 
 def _tally(verdict: str, style: str) -> Field[Any]:
-    """Make a column that counts results; older calls are gone from the document, so `+` = that many or more."""
+    """Make a column that counts verdicts; ``+`` = at least that many, as the document lacks older calls."""
 
     def show(each: Any) -> str:
         return f"{each.count(verdict)}{'+' if each.is_partial else ''}"
@@ -99,12 +99,12 @@ FIELDS: Final[tuple[Field[Document], ...]] = (
     Field("", lambda each: each.error_count, "errors"),
     Field("", lambda each: each.request_count, "requests"),
 )
-"""What is shown of a session."""
+"""Columns and JSON keys of a session."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """Which sessions are asked for."""
+    """Which sessions to list."""
 
     service: str | None = None
     client: str | None = None
@@ -120,15 +120,15 @@ class Query:
 
     @property
     def scans(self) -> bool:
-        """Ended sessions are in no index."""
+        """Whether all keys must be scanned, since ended sessions are in no index."""
         return self.ended or self.outcome not in {None, LIVE}
 
     def is_of_client(self, document: Document) -> bool:
-        """Return whether the name of the client holds what is asked for."""
+        """Return whether the client's name contains the requested text."""
         return self.client is None or self.client.lower() in (document.facts["client_name"] or "").lower()
 
     def wants(self, document: Document) -> bool:
-        """Return whether a session is asked for, probes aside."""
+        """Return whether a session matches, whether probe or not."""
         return (
             self.is_of_client(document)
             and self.tenant in {None, document.facts["tenant"]}
@@ -138,28 +138,28 @@ class Query:
         )
 
     def hides(self, document: Document) -> bool:
-        """Return whether a session is a probe that nobody asked for."""
+        """Return whether a session is a probe and probes were not requested."""
         return document.is_probe and not self.probes and self.outcome != PROBE
 
 
 @dataclass
 class Found:
-    """What a query found."""
+    """The result of a query."""
 
     documents: list[Document]
     live: int
-    """Live sessions in all."""
+    """Number of all live sessions."""
     summary: str
-    """What the list leaves out."""
+    """How many were found, and what the list leaves out."""
 
 
 async def find(reader: Reader, query: Query) -> Found:
-    """Find the newest sessions that are asked for, by two commands to Redis, one or two MGET, and one for callers."""
-    members, live = await reader.index(max(_WINDOW, query.limit + 1))
+    """Find the newest matching sessions, with two commands to Redis, one or two MGET, and one for callers."""
+    members, live = await reader.index(max(_MAX_SEARCHED, query.limit + 1))
     ids = [member.session_id for member in members]
     if query.scans:
-        read, rest = await reader.scan("", SCANNED, is_of_any=False), []
-        is_cut = len(read) >= SCANNED
+        read, rest = await reader.scan("", MAX_SCANNED, is_of_any=False), []
+        is_cut = len(read) >= MAX_SCANNED
     else:
         read, rest = await reader.documents(ids[: query.limit]), ids[query.limit :]
         is_cut = live > len(members)
@@ -167,69 +167,65 @@ async def find(reader: Reader, query: Query) -> Found:
     if rest and (query != Query(query.service, limit=query.limit) or any(map(query.hides, wanted))):
         read += await reader.documents(rest)
         wanted = list(filter(query.wants, read))
-    kept = [document for document in wanted if not query.hides(document)]
-    # Marks of the index are not always in the order of the last activity.
-    kept.sort(key=_ORDERS["idle"])
-    kept.sort(key=_ORDERS[query.sort_by])
-    shown = kept[: query.limit]
+    visible = [document for document in wanted if not query.hides(document)]
+    # The index orders by deadline, which is not always the order of the last activity.
+    visible.sort(key=_ORDERS["idle"])
+    visible.sort(key=_ORDERS[query.sort_by])
+    shown = visible[: query.limit]
     await reader.add_callers(shown)
     parts = [f"{len(shown)} found" if query.scans else f"{len(shown)} of {live:,} live"]
     if query.scans and not shown:
-        parts.append("sessions that have ended stay for ten minutes")
+        parts.append("ended sessions are kept for ten minutes")
     recent = time.time() - _HOUR
-    if struggled := sum(each.struggled and (each.last_activity or 0) >= recent for each in kept):
+    if struggled := sum(each.struggled and (each.last_activity or 0) >= recent for each in visible):
         parts.append(f"{struggled} struggled in the last hour")
-    if hidden := len(wanted) - len(kept):
+    if hidden := len(wanted) - len(visible):
         parts.append(f"{counted(hidden, 'probe')} hidden: --probes")
-    if is_cut and len(kept) < query.limit:
-        parts.append(f"looked at the newest {len(read):,} only")
+    if is_cut and len(visible) < query.limit:
+        parts.append(f"searched only the newest {len(read):,}")
     return Found(shown, live, ", ".join(parts))
 
 
 def sessions(
     terminal: Terminal, redis_url: str | None, query: Query, form: Format | None, *, headers: bool, watch: bool
 ) -> None:
-    """List sessions, once or again and again.
+    """List sessions, once or until Ctrl-C.
 
     Raises:
-        Failure: the outcome is none.
+        Failure: there is no such outcome.
     """
-    if query.outcome not in {None, *_KNOWN}:
-        raise Failure(Code.USAGE, f"{clean(query.outcome, 64)} is no outcome", f"one of {', '.join(_KNOWN)}")
+    if query.outcome not in {None, *_OUTCOMES}:
+        raise Failure(Code.USAGE, f"{clean(query.outcome, 64)} is not an outcome", f"one of {', '.join(_OUTCOMES)}")
     settings = configured(redis_url)
 
     async def look() -> None:
         async with Reader.find(settings, query.service) as reader:
             if watch:
-                await _watch(terminal, form, repeat(lambda: find(reader, query), _PAUSE, settings))
+                await _watch(terminal, form, repeat(lambda: find(reader, query), _WATCH_PAUSE, settings))
                 return
             found = await find(reader, query)
         rows.write(terminal, found.documents, FIELDS, form, "session", headers=headers, live=found.live)
         terminal.say(found.summary)
         if not found.documents and query.service is None and not reader.is_of_all:
-            terminal.say(f"  these are the sessions of {settings.service_name!r}; of all services: --service '*'")
+            terminal.say(f"  only service {settings.service_name!r} was searched; for all services: --service '*'")
 
     run(look(), settings)
 
 
-async def _watch(terminal: Terminal, form: Format | None, rounds: AsyncIterator[Found]) -> None:
-    """Redraw the list on a terminal; in a pipe write the sessions that have changed."""
+async def _watch(terminal: Terminal, form: Format | None, looks: AsyncIterator[Found]) -> None:
+    """Redraw the list in a terminal; in a pipe, write the sessions that have changed."""
     is_table = form in {None, "table", "wide"}
     if terminal.is_interactive and is_table:
         with terminal.screen() as draw:
-            async for found in rounds:
+            async for found in looks:
                 table = rows.lines(terminal, found.documents, FIELDS, form)
                 draw([*table, terminal.paint(found.summary, "dim")])
         return
-    seen: dict[str, tuple[object, ...]] = {}
-    async for found in rounds:
+    seen: dict[str, tuple[float | None, str]] = {}
+    async for found in looks:
+        states = {each.session_id: (each.last_activity, each.state) for each in found.documents}
         for each in reversed(found.documents):
-            if seen.get(each.session_id) != _mark(each):
+            if seen.get(each.session_id) != states[each.session_id]:
                 terminal.data(rows.line(terminal, each, FIELDS, "tsv" if is_table else form, "session"))
-        seen = {each.session_id: _mark(each) for each in found.documents}
+        seen = states
         terminal.flush()
-
-
-def _mark(document: Document) -> tuple[object, ...]:
-    """Return what has changed where a session is to be written again."""
-    return document.last_activity, document.state

@@ -1,4 +1,4 @@
-"""Rows of anything, each field described once: tables for people, text between tabs for pipes, JSON, Markdown."""
+"""Write rows as a table, tab-separated values, JSON or Markdown, from one list of fields."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _GAP: Final = "  "
 
 @dataclass(frozen=True)
 class Field(Generic[Row]):
-    """One thing that rows have: a column, a key of JSON, or both."""
+    """A column of a table, a key in JSON, or both."""
 
     title: str
-    """Of the column; empty = it is in JSON only."""
+    """Title of the column; empty = JSON only."""
     value: Callable[[Row], Any]
-    """As programs get it."""
+    """Returns the value for programs."""
     key: str = ""
-    """Its name in JSON; empty = it is a column only."""
+    """Key in JSON; empty = column only."""
     show: Callable[[Row], str] | None = None
-    """The same for people, where that differs. Of strangers' text only what `clean` lets through."""
+    """Returns the text for people, clean; ``None`` = the same as for programs."""
     style: str | Callable[[Row], str | None] | None = None
     is_number: bool = False
     least: int = 0
-    """Columns to which it may be cut where the line is too long; 0 = it is never cut."""
+    """Width to which the column may shrink if the line is too long; 0 = it never shrinks."""
     leaves: int = 0
-    """It is left out where the line is too long even so: the highest number first; 0 = never."""
+    """Order in which columns are dropped if the line is still too long, the highest first; 0 = never."""
     is_wide: bool = False
-    """It is shown with ``-o wide`` only."""
+    """Only with ``-o wide``."""
     is_piped: bool = False
-    """In text between tabs it is always there."""
+    """Always there in tab-separated values."""
     short: Callable[[Row], str] | None = None
-    """The text for people where the whole does not fit; clean."""
+    """Returns a shorter text for people, clean, for when the whole one does not fit."""
 
     def shown(self, row: Row) -> str:
         """Return the text for people."""
@@ -55,7 +55,7 @@ Fields = Sequence[Field[Row]]
 
 
 def plain(value: object) -> str:
-    """Write a value as one word of text between tabs; a dash where there is none."""
+    """Format a value for tab-separated text; a dash = no value."""
     if isinstance(value, float):
         return f"{value:.6f}"
     if isinstance(value, list):
@@ -64,12 +64,12 @@ def plain(value: object) -> str:
 
 
 def as_json(row: Row, fields: Fields[Row]) -> dict[str, Any]:
-    """Make one row for programs."""
+    """Return one row as a JSON object."""
     return {field.key: field.value(row) for field in fields if field.key}
 
 
 def json_line(document: dict[str, Any]) -> str:
-    """Write one JSON document in one line; what strangers wrote is in ASCII and escaped."""
+    """Format JSON in one line of ASCII, with strangers' text escaped."""
     return json.dumps(document, separators=(",", ":"))
 
 
@@ -83,7 +83,7 @@ def write(
     headers: bool = True,
     **head: Any,
 ) -> None:
-    """Write rows in one of all forms; `kind` names one of them in the schema, `head` goes before them in JSON."""
+    """Write rows in any format; in JSON, `kind` names a row in the schema, and `head` precedes the rows."""
     if form == "json":
         found = [as_json(row, fields) for row in rows]
         terminal.data(json.dumps({"schema": f"otel-mcp/{kind}s/1", **head, f"{kind}s": found}, indent=2))
@@ -97,7 +97,7 @@ def write(
 
 
 def line(terminal: Terminal, row: Row, fields: Fields[Row], form: Format | None, kind: str) -> str:
-    """Write one row in a line of its own, without knowing the others."""
+    """Format one row by itself, without aligning it with others."""
     if form in {"json", "jsonl"}:
         return json_line({"schema": f"otel-mcp/{kind}/1", **as_json(row, fields)})
     if form == "name":
@@ -108,14 +108,14 @@ def line(terminal: Terminal, row: Row, fields: Fields[Row], form: Format | None,
 
 
 def is_plain(terminal: Terminal, form: str | None) -> bool:
-    """Return whether rows are tab-separated text: by default in a pipe."""
+    """Return whether to write tab-separated values, the default in a pipe."""
     return form == "tsv" or (form in {None, "wide"} and not terminal.is_interactive)
 
 
 def lines(
     terminal: Terminal, rows: Sequence[Row], fields: Fields[Row], form: Format | None = "table", *, headers: bool = True
 ) -> list[str]:
-    """Lay out the lines of a table, or of tab-separated text."""
+    """Lay out a table, or tab-separated values in a pipe."""
     piped = is_plain(terminal, form)
     chosen = [
         field for field in fields if field.title and (form == "wide" or not field.is_wide or (piped and field.is_piped))
@@ -128,14 +128,14 @@ def lines(
     result: list[str] = []
     for number in range(len(rows) + headers):
         parts: list[str] = []
-        for at in shown:
-            field = chosen[at]
-            text, is_row = texts[at][number], not headers or number > 0
-            if is_row and field.short is not None and cells(text) > widths[at]:
+        for column in shown:
+            field = chosen[column]
+            text, is_row = texts[column][number], not headers or number > 0
+            if is_row and field.short is not None and cells(text) > widths[column]:
                 text = field.short(rows[number - headers])
-            text = cut(text, widths[at])
-            space = " " * (widths[at] - cells(text))
-            text = space + text if field.is_number else text if at == shown[-1] else text + space
+            text = cut(text, widths[column])
+            space = " " * (widths[column] - cells(text))
+            text = space + text if field.is_number else text if column == shown[-1] else text + space
             parts.append(field.painted(terminal, rows[number - headers], text) if is_row else text)
         result.append(_GAP.join(parts))
     if headers:
@@ -144,21 +144,21 @@ def lines(
 
 
 def _fit(fields: Fields[Any], widths: list[int], width: int) -> list[int]:
-    """Choose the columns that are shown, and in `widths` how wide, so that no line is longer than `width`."""
+    """Drop columns and shrink `widths` until a line fits into `width`; return the indexes of the columns that stay."""
     shown = list(range(len(fields)))
-    least = [min(widths[at], field.least or widths[at]) for at, field in enumerate(fields)]
+    least = [min(each, field.least or each) for each, field in zip(widths, fields, strict=True)]
 
     def excess(sizes: Sequence[int]) -> int:
-        return sum(sizes[at] for at in shown) + len(_GAP) * (len(shown) - 1) - width
+        return sum(sizes[column] for column in shown) + len(_GAP) * (len(shown) - 1) - width
 
     while excess(least) > 0:
-        left_out = max(shown, key=lambda at: fields[at].leaves)
-        if not fields[left_out].leaves:
+        dropped = max(shown, key=lambda column: fields[column].leaves)
+        if not fields[dropped].leaves:
             break
-        shown.remove(left_out)
-    while excess(widths) > 0 and (wide := [at for at in shown if widths[at] > least[at]]):
-        # The widest one gives way first.
-        widths[max(wide, key=lambda at: widths[at])] -= 1
+        shown.remove(dropped)
+    while excess(widths) > 0 and (wide := [column for column in shown if widths[column] > least[column]]):
+        # The widest column shrinks first.
+        widths[max(wide, key=lambda column: widths[column])] -= 1
     return shown
 
 
@@ -181,7 +181,7 @@ def cut(text: str, width: int) -> str:
 
 
 def packed(parts: Sequence[str], between: str, width: int) -> list[str]:
-    """Put as many parts in a line as there is room for; none is cut."""
+    """Join parts into lines of at most `width`, without cutting a part."""
     rows: list[str] = []
     for part in parts:
         if rows and cells(rows[-1]) + cells(between) + cells(part) <= width:
@@ -192,19 +192,19 @@ def packed(parts: Sequence[str], between: str, width: int) -> list[str]:
 
 
 def code(text: str) -> str:
-    """Strangers' text in Markdown: in code only, where it cannot do anything."""
+    """Format strangers' text for Markdown: as code, so that no markup in it works."""
     return f"`{clean(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def markdown_row(row: Row, fields: Fields[Row], url: str | None) -> str:
-    """Write one row of a Markdown table; the second column is the link."""
+    """Format one row of a Markdown table; the second column carries the link."""
     texts = [field.shown(row) if field.is_number else code(field.shown(row) or NOTHING) for field in fields]
     texts[1] = f"[{texts[1]}](<{url}>)" if url else texts[1]
     return f"| {' | '.join('' if text == code(NOTHING) else text for text in texts)} |"
 
 
 def age(seconds: float | None) -> str:
-    """Write a span of time for people: ``3s``, ``14m``, ``2h``, ``3d``."""
+    """Format a duration in one unit: ``3s``, ``14m``, ``2h``, ``3d``."""
     if seconds is None:
         return NOTHING
     whole = max(int(seconds), 0)
@@ -215,7 +215,7 @@ def age(seconds: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write for people how long something took."""
+    """Format a duration: ``3.2 ms``, ``4.2 s``, ``3 min``, ``2 h``."""
     if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 120:
@@ -224,7 +224,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float | None) -> str:
-    """Write bytes for people."""
+    """Format a number of bytes: ``512 B``, ``1.2 kB``, ``3 MB``."""
     if count is None:
         return NOTHING
     for unit, one in (("MB", 1e6), ("kB", 1e3)):
@@ -234,7 +234,7 @@ def size(count: float | None) -> str:
 
 
 def moment(instant: float | None) -> str | None:
-    """Write an instant as ISO text in UTC."""
+    """Format Unix seconds as ISO 8601 in UTC."""
     if not instant:
         return None
     return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

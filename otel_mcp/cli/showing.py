@@ -1,4 +1,4 @@
-"""``otel-mcp show`` and ``rm``: one session, found by the beginning of its id; its story in every form, or its end."""
+"""``otel-mcp show`` and ``rm``: find one session by its id or the first characters of it; show or end it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import Final, Literal
 
 from otel_mcp.cli import listing, rows
-from otel_mcp.cli.calls import FIELDS, NOTES, WHOLE
+from otel_mcp.cli.calls import ALL_FIELDS, FIELDS, NOTES
 from otel_mcp.cli.document import Document
 from otel_mcp.cli.rows import cells, code, packed, plain
 from otel_mcp.cli.store import Reader, configured, run
@@ -21,11 +21,11 @@ from otel_mcp.cli.story import Story
 from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
 
 StoryFormat = Literal["table", "tsv", "json", "md", "html"]
-_WINDOW: Final = 2_000
-"""Sessions among which the one is looked for that continues another."""
-_LISTED: Final = 20
-"""Sessions that an ambiguous id may mean, as many as are listed."""
-_PAINT: Final = re.compile(r"\x1b(\[[0-9;]*m|\]8;[^\x1b]*\x1b\\)")
+_MAX_SEARCHED: Final = 2_000
+"""Newest sessions that are searched for a successor."""
+_MAX_CANDIDATES: Final = 20
+"""Sessions that are listed for an ambiguous id."""
+_ESCAPES: Final = re.compile(r"\x1b(\[[0-9;]*m|\]8;[^\x1b]*\x1b\\)")
 _PAGE: Final = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -41,29 +41,29 @@ _PAGE_WIDTH: Final = 120
 
 
 async def choose(reader: Reader, given: str) -> Document:
-    """Find the one session whose id is, or begins with, what was given.
+    """Find the one session whose id is `given` or begins with it.
 
     Raises:
-        Failure: there is none, or there are several.
+        Failure: no session matches, or several do.
     """
     if not given:
         raise Failure(Code.USAGE, "no id", "otel-mcp sessions -o name lists them")
-    found = await reader.documents([given]) or await reader.scan(given, _LISTED + 1, is_of_any=True)
+    found = await reader.documents([given]) or await reader.scan(given, _MAX_CANDIDATES + 1, is_of_any=True)
     if len(found) == 1:
         return found[0]
     shown = clean(given, 128)
     if not found:
-        hint = "otel-mcp sessions lists them; ended ones stay for ten minutes"
+        hint = "otel-mcp sessions lists them; ended ones are kept for ten minutes"
         raise Failure(Code.NOT_FOUND, f"no session {shown}", hint)
-    names = [f"{plain(each.session_id)}  {plain(each.client)}" for each in found[:_LISTED]]
-    more = ["..."] if len(found) > _LISTED else []
+    names = [f"{plain(each.session_id)}  {plain(each.client)}" for each in found[:_MAX_CANDIDATES]]
+    more = ["..."] if len(found) > _MAX_CANDIDATES else []
     raise Failure(Code.NOT_FOUND, f"several sessions begin with {shown}:", "\n  ".join([*names, *more]))
 
 
 async def _find_successor(reader: Reader, session_id: str) -> Document | None:
-    """Find the session that continues this one among the newest of its service."""
+    """Find the session that continues this one, among the newest of its service."""
     async with aclosing(reader):
-        members, _ = await reader.index(_WINDOW)
+        members, _ = await reader.index(_MAX_SEARCHED)
         found = await reader.documents(member.session_id for member in members)
     return next((each for each in found if each.facts["previous_id"] == session_id), None)
 
@@ -99,7 +99,7 @@ def show(
             "tokens_given": story.tokens,
             "continued_by": story.continued_by,
             "links": story.links,
-            "tool_calls": [rows.as_json(line, WHOLE) for line in story.lines],
+            "tool_calls": [rows.as_json(line, ALL_FIELDS) for line in story.lines],
             "after": story.after,
             "advice": [each._asdict() for each in story.document.advice],
         }
@@ -113,7 +113,7 @@ def show(
         for name, value in {**story.facts(), **story.links}.items():
             terminal.data(f"{name}\t{value}")
         terminal.data("--")
-        for text in rows.lines(terminal, story.lines, WHOLE, "tsv"):
+        for text in rows.lines(terminal, story.lines, ALL_FIELDS, "tsv"):
             terminal.data(text)
     else:
         for text in _table(terminal, story, headers=headers):
@@ -135,7 +135,7 @@ def _table(terminal: Terminal, story: Story, *, headers: bool = True, is_linked:
         yield from (terminal.paint(f"-- {text} --", "dim") for text in story.after)
         return
     table = rows.lines(terminal, story.lines, FIELDS, headers=headers)
-    indent = cells(_PAINT.sub("", table[0])) + 2
+    indent = cells(_ESCAPES.sub("", table[0])) + 2
     if headers:
         yield table.pop(0)
     for line, row in zip(story.lines, table, strict=True):
@@ -178,14 +178,12 @@ def _markdown(story: Story) -> Iterator[str]:
 
 
 def _html(story: Story) -> str:
-    """Write the story as one page that loads nothing: what a terminal shows, with its facts and links."""
+    """Write the story as one HTML page that loads nothing: the terminal's output, with facts and links."""
     from rich.console import Console
     from rich.text import Text
 
-    page, console = (
-        Terminal("always"),
-        Console(record=True, file=StringIO(), width=_PAGE_WIDTH, color_system="standard"),
-    )
+    page = Terminal("always")
+    console = Console(record=True, file=StringIO(), width=_PAGE_WIDTH, color_system="standard")
     page.width = _PAGE_WIDTH
     links = [f"\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\" for name, url in story.links.items()]
     facts = [f"{name}: {value}" for name, value in story.facts().items()]
@@ -196,16 +194,16 @@ def _html(story: Story) -> str:
 
 
 def remove(terminal: Terminal, redis_url: str | None, given: str, *, yes: bool) -> None:
-    """End the session for all replicas and remove its document; telemetry keeps what was reported of it.
+    """End the session for all replicas and remove its document; exported telemetry stays.
 
     Raises:
-        Failure: there is no such session, several, or nobody who could be asked.
+        Failure: no session matches, several do, or there is no terminal to ask for confirmation.
     """
     from otel_mcp.store.redis.store import RedisStore
 
     settings = configured(redis_url)
     if not yes and not sys.stdin.isatty():
-        raise Failure(Code.USAGE, "nobody is there to be asked", "--yes ends the session without asking")
+        raise Failure(Code.USAGE, "no terminal to ask for confirmation", "--yes ends the session without asking")
 
     async def look() -> Document:
         async with aclosing(Reader(settings)) as reader:
@@ -221,13 +219,13 @@ def remove(terminal: Terminal, redis_url: str | None, given: str, *, yes: bool) 
             raise Failure(Code.NOT_FOUND, "nothing was done")
 
     async def end() -> bool:
-        # Only the service that a session is of may end it.
+        # Only the session's own service may end it.
         service = document.service or settings.service_name
         async with aclosing(RedisStore(settings.model_copy(update={"service_name": service}))) as store:
             return await store.end(document.session_id)
 
     if not run(end(), settings):
-        raise Failure(Code.NOT_FOUND, f"the session {name} is gone, or is not ours")
+        raise Failure(Code.NOT_FOUND, f"session {name} is gone, or was not written by otel-mcp")
     terminal.data(name)
     terminal.flush()
-    terminal.say("ended; a replica reports it with its next sweep")
+    terminal.say("ended; a replica reports the end with its next sweep")

@@ -1,4 +1,4 @@
-"""Read sessions straight from Redis, opened as the server opens it, with few commands, taking part in nothing."""
+"""Read sessions from Redis, connected as the server connects, with few commands and without writing anything."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from otel_mcp.store.redis.client import connect, is_foreign, translated
 from otel_mcp.store.redis.codec import Keys
 
 T = TypeVar("T")
-CALLER: Final = 8
-"""Digits of the keyed hash of a user that are shown."""
+CALLER_DIGITS: Final = 8
+"""Digits of the keyed hash of a user that are shown: enough to tell users apart."""
 _URLS: Final = "redis://, rediss://, unix://, redis+sentinel://host:26379/mymaster or redis+cluster://host:6379"
 _UNNAMED: Final = "unknown_service"
-"""The name of a service where nobody gave one."""
-_SCANNED: Final = 10_000
-"""Keys that one SCAN looks at: some ms of the server."""
-_AT_ONCE: Final = 2_000
-"""Documents that one MGET brings: a list is one."""
-_BATCH: Final = 500
-"""The same while all keys are looked at."""
-_PATIENCE: Final = {"socket_timeout": 5.0, "socket_connect_timeout": 3.0}
-"""Seconds; a person waits longer than a server may."""
-_CALLERS: Final = """
+"""Name of a service without a configured name."""
+_KEYS_PER_SCAN: Final = 10_000
+"""Keys that one SCAN visits, which takes the server a few milliseconds."""
+_DOCUMENTS_PER_MGET: Final = 2_000
+_DOCUMENTS_PER_SCAN: Final = 500
+"""Documents that one MGET reads while all keys are scanned."""
+_TIMEOUTS: Final = {"socket_timeout": 5.0, "socket_connect_timeout": 3.0}
+"""Seconds; longer than a server's, since a person can wait."""
+_CALLERS_SCRIPT: Final = """
 local found = {}
-for at, key in ipairs(KEYS) do
+for index, key in ipairs(KEYS) do
   local user = redis.pcall('HGET', key, 'u')
-  found[at] = type(user) == 'string' and user
+  found[index] = type(user) == 'string' and user
 end
 return found
 """
+"""Lua: the user of each session."""
 
 
 class Member(NamedTuple):
@@ -48,22 +48,22 @@ class Member(NamedTuple):
 
     session_id: str
     score: float
-    """Unix seconds at which its time is over; negative where it waits to be taken out."""
+    """Deadline in Unix seconds; negative = closed, and waiting for its end to be reported."""
 
 
 class Connection:
-    """One client of Redis, Sentinel or Cluster, used by one loop."""
+    """One client of Redis, Sentinel or Cluster, used by one event loop."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
-        """Connect to nothing yet; `ValueError` = the URL cannot be used."""
-        # Without its name, which takes redis-py two commands.
+        """Make a client that connects later; raises `ValueError` for an unusable URL."""
+        # Without a client name, which costs two commands.
         nameless = {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
         self.client: Any = connect(settings.redis_url or "", **{**nameless, **options})
         self.is_cluster = urlsplit(settings.redis_url or "").scheme.endswith("+cluster")
-        """Keys lie on several nodes: no command is about keys of several slots."""
+        """Whether keys are spread over nodes: then no command may take keys of several slots."""
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run all in one round trip to each node; return the results, with an error in the place of its result."""
+        """Run all commands in one round trip to each node; errors stand in place of results."""
         with translated():
             if self.is_cluster:
                 return await self.client.run_all(commands)
@@ -73,7 +73,7 @@ class Connection:
             return await pipeline.execute(raise_on_error=False)
 
     async def run_all(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Run all; return the results, with an error only where a key holds what is not ours."""
+        """Run all commands; errors stand in place of results only for keys that hold others' data."""
         results = await self.send(commands)
         with translated():
             for result in results:
@@ -82,11 +82,11 @@ class Connection:
         return results
 
     async def scan(self, pattern: str, kind: str) -> AsyncIterator[str]:
-        """Yield every key that is like `pattern` and holds a `kind`; looks at all keys there are."""
+        """Yield every key that matches `pattern` and holds a `kind`; visits all keys of the server."""
         with translated():
             if self.is_cluster:
                 await self.client.initialize()
-            async for key in self.client.scan_iter(match=pattern, count=_SCANNED, _type=kind):
+            async for key in self.client.scan_iter(match=pattern, count=_KEYS_PER_SCAN, _type=kind):
                 yield key.decode("utf-8", "replace")
 
 
@@ -94,7 +94,7 @@ class Reader:
     """Reads the sessions of one service, or of those whose names match a pattern with ``*``."""
 
     def __init__(self, settings: Settings, service: str | None = None) -> None:
-        """Connect to nothing yet.
+        """Make a reader that connects later.
 
         Raises:
             Failure: the URL cannot be used.
@@ -104,14 +104,15 @@ class Reader:
         self._keys = Keys(self._prefix, self._service)
         self._indexes: list[str] | None = None if "*" in self._service else [self._keys.deadlines]
         try:
-            self._redis = Connection(settings, **_PATIENCE)
+            self._redis = Connection(settings, **_TIMEOUTS)
         except (ValueError, TypeError, OverflowError):
-            raise Failure(Code.USAGE, "the Redis URL cannot be used", _URLS) from None  # Its text may hold passwords.
+            # `from None`, since the text of the error may contain a password.
+            raise Failure(Code.USAGE, "the Redis URL cannot be used", _URLS) from None
 
     @classmethod
     @asynccontextmanager
     async def find(cls, settings: Settings, service: str | None) -> AsyncGenerator[Reader]:
-        """Read the service that is asked for, else that of this environment, else all that there are."""
+        """Read the given service, else the one of this environment, else all services."""
         async with aclosing(cls(settings, service)) as reader:
             if service is None and settings.service_name == _UNNAMED and not (await reader.index(1))[0]:
                 reader._service, reader._indexes = "*", None
@@ -119,7 +120,7 @@ class Reader:
 
     @property
     def is_of_all(self) -> bool:
-        """Whether several services may be meant."""
+        """Whether this reads several services."""
         return "*" in self._service
 
     async def aclose(self) -> None:
@@ -127,7 +128,7 @@ class Reader:
         await self._redis.client.aclose()
 
     async def index(self, count: int) -> tuple[list[Member], int]:
-        """Return the newest live sessions, newest first, and how many live ones there are in all."""
+        """Return at most `count` live sessions, newest first, and the number of all live sessions."""
         commands, now = list[tuple[Any, ...]](), f"{time.time():.3f}"
         for key in await self._find_indexes():
             commands.append(("ZREVRANGEBYSCORE", key, "+inf", now, "WITHSCORES", "LIMIT", 0, count))
@@ -136,33 +137,33 @@ class Reader:
         members = sorted(_members(found[::2]), key=lambda member: member.score, reverse=True)
         return members[:count], sum(map(int, found[1::2]))
 
-    async def active(self, spans: Sequence[tuple[float, float]], count: int) -> list[Member]:
-        """Return sessions whose time is over within one of the spans, `count` of each at most, the latest first."""
+    async def active(self, ranges: Sequence[tuple[float, float]], count: int) -> list[Member]:
+        """Return the sessions with a score in one of the ranges, at most `count` of each, highest first."""
         commands = [
             ("ZREVRANGEBYSCORE", key, f"{high:.6f}", f"{low:.6f}", "WITHSCORES", "LIMIT", 0, count)
             for key in await self._find_indexes()
-            for low, high in spans
+            for low, high in ranges
         ]
         return _members(await self._redis.run_all(*commands))
 
     async def sample(self, count: int) -> list[Member]:
-        """Return some sessions of the index at random."""
+        """Return `count` random sessions of each index."""
         indexes = await self._find_indexes()
         return _members(await self._redis.run_all(*(("ZRANDMEMBER", key, count, "WITHSCORES") for key in indexes)))
 
     async def in_flight(self) -> list[Open]:
-        """Return the calls that have been in flight for long, the oldest first, as far as this account may ask."""
+        """Return the calls that have been in flight for long, oldest first; none without permission."""
         found = [call for value in await self.values("in_flight") for call in open_calls(value)]
         return sorted(found, key=lambda call: call.started)
 
     async def values(self, key: str) -> list[bytes]:
-        """Return all values of a hash that each service has, as far as this account may ask."""
+        """Return all values of a hash that each service has; none without permission."""
         names = [index.removesuffix("deadlines") + key for index in await self._find_indexes()]
         found = await self._if_allowed(*(("HVALS", name) for name in names))
         return [value for part in found or () if isinstance(part, list) for value in cast("list[bytes]", part)]
 
     async def _if_allowed(self, *commands: tuple[Any, ...]) -> list[Any] | None:
-        """Run all; ``None`` where this account may not."""
+        """Run all commands; ``None`` = this account has no permission."""
         try:
             return await self._redis.run_all(*commands)
         except StoreDown as down:
@@ -171,10 +172,10 @@ class Reader:
             return None
 
     async def documents(self, session_ids: Iterable[str]) -> list[Document]:
-        """Return the documents of these sessions, without those that are gone or cannot be read."""
+        """Return the documents of these sessions, leaving out those that are gone or cannot be read."""
         names, found = [self._keys.session(session_id)[0] for session_id in session_ids], list[Document]()
-        for first in range(0, len(names), _AT_ONCE):
-            found += await self._documents(names[first : first + _AT_ONCE])
+        for first in range(0, len(names), _DOCUMENTS_PER_MGET):
+            found += await self._documents(names[first : first + _DOCUMENTS_PER_MGET])
         return found
 
     async def _documents(self, names: Sequence[str]) -> list[Document]:
@@ -185,18 +186,18 @@ class Reader:
         return [found for raw in values if (found := parse(raw)) is not None]
 
     async def add_callers(self, documents: Sequence[Document]) -> None:
-        """Fill in whose sessions these are, as far as this account may ask."""
+        """Set `caller` of each document, if this account has permission to read it."""
         keys = [self._keys.session(document.session_id)[1] for document in documents]
         if not keys:
             return
-        alone: list[tuple[Any, ...]] = [("HGET", key, "u") for key in keys]
-        commands = alone if self._redis.is_cluster else [("EVAL", _CALLERS, len(keys), *keys)]
+        single: list[tuple[Any, ...]] = [("HGET", key, "u") for key in keys]
+        commands = single if self._redis.is_cluster else [("EVAL", _CALLERS_SCRIPT, len(keys), *keys)]
         if found := await self._if_allowed(*commands):
             for document, user in zip(documents, found if self._redis.is_cluster else found[0], strict=True):
-                document.caller = user.decode("utf-8", "replace")[:CALLER] if isinstance(user, bytes) else None
+                document.caller = user.decode("utf-8", "replace")[:CALLER_DIGITS] if isinstance(user, bytes) else None
 
     async def scan(self, prefix: str, limit: int, *, is_of_any: bool) -> list[Document]:
-        """Find sessions whose ids begin so, ended ones too, of our service or of any, by a scan; `limit` at most."""
+        """Scan all keys for sessions, ended ones too, whose ids begin with `prefix`; return at most `limit`."""
         found, names = list[Document](), list[str]()
 
         async def add() -> None:
@@ -207,7 +208,7 @@ class Reader:
 
         async for name in self._redis.scan(_literal(self._keys.session(prefix)[0]) + "*", "string"):
             names.append(name)
-            if len(names) >= _BATCH:
+            if len(names) >= _DOCUMENTS_PER_SCAN:
                 await add()
             if len(found) >= limit:
                 break
@@ -231,26 +232,28 @@ def _literal(text: str) -> str:
 
 
 def _members(found: Sequence[Any]) -> list[Member]:
-    """Read members and scores of several answers: in pairs or in a row, as the version of the protocol has it."""
+    """Read members and scores of several replies: nested pairs in RESP3, a flat list in RESP2."""
     items = [item for part in found if isinstance(part, list) for item in cast("list[Any]", part)]
     flat = [each for item in items for each in (cast("list[Any]", item) if isinstance(item, list) else [item])]
-    return [Member(flat[at].decode("utf-8", "replace"), float(flat[at + 1])) for at in range(0, len(flat), 2)]
+    return [
+        Member(name.decode("utf-8", "replace"), float(score)) for name, score in zip(flat[::2], flat[1::2], strict=True)
+    ]
 
 
 def configured(redis_url: str | None) -> Settings:
     """Read the settings of this environment.
 
     Raises:
-        Failure: they name no Redis.
+        Failure: no Redis URL is set.
     """
     settings = load(redis_url=redis_url)
     if not settings.redis_url:
-        raise Failure(Code.USAGE, "no Redis", f"set {PREFIX}REDIS_URL as the server has it, or give --redis-url")
+        raise Failure(Code.USAGE, "no Redis URL", f"set {PREFIX}REDIS_URL to the server's value, or pass --redis-url")
     return settings
 
 
 def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
-    """Run what talks to Redis."""
+    """Run a coroutine that reads Redis; raise `Failure` if Redis cannot be used."""
     try:
         return asyncio.run(work)
     except StoreDown as down:
@@ -260,12 +263,12 @@ def run(work: Coroutine[Any, Any, T], settings: Settings) -> T:
 
 
 async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Settings) -> AsyncIterator[T]:
-    """Yield what `look` finds, every `pause` seconds; wait while a Redis that could be used at first is away.
+    """Yield the result of `look` every `pause` seconds; wait for Redis if it goes away after the first result.
 
     Raises:
-        StoreDown: it cannot be used at first, or refuses access later on.
+        StoreDown: Redis cannot be used at first, or denies access later.
     """
-    gc.enable()  # `main` has switched it off for what ends soon.
+    gc.enable()  # `main` disables it for commands that end soon.
     found, is_away = False, False
     while True:
         try:
@@ -285,16 +288,16 @@ async def repeat(look: Callable[[], Awaitable[T]], pause: float, settings: Setti
 
 
 def away(down: StoreDown, settings: Settings) -> Failure:
-    """Say what is wrong with a Redis that cannot be used."""
+    """Make the failure that names why Redis cannot be used, with a hint."""
     where, variable = address(settings.redis_url or ""), f"{PREFIX}REDIS_URL"
     if down.denied:
         hint = f"check user, password and permissions in {variable} (SECURITY.md lists what an account needs)"
-        return Failure(Code.STORE, f"Redis at {where} does not let us in ({down.reason})", hint)
-    hint = f"is it running, and is it the one of {variable}?"
+        return Failure(Code.STORE, f"Redis at {where} denies access ({down.reason})", hint)
+    hint = f"is it running, and does {variable} name it?"
     return Failure(Code.STORE, f"Redis at {where} cannot be used ({down.reason})", hint)
 
 
 def address(url: str) -> str:
-    """Return where a URL points to, without user, password and options."""
+    """Return the host and port, or path, of a URL without user, password and options."""
     parts = urlsplit(url)
     return parts.netloc.rpartition("@")[2] or parts.path

@@ -1,4 +1,4 @@
-"""What happened in one session: its facts, and a line for each call."""
+"""Tell what happened in one session: its facts, and a line for each call."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from itertools import takewhile
 from typing import Final
 from urllib.parse import quote
 
-from otel_mcp.cli.calls import Line, course, offset
+from otel_mcp.cli.calls import Line, offset, progress
 from otel_mcp.cli.document import Call, Cut, Document
 from otel_mcp.cli.rows import NOTHING, age, duration, moment, plain, size
 from otel_mcp.cli.terminal import clean, counted
 from otel_mcp.model.verdict import Finding, find
 from otel_mcp.settings import Settings
 
-_BYTES_A_TOKEN: Final = 4
-"""By rule of thumb."""
+_BYTES_PER_TOKEN: Final = 4
+"""A rule of thumb."""
 _SILENCE: Final = 300.0
-"""Seconds without a call that are mentioned."""
-_BOARD: Final = "otel-mcp-session"
-"""The Session explorer among the dashboards."""
-_AROUND: Final = 60.0
-"""Seconds before and after the session that links show."""
+"""Seconds without a call from which on a silence is mentioned."""
+_DASHBOARD: Final = "otel-mcp-session"
+"""The id of the dashboard Session explorer."""
+_LINK_MARGIN: Final = 60.0
+"""Seconds before and after the session that links include."""
 _MEANINGS: Final = {
     "corrected": "a call went wrong or failed, and the same tool worked later",
     "looped": "the same call with the same arguments, again and again",
     "retry_storm": "a call that failed was repeated, again and again",
     "ping_pong": "two calls in turn, again and again",
     "gave_up": "the last calls went wrong or failed, and nothing came after them",
-    "probe": "a monitor or a registry: it looks whether the server is there",
+    "probe": "a monitor or a registry that checks whether the server is there",
 }
 """Outcomes and findings, for people."""
 _LEGEND: Final = "wrong: the caller's fault; failed: the server's"
 _WHOSE: Final = {"wrong": "the caller's fault", "failed": "the server's fault"}
-_NAMED: Final = 3
-"""Tools that are named for a fault, at most."""
+_MAX_NAMED: Final = 3
+"""Tools that are named for one kind of fault."""
 _FAILURES: Final = {"tool": "tool reported it", "exception": "tool raised"}
-"""Failures, for people, where their names say too little."""
+"""Failures whose names need explaining."""
 _CAUSES: Final = {
     "restart": "by a restart",
     "replica": "by a replica that did not know it",
-    "idle_reaper": "by its server, which closes idle ones",
+    "idle_reaper": "by its server, which closes idle sessions",
 }
-"""What interrupts sessions."""
+"""Causes of interruptions."""
 
 
 class Story:
-    """One session as it reads."""
+    """The story of one session."""
 
     def __init__(
         self,
@@ -58,22 +58,22 @@ class Story:
         previous: Document | None = None,
         successor: Document | None = None,
     ) -> None:
-        """Read it, with the sessions that it continues and that continue it, where they are known."""
+        """Read a document, with the session before it and the one after it, if they are known."""
         self.document, self._previous, self._successor = document, previous, successor
         self._jaeger, self._grafana = ((url or "").rstrip("/") for url in (settings.jaeger_url, settings.grafana_url))
         calls = sorted(document.calls, key=lambda call: call.started)
-        starts = [at for at in (document.created, calls[0].started if calls else None) if at]
+        starts = [start for start in (document.created, calls[0].started if calls else None) if start]
         self.began = min(starts, default=0.0)
         """Unix seconds."""
         self.given = document.context_bytes or sum(call.size or 0 for call in calls)
-        """Bytes that the model was given, as far as they are known."""
-        self.tokens = round(self.given / _BYTES_A_TOKEN)
-        """About how many tokens they were."""
+        """Bytes given to the model, as far as they are known."""
+        self.tokens = round(self.given / _BYTES_PER_TOKEN)
+        """Estimated tokens given to the model."""
         self.lines = self._read(calls)
         self.after = self._cut(None) if not calls or calls[-1].started < self._cut_at else []
-        """What happened after the last call; clean."""
+        """Events after the last call; clean."""
         self.links = self._links()
-        """Where to look further, as far as the settings say where that is."""
+        """URLs in Jaeger and Grafana, if the settings name these, by name."""
 
     @property
     def _cut_at(self) -> float:
@@ -104,25 +104,25 @@ class Story:
         return lines
 
     def _cut(self, back: Call | None) -> list[str]:
-        """Say how it was interrupted, and how its client came back: before this call, as another session, or not."""
+        """Describe the interruption, and how the client came back: with the call `back`, as another session, or not."""
         cut, document = self.document.cut, self.document
         if cut is None:
             return []
-        what = f"cut at {offset(max(cut.at - self.began, 0.0))} {_cause(cut)}"
+        text = f"cut at {offset(max(cut.at - self.began, 0.0))} {_cause(cut)}"
         if back is not None:
-            # Where older calls are gone, it may have been back before.
+            # If the document lacks older calls, the client may have come back earlier.
             is_first = self.document.is_partial and back.started == min(call.started for call in document.calls)
-            return [what if is_first else f"{what}, back after {duration(back.started - cut.at)}"]
+            return [text if is_first else f"{text}, back after {duration(back.started - cut.at)}"]
         if self._successor is not None and self._successor.created:
             late = duration(max(self._successor.created - cut.at, 0.0))
-            return [f"{what}, came back after {late} as {plain(self._successor.session_id)}"]
+            return [f"{text}, came back after {late} as {plain(self._successor.session_id)}"]
         if document.ended_by == "replaced":
-            return [what]
-        return [f"{what}, {'not back yet' if document.ended_by is None else 'and lost'}"]
+            return [text]
+        return [f"{text}, {'not back yet' if document.ended_by is None else 'and lost'}"]
 
     def _links(self) -> dict[str, str]:
         document, found = self.document, dict[str, str]()
-        first, last = self.began - _AROUND, (document.last_activity or self.began) + _AROUND
+        first, last = self.began - _LINK_MARGIN, (document.last_activity or self.began) + _LINK_MARGIN
         session, service = _quoted(document.session_id), _quoted(document.service or "")
         if self._jaeger:
             tags = _quoted(json.dumps({"session.id": document.session_id}, separators=(",", ":")))
@@ -130,11 +130,11 @@ class Story:
             found["traces"] = f"{self._jaeger}/search?service={service}&tags={tags}&limit=200&lookback=custom&{span}"
         if self._grafana:
             span = f"from={first * 1e3:.0f}&to={last * 1e3:.0f}"
-            found["board"] = f"{self._grafana}/d/{_BOARD}?var-service={service}&var-session_id={session}&{span}"
+            found["board"] = f"{self._grafana}/d/{_DASHBOARD}?var-service={service}&var-session_id={session}&{span}"
         return found
 
     def facts(self) -> dict[str, str]:
-        """Return what is known of the session, by name; clean, whole values."""
+        """Return the known facts of the session by name, as clean text."""
         document, facts = self.document, self.document.facts
         known: dict[str, object] = {
             "session": document.session_id,
@@ -164,7 +164,7 @@ class Story:
         return facts | {"advice": " / ".join(advice)} if (advice := self.advice()) else facts
 
     def headline(self) -> str:
-        """Say in one line who it was, and how it went."""
+        """Write one line on the client and how the session went."""
         document = self.document
         caller = f"caller {plain(document.caller)}" if document.caller else ""
         kind, source, protocol = (
@@ -175,7 +175,7 @@ class Story:
         return " · ".join(part for part in parts if part)
 
     def origin(self) -> list[str]:
-        """Say which session it is, and since when."""
+        """Write the session's id, service, beginning, and the sessions before and after it."""
         parts = [f"session {plain(self.document.session_id)} of {plain(self.document.service)}"]
         if began := moment(self.began):
             parts.append(f"began {began[:10]} {began[11:19]} UTC")
@@ -187,16 +187,16 @@ class Story:
 
     @property
     def continued_by(self) -> str | None:
-        """The id of the session in which its client goes on."""
+        """The id of the session in which the client continued."""
         return self._successor.session_id if self._successor else None
 
     def _gap(self) -> str:
-        """Say what happened to the session that this one continues."""
+        """Write how the session before this one was cut."""
         cut = self._previous.cut if self._previous else None
         return f", cut {duration(max(self.began - cut.at, 0.0))} before {_cause(cut)}" if cut else ""
 
     def meaning(self) -> list[str]:
-        """Explain what its outcome and the findings say, and whose fault it was."""
+        """Explain the outcome and the findings, and whose fault the calls were."""
         found = {str(each.name): each for each in self._find()}
         lines: list[str] = []
         for word in dict.fromkeys([self.document.outcome or "", *self.document.findings]):
@@ -207,7 +207,7 @@ class Story:
         return lines
 
     def _faults(self, word: str, finding: Finding | None) -> list[str]:
-        """Say whose fault the calls were that an outcome or a finding is about, with their tools."""
+        """Name the tools of the calls behind an outcome or a finding, by whose fault they were."""
         calls = [line.call for line in self.lines]
         if word == "gave_up":
             calls = list(takewhile(lambda call: call.verdict != "ok", reversed(calls)))[::-1]
@@ -222,11 +222,11 @@ class Story:
             tools = [f"{clean(each.tool, 64)} ({plain(each.failure)})" for each in calls if each.verdict == verdict]
             named = list(dict.fromkeys(tools))
             if named:
-                faults.append(f"{whose}: {', '.join(named[:_NAMED])}{', …' if len(named) > _NAMED else ''}")
+                faults.append(f"{whose}: {', '.join(named[:_MAX_NAMED])}{', …' if len(named) > _MAX_NAMED else ''}")
         return faults
 
     def advice(self) -> list[str]:
-        """Repeat what a model said of it, asked by the observer agent."""
+        """Write the advice that the observer agent got from a model."""
         lines: list[str] = []
         for each in self.document.advice:
             who = ", ".join(clean(word, 64) for word in (each.model, each.confidence) if word)
@@ -236,13 +236,13 @@ class Story:
         return lines
 
     def _find(self) -> Iterable[Finding]:
-        """Find in the calls that are left what was found, so that its tool can be named."""
+        """Find the patterns again in the calls of the document, to name their tools."""
         if not self.document.struggled:
             return ()
         return find([line.call.record() for line in self.lines])
 
     def _state(self) -> str:
-        """Say how it went, or that it goes on."""
+        """Write how the session went, and since when it is idle or has ended."""
         document, now = self.document, time.time()
         if document.ended_by is None:
             idle = now - document.last_activity if document.last_activity else None
@@ -252,7 +252,7 @@ class Story:
         return f"{outcome}{ended}: {plain(document.ended_by)}"
 
     def closing(self) -> list[str]:
-        """Explain results that occur, and say what the model was given."""
+        """Explain the results, and sum up the bytes and tokens given to the model."""
         has_failed = any(line.call.verdict in _WHOSE for line in self.lines)
         return [*([_LEGEND] if has_failed else []), self._total()]
 
@@ -261,7 +261,7 @@ class Story:
         parts = f" (catalogue {size(listed)}, answers {size(whole - listed)})" if listed else ""
         kept = f" by the newest {counted(len(self.lines), 'call')}" if self.document.is_partial and not whole else ""
         tokens = f"{self.tokens / 1000:.0f}k" if self.tokens >= 10_000 else f"{self.tokens:,}"
-        return f"{size(self.given)} given to the model{parts}{kept}, about {tokens} tokens (bytes / {_BYTES_A_TOKEN})"
+        return f"{size(self.given)} given to the model{parts}{kept}, about {tokens} tokens (bytes / {_BYTES_PER_TOKEN})"
 
 
 def _cause(cut: Cut) -> str:
@@ -276,7 +276,7 @@ def _notes(call: Call, seen: Counter[tuple[str, str]], failing: Counter[str]) ->
     notes: list[str] = []
     if call.failure is not None and call.failure != call.verdict:
         notes.append(_FAILURES.get(call.failure) or clean(call.failure, 64))
-    notes += course(call)
+    notes += progress(call)
     if call.digest is not None:
         seen[call.tool, call.digest] += 1
         times = seen[call.tool, call.digest]

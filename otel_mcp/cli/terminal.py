@@ -1,6 +1,6 @@
-"""Where commands write: data to standard output, everything else to standard error, and exit codes.
+"""Write data to standard output and everything else to standard error; exit codes.
 
-What strangers wrote (names of clients and tools, ids) reaches a terminal through `clean` only.
+Strangers' text (names of clients and tools, ids) reaches a terminal through `clean` only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Final, Literal
 
 When = Literal["auto", "always", "never"]
 UNLIMITED: Final = 100_000
-"""Columns in a pipe, where nobody looks at whole lines."""
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Categories of characters that move the cursor, change the direction or cannot be seen."""
+"""Width of a line in a pipe, in columns."""
+_UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories of characters that move the cursor, change the direction or are invisible."""
 _STYLES: Final = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36}
 
 
@@ -27,15 +27,15 @@ class Code(IntEnum):
 
     FINE = 0
     NOT_FOUND = 1
-    """No such session; ``doctor`` found something."""
+    """No such session, or ``doctor`` found a problem."""
     USAGE = 2
     STORE = 3
-    """Redis cannot be reached, or refuses access."""
+    """Redis cannot be reached, or denies access."""
     INTERRUPTED = 130
 
 
 class Failure(Exception):
-    """Ends a command: one line on standard error, perhaps one more with advice."""
+    """Ends a command with an exit code, a message on standard error, and perhaps a hint."""
 
     def __init__(self, code: Code, message: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -45,14 +45,14 @@ class Failure(Exception):
 
 
 class Terminal:
-    """Where one command writes."""
+    """The output of one command."""
 
     def __init__(self, color: When | None = None) -> None:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # pyright: ignore[reportUnknownMemberType,reportAttributeAccessIssue]
         self.is_interactive = sys.stdout.isatty()
-        """A person looks at it: tables are cut to the width, screens redrawn."""
+        """Whether standard output is a terminal: then tables fit its width and screens are redrawn."""
         is_plain = not self.is_interactive or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         self.has_color = color == "always" or (color != "never" and not is_plain)
         self.width = UNLIMITED
@@ -67,27 +67,27 @@ class Terminal:
         sys.stdout.write(line + "\n")
 
     def flush(self) -> None:
-        """Let a reader have what was written."""
+        """Send the written lines."""
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
-        """Write hints, warnings and counts to standard error."""
+        """Write a hint, a warning or a count to standard error."""
         say(text)
 
     def paint(self, text: str, style: str | None) -> str:
-        """Color `text`, which is clean: words of `_STYLES`, separated by spaces."""
+        """Color clean text; `style` has words of `_STYLES`, separated by spaces."""
         if not self.has_color or not style:
             return text
         return f"\x1b[{';'.join(str(_STYLES[word]) for word in style.split())}m{text}\x1b[0m"
 
     @property
     def height(self) -> int:
-        """Lines that can be seen."""
+        """Lines of the terminal."""
         return shutil.get_terminal_size().lines
 
     @contextmanager
     def screen(self) -> Generator[Callable[[Sequence[str]], None]]:
-        """Take the whole terminal, and give it back as it was; what draws lines, which may have colors, on it."""
+        """Take the whole terminal and restore it afterwards; yields a function that draws colored lines."""
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
@@ -109,13 +109,13 @@ def say(text: str) -> None:
 
 
 def clean(value: object, limit: int = 1024) -> str:
-    """Make the text of a stranger one harmless line; what a terminal would act on becomes U+FFFD."""
+    """Make one harmless line of a stranger's text: characters that a terminal acts on become U+FFFD."""
     text = str(value)[:limit]
     if text.isascii() and text.isprintable():
         return text
-    return "".join("\ufffd" if unicodedata.category(character) in _HIDDEN else character for character in text)
+    return "".join("\ufffd" if unicodedata.category(character) in _UNSAFE else character for character in text)
 
 
 def counted(count: int, noun: str) -> str:
-    """Write ``1 session``, ``2 sessions``."""
+    """Format a count with its noun: ``1 session``, ``2 sessions``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

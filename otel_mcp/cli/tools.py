@@ -1,4 +1,4 @@
-"""``otel-mcp tools``: the calls of each tool, summed up."""
+"""``otel-mcp tools``: sum up the calls of each tool."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import ClassVar, Final, Literal
 
 from otel_mcp.cli import rows
 from otel_mcp.cli.document import Call, Document
-from otel_mcp.cli.listing import FAILED, SCANNED, WRONG, Query
+from otel_mcp.cli.listing import FAILED, MAX_SCANNED, WRONG, Query
 from otel_mcp.cli.rows import NOTHING, Field, Format, duration, size
 from otel_mcp.cli.store import Reader, configured, run
 from otel_mcp.cli.terminal import Terminal, counted
 
-_PAST: Final = 2 * 3_600_000_000
-"""Microseconds that a catalogue is older than the newest, for its tools not to be listed any more; a process that lists
-it notes so once an hour."""
+_CATALOGUE_TTL: Final = 2 * 3_600_000_000
+"""Microseconds by which a catalogue may be older than the newest one; a process that lists one notes it hourly."""
 ToolsBy = Literal["calls", "wrong", "failed", "p95", "bytes", "name"]
 
 
@@ -30,19 +29,19 @@ class Tool:
 
     name: str
     definition: int | None = None
-    """Bytes of its definition, where it is listed and that is known."""
+    """Bytes of the definition, if the tool is listed."""
     calls: list[Call] = field(default_factory=list[Call])
     is_partial: ClassVar = False
 
     def count(self, verdict: str) -> int:
-        """Calls that ended so."""
+        """Count the calls with this verdict."""
         return sum(call.verdict == verdict for call in self.calls)
 
-    def quantile(self, part: float) -> float | None:
-        """Return the duration within which this part of the calls was answered, in seconds; ``None`` without any."""
+    def quantile(self, fraction: float) -> float | None:
+        """Return the seconds within which this fraction of the calls was answered; ``None`` = no calls."""
         if not self.calls:
             return None
-        return sorted(call.duration for call in self.calls)[max(math.ceil(part * len(self.calls)) - 1, 0)]
+        return sorted(call.duration for call in self.calls)[max(math.ceil(fraction * len(self.calls)) - 1, 0)]
 
     @property
     def given(self) -> int:
@@ -51,25 +50,21 @@ class Tool:
 
     @property
     def is_made_up(self) -> bool:
-        """Every call of it was answered that there is no such tool."""
+        """Whether every call was answered that there is no such tool."""
         return bool(self.calls) and all(call.failure == "unknown_tool" for call in self.calls)
 
     @property
     def note(self) -> str | None:
-        """What is odd about it."""
+        """A remark on the tool: nobody called it, or it does not exist."""
         return "not called in these" if not self.calls else "no such tool" if self.is_made_up else None
 
 
-def _quantile(title: str, part: float) -> Field[Tool]:
+def _quantile(title: str, fraction: float) -> Field[Tool]:
     def show(tool: Tool) -> str:
-        took = tool.quantile(part)
-        return NOTHING if took is None else duration(took)
+        seconds = tool.quantile(fraction)
+        return NOTHING if seconds is None else duration(seconds)
 
-    return Field(title, lambda tool: tool.quantile(part), title.lower(), show, is_number=True)
-
-
-def _definition(tool: Tool) -> str:
-    return NOTHING if tool.definition is None else size(tool.definition)
+    return Field(title, lambda tool: tool.quantile(fraction), title.lower(), show, is_number=True)
 
 
 CALLED_FIELDS: Final[tuple[Field[Tool], ...]] = (
@@ -85,13 +80,20 @@ CALLED_FIELDS: Final[tuple[Field[Tool], ...]] = (
     ),
     Field("", lambda tool: tool.is_made_up, "made_up"),
 )
-"""What is shown of a tool that was called."""
+"""Columns of a tool that was called."""
 TOOL_FIELDS: Final = (
     *CALLED_FIELDS[:-2],
-    Field[Tool]("LISTED", lambda tool: tool.definition, "definition", _definition, is_number=True, leaves=2),
+    Field[Tool](
+        "LISTED",
+        lambda tool: tool.definition,
+        "definition",
+        lambda tool: size(tool.definition),
+        is_number=True,
+        leaves=2,
+    ),
     *CALLED_FIELDS[-2:],
 )
-"""What is shown of a tool."""
+"""Columns of a tool that is listed or was called."""
 _TOOL_ORDERS: Final[dict[ToolsBy, Callable[[Tool], float]]] = {
     "calls": lambda tool: -len(tool.calls),
     "wrong": lambda tool: -tool.count("wrong"),
@@ -103,14 +105,14 @@ _TOOL_ORDERS: Final[dict[ToolsBy, Callable[[Tool], float]]] = {
 
 
 def definitions(catalogues: Iterable[bytes]) -> dict[str, int]:
-    """Return the bytes of the definition of each tool that is listed, from what the store knows of catalogues."""
+    """Return the bytes of each listed tool's definition, from the catalogues in the store."""
     sizes: dict[str, int] = {}
     latest = 0
     for each in sorted(catalogues, reverse=True):
-        with suppress(ValueError, LookupError, TypeError, AttributeError):  # Not of ours.
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # Others' data.
             instant, _, summary = each.partition(b" ")
             latest = max(latest, int(instant))
-            if int(instant) >= latest - _PAST:
+            if int(instant) >= latest - _CATALOGUE_TTL:
                 sizes = {name: int(size) for name, (_, size) in json.loads(summary)["tools"].items()} | sizes
     return sizes
 
@@ -118,7 +120,7 @@ def definitions(catalogues: Iterable[bytes]) -> dict[str, int]:
 def gather(
     calls: Iterable[Call], by: ToolsBy = "calls", listed: Mapping[str, int] = MappingProxyType({})
 ) -> list[Tool]:
-    """Gather the tools of these calls and those that are `listed`, the ones first that matter most."""
+    """Group calls by tool, add tools that are only `listed`, and sort them."""
     found = {name: Tool(name, size) for name, size in listed.items()}
     for call in calls:
         found.setdefault(call.tool, Tool(call.tool)).calls.append(call)
@@ -128,14 +130,14 @@ def gather(
 def tools(
     terminal: Terminal, redis_url: str | None, query: Query, sort_by: ToolsBy, form: Format | None, *, headers: bool
 ) -> None:
-    """List the tools that were called in the newest sessions, and those that are listed and were not."""
+    """List the tools that the newest sessions called, and those that are listed but were not called."""
     settings = configured(redis_url)
 
     async def look() -> tuple[list[Document], int, dict[str, int]]:
         async with Reader.find(settings, query.service) as reader:
             members, live = await reader.index(query.limit)
             if query.ended:
-                every = await reader.scan("", SCANNED, is_of_any=False)
+                every = await reader.scan("", MAX_SCANNED, is_of_any=False)
                 documents = sorted(every, key=lambda each: -(each.last_activity or 0))[: query.limit]
             else:
                 documents = await reader.documents(member.session_id for member in members)
@@ -148,5 +150,5 @@ def tools(
     rows.write(terminal, found, TOOL_FIELDS, form, "tool", headers=headers)
     looked = f"{len(documents):,} of {counted(live, 'live session')}; ended ones are left out: --all"
     if query.ended:
-        looked = f"{counted(len(documents), 'session')}, those that ended within ten minutes among them"
-    terminal.say(f"the newest calls of {looked}; the dashboards have all of them")
+        looked = f"{counted(len(documents), 'session')}, including those that ended in the last ten minutes"
+    terminal.say(f"the newest calls of {looked}; the dashboards have all calls")

@@ -28,7 +28,7 @@ _FIRST: Final = 0.25
 _LONGEST: Final = 2.0
 """Seconds between two tries of a store that fails: first and at most. Never in step with other processes."""
 _DENIED: Final = 30.0
-"""Seconds between two tries where the store does not let us in."""
+"""Seconds between two tries where the store denies access."""
 _CALM: Final = 5.0
 """Seconds without a failure after which a part that failed counts as back: not every flush needs it."""
 _LOGGED: Final = 5
@@ -240,7 +240,7 @@ class StoreHealth:
         self._logged.append(now)
         if down.denied:
             logger.warning(
-                "otel_mcp: Redis does not let us in (%s): check user, password and permissions in the URL; "
+                "otel_mcp: Redis denies access (%s): check user, password and permissions in the URL; "
                 "requests are not affected, sessions are kept in memory meanwhile",
                 down.reason,
             )

@@ -9,7 +9,7 @@ import httpx
 
 from tests.support.uvicorn import ROOT, Uvicorn
 
-WARNINGS: Final = ("Redis cannot be used", "Redis does not let us in")
+WARNINGS: Final = ("Redis cannot be used", "Redis denies access")
 RECOVERY: Final = "Redis can be used again"
 _LOGGING: Final = ("--no-access-log", f"--log-config={ROOT / 'tests/faults/logging.json'}")
 """The line at recovery is for information, so that is logged, too."""

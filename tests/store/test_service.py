@@ -338,7 +338,7 @@ async def test_a_store_that_keeps_us_out_is_asked_seldom(
     assert remote.asked == ["apply"]
     assert sessions._health.wait > 10  # pyright: ignore[reportPrivateUsage]
     (line,) = warnings(caplog)
-    assert "does not let us in (AuthenticationError)" in line
+    assert "denies access (AuthenticationError)" in line
     assert listener.operations == {("flush", "denied"): 1}
 
 

@@ -1,6 +1,6 @@
-"""``otel-mcp doctor``: find out what keeps telemetry of an MCP server from arriving, and how to mend it.
+"""``otel-mcp doctor``: find out what keeps telemetry of an MCP server from arriving, and how to fix it.
 
-All checks run, those that wait at the same time; what they found stands in the order in which to read it.
+All checks run, those that wait concurrently; findings are reported in the order of `ORDER`.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ from otel_mcp.cli.terminal import Code, Failure, Terminal
 from otel_mcp.store.base import StoreDown
 
 SECONDS: Final = 8.0
-"""For importing the app, and for everything else besides."""
+"""Timeout of the app's import, and of each other check that waits."""
 ORDER: Final = (
     "package", "versions", "sdk", "disabled", "start", "siblings", "seams", "exporters", "endpoint", "settings",
     "redis", "permissions", "memory", "hash-key", "sessions", "proxy",
 )  # fmt: skip
-
-
-_NEWEST: Final = 200
-"""Documents of sessions that are read at most."""
+"""Checks, in the order of the report."""
+_MAX_DOCUMENTS: Final = 200
+"""Newest sessions that are read."""
 
 
 async def diagnose(
     command: Sequence[str], env: Mapping[str, str], *, redis_url: str | None = None, seconds: float = SECONDS
 ) -> list[Finding]:
-    """Find out what keeps the telemetry of a server, started by `command` in `env`, from arriving."""
+    """Run all checks on a server that `command` starts in `env`."""
     launch = read(command, env)
     parts = await asyncio.gather(_server(launch, seconds), _store(launch, redis_url))
     return sorted((finding for part in parts for finding in part), key=lambda finding: ORDER.index(finding.check))
 
 
 async def _server(launch: Launch, seconds: float) -> list[Finding]:
-    """Look into the interpreter of the server, and at where it would export to."""
+    """Check the server's Python environment, and the endpoints that it exports to."""
     found = [*judge("sdk", server.sdk, launch.env), *judge("disabled", server.disabled, launch.env)]
     inventory: Inventory | None = None
     loaded: Loaded | None = None
     names = server.disabled_names(launch.env)
-    until = asyncio.get_running_loop().time() + seconds
+    deadline = asyncio.get_running_loop().time() + seconds
     try:
         async with Inspection(launch) as inspection:
             inventory = await inspection.inventory(seconds)
@@ -55,12 +54,12 @@ async def _server(launch: Launch, seconds: float) -> list[Finding]:
             found += judge("exporters", lambda: exporting.findings)
             asked = asyncio.create_task(guarded("endpoint", endpoint.check(exporting.targets), SECONDS))
             if server.OURS in inventory.distributions:
-                left = max(until - asyncio.get_running_loop().time(), 0.1)
+                left = max(deadline - asyncio.get_running_loop().time(), 0.1)
                 loaded = await inspection.load(exporting.wanted, names, left)
             found += await asked
     except (OSError, RuntimeError) as error:
         where = launch.interpreter or "the interpreter"
-        unknown = skip(f"{where} was not looked into: {error}")
+        unknown = skip(f"{where} could not be inspected: {error}")
         found += judge("package", lambda: [unknown])
     found += judge("start", server.start, launch, loaded)
     if inventory is not None and loaded is not None:
@@ -72,8 +71,8 @@ async def _server(launch: Launch, seconds: float) -> list[Finding]:
 
 
 async def _store(launch: Launch, redis_url: str | None) -> list[Finding]:
-    """Look at our settings, at Redis and at what is in it."""
-    # Here, since the import takes long, and the child has begun by now.
+    """Check our settings, Redis, and the sessions in it."""
+    # Imported here because it takes long, and the child process has started by now.
     from otel_mcp.cli.doctor import redis
     from otel_mcp.cli.store import Reader
 
@@ -85,7 +84,7 @@ async def _store(launch: Launch, redis_url: str | None) -> list[Finding]:
         nonlocal documents
         reader = Reader(settings)
         try:
-            members, _ = await reader.index(_NEWEST)
+            members, _ = await reader.index(_MAX_DOCUMENTS)
             documents = await reader.documents(member.session_id for member in members)
         except StoreDown as down:
             if not down.denied:
@@ -105,10 +104,10 @@ async def _store(launch: Launch, redis_url: str | None) -> list[Finding]:
 def examine(
     terminal: Terminal, command: Sequence[str], redis_url: str | None, seconds: float, *, is_json: bool, is_strict: bool
 ) -> None:
-    """Diagnose and report.
+    """Run all checks and report.
 
     Raises:
-        Failure: something stops telemetry.
+        Failure: a check failed, or warned with `is_strict`.
     """
     findings = asyncio.run(diagnose(command, os.environ, redis_url=redis_url, seconds=seconds))
     if is_json:

@@ -1,8 +1,8 @@
-"""Look at a Python environment from the inside: a program of its own, run by the interpreter of the server.
+"""Inspect a Python environment from the inside: a script that the server's interpreter runs.
 
-It needs only the standard library until it has listed what is installed, since that interpreter may be one without this
-package. Standard output carries one JSON object a line; whatever the imported code prints goes nowhere. No server is
-started and no exporter sends: the process ends without exit handlers.
+Until it has listed the installed packages, it needs only the standard library, since this package may be missing there.
+It writes one JSON object a line to standard output; output of imported code is discarded. It starts no server, and no
+exporter sends: the process ends without exit handlers.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ SERVER_SEAMS = {
     "hypercorn": ("hypercorn.app_wrappers",),
     "granian": ("granian.asgi",),
 }
-"""What a server imports itself before it takes up the app."""
+"""Modules that each server imports before it imports the app."""
 
 
 class Report:
-    """Sends one JSON object a line over what was standard output."""
+    """Writes JSON lines to the original standard output; discards everything else that is printed."""
 
     def __init__(self) -> None:
-        self._to = os.dup(1)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        self._output = os.dup(1)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
 
     def send(self, **facts: Any) -> None:
         data = json.dumps(facts).encode() + b"\n"
         while data:
-            data = data[os.write(self._to, data) :]
+            data = data[os.write(self._output, data) :]
 
     def attempt(self, load: Callable[[], object], ignored: tuple[type[Exception], ...] = (), **facts: Any) -> Any:
-        """Load something, and report why it could not be."""
+        """Call `load`, and report its failure."""
         try:
             return load()
         except ignored:
             return None
         except Exception as error:
-            # An import that fails is passed over at start, any other exception ends it.
+            # At start, OpenTelemetry ignores a failed import and gives up on any other exception.
             self.send(**{"kind": "import" if isinstance(error, ImportError) else "raises", **facts, **failure(error)})
 
 
 def inventory() -> dict[str, Any]:
-    """List distributions, their entry points of OpenTelemetry, and where `otel_mcp` comes from."""
+    """List distributions, their OpenTelemetry entry points, and the file of the module `otel_mcp`."""
     distributions: dict[str, dict[str, Any]] = {}
     points: dict[str, list[list[str]]] = {f"opentelemetry_{group}": [] for group in GROUPS}
     for found in metadata.distributions():
-        # Half-removed distributions have no metadata, and no name.
+        # Half-removed distributions have no metadata and no name.
         name = (found.metadata["Name"] or "").lower().replace("_", "-")
         if not name or name in distributions:
             continue
@@ -83,7 +83,7 @@ def inventory() -> dict[str, Any]:
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """Describe an exception without its text, which may hold a secret of the user."""
+    """Describe an exception without its text, which may contain a secret."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
     where = f"{own[-1].filename}:{own[-1].lineno}" if own else ""
@@ -94,9 +94,9 @@ def failure(error: BaseException) -> dict[str, str]:
 
 
 def load_instrumentors(report: Report, disabled: set[str]) -> None:
-    """Do what `opentelemetry-instrument` does at start, but go on where it gives up.
+    """Load what `opentelemetry-instrument` loads at start, but continue where it gives up.
 
-    Its configurator is left out: it makes exporters, and may ask the network.
+    Without the configurator, which makes exporters and may use the network.
     """
     from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
     from opentelemetry.instrumentation.distro import DefaultDistro
@@ -113,7 +113,7 @@ def load_instrumentors(report: Report, disabled: set[str]) -> None:
 
             distro = report.attempt(configured, sibling=point.name, kind="distro", dist=_dist(point)) or distro
             break
-    # What an instrumentation is for may not be installed: that is no error.
+    # The instrumented library may not be installed, which is not an error.
     absent = (ModuleNotFoundError,)
     for point in metadata.entry_points(group="opentelemetry_pre_instrument"):
         report.attempt(lambda point=point: point.load()(), absent, sibling=point.name, dist=_dist(point))
@@ -133,7 +133,7 @@ def _dist(point: Any) -> str:
 
 
 def import_app(app: dict[str, Any]) -> Any:
-    """Import the app as its server would, and call it where it is a factory."""
+    """Import the app as its server would, and call it if it is a factory."""
     if app["folder"] is not None:
         sys.path.insert(0, app["folder"])
     if app["file"] is not None:
@@ -154,8 +154,8 @@ def import_app(app: dict[str, Any]) -> Any:
     return found() if app["factory"] else found
 
 
-class _Looking:
-    """Takes the place of `Patches`: notes whether each attribute is patched, and patches nothing."""
+class _PatchStates:
+    """Stands in for `Patches`: records whether each attribute is patched, and patches nothing."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -173,19 +173,19 @@ def states(seams: Iterable[tuple[str, Any]]) -> list[list[str]]:
     for module, apply in seams:
         if module not in sys.modules:
             continue
-        looking = _Looking()
+        patches = _PatchStates()
         try:
-            apply(sys.modules[module], looking)
+            apply(sys.modules[module], patches)
         except Exception:
             found.append([module, "", "absent"])
-        found.extend([module, name, state] for name, state in looking.seen)
+        found.extend([module, name, state] for name, state in patches.seen)
     return found
 
 
 def look(report: Report, task: dict[str, Any]) -> None:
-    """Load what the process of the server would load, and report what became of it."""
+    """Load what the server's process would load, and report the results."""
     for group, name in task["exporters"]:
-        # Exporters refuse settings that they cannot use. They connect to nothing.
+        # Making an exporter connects to nothing, but raises for unusable settings.
         for point in list(metadata.entry_points(group=group, name=name))[:1]:
             report.attempt(lambda point=point: point.load()(), exporter=name)
     for signal in ("TRACES", "METRICS", "LOGS"):
@@ -204,13 +204,13 @@ def look(report: Report, task: dict[str, Any]) -> None:
         except BaseException as error:
             report.send(app=None, **failure(error))
     for module in wanted:
-        # What is not installed, or not in this version, is passed over.
+        # The module may not be installed, or not be in this version.
         report.attempt(lambda module=module: importlib.import_module(module), (ImportError,), library=module)
     report.send(seams=states(ours.TARGETS), instrumented=ours.MCPInstrumentor().is_instrumented_by_opentelemetry)
 
 
 def main() -> None:
-    """Report what is installed, then what loads, once standard input has the task."""
+    """Report what is installed; then read a task from standard input and report what loads."""
     report = Report()
     try:
         report.send(inventory=inventory())
@@ -220,7 +220,7 @@ def main() -> None:
     except BaseException as error:
         report.send(broken=True, **failure(error))
     finally:
-        # Not a single exit handler: an exporter of the app would send.
+        # Without exit handlers, in which an exporter of the app would send.
         os._exit(0)
 
 

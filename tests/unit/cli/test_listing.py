@@ -253,10 +253,8 @@ def test_an_outcome_that_is_none_is_refused_with_the_list(cli: Cli) -> None:
     refused = cli("sessions", "--outcome", "nonsense")
 
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.startswith("otel-mcp: nonsense is no outcome\n  one of live, cut, worked, ")
-    assert cli("sessions", "--outcome", "gave_up").err.startswith(
-        "0 found, sessions that have ended stay for ten minutes\n"
-    )
+    assert refused.err.startswith("otel-mcp: nonsense is not an outcome\n  one of live, cut, worked, ")
+    assert cli("sessions", "--outcome", "gave_up").err.startswith("0 found, ended sessions are kept for ten minutes\n")
 
 
 OUTCOMES = {

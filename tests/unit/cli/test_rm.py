@@ -38,7 +38,7 @@ def reported(url: str) -> list[EndedSession]:
 def test_in_scripts_it_ends_the_session_and_a_replica_reports_it(cli: Cli, redis: Any, redis_url: str) -> None:
     result = cli("rm", "om1.", "--yes")
 
-    assert result == (0, "om1.uUrTOZUz\n", "ended; a replica reports it with its next sweep\n")
+    assert result == (0, "om1.uUrTOZUz\n", "ended; a replica reports the end with its next sweep\n")
     assert not redis.exists("mcp_session:om1.uUrTOZUz")
     assert "om1.uUrTOZUz" not in cli("sessions", "-o", "name").out.split()
     assert [(end.session_id, end.reason) for end in reported(redis_url)] == [("om1.uUrTOZUz", "server_closed")]

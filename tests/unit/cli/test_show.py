@@ -247,7 +247,7 @@ def test_the_beginning_of_an_id_suffices_where_it_is_the_only_one(cli: Cli, redi
     assert cli("show", "nosuch") == (
         1,
         "",
-        "otel-mcp: no session nosuch\n  otel-mcp sessions lists them; ended ones stay for ten minutes\n",
+        "otel-mcp: no session nosuch\n  otel-mcp sessions lists them; ended ones are kept for ten minutes\n",
     )
     assert cli("show", "").code == 2
 

@@ -250,7 +250,7 @@ no tool was called
         """\
 glama · probe (bot) · header · probe, ended 1h ago: client_delete
 session s of shop · began 2026-09-21 14:13:20 UTC
-probe: a monitor or a registry: it looks whether the server is there
+probe: a monitor or a registry that checks whether the server is there
 no tool was called
 """,
     ),
@@ -303,7 +303,7 @@ cursor 3.4 · header · worked, cut, ended 59m ago: expired
 session s of shop · began 2026-09-21 14:13:20 UTC
     AT  TOOL    RESULT   TOOK   SIZE
 +1.0 s  search  ok      12 ms  180 B
--- cut at +31m40s by its server, which closes idle ones, and lost --
+-- cut at +31m40s by its server, which closes idle sessions, and lost --
 180 B given to the model, about 45 tokens (bytes / 4)
 """,
     ),

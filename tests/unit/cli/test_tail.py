@@ -169,7 +169,7 @@ def test_a_redis_that_lost_everything_is_followed_on(replicas: Replicas, redis: 
 
 
 def test_sessions_that_were_forgotten_are_not_shown_again(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_KNOWN", 1)
+    monkeypatch.setattr(following, "_MAX_KNOWN", 1)
     now = time.time()
     follower = replicas.follow(since=500)
     replicas.write(one("a", "old", at=now - 400), one("b", "other", at=now - 300))
@@ -181,8 +181,8 @@ def test_sessions_that_were_forgotten_are_not_shown_again(replicas: Replicas, mo
 
 
 def test_what_is_too_much_for_one_look_is_left_to_the_next(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_DOCUMENTS", 4)
-    monkeypatch.setattr(store, "_AT_ONCE", 3)
+    monkeypatch.setattr(following, "_MAX_DOCUMENTS", 4)
+    monkeypatch.setattr(store, "_DOCUMENTS_PER_MGET", 3)
     follower = replicas.follow(since=60)
     replicas.write(*(one(f"s{number}", "call") for number in range(10)))
 

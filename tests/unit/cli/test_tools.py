@@ -66,7 +66,7 @@ def test_tools_of_ended_sessions_are_counted_where_they_are_asked_for(cli: Cli, 
 
     assert "sum" not in live.out
     assert live.err == (
-        "the newest calls of 3 of 3 live sessions; ended ones are left out: --all; the dashboards have all of them\n"
+        "the newest calls of 3 of 3 live sessions; ended ones are left out: --all; the dashboards have all calls\n"
     )
     assert ["sum", "1"] in [row[:2] for row in every.rows]
-    assert every.err.startswith("the newest calls of 4 sessions, those that ended within ten minutes among them;")
+    assert every.err.startswith("the newest calls of 4 sessions, including those that ended in the last ten minutes;")

@@ -27,7 +27,7 @@ def test_unreachable_redis_is_one_line_that_says_what_to_do(command: list[str], 
         3,
         "",
         "otel-mcp: Redis at 127.0.0.1:1 cannot be used (ConnectionError)\n"
-        "  is it running, and is it the one of OTEL_PYTHON_MCP_REDIS_URL?\n",
+        "  is it running, and does OTEL_PYTHON_MCP_REDIS_URL name it?\n",
     )
 
 
@@ -39,7 +39,7 @@ def test_a_wrong_password_is_another_line(command: list[str], cli: Cli, redis: A
 
     redis.execute_command("ACL", "DELUSER", "somebody")
     assert (result.code, result.out) == (3, "")
-    assert "does not let us in" in result.err
+    assert "denies access" in result.err
     assert "SECRET" not in result.err
 
 
