@@ -1,4 +1,4 @@
-"""An endpoint that speaks OpenAI's chat completions, which may hang, fail, flood and answer nonsense."""
+"""Client of an endpoint for OpenAI's chat completions, which may hang, fail, and answer too much or nonsense."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from otel_mcp.settings import PREFIX, Settings
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-PATIENCE: Final = 20.0
-"""Seconds that an answer may take, all of it."""
-LARGEST: Final = 64 * 1024
+TIMEOUT: Final = 20.0
+"""Seconds that a whole answer may take."""
+MAX_ANSWER: Final = 64 * 1024
 """Bytes of an answer."""
-FIRST_PAUSE: Final = 60.0
-LONGEST_PAUSE: Final = 3600.0
-"""Seconds without a question after a failure: first, and at most. It doubles from one to the next."""
+MIN_PAUSE: Final = 60.0
+MAX_PAUSE: Final = 3600.0
+"""Seconds without a question after a failure: first and at most; each failure doubles them."""
 
 
 class AnswerTooLarge(Exception):
-    """More bytes than an answer may have."""
+    """The answer has too many bytes."""
 
 
 class SchemaRefused(Exception):
-    """The endpoint takes no schema for the answer: from now on it is asked without one."""
+    """The endpoint does not support a schema for the answer: from now on it is asked without one."""
 
 
 class _Message(BaseModel):
@@ -52,24 +52,24 @@ class Endpoint:
         self._model = settings.agent_model or ""
         self._url = settings.agent_url
         self._with_schema = True
-        self._pause = FIRST_PAUSE
+        self._pause = MIN_PAUSE
         self._closed_until = 0.0
 
     @property
     def is_paused(self) -> bool:
-        """Whether it has failed not long ago, and is left alone."""
+        """Whether the endpoint failed recently and is not asked."""
         return time.monotonic() < self._closed_until
 
     async def ask(self, question: Question) -> str:
         """Return the text of the model's answer.
 
         Raises:
-            SchemaRefused: the same question is to be asked again.
-            Exception: there is none; until a pause is over, `is_paused`.
+            SchemaRefused: the question should be asked again.
+            Exception: no answer; the endpoint `is_paused` for a while.
         """
         try:
             with suppress_instrumentation():
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     body = await self._post(question)
             text = _Completion.model_validate_json(body).choices[0].message.content
         except SchemaRefused:
@@ -77,17 +77,17 @@ class Endpoint:
         except Exception as error:
             self._rest(_asked_pause(error))
             raise
-        self._pause = FIRST_PAUSE
+        self._pause = MIN_PAUSE
         return text
 
     def refuse(self) -> None:
-        """Take note that its answer was of no use."""
+        """Pause the endpoint because its answer was useless."""
         self._rest(None)
 
     def _rest(self, asked: float | None) -> None:
-        pause = self._pause if asked is None else max(asked, FIRST_PAUSE)
-        self._closed_until = time.monotonic() + min(pause, LONGEST_PAUSE)
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        pause = self._pause if asked is None else max(asked, MIN_PAUSE)
+        self._closed_until = time.monotonic() + min(pause, MAX_PAUSE)
+        self._pause = min(self._pause * 2, MAX_PAUSE)
 
     async def _post(self, question: Question) -> bytes:
         client = await asyncio.to_thread(self._client)  # Importing the library takes a second or two.
@@ -111,7 +111,7 @@ class Endpoint:
                     body = bytearray()
                     async for chunk in response.iter_bytes():
                         body += chunk
-                        if len(body) > LARGEST:
+                        if len(body) > MAX_ANSWER:
                             raise AnswerTooLarge
                     return bytes(body)
             except (BadRequestError, UnprocessableEntityError):
@@ -121,16 +121,16 @@ class Endpoint:
                 raise SchemaRefused from None
 
     def _client(self) -> AsyncOpenAI:
-        """Make a client for one question: the loop of the next may be another one.
+        """Make a client for one question, since the next may run on another event loop.
 
-        A URL of the settings gets the key of the settings alone, not one that belongs to somebody else.
+        A configured URL gets the configured key only, never ``OPENAI_API_KEY``.
         """
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         key = os.environ.get(f"{PREFIX}AGENT_KEY") or (None if self._url else os.environ.get("OPENAI_API_KEY"))
-        # Neither a redirect nor the text of an error is read: they have no bounds.
+        # Redirects and the bodies of errors are not read: they are unbounded.
         http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_close_unless_fine]})
-        return AsyncOpenAI(api_key=key or "none", base_url=self._url, timeout=PATIENCE, max_retries=0, http_client=http)
+        return AsyncOpenAI(api_key=key or "none", base_url=self._url, timeout=TIMEOUT, max_retries=0, http_client=http)
 
 
 async def _close_unless_fine(response: Any) -> None:
@@ -139,12 +139,12 @@ async def _close_unless_fine(response: Any) -> None:
 
 
 def _asked_pause(error: Exception) -> float | None:
-    """Return how long a refusal asks to wait, in seconds; ``None`` = it does not say."""
+    """Return the seconds that an error response asks to wait; ``None`` = it does not say."""
     response: Any = getattr(error, "response", None)
     if response is None:
         return None
     if response.status_code in {401, 403, 404}:
-        return LONGEST_PAUSE  # Nothing that passes by itself.
+        return MAX_PAUSE  # Does not go away by itself.
     try:
         return float(int(response.headers.get("retry-after", "")))
     except ValueError:

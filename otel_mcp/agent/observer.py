@@ -1,7 +1,7 @@
-"""When the observer agent asks: about a session that struggles, once for each of its problems, within a budget.
+"""The observer agent: asks a model about a session that struggles, once for each problem, within a budget.
 
-A question is asked by one replica: the store agrees on which. So is the budget, a number of places an hour
-for all replicas of the service; while the store is away, each has its own.
+Through the store, replicas agree on which of them asks, and share the budget of questions an hour. While the store is
+away, each replica asks and counts by itself.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from otel_mcp.model.state import ADVICE, SessionState, ToolCall
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 
-_LOOK_AT: Final = 3
-_LOOK_AGAIN: Final = 5.0
-"""A session is looked at when so many of its calls have failed here, and at calls that fail so many seconds later."""
-_SESSIONS: Final = 1000
-"""Sessions that are remembered as looked at."""
+_MIN_FAILURES: Final = 3
+"""Failed calls in this process from which on a session is examined."""
+_PAUSE: Final = 5.0
+"""Seconds between two examinations of a session."""
+_MAX_SESSIONS: Final = 1000
+"""Sessions that are remembered."""
 _HOUR: Final = 3600.0
-_ASKED: Final = 86_400.0
-"""Seconds for which replicas agree that a question has been asked."""
-_NOTES: Final = 4
-"""Problems of one session that its document has advice for."""
+_CLAIM_TTL: Final = 86_400.0
+"""Seconds for which replicas remember that a question has been asked."""
+_MAX_ADVICE: Final = 4
+"""Problems of a session for which its document keeps advice."""
 
 
 def make(settings: Settings, sessions: Sessions) -> dict[str, Agent]:
-    """Make the agent, by the name that it observes under, where a model is configured and the library is there."""
+    """Make the agent, by its name as an observer, if a model is configured and openai is installed."""
     if settings.agent_model is None:
         return {}
     if find_spec("openai") is None:
@@ -47,63 +48,63 @@ def make(settings: Settings, sessions: Sessions) -> dict[str, Agent]:
 
 
 class Agent:
-    """An observer that asks a model what goes wrong in a session, and leaves the answer in its document."""
+    """An observer that asks a model what goes wrong in a session, and saves the answer in its document."""
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._model = settings.agent_model
-        self._most = settings.agent_calls
+        self._budget = settings.agent_calls
         self._content = settings.agent_content and settings.store_content
         self._sessions = sessions
         self._endpoint = Endpoint(settings)
         self._failing: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Sessions with calls that failed: how many here, and when to look again."""
+        """Number of failed calls of a session in this process, and the `monotonic` second of the next examination."""
         self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._given: OrderedDict[tuple[object, ...], tuple[float, Advice]] = OrderedDict()
-        """What was said of a session, and when: for an hour it is said of all that are like it."""
+        """Advice and its `monotonic` second, by `likeness`: for an hour, similar sessions get the same advice."""
         self._hour: int = 0
-        self._taken: int = 0
-        """Places of this hour that are known to be taken, by any replica."""
+        self._used: int = 0
+        """Questions of this hour that any replica is known to have asked."""
 
     def wants(self, call: CallRecord | ToolCall) -> bool:
-        """Look whether a call failed, other than by its client's leaving: only then may its session struggle."""
+        """Return whether a call failed, other than by its client leaving, and the agent may ask."""
         failed = call.failure is not None or call.error_type is not None
         return failed and call.failure != "cancelled" and call.error_type not in LEFT and self._may_ask()
 
     async def __call__(self, call: ToolCall, session: SessionState) -> None:
-        """Look now and then at the calls of a session, of all replicas, while some of them fail."""
+        """Examine the session's calls of all replicas now and then, while some fail."""
         now, session_id = time.monotonic(), session.session_id
-        failed, at = self._failing.get(session_id, (0, now + _LOOK_AGAIN))
-        looks = failed + 1 == _LOOK_AT or now >= at
-        remember(self._failing, session_id, (failed + 1, now + _LOOK_AGAIN if looks else at), _SESSIONS)
-        if not looks or not self._may_ask():
+        failed, due = self._failing.get(session_id, (0, now + _PAUSE))
+        is_due = failed + 1 == _MIN_FAILURES or now >= due
+        remember(self._failing, session_id, (failed + 1, now + _PAUSE if is_due else due), _MAX_SESSIONS)
+        if not is_due or not self._may_ask():
             return
         state = await self._sessions.load(session_id)
         if state is not None and (problem := struggle(state)) is not None:
             await self.found(problem, state)
 
     async def found(self, pattern: str, session: SessionState) -> None:
-        """Ask about a session that shows a pattern, unless somebody has.
+        """Ask about a session that shows a pattern, unless a replica has asked.
 
         Raises:
-            Exception: there was no answer, or none to the question.
+            Exception: there was no answer, or an invalid one.
         """
         key = (session.session_id, pattern)
         if key in self._asked or not self._may_ask():
             return
-        remember(self._asked, key, None, _SESSIONS)
-        if await self._is_first(f"advice:{pattern}:{session.session_id}", _ASKED):
-            # What was said of contents must not stand with another user's session.
-            like = key if self._content else likeness(session, pattern)
-            at, advice = self._given.get(like, (0.0, None))
-            if advice is None or time.monotonic() - at > _HOUR:
+        remember(self._asked, key, None, _MAX_SESSIONS)
+        if await self._is_first(f"advice:{pattern}:{session.session_id}", _CLAIM_TTL):
+            # Advice that may quote content must not go to another user's session.
+            group = key if self._content else likeness(session, pattern)
+            given, advice = self._given.get(group, (0.0, None))
+            if advice is None or time.monotonic() - given > _HOUR:
                 advice = await self._ask(question(session, pattern, content=self._content))
                 if advice is None:
                     return
-                remember(self._given, like, (time.monotonic(), advice), _SESSIONS)
+                remember(self._given, group, (time.monotonic(), advice), _MAX_SESSIONS)
             await self._write(session.session_id, pattern, advice)
 
     async def _ask(self, asked: Question) -> Advice | None:
-        """Ask within the budget; an endpoint that knows no schemas is asked twice, once in a process's life."""
+        """Ask within the budget; an endpoint that does not support schemas is asked a second time without."""
         for _ in range(2):
             if not await self._take():
                 break
@@ -117,33 +118,33 @@ class Agent:
         return None
 
     def _may_ask(self) -> bool:
-        """Look whether anything is left of this hour's budget, as far as is known here, and the endpoint works."""
-        return not self._endpoint.is_paused and (self._taken < self._most or self._hour != int(time.time() // _HOUR))
+        """Return whether the endpoint works, and this hour's budget is not used up as far as this process knows."""
+        return not self._endpoint.is_paused and (self._used < self._budget or self._hour != int(time.time() // _HOUR))
 
     async def _take(self) -> bool:
-        """Take a place of this hour's budget; ``False`` where none is left."""
+        """Take one question of this hour's budget; ``False`` = none is left."""
         hour = int(time.time() // _HOUR)
         if hour != self._hour:
-            self._hour, self._taken = hour, 0
-        while self._taken < self._most:
-            self._taken += 1
-            if await self._is_first(f"advice-budget:{hour}:{self._taken}", _HOUR):
+            self._hour, self._used = hour, 0
+        while self._used < self._budget:
+            self._used += 1
+            if await self._is_first(f"advice-budget:{hour}:{self._used}", _HOUR):
                 return True
         return False
 
     async def _is_first(self, key: str, ttl: float) -> bool:
-        """Return whether no replica has claimed this before; each decides alone while the store is away."""
-        ours = secrets.token_urlsafe(16)
-        return await self._sessions.get_or_set(key, ours, ttl) == ours
+        """Claim `key` for `ttl` seconds; return whether no replica had. Always true while the store is away."""
+        token = secrets.token_urlsafe(16)
+        return await self._sessions.get_or_set(key, token, ttl) == token
 
     async def _write(self, session_id: str, problem: str, advice: Advice) -> None:
-        """Put advice into the document, as its user would: what they save in the same instant may be lost."""
+        """Save advice in the document, by load and save like a user: a user's save in between may be lost."""
         state = await self._sessions.load(session_id)
         if state is None:
             return
-        kept: Any = state.attributes.get(ADVICE)
-        notes: dict[str, Any] = {**kept} if isinstance(kept, dict) else {}
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        notes[problem] = {**advice.model_dump(exclude_none=True), "model": self._model, "at": at}
-        state.attributes[ADVICE] = dict(list(notes.items())[-_NOTES:])
+        saved: Any = state.attributes.get(ADVICE)
+        notes: dict[str, Any] = {**saved} if isinstance(saved, dict) else {}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        notes[problem] = {**advice.model_dump(exclude_none=True), "model": self._model, "at": now}
+        state.attributes[ADVICE] = dict(list(notes.items())[-_MAX_ADVICE:])
         await self._sessions.save(state)

@@ -1,8 +1,9 @@
-"""What the observer agent asks about a session, and what it takes for an answer. No I/O."""
+"""Write the observer agent's question about a session, and parse the answer. No I/O."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -12,17 +13,18 @@ from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.model.verdict import find
 
 FAILURES: Final = "failures"
-"""Of one tool, again and again, without a pattern."""
-_FAILED: Final = 3
-"""So many of them among the calls that are shown."""
-_SHOWN: Final = 30
+"""The problem of repeated failures of one tool, without a pattern."""
+_MIN_FAILURES: Final = 3
+"""Failures of one tool, among the calls that the model sees, that make the problem `FAILURES`."""
+_MAX_CALLS: Final = 30
 """Newest calls of a session that the model sees."""
-_VALUE: Final = 400
-"""Characters of the arguments or the result of a call."""
-_CONTENT: Final = 8_000
-"""Characters of all of them: the oldest go without."""
-_NAME: Final = 64
-_LINE: Final = 250
+_MAX_VALUE: Final = 400
+"""Characters of the arguments, or of the result, of a call."""
+_MAX_CONTENT: Final = 8_000
+"""Characters of all arguments and results; the oldest calls go without."""
+_MAX_NAME: Final = 64
+"""Characters of a tool's name."""
+_MAX_SENTENCE: Final = 250
 """Characters of each sentence of an answer."""
 
 _MEANING: Final = {
@@ -42,15 +44,15 @@ confidence."""
 
 
 def _plain(text: str) -> str:
-    """Make one bounded line of what can be printed: it is shown in terminals."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:_LINE]
+    """Make one bounded line of printable characters, since terminals show it."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:_MAX_SENTENCE]
 
 
 _Line = Annotated[str, AfterValidator(_plain), StringConstraints(min_length=1)]
 
 
 class Advice(BaseModel):
-    """What a model has said about a session."""
+    """A model's answer about a session."""
 
     cause: _Line
     change: _Line
@@ -72,7 +74,7 @@ SCHEMA: Final[dict[str, Any]] = {
 
 
 class Question(NamedTuple):
-    """What to ask, and the tools that the answer may be about."""
+    """A question for a model, and the tools that the answer may name."""
 
     system: str
     user: str
@@ -80,32 +82,29 @@ class Question(NamedTuple):
 
 
 def struggle(state: SessionState) -> str | None:
-    """Name what a session shows that is worth a question; ``None`` = nothing, or not enough."""
+    """Return the problem of a session that is worth a question; ``None`` = no problem."""
     if found := find(state.tool_calls):
         return found[0].name
     failed = [call.tool_name for call in _newest(state) if _failed(call)]
-    return FAILURES if any(failed.count(name) >= _FAILED for name in set(failed)) else None
+    return FAILURES if any(failed.count(name) >= _MIN_FAILURES for name in set(failed)) else None
 
 
 def likeness(state: SessionState, problem: str) -> tuple[object, ...]:
-    """Return what sessions have in common that one answer is for: the problem, its tool, and how that fails."""
+    """Return a key that is equal for sessions with the same answer: the problem, its tool, and how that tool fails."""
     tools = [found.tool_name for found in find(state.tool_calls) if found.name == problem]
     failed = [call for call in state.tool_calls if _failed(call)]
-    tool = (
-        tools[0]
-        if tools
-        else max((call.tool_name for call in failed), key=[c.tool_name for c in failed].count, default="")
-    )
+    counts = Counter(call.tool_name for call in failed)
+    tool = tools[0] if tools else max(counts, key=counts.__getitem__, default="")
     return problem, tool, frozenset(call.failure or call.error_type for call in failed if call.tool_name == tool)
 
 
 def question(state: SessionState, problem: str, *, content: bool) -> Question:
-    """Put a session into words for the model.
+    """Write the question about a session.
 
     Args:
-        state: with its calls.
+        state: the session, with its calls.
         problem: one of the patterns, or `FAILURES`.
-        content: whether arguments and results, which the document holds after the redaction hook, may be shown.
+        content: whether to include the arguments and results of the document, which are redacted.
     """
     calls = _newest(state)
     names, digests = dict[str, str](), dict[str, str]()
@@ -133,10 +132,10 @@ def question(state: SessionState, problem: str, *, content: bool) -> Question:
 
 
 def read(text: str, tools: frozenset[str]) -> Advice:
-    """Read a model's answer, with or without a fence around it.
+    """Parse a model's answer, with or without a code fence.
 
     Raises:
-        ValueError: it is not what was asked for.
+        ValueError: the answer does not follow the schema.
     """
     begin, end = text.find("{"), text.rfind("}")
     advice = Advice.model_validate_json(text[begin : end + 1] if 0 <= begin < end else text)
@@ -145,7 +144,7 @@ def read(text: str, tools: frozenset[str]) -> Advice:
 
 
 def _newest(state: SessionState) -> list[ToolCall]:
-    return sorted(state.tool_calls, key=lambda call: call.started_at)[-_SHOWN:]
+    return sorted(state.tool_calls, key=lambda call: call.started_at)[-_MAX_CALLS:]
 
 
 def _failed(call: ToolCall) -> bool:
@@ -153,10 +152,10 @@ def _failed(call: ToolCall) -> bool:
 
 
 def _name(call: ToolCall, names: dict[str, str], content: bool) -> str:
-    """Return the name of a tool as it is shown: one that the server does not know is a text of the client's."""
+    """Return the name of a tool to show; an unknown tool's is numbered, since the client made it up."""
     if call.tool_name not in names:
         unknown = call.failure == "unknown_tool" and not content
-        names[call.tool_name] = f"(unknown tool {len(names) + 1})" if unknown else _plain(call.tool_name)[:_NAME]
+        names[call.tool_name] = f"(unknown tool {len(names) + 1})" if unknown else _plain(call.tool_name)[:_MAX_NAME]
     return names[call.tool_name]
 
 
@@ -168,10 +167,10 @@ def _letter(digest: str | None, letters: dict[str, str]) -> str:
 
 
 def _add_content(calls: Sequence[ToolCall], shown: list[dict[str, Any]]) -> None:
-    left = _CONTENT
+    left = _MAX_CONTENT
     for call, facts in zip(reversed(calls), reversed(shown), strict=True):
         for name, value in (("said", call.arguments), ("answered", call.result)):
             if value is not None and left > 0:
-                text = json.dumps(value, default=str)[: min(_VALUE, left)]
+                text = json.dumps(value, default=str)[: min(_MAX_VALUE, left)]
                 facts[name] = text
                 left -= len(text)

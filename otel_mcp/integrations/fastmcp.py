@@ -1,4 +1,4 @@
-"""Patches of FastMCP's telemetry: sessions and failures as its spans show them, and the spans that it opens itself."""
+"""Patch FastMCP's telemetry: its own spans, and the session ids and failures that it puts on them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from otel_mcp.telemetry.spans import rename, same_span
 
 _GUARD = guarded("FastMCP")
 _MISSING: Final = frozenset({"NotFoundError", "DisabledError"})
-"""Exceptions of FastMCP for a name that it does not know, or does not show."""
-_QUIET: Final = {"record_exception": False, "set_status_on_exception": False}
+"""Exceptions of FastMCP for a component that is unknown or disabled."""
+_NO_FAILURES: Final = {"record_exception": False, "set_status_on_exception": False}
 
 
 def telemetry(module: ModuleType, patches: Patches) -> None:
-    """Replace what FastMCP 3 and 4 look up at call time."""
+    """Patch the functions that FastMCP 3 and 4 look up in this module at call time."""
     patches.replace(module, "get_session_span_attributes", _session_attributes)
     if hasattr(module, "record_span_exception"):
         patches.replace(module, "record_span_exception", _record)
@@ -36,7 +36,7 @@ def telemetry(module: ModuleType, patches: Patches) -> None:
 
 
 def server(module: ModuleType, patches: Patches) -> None:
-    """Patch FastMCP 3 where it was imported before us."""
+    """Patch the copy of `server_span` that FastMCP 3 binds if it was imported before us."""
     if not hasattr(module, "record_span_exception") and hasattr(module, "server_span"):
         patches.replace(module, "server_span", _server_span)
 
@@ -44,14 +44,14 @@ def server(module: ModuleType, patches: Patches) -> None:
 def native_span(module: ModuleType, patches: Patches) -> None:
     """Patch the middleware of FastMCP 4 that opens its span for a message."""
     if hasattr(module, "FastMCPServerMiddleware"):
-        from otel_mcp.integrations.mcp_v2 import layer  # That SDK is there, as FastMCP 4 is on it alone.
+        from otel_mcp.integrations.mcp_v2 import layer  # FastMCP 4 requires the SDK 2.x.
 
         patches.replace(module.FastMCPServerMiddleware, "__call__", partial(layer, opening=True))
         patches.replace(module.FastMCPServerMiddleware, "_seam_span", _seam_span)
 
 
 def _session_attributes(original: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
-    """Keep the session ids that FastMCP invents off its spans: where the client sent none, one for each request."""
+    """Keep session ids that FastMCP invents for requests without one off its spans."""
 
     @wraps(original)
     def get_session_span_attributes() -> dict[str, str]:
@@ -68,7 +68,7 @@ def _session_attributes(original: Callable[[], dict[str, str]]) -> Callable[[], 
 
 
 def _record(original: Callable[[Span, Exception], None]) -> Callable[[Span, Exception], None]:
-    """Let FastMCP 4 put an error on the span of a message only where the message failed by the server's fault."""
+    """Let FastMCP 4 put an error on the span of a message only if the failure is the server's fault."""
 
     @wraps(original)
     def record_span_exception(span: Span, e: Exception) -> None:
@@ -97,7 +97,7 @@ def _get_tracer(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _QuietTracer:
-    """A tracer that leaves how a message failed to us; before 4.2 it would put that on the span itself."""
+    """A tracer whose spans record no exception or status by themselves, as those of FastMCP before 4.2 do."""
 
     __slots__ = ("_tracer",)
 
@@ -105,7 +105,7 @@ class _QuietTracer:
         self._tracer = tracer
 
     def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
-        return self._tracer.start_as_current_span(*args, **{**_QUIET, **kwargs})
+        return self._tracer.start_as_current_span(*args, **{**_NO_FAILURES, **kwargs})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tracer, name)
@@ -117,7 +117,7 @@ def _note_missing(call: Call, error: BaseException | None) -> None:
 
 
 def _opening() -> Dispatch | None:
-    """Return the message whose span FastMCP 4 is about to open."""
+    """Return the dispatch of the message whose span FastMCP 4 is about to open."""
     call = current_call.get()
     return call.dispatch if call is not None and call.dispatch is not None and call.dispatch.opening else None
 
@@ -132,7 +132,10 @@ def _seam_span(original: Callable[..., AbstractContextManager[None]]) -> Callabl
 
 
 class _Completed:
-    """Stands for the span of FastMCP 4, inside which its own middlewares may answer too; completed as it ends."""
+    """Wraps FastMCP 4's span of a message, adopts it as ours, and completes it when it ends.
+
+    FastMCP's middlewares run inside the span and may answer by themselves.
+    """
 
     __slots__ = ("_dispatch", "_manager", "_span")
 
@@ -156,17 +159,17 @@ class _Completed:
     ) -> bool | None:
         with _GUARD:
             if self._span is not None:
-                rename(self._dispatch.call, self._span)  # It has the name of a listing that FastMCP needs to serve it.
+                rename(self._dispatch.call, self._span)  # FastMCP may have named it after its own listing.
                 self._dispatch.settle(self._span, error)
         return self._manager.__exit__(kind, error, traceback)
 
 
 def _server_span(original: Callable[..., AbstractContextManager[Span]]) -> Callable[..., AbstractContextManager[Span]]:
-    """Let our span stand for that of FastMCP 3.
+    """Use our span in place of FastMCP 3's.
 
-    FastMCP 3 opens its span within its middlewares, which may answer by
-    themselves, call it several times, or change what it returns. Ours is there
-    before them and ends after them: it gets what FastMCP knows of the message.
+    FastMCP 3 opens its span inside its middlewares, which may answer by
+    themselves, call the handler several times, or change its result. Our span
+    encloses them and gets the attributes of FastMCP's.
     """
 
     @wraps(original)
@@ -182,7 +185,7 @@ def _server_span(original: Callable[..., AbstractContextManager[Span]]) -> Calla
 
 
 class _Described:
-    """Stands for a span of FastMCP 3: puts on ours what FastMCP alone knows."""
+    """Replaces a span of FastMCP 3: puts its attributes on our span."""
 
     __slots__ = ("_call", "_description", "_dispatch", "_span")
 

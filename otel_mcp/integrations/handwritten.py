@@ -1,8 +1,8 @@
-"""Patches for servers without an SDK, where the HTTP handler is the handler of the message.
+"""Patches for servers without an SDK, whose HTTP handler also handles the message.
 
-A function behind a Starlette or FastAPI route lies inside every middleware. Of
-bare ASGI apps no patch knows anything; those of middlewares around them are met
-on their inner side.
+A function behind a Starlette or FastAPI route runs inside all middlewares. Bare
+ASGI apps have nothing to patch; for them, known middlewares are patched where
+they call the app.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 _GUARD: Final = guarded("route")
 
 Observed = Callable[[Runtime, Exchange, Scope, Receive, Send], tuple[Receive, Send]]
-"""What the app inside a middleware is to receive and send by."""
+"""Returns the `receive` and `send` for the app inside a middleware."""
 
 
 def asgi_instrumentation(module: ModuleType, patches: Patches) -> None:
-    """Patch OpenTelemetry's ASGI middleware: its own span around `receive` would undo what is attached outside it."""
+    """Patch OpenTelemetry's ASGI middleware: its span around `receive` would replace a context attached outside it."""
     patches.replace(module.OpenTelemetryMiddleware, "__call__", _inside(_attach_inside))
 
 
@@ -40,14 +40,14 @@ def gzip(module: ModuleType, patches: Patches) -> None:
 
 
 def brotli(module: ModuleType, patches: Patches) -> None:
-    """Patch the compression of brotli-asgi."""
+    """Patch brotli-asgi's compression."""
     patches.replace(module.BrotliMiddleware, "__call__", _inside(_read_inside))
 
 
 async def serve(
     handler: ASGIApp, runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Run the function behind a route as the handler of the message that its request carries."""
+    """Run the function behind a route as the handler of the request's message."""
     token, outcome = None, None
     try:
         exchange.routed = exchange.attaches_inside = True
@@ -56,7 +56,7 @@ async def serve(
             exchange.ambient = without_ended_span(otel_context.get_current())
         if exchange.confirmed and (context := runtime.http_spans.begin(exchange, scope)) is not None:
             token = otel_context.attach(context)
-        if exchange.parsed:  # By a middleware that has read it.
+        if exchange.parsed:  # A middleware has read the body.
             await runtime.dispatcher.attach(exchange, scope)
         receive = _attaching(runtime, exchange, scope, receive)
     except Exception as failure:
@@ -65,7 +65,7 @@ async def serve(
         await handler(scope, receive, send)
     except BaseException as error:
         with _GUARD:
-            if exchange.dispatch is not None and is_cancellation(error):  # Of any other, the answer tells.
+            if exchange.dispatch is not None and is_cancellation(error):  # The answer shows any other error.
                 outcome = exchange.dispatch.failed(error)
         raise
     finally:
@@ -78,13 +78,13 @@ async def serve(
 
 
 def _attaching(runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive) -> Receive:
-    """Have the app's own task, once it has read its request, run under the span of the message in it."""
+    """Return a `receive` that attaches the message's span to the app's task once the body has been read."""
     routed = exchange.routed
 
     async def attaching() -> Message:
         message = await receive()
         with _GUARD:
-            if exchange.parsed and exchange.routed is routed:  # A route lies further in.
+            if exchange.parsed and exchange.routed is routed:  # Otherwise a route further in attaches it.
                 await runtime.dispatcher.attach(exchange, scope)
         return message
 
@@ -94,18 +94,18 @@ def _attaching(runtime: Runtime, exchange: Exchange, scope: Scope, receive: Rece
 def _attach_inside(
     runtime: Runtime, exchange: Exchange, scope: Scope, receive: Receive, send: Send
 ) -> tuple[Receive, Send]:
-    """Attach inside the ASGI middleware of OpenTelemetry, whose span is the parent."""
+    """Attach the message's span inside OpenTelemetry's ASGI middleware, whose span is its parent."""
     exchange.attaches_inside = True
     return _attaching(runtime, exchange, scope, receive), send
 
 
 def _read_inside(runtime: Runtime, exchange: Exchange, _: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """Read inside a middleware that compresses, where the answer is still plain."""
+    """Read the answer inside a compressing middleware, where it is not compressed yet."""
     return receive, runtime.exchanges.replies.within(exchange, send)
 
 
 def _inside(observed: Observed) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a middleware call its app as `observed`, from the first request on that is observed."""
+    """Wrap the app of a middleware with `observed` when its first observed request comes."""
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
@@ -121,7 +121,7 @@ def _inside(observed: Observed) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 class _Inner:
-    """The app inside a middleware of others."""
+    """The wrapped app of a middleware."""
 
     def __init__(self, app: ASGIApp, observed: Observed) -> None:
         self.app = app

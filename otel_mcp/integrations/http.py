@@ -1,8 +1,9 @@
-"""Patches of the places that an HTTP request passes on its way into a server.
+"""Patches of the apps, routes and SDK transports that an HTTP request passes.
 
-They start no span. The outermost one that sees a request observes it; those of the
-SDK only note what can be known there alone: the context inside any HTTP
-instrumentation, the authenticated user, and who owns sessions.
+None starts a span of a message. The outermost patch that sees a request observes
+it. The SDK's transports only note what cannot be known further out: the context
+inside any HTTP instrumentation, the authenticated user, and whether the SDK keeps
+sessions.
 """
 
 from __future__ import annotations
@@ -25,21 +26,20 @@ from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Receive, Scope, Send
 
 _FUNCTIONS: Final = (FunctionType, MethodType)
-"""What a route of a hand-written server leads to; an SDK's leads to an object."""
-
-_TABLES: Final = ("_server_instances", "_read_stream_writers")
-"""Private fields of the SDK's transports with a session in each entry: Streamable HTTP, and the one of 2024-11-05."""
-_Held = Callable[[Any], Any]
-"""Finds the object that holds the transport sessions of an SDK."""
+"""Types of a hand-written route's endpoint; an SDK's endpoint is an object."""
+_SESSION_TABLES: Final = ("_server_instances", "_read_stream_writers")
+"""Private fields of the SDK's transports with an entry for each session: Streamable HTTP, and that of 2024-11-05."""
+_FindHolder = Callable[[Any], Any]
+"""Returns the object that holds the SDK's transport sessions."""
 
 
 def starlette(module: ModuleType, patches: Patches) -> None:
-    """Patch every Starlette and FastAPI app, on any server."""
+    """Patch all Starlette and FastAPI apps."""
     patches.replace(module.Starlette, "__call__", _app)
 
 
 def litestar(module: ModuleType, patches: Patches) -> None:
-    """Patch every Litestar app, on any server."""
+    """Patch all Litestar apps."""
     patches.replace(module.Litestar, "__call__", _app)
 
 
@@ -49,20 +49,20 @@ def route(module: ModuleType, patches: Patches) -> None:
 
 
 def session_manager(module: ModuleType, patches: Patches) -> None:
-    """Patch the SDK's Streamable HTTP transport. Its own ASGI class bypasses `handle_request`."""
+    """Patch the SDK's Streamable HTTP transport, and its ASGI class, which bypasses `handle_request`."""
     patches.replace(module.StreamableHTTPSessionManager, "handle_request", _sdk(lambda manager: manager))
     if hasattr(module, "StreamableHTTPASGIApp"):
         patches.replace(module.StreamableHTTPASGIApp, "__call__", _sdk(lambda app: app.session_manager))
 
 
 def sse_transport(module: ModuleType, patches: Patches) -> None:
-    """Patch the SDK's transport of 2024-11-05, whose sessions are always the server's."""
+    """Patch the SDK's transport of 2024-11-05, which always keeps sessions itself."""
     patches.replace(module.SseServerTransport, "handle_post_message", _sdk(lambda transport: transport))
     patches.replace(module.SseServerTransport, "connect_sse", _connecting)
 
 
 def http_client(module: ModuleType, patches: Patches) -> None:
-    """Patch httpx's in-process transport: what it sends is a new request, however much it repeats of another."""
+    """Patch httpx's in-process transport, so that its request is not taken for the one being served."""
 
     def make(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @wraps(original)
@@ -79,13 +79,13 @@ def http_client(module: ModuleType, patches: Patches) -> None:
 
 
 class ObservedApp:
-    """An ASGI app around another. Servers probe for factories by calling, so the signature is exact."""
+    """An ASGI app that observes another one. Servers probe for factories by calling, so the signature is exact."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # By now the server knows that the app is one of ASGI 3, so no coroutine is needed around it.
+        # The server already knows that the app is ASGI 3, so this need not be a coroutine function.
         if (seen := look(scope, from_server=True)) is None:
             return self.app(scope, receive, send)
         return serve(seen, self.app, scope, receive, send)
@@ -94,8 +94,8 @@ class ObservedApp:
         return getattr(self.app, name)
 
 
-# Apps stay coroutine functions, as the originals are: by that servers, test clients and asgiref distinguish ASGI 3 from
-# ASGI 2 and WSGI. (`inspect.markcoroutinefunction` would spare the coroutine, from Python 3.12 on.)
+# Replacements stay coroutine functions like the originals, by which servers, test clients and asgiref tell ASGI 3 from
+# ASGI 2 and WSGI. (From Python 3.12 on, `inspect.markcoroutinefunction` would save the coroutine.)
 
 
 def _app(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,7 +115,7 @@ def _route(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[
         exchange = scope.get(SCOPE_KEY)
         if not isinstance(exchange, Exchange):
             return original(self, scope, receive, send)
-        exchange.scope = scope  # Middlewares have run, and some of them copy.
+        exchange.scope = scope  # Middlewares have run, and some copy the scope.
         if exchange.at_sdk or current.runtime is None or not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
             return original(self, scope, receive, send)
         return handwritten.serve(partial(original, self), current.runtime, exchange, scope, receive, send)
@@ -123,12 +123,12 @@ def _route(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[
     return handle
 
 
-def _sdk(holder_of: _Held) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _sdk(find_holder: _FindHolder) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
             if SCOPE_KEY not in scope and (seen := look(scope)) is not None:
-                scope[SCOPE_KEY] = None  # So that it goes on when it comes here again, observed or not.
+                scope[SCOPE_KEY] = None  # So that the second pass through here calls the original.
                 return await serve(seen, partial(__call__, self), scope, receive, send)
             token = None
             try:
@@ -142,7 +142,7 @@ def _sdk(holder_of: _Held) -> Callable[[Callable[..., Any]], Callable[..., Any]]
                     if context is not None:
                         token = otel_context.attach(context)
                     if exchange.owns_sessions is None and (exchange.protocol_version or "") < MODERN:
-                        _slow_learn(exchange, runtime, holder_of(self))
+                        _slow_learn(exchange, runtime, find_holder(self))
             except Exception as failure:
                 report("transport", failure)
             try:
@@ -157,7 +157,7 @@ def _sdk(holder_of: _Held) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _slow_learn(exchange: Exchange, runtime: Runtime, holder: Any) -> None:
-    """Remember who owns sessions, for requests that do not get here, such as those that a middleware refuses."""
+    """Remember whether the SDK keeps sessions, for requests that do not get here, such as refused ones."""
     if holder is None:
         return
     exchange.owns_sessions = not getattr(holder, "stateless", False)
@@ -167,14 +167,14 @@ def _slow_learn(exchange: Exchange, runtime: Runtime, holder: Any) -> None:
 
 
 def _watch(runtime: Runtime, holder: Any) -> None:
-    """Have the transport sessions that an SDK holds counted."""
-    for field in _TABLES:
+    """Count the transport sessions that an SDK holds."""
+    for field in _SESSION_TABLES:
         if hasattr(holder, field):
             runtime.metrics.census.watch(holder, field)
 
 
 def _connecting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Take note of a transport of 2024-11-05, whose client may never post."""
+    """Watch a transport of 2024-11-05 when a client connects, which may never post."""
 
     @wraps(original)
     def connect_sse(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,8 @@
 """Patches of the MCP SDK 1.x, on which FastMCP 2 and 3 run.
 
-A session's task was started by its ``initialize`` request and carries that
-request's context for ever, so every message gets its own context here.
-``initialize`` itself never passes: its span is made after the fact.
+The SDK serves all messages of a session in a task that its ``initialize`` request
+started and whose context it keeps, so each message gets its own context here.
+``initialize`` itself does not pass here: its span is made after the answer.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _FASTMCP3_METHODS: Final = frozenset({
     "tools/call", "tools/list", "resources/read", "resources/list", "resources/templates/list",
     "prompts/get", "prompts/list",
 })  # fmt: skip
-"""Methods that FastMCP 3 opens a server span for, where none of ours is there."""
+"""Methods for which FastMCP 3 opens a server span if there is none of ours."""
 _REFUSALS: Final = frozenset({"ToolError", "FastMCPError"})
-"""Exceptions of the high-level servers: what is raised before a tool runs is not the tool's."""
+"""Exceptions by which the high-level servers refuse a call before a tool runs."""
 _CANCELLED: Final = Outcome(error_type="cancelled")
 
 
 def lowlevel_server(module: ModuleType, patches: Patches) -> None:
-    """Wrap ``Server._handle_request``, and keep the hidden listing of tools out of the traces."""
+    """Patch the dispatch of messages and the making of errors; hide the SDK's internal listing of tools from traces."""
     patches.replace(module.Server, "_handle_request", _handle_request)
     patches.replace(module.Server, "_get_cached_tool_definition", _quiet_listing)
     patches.replace(module.Server, "_make_error_result", _noting)
@@ -62,10 +62,10 @@ def _dispatch(server: Any, message: Any, req: Any) -> _Dispatch | None:
         return None
     exchange = exchange_of(getattr(getattr(message, "message_metadata", None), "request_context", None))
     if exchange is None:
-        native = _fastmcp_will(server, req.method)
+        native = _opens_span(server, req.method)
         call = runtime.dispatcher.handed_over(message.request_id, req.method, req.params, native=native)
     else:
-        # Here the parameters are models; the body has them as they were sent.
+        # Parameters are models here; only the body has them as they were sent.
         runtime.exchanges.requests.read(exchange)
         call = runtime.dispatcher.requests.call_of(exchange, message.request_id, req.method, None)
     if call is None:
@@ -80,10 +80,10 @@ def _dispatch(server: Any, message: Any, req: Any) -> _Dispatch | None:
 class _Dispatch(Dispatch):
     message: Any = None
     answered: Outcome | None = None
-    """How the handler has responded: it returns nothing."""
+    """The outcome of the response; the handler itself returns nothing."""
 
     def responding(self, respond: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-        """Watch what the handler responds."""
+        """Return a `respond` that notes the outcome."""
 
         def responding(response: Any) -> Awaitable[Any]:
             with _GUARD:
@@ -101,15 +101,15 @@ class _Dispatch(Dispatch):
         self.call.trusted_name = self.call.target in getattr(self.server, "_tool_cache", ())
         if self.answered is not None:
             return self.answered
-        # The SDK has answered at once, and its handler ends without a word.
+        # For a cancelled request, the SDK answers at once, and the handler ends without a response.
         return _CANCELLED if getattr(self.message, "cancelled", False) is True else None
 
     def judge(self) -> None:
         call = self.call
         if _is_fastmcp(self.server):
-            call.tools_observed = True  # It names what it does not know.
+            call.tools_observed = True  # FastMCP raises for unknown tools.
         else:
-            # The cache has all tools, from before the call on.
+            # The cache was filled with all tools before the call.
             call.unlisted = not call.trusted_name and bool(getattr(self.server, "_tool_cache", ()))
 
 
@@ -117,14 +117,14 @@ def _is_fastmcp(server: Any) -> bool:
     return type(server).__module__.startswith("fastmcp")
 
 
-def _fastmcp_will(server: Any, method: str) -> bool:
-    """Return whether FastMCP 3 opens a span for a message that none of ours is there for."""
+def _opens_span(server: Any, method: str) -> bool:
+    """Return whether FastMCP 3 opens a span for a message that has none of ours."""
     telemetry = sys.modules.get("fastmcp.server.telemetry")
     return method in _FASTMCP3_METHODS and _is_fastmcp(server) and hasattr(telemetry, "server_span")
 
 
 def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Note what a low-level server turns into an error: the user's exception, or its own failed validation."""
+    """Note why a low-level server answers with an error: an exception of the user's, or failed validation."""
 
     @wraps(original)
     def make(self: Any, error_message: str) -> Any:
@@ -146,7 +146,7 @@ def _note(server: Any, call: Call, error: BaseException | None, message: str) ->
 
 
 def _is_refusal(server: Any, error: BaseException) -> bool:
-    """Return whether a high-level server, or a middleware of its, refuses a call before a tool runs."""
+    """Return whether a high-level server or one of its middlewares refuses a call before a tool runs."""
     if any(base.__name__ in _REFUSALS for base in type(error).__mro__):
         return True
     return _is_fastmcp(server) and protocol_error(error) is not None
@@ -158,7 +158,7 @@ def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
         token = None
         with _GUARD:
             if tool_name not in self._tool_cache and type(self).__module__.startswith("fastmcp"):
-                # FastMCP 3 would open a server span for this listing, which no client asked for.
+                # FastMCP 3 would open a server span for this listing, which no client requested.
                 unsampled = trace.NonRecordingSpan(_unsampled(trace.get_current_span().get_span_context()))
                 token = otel_context.attach(trace.set_span_in_context(unsampled))
         try:
@@ -173,7 +173,7 @@ def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
 
 def _unsampled(context: trace.SpanContext) -> trace.SpanContext:
     if not context.is_valid:
-        # A parent has to be valid to be heeded; these ids reach nobody.
+        # Only a valid parent decides about sampling; these ids are never exported.
         context = trace.SpanContext(secrets.randbits(127) + 1, secrets.randbits(63) + 1, is_remote=False)
     return trace.SpanContext(
         context.trace_id,

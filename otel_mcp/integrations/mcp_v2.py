@@ -1,10 +1,9 @@
 """Patches of the MCP SDK 2.x: where a message reaches its handler, and the span that the SDK opens for it.
 
-``ServerRunner._compose_server_middleware`` builds the chain for every inbound
-message of every transport. It is private: where it is missing, spans are made
-after the fact instead. The SDK's span ends inside everything that is put around a
-message, so it is completed within the layer that opens it, whether the handler is
-reached or a middleware answers by itself.
+``ServerRunner._compose_server_middleware`` builds the handler chain for every inbound
+message of every transport. It is private; without it, spans are made after the answer.
+The SDK's span ends before the outer layers of the chain do, so it is completed inside
+the middleware that opens it, whether the handler runs or another middleware answers.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ Compose = Callable[[Any, Handler], Handler]
 _GUARD = guarded("dispatch")
 _NATIVE: Final = "OpenTelemetryMiddleware"
 """The SDK's middleware that opens spans."""
-_JUDGEMENTS: Final = frozenset({semconv.ERROR_TYPE, semconv.RPC_RESPONSE_STATUS_CODE})
+_ERROR_ATTRIBUTES: Final = frozenset({semconv.ERROR_TYPE, semconv.RPC_RESPONSE_STATUS_CODE})
 _INVALID_PARAMS, _INTERNAL_ERROR, _UNKNOWN_ERROR = -32602, -32603, 0
-"""What the SDK answers where a message cannot be validated, and for any other exception (0 up to 2025-11-25)."""
+"""Codes of the SDK's answer to an invalid message, and to any other exception (0 up to 2025-11-25)."""
 
 
 def runner(module: ModuleType, patches: Patches) -> None:
-    """Wrap the chain on both sides: outermost to set the context, innermost to find the span."""
+    """Wrap the chain outside, to set the context, and inside, to find the SDK's span."""
     patches.replace(module.ServerRunner, "_compose_server_middleware", _composed)
 
 
@@ -57,7 +56,7 @@ def native_span(module: ModuleType, patches: Patches) -> None:
 def _composed(compose: Compose) -> Compose:
     @wraps(compose)
     def composed(self: Any, inner: Handler) -> Handler:
-        # No coroutine of its own: each one is paid for whenever the handler waits.
+        # Not a coroutine function: each coroutine costs time whenever the handler waits.
         def dispatched(ctx: Any) -> Awaitable[Any]:
             if (runtime := current.runtime) is None:
                 return compose(self, inner)(ctx)
@@ -67,18 +66,18 @@ def _composed(compose: Compose) -> Compose:
                     if call is None:
                         return compose(self, inner)(ctx)
                     if ctx.method == "initialize":
-                        # Whether the transport gives out a session shows in its answer alone, after a native span.
+                        # Only the answer, after the SDK's span, shows whether the transport gives out a session.
                         return _unseen(compose, self, inner, ctx, runtime)
                 else:
                     if exchange.protocol_version != ctx.protocol_version and ctx.method != "initialize":
-                        exchange.protocol_version = ctx.protocol_version  # What both speak, whatever a header has.
+                        exchange.protocol_version = ctx.protocol_version  # The negotiated one, not the header's.
                     call = runtime.dispatcher.requests.call_of(exchange, ctx.request_id, ctx.method, ctx.params)
                     if call is None:
                         return _unseen(compose, self, inner, ctx, runtime)
                 dispatch = _Dispatch(runtime.dispatcher, call, self, ctx.session)
                 if call.method != "tools/call" or call.target not in runtime.metrics.catalogues.tools.known:
                     dispatch.slow_learn(ctx)
-                # A patched layer that opens spans has what lies inside it observed.
+                # A patched middleware that opens spans observes its inner part itself.
                 is_layered = self.server.middleware and hasattr(type(self.server.middleware[0]).__call__, ORIGINAL)
                 chain = compose(self, inner if is_layered else partial(dispatch.observe, inner))
                 return dispatch.run(partial(chain, ctx))
@@ -92,10 +91,10 @@ def _composed(compose: Compose) -> Compose:
 
 
 def layer(original: Callable[..., Awaitable[Any]], *, opening: bool = False) -> Callable[..., Awaitable[Any]]:
-    """Have what lies inside a middleware that opens the span of a message observed.
+    """Wrap a middleware that opens the span of a message, to observe the part of the chain inside it.
 
     Args:
-        original: the middleware.
+        original: the middleware's ``__call__``.
         opening: see `Dispatch.opening`.
     """
 
@@ -104,7 +103,7 @@ def layer(original: Callable[..., Awaitable[Any]], *, opening: bool = False) -> 
         try:
             call = current_call.get()
             dispatch: _Dispatch | None = call.dispatch if call is not None and call.span_context is None else None
-            # Not a message of another server in this process.
+            # The message may be one of another server in this process.
             if dispatch is not None and ctx.session is dispatch.served_by and ctx.method == dispatch.call.method:
                 dispatch.opening = opening
                 call_next = partial(dispatch.observe, call_next)
@@ -118,12 +117,12 @@ def layer(original: Callable[..., Awaitable[Any]], *, opening: bool = False) -> 
 @dataclass(slots=True, eq=False)
 class _Dispatch(Dispatch):
     observed: bool = False
-    """Something further out reads the result, and completes the span."""
+    """A layer further out reads the result and completes the span."""
     spans_outside: bool = False
-    """FastMCP has opened the span, and completes it further out."""
+    """FastMCP opened the span and completes it further out."""
 
     def slow_learn(self, ctx: Any) -> None:
-        """Note what only this SDK knows before the handler runs."""
+        """Note facts that only this SDK has before the handler runs."""
         with _GUARD:
             exchange, method = self.call.exchange, self.call.method
             if exchange.protocol_version is None:
@@ -134,7 +133,7 @@ class _Dispatch(Dispatch):
                 self.call.trusted_name = _is_tool(self.server, self.call)
 
     async def _slow_initialize(self, ctx: Any) -> None:
-        """Learn what session the transport gives out: a native span ends before the answer begins."""
+        """Learn the session that the transport gives out, since the SDK's span ends before the answer begins."""
         with _GUARD:
             runtime, exchange = current.runtime, self.call.exchange
             session_id = getattr(getattr(ctx.session, "_connection", None), "session_id", None)
@@ -145,7 +144,7 @@ class _Dispatch(Dispatch):
                 await runtime.exchanges.responses.mint(self.call)
 
     async def observe(self, call_next: Handler, ctx: Any) -> Any:
-        """Run what lies inside the span of the message, opened here if need be, and complete it while it is open."""
+        """Run the inner part of the chain, opening a span if there is none, and complete the span while it is open."""
         if self.observed:
             return await call_next(ctx)
         self.observed = True
@@ -181,7 +180,7 @@ class _Dispatch(Dispatch):
             if call.method in TASK_METHODS:
                 self.dispatcher.metrics.tasks.see(call, result)
         if call.method == "initialize":
-            # What a handshake brings is known once it has succeeded, and its span is still open.
+            # The handshake has succeeded and its span is still open.
             await self.dispatcher.resolver.succeeded(call)
             version = call.exchange.protocol_version = negotiated_version({"result": result})
             if call.span is not None:
@@ -215,31 +214,31 @@ class _Dispatch(Dispatch):
 
     def judge(self) -> None:
         call, server = self.call, self.server.server
-        # What another server does not look up, it may know all the same.
+        # Other servers may serve tools that their lookup does not find.
         owner: object = getattr(getattr(server, "get_tool_input_schema", None), "__self__", None)
         knows_all = any(base.__module__.startswith("mcp.server.mcpserver") for base in type(owner).__mro__)
         call.tools_observed = knows_all or hasattr(server, "fastmcp")
         call.unlisted = knows_all and not call.trusted_name and not _is_tool(self.server, call)
 
     def owes_span(self) -> bool:
-        # Of a layer that is not patched, a span that was not sampled is seen only within.
+        # An unsampled span of a middleware that is not patched cannot be seen from outside.
         entries = self.server.server.middleware
         return not any(_is_native(entry) and not hasattr(type(entry).__call__, ORIGINAL) for entry in entries)
 
 
 def _keep(span: Any, outcome: Outcome) -> None:
-    """Keep the SDK from overwriting on its span how the message failed.
+    """Keep the SDK from overwriting our error attributes on its span.
 
-    It marks the caller's errors as the server's, and an attribute cannot be removed from a
-    span. Its description of the status stays, and the exception that it records.
+    It marks the caller's errors as the server's, and attributes cannot be removed from a span.
+    Its status description and its exception event stay.
     """
     set_attribute, set_attributes = span.set_attribute, span.set_attributes
 
-    def without_judgements(attributes: Mapping[str, Any]) -> None:
-        set_attributes({name: attributes[name] for name in attributes if name not in _JUDGEMENTS})
+    def without_errors(attributes: Mapping[str, Any]) -> None:
+        set_attributes({name: attributes[name] for name in attributes if name not in _ERROR_ATTRIBUTES})
 
-    span.set_attributes = without_judgements
-    span.set_attribute = lambda name, value: None if name in _JUDGEMENTS else set_attribute(name, value)  # pyright: ignore[reportUnknownLambdaType]
+    span.set_attributes = without_errors
+    span.set_attribute = lambda name, value: None if name in _ERROR_ATTRIBUTES else set_attribute(name, value)  # pyright: ignore[reportUnknownLambdaType]
     if outcome.error_type is None:
         span.set_status = lambda *_, **__: None  # pyright: ignore[reportUnknownLambdaType]
 
@@ -254,18 +253,18 @@ def _handed_over(runtime: Runtime, owner: Any, ctx: Any) -> Call | None:
 
 
 def _is_tool(owner: Any, call: Call) -> bool:
-    """Return whether the server knows the tool by itself: then its name may be shown though the call fails."""
+    """Return whether the server has the tool: then its name may be shown even if the call fails."""
     lookup = getattr(owner.server, "get_tool_input_schema", None)
     if call.target is None or lookup is None:
         return False
     try:
         return lookup(call.target) is not None
     except Exception:
-        return False  # A function of the user's, which may raise for a name that it does not know: no failure of ours.
+        return False  # The user's lookup may raise for an unknown name.
 
 
 async def _unseen(compose: Compose, owner: Any, inner: Handler, ctx: Any, runtime: Runtime) -> Any:
-    """Run a message that is not on the wire without a span of its own: it is the SDK's inner business."""
+    """Run a message that the SDK made itself, without a span."""
     chain: Handler | None = None
     quiet: AbstractContextManager[Any] = nullcontext()
     with _GUARD:
@@ -281,7 +280,7 @@ async def _unseen(compose: Compose, owner: Any, inner: Handler, ctx: Any, runtim
 
 
 class _Runner:
-    """A runner as `compose` sees it, whose server has not the SDK's own span middleware."""
+    """Stands in for a runner whose server lacks the SDK's span middleware, as far as `compose` needs it."""
 
     def __init__(self, owner: Any) -> None:
         self.server = self

@@ -1,4 +1,4 @@
-"""The table of all patches; how attributes of other people's classes are replaced, and put back."""
+"""Replace attributes of other libraries, and restore them; the table of all patches."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from otel_mcp.guard import guarded
 
 logger = logging.getLogger("otel_mcp")
 ORIGINAL: Final = "_otel_mcp_original"
-"""Where a replacement keeps what it stands for."""
+"""The attribute in which a replacement keeps the original."""
 
 
 @dataclass(slots=True)
 class Patches:
-    """Everything that has been replaced, in order."""
+    """All replaced attributes, in order."""
 
     _undo: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     generation: int = 0
-    """Counts `install` and `restore`: a hook of an earlier generation does nothing."""
+    """Grows with `restore`; hooks registered before it do nothing."""
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> bool:
-        """Put ``make(original)`` in the place of ``owner.name``.
+        """Replace ``owner.name`` with ``make(original)``.
 
         Returns:
-            False where there is no such name (another version of the library) or
-            it is replaced already.
+            False if the name does not exist (in another version of the library) or
+            is already replaced.
         """
         held = cast(MappingProxyType[str, Any], owner.__dict__)
         original = held.get(name)
@@ -42,7 +42,7 @@ class Patches:
         setattr(owner, name, replacement)
 
         def undo() -> None:
-            # Somebody may have wrapped ours meanwhile: then theirs stays, and ours passes through.
+            # Another library may have wrapped ours meanwhile: then its wrapper stays, and ours passes calls through.
             if held.get(name) is replacement:
                 setattr(owner, name, original)
 
@@ -50,10 +50,10 @@ class Patches:
         return True
 
     def on_import(self, module: str, apply: Callable[[ModuleType, Patches], None]) -> None:
-        """Run `apply` when `module` is imported, or now if it has been.
+        """Run `apply` when `module` is imported, or now if it already is.
 
-        Nothing is imported for it: an import of ours would bind classes that
-        other instrumentations are about to replace.
+        Never imports `module`: that would bind classes that other instrumentations
+        are about to replace.
         """
         generation = self.generation
 
@@ -74,7 +74,7 @@ class Patches:
 
 
 def _lazy(module: str, function: str) -> Callable[[ModuleType, Patches], None]:
-    """Import the integration only once the library that it patches is there."""
+    """Import the integration when the library that it patches is imported."""
 
     def apply(loaded: ModuleType, patches: Patches) -> None:
         getattr(import_module(f"otel_mcp.integrations.{module}"), function)(loaded, patches)
@@ -109,4 +109,4 @@ TARGETS: Final = (
     ("fastmcp.server.telemetry", _lazy("fastmcp", "telemetry")),
     ("fastmcp.server.server", _lazy("fastmcp", "server")),
 )
-"""Which module is patched by which function, when it is imported."""
+"""Modules, and the functions that patch them when they are imported."""

@@ -1,7 +1,4 @@
-"""Patches of web servers, where they load an app: whatever it is made of, it is observed.
-
-Each wraps what the server is about to call, and nothing else of it.
-"""
+"""Patches of web servers: each wraps the app that the server loads, whatever its framework."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ def uvicorn(module: ModuleType, patches: Patches) -> None:
 
 
 def uvicorn_server(module: ModuleType, patches: Patches) -> None:
-    """Patch the end of uvicorn, which raises the signal again that stopped it: ``atexit`` never runs."""
+    """Patch uvicorn's shutdown: it ends by raising the signal that stopped it, so that ``atexit`` never runs."""
 
     def make(shutdown: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(shutdown)
@@ -44,12 +41,12 @@ def gunicorn(module: ModuleType, patches: Patches) -> None:
 
 
 def hypercorn(module: ModuleType, patches: Patches) -> None:
-    """Patch Hypercorn, on asyncio and on trio."""
+    """Patch Hypercorn, on asyncio and trio."""
     patches.replace(module.ASGIWrapper, "__init__", _after("app"))
 
 
 def granian(module: ModuleType, patches: Patches) -> None:
-    """Patch Granian; its workers take the function up when they import it."""
+    """Patch Granian, whose workers look these names up when they start."""
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
@@ -66,12 +63,12 @@ def granian(module: ModuleType, patches: Patches) -> None:
         return __init__
 
     patches.replace(module, "_callback_wrapper", make)
-    # A worker of Granian ends without ``atexit``: only the lifespan shows that it does.
+    # A worker of Granian ends without ``atexit``; only the lifespan announces the end.
     patches.replace(module.LifespanProtocol, "__init__", make_lifespan)
 
 
 def _after(attribute: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Wrap the app that a method leaves in `attribute`, once it has run."""
+    """Wrap the app that a method stores in `attribute`."""
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
         @wraps(original)

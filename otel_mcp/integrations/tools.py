@@ -1,6 +1,6 @@
-"""Patches of the tools of the high-level servers: a tool has been entered, and how it failed.
+"""Patches of the tools of high-level servers, which note that a tool was entered and how it failed.
 
-The SDK turns every exception into a result that is marked as an error, no more.
+The answer does not show it: the SDK turns every exception into a result marked as an error.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from otel_mcp.wire.jsonrpc import Failure, Outcome, protocol_error
 
 _GUARD = guarded("tool")
 _WRAPPERS: Final = frozenset({"ToolError", "UnexpectedToolError", "_ToolBodyError"})
-"""What the libraries make of an exception that a tool raised."""
+"""Exceptions in which the libraries wrap one that a tool raised."""
 _BY_CODE: Final[dict[int, Failure]] = {-32602: "invalid_arguments", -32603: "exception", 0: "exception"}
-"""Kinds of failure by the code of a protocol error that a tool raises; another code is the tool's own."""
+"""Kinds of failure by the code of a protocol error that a tool raises; any other code counts as ``tool``."""
 
 Run = Callable[..., Awaitable[Any]]
 
 
 def tool_base(module: ModuleType, patches: Patches) -> None:
-    """Patch the high-level server of the SDK, whose tools wrap what they raise."""
+    """Patch the SDK's high-level server, whose tools wrap the exceptions that they raise."""
     patches.replace(module.Tool, "run", partial(_run, unwrapped=_from_sdk))
 
 
@@ -40,7 +40,7 @@ def fastmcp_tool(module: ModuleType, patches: Patches) -> None:
 
 def fastmcp2_tool(module: ModuleType, patches: Patches) -> None:
     """Patch FastMCP 2."""
-    if "FunctionTool" in vars(module):  # Later versions only warn there that it is elsewhere.
+    if "FunctionTool" in vars(module):  # Later versions moved it, and warn when it is read from here.
         patches.replace(module.FunctionTool, "run", partial(_run, unwrapped=_from_fastmcp))
 
 
@@ -61,7 +61,7 @@ def _run(original: Run, *, unwrapped: Callable[[Exception], BaseException]) -> R
                 call.tool_failure = "cancelled"
             raise
         if call is not None and call.tool_failure is not None:
-            # A tool that it has called had failed, or its first attempt.
+            # An earlier attempt, or a tool that this tool called, had failed.
             call.tool_failure = call.handler_outcome = None
         return result
 
@@ -73,17 +73,17 @@ def _from_sdk(error: Exception) -> BaseException:
 
 
 def _from_fastmcp(error: Exception) -> BaseException:
-    """Return pydantic's error where FastMCP wrapped one; all else comes as it was raised."""
+    """Return pydantic's error if FastMCP wrapped one; FastMCP wraps nothing else."""
     return error.__cause__ if isinstance(error.__cause__, ValidationError) else error
 
 
 def note(call: Call, error: BaseException, function: object) -> None:
-    """Take down what a tool raised.
+    """Note the exception of a tool on its call.
 
     Args:
         call: the call of the tool.
-        error: as the user's code or the validation of its arguments raised it.
-        function: what the user gave for a tool.
+        error: the exception of the user's code, or of the validation of arguments.
+        function: the user's function behind the tool.
     """
     call.handler_outcome = Outcome(exception_type=type(error).__qualname__[:128])
     call.tool_failure = _kind(error, function)
@@ -99,17 +99,14 @@ def _kind(error: BaseException, function: object) -> Failure:
 
 
 def was_entered(function: object, traceback: TracebackType | None) -> bool:
-    """Return whether the user's function had been entered when an exception was raised.
-
-    Arguments are validated before it is: it has no part in a failure of that.
-    """
+    """Return whether an exception came from inside the user's function, and not from validating its arguments."""
     while isinstance(function, partial):
         function = function.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     code: object = getattr(function, "__code__", None)
     if code is None:
         code = getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004  # pyright: ignore[reportUnknownArgumentType]
     if code is None:
-        return True  # Whatever validates there is the user's.
+        return True  # There is no code to look for: any validation is the user's own.
     while traceback is not None:
         if traceback.tb_frame.f_code is code:
             return True

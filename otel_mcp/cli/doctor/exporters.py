@@ -1,4 +1,4 @@
-"""Where telemetry is to go, read from the environment as the SDK reads it."""
+"""Read from the environment, as the SDK does, which exporters it makes and where they send."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Protocol = Literal["grpc", "http"]
 Env = Mapping[str, str]
 SIGNALS: Final = ("traces", "metrics", "logs")
 COMMON: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_STOPS: Final = "so nothing at all is instrumented"
+_STOPS: Final = "so nothing is instrumented"
 _BY_PROTOCOL: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 _BUILT_IN: Final = {"prometheus": "opentelemetry-exporter-prometheus", "zipkin": "opentelemetry-exporter-zipkin"}
 _NAMED: Final = (
@@ -35,7 +35,7 @@ class Target:
     protocol: Protocol
     url: str
     variable: str
-    """Which variable holds it, or should."""
+    """The variable that sets the URL."""
     protocol_variable: str
     secure: bool
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
@@ -52,14 +52,14 @@ class Target:
 
     @property
     def base(self) -> str:
-        """The place as its variable holds it: the common one is the same for all signals."""
+        """The place as its variable sets it: without the path of the signal in the common variable."""
         is_common = self.protocol == "http" and self.variable == COMMON
         return self.place.removesuffix(f"/v1/{self.signal}") if is_common else self.place
 
 
 @dataclass(slots=True)
 class Exporting:
-    """The exporters of an environment."""
+    """The exporters that an environment configures."""
 
     findings: list[Finding] = field(default_factory=list[Finding])
     targets: list[Target] = field(default_factory=list[Target])
@@ -68,10 +68,10 @@ class Exporting:
 
 
 def read(env: Env, inventory: Inventory) -> Exporting:
-    """Find out which exporters the SDK would make, and what is wrong with them."""
+    """Find out which exporters the SDK would make, and their problems."""
     result = Exporting()
     if env.get("OTEL_CONFIG_FILE") and "opentelemetry-configuration" in inventory.distributions:
-        result.findings.append(skip("OTEL_CONFIG_FILE holds where telemetry goes; that file was not read"))
+        result.findings.append(skip("OTEL_CONFIG_FILE sets the exporters; that file was not read"))
     elif env.get("OTEL_CONFIG_FILE"):
         found = "OTEL_CONFIG_FILE is set, but the package that reads it is missing: nothing is instrumented"
         result.findings.append(fail(found, "python -m pip install opentelemetry-configuration"))
@@ -92,7 +92,7 @@ def read(env: Env, inventory: Inventory) -> Exporting:
 def _names(env: Env, signal: str, inventory: Inventory) -> list[str]:
     given = env.get(f"OTEL_{signal.upper()}_EXPORTER")
     if given is None:
-        # What opentelemetry-distro, and those made after it, put there.
+        # The default of opentelemetry-distro and distros made after it.
         distros, chosen = inventory.names("distro"), env.get("OTEL_PYTHON_DISTRO")
         given = "otlp" if (chosen in distros if chosen else distros) else ""
     return [] if given.strip().lower() == "none" else _listed(given)
@@ -103,20 +103,20 @@ def _listed(text: str) -> list[str]:
 
 
 def _of_signal(env: Env, signal: str, name: str) -> tuple[str, str | None]:
-    """Return the variable of one signal where it is set, else the common one, and its value."""
+    """Return the name and value of the variable of one signal if it is set, else of the common one."""
     own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"
     return (own, env[own]) if env.get(own) else (common, env.get(common))
 
 
 def _signal(result: Exporting, env: Env, inventory: Inventory, signal: str, names: list[str]) -> Iterator[Finding]:
-    """Take up the exporters of one signal, and report those that cannot be made."""
+    """Add the exporters of one signal to `result`; report those that cannot be made."""
     installed = inventory.names(f"{signal}_exporter")
     for name in names:
         variable, given = _of_signal(env, signal, "PROTOCOL")
         protocol = (given or "").strip() or "grpc"
         exporter = _BY_PROTOCOL.get(protocol) if name == "otlp" else name
         if exporter is None:
-            yield fail(f"{variable} names a protocol that Python has not", export(variable, "http/protobuf"))
+            yield fail(f"{variable} names a protocol that Python lacks", export(variable, "http/protobuf"))
             continue
         is_otlp = exporter in _BY_PROTOCOL.values()
         other = next((value for value, made in _BY_PROTOCOL.items() if made in installed), None)
@@ -132,11 +132,11 @@ def _signal(result: Exporting, env: Env, inventory: Inventory, signal: str, name
             mend = INSTALL if is_otlp else f"python -m pip install {_BUILT_IN[name]}"
             yield fail(f"the package of the exporter {name} is missing, {_STOPS}", mend)
         else:
-            yield fail(f"{choice} names an exporter that nobody has installed, {_STOPS}", export(choice, "otlp"))
+            yield fail(f"{choice} names an exporter that is not installed, {_STOPS}", export(choice, "otlp"))
 
 
 def _settings(env: Env, inventory: Inventory, names: Mapping[str, list[str]]) -> Iterator[Finding]:
-    """Check what belongs to exporters: signals without any, names that nobody knows, samplers, headers."""
+    """Check for signals without exporters, unknown names, samplers and malformed headers."""
     off = [signal for signal in ("traces", "metrics") if not names[signal]]
     if len(off) == 2:
         mend = "export OTEL_TRACES_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp"
@@ -149,15 +149,15 @@ def _settings(env: Env, inventory: Inventory, names: Mapping[str, list[str]]) ->
         if any(
             name.lower() != "none" and name not in inventory.names(group) for name in _listed(env.get(variable, ""))
         ):
-            yield report(f"{variable} names what nobody has installed", f"unset {variable}")
+            yield report(f"{variable} names something that is not installed", f"unset {variable}")
     if _drops_all(env):
         yield warn("OTEL_TRACES_SAMPLER drops every trace that begins here", "unset OTEL_TRACES_SAMPLER")
     for name in ("", *(f"{signal.upper()}_" for signal in SIGNALS)):
         variable = f"OTEL_EXPORTER_OTLP_{name}HEADERS"
-        # The exporters leave it out, with the token in it.
+        # The exporters ignore malformed parts, such as a token without a name.
         if len(_listed(env.get(variable, ""))) > len(_headers(env.get(variable))):
             mend = f"export {variable}=NAME=VALUE,NAME=VALUE"
-            yield fail(f"{variable} holds what is no NAME=VALUE, which is left out", mend)
+            yield fail(f"{variable} has a part that is not NAME=VALUE, which exporters ignore", mend)
 
 
 def _drops_all(env: Env) -> bool:
@@ -193,7 +193,7 @@ def _headers(text: str | None) -> dict[str, str]:
 
 
 def constructed(loaded: Loaded) -> Iterator[Finding]:
-    """Exporters that refuse their settings keep everything else from being instrumented."""
-    advice = "look at OTEL_EXPORTER_OTLP_COMPRESSION, _TIMEOUT, _CERTIFICATE"
+    """Report an exporter that raises for its settings: then nothing is instrumented."""
+    advice = "check OTEL_EXPORTER_OTLP_COMPRESSION, _TIMEOUT, _CERTIFICATE"
     for facts in loaded.exporters[:1]:
-        yield fail(f"{facts['exporter']} cannot be made of these settings ({facts['error']}): {advice}")
+        yield fail(f"{facts['exporter']} does not accept its settings ({facts['error']}): {advice}")

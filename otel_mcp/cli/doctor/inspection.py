@@ -1,4 +1,4 @@
-"""Run the child process that looks at the environment of the server, and hold what it reports."""
+"""Run the child process that inspects the server's environment, and collect its report."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any, Final, NotRequired, TypedDict
 from otel_mcp.cli.doctor.launch import Launch, is_auto
 
 _CHILD: Final = Path(__file__).with_name("child.py")
-_START: Final = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
-_LINE: Final = 16 * 1024 * 1024
-"""Bytes of one line of the report: all distributions of an environment."""
-_QUIET: Final = {
-    # Whatever the app exports by itself waits longer than the process lives.
+_RUN_SCRIPT: Final = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+_MAX_LINE: Final = 16 * 1024 * 1024
+"""Bytes of one line of the report; the longest has all distributions of an environment."""
+_NO_EXPORT: Final = {
+    # Intervals longer than the process lives, for what the app exports by itself.
     "OTEL_BSP_SCHEDULE_DELAY": "3600000",
     "OTEL_BLRP_SCHEDULE_DELAY": "3600000",
     "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
@@ -34,12 +34,12 @@ class Distribution(TypedDict):
     version: str
     requires: Sequence[str]
     provides_module: NotRequired[bool]
-    """Only of a distribution called `otel-mcp`: it has a module of our name."""
+    """Only for a distribution called `otel-mcp`: whether it has a module of our name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What is installed where the server runs."""
+    """The packages that are installed where the server runs."""
 
     executable: str
     version: str
@@ -56,7 +56,7 @@ class Inventory:
 
 @dataclass(slots=True)
 class Loaded:
-    """What became of the instrumentations, the exporters and the app when they were loaded."""
+    """The results of loading the instrumentations, the exporters and the app."""
 
     siblings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     exporters: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -66,10 +66,10 @@ class Loaded:
     instrumented: bool = False
     broken: dict[str, Any] | None = None
     timed_out: str | None = None
-    """What was under way when time was up."""
+    """The step that did not end in time."""
 
     def add(self, facts: dict[str, Any]) -> None:
-        """Take up one line of the report."""
+        """Add one line of the report."""
         match facts:
             case {"sibling": _}:
                 self.siblings.append(facts)
@@ -85,7 +85,7 @@ class Loaded:
 
 
 class Inspection:
-    """A child process in the interpreter of the server. Use it as an asynchronous context manager."""
+    """The child process; an asynchronous context manager."""
 
     _process: Process
 
@@ -93,18 +93,18 @@ class Inspection:
         self._launch = launch
 
     async def __aenter__(self) -> Inspection:
-        env = {**self._launch.env, **_QUIET}
+        env = {**self._launch.env, **_NO_EXPORT}
         env.pop("OTEL_CONFIG_FILE", None)
-        # Nothing is initialised before the child does it.
+        # Without the entry that loads instrumentations at start: the child does that itself.
         paths = [path for path in env.pop("PYTHONPATH", "").split(os.pathsep) if path and not is_auto(path)]
         self._process = await asyncio.create_subprocess_exec(
             self._launch.interpreter or sys.executable,
-            *(*self._launch.flags, "-c", _START, str(_CHILD)),
+            *(*self._launch.flags, "-c", _RUN_SCRIPT, str(_CHILD)),
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
             env={**env, "PYTHONPATH": os.pathsep.join(paths)} if paths else env,
-            limit=_LINE,
+            limit=_MAX_LINE,
             start_new_session=True,
         )
         return self
@@ -112,17 +112,17 @@ class Inspection:
     async def __aexit__(self, *_: object) -> None:
         with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
-                # The app may have started processes of its own; they are of the same group.
+                # Processes that the app started are in the same group.
                 os.killpg(self._process.pid, signal.SIGKILL)
             else:
                 self._process.kill()
         await self._process.wait()
 
     async def inventory(self, seconds: float) -> Inventory:
-        """Return what is installed.
+        """Return the installed packages.
 
         Raises:
-            RuntimeError: the interpreter reports nothing of use.
+            RuntimeError: the child process did not report them.
         """
         facts = None
         with suppress(TimeoutError):
@@ -132,7 +132,7 @@ class Inspection:
         return Inventory(**facts["inventory"])
 
     async def load(self, exporters: Sequence[tuple[str, str]], disabled: set[str], seconds: float) -> Loaded:
-        """Load instrumentations and the app; what became of them, at most after `seconds`."""
+        """Load instrumentations and the app, and return the results after at most `seconds`."""
         launch, loaded = self._launch, Loaded(timed_out="loading the instrumentations")
         task = {
             "initialise": launch.initialises or not launch.given or launch.app is None,
@@ -150,7 +150,7 @@ class Inspection:
         self._process.stdin.write(task)
         with suppress(ConnectionError):
             await self._process.stdin.drain()
-            # An app that reads standard input finds its end.
+            # An app that reads standard input gets end of file.
             self._process.stdin.close()
         step = None
         while (facts := await self._line()) is not None:

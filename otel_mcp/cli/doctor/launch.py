@@ -1,6 +1,6 @@
-"""Read a command line as the shell and the server would: who starts whom, which app, how many workers.
+"""Parse the command that starts a server: its wrappers, interpreter, app and number of workers.
 
-Nothing is run. What is not understood is reported, not guessed.
+Nothing is run. Parts that are not understood are reported, not guessed.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 AUTO_DIRECTORY: Final = "opentelemetry/instrumentation/auto_instrumentation"
-"""What `opentelemetry-instrument` and the Kubernetes operator put on PYTHONPATH."""
+"""The end of the entry that `opentelemetry-instrument` and the Kubernetes operator add to PYTHONPATH."""
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 _PYTHON: Final = re.compile(r"(python|pypy)[\d.]*\Z")
 _APP: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(.*\))?\Z")
 _MODULE: Final = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*\Z")
 _RUNNERS: Final = frozenset({"uv", "poetry", "pdm", "pipenv", "hatch"})
-"""Each with the word ``run``."""
+"""Tools that start a program by ``TOOL run``."""
 _PLAIN_WRAPPERS: Final = frozenset({"exec", "nohup", "tini", "dumb-init", "--"})
-_BYPASSES: Final = re.compile(r"-[A-Za-z]*[IES]")
+_BYPASSING_FLAGS: Final = re.compile(r"-[A-Za-z]*[IES]")
 
 
 class _Server(NamedTuple):
-    """How a server of ASGI apps is called."""
+    """Options of an ASGI server."""
 
     attribute: str | None
-    """The app in a module that is named without one."""
+    """Default name of the app in its module."""
     workers: tuple[str, ...]
+    """Options for the number of workers."""
     variables: tuple[str, ...]
+    """Environment variables for the number of workers."""
     folder: tuple[str, ...]
+    """Options for the folder to import from."""
 
 
 SERVERS: Final[Mapping[str, _Server]] = {
@@ -48,7 +51,7 @@ SERVERS: Final[Mapping[str, _Server]] = {
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What a server is to import."""
+    """The app that a server imports."""
 
     module: str | None = None
     attribute: str = ""
@@ -65,38 +68,39 @@ class Launch:
     """How a server is started."""
 
     env: dict[str, str]
-    """The environment of the process, after assignments and flags of the command."""
+    """The environment of the process, with the assignments and flags of the command."""
     program: list[str] = field(default_factory=list[str])
-    """The words from the program on that runs the server."""
+    """The command without its wrappers."""
     given: bool = False
+    """Whether there is a command."""
     missing: str | None = None
-    """A command that is not found."""
+    """A program that is not found."""
     interpreter: str | None = None
     wrapper_interpreter: str | None = None
-    """Whose `opentelemetry-instrument` it is."""
+    """The interpreter of `opentelemetry-instrument`."""
     flags: tuple[str, ...] = ()
-    """Flags of the interpreter, from the command or the first line of a script."""
+    """Flags of the interpreter, from the command or a shebang."""
     server: str | None = None
     app: App | None = None
     workers: int = 1
     transport: str | None = None
-    """``stdio`` where the command serves no HTTP."""
+    """``stdio`` if the command does not serve HTTP."""
     unknown: str | None = None
-    """Why the app is not imported."""
+    """Why the app cannot be imported."""
 
     @property
     def bypassing_flag(self) -> str | None:
-        """A flag that keeps the interpreter from loading `sitecustomize`, or from reading PYTHONPATH."""
-        return next((flag for flag in self.flags if _BYPASSES.match(flag)), None)
+        """A flag by which the interpreter ignores `sitecustomize` or PYTHONPATH."""
+        return next((flag for flag in self.flags if _BYPASSING_FLAGS.match(flag)), None)
 
     @property
     def auto_directory(self) -> str | None:
-        """The entry of PYTHONPATH that brings the instrumentation."""
+        """The entry of PYTHONPATH that loads the instrumentation."""
         return next((path for path in _paths(self.env) if is_auto(path)), None)
 
     @property
     def shadowing(self) -> str | None:
-        """A `sitecustomize.py` that Python finds before that of the instrumentation."""
+        """A `sitecustomize.py` that Python finds before the instrumentation's."""
         for entry in _paths(self.env):
             if entry == self.auto_directory:
                 return None
@@ -106,12 +110,12 @@ class Launch:
 
     @property
     def env_file(self) -> str | None:
-        """A file of variables that the server reads by itself."""
+        """A file of environment variables that the server reads itself."""
         return option(self.program, "--env-file") if self.server == "uvicorn" else None
 
     @property
     def late_variables(self) -> list[str]:
-        """Variables of OpenTelemetry in that file: by then the SDK has read its own."""
+        """OpenTelemetry variables in `env_file`, which the server reads after the SDK has been configured."""
         if self.env_file is None or not Path(self.env_file).is_file():
             return []
         lines = Path(self.env_file).read_text("utf-8", "replace").splitlines()
@@ -134,7 +138,7 @@ def is_auto(path: str) -> bool:
 
 
 def read(words: Sequence[str], env: Mapping[str, str]) -> Launch:
-    """Read the words of a command; none at all is a command that is not known."""
+    """Parse the words of a command; an empty command gives an unknown launch."""
     launch, rest = Launch(dict(env), given=bool(words)), list(words)
     while rest and (step := _unwrapped(launch, rest)) is not None:
         rest = step
@@ -152,7 +156,7 @@ def read(words: Sequence[str], env: Mapping[str, str]) -> Launch:
 
 
 def _unwrapped(launch: Launch, words: list[str]) -> list[str] | None:
-    """Take one wrapper off, and do to the environment what it would do; `None` = there is none."""
+    """Remove one wrapper and apply its effect on the environment; return the rest, ``None`` = there is no wrapper."""
     name, rest = Path(words[0]).name, words[1:]
     if _ASSIGNMENT.match(words[0]):
         variable, _, launch.env[variable] = words[0].partition("=")
@@ -178,7 +182,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _instrumented(launch: Launch, words: list[str]) -> list[str]:
-    """Apply the flags of `opentelemetry-instrument`, each of which is an environment variable."""
+    """Apply the flags of `opentelemetry-instrument`, each of which sets an environment variable."""
     from opentelemetry.instrumentation import auto_instrumentation
 
     path = shutil.which(words[0], path=launch.env.get("PATH"))
@@ -206,13 +210,13 @@ def _instrumented(launch: Launch, words: list[str]) -> list[str]:
 
 
 def _shebang(path: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return the interpreter of a script and its flags; `None` where it is no Python script."""
+    """Return the interpreter of a script and its flags; ``None`` = not a Python script."""
     with open(path, "rb") as script:
         lines = [line.decode("utf-8", "replace").strip() for line in script.read(1024).split(b"\n")[:3]]
     if not lines or not lines[0].startswith("#!"):
         return None, ()
     if lines[0] == "#!/bin/sh" and len(lines) > 1 and lines[1].startswith("'''exec'"):
-        lines[0] = "#!" + shlex.split(lines[1])[1]  # How pip writes a path that is too long for a first line.
+        lines[0] = "#!" + shlex.split(lines[1])[1]  # This is how pip writes an interpreter path that is too long.
     words = lines[0][2:].split()
     if Path(words[0]).name == "env":
         words = [word for word in words[1:] if word != "-S"]
@@ -228,14 +232,14 @@ def _program(launch: Launch, path: str, words: list[str]) -> None:
         _server(launch, name, words[1:])
         return
     launch.interpreter = path
-    at = 1
-    while at < len(words) and words[at].startswith("-") and words[at] not in {"-m", "-c", "-"}:
-        at += 2 if words[at] in {"-X", "-W"} else 1
-    launch.flags = tuple(words[1:at])
-    if words[at : at + 1] == ["-m"] and at + 1 < len(words):
-        _server(launch, words[at + 1], words[at + 2 :])
+    index = 1
+    while index < len(words) and words[index].startswith("-") and words[index] not in {"-m", "-c", "-"}:
+        index += 2 if words[index] in {"-X", "-W"} else 1
+    launch.flags = tuple(words[1:index])
+    if words[index : index + 1] == ["-m"] and index + 1 < len(words):
+        _server(launch, words[index + 1], words[index + 2 :])
     else:
-        launch.unknown = "a script serves by itself when it is run, so it was not"
+        launch.unknown = "running a script would start its server"
 
 
 def _server(launch: Launch, name: str, arguments: list[str]) -> None:
@@ -252,16 +256,16 @@ def _server(launch: Launch, name: str, arguments: list[str]) -> None:
         launch.workers = next((int(text) for text in texts if text and text.isdecimal()), 1)
         launch.unknown = None if launch.app else f"no app was found among the arguments of {name}"
     elif launch.app is None:
-        launch.unknown = f"{name} is not one of the servers that are understood here"
+        launch.unknown = f"{name} is not a known server"
     launch.server = name if known is not None or launch.app is not None else None
 
 
 def option(arguments: Sequence[str], *names: str) -> str | None:
-    """Return the value of an option, written in any of the usual ways."""
-    for at, word in enumerate(arguments):
+    """Return the value of an option: ``--name value``, ``--name=value``, ``-n value`` or ``-nvalue``."""
+    for index, word in enumerate(arguments):
         for name in names:
             if word == name:
-                return arguments[at + 1] if at + 1 < len(arguments) else None
+                return arguments[index + 1] if index + 1 < len(arguments) else None
             if name.startswith("--") and word.startswith(name + "="):
                 return word[len(name) + 1 :]
             if not name.startswith("--") and word.startswith(name) and not word.startswith("--"):
@@ -270,10 +274,10 @@ def option(arguments: Sequence[str], *names: str) -> str | None:
 
 
 def _app(server: _Server | None, arguments: Sequence[str]) -> App | None:
-    """Return the app that a server is to import; `None` = none is found."""
-    before = ["", *arguments]
-    places = [word for at, word in enumerate(arguments) if before[at] not in {"-b", "--bind", "-k", "--worker-class"}]
-    named = next((word for word in places if _APP.match(word)), None)
+    """Find the app among the arguments of a server."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    words = (word for before, word in pairs if before not in {"-b", "--bind", "-k", "--worker-class"})
+    named = next((word for word in words if _APP.match(word)), None)
     folder = option(arguments, *(server.folder if server else ())) or os.getcwd()
     if named is None:
         bare = arguments[-1] if arguments and server and server.attribute else ""
@@ -288,7 +292,7 @@ def _app(server: _Server | None, arguments: Sequence[str]) -> App | None:
 
 
 def _file(arguments: Sequence[str]) -> App | None:
-    """Return the app of ``fastmcp run server.py:mcp`` and ``mcp run server.py:mcp``."""
+    """Find the app among the arguments of ``fastmcp run`` and ``mcp run``, such as ``server.py:mcp``."""
     named = next((word for word in arguments if word.endswith(".py") or ".py:" in word), None)
     if named is None:
         return None

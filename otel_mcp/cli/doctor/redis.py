@@ -1,4 +1,4 @@
-"""Whether Redis is there, lets us in, lets us do what we do, and keeps what it is given. Nothing is written."""
+"""Check that Redis answers, accepts our credentials and commands, and has memory. Writes nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from otel_mcp.cli.doctor.endpoint import REFUSED
 from otel_mcp.cli.doctor.report import Finding, export, fail, ok, skip, warn
 from otel_mcp.cli.store import Connection
 from otel_mcp.settings import PREFIX, Settings
@@ -17,78 +18,79 @@ from otel_mcp.store.redis.client import outage
 from otel_mcp.store.redis.codec import Keys
 
 URL: Final = f"{PREFIX}REDIS_URL"
-_PROBE: Final = "otel-mcp-doctor"
-"""A session that nobody has."""
+_PROBE_ID: Final = "otel-mcp-doctor"
+"""The id of a session that does not exist."""
 SESSION_COMMANDS: Final = (
     "GET k", "DEL k", "HDEL k f", "HGETALL k", "HLEN k", "HMGET k f", "PEXPIRE k 1",
     "TIME", "SET k v", "HSET k f v", "EVAL x 1 k", "EVALSHA x 1 k",
 )  # fmt: skip
-"""What is run on the keys of a session."""
+"""Commands on the keys of a session."""
 INDEX_COMMANDS: Final = (
     "ZADD k XX 0 m", "ZREM k m", "ZSCORE k m", "ZCOUNT k 0 0", "ZRANGEBYSCORE k 0 0", "PEXPIRE k 1", "EVAL x 1 k",
     "PFADD k m", "PFCOUNT k",
 )  # fmt: skip
-"""What is run on the index of all sessions."""
+"""Commands on the index of all sessions."""
 _MIB: Final = 1024 * 1024
 _SLOW: Final = 0.05
-"""Seconds after which a request goes on without an answer of Redis."""
-_ALLOWED: Final = """
+"""Seconds after which a request continues without an answer of Redis."""
+_PERMISSIONS_SCRIPT: Final = """
 local refused = {}
 local touched = redis.pcall('ZADD', KEYS[2] or KEYS[1], 'XX', 0, ARGV[1])
 if type(touched) == 'table' and touched.err and not string.find(touched.err, 'WRONGTYPE', 1, true) then
   refused[1] = touched.err
 end
-for at = 2, #ARGV do
+for index = 2, #ARGV do
   local words = {}
-  for word in string.gmatch(ARGV[at], '%S+') do words[#words + 1] = word == 'k' and KEYS[1] or word end
+  for word in string.gmatch(ARGV[index], '%S+') do words[#words + 1] = word == 'k' and KEYS[1] or word end
   if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(words)) then refused[#refused + 1] = words[1] end
 end
 return refused
 """
-"""Asks the server what this user may do. Adds a member that is not there to no set, which shows a full or read-only
-server."""
+"""Lua: asks the server which commands this user may run, and tries a write that changes nothing (ZADD XX of a missing
+member), which fails on a full or read-only server."""
 _NO_WRITES: Final = {
-    "READONLY": ("is a replica: it takes no writes", export(URL, "redis://PRIMARY:6379/0")),
+    "READONLY": ("is a replica, which rejects writes", export(URL, "redis://PRIMARY:6379/0")),
     "MISCONF": (
-        "takes no writes, since it cannot save to disk",
+        "rejects writes, since it cannot save to disk",
         "redis-cli CONFIG SET stop-writes-on-bgsave-error no",
     ),
     "NOREPLICAS": (
-        "takes no writes, since too few replicas follow it",
+        "rejects writes, since it has too few replicas",
         "redis-cli CONFIG SET min-replicas-to-write 0",
     ),
 }
-"""Errors of servers that answer but keep nothing."""
+"""Errors of servers that answer but do not accept writes, each with the finding and its fix."""
 _DENIED: Final = ("NOAUTH", "WRONGPASS", "Authentication required", "username-password pair")
-"""Words of errors whose class a client of a cluster does not pass on."""
-_PATIENCE: Final = 1.0
-"""Seconds: twice those of a server, so that a busy machine is no outage."""
-_TOO_LATE: Final = f"does not answer within {_PATIENCE:g} s"
+"""Texts of authentication errors, since a Cluster client does not pass on their class."""
+_TIMEOUT: Final = 1.0
+"""Seconds; twice a server's, so that a busy machine does not look like an outage."""
+_TOO_LATE: Final = f"does not answer within {_TIMEOUT:g} s"
+_UNKNOWN_HOST: Final = "names an unknown host"
 _REASONS: Final = {
     "LOADING": "is still loading its data",
-    "Name or service not known": "names a host that is not known",
-    "nodename nor servname": "names a host that is not known",
-    "name resolution": "names a host that is not known",
-    "refused": "refuses connections: nobody listens there",
-    "Connect call failed": "refuses connections: nobody listens there",
+    "Name or service not known": _UNKNOWN_HOST,
+    "nodename nor servname": _UNKNOWN_HOST,
+    "name resolution": _UNKNOWN_HOST,
+    "refused": REFUSED,
+    "Connect call failed": REFUSED,
     "DB index": "has no database of that number",
-    "max number of clients": "has as many clients as it may have",
-    "protected mode": "is in protected mode: it lets nobody in over the network",
+    "max number of clients": "has reached its limit of clients",
+    "protected mode": "is in protected mode: it accepts no clients over the network",
     "Timeout": _TOO_LATE,
 }
-"""Words in the text or class of an error, and what they mean."""
+"""Findings, by texts in an error or its class."""
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """Look at the Redis that the settings name."""
+    """Check the Redis that the settings name."""
     url = settings.redis_url
     if url is None:
         found = "not configured: sessions live in the memory of each process, and end with it"
         return [warn(found, export(URL, "redis://localhost:6379/0"))]
     try:
-        redis = Connection(settings, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE)
+        redis = Connection(settings, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
     except (ValueError, TypeError, OverflowError):
-        return [fail(f"{URL} cannot be used: it is no URL of Redis", export(URL, "redis://HOST:6379/0"))]
+        return [fail(f"{URL} is not a valid Redis URL", export(URL, "redis://HOST:6379/0"))]
     try:
         return await _check(redis, url, settings)
     except StoreDown as down:
@@ -100,10 +102,10 @@ async def check(settings: Settings) -> list[Finding]:
 
 async def _check(redis: Connection, url: str, settings: Settings) -> list[Finding]:
     loop, times = asyncio.get_running_loop(), list[float]()
-    for _ in range(4):  # The first time opens the connection.
+    for _ in range(4):  # The first one opens the connection.
         began = loop.time()
-        # A user that may not do this is connected all the same.
-        await _run(redis, "GET" if redis.is_cluster else "PING", *([_PROBE] if redis.is_cluster else []))
+        # Without permission for this command, the user is connected all the same.
+        await _run(redis, "GET" if redis.is_cluster else "PING", *([_PROBE_ID] if redis.is_cluster else []))
         times.append(loop.time() - began)
     info = await _info(redis)
     if not redis.is_cluster and str(info.get("cluster_enabled", "0")) == "1":
@@ -119,7 +121,7 @@ async def _check(redis: Connection, url: str, settings: Settings) -> list[Findin
 
 
 async def _run(redis: Connection, *command: Any) -> Any:
-    """Run one command; return its result, or the error that only concerns it.
+    """Run one command; return its result, or an error that concerns this command only.
 
     Raises:
         StoreDown: Redis cannot be used.
@@ -132,7 +134,7 @@ async def _run(redis: Connection, *command: Any) -> Any:
 
 
 async def _info(redis: Connection) -> dict[str, Any]:
-    """Return the server's own figures, as far as this user may read them."""
+    """Return the result of INFO, empty without permission."""
     if not redis.is_cluster:
         found = await _run(redis, "INFO", "everything")
         return {} if isinstance(found, Exception) else found
@@ -140,20 +142,20 @@ async def _info(redis: Connection) -> dict[str, Any]:
         info: dict[str, Any] = await redis.client.execute_command("INFO", target_nodes="primaries")
     except Exception:
         return {}
-    # Of several nodes the fullest; the only one answers without its name.
+    # Several nodes answer by name: take the fullest. A single node answers without a name.
     return info if "maxmemory" in info else max(info.values(), key=lambda each: each["used_memory"])
 
 
 async def _permissions(redis: Connection, url: str, settings: Settings) -> Finding:
     keys, refused = Keys(settings.redis_prefix, settings.service_name), set[str]()
     for names, commands in (
-        (keys.session(_PROBE), SESSION_COMMANDS),
-        ((keys.successor(_PROBE),), SESSION_COMMANDS),
+        (keys.session(_PROBE_ID), SESSION_COMMANDS),
+        ((keys.successor(_PROBE_ID),), SESSION_COMMANDS),
         ((keys.deadlines,), INDEX_COMMANDS),
         ((keys.sweeper,), SESSION_COMMANDS),
         ((keys.agreement("hash-key"),), SESSION_COMMANDS),
     ):
-        results = await _run(redis, "EVAL", _ALLOWED, len(names), *names, _PROBE, *commands)
+        results = await _run(redis, "EVAL", _PERMISSIONS_SCRIPT, len(names), *names, _PROBE_ID, *commands)
         if isinstance(results, Exception):
             refused.add("keys" if "key" in str(results) else "EVAL")
             continue
@@ -164,18 +166,18 @@ async def _permissions(redis: Connection, url: str, settings: Settings) -> Findi
                 return replace(fail(f"{place(url)} {found}", mend), check="redis")
             if " " not in text:
                 refused.add(text)
-            elif "OOM" not in text[:8]:  # The next check is about that.
+            elif "OOM" not in text[:8]:  # The check of memory reports this.
                 refused.add("keys" if "key" in text else "ZADD")
     if not refused:
-        return replace(ok("all commands on all keys of ours are allowed"), check="permissions")
+        return replace(ok("all required commands and keys are allowed"), check="permissions")
     user = urlsplit(url).username or "default"
     parts = (", ".join(sorted(refused - {"keys"})), "some keys" if "keys" in refused else "")
-    found = f"the user {user} may not use {' and '.join(filter(None, parts))}"
+    found = f"user {user} has no permission for {' and '.join(filter(None, parts))}"
     return replace(fail(found, acl(user, settings.redis_prefix)), check="permissions")
 
 
 def acl(user: str, prefix: str) -> str:
-    """Write the command that gives a user what we need, and no more."""
+    """Return the command that gives a user exactly the permissions that we need."""
     commands = sorted({command.split()[0].lower() for command in SESSION_COMMANDS + INDEX_COMMANDS})
     patterns = [f"~{prefix}mcp_session:*", f"~{{{prefix}mcp_session:*", f"~{prefix}otel_mcp:*"]
     words = [*(f"'{pattern}'" for pattern in patterns), *(f"+{command}" for command in (*commands, "ping", "info"))]
@@ -189,15 +191,15 @@ def _memory(info: dict[str, Any]) -> Finding:
     mend = "redis-cli CONFIG SET maxmemory-policy noeviction"
     more = f"redis-cli CONFIG SET maxmemory {max(limit * 2 // _MIB, 64)}mb"
     if "maxmemory_policy" not in info:
-        finding = skip("this user may not ask INFO")
+        finding = skip("this user has no permission for INFO")
     elif policy.startswith("allkeys-") and limit:
-        finding = fail(f"{found}: sessions and the key of hashes are evicted", mend)
+        finding = fail(f"{found}: sessions and the hash key are evicted", mend)
     elif policy.startswith("allkeys-"):
-        finding = warn(f"{found}: they will be evicted once there is a maxmemory", mend)
+        finding = warn(f"{found}: sessions would be evicted if a maxmemory were set", mend)
     elif limit and policy == "noeviction" and used >= limit:
-        finding = fail(f"{found}: there is no room, nothing can be written", more)
+        finding = fail(f"{found}: memory is full, nothing can be written", more)
     elif limit and policy == "noeviction" and used >= limit * 0.9:
-        finding = warn(f"{found}: there is hardly any room left", more)
+        finding = warn(f"{found}: memory is almost full", more)
     elif limit and policy.startswith("volatile-"):
         finding = warn(f"{found}: sessions are evicted when memory is full", mend)
     else:
@@ -206,33 +208,33 @@ def _memory(info: dict[str, Any]) -> Finding:
 
 
 def place(url: str) -> str:
-    """Return the URL of a Redis without user, password and query."""
+    """Return the URL without user, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _template(url: str, scheme: str = "", *, user: str | None = None) -> str:
-    """Write the command that sets the URL, with placeholders for user and password."""
+    """Return the URL with placeholders for user and password, if it has them or `user` gives them."""
     parts = urlsplit(url)
-    whose = user if user is not None else "USER:PASSWORD@" if "@" in parts.netloc else ""
-    return f"{scheme or parts.scheme}://{whose}{parts.netloc.rpartition('@')[2]}{parts.path}"
+    account = user if user is not None else "USER:PASSWORD@" if "@" in parts.netloc else ""
+    return f"{scheme or parts.scheme}://{account}{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _is_node(url: str) -> Finding:
     scheme = f"{urlsplit(url).scheme}+cluster"
     mend = export(URL, _template(url.partition("?")[0], scheme).removesuffix(urlsplit(url).path))
-    return fail(f"{place(url)} is a node of a Cluster, and the URL does not say so", mend)
+    return fail(f"{place(url)} is a node of a Cluster, but the URL does not say so", mend)
 
 
 async def _named(url: str, error: BaseException) -> Finding:
-    """Name the reason, in words of our own: the text of an error may repeat the password."""
+    """Explain an error in our own words, since its text may contain the password."""
     text, scheme = f"{error} {type(error).__name__}", urlsplit(url).scheme
     if "AuthenticationError" in text or any(sign in text for sign in _DENIED):
-        wants = "does not take this user and password" if "@" in url else "wants a password"
-        return fail(f"{place(url)} {wants}", export(URL, _template(url, user="USER:PASSWORD@")))
+        found = "rejects this user and password" if "@" in url else "requires a password"
+        return fail(f"{place(url)} {found}", export(URL, _template(url, user="USER:PASSWORD@")))
     if "Cluster mode is not enabled" in text or "cluster support disabled" in text:
         mend = export(URL, _template(url, scheme.partition("+")[0]))
-        return fail(f"{place(url)} is no Cluster, and the URL says that it is", mend)
+        return fail(f"{place(url)} is not a Cluster, but the URL says so", mend)
     if "MOVED" in text[:8] or "MovedError" in text:
         return _is_node(url)
     if "No master found" in text:
@@ -241,25 +243,25 @@ async def _named(url: str, error: BaseException) -> Finding:
         mend = export(URL, f"{_template(url)}?ssl_ca_certs=/path/to/ca.pem")
         return fail(f"the certificate of {place(url)} is not trusted", mend)
     reason = next((reason for words, reason in _REASONS.items() if words in text), None)
-    # A server that wants TLS hangs up on a plain client, or waits for more; and the other way round.
+    # A TLS server hangs up on a plain client, or waits for more; and the other way round.
     other = {"redis": "rediss", "rediss": "redis"}.get(scheme)
     if reason in {None, _TOO_LATE} and other is not None and await _speaks(url, is_secure=other == "rediss"):
-        found = "speaks TLS, and the URL does not say so"
+        found = "speaks TLS, but the URL does not say so"
         if other == "redis":
-            found = "speaks no TLS, and the URL says that it does"
+            found = "does not speak TLS, but the URL says so"
         return fail(f"{place(url)} {found}", export(URL, _template(url, other)))
     reason = reason or f"cannot be used ({type(error).__name__})"
     return fail(f"{place(url)} {reason}", export(URL, _template(url)) + "  # where Redis is")
 
 
 async def _speaks(url: str, *, is_secure: bool) -> bool:
-    """Return whether TLS, or no TLS, is spoken there."""
+    """Return whether the server speaks TLS, or with `is_secure` false, plain Redis."""
     parts, context = urlsplit(url), ssl.create_default_context() if is_secure else None
     if context is not None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with suppress(OSError, ValueError):  # A timeout is an error of the operating system as well.
-        where = asyncio.open_connection(parts.hostname, parts.port or 6379, ssl=context)
-        reader, writer = await asyncio.wait_for(where, 1)
+    with suppress(OSError, ValueError):  # `TimeoutError` included.
+        opening = asyncio.open_connection(parts.hostname, parts.port or 6379, ssl=context)
+        reader, writer = await asyncio.wait_for(opening, 1)
         try:
             writer.write(b"PING\r\n")
             answer = await asyncio.wait_for(reader.read(16), 1)

@@ -1,4 +1,4 @@
-"""What a check finds, and how it is shown: lines for a person, tab-separated values for a pipe, JSON for programs."""
+"""Findings of checks, and their report: lines for a person, tab-separated values in a pipe, or JSON."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _COLOR: Final = {"ok": "green", "warn": "yellow", "FAIL": "red", "skip": "dim"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found, and the line that mends it."""
+    """The result of a check, with a line that fixes the problem."""
 
     status: Status
     found: str
     mend: str | None = None
     """One line to copy: an export, a command, a flag."""
     check: str = ""
-    """The name of the check, which is a section of the documentation too."""
+    """Name of the check, and of its section in the documentation."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as they stand in the JSON report."""
+        """Return the finding as in the JSON report."""
         return {**asdict(self), "status": self.status.lower(), "docs": f"{DOCS}#{self.check}"}
 
 
@@ -40,7 +40,7 @@ Findings = Iterable[Finding]
 
 ok: Final = partial(Finding, "ok")
 skip: Final = partial(Finding, "skip")
-"""A check could not look, and why."""
+"""The check could not be made."""
 warn: Final = partial(Finding, "warn")
 """Telemetry is worse than it could be."""
 fail: Final = partial(Finding, "FAIL")
@@ -48,12 +48,12 @@ fail: Final = partial(Finding, "FAIL")
 
 
 def export(variable: str, value: str) -> str:
-    """Write the shell command that sets a variable."""
+    """Return the shell command that sets a variable."""
     return f"export {variable}={shlex.quote(value)}"
 
 
 def merged(results: Iterable[tuple[str, Finding]]) -> list[Finding]:
-    """Report once what was found of several signals, with their names before it."""
+    """Merge equal findings of several signals into one, which begins with their names."""
     signals: dict[Finding, list[str]] = {}
     for signal, finding in results:
         signals.setdefault(finding, []).append(signal)
@@ -61,20 +61,20 @@ def merged(results: Iterable[tuple[str, Finding]]) -> list[Finding]:
 
 
 def judge(check: str, look: Callable[..., Findings], *about: object, **how: object) -> list[Finding]:
-    """Run a check; one that fails becomes a finding of its own, and stops no other."""
+    """Run a check; if it raises, that is a finding."""
     try:
         return [replace(finding, check=check) for finding in look(*about, **how)]
     except Exception as error:
-        # Without its text, which may hold a password.
-        return [replace(warn(f"the check itself failed: {type(error).__name__}"), check=check)]
+        # Without the text of the error, which may contain a password.
+        return [warn(f"the check itself failed: {type(error).__name__}", check=check)]
 
 
 async def guarded(check: str, looking: Awaitable[Findings], seconds: float) -> list[Finding]:
-    """Run a check that waits, like `judge`; give up one that hangs."""
+    """Run a check that waits, like `judge`, for at most `seconds`."""
     try:
         found = list(await asyncio.wait_for(looking, seconds))
     except TimeoutError:
-        found = [warn(f"the check took longer than {seconds:g} s and was given up")]
+        found = [warn(f"the check took longer than {seconds:g} s")]
     except Exception as error:
         found = [warn(f"the check itself failed: {type(error).__name__}")]
     return [replace(finding, check=finding.check or check) for finding in found]
@@ -92,7 +92,7 @@ def as_json(findings: Sequence[Finding]) -> str:
 
 
 def as_lines(terminal: Terminal, findings: Sequence[Finding]) -> None:
-    """Write a line a finding: values between tabs in a pipe, else with the mending line beneath."""
+    """Write a line for each finding, with the fix below it; in a pipe, tab-separated values."""
     for finding in findings:
         if terminal.is_interactive:
             status = terminal.paint(f"{finding.status:<5}", _COLOR[finding.status])
@@ -107,7 +107,7 @@ def as_lines(terminal: Terminal, findings: Sequence[Finding]) -> None:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Count what was found in one line."""
+    """Sum up the findings in one line."""
     failed, warned = count(findings, "FAIL"), count(findings, "warn")
     if not failed and not warned:
         return f"nothing stops telemetry ({counted(count(findings, 'ok'), 'check')})"

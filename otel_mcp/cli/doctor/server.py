@@ -1,4 +1,4 @@
-"""Whether our package is installed where the server runs, is loaded in its process, and reaches the app in it."""
+"""Check that our package is installed where the server runs, is loaded in its process, and reaches its app."""
 
 from __future__ import annotations
 
@@ -18,36 +18,40 @@ from otel_mcp.cli.doctor.report import INSTALL, Finding, export, fail, ok, skip,
 
 OURS: Final = "otel-mcp-sessions"
 _NAMESAKE: Final = "otel-mcp"
-_FROM: Final = f"-m pip install '{OURS}[otlp]'  # in a checkout: '.[otlp]'"
-_SERVERS: Final = "instruments-any"
-"""The extra that lists the libraries of which any one suffices."""
+_PIP_INSTALL: Final = f"-m pip install '{OURS}[otlp]'  # in a checkout: '.[otlp]'"
+_INSTRUMENTS_EXTRA: Final = "instruments-any"
+"""The extra that lists the libraries we instrument; one of them is enough."""
 _DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 _EXCLUDED: Final = ("OTEL_PYTHON_MCP_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
 _PATHS: Final = ("/mcp", "/mcp/", "/sse")
-_REACHED: Final = ("starlette.applications.Starlette", "litestar.app.Litestar", "otel_mcp.middleware.MCPMiddleware")
+_PATCHED: Final = (
+    "starlette.applications.Starlette",
+    "litestar.app.Litestar",
+    "otel_mcp.middleware.MCPMiddleware",
+)
 """Apps that are observed on any server."""
 _DISPATCH: Final = ("_compose_server_middleware", "_handle_request")
-"""Where the SDK takes up a message, in 2.x and in 1.x."""
-_OF_MCP: Final = ("opentelemetry-instrumentation-mcp", "openinference-instrumentation-mcp")
+"""Methods with which the SDK dispatches a message, in 2.x and 1.x."""
+_OTHER_MCP_INSTRUMENTATIONS: Final = ("opentelemetry-instrumentation-mcp", "openinference-instrumentation-mcp")
 _MIDDLEWARE: Final = "app = MCPMiddleware(app)  # from otel_mcp import MCPMiddleware"
 
 
 def package(inventory: Inventory, launch: Launch) -> Iterator[Finding]:
-    """Our package is there, in the environment in which the server runs, and is not somebody else's."""
+    """Check that our package, and not its namesake, is installed in the server's environment."""
     own, wrapper = launch.interpreter, launch.wrapper_interpreter
     python = "python" if own is None or Path(own).parent == Path(sys.executable).parent else own
     namesake, ours = inventory.distributions.get(_NAMESAKE), inventory.distributions.get(OURS)
     if namesake is not None and ours is None:
-        found = f"{_NAMESAKE} {namesake['version']} is installed, which is somebody else's project; ours is {OURS}"
-        yield fail(found, f"{python} -m pip uninstall -y {_NAMESAKE} && {python} {_FROM}")
+        found = f"{_NAMESAKE} {namesake['version']} is installed, which is another project; ours is {OURS}"
+        yield fail(found, f"{python} -m pip uninstall -y {_NAMESAKE} && {python} {_PIP_INSTALL}")
     elif namesake is not None and namesake.get("provides_module"):
-        whose = f"{_NAMESAKE} {namesake['version']}, somebody else's project,"
-        mend = f"{python} -m pip uninstall -y {_NAMESAKE} {OURS} && {python} {_FROM}"
-        yield fail(f"{whose} has written over the module of {OURS}", mend)
+        mend = f"{python} -m pip uninstall -y {_NAMESAKE} {OURS} && {python} {_PIP_INSTALL}"
+        found = f"{_NAMESAKE} {namesake['version']}, another project, has overwritten the module of {OURS}"
+        yield fail(found, mend)
     elif ours is None or "otel_mcp" not in inventory.names("instrumentor"):
-        why = ", there is a module otel_mcp, but nothing that opentelemetry-instrument finds"
+        why = "; there is a module otel_mcp, but no entry point for opentelemetry-instrument"
         found = f"{OURS} is not installed in {inventory.executable}{why if inventory.origin else ''}"
-        yield fail(found, f"{python} {_FROM}")
+        yield fail(found, f"{python} {_PIP_INSTALL}")
     elif wrapper is not None and own is not None and Path(wrapper).parent != Path(own).parent:
         yield fail(
             f"opentelemetry-instrument belongs to {wrapper}, but {launch.program[0]} runs in {own}",
@@ -59,11 +63,11 @@ def package(inventory: Inventory, launch: Launch) -> Iterator[Finding]:
 
 
 def versions(inventory: Inventory) -> Iterator[Finding]:
-    """Requirements are met, and the libraries that we instrument are there in versions that we know."""
+    """Check that requirements are met, and that the libraries we instrument have supported versions."""
     ours = inventory.distributions.get(OURS)
     if ours is None:
         return
-    libraries = list(_requirements(ours, _SERVERS))
+    libraries = list(_requirements(ours, _INSTRUMENTS_EXTRA))
     present = [need for need in libraries if canonicalize_name(need.name) in inventory.distributions]
     findings = [
         fail(f"{_have(inventory, need)}, but {OURS} needs {need}", f"python -m pip install -U '{need}'")
@@ -71,14 +75,14 @@ def versions(inventory: Inventory) -> Iterator[Finding]:
         if not _meets(inventory, need)
     ]
     findings += [
-        warn(f"{_have(inventory, need)}, but we know {need} only", f"python -m pip install -U '{need}'")
+        warn(f"{_have(inventory, need)}, but only {need} is supported", f"python -m pip install -U '{need}'")
         for need in present
         if not _meets(inventory, need)
     ]
     if not present:
         names = ", ".join(need.name for need in libraries)
         findings.append(warn(f"none of {names} is installed where the server runs"))
-    # Pins of OpenTelemetry's packages among one another: they are released together.
+    # OpenTelemetry's packages are released together and pin each other.
     findings += [
         warn(
             f"{name} {dist['version']} needs {need}, but {_have(inventory, need)}",
@@ -138,7 +142,7 @@ def _excluded(patterns: str) -> str | None:
 
 
 def disabled_names(env: Mapping[str, str]) -> set[str]:
-    """Return the instrumentations that are switched off by name."""
+    """Return the names of disabled instrumentations."""
     return {name.strip() for name in env.get(_DISABLED, "").split(",") if name.strip()}
 
 
@@ -147,26 +151,26 @@ def _without(names: set[str]) -> str:
 
 
 def disabled(env: Mapping[str, str]) -> Iterator[Finding]:
-    """Check that ours is not switched off by name."""
+    """Check that our instrumentation is not disabled by name."""
     names, ours = disabled_names(env), {"otel_mcp", "*"}
     if guilty := sorted(names & ours):
         yield fail(f"{_DISABLED} names {' and '.join(guilty)}", _without(names - ours))
     else:
-        yield ok(f"{_DISABLED} leaves us alone: {', '.join(sorted(names))}" if names else f"{_DISABLED} is not set")
+        yield ok(f"{_DISABLED} names only {', '.join(sorted(names))}" if names else f"{_DISABLED} is not set")
 
 
 def start(launch: Launch, loaded: Loaded | None) -> Iterator[Finding]:
-    """Check that the command brings the instrumentation into the process of the server."""
+    """Check that the command loads the instrumentation in the server's process."""
     flag, program = launch.bypassing_flag, launch.program
-    # Without what stands before the program, which may hold passwords.
+    # Without assignments before the program, which may contain passwords.
     words = [program[0], *program[2:]] if flag is not None and flag in program[1:2] else program
     mend = shlex.join(["opentelemetry-instrument", *words])
     script = next((word for word in program[1:] if word.endswith(".py") and Path(word).is_file()), None)
     if not launch.given:
         yield skip("no command was given: otel-mcp doctor -- opentelemetry-instrument uvicorn app:app")
     elif launch.missing is not None:
-        there = Path(sys.executable).with_name(launch.missing)
-        known = f'export PATH={shlex.quote(str(there.parent))}:"$PATH"' if there.is_file() else None
+        script_path = Path(sys.executable).with_name(launch.missing)
+        known = f'export PATH={shlex.quote(str(script_path.parent))}:"$PATH"' if script_path.is_file() else None
         is_wrapper = launch.missing == "opentelemetry-instrument"
         yield fail(f"{launch.missing} is not found on PATH", known or (INSTALL if is_wrapper else None))
     elif not program:
@@ -184,9 +188,9 @@ def start(launch: Launch, loaded: Loaded | None) -> Iterator[Finding]:
     elif launch.shadowing is not None:
         yield fail(f"{launch.shadowing} is found before the sitecustomize.py of opentelemetry-instrument", mend)
     elif flag is not None:
-        yield fail(f"python {flag} does not load what opentelemetry-instrument prepares", mend)
+        yield fail(f"python {flag} ignores the sitecustomize.py of opentelemetry-instrument", mend)
     elif launch.late_variables:
-        found = f"{', '.join(launch.late_variables)} of --env-file come after the instrumentation is loaded"
+        found = f"{', '.join(launch.late_variables)} of --env-file are read after the instrumentation is loaded"
         yield warn(found, f"set -a; . {shlex.quote(launch.env_file or '')}; set +a")
     else:
         yield ok("opentelemetry-instrument loads the instrumentation in the server's process")
@@ -198,32 +202,32 @@ def _instruments(script: str) -> bool:
 
 
 def siblings(loaded: Loaded, inventory: Inventory, names: set[str]) -> Iterator[Finding]:
-    """Check that every other instrumentation loads; one that raises keeps those after it from loading."""
+    """Check that the other instrumentations load; after one that raises, none loads."""
     for facts in loaded.siblings:
         name, dist = facts["sibling"], facts.get("dist", "")
         mend = _without({*names, name})
         raised = f"{facts.get('error', '')} at {facts['where']}" if facts.get("where") else facts.get("error", "")
         if facts["kind"] == "raises":
-            yield fail(f"{dist} aborts all that load after it ({raised})", mend)
+            yield fail(f"{dist} raises, so that nothing after it loads ({raised})", mend)
         elif facts["kind"] == "distro":
             yield fail(
-                f"the distro {name} keeps everything from loading ({raised})", "export OTEL_PYTHON_DISTRO=distro"
+                f"the distro {name} raises, so that nothing loads ({raised})", export("OTEL_PYTHON_DISTRO", "distro")
             )
         else:
             why = f": {facts['why']}" if facts["kind"] == "conflict" else f" ({raised})"
             yield warn(f"{dist} does not load{why}", mend)
     if not loaded.siblings:
         others = sorted(inventory.names("instrumentor") - {"otel_mcp"} - names)
-        yield ok(f"loaded as well: {', '.join(others)}" if others else "no other instrumentation")
+        yield ok(f"also loaded: {', '.join(others)}" if others else "no other instrumentation")
     failed = {facts["sibling"] for facts in loaded.siblings}
     for name, _, dist in inventory.entry_points.get("opentelemetry_instrumentor", ()):
-        if dist in _OF_MCP and name not in failed | names:
+        if dist in _OTHER_MCP_INSTRUMENTATIONS and name not in failed | names:
             version = inventory.distributions[dist]["version"]
-            yield warn(f"{dist} {version} makes spans of its own for every call", _without({*names, name}))
+            yield warn(f"{dist} {version} makes a second span for every call", _without({*names, name}))
 
 
 def seams(loaded: Loaded, inventory: Inventory, launch: Launch, *, is_loaded: bool) -> Iterator[Finding]:
-    """Check that every place is patched at which we meet a library, and that one of them reaches the app."""
+    """Check that all seams are patched, and that one of them reaches the app."""
     app, is_well = loaded.app, True
     unseen = [f"{module}: {name}" for module, name, state in loaded.seams if state == "open"]
     dispatch = [
@@ -238,25 +242,23 @@ def seams(loaded: Loaded, inventory: Inventory, launch: Launch, *, is_loaded: bo
     elif not is_loaded and not loaded.instrumented:
         yield skip("nothing is patched, for a reason given above")
     elif unseen:
-        yield fail(
-            f"not patched: {', '.join(unseen)}; the app, or what it imports, puts the original back", _MIDDLEWARE
-        )
+        yield fail(f"not patched: {', '.join(unseen)}; the app or its imports restored the original", _MIDDLEWARE)
     else:
         if dispatch and "attached" not in dispatch:
             held, is_well = inventory.distributions.get("mcp"), False
             version = f" {held['version']}" if held is not None else ""
-            found = f"the MCP SDK{version} has none of the places that we know; its calls have no span of ours"
+            found = f"the MCP SDK{version} has none of the methods that we patch; its calls have no span of ours"
             yield fail(found, f"python -m pip install -U {OURS}")
         is_known = launch.server in {*SERVERS, "fastmcp", "mcp", None}
-        if app is not None and not is_known and not any(base in _REACHED for base in app["bases"]):
+        if app is not None and not is_known and not any(base in _PATCHED for base in app["bases"]):
             is_well = False
-            yield fail(f"{launch.app} is an ASGI app that no seam reaches on {launch.server}", _MIDDLEWARE)
+            yield fail(f"{launch.app} is an ASGI app that no patch reaches on {launch.server}", _MIDDLEWARE)
         if launch.given and launch.app is None:
             is_well = False
             yield skip(f"the app was not imported: {launch.unknown}")
         if is_well:
             where = f"importing {launch.app}" if launch.app is not None else "importing the installed libraries"
-            yield ok(f"{where} patches {sum(state == 'attached' for _, _, state in loaded.seams)} places")
+            yield ok(f"{where} patches {sum(state == 'attached' for _, _, state in loaded.seams)} methods")
 
 
 def _what(facts: Mapping[str, Any]) -> str:
@@ -265,7 +267,7 @@ def _what(facts: Mapping[str, Any]) -> str:
 
 
 def _importable(launch: Launch, facts: Mapping[str, Any]) -> str | None:
-    """Return the line that makes the app importable, where that can be known."""
+    """Return a line that makes the app importable, if a module is missing."""
     if facts["error"] != "ModuleNotFoundError" or not facts["missing"]:
         return None
     if launch.app is not None and launch.app.module and launch.app.module.startswith(facts["missing"]):

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from otel_mcp.agent import endpoint as endpoint_module
-from otel_mcp.agent.endpoint import LARGEST, LONGEST_PAUSE, AnswerTooLarge, Endpoint, SchemaRefused
+from otel_mcp.agent.endpoint import MAX_ANSWER, MAX_PAUSE, AnswerTooLarge, Endpoint, SchemaRefused
 from otel_mcp.agent.question import Question
 from otel_mcp.settings import load
 from tests.support.completions import Completions, completion, completions
@@ -98,7 +98,7 @@ async def test_each_url_gets_the_key_that_belongs_to_it(
 
 async def test_an_endpoint_that_hangs_is_given_up(server: Completions, monkeypatch: pytest.MonkeyPatch) -> None:
     await made(server).ask(ASKED)  # The library is loaded now.
-    monkeypatch.setattr(endpoint_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(endpoint_module, "TIMEOUT", 0.05)
     server.hangs = True
     endpoint = made(server)
 
@@ -118,7 +118,7 @@ async def test_a_flood_is_not_read_to_its_end(server: Completions, status: int) 
 
     assert endpoint.is_paused
     # What a client has read, and the buffers of a connection.
-    assert server.sent < LARGEST + 16 * 1024 * 1024
+    assert server.sent < MAX_ANSWER + 16 * 1024 * 1024
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"choices": []}, completion("x")["choices"], "text", None])
@@ -146,10 +146,10 @@ async def test_a_redirect_is_not_followed(server: Completions) -> None:
     [
         (429, {"retry-after": "300"}, 300.0),
         (429, {"retry-after": "1"}, 60.0),
-        (429, {"retry-after": "1000000000"}, LONGEST_PAUSE),
+        (429, {"retry-after": "1000000000"}, MAX_PAUSE),
         (503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 60.0),
         (500, {}, 60.0),
-        (401, {}, LONGEST_PAUSE),
+        (401, {}, MAX_PAUSE),
     ],
 )
 async def test_an_endpoint_that_refuses_is_left_alone_for_as_long_as_it_asks(

@@ -66,7 +66,7 @@ def inventory(points: dict[str, list[tuple[str, str, str]]] | None = None, **dis
         ({}, "ok", "mcp 2.3.0; all requirements are met"),
         ({"redis": "5.0"}, "FAIL", "redis 5.0, but otel-mcp-sessions needs redis[hiredis]>=6.0"),
         ({"pydantic": None}, "FAIL", "pydantic is not installed"),
-        ({"mcp": "1.8.1"}, "warn", "mcp 1.8.1, but we know mcp>=1.9 only"),
+        ({"mcp": "1.8.1"}, "warn", "mcp 1.8.1, but only mcp>=1.9 is supported"),
         ({"mcp": "2.4.0rc1"}, "ok", "mcp 2.4.0rc1"),
         ({"mcp": None}, "warn", "none of mcp, starlette is installed"),
         ({"mcp": None, "starlette": "1.0"}, "ok", "starlette 1.0"),
@@ -91,8 +91,8 @@ def test_package_that_is_not_installed() -> None:
     )
 
     assert missing.mend == "python -m pip install 'otel-mcp-sessions[otlp]'  # in a checkout: '.[otlp]'"
-    assert "nothing that opentelemetry-instrument finds" in in_checkout.found
-    assert "has written over the module" in overwritten.found
+    assert "no entry point for opentelemetry-instrument" in in_checkout.found
+    assert "has overwritten the module" in overwritten.found
     assert fine.status == "ok"
 
 
@@ -260,7 +260,7 @@ def test_sdk_in_none_of_its_known_shapes() -> None:
     (finding,) = server.seams(loaded, inventory(), launch, is_loaded=True)
 
     assert finding.status == "FAIL"
-    assert finding.found.startswith("the MCP SDK 2.3.0 has none of the places that we know")
+    assert finding.found.startswith("the MCP SDK 2.3.0 has none of the methods that we patch")
     loaded.seams[0] = ("mcp.server.runner", "ServerRunner._compose_server_middleware", "attached")
     assert unwell(list(server.seams(loaded, inventory(), launch, is_loaded=True))) == []
 
@@ -396,7 +396,7 @@ def test_variables_that_come_too_late(tmp_path: Path) -> None:
     (finding,) = server.start(read(command.split(), {"PATH": path}), None)
 
     assert finding.status == "warn"
-    assert finding.found.startswith("OTEL_PYTHON_MCP_REDIS_URL, OTEL_SERVICE_NAME of --env-file come after")
+    assert finding.found.startswith("OTEL_PYTHON_MCP_REDIS_URL, OTEL_SERVICE_NAME of --env-file are read after")
     assert finding.mend == f"set -a; . {tmp_path / 'env'}; set +a"
 
 

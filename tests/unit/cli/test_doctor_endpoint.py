@@ -130,7 +130,7 @@ def test_address_without_a_scheme(http_port: int, grpc_port: int) -> None:
     grpc_ = asked(OTEL_EXPORTER_OTLP_ENDPOINT=f"localhost:{grpc_port}")
     http = over_http(f"localhost:{http_port}")
 
-    assert "speaks no TLS, but the exporter does" in grpc_.found
+    assert "does not speak TLS, but the exporter does" in grpc_.found
     assert grpc_.mend == f"export {COMMON}=http://localhost:{grpc_port}"
     assert (http.status, http.mend) == ("FAIL", f"export {COMMON}=http://localhost:{http_port}")
 
@@ -207,9 +207,9 @@ def test_path_of_the_endpoint(http_port: int) -> None:
     [
         (b"HTTP/1.1 401 Unauthorized\r\n\r\n", "FAIL", "refuses the credentials"),
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "FAIL", "refuses the credentials"),
-        (b"HTTP/1.1 301 Moved\r\nlocation: /\r\n\r\n", "FAIL", "is not where OTLP is taken"),
-        (b"HTTP/1.1 415 Unsupported\r\n\r\n", "FAIL", "does not take protobuf"),
-        (b"HTTP/1.1 503 Busy\r\n\r\n", "warn", "is in trouble"),
+        (b"HTTP/1.1 301 Moved\r\nlocation: /\r\n\r\n", "FAIL", "does not accept OTLP"),
+        (b"HTTP/1.1 415 Unsupported\r\n\r\n", "FAIL", "does not accept protobuf"),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", "warn", "with an error"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "ok", "answers, HTTP"),
         (b"220 mail.example.com ESMTP\r\n", "FAIL", "does not speak HTTP"),
         (b"", "FAIL", "does not speak HTTP"),
@@ -234,9 +234,9 @@ def test_answers_over_http(answer: bytes, status: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("url", "found"),
     [
-        ("http://no..host:4317", "names a host that is not known"),
-        ("http://:4317", "is no URL"),
-        ("http://collector:otlp", "is no URL"),
+        ("http://no..host:4317", "names an unknown host"),
+        ("http://:4317", "is not a URL"),
+        ("http://collector:otlp", "is not a URL"),
     ],
 )
 def test_addresses_that_lead_nowhere(url: str, found: str) -> None:

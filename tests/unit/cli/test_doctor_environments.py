@@ -98,7 +98,7 @@ def test_endpoint_that_refuses(environment: Environment) -> None:
     findings = environment.diagnose()
 
     assert unwell(findings) == [("endpoint", "FAIL")]
-    assert only(findings, "endpoint").found.endswith("refuses connections: nobody listens there")
+    assert only(findings, "endpoint").found.endswith("refuses connections: nothing listens there")
 
 
 def test_grpc_exporter_at_an_http_port(environment: Environment) -> None:
@@ -141,7 +141,7 @@ def test_sibling_that_raises(environment: Environment) -> None:
 
     assert unwell(findings) == [("siblings", "FAIL")]
     sibling = only(findings, "siblings")
-    assert "broken-sibling 1.0 aborts" in sibling.found
+    assert "broken-sibling 1.0 raises" in sibling.found
     assert "RuntimeError at " in sibling.found
     assert sibling.mend == "export OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=broken"
     environment.variables["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "broken"
@@ -161,7 +161,7 @@ def test_pins_that_conflict_and_a_second_instrumentation_of_mcp(environment: Env
 
     assert unwell(findings) == [("versions", "warn"), ("siblings", "warn")]
     assert "needs opentelemetry-api==1.0, but opentelemetry-api 1." in only(findings, "versions").found
-    assert "0.62.4 makes spans of its own" in next(
+    assert "0.62.4 makes a second span" in next(
         one.found for one in findings if one.status == "warn" and one.check == "siblings"
     )
 
@@ -306,7 +306,7 @@ def test_namesake_in_our_place(environment: Environment) -> None:
     package = only(environment.diagnose(), "package")
 
     assert package.status == "FAIL"
-    assert "somebody else's project" in package.found
+    assert "another project" in package.found
     assert f"{python} -m pip uninstall -y otel-mcp && " in (package.mend or "")
 
 

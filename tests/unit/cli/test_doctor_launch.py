@@ -59,9 +59,9 @@ def test_app_and_workers(command: str, app: str, workers: int) -> None:
     ("command", "why"),
     [
         ("", "no command was given"),
-        ("python main.py", "a script serves by itself when it is run, so it was not"),
-        ("python -c pass", "a script serves by itself when it is run, so it was not"),
-        ("python -m http.server", "http.server is not one of the servers that are understood here"),
+        ("python main.py", "running a script would start its server"),
+        ("python -c pass", "running a script would start its server"),
+        ("python -m http.server", "http.server is not a known server"),
         ("nosuch app:app", "nosuch is not found"),
         ("opentelemetry-instrument", "the command names no program"),
         (
@@ -71,7 +71,7 @@ def test_app_and_workers(command: str, app: str, workers: int) -> None:
         ("uvicorn --reload", "no app was found among the arguments of uvicorn"),
         ("gunicorn app:create(debug=True)", "no app was found among the arguments of gunicorn"),
         ("fastmcp run fastmcp.json", "no Python file was found among the arguments of fastmcp run"),
-        ("sh -c uvicorn", "sh is not one of the servers that are understood here"),
+        ("sh -c uvicorn", "sh is not a known server"),
     ],
 )
 def test_commands_that_are_not_understood_are_reported(command: str, why: str) -> None:

@@ -83,7 +83,7 @@ def test_url_that_is_none_of_redis(url: str) -> None:
     (finding,) = found(url)
 
     assert finding.status == "FAIL"
-    assert "cannot be used" in finding.found
+    assert "is not a valid Redis URL" in finding.found
 
 
 def test_redis_that_refuses_connections() -> None:
@@ -92,7 +92,7 @@ def test_redis_that_refuses_connections() -> None:
     (finding,) = found(url)
 
     assert finding.status == "FAIL"
-    assert finding.found.endswith("refuses connections: nobody listens there")
+    assert finding.found.endswith("refuses connections: nothing listens there")
     assert "USER:PASSWORD@127.0.0.1" in (finding.mend or "")
     assert "hunter2" not in str(finding)
 
@@ -104,8 +104,8 @@ def test_password_that_is_wrong_or_missing(server: Server, clean: Any) -> None:
     clean.config_set("requirepass", "right")
     (missing,) = found(server.url)
 
-    assert wrong.found == f"redis://127.0.0.1:{server.port} does not take this user and password"
-    assert missing.found == f"{server.url} wants a password"
+    assert wrong.found == f"redis://127.0.0.1:{server.port} rejects this user and password"
+    assert missing.found == f"{server.url} requires a password"
     assert missing.mend == f"export OTEL_PYTHON_MCP_REDIS_URL=redis://USER:PASSWORD@127.0.0.1:{server.port}"
     assert "hunter2" not in str(wrong)
 
@@ -113,12 +113,12 @@ def test_password_that_is_wrong_or_missing(server: Server, clean: Any) -> None:
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ("~* +@all -hset -pexpire", "may not use HSET, PEXPIRE"),
-        ("~* +@all -eval", "may not use EVAL"),
-        ("~* +@all -zadd", "may not use ZADD"),
-        ("~mcp_session:* ~{mcp_session:* +@all", "may not use "),
+        ("~* +@all -hset -pexpire", "has no permission for HSET, PEXPIRE"),
+        ("~* +@all -eval", "has no permission for EVAL"),
+        ("~* +@all -zadd", "has no permission for ZADD"),
+        ("~mcp_session:* ~{mcp_session:* +@all", "has no permission for "),
         ("~other:* +@all", "some keys"),
-        ("~* +@read", "may not use EVAL"),
+        ("~* +@read", "has no permission for EVAL"),
     ],
 )
 def test_user_who_may_not_do_what_we_do(server: Server, clean: Any, rules: str, words: str) -> None:
@@ -217,7 +217,7 @@ def test_replica_is_noticed_where_the_user_may_not_ask(server: Server) -> None:
         replica.client().execute_command("ACL", "SETUSER", "shop", "on", ">right", "~*", "+@all", "-info")
         findings = found(f"redis://shop:right@127.0.0.1:{replica.port}")
 
-    assert "takes no writes" in findings[0].found or "takes no writes" in findings[1].found
+    assert "rejects writes" in findings[0].found or "rejects writes" in findings[1].found
     assert only(findings, "memory").status == "skip"
 
 
@@ -247,7 +247,7 @@ def test_cluster_and_its_scheme(server: Server) -> None:
     (no_cluster,) = found(f"redis+cluster://127.0.0.1:{server.port}")
 
     assert unwell(healthy) == []
-    assert denied.found == f"redis+cluster://{at} does not take this user and password"
+    assert denied.found == f"redis+cluster://{at} rejects this user and password"
     assert unwell(evicting) == [("memory", "FAIL")]
     assert no_cluster.mend == f"export OTEL_PYTHON_MCP_REDIS_URL=redis://127.0.0.1:{server.port}"
 
