@@ -49,7 +49,6 @@ format: $(STAMP)  ## Bring the code into shape
 
 bench: $(STAMP)  ## What a tool call costs with and without, side by side
 	$(BIN)/python -m benchmarks.processes
-	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.flush
 	$(BIN)/python -m benchmarks.logs
 

@@ -39,27 +39,3 @@ def _median(sample: Sequence[float]) -> float:
 def median_of(sample: Sequence[float]) -> Estimate:
     """The median."""
     return estimate(_median, sample)
-
-
-def ratio_of(native: Sequence[float], extra: Sequence[float], later: Sequence[float] = ()) -> Estimate:
-    """How many times the native call: medians of the paired differences, and of what is done later.
-
-    `native` and `extra` belong together, cycle by cycle.
-    """
-
-    def ratio(pairs: Sequence[tuple[float, float]], *rest: Sequence[float]) -> float:
-        base = median(pair[0] for pair in pairs)
-        added = median(pair[1] for pair in pairs) + sum(median(sample) for sample in rest)
-        return 1.0 + added / base
-
-    pairs = list(zip(native, extra, strict=True))
-    return estimate(ratio, pairs, later) if later else estimate(ratio, pairs)
-
-
-def sum_of(extra: Sequence[float], later: Sequence[float]) -> Estimate:
-    """The median of what is done on the path and of what is done later, together."""
-
-    def both(first: Sequence[float], second: Sequence[float]) -> float:
-        return median(first) + median(second)
-
-    return estimate(both, extra, later)

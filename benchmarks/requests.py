@@ -33,7 +33,7 @@ def api() -> Request:
     return Request("POST", "/api", (*_COMMON, _JSON), b'{"number":%d,"items":[1,2,3],"name":"somebody"}')
 
 
-def modern(tool: str = "add", arguments: bytes = b'{"a":1,"b":2}', *, progress: bool = False) -> Request:
+def modern(tool: str = "add", arguments: bytes = b'{"a":%d,"b":2}', *, progress: bool = False) -> Request:
     """A ``tools/call`` of the sessionless revision, as the SDK's client sends it."""
     headers = (
         *_COMMON,
@@ -59,14 +59,18 @@ async def legacy(app: ASGIApp) -> Request:
     initialized = b'{"jsonrpc":"2.0","method":"notifications/initialized","params":{"n":%d}}'
     accepted, _ = await call(app, Request("POST", "/mcp", headers, initialized))
     assert accepted.status == 202, accepted.status
-    body = b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"add","arguments":{"a":1,"b":2}}}'
+    body = b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"add","arguments":{"a":%d,"b":2}}}'
     return Request("POST", "/mcp", headers, body)
 
 
 async def of_scenario(app: ASGIApp, scenario: str) -> Request:
-    """The ``tools/call`` of a scenario, by its last words: the name of a revision, or what is large about it."""
+    """The request of a scenario, by its last words: the name of a revision, or what is special about it."""
     if scenario.endswith("2025-11-25"):
         return await legacy(app)
+    if scenario == "GET, no MCP":
+        return health()
+    if scenario == "JSON POST, no MCP":
+        return api()
     if scenario == "100 kB result":
         return modern("large", b"{}")
     if scenario == "100 progress events":

@@ -1,10 +1,11 @@
-"""One variant of the server in a process of its own: ``python -m benchmarks.variant NAME SCENARIO``.
+"""One variant of the server in a process of its own: ``python -m benchmarks.variant NAME SCENARIO [RATE]``.
 
 Reads lines with numbers, serves so many calls one after another, and answers each
 line with the CPU of the whole process: `processes` starts two of these and compares.
 Settings and timers are the defaults, so what is done later is done as a server
 does it, between the calls and after them. In the scenarios of uvicorn the calls
-come through a socket, from `remote` in another process.
+come through a socket, from `remote` in another process. With a rate, timers go by
+calls instead of seconds: so many make a second.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from time import perf_counter, process_time_ns
@@ -21,9 +23,12 @@ from typing import Any, Final, cast
 
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
-from opentelemetry import metrics, trace
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
@@ -36,7 +41,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request as StarletteRequest
-from starlette.responses import Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from benchmarks import requests
 from benchmarks.drive import WARM, ASGIApp, Lifespan, serve, settle_memory
@@ -45,7 +50,9 @@ VARIANTS: Final = (
     "native",
     "otel_mcp",
     "otel_mcp, memory",
+    "otel_mcp, audit and tenants",
     "otel_mcp + HTTP span",
+    "otel_mcp, audit and tenants + HTTP span",
     "opentelemetry asgi",
     "empty BaseHTTPMiddleware",
     "opentel-mcp",
@@ -53,12 +60,15 @@ VARIANTS: Final = (
 """``native`` is the SDK with its own spans and nothing else."""
 UVICORN: Final = "uvicorn, "
 """How scenarios begin in which a real server answers on a socket and exports by OTLP."""
+NO_MCP: Final = ("GET, no MCP", "JSON POST, no MCP")
+"""Scenarios of requests that are none of ours; of the second one only the body tells."""
 SCENARIOS: Final = (
     "2025-11-25",
     "2026-07-28",
     "100 kB result",
     "100 progress events",
     "unsampled",
+    *NO_MCP,
     f"{UVICORN}2025-11-25",
     f"{UVICORN}2026-07-28",
 )
@@ -68,6 +78,17 @@ _EVENTS: Final = 100
 class _NoSpans(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         return SpanExportResult.SUCCESS
+
+
+class _NoLogs(LogRecordExporter):
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        return LogRecordExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        return None
 
 
 class _NoMetrics(MetricExporter):
@@ -87,12 +108,15 @@ def _providers(scenario: str) -> None:
     tracers = TracerProvider(sampler=ALWAYS_OFF if scenario == "unsampled" else ALWAYS_ON)
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter() if real else _NoSpans()))
     trace.set_tracer_provider(tracers)
+    logs = LoggerProvider()
+    logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter() if real else _NoLogs()))
+    _logs.set_logger_provider(logs)
     reader = PeriodicExportingMetricReader(OTLPMetricExporter() if real else _NoMetrics())
     metrics.set_meter_provider(MeterProvider([reader]))
 
 
 def make_server() -> MCPServer:
-    """A real server with one tool of each size."""
+    """A real server with one tool of each size, and two routes that are no MCP."""
     server = MCPServer("bench", version="1.0", log_level="ERROR")
 
     @server.tool()
@@ -112,6 +136,14 @@ def make_server() -> MCPServer:
             await ctx.report_progress(number, _EVENTS)
         return _EVENTS
 
+    @server.custom_route("/health", methods=["GET"])
+    async def health(_: StarletteRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return PlainTextResponse("ok")
+
+    @server.custom_route("/api", methods=["POST"])
+    async def api(request: StarletteRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return JSONResponse(await request.json())
+
     return server
 
 
@@ -124,9 +156,10 @@ def configure(variant: str) -> uvicorn.Config:
     if variant.startswith("otel_mcp"):
         from otel_mcp import MCPInstrumentor
 
-        http_span = "on" if variant.endswith("HTTP span") else "off"
-        redis_url = None if variant.endswith("memory") else os.environ["BENCH_REDIS_URL"]
-        MCPInstrumentor().instrument(skip_dep_check=True, http_span=http_span, redis_url=redis_url)
+        options: dict[str, Any] = {"audit": "events", "tenant": "header:user-agent"} if "audit" in variant else {}
+        options["http_span"] = "on" if variant.endswith("HTTP span") else "off"
+        options["redis_url"] = None if variant.endswith("memory") else os.environ["BENCH_REDIS_URL"]
+        MCPInstrumentor().instrument(skip_dep_check=True, **options)
     server = make_server()
     if variant == "opentel-mcp":
         import_module("opentel_mcp").instrument_mcp_server(server)
@@ -144,18 +177,46 @@ def configure(variant: str) -> uvicorn.Config:
     return config
 
 
-async def _in_process(app: ASGIApp, scenario: str) -> None:
+class _Clock:
+    """Stands still but for the calls that are served, so that as many are drained and written together in each run."""
+
+    def __init__(self, rate: float) -> None:
+        self._now = time.monotonic()
+        self._step = 1 / rate
+        time.monotonic = lambda: self._now
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """Return the app as it is served: each call takes as long as the rate says."""
+
+        async def timed(scope: Any, receive: Any, send: Any) -> None:
+            self._now += self._step
+            await app(scope, receive, send)
+
+        return timed
+
+    async def settle(self) -> None:
+        """Let the timers do what the calls have left."""
+        for _ in range(8):
+            self._now += 0.25
+            await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.1)
+
+
+async def _in_process(app: ASGIApp, scenario: str, clock: _Clock | None) -> None:
     """Serve as many calls as each line says, and answer with the CPU of this process before and after."""
     loop = asyncio.get_running_loop()
     async with Lifespan(app):
         request = await requests.of_scenario(app, scenario)
+        app = app if clock is None else clock.around(app)
         await serve(app, request, WARM)
         settle_memory()
         print("ready", flush=True)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             began, started = process_time_ns(), perf_counter()
             await serve(app, request, int(line))
-            print(json.dumps({"began": began, "wall": perf_counter() - started}), flush=True)
+            wall = perf_counter() - started
+            if clock is not None:
+                await clock.settle()
+            print(json.dumps({"began": began, "wall": wall}), flush=True)
 
 
 async def _on_a_socket(config: uvicorn.Config) -> None:
@@ -172,16 +233,17 @@ async def _on_a_socket(config: uvicorn.Config) -> None:
     await serving
 
 
-async def main(variant: str, scenario: str) -> None:
+async def main(variant: str, scenario: str, rate: str | None = None) -> None:
     """Serve what is asked for on standard input, until it ends."""
+    clock = _Clock(float(rate)) if rate is not None else None
     logging.disable(logging.WARNING)
     _providers(scenario)
     config = configure(variant)
     if scenario.startswith(UVICORN):
         await _on_a_socket(config)
     else:
-        await _in_process(cast(Any, config).loaded_app, scenario)
+        await _in_process(cast(Any, config).loaded_app, scenario, clock)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3]))
+    asyncio.run(main(*sys.argv[1:]))
