@@ -15,7 +15,7 @@ from otel_mcp.exchange.handed_over import HandedOver
 from otel_mcp.exchange.outgoing import Outgoing
 from otel_mcp.exchange.rounds import Rounds
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.model.call import CLIENT_INFO, Call, Exchange, Reading, client_info
+from otel_mcp.model.call import CLIENT_INFO, MODERN, Call, Exchange, Reading, client_info
 from otel_mcp.model.outcomes import left_open, merged, was_refused
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.recorder import Recorder
@@ -82,7 +82,7 @@ class InFlight:
         if "requestState" in call.params or "inputResponses" in call.params:
             self.rounds.arrived(call)
         session_id = exchange.transport_id
-        if session_id is None or exchange.modern:
+        if session_id is None or (exchange.protocol_version or "") >= MODERN:
             return
         party = session_id, self._resolver.user(exchange)
         if call.id is not None and not call.id_unknown:

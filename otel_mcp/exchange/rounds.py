@@ -25,7 +25,6 @@ from otel_mcp.model.rounds import Round
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.metrics import Metrics
-from otel_mcp.telemetry.spans import mark_round
 from otel_mcp.wire.uris import resource_uri
 
 _GUARD: Final = guarded("rounds")
@@ -184,7 +183,7 @@ class Rounds:
         self._looks.pop(this, None)
         this.looking = False
         if call.span is not None and call.span.is_recording():
-            mark_round(call, call.span)
+            this.mark(call.span)
         this.looked()
 
     def _asks_others(self) -> bool:

@@ -13,7 +13,7 @@ from otel_mcp.bounded import Paths, remember
 from otel_mcp.exchange.inflight import InFlight
 from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
-from otel_mcp.model.call import Exchange
+from otel_mcp.model.call import MODERN, Exchange
 from otel_mcp.model.delta import SessionDelta, SessionFacts
 from otel_mcp.model.interruption import Refusal
 from otel_mcp.model.state import EndReason
@@ -74,7 +74,7 @@ class SessionIds:
                 exchange.owns_sessions = False
                 # As the app would have got it had we not given the client an id.
                 exchange.scope = scope = wire_headers.without(scope, wire_headers.SESSION_ID)
-        elif not exchange.modern:  # The revision of 2026-07-28 has no transport sessions: an id there says nothing.
+        elif (exchange.protocol_version or "") < MODERN:  # It has no transport sessions: an id there says nothing.
             exchange.owns_sessions = self._paths.get(exchange.path)
             if exchange.owns_sessions is not None:
                 self._paths.move_to_end(exchange.path)

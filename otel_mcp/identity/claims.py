@@ -12,7 +12,7 @@ from typing import Any, Final
 from otel_mcp.hashing import NAMED, OURS, KeyedHashes, minted_at
 from otel_mcp.identity.hosts import conversation, from_baggage, host_keys
 from otel_mcp.identity.principal import CREDENTIALS, caller, own_id
-from otel_mcp.model.call import CLIENT_INFO, Call, Exchange, client_info
+from otel_mcp.model.call import CLIENT_INFO, MODERN, Call, Exchange, client_info
 from otel_mcp.model.session import Claim, Principal
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
@@ -55,7 +55,7 @@ class Claims:
             call.tenant = exchange.tenant_of(exchange)
         fields = info
         key = (
-            exchange.transport_id if exchange.transport_id and not exchange.modern else None,
+            exchange.transport_id if (exchange.protocol_version or "") < MODERN else None,
             exchange.client,
             (fields.get("name"), fields.get("version")) if isinstance(info, dict) else None,
             exchange.client_is_shared,

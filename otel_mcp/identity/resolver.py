@@ -14,7 +14,7 @@ from otel_mcp.identity.principal import CREDENTIALS, caller, is_foreign, own_id
 from otel_mcp.identity.probes import synthetic_type
 from otel_mcp.identity.reconcile import Reconciler
 from otel_mcp.identity.registry import Registry
-from otel_mcp.model.call import Call, Exchange, client_info
+from otel_mcp.model.call import MODERN, Call, Exchange, client_info
 from otel_mcp.model.session import Claim, Session
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
@@ -141,7 +141,7 @@ class Resolver:
     def known(self, exchange: Exchange) -> Session | None:
         """Return the session that an exchange names by its transport id, if this process knows it."""
         session, transport_id = exchange.session, exchange.transport_id
-        if session is not None or not transport_id or exchange.modern:
+        if session is not None or not transport_id or (exchange.protocol_version or "") >= MODERN:
             return session
         if not self._hides_ids:
             session = self.registry.sessions.get(transport_id)
@@ -197,7 +197,8 @@ class Resolver:
 
     def user(self, exchange: Exchange) -> str | None:
         """Return the user of this exchange, to whom its session may be bound."""
-        if not self.hashes.ready or (exchange.see_user() is None and exchange.headers.keys().isdisjoint(CREDENTIALS)):
+        user = exchange.user if exchange.scope is None else exchange.scope.get("user")
+        if not self.hashes.ready or (user is None and exchange.headers.keys().isdisjoint(CREDENTIALS)):
             return None
         return caller(exchange, self.hashes).user
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import CallRecord
+from otel_mcp.semconv import CALL_ROUND
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -47,8 +48,18 @@ class Round:
         if not self.looking:
             self.looked()
 
-    def hold(self, span: Any) -> None:
-        """Have a span, of whatever library, end only then, with its true end time."""
+    def mark(self, span: Any) -> None:
+        """Put on the open span of the request which round it is, where that is known, and a link to the first.
+
+        While that is being looked up, have the span, of whatever library, end only once the look is over, with its
+        true end time; this comes again before.
+        """
+        if not (self.looking and span.is_recording()):
+            if self.number:
+                span.set_attribute(CALL_ROUND, self.number)
+                if self.first is not None:
+                    span.add_link(self.first)
+            return
         end = span.end
 
         def end_later(end_time: int | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from otel_mcp.semconv import OTHER
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.trace import Span, SpanContext
 
     from otel_mcp.wire.tasks import TaskSeen, TaskStatus
 
@@ -39,6 +39,14 @@ class CallTask:
     """The span of the call that began the task, where this is another one."""
     shown: bool = False
     """The span has them."""
+
+    def show(self, span: Span) -> None:
+        """Put on the span of the call which task it is about, once, and a link to the call that began it."""
+        if not self.shown and span.is_recording():
+            self.shown = True
+            span.set_attributes(self.attributes)
+            if self.link is not None:
+                span.add_link(self.link)
 
 
 @dataclass(slots=True)

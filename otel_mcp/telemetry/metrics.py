@@ -29,7 +29,7 @@ from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.telemetry.tasks import Tasks
-from otel_mcp.wire.jsonrpc import CALLER_CODES, KNOWN_METHODS, STREAMS, Outcome
+from otel_mcp.wire.jsonrpc import CALLER_CODES, FINE, KNOWN_METHODS, STREAMS, Outcome
 
 DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions", "rounds", "tasks")
 MAX_CLIENTS: Final = 20
@@ -113,8 +113,8 @@ class Metrics:
         if call.method in STREAMS:
             return
         try:
-            outcome, exchange = call.outcome, call.exchange
-            worked = outcome is not None and not outcome.failed and not outcome.unclassified
+            outcome, exchange, session = call.outcome, call.exchange, call.session
+            worked = outcome is FINE or (outcome is not None and not outcome.failed and not outcome.unclassified)
             method = call.method if call.method in KNOWN_METHODS else semconv.OTHER
             asked = exchange.protocol_version
             version = asked if asked in PROTOCOL_VERSIONS else semconv.OTHER if asked else None
@@ -123,7 +123,9 @@ class Metrics:
             proven = accepted and worked and method == "tools/call"
             of, label = call.tenant, ""
             tenant = self.tenants.bounded(of, proven=proven, likely=accepted) if of is not None else None
-            if call.id is not None and ((client := client_of(call)[0]) is not None or tenant is not None):
+            client = session.facts.client_name if session is not None else None
+            client = client if client is not None else client_of(call)[0]
+            if call.id is not None and (client is not None or tenant is not None):
                 label = self.clients.bounded(client, proven=proven, likely=accepted) if client is not None else ""
                 by = label or None, method, version, tenant  # Clients without a name count for their tenant.
                 self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
@@ -147,7 +149,7 @@ class Metrics:
                     (sizes.get(tenant) or self._slow_size(sizes, name, tenant)).record(call.result_bytes)
                     if call.result_bytes > self._taken.get(label, inf) and (outcome is None or outcome.asks is None):
                         self._slow_oversized(call, call.result_bytes, name, label)
-                session = call.session.conversation or call.session if call.session is not None else None
+                session = session.conversation or session if session is not None else None
                 if call.failure is not None or (session is not None and session.failed):
                     self._slow_failure(call, session, name, worked=worked)
             elif call.listing is not None:

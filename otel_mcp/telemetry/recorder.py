@@ -172,7 +172,7 @@ class Recorder:
         try:
             if call.tenant is None and (tenant_of := call.exchange.tenant_of) is not None:
                 call.tenant = tenant_of(call.exchange)
-            if outcome is None or not outcome.failed:
+            if outcome is None or outcome is FINE or not outcome.failed:
                 call.failure = None  # Whatever a seam has seen, it was mended.
             else:
                 self.metrics.classify(call, outcome)
@@ -186,7 +186,7 @@ class Recorder:
                 self.metrics.tasks.finished(call, call.task.seen)
         record: CallRecord | None = None
         try:
-            if call.session is not None and was_accepted(call):
+            if call.session is not None and (call.accepted or was_accepted(call)):
                 record = self._add_to(call.session.conversation or call.session, call)
         except Exception as failure:
             report("record", failure)

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
@@ -33,6 +34,9 @@ from otel_mcp.wire.uris import RESOURCE_METHODS, resource_uri
 _SDK: Final = "mcp-python-sdk"
 NATIVE_SCOPES: Final = frozenset({_SDK, "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
+QUICK: Final[type[Span] | None] = getattr(sdk, "_Span", None)
+"""The SDK's class of spans. Attributes that are clean go into the dictionary of such a one: cleaning them again is a
+seventh of what a call costs."""
 NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
 CALL: Final = otel_context.create_key("otel_mcp-call")
@@ -146,33 +150,29 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
         name, identity = _identity(call)
         span.update_name(name)
         attributes = {**identity, **attributes}
-    span.set_attributes(attributes)
+    is_quick = type(span) is QUICK and getattr(span, "_end_time", 0) is None
+    bounded: Any = getattr(span, "_attributes", None) if is_quick else None
+    held = getattr(bounded, "_dict", None)
+    if (
+        held is None
+        or bounded.max_value_len is not None
+        or (bounded.maxlen is not None and len(held) + len(attributes) > bounded.maxlen)
+        or not held.keys().isdisjoint(attributes)
+    ):
+        span.set_attributes(attributes)
+    else:
+        held.update(attributes)
     if call.link is not None:
         span.add_link(call.link)
     if call.round is not None:
-        mark_round(call, span)
-
-
-def mark_round(call: Call, span: Span) -> None:
-    """Put on the open span of a call which round of a logical call it is, where that is known, and a link to the first.
-
-    Of a round that another replica has begun, that is being looked up: then the span ends once that is over, with its
-    true end, and this comes again before.
-    """
-    this = call.round
-    if this is not None and this.looking and span.is_recording():
-        this.hold(span)
-    elif this is not None and this.number:
-        span.set_attribute(semconv.CALL_ROUND, this.number)
-        if this.first is not None:
-            span.add_link(this.first)
+        call.round.mark(span)
 
 
 def mark_asking(call: Call, span: Span) -> None:
     """Put on the open span of a call which asks for input that it is the first round, unless it is a later one."""
     call.round = call.round or Round(None, number=1)
     if call.round.state is None:
-        mark_round(call, span)
+        call.round.mark(span)
 
 
 def rename(call: Call, span: Span) -> None:
@@ -202,16 +202,6 @@ def complete(call: Call, span: Span, outcome: Outcome) -> None:
     span.set_attributes(attributes)
 
 
-def show_task(call: Call, span: Span) -> None:
-    """Put on a span which task its call begins or asks about, and lead to the call that began it."""
-    task = call.task
-    if task is not None and not task.shown and span.is_recording():
-        task.shown = True
-        span.set_attributes(task.attributes)
-        if task.link is not None:
-            span.add_link(task.link)
-
-
 class Spans:
     """Opens and ends the spans that nobody else makes."""
 
@@ -239,7 +229,7 @@ class Spans:
         )
         call.span_context = span.get_span_context()
         if call.round is not None:
-            mark_round(call, span)
+            call.round.mark(span)
         if call.tentative and isinstance(span, ReadableSpan):
             TENTATIVE[span] = session_attributes(call)
         return span
@@ -288,7 +278,7 @@ class Spans:
             if outcome.asks is not None:
                 mark_asking(call, span)
             if call.task is not None:
-                show_task(call, span)
+                call.task.show(span)
             if call.result is not None:
                 capture_result(call, call.result)
         duration_ns = int(call.duration * 1e9) if call.finished else None

@@ -21,7 +21,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.model.call import Call
 from otel_mcp.model.task import FINAL, CallTask, Followed, TaskCensus, TaskEnd, TaskNews
 from otel_mcp.telemetry.instruments import Instruments
-from otel_mcp.telemetry.spans import NO_SPAN, show_task
+from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.wire.tasks import TaskSeen, begun, notified, shown
 
 _OPEN: Final = ("working", "input_required")
@@ -83,7 +83,7 @@ class Tasks:
         known: dict[str, Any] = {name: value for name, value in attributes.items() if value is not None}
         call.task = CallTask(task, known, link)
         if call.span is not None:
-            show_task(call, call.span)
+            call.task.show(call.span)
 
     def _keep(self, task_id: str, context: SpanContext | None) -> None:
         if context is not None and context.is_valid:

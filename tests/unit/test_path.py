@@ -17,11 +17,11 @@ from tests.support import path
 PATH = {
     ("2026-07-28", "off"): (36, 16),
     ("2026-07-28", "on"): (45, 18),
-    ("2025-11-25", "off"): (44, 19),
-    ("2025-11-25", "on"): (53, 21),
+    ("2025-11-25", "off"): (42, 18),
+    ("2025-11-25", "on"): (51, 20),
 }
 """Functions and files, at most, by revision and HTTP span."""
-UNTIL_FLUSHED = {"2026-07-28": (95, 36), "2025-11-25": (100, 38)}
+UNTIL_FLUSHED = {"2026-07-28": (91, 33), "2025-11-25": (95, 35)}
 """The same with drain and flush to Redis, without the HTTP span."""
 
 

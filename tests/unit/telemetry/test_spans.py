@@ -11,12 +11,14 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.model.call import Call, Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
+from otel_mcp.telemetry import spans
 from otel_mcp.telemetry.spans import Spans
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import FAILED, Server, error, result
@@ -540,3 +542,36 @@ async def test_a_span_has_the_tenant_of_its_own_request(
     sessions = [attributes["session.id"] for attributes in found]
     assert len(set(sessions)) == (3 if is_modern else 1)
     assert sessions[0] == sessions[1]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        SpanLimits(),
+        SpanLimits(max_span_attributes=5),
+        SpanLimits(max_span_attributes=9),
+        SpanLimits(max_attribute_length=4),
+        SpanLimits(max_attributes=SpanLimits.UNSET),
+    ],
+    ids=["as they are", "too few", "just enough", "cut", "none"],
+)
+@pytest.mark.parametrize("state", ["fresh", "described", "ended"])
+def test_the_short_way_to_attributes_leaves_the_same_span(
+    monkeypatch: pytest.MonkeyPatch, limits: SpanLimits, state: str
+) -> None:
+    found: list[tuple[object, int]] = []
+    for short in (True, False):
+        monkeypatch.setattr(spans, "QUICK", spans.QUICK if short else None)
+        exchange = Exchange("POST", "/mcp", {}, client="192.0.2.7", client_port=50_000, protocol_version="2026-07-28")
+        tracer = TracerProvider(span_limits=limits, shutdown_on_exit=False).get_tracer("mcp-python-sdk")
+        given = {"mcp.method.name": "tools/call", "gen_ai.tool.name": "add"}
+        span = tracer.start_span("tools/call add", attributes=given)
+        if state == "described":
+            span.set_attributes({"network.transport": "pipe", "client.port": 1})
+        elif state == "ended":
+            span.end()
+        spans.adopt(Call(exchange, "tools/call", 1, "add", {}, {}), span, "mcp-python-sdk")
+        assert isinstance(span, ReadableSpan)
+        found.append((list((span.attributes or {}).items()), span.dropped_attributes))
+    assert found[0] == found[1]
+    assert spans.QUICK is None
