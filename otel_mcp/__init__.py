@@ -1,7 +1,7 @@
 """OpenTelemetry-native observability for MCP servers over HTTP.
 
-Importing this package loads nothing but this file: names are loaded on first
-use, since it is imported by every process under ``opentelemetry-instrument``.
+Names are imported on first use, so that importing the package is cheap: every
+process under ``opentelemetry-instrument`` does.
 """
 
 from __future__ import annotations

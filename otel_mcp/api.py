@@ -1,4 +1,4 @@
-"""What tool authors may call."""
+"""Functions for authors of tools."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def current_session() -> SessionState | None:
     """Return the session of the request being served, as this process knows it.
 
     Returns:
-        ``None`` outside a request, and where the session is unknown. The state
-        is a copy without tool calls; ``SessionState.load(id)`` reads the shared one.
+        A copy without tool calls; ``SessionState.load(id)`` reads the shared state.
+        ``None`` outside a request, or if the session is unknown.
     """
     call = current_call.get()
     if call is None or call.session is None:

@@ -1,4 +1,4 @@
-"""Tables that strangers fill, and that never grow beyond a number."""
+"""Bounded tables and sets, for keys that clients choose."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ V = TypeVar("V")
 
 
 def remember(table: OrderedDict[K, V], key: K, value: V, limit: int) -> None:
-    """Put `value` into `table`, which holds the `limit` keys that came last."""
+    """Set ``table[key]``, and drop the oldest keys beyond `limit`."""
     table[key] = value
     while len(table) > limit:
         table.popitem(last=False)
 
 
 class Recent:
-    """The newest few values of each of the keys that were used last."""
+    """The newest values of each of the most recently used keys."""
 
-    __slots__ = ("_keys", "_limit", "_most")
+    __slots__ = ("_keys", "_max_keys", "_max_values")
 
-    def __init__(self, limit: int, most: int) -> None:
-        """Begin empty: `limit` keys, `most` values of each."""
-        self._limit, self._most = limit, most
+    def __init__(self, max_keys: int, max_values: int) -> None:
+        """Hold at most `max_keys` keys, and `max_values` values of each."""
+        self._max_keys, self._max_values = max_keys, max_values
         self._keys: OrderedDict[str, list[int]] = OrderedDict()
 
     def add(self, key: str, values: Iterable[object]) -> bool:
-        """Add values; return whether one of them was there."""
+        """Add values; return whether one of them was known."""
         held = self._keys.pop(key, [])
         known = False
         for value in map(hash, values):
             known = known or value in held
             held.append(value)
-        del held[: -self._most]
+        del held[: -self._max_values]
         self._keys[key] = held
-        if len(self._keys) > self._limit:
+        if len(self._keys) > self._max_keys:
             self._keys.popitem(last=False)
         return known
 
@@ -48,23 +48,23 @@ class Recent:
 
 
 class Paths(OrderedDict[str, V]):
-    """What has been seen at the paths that were used last.
+    """A value for each of the most recently used paths.
 
-    Where a server answers at any path, a client may make them up: those in use stay.
+    If a server answers at any path, clients can make paths up; those in use stay.
     """
 
-    MOST: Final = 1000
-    LONGEST: Final = 256
-    """Characters; what is longer is not kept."""
+    MAX_PATHS: Final = 1000
+    MAX_LENGTH: Final = 256
+    """Characters; longer paths are not kept."""
 
     def learn(self, path: str, value: V) -> None:
-        """Note what has been seen at a path."""
-        if len(path) <= self.LONGEST:
-            remember(self, path, value, self.MOST)
+        """Set the value of a path."""
+        if len(path) <= self.MAX_LENGTH:
+            remember(self, path, value, self.MAX_PATHS)
             self.move_to_end(path)
 
     def use(self, path: str) -> V | None:
-        """Return what has been seen at a path, which is in use."""
+        """Return the value of a path, and mark the path as used."""
         value = self.get(path)
         if value is not None:
             self.move_to_end(path)
@@ -72,14 +72,14 @@ class Paths(OrderedDict[str, V]):
 
 
 class BoundedNames:
-    """The first `limit` names that proved themselves; every other one is ``_OTHER``.
+    """The first `limit` names that are proven or likely; any other one is ``_OTHER``.
 
-    Half of the places are kept for names that are proven: a server that answers
+    Half of the places are reserved for proven names, since a server that answers
     anything makes every name look likely.
     """
 
-    LONGEST: Final = 128
-    """Characters; what is longer is ``_OTHER``."""
+    MAX_LENGTH: Final = 128
+    """Characters; longer names are ``_OTHER``."""
 
     __slots__ = ("_likely", "_limit", "_names", "known")
 
@@ -88,28 +88,28 @@ class BoundedNames:
         self._names: dict[str, str] = {}
         self._likely: set[str] = set()
         self.known = self._names.keys()
-        """The names that have a label value of their own."""
+        """Names with a label value of their own."""
         self.learn(known)
 
     @property
     def is_full(self) -> bool:
-        """Whether no further name gets a value of its own."""
+        """Whether there is no room for another name."""
         return len(self._names) >= self._limit
 
     def learn(self, names: Iterable[str]) -> None:
         """Add names that the server itself uses."""
         for name in names:
             self._likely.discard(name)
-            if len(name) <= self.LONGEST and not self.is_full:
+            if len(name) <= self.MAX_LENGTH and not self.is_full:
                 self._names.setdefault(name, name)
 
     def bounded(self, name: str, *, proven: bool, likely: bool = False) -> str:
-        """Return the name itself if it is known, or if there is room for it.
+        """Return the name if it is known or can be added, else ``_OTHER``.
 
         Args:
-            name: perhaps made up.
-            proven: the server itself knows it.
-            likely: the server has answered as if it knew it.
+            name: a name from a client, which may be made up.
+            proven: whether the server knows the name.
+            likely: whether the server answered as if it knew the name.
         """
         if name in self._names:
             if proven:

@@ -1,12 +1,11 @@
-"""The one place where our own failures stop.
+"""Contain our own failures: telemetry may fail, requests may not.
 
-Telemetry may fail, requests may not. Every boundary between the user's program
-and ours runs under :func:`guarded`: whatever we raise is counted, logged once a
-minute for each component without any content, and swallowed. What the user's
-app raises never passes through here.
+Our code at a boundary to the user's program runs under :func:`guarded`, which
+counts an exception, logs it without content, at most once a minute for each
+component, and swallows it. Exceptions of the user's app are never caught here.
 
-Steps that a request waits for write the guard out, as ``try`` with :func:`report`
-in its ``except``: the same mechanism, less two calls each.
+Code that every request runs writes ``try`` with :func:`report` in ``except``
+instead, which saves two calls.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from typing import Final
 
 logger = logging.getLogger("otel_mcp")
 
-_QUIET: Final = 60.0
+_LOG_INTERVAL: Final = 60.0
 """Seconds between two log lines about the same component."""
 
 failures: Counter[str] = Counter()
-"""Failures of ours since the process began, by component; feeds ``otel_mcp.errors``."""
+"""Our failures since the process began, by component; feeds ``otel_mcp.errors``."""
 _last_logged: dict[str, float] = {}
 
 
 def report(component: str, error: BaseException) -> None:
     """Count a failure of ours and log it, at most once a minute for each component.
 
-    Only the type of the error and where it was raised are logged: its text may
-    carry content of a request.
+    Logs only the type of the error and where it was raised, since its text may
+    contain content of a request.
     """
     failures[component] += 1
     now = time.monotonic()
-    if now - _last_logged.get(component, -_QUIET) < _QUIET:
+    if now - _last_logged.get(component, -_LOG_INTERVAL) < _LOG_INTERVAL:
         return
     _last_logged[component] = now
     logger.warning(
@@ -58,10 +57,9 @@ def _origin(traceback: TracebackType | None) -> str:
 
 
 class guarded:
-    """Context manager that swallows and reports what our own code raises.
+    """Context manager that swallows and reports an ``Exception`` of our own code.
 
-    ``BaseException`` that is no ``Exception`` (cancellation, exit) passes: it is
-    not ours to stop.
+    Any other ``BaseException`` (cancellation, exit) passes.
     """
 
     __slots__ = ("_component",)

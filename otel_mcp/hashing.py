@@ -1,8 +1,8 @@
-"""Keyed hashes, and the session ids that we make.
+"""Make keyed hashes and public session ids.
 
-One key serves all replicas, so that they compute the same hash for the same
-client and recognise each other's ids. No hash of ours can be reversed or
-forged without it.
+All replicas share one key, so that they compute the same hash for the same client
+and recognise each other's ids. Without the key, hashes can be neither reversed nor
+forged.
 """
 
 from __future__ import annotations
@@ -22,57 +22,57 @@ from pydantic_core import to_json
 Whose = Literal["nobody", "caller", "another"]
 
 OURS: Final = "om1."
-"""Begins every id that we gave to a client."""
+"""Prefix of the ids that we give to clients."""
 NAMED: Final = "c_"
-"""Begins the id of every session that a host, a header of one or a cookie names."""
-_SKEW: Final = 3600.0
-"""Seconds by which the clock of another replica may be ahead."""
-_LONG_AGO: Final = 366 * 86_400.0
+"""Prefix of the ids of sessions that a host, a host's header or a cookie names."""
+_MAX_CLOCK_SKEW: Final = 3600.0
+"""Seconds by which another replica's clock may be ahead."""
+_MAX_AGE: Final = 366 * 86_400.0
 """Seconds after which no client uses an id any more."""
-_EARLIER: Final = 8
-"""Keys whose ids are still known."""
+_MAX_OLD_KEYS: Final = 8
+"""Earlier keys whose ids are still recognised."""
 _MADE_BYTES: Final = 21
-"""Of random bits and the time; what follows marks the user."""
+"""16 random bytes and the time of an id; the mark of its user follows."""
 _MARK_BYTES: Final = 6
 _TAG_BYTES: Final = 9
 _MAX_DIGESTED: Final = 64 * 1024
-"""Bytes of JSON of which a digest is kept."""
-_SAFE: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
+"""Bytes of JSON up to which arguments are hashed."""
+_SAFE_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 
 
 class KeyedHashes:
     """Hashes and ids made with the key of this deployment."""
 
     def __init__(self, clock: Callable[[], float] = time) -> None:
-        """Begin without a key; `clock` tells Unix seconds."""
+        """Begin without a key; `clock` returns Unix seconds."""
         self._clock = clock
         self._keys: list[bytes] = []
-        """The key, and the last ones before it: ids that were given out meanwhile stay ours."""
+        """The current key, and earlier ones, newest first, whose ids are still recognised."""
         self.ready = False
-        """There is a key, agreed or not."""
+        """Whether there is a key, agreed or not."""
         self.is_agreed = False
-        """All replicas have it; else an id of theirs may look forged."""
+        """Whether all replicas have the key; otherwise an id of theirs may look forged."""
         self.generation = 0
-        """Grows when what was hashed before may be hashed, or judged, differently."""
+        """Grows when earlier hashes and decisions about ids may be out of date."""
 
     def learn(self, secret: bytes, *, agreed: bool = True) -> None:
         """Use the key made of `secret` from now on."""
         key = blake2b(secret, digest_size=32).digest()
         if not self._keys or self._keys[0] != key:
-            self._keys = [key, *self._keys][: _EARLIER + 1]
+            self._keys = [key, *self._keys][: _MAX_OLD_KEYS + 1]
             self.generation += 1
         elif agreed and not self.is_agreed:
             self.generation += 1
         self.ready, self.is_agreed = True, agreed
 
     def digest(self, *parts: str, size: int = 16) -> str:
-        """Hash the parts with the key, to hexadecimal of `size` bytes; the parts cannot run into each other."""
+        """Return the keyed hash of the parts, which are kept apart, as hexadecimal of `size` bytes."""
         return _hash(self._key(), *parts, size=size).hex()
 
     def digest_json(self, value: object) -> str | None:
-        """Hash the JSON of arguments to 64 bits, enough to recognise repeats within a session.
+        """Return a 64-bit keyed hash of arguments, enough to recognise repeats within a session.
 
-        ``None`` where they are too large, or cannot be written again: half a surrogate pair, or too deep.
+        ``None`` = too large, too deeply nested, or with lone surrogates.
         """
         try:
             encoded = to_json(value)
@@ -83,16 +83,16 @@ class KeyedHashes:
         return blake2b(encoded, key=self._keys[0] if self._keys else b"", digest_size=8).hexdigest()
 
     def mint(self, user: str | None = None) -> str:
-        """Make an id for a client: 128 random bits, the time, a mark of its user, and a tag that is ours alone.
+        """Make an id for a client: 128 random bits, the time, a mark of its user, and a tag that only our key makes.
 
-        By the mark every replica knows the user from the first message on, before anything is written.
+        The mark shows every replica the user of a session before the session is written to the store.
         """
         made = secrets.token_bytes(16) + int(self._clock()).to_bytes(5, "big")
         body = urlsafe_b64encode(made + self._mark(made, user)).decode()
         return f"{OURS}{body}.{_tag(body, self._key())}"
 
     def whose(self, session_id: str, user: str | None) -> Whose | None:
-        """Return whose an id of ours is, seen from `user`; ``None`` for one that is foreign, or of an earlier key."""
+        """Return whose an id of ours is, compared with `user`; ``None`` = foreign, or made with an earlier key."""
         if not session_id.startswith(OURS) or not self._is_tagged(session_id, [self._key()]):
             return None
         decoded = urlsafe_b64decode(_body(session_id))
@@ -102,16 +102,16 @@ class KeyedHashes:
         return "caller" if user is not None and mark == self._mark(made, user) else "another"
 
     def is_ours(self, session_id: str) -> bool:
-        """Return whether this deployment made that id."""
+        """Return whether this deployment made the id."""
         return session_id.startswith(OURS) and self._is_tagged(session_id, self._keys)
 
     def is_shaped(self, session_id: str) -> bool:
-        """Return whether it looks like an id that some deployment of ours has made, and that may still be in use."""
-        return -_SKEW < self._clock() - minted_at(session_id) < _LONG_AGO
+        """Return whether the id has our format and a plausible time, whoever's key made it."""
+        return -_MAX_CLOCK_SKEW < self._clock() - minted_at(session_id) < _MAX_AGE
 
     def storable(self, session_id: str, *, hashed: bool) -> str:
-        """Return the id under which a transport session is kept: itself, or a hash where it could do harm."""
-        return f"h_{self.digest('id', session_id)}" if hashed or not _SAFE.match(session_id) else session_id
+        """Return the id to store for a transport session: its own, or a hash if `hashed` or if it is long or unsafe."""
+        return f"h_{self.digest('id', session_id)}" if hashed or not _SAFE_ID.match(session_id) else session_id
 
     def _mark(self, made: bytes, user: str | None) -> bytes:
         return _hash(self._key(), "whose", made.hex(), user or "", size=_MARK_BYTES)
@@ -122,12 +122,12 @@ class KeyedHashes:
 
     def _key(self) -> bytes:
         if not self._keys:
-            raise RuntimeError("the hash key is not known yet")
+            raise RuntimeError("there is no hash key yet")
         return self._keys[0]
 
 
 def minted_at(session_id: str) -> float:
-    """Return when an id of ours was made, in Unix seconds; infinitely long ago for any other."""
+    """Return the Unix seconds at which an id of ours was made; ``-inf`` = not our format."""
     try:
         made = urlsafe_b64decode(_body(session_id))
     except ValueError:
@@ -137,7 +137,7 @@ def minted_at(session_id: str) -> float:
 
 
 def new_id() -> str:
-    """Make an id of 128 random bits, for a session whose id no client has."""
+    """Make an id of 128 random bits, for a session whose id is not given to its client."""
     return secrets.token_hex(16)
 
 

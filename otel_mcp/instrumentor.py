@@ -1,4 +1,4 @@
-"""Entry point of ``opentelemetry-instrument``: registers the patches, imports nothing of the user's."""
+"""Entry point of ``opentelemetry-instrument``: registers the patches without importing what they patch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.integrations.patching import TARGETS, Patches
 
 INSTRUMENTS_ANY = ("mcp >= 1.9", "fastmcp >= 2.0", "starlette >= 0.37", "uvicorn >= 0.30")
-"""Any one suffices: a hand-written server has no SDK. The same list is the extra in ``pyproject.toml``."""
+"""Libraries of which one is enough, as a hand-written server has no SDK; also an extra in ``pyproject.toml``."""
 
 
 class MCPInstrumentor(BaseInstrumentor):
@@ -25,17 +25,17 @@ class MCPInstrumentor(BaseInstrumentor):
 
     _patches = Patches()
     is_early = False
-    """`load_early` has registered the patches, and the usual loop has still to come."""
+    """Whether `load_early` has registered the patches, and OpenTelemetry has yet to call `instrument`."""
 
     def instrument(self, **kwargs: Any) -> None:
-        """Register the patches. Does nothing where `load_early` has done it for this very start."""
+        """Register the patches, unless `load_early` has just done so."""
         if self.is_early and self.is_instrumented_by_opentelemetry:
             self.is_early = False
             return
         super().instrument(**kwargs)
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Require no library: each is patched when it is imported."""
+        """Return no requirement: each library is patched when it is imported."""
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
@@ -53,10 +53,10 @@ class MCPInstrumentor(BaseInstrumentor):
 
 
 def load_early() -> None:
-    """Load before all others, as entry point of ``opentelemetry_pre_instrument``, even if those fail.
+    """Register the patches before other instrumentors load; an entry point of ``opentelemetry_pre_instrument``.
 
-    Instrumentors load one after another, in no particular order, and an exception
-    out of one keeps all that follow from loading.
+    Instrumentors load in no particular order, and after an exception in one, none
+    loads.
     """
     with guarded("instrument"):
         disabled = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 class MCPMiddleware:
-    """Observe the MCP traffic of an ASGI app.
-
-    Not needed under ``opentelemetry-instrument``; for apps that no seam reaches:
+    """Observe the MCP traffic of an ASGI app, if no patch reaches the app by itself.
 
     Example:
         >>> app = MCPMiddleware(app)  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Observers: code of the user's that gets each finished tool call, and what sessions show, in the background.
+"""Observers: the user's code that gets finished tool calls, and patterns of sessions, in the background.
 
 Each has a bounded queue and a task of its own, so that none waits for another.
 """
@@ -25,24 +25,24 @@ from otel_mcp.settings import Settings
 calls_logger = logging.getLogger("otel_mcp.calls")
 
 ENTRY_POINTS: Final = "otel_mcp_observers"
-"""Entry point group that observers are found by."""
+"""Entry point group of observers."""
 CAPACITY: Final = 1000
 """Calls and patterns that wait for one observer; beyond it the oldest is dropped and counted."""
 TIMEOUT: Final = 30.0
-"""Seconds that an observer may take for one of them."""
-LINES: Final = 60
-"""Lines a minute that the bundled observer logs at most: clients decide how many calls fail."""
+"""Seconds that an observer may take for one call or pattern."""
+MAX_LINES: Final = 60
+"""Lines a minute that the bundled observer logs, since clients decide how many calls fail."""
 _MINUTE: Final = 60.0
-_SHOWN: Final = 8
-"""Characters of an id by which its session can be found: a client with all of it can use a transport's session."""
+_ID_CHARACTERS: Final = 8
+"""Characters of a session id that are logged: enough to find the session, too few to take it over."""
 
 
 class Observer(Protocol):
-    """An async callable; a slow, hanging or raising one harms nobody and is counted.
+    """An async callable. One that is slow, hangs or raises is counted and affects nothing else.
 
-    Two methods more, where it has them: ``wants(call)`` decides at once and without waiting which calls it gets, and
-    ``await found(pattern, session)`` gets each pattern that a session shows (`SessionState.findings`), on one replica
-    alone; there `session` is the document, with its ``tool_calls``.
+    It may have two more methods: ``wants(call)``, which must not block, decides which calls it gets, and
+    ``await found(pattern, session)`` gets each pattern of a session (`SessionState.findings`), on one replica only;
+    there `session` is the document, with its ``tool_calls``.
     """
 
     def __call__(self, call: ToolCall, session: SessionState) -> Awaitable[None]:
@@ -56,15 +56,15 @@ class Observer(Protocol):
 
 
 class _Lane:
-    """One observer with what waits for it, and the task that works on that."""
+    """One observer with its queue, and the task that works on it."""
 
     def __init__(self, name: str, observer: Observer) -> None:
         self.name = name
         self.observer = observer
         self.wants: Callable[[CallRecord], bool] | None = getattr(observer, "wants", None)
-        """Which calls the observer cares for (its optional method of that name); ``None`` = all."""
+        """The optional method that selects calls; ``None`` = all calls."""
         self.found: Callable[[str, SessionState], Awaitable[None]] | None = getattr(observer, "found", None)
-        """Its other optional method; ``None`` = it does not care for patterns."""
+        """The optional method that gets patterns; ``None`` = no patterns."""
         self.queue: deque[Callable[[], Awaitable[None]]] = deque(maxlen=CAPACITY)
         self.task: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -74,7 +74,7 @@ class _Lane:
 
 
 class Observers:
-    """All observers of a process: those that are found by name, and those given."""
+    """All observers of a process: those found by name, and those given."""
 
     def __init__(self, settings: Settings, dropped: Callable[[str, int], None], **given: Observer) -> None:
         self._dropped = dropped
@@ -84,17 +84,17 @@ class Observers:
         return bool(self._lanes)
 
     def deliver(self, call: CallRecord, session: Session) -> None:
-        """Queue one call for every observer that wants it; never waits. One thread at a time."""
+        """Queue a call for every observer that wants it, without waiting. One thread at a time."""
         for lane in self._lanes:
             if lane.wants is None or lane.wants(call):
                 self._queue(lane, partial(_observe, lane.observer, call, session))
 
     def found(self, pattern: str, session: SessionState) -> None:
-        """Queue a pattern that a session shows for every observer that cares, and have them work on the running loop.
+        """Queue a pattern for every observer that wants patterns, and start them on the running loop.
 
         Args:
             pattern: new in this session, on all replicas.
-            session: its document.
+            session: the document of the session.
         """
         for lane in self._lanes:
             if lane.found is not None:
@@ -107,7 +107,7 @@ class Observers:
         lane.queue.append(work)
 
     def ensure_running(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Start the task of every observer that has something to do and nobody working on it."""
+        """Start a task for every observer with a queue and no running task."""
         try:
             loop = loop or asyncio.get_running_loop()
         except RuntimeError:
@@ -115,12 +115,12 @@ class Observers:
         for lane in self._lanes:
             if lane.queue and lane.is_idle():
                 lane.loop = loop
-                # What an observer does belongs to no request: no span, no session of the request that woke it.
+                # In an empty context: an observer's work does not belong to the request that started it.
                 name = f"otel_mcp observer {lane.name}"
                 lane.task = Context().run(loop.create_task, self._work(lane), name=name)
 
     async def aclose(self, timeout: float) -> None:
-        """Let observers finish what is queued, for `timeout` seconds at most; what is left is counted."""
+        """Let observers work on their queues for at most `timeout` seconds; count the rest as dropped."""
         loop = asyncio.get_running_loop()
         self.ensure_running()
         tasks = [lane.task for lane in self._lanes if lane.task is not None and lane.loop is loop]
@@ -135,7 +135,7 @@ class Observers:
 
     async def _work(self, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()
-        while lane.queue and not loop.is_closed():  # A task that is thrown away with its loop is run once more.
+        while lane.queue and not loop.is_closed():  # A task is resumed once more when its closed loop is collected.
             work = lane.queue.popleft()
             with guarded(f"observer {lane.name}"):
                 error = await _outcome(work)
@@ -150,7 +150,7 @@ async def _observe(observer: Observer, call: CallRecord, session: Session) -> No
 
 
 async def _outcome(work: Callable[[], Awaitable[None]]) -> BaseException | None:
-    """Let an observer do one thing, in a task of its own: whatever it raises stays there."""
+    """Run an observer once, in a task of its own, and return its exception."""
 
     async def observe() -> None:
         await work()
@@ -168,7 +168,7 @@ async def _outcome(work: Callable[[], Awaitable[None]]) -> BaseException | None:
 
 
 def discover(settings: Settings) -> dict[str, Observer]:
-    """Find observers by name: the bundled one if wanted, entry points, then configured ``module:name``."""
+    """Find observers: the bundled one if configured, entry points, then configured ``module:name``."""
     found: dict[str, Observer] = {"log": SlowAndFailing(settings.slow_call)} if settings.log_calls else {}
     for entry in entry_points(group=ENTRY_POINTS):
         with guarded(f"observer {entry.name}"):
@@ -181,9 +181,9 @@ def discover(settings: Settings) -> dict[str, Observer]:
 
 
 class SlowAndFailing:
-    """The bundled observer: logs calls of `threshold` seconds or more, and those with an error, within a limit.
+    """The bundled observer: logs failed calls, and calls of `threshold` seconds or more, at a limited rate.
 
-    Never any content, and no id that could be used.
+    Logs no content, and no whole session id.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -193,14 +193,14 @@ class SlowAndFailing:
         self._left_out = 0
 
     def wants(self, call: CallRecord | ToolCall) -> bool:
-        """Look whether there is anything to log: most calls never reach the queue."""
+        """Return whether to log a call, so that most calls are never queued."""
         return call.error_type is not None or call.failure is not None or call.duration >= self._threshold
 
     async def __call__(self, call: ToolCall, session: SessionState) -> None:
         if not self.wants(call) or not self._has_room():
             return
         error, shown = call.error_type or call.failure, session.session_id
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+        shown = shown if len(shown) <= _ID_CHARACTERS else f"{shown[:_ID_CHARACTERS]}…"
         calls_logger.warning(
             "tool %r %s %.3f s (session %s, trace %s)",
             call.tool_name,
@@ -216,7 +216,7 @@ class SlowAndFailing:
             if self._left_out:
                 calls_logger.warning("%d more calls failed or took long in the minute of the last line", self._left_out)
             self._began, self._written, self._left_out = now, 0, 0
-        has_room = self._written < LINES
+        has_room = self._written < MAX_LINES
         self._written += has_room
         self._left_out += not has_room
         return has_room

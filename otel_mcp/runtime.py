@@ -1,4 +1,4 @@
-"""The object of a process that holds everything together, and ends it well."""
+"""Build the parts of this package in a process, connect them, and shut them down."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ from otel_mcp.types import Scope
 from otel_mcp.wire import headers as wire_headers
 
 _WARM_UP_SECONDS: Final = 1.0
-"""Longest that starting up waits for a store that is slow to answer."""
+"""Time limit of waiting for a slow store at start."""
 _WARM_UP_PAUSE: Final = 0.1
 _FLUSH_SECONDS: Final = 3.0
-"""Longest that shutting down waits for the store, and for the exporters."""
-_LAST_SECONDS: Final = 1.0
-"""What the exporter of metrics has after that, to send how many audit records the others have not."""
+"""Time limit at shutdown, of the store and then of the exporters."""
+_LAST_EXPORT_SECONDS: Final = 1.0
+"""Time limit of the metric exporter after that, to send the count of lost audit records."""
 
 
 class Runtime:
-    """Everything of one process; see `current.build`."""
+    """All parts of one process; see `current.build`."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Runtime:
         atexit.register(self._at_exit)
 
     def _read(self) -> Readings:
-        """Return what a reader of metrics sees; record finished calls first, so that its export misses none."""
+        """Return the values of observable metrics; record finished calls first, so that an export misses none."""
         self.recorder.drain()
         self.exchanges.inflight.outgoing.expire()
         if self._audit is not None:
@@ -155,10 +155,10 @@ class Runtime:
         )
 
     async def warm_up(self) -> None:
-        """Connect to the store, learn the shared key and begin to count, before anybody asks.
+        """Connect to the store, learn the shared key and register metrics, before the first request.
 
-        Replicas must not begin with keys of their own: they would not recognise
-        each other's clients. A store that is away is not waited for.
+        Otherwise replicas might begin with keys of their own and not recognise each
+        other's clients. Does not wait for a store that is away.
         """
         self.metrics.register()
         self.sessions.ensure_running()
@@ -173,7 +173,7 @@ class Runtime:
                 await asyncio.sleep(_WARM_UP_PAUSE)
 
     def get_ready(self) -> None:
-        """Do what waits for the first request: until then there may be no tracer provider, and the process may fork."""
+        """Install the processors at the first request: before, there may be no providers, and the process may fork."""
         if self._processor is None:
             self._processor = install(self._tracer_provider)
         if self.log_processor is None:
@@ -182,7 +182,7 @@ class Runtime:
         self.is_ready = self._processor is not None
 
     def add_to_logs(self) -> None:
-        """Put sessions on log records, once there is a logger provider; there need never be one."""
+        """Put sessions on log records, if there is a logger provider."""
         self.log_processor = install_for_logs(self._logger_provider)
 
     def is_excluded(self, scope: Scope, headers: wire_headers.HeaderMap) -> bool:
@@ -192,7 +192,7 @@ class Runtime:
         return self.excluded is not None and self.excluded.url_disabled(url)
 
     async def shut_down(self) -> None:
-        """Write what is pending and let the exporters send it, within seconds. The runtime stays usable."""
+        """Write everything pending and flush the exporters, within seconds. The runtime stays usable."""
         await loops.at_home(self._end)
         if loops.elsewhere() is not None:
             loops.stop()
@@ -208,7 +208,7 @@ class Runtime:
             await asyncio.to_thread(self._flush)
 
     async def server_ended(self) -> None:
-        """Shut down where no lifespan has announced the end: it is switched off, or the app has none."""
+        """Shut down if no lifespan did, because the app or the server has none."""
         if self.sessions.is_running:
             await self.shut_down()
 
@@ -219,7 +219,7 @@ class Runtime:
         if self._audit is not None:
             if logs not in done:
                 self._audit.give_up()
-            flushed(_LAST_SECONDS, meters)  # Once more: what has become of audit records is only counted now.
+            flushed(_LAST_EXPORT_SECONDS, meters)  # Again, for the count of audit records that were just lost.
 
     def _at_exit(self) -> None:
         with guarded("exit"):
@@ -237,11 +237,11 @@ class Runtime:
             self.log_processor.is_on = False
         atexit.unregister(self._at_exit)
         self._at_exit()
-        self.metrics.watch(None)  # Nobody keeps up any longer what is open in this process.
+        self.metrics.watch(None)  # The census is no longer kept.
 
 
 class _SessionEvents(SessionReporter):
-    """Hands what the store answers to telemetry, and to the sessions that this process knows."""
+    """Passes the store's events to telemetry, and to the identities and observers of this process."""
 
     def __init__(
         self, runtime: Runtime, tracer_provider: TracerProvider | None, logger_provider: LoggerProvider | None

@@ -1,7 +1,7 @@
-"""Configuration: keyword arguments, else ``OTEL_PYTHON_MCP_*``, else the default.
+"""Settings: keyword arguments, else ``OTEL_PYTHON_MCP_*``, else the default.
 
-Read once. A value that cannot be used is one warning and the default, never a
-crash: a typing error in a deployment must not take the user's server down.
+They are read once. An invalid value gives a warning and the default: a typing error
+in a deployment must not stop the user's server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured, with its default."""
+    """All settings with their defaults."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -228,15 +228,15 @@ CONFLICTS: Final[tuple[tuple[str, str, Callable[[Settings], bool]], ...]] = (
     ("agent_content", "`STORE_CONTENT` is off", lambda s: s.agent_model is not None and not s.store_content),
     ("redis_prefix", "`REDIS_URL` is not set", lambda s: s.redis_url is None),
 )
-"""What cannot work though each value is good: the setting without effect, the reason, and whether it applies."""
+"""Settings that have no effect: the name, the reason, and a function that returns whether the reason applies."""
 
 
 def load(**overrides: Any) -> Settings:
     """Read the settings; keyword arguments win over the environment.
 
-    An unusable value is dropped with one warning that names it, without its
-    content (a URL may hold a password). So is a setting that another one leaves
-    without effect.
+    Logs a warning for each setting that is invalid, and uses its default, and for each
+    that has no effect because of another. Warnings do not contain values, as a URL may
+    contain a password.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     settings, bad = _read(given)
@@ -247,7 +247,7 @@ def load(**overrides: Any) -> Settings:
 
 
 def _read(given: dict[str, Any]) -> tuple[Settings, set[str]]:
-    """Read the settings; also return the names of those that could not be used."""
+    """Read the settings; also return the names of invalid ones."""
     try:
         return Settings(**given), set()
     except ValidationError as error:
@@ -259,7 +259,7 @@ def _read(given: dict[str, Any]) -> tuple[Settings, set[str]]:
 
 
 def _takes(error: ErrorDetails) -> str:
-    """Return what a setting takes, where that is known without the text of the error, which may hold the value."""
+    """Describe the valid values, without the text of the error, which may contain the value."""
     if error["type"] == "form":
         return f" (it takes {error['msg']})"
     return f" (it takes {error['ctx']['expected']})" if error["type"] == "literal_error" and "ctx" in error else ""
@@ -271,7 +271,7 @@ def _fields(names: set[str]) -> list[tuple[str, FieldInfo]]:
 
 @lru_cache(maxsize=1)
 def _service_name() -> str:
-    """Read the service's name as the SDK does: values are percent-encoded, and of a repeated one the last stands."""
+    """Read the service's name as the SDK does: values are percent-encoded, and the last of several counts."""
     named = "unknown_service"
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         name, _, value = pair.partition("=")
@@ -281,6 +281,6 @@ def _service_name() -> str:
 
 
 def captures_content(settings: Settings) -> bool:
-    """Return whether arguments and results may go on spans."""
+    """Return whether arguments and results may be put on spans."""
     asked = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
     return settings.capture_content or asked.strip().lower() in {"true", "span_only", "span_and_event"}

@@ -1,4 +1,4 @@
-"""Types that several layers share: those of ASGI, and what the session store knows of a request."""
+"""Types that several layers share: those of ASGI, and a request's time budget for the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Asker(Protocol):
-    """A request, which has one patience for all that it asks of the session store."""
+    """A request, with one time budget for all its questions to the session store."""
 
     waited: float
-    """Seconds that it has waited so far."""
+    """Seconds that the request has waited for the store so far."""

@@ -23,7 +23,7 @@ from otel_mcp.identity.address import PROXY_HEADERS
 from otel_mcp.model.call import SCOPE_KEY, Exchange, Reading, current_call, current_exchange
 from otel_mcp.model.outcomes import REFUSALS
 from otel_mcp.semconv import OTHER, TOOL_ERROR
-from otel_mcp.telemetry.census import LONG
+from otel_mcp.telemetry.census import MIN_STREAM_SECONDS
 from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 from otel_mcp.wire import headers as wire_headers
@@ -262,7 +262,7 @@ class ExchangeHandler:
         """End the request: the app has returned or raised."""
         exchange, inflight = self.exchange, self._exchanges.inflight
         began = inflight.census.streams.pop(exchange, None)
-        if began is not None and (exchange.sdk_call is None or perf_counter() - began >= LONG):
+        if began is not None and (exchange.sdk_call is None or perf_counter() - began >= MIN_STREAM_SECONDS):
             self._exchanges.stream_ended(exchange, began)
         is_kept = not exchange.at_sdk
         if is_kept or exchange.dispatch is not None or exchange.unparsed_body is not None:

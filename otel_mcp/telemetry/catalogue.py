@@ -111,7 +111,7 @@ class Catalogues:
         """Look whether the server has listed its tools, and this name is none of them."""
         if not self._all_listed or call.trusted_name or self.tools.is_full or call.target is None:
             return False
-        return len(call.target) <= BoundedNames.LONGEST and call.target not in self.tools.known
+        return len(call.target) <= BoundedNames.MAX_LENGTH and call.target not in self.tools.known
 
     def see(self, call: Call, data: bytes | bytearray) -> bool:
         """Take the answer to ``tools/list`` from the wire. Returns whether one that says the same was read before."""

@@ -1,6 +1,6 @@
-"""What is open in this process at a moment: calls, streams, and the sessions that an SDK holds.
+"""Count the calls, streams and SDK sessions that are open in this process.
 
-Counted only when metrics are read. A request does no more for it than stand in a table while it is served.
+They are counted when metrics are read; a request only enters a table and leaves it.
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ from otel_mcp.model.delta import OpenCall
 from otel_mcp.semconv import OTHER
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS, STREAMS
 
-_HANGING: Final = 5.0
-"""Seconds from which on a call in flight is worth a look."""
-_SHOWN: Final = 5
-"""Such calls that a process tells of, the oldest."""
-LONG: Final = 1.0
-"""Seconds from which on the event stream that answers a POST counts as a stream; most bring one result and end."""
+_HANGING_SECONDS: Final = 5.0
+"""Seconds in flight from which on a tool call is reported as hanging."""
+_MAX_HANGING: Final = 5
+"""Hanging calls that a process reports, the oldest."""
+MIN_STREAM_SECONDS: Final = 1.0
+"""Seconds from which on an event stream that answers a POST counts as a stream; most end after one result."""
 Kind = Literal["get", "listen", "sse", "post"]
 
 Served = tuple[str, str | None]
-"""A method and, of a tool call, its tool; both bounded."""
+"""A method and, for a tool call, its tool; both bounded."""
 
 
 class Census:
-    """The tables, and what they say now. They are read from any thread."""
+    """Tables of open calls and streams; may be read from any thread."""
 
     def __init__(self, tools: BoundedNames) -> None:
         self._tools = tools
         self.served: set[Served] = set()
-        """What has been measured, or counted here before: it shows as zero where nothing is open."""
+        """Methods and tools that have been measured or counted; they show as zero when nothing is open."""
         self._holders: dict[int, tuple[weakref.ref[Any], str]] = {}
         self.forget()
 
     def forget(self) -> None:
-        """Start again in a forked child: what is open is the parent's."""
+        """Start empty in a forked child, since open calls and streams are the parent's."""
         self.calls: dict[Call, None] = {}
-        """Calls that have arrived and have no outcome, oldest first."""
+        """Calls without an outcome, oldest first."""
         self.streams: dict[Exchange, float] = {}
-        """Answers that are event streams and have not ended; when each began, by `perf_counter`."""
+        """Open event streams with the `perf_counter` second at which each began."""
 
     def requests(self) -> dict[Served, int]:
         """Count the calls in flight."""
         counts = Counter(dict.fromkeys(list(self.served), 0))
-        counts.update(map(self._what, list(self.calls)))
+        counts.update(map(self._served, list(self.calls)))
         self.served.update(counts)
         return counts
 
     def oldest(self) -> dict[str, float]:
-        """Return how long the oldest call in flight of each tool has taken so far, in seconds."""
+        """Return the age of each tool's oldest call in flight, in seconds."""
         ages, now = dict.fromkeys((tool for _, tool in list(self.served) if tool is not None), 0.0), perf_counter()
         for call in list(self.calls):
-            self.served.add(what := self._what(call))
-            if (tool := what[1]) is not None:
+            self.served.add(served := self._served(call))
+            if (tool := served[1]) is not None:
                 ages[tool] = max(ages.get(tool, 0.0), now - call.exchange.started)
         return ages
 
     def hanging(self, instance: str) -> list[OpenCall]:
-        """Return the oldest tool calls that have been in flight for seconds, of the process that is called so."""
-        found, until = list[OpenCall](), perf_counter() - _HANGING
+        """Return the oldest tool calls that have been in flight for seconds; `instance` names this process."""
+        found, latest = list[OpenCall](), perf_counter() - _HANGING_SECONDS
         for call in list(self.calls):
-            if call.exchange.started > until or len(found) >= _SHOWN:
+            if call.exchange.started > latest or len(found) >= _MAX_HANGING:
                 break
             if call.method == "tools/call":
                 session = call.session.conversation or call.session if call.session is not None else None
@@ -75,9 +75,9 @@ class Census:
                 found.append(OpenCall(call.target or "", call.exchange.started_ns / 1e9, session_id, instance))
         return found
 
-    def _what(self, call: Call) -> Served:
+    def _served(self, call: Call) -> Served:
         if call.method == "tools/call":
-            # The name of a tool that always hangs is never proven by an answer, but by its having been entered.
+            # No answer proves the name of a tool that always hangs, but a patch that saw it entered does.
             proven = call.trusted_name and call.target is not None
             return call.method, self._tools.bounded(call.target or "", proven=proven)
         return call.method if call.method in KNOWN_METHODS else OTHER, None
@@ -91,25 +91,25 @@ class Census:
         return counts
 
     def watch(self, holder: object, field: str) -> None:
-        """Take note of an object of an SDK that holds transport sessions in `field`, for as long as it lives."""
+        """Count the transport sessions that an object of an SDK holds in `field`, as long as the object lives."""
         key = id(holder)
         if key not in self._holders:
-            with suppress(TypeError):  # It allows no weak references.
+            with suppress(TypeError):  # The object may not support weak references.
                 self._holders[key] = weakref.ref(holder, lambda _: self._holders.pop(key, None)), field
 
     def transport_sessions(self) -> int | None:
-        """Count the sessions that the SDK holds; ``None`` = no SDK has been seen, or it shows none."""
+        """Count the sessions that the SDK holds; ``None`` = no such SDK."""
         held = [getattr(reference(), field, None) for reference, field in list(self._holders.values())]
         sizes = [len(each) for each in held if isinstance(each, Sized)]
         return sum(sizes) if sizes else None
 
 
 def kind_of(exchange: Exchange, seconds: float) -> Kind | None:
-    """Return what kind of stream an answer is that has lasted so long; ``None`` = none, or not of MCP."""
+    """Return the kind of stream of an answer that has lasted `seconds`; ``None`` = not a stream, or not MCP."""
     if not exchange.confirmed:
         return None
     if exchange.http_method == "GET":
         return "sse" if exchange.sse_endpoint else "get"
     if any(call.method in STREAMS for call in exchange.calls):
         return "listen"
-    return "post" if seconds >= LONG else None
+    return "post" if seconds >= MIN_STREAM_SECONDS else None

@@ -1,4 +1,4 @@
-"""Content capture: arguments and results, only where the user asked for them, and redacted first."""
+"""Capture arguments and results on spans, if the user opted in, after redaction."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from otel_mcp.guard import guarded
 from otel_mcp.model.call import Call
 from otel_mcp.settings import Settings, captures_content
 
-_MAX: Final = 16_384
+_MAX_LENGTH: Final = 16_384
 """Characters of one captured value on a span."""
 
 
 def redactor(name: str | None) -> Callable[[Any], Any]:
     """Load the user's redaction hook.
 
-    A hook that cannot be loaded, or that raises, passes nothing on: what was to be
-    redacted must not leave because of a typing error.
+    If the hook cannot be loaded or raises, the value is dropped: a typing error must
+    not reveal content.
     """
     if name is None:
         return lambda value: value
@@ -39,12 +39,12 @@ def redactor(name: str | None) -> Callable[[Any], Any]:
 
 
 def as_attribute(value: Any) -> str:
-    """Write a captured value as JSON text, cut to a size that back ends take."""
-    return to_json(value, serialize_unknown=True).decode("utf-8", "replace")[:_MAX]
+    """Return a captured value as JSON text, cut to a size that back ends accept."""
+    return to_json(value, serialize_unknown=True).decode("utf-8", "replace")[:_MAX_LENGTH]
 
 
 def capturer(settings: Settings) -> Callable[[Any], str | None] | None:
-    """Make the function from a value to a span attribute, redacted; ``None`` = nothing may be captured."""
+    """Make the function that turns a value into a redacted span attribute; ``None`` = content is not captured."""
     if not captures_content(settings):
         return None
     redact = redactor(settings.redaction_hook)
@@ -57,12 +57,12 @@ def capturer(settings: Settings) -> Callable[[Any], str | None] | None:
 
 
 def captured(call: Call, name: str, value: Any) -> dict[str, str]:
-    """Return the attribute `name` with a value, where the user asked for it and the hook left something."""
+    """Return the attribute `name`, if content is captured and the hook returned a value."""
     text = call.exchange.capture(value) if call.exchange.capture is not None and value is not None else None
     return {} if text is None else {name: text}
 
 
 def capture_result(call: Call, result: Any) -> None:
-    """Put a result on the span of its call, where the user asked for it."""
+    """Put a result on the span of its call, if content is captured."""
     if call.exchange.capture is not None and call.method == "tools/call" and call.span is not None:
         call.span.set_attributes(captured(call, semconv.GEN_AI_TOOL_CALL_RESULT, result))

@@ -1,4 +1,4 @@
-"""What the session store reports, as metrics, events and the optional session span."""
+"""Turn reports of the session store into metrics, events and the optional session span."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SessionReporter:
         self._session_span = session_span
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
-        """Return the sampled calls of a session that this process knows."""
+        """Return the contexts of the session's sampled calls in this process."""
         return []
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:

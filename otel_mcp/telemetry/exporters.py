@@ -1,4 +1,4 @@
-"""What exporters do with what they get: how long the end of the process waits for them, and what they do not take."""
+"""Flush exporters at the end of the process, and count the records that they lose."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _Lost = Callable[[int, str], None]
 
 
 def flushed(seconds: float, *providers: object) -> list[object]:
-    """Have the providers' exporters send what they have, side by side; return those that are done within that time.
+    """Flush the providers in parallel; return those that finish within `seconds`.
 
-    An exporter that hangs keeps to no time limit: it holds up no other one, nor, in a daemon thread, the end.
+    Each runs in a daemon thread, since an exporter that hangs may ignore its time limit.
     """
     done: list[object] = []
 
@@ -32,31 +32,34 @@ def flushed(seconds: float, *providers: object) -> list[object]:
             if force_flush is None or force_flush(int(seconds * 1000)) is not False:
                 done.append(provider)
 
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     threads = [Thread(target=flush, args=(provider,), name="otel_mcp flush", daemon=True) for provider in providers]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(until - time.monotonic(), 0.0))
+        thread.join(max(deadline - time.monotonic(), 0.0))
     return done
 
 
 def watch_exports(provider: LoggerProvider, numbers: _Numbers, first: int, lost: _Lost) -> list[Watch] | None:
-    """Have `lost` called with how many numbered records an exporter does not take, and why; ``None`` = nobody exports.
+    """Call `lost` with the number of numbered records that an exporter loses, and the reason.
 
     Args:
-        provider: whose exporters they are.
-        numbers: returns the numbers of the records among those of one batch.
-        first: the number of the next record. Batches keep the order, so one that is passed over was in no batch.
-        lost: gets ``export``, where an exporter has failed; ``full``, where the queue before it had no room; or
-            ``shutdown``, where it has them still.
+        provider: the provider of the exporters.
+        numbers: returns the numbers of our records in a batch.
+        first: the number of the next record. Batches are in order, so a number that is skipped was in no batch.
+        lost: gets ``export``: an exporter failed; ``full``: its queue was full; or ``shutdown``: the records were
+            still waiting when the process ended.
+
+    Returns:
+        The watched exporters, empty if they cannot be watched; ``None`` = there is no exporter.
     """
     if type(provider).__module__.startswith("opentelemetry._logs"):
-        return None  # What the API has where there is no SDK.
+        return None  # The API's own provider: there is no SDK.
     several = getattr(provider, "_multi_log_record_processor", None)
     processors = getattr(several, "_log_record_processors", None)
     if processors is None:
-        return []  # Some other provider, or another SDK: it may export, unseen.
+        return []  # Another provider or SDK, which may export.
     watches: list[Watch] = []
     others = [processor for processor in processors if not isinstance(processor, SessionLogProcessor)]
     for processor in others:
@@ -67,17 +70,17 @@ def watch_exports(provider: LoggerProvider, numbers: _Numbers, first: int, lost:
                 if not isinstance(exporter.export, Watch):
                     exporter.export = Watch(exporter, batches, numbers)
                 watch: Watch = exporter.export
-                # Where there was another runtime, its records may still wait.
+                # Records of an earlier runtime may still be waiting.
                 watch.next, watch.lost = min(watch.next, first), lost
                 watches.append(watch)
     return watches if others else None
 
 
 class Watch:
-    """Stands before the `export` of an exporter. From any thread."""
+    """Replaces the `export` of an exporter, to account for numbered records. Thread-safe."""
 
     def __init__(self, exporter: Any, batches: object, numbers: _Numbers) -> None:
-        """`batches` is what calls `export`: the SDK's has a queue, the newest first, and a lock while it exports."""
+        """Wrap `export`; `batches` calls it, and in the SDK has a queue, newest first, and a lock while it exports."""
         self._export = exporter.export
         self._batches = batches
         queue: object = getattr(batches, "_queue", None)
@@ -88,9 +91,9 @@ class Watch:
         self._busy: object = None
         """The batch that is being exported."""
         self._held: list[int] = []
-        """Numbers of the records in it that have not been accounted for."""
+        """Numbers of the records in that batch that are not accounted for."""
         self.next = maxsize
-        """Number of the record that the exporter gets next."""
+        """The next number that the exporter should get."""
         self.lost: _Lost = lambda count, reason: None
 
     def __call__(self, batch: Any) -> Any:
@@ -124,14 +127,14 @@ class Watch:
         return held
 
     def look(self, last: int) -> None:
-        """Count which records, up to the one numbered `last`, have fallen off the queue, as far as it shows that.
+        """Count the records up to `last` that other records have pushed out of the queue.
 
-        That may be all of them: other records push them out, and no later one need follow.
+        Otherwise they would be counted only when a later record of ours is exported.
         """
         busy, queue, idle = self._busy, self._queue, None
         if queue is None or self.next > last:
             return
-        if busy is None:  # Only while nobody exports is no batch on its way from the queue to here.
+        if busy is None:  # Hold the lock, so that no batch is on its way from the queue to here.
             idle = getattr(self._batches, "_export_lock", None)
             if idle is None or not idle.acquire(blocking=False):
                 return
@@ -139,7 +142,7 @@ class Watch:
             waiting = queue.copy()
             with self._own_lock():
                 if self._busy is not busy:
-                    return  # It has taken some of them meanwhile.
+                    return  # A batch was taken meanwhile.
                 oldest = next(iter(self._numbers(reversed(waiting))), last + 1)
                 passed, self.next = oldest - self.next, max(oldest, self.next)
         finally:
@@ -149,7 +152,7 @@ class Watch:
             self.lost(passed, "full")
 
     def give_up(self, last: int) -> None:
-        """Count the records up to the one numbered `last` that the exporter has not done with: the process ends."""
+        """Count the records up to `last` that are not exported when the process ends."""
         self.look(last)
         with self._own_lock():
             left = len(self._held) + max(last + 1 - self.next, 0)
@@ -159,6 +162,6 @@ class Watch:
             self.lost(left, "shutdown")
 
     def _own_lock(self) -> Lock:
-        if self._process != os.getpid():  # In a forked child numbers begin again.
+        if self._process != os.getpid():  # A forked child begins a new sequence.
             self._process, self._lock, self._busy, self._held, self.next = os.getpid(), Lock(), None, [], 1
         return self._lock

@@ -1,7 +1,6 @@
-"""Puts the session and the tool on every log record that is made inside a call.
+"""Put the session and the tool on log records that are made inside a call.
 
-A log record knows its OpenTelemetry context, and that decides as it does for spans:
-`processor.session_beneath`. So it is right wherever the context goes, whichever library logs.
+The OpenTelemetry context of a record decides, as for spans (`processor.session_beneath`), whichever library logs.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from otel_mcp.telemetry.processor import is_beneath, session_beneath
 from otel_mcp.telemetry.spans import CALL, session_attributes
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk._logs import ReadWriteLogRecord  # Before OpenTelemetry 1.39 it had another name.
+    from opentelemetry.sdk._logs import ReadWriteLogRecord  # Has another name before OpenTelemetry 1.39.
 
 
 def described(context: Context | None) -> tuple[Mapping[str, str], str | None]:
-    """Return the session's attributes, none where it is not known, and the tool for what is logged in a context."""
+    """Return the session's attributes, empty if it is unknown, and the tool, for a record made in `context`."""
     call = otel_context.get_value(CALL, context)
     parent = trace.get_current_span(context)
     if isinstance(call, Call) and (parent is call.span or call.span_context is None or is_beneath(parent, call)):
         return session_attributes(call), call.target if call.method == "tools/call" else None
-    # The call, if there is one, is not what the span belongs to.
+    # The current span does not belong to the call, if there is one.
     carried: Mapping[str, Any] | None = getattr(parent, "attributes", None)
     session = session_beneath(parent, None, carried)
     return session, carried.get(semconv.GEN_AI_TOOL_NAME) if carried and session else None
 
 
 class SessionLogProcessor(LogRecordProcessor):
-    """Stamps ``session.id``, its source and ``gen_ai.tool.name``; never overwrites one that is there."""
+    """Adds ``session.id``, its source and ``gen_ai.tool.name`` to log records; never overwrites them."""
 
     def __init__(self) -> None:
         self.is_on = True
@@ -52,11 +51,11 @@ class SessionLogProcessor(LogRecordProcessor):
             session, tool = described(record.context)
             attributes: Any = record.attributes
             if not (session or tool) or (scope is not None and scope.name == semconv.SCOPE):
-                return  # Outside a call; or an event of ours, which has its own session.
-            # Three attributes through `BoundedAttributes` cost more than all the rest: what cannot be cut or drop
-            # another one goes into its dictionary.
-            most, held = getattr(attributes, "maxlen", 0), getattr(attributes, "_dict", None)
-            if held is not None and attributes.max_value_len is None and (most is None or len(held) + 3 <= most):
+                return  # Outside a call, or an event of ours, which has its own session.
+            # Setting three attributes through `BoundedAttributes` costs more than all the rest, so write to its
+            # dictionary if no limit applies.
+            limit, held = getattr(attributes, "maxlen", 0), getattr(attributes, "_dict", None)
+            if held is not None and attributes.max_value_len is None and (limit is None or len(held) + 3 <= limit):
                 attributes = held
             if semconv.SESSION_ID in session and semconv.SESSION_ID not in attributes:
                 attributes.update(session)
@@ -66,7 +65,7 @@ class SessionLogProcessor(LogRecordProcessor):
             report("log processor", failure)
 
     def enabled(self, **_: Any) -> bool:
-        """Want no record for its own sake: one that nobody else wants need not be made."""
+        """Return False: a record that no other processor wants need not be made."""
         return False
 
     def shutdown(self) -> None:
@@ -77,10 +76,10 @@ class SessionLogProcessor(LogRecordProcessor):
 
 
 def install(provider: LoggerProvider | None) -> SessionLogProcessor | None:
-    """Add the processor to an SDK provider; ``None`` where there is none yet, so that it can be tried again.
+    """Add the processor to an SDK provider; ``None`` = there is no SDK provider yet.
 
-    It must run before the exporters' processors, which are there already: one of them exports at once, and
-    all hand on what the record holds at that time. The SDK can only append, so it is moved to the front.
+    It must run before the exporters' processors, which pass on the record as it is at that time, so it is moved to
+    the front: the SDK can only append.
     """
     target: Any = provider if provider is not None else _logs.get_logger_provider()
     add = getattr(target, "add_log_record_processor", None)
@@ -98,9 +97,9 @@ def install(provider: LoggerProvider | None) -> SessionLogProcessor | None:
 
 
 class SessionLogFilter(logging.Filter):
-    """Adds ``session_id``, ``session_source`` and ``tool_name`` to records of `logging`, for a format of one's own.
+    """Adds ``session_id``, ``session_source`` and ``tool_name`` to records of `logging`, for your own format.
 
-    Lets every record pass. Outside a call they are empty texts, so that a format never fails.
+    Filters nothing. Outside a call the fields are empty strings, so that a format never fails.
 
     Example:
         >>> record = logging.makeLogRecord({"msg": "starting"})

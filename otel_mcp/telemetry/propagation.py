@@ -1,7 +1,7 @@
-"""Trace context that a request brings: in its headers, in ``_meta``, or as the context that it is served in.
+"""Find the parent context of a request: from ``_meta``, from headers, or from the context that it is served in.
 
-The configured propagator is another library's object. Only its documented
-interface is used, and what it raises costs the context, not the request.
+The configured propagator may be any library's. Only its documented interface is
+used; if it raises, the context is lost, not the request.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from otel_mcp.model.call import Call, Exchange
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.carrier import carried
 
-_MAX: Final = 8193
-"""Characters of a header that are read; a longer one is dropped by `carried`."""
+_MAX_READ: Final = 8193
+"""Characters of a header that are read, one more than `carried` accepts."""
 
 
 class _Getter(Getter[Mapping[str, str]]):
-    """Reads a carrier of lower-case names, as HTTP has them, under whatever case a propagator asks."""
+    """Reads a carrier with lower-case names, whatever case a propagator uses."""
 
     def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
         value = carrier.get(key.lower())
@@ -35,7 +35,7 @@ class _Getter(Getter[Mapping[str, str]]):
 
 
 class _Fields(NamedTuple):
-    """The names that a propagator reads; it gathers them again each time it is asked."""
+    """The fields that a propagator reads, cached since each lookup computes them again."""
 
     textmap: TextMapPropagator | None
     names: dict[str, str]
@@ -45,7 +45,7 @@ class _Fields(NamedTuple):
 
 _GETTER: Final = _Getter()
 _known = _Fields(None, {}, frozenset())
-"""Of the propagator that is configured. Compared by identity: it need be neither hashable nor comparable."""
+"""The fields of the configured propagator, which is compared by identity, since it may not be hashable."""
 
 
 def _slow_fields(textmap: TextMapPropagator) -> _Fields:
@@ -61,7 +61,7 @@ def _slow_fields(textmap: TextMapPropagator) -> _Fields:
 
 def _extract(carrier: dict[str, str], context: Context) -> Context:
     try:
-        # A composite of no propagators returns what it is given, and some return nothing.
+        # Some propagators return None.
         extracted: Any = propagate.extract(carrier, context, _GETTER)
         return extracted if extracted is not None else context
     except Exception as failure:
@@ -70,10 +70,10 @@ def _extract(carrier: dict[str, str], context: Context) -> Context:
 
 
 def without_ended_span(context: Context) -> Context:
-    """Return the context, without its span where that is known to have ended: of the SDK's spans it is.
+    """Return the context without its span if that is an SDK span that has ended.
 
-    A server may serve a request in a context that an earlier request of the
-    connection left behind. What has ended is nobody's parent.
+    A server may serve a request in a context left over from an earlier request of
+    the connection.
     """
     if getattr(trace.get_current_span(context), "end_time", None) is None:
         return context
@@ -81,7 +81,7 @@ def without_ended_span(context: Context) -> Context:
 
 
 def ambient_context(exchange: Exchange) -> Context:
-    """Return the context that the HTTP request came with: an HTTP span's if there is one, else its headers'."""
+    """Return the context of the HTTP request: that of an HTTP span if there is one, else of its headers."""
     ambient = exchange.ambient if exchange.ambient is not None else otel_context.get_current()
     textmap = propagate.get_global_textmap()
     fields = _known if textmap is _known.textmap else _slow_fields(textmap)
@@ -89,15 +89,15 @@ def ambient_context(exchange: Exchange) -> Context:
         return ambient
     if trace.get_current_span(ambient).get_span_context().is_valid:
         return ambient
-    read = ((name, wire_headers.text(exchange.headers, name.encode(), _MAX)) for name in fields.names.values())
+    read = ((name, wire_headers.text(exchange.headers, name.encode(), _MAX_READ)) for name in fields.names.values())
     return _extract(carried(read), ambient)
 
 
 def parent_of(call: Call) -> Context:
-    """Return the context that the span of a message belongs under.
+    """Return the parent context for the span of a message.
 
-    A valid span context in ``_meta`` is the parent; the ambient HTTP span is then
-    linked, if it is sampled, as the MCP conventions ask.
+    A valid span context in ``_meta`` is the parent; then the HTTP span is linked,
+    if it is sampled, as the MCP conventions require.
     """
     exchange = call.exchange
     ambient, is_known = exchange.ambient, propagate.get_global_textmap() is _known.textmap

@@ -1,4 +1,4 @@
-"""How the life of a session becomes measurements."""
+"""Record metrics of sessions: starts, ends, interruptions, findings."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from otel_mcp.telemetry.spans import NO_SPAN
 
 _LEGACY_VERSIONS: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 PROTOCOL_VERSIONS: Final = frozenset({"2024-11-05", *_LEGACY_VERSIONS, MODERN})
-_BEGINNINGS: Final = {
+_USUAL_STARTS: Final = {
     "header": _LEGACY_VERSIONS,
     "conversation": (MODERN,),
     "inferred": (MODERN,),
     "inferred_weak": (MODERN,),
 }
-"""Session sources, with the protocol versions that their clients speak."""
+"""Session sources, with the protocol versions of their clients."""
 MAX_SERIES: Final = 1800
-"""Series of one instrument from which on only tenants are kept apart: those beyond 2,000 the SDK puts into one."""
+"""Series of one instrument up to which all attributes are kept; the SDK merges series beyond 2,000."""
 
 
 class ByClient(Protocol):
-    """Adds the name of a client to attributes, bounded: see `BoundedNames.bounded`."""
+    """Adds the bounded name of a client to attributes; see `BoundedNames.bounded`."""
 
     def __call__(
         self, client: str | None, attributes: dict[str, Any], *, proven: bool = False, likely: bool = False
     ) -> dict[str, Any]: ...
 
 
-class _Kinds:
-    """The series of one counter: at most so many that the SDK keeps them apart, with one more for each tenant."""
+class _BoundedSeries:
+    """The series of one counter: at most `MAX_SERIES`, and one more for each tenant."""
 
     def __init__(self) -> None:
         self._known: set[frozenset[tuple[str, Any]]] = set()
 
     def fit(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """Return the attributes; of a kind that finds no room any more only the tenant, all else is ``_OTHER``."""
-        kind = frozenset(attributes.items())
-        if kind not in self._known:
+        """Return the attributes; if there is no room for a new series, all but the tenant become ``_OTHER``."""
+        series = frozenset(attributes.items())
+        if series not in self._known:
             if len(self._known) >= MAX_SERIES:
                 return {name: value if name == semconv.TENANT else semconv.OTHER for name, value in attributes.items()}
-            self._known.add(kind)
+            self._known.add(series)
         return attributes
 
 
@@ -57,18 +57,17 @@ class SessionMetrics:
         self._on = on
         self._of_client = of_client
         self._tenants = tenants
-        self._starts = _Kinds()
-        self._ends = _Kinds()
-        self._met: set[str] = set()
+        self._starts = _BoundedSeries()
+        self._ends = _BoundedSeries()
+        self._clients: set[str] = set()
         """Clients that have begun a session."""
 
     def register(self) -> None:
-        """Create the series that sessions usually have, so that the first increase of each is seen.
+        """Record zeros for the usual series, so that rates include the first increase of each.
 
-        Where sessions begin, those that clients of today make: who else comes is
-        seen from their second session on.
+        Of any other series, rates begin with its second increase.
         """
-        for source, versions in _BEGINNINGS.items():
+        for source, versions in _USUAL_STARTS.items():
             for version in versions:
                 self._on.started.add(0, self._starts.fit(_attributes(source, version)), NO_SPAN)
         self._on.resumed.add(0, None, NO_SPAN)
@@ -93,8 +92,8 @@ class SessionMetrics:
         self._on.started.add(1, self._starts.fit(how), NO_SPAN)
         client = self._of_client(facts.client_name, {})
         name = client.get(semconv.CLIENT_NAME)
-        if name is not None and name not in self._met:
-            self._met.add(name)
+        if name is not None and name not in self._clients:
+            self._clients.add(name)
             self._expect_ends(client)
 
     def _of_tenant(self, tenant: str | None, *, proven: bool = False) -> dict[str, Any]:
@@ -106,7 +105,7 @@ class SessionMetrics:
         self._on.resumed.add(1, None, NO_SPAN)
 
     def ended(self, ended: EndedSession) -> None:
-        """Count an end by how the session went, and measure the session unless its borders are guessed."""
+        """Count the end of a session, and record its size; also its duration unless its limits are guessed."""
         facts = ended.facts
         how = {semconv.SESSION_END_REASON: ended.reason, semconv.SESSION_OUTCOME: ended.outcome or semconv.OTHER}
         of = self._of_client(facts.client_name, how) | self._of_tenant(facts.tenant, proven=ended.tool_call_count > 0)
@@ -120,14 +119,14 @@ class SessionMetrics:
             self._on.session_duration.record(max(0.0, ended.last_activity - facts.created_at), attributes, NO_SPAN)
 
     def interrupted(self, cut: Interruption) -> None:
-        """Count a session that a server refused though it lives."""
-        # A young process has seen no client work yet, but the store has.
+        """Count an interruption: a server refused a live session."""
+        # A new process has not seen this client succeed, but the store has.
         how = {semconv.SESSION_INTERRUPTED_CAUSE: cut.cause}
         of = self._of_client(cut.facts.client_name, how, proven=cut.has_tool_calls, likely=True)
         self._on.interrupted.add(1, of, NO_SPAN)
 
     def returned(self, facts: SessionFacts, after: float) -> None:
-        """Count a client that is back so many seconds after its session was cut."""
+        """Count a client that came back `after` seconds."""
         how = {semconv.SESSION_RETURNED_WITHIN: within(after)}
         self._on.returned.add(1, self._of_client(facts.client_name, how, likely=True), NO_SPAN)
 

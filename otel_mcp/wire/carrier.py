@@ -1,8 +1,7 @@
-"""Trace context that strangers send, as far as a propagator reads it in silence.
+"""Filter trace context from clients before OpenTelemetry's propagators read it.
 
-OpenTelemetry's propagators log what they cannot read, text and all: a
-client that sends nonsense would write the server's log. So what they would not
-take is not handed to them.
+The propagators log malformed values with their text, so that a client could
+write to the server's log. Malformed values are therefore left out.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from typing import Final
 
 from otel_mcp.wire.jsonrpc import text
 
-_MAX: Final = 8192
-"""Characters; the limit that W3C sets for baggage."""
+_MAX_LENGTH: Final = 8192
+"""Characters; W3C's limit for baggage."""
 _LIMITS: Final = {"baggage": (180, 4096), "tracestate": (32, 513)}
-"""Members, and characters of each."""
+"""Greatest number of members, and characters of each."""
 _NAME: Final = r"[a-z][_0-9a-z\-*/]"
 _MEMBERS: Final = {
     "baggage": re.compile(
@@ -31,15 +30,15 @@ _MEMBERS: Final = {
 
 
 _SPACE: Final = {"baggage": re.compile(r"[ \t]*([,;=])[ \t]*"), "tracestate": re.compile(r"[ \t]*(,)[ \t]*")}
-"""Space that means nothing, and that older propagators do not expect."""
+"""Optional whitespace, which older propagators do not expect."""
 
 
 def carried(fields: Iterable[tuple[str, object]]) -> dict[str, str]:
-    """Return the fields that can be handed to a propagator."""
+    """Return the well-formed fields, without optional whitespace."""
     return {
-        name: text(_without_space(name, value), _MAX)
+        name: text(_without_space(name, value), _MAX_LENGTH)
         for name, value in fields
-        if isinstance(value, str) and len(value) <= _MAX and _is_readable(name, value)
+        if isinstance(value, str) and len(value) <= _MAX_LENGTH and _is_readable(name, value)
     }
 
 
@@ -52,8 +51,8 @@ def _is_readable(name: str, value: str) -> bool:
     pattern = _MEMBERS.get(name)
     if pattern is None:
         return True
-    most, longest = _LIMITS[name]
-    members = value.split(",", most)
-    return len(members) <= most and all(
-        len(member) <= longest and pattern.fullmatch(member) is not None for member in members
+    max_members, max_length = _LIMITS[name]
+    members = value.split(",", max_members)
+    return len(members) <= max_members and all(
+        len(member) <= max_length and pattern.fullmatch(member) is not None for member in members
     )

@@ -1,8 +1,8 @@
-"""Is this HTTP request MCP traffic? Decided from the ASGI scope alone.
+"""Decide from the ASGI scope whether an HTTP request is MCP; read headers and session ids.
 
-Streamable HTTP requests carry an ``mcp-*`` header, except ``initialize``, which
-only its body tells; 2024-11-05 requests carry nothing at all. So the headers of a
-JSON POST, and of a GET that takes an event stream, may leave it to body or answer.
+Streamable HTTP requests carry an ``mcp-*`` header, except ``initialize``, which only
+its body shows; requests of 2024-11-05 carry none. So for a JSON POST, or a GET that
+accepts an event stream, the body or the answer may have to decide.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ METHOD: Final = b"mcp-method"
 NAME: Final = b"mcp-name"
 
 HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "3", "3.0": "3"}
-"""Versions of HTTP that exist, as servers write them and as the conventions do. Clients can make up any."""
+"""Versions of HTTP as servers write them, with their values in the conventions; clients can make up others."""
 
 _BYTES: Final = (bytes, bytearray, memoryview)
 HeaderMap = Mapping[bytes, bytes]
 Seen = tuple[HeaderMap, bool]
-"""Request headers by lower-case name, and whether they alone say that the request is MCP."""
+"""Request headers by lower-case name, and whether they alone show that the request is MCP."""
 
 
 def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
-    """Tell whether a request can be MCP; nothing is made of the headers of others than JSON posts and streams.
+    """Return the headers of a request that may be MCP, without reading those of any other.
 
     Returns:
-        ``None`` where it cannot. Of a repeated header the first stands, as frameworks read it.
+        ``None`` = not MCP. Of a repeated header the first counts, as in frameworks.
     """
     method = scope.get("method")
     if method != "POST" and method != "GET" and method != "DELETE":
         return None
     lines: Any = scope.get("headers") or ()
     if type(lines) is not list and type(lines) is not tuple:
-        scope["headers"] = lines = list(
-            cast("Iterable[Any]", lines)
-        )  # Of adapters and tests: the app has still to read an iterator.
+        # Adapters and tests may pass an iterator, which the app must be able to read after us.
+        scope["headers"] = lines = list(cast("Iterable[Any]", lines))
     headers = by_name(cast("list[Any]", lines)[::-1])
     if method == "POST":
         if headers.get(b"content-type", b"").lstrip()[:16].lower() != b"application/json":
@@ -54,9 +53,9 @@ def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
 
 
 def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
-    """Map headers by lower-case name; of a repeated one the last stands.
+    """Map headers by lower-case name; of a repeated one the last counts.
 
-    ASGI wants bytes, and names in lower case. Almost everybody heeds it, and some take text as well.
+    ASGI requires bytes and lower-case names; the slow way is for servers that pass text or upper case.
     """
     try:
         named = dict(lines)
@@ -69,13 +68,13 @@ def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
 
 
 def with_headers_at_hand(message: Message) -> Message:
-    """Return the start of a response with headers that can be read twice: ASGI allows any iterable."""
+    """Return the start of a response with its headers in a list, since ASGI allows an iterator."""
     headers = message.get("headers", ())
     return message if headers is None or isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
 
 
 def pairs(scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    """Return every line of the headers that can be read, in their order, with lower-case names."""
+    """Return all well-formed headers in order, with lower-case names."""
     found = [pair for line in scope.get("headers") or () if (pair := _as_bytes(line)) is not None]
     return [(name.lower(), value) for name, value in found]
 
@@ -99,19 +98,19 @@ def _encoded(part: Any) -> bytes:
 
 
 def takes_streams(headers: HeaderMap) -> bool:
-    """Return whether a client takes JSON and event streams, as MCP asks."""
+    """Return whether a client accepts JSON and event streams, as MCP requires."""
     accept = headers.get(b"accept", b"")
     return b"application/json" in accept and b"text/event-stream" in accept
 
 
 def query_session_id(scope: Mapping[str, Any]) -> str | None:
-    """Return the ``session_id`` of the query, where 2024-11-05 posts name their session."""
+    """Return the ``session_id`` of the query, by which posts of 2024-11-05 name their session."""
     query: bytes = scope.get("query_string", b"")
     return _session_id(query) if b"session" in query else None
 
 
 def endpoint_session_id(data: bytes) -> str | None:
-    """Return the session id in the data of an ``endpoint`` event: a path or URL to post to."""
+    """Return the session id in the path or URL of an ``endpoint`` event."""
     return _session_id(data.partition(b"?")[2])
 
 
@@ -122,6 +121,6 @@ def _session_id(query: bytes) -> str | None:
 
 
 def text(headers: HeaderMap, name: bytes, limit: int = 256) -> str | None:
-    """Return a header as text of at most `limit` characters, `None` if absent or empty."""
+    """Return a header as text of at most `limit` characters; ``None`` = absent or empty."""
     value = headers.get(name)
     return value[:limit].decode("latin-1") if value else None

@@ -1,4 +1,4 @@
-"""JSON-RPC messages of MCP: which requests a body holds, and how an answer ended."""
+"""Parse JSON-RPC messages of MCP: the requests in a body, and the outcome in an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from otel_mcp.semconv import TOOL_ERROR
 
 JsonId = str | int
-"""0 and the empty string are ids; ``None`` is the absence of one."""
+"""Includes 0 and the empty string; ``None`` = no id."""
 
 KNOWN_METHODS: Final = frozenset({
     "initialize", "ping", "server/discover", "logging/setLevel", "completion/complete",
@@ -22,14 +22,14 @@ KNOWN_METHODS: Final = frozenset({
     "notifications/initialized", "notifications/cancelled", "notifications/progress",
     "notifications/roots/list_changed", "notifications/tasks/status",
 })  # fmt: skip
-"""Methods that a client sends; the bound of the metric attribute."""
+"""Methods that a client sends; any other is ``_OTHER`` on metrics."""
 CALLER_CODES: Final = frozenset({"-32700", "-32600", "-32601", "-32602", "-32002"})
-"""JSON-RPC errors that are the caller's fault: a server that answers so has done its work."""
+"""Codes of JSON-RPC errors that are the caller's fault."""
 STREAMS: Final = frozenset({"subscriptions/listen"})
-"""Requests that stay open on purpose: their duration says nothing."""
+"""Requests that stay open on purpose, so that their duration is not measured."""
 INPUT_REQUIRED: Final = "input_required"
-"""Value of ``resultType`` where a result asks for input."""
-_NOTHING: Final[Mapping[str, Any]] = {}
+"""The ``resultType`` of a result that asks for input."""
+_EMPTY: Final[Mapping[str, Any]] = {}
 META_NAMESPACE: Final = "io.modelcontextprotocol/"
 
 
@@ -42,7 +42,7 @@ class Message:
     params: Mapping[str, Any]
     meta: Mapping[str, Any] = field(init=False, compare=False)
     target: str | None = field(init=False, compare=False, default=None)
-    """Name of the tool or prompt that is asked for."""
+    """Name of the requested tool or prompt."""
 
     def __post_init__(self) -> None:
         _, self.target, self.meta = parts(self.method, None, self.params)
@@ -51,7 +51,7 @@ class Message:
 def parts(
     method: str, request_id: object, params: Mapping[str, Any]
 ) -> tuple[JsonId | None, str | None, Mapping[str, Any]]:
-    """Return the id of a message, the name of the tool or prompt that it asks for, and its ``_meta``."""
+    """Return the id of a message, the name of the requested tool or prompt, and its ``_meta``."""
     if type(request_id) is not int or not -_MAX_ID < request_id < _MAX_ID:
         request_id = json_id(request_id)
     target: Any = params.get("name") if method == "tools/call" or method == "prompts/get" else None
@@ -60,31 +60,31 @@ def parts(
     elif len(target) > MAX_TEXT or not target.isascii():
         target = text(target)
     meta: Any = params.get("_meta")
-    return request_id, target, cast("dict[str, Any]", meta) if isinstance(meta, dict) else _NOTHING
+    return request_id, target, cast("dict[str, Any]", meta) if isinstance(meta, dict) else _EMPTY
 
 
 Failure = Literal["unknown_tool", "invalid_arguments", "tool", "exception", "cancelled", "refused"]
-"""Kinds of failed tool calls: who has to change something."""
+"""Kinds of failed tool calls."""
 
 
 @dataclass(slots=True, frozen=True)
 class Outcome:
-    """How a request ended. All ``None`` = it worked."""
+    """How a request ended; all ``None`` = success."""
 
     error_type: str | None = None
-    """``None`` also where a request failed by the caller's fault."""
+    """``None`` also if the failure is the caller's fault."""
     status_code: str | None = None
     """JSON-RPC error code, as text."""
     exception_type: str | None = None
-    """Class that the tool raised; known where the dispatch seam saw it."""
+    """Class of the exception that the tool raised, if a patch saw it."""
     unclassified: bool = False
-    """The answer could not be read, and no seam reported: not a success, not an error."""
+    """The answer could not be read and no patch reported an outcome: neither success nor error."""
     asks: str | None = None
-    """It asks for input first: the ``requestState`` that the next round repeats, empty where it has none."""
+    """Set if the result asks for input: the ``requestState`` that the next round repeats, empty without one."""
 
     @property
     def failed(self) -> bool:
-        """Whether the request failed, by whose fault ever."""
+        """Whether the request failed, whoever's fault it is."""
         return self.error_type is not None or self.status_code is not None
 
 
@@ -92,9 +92,9 @@ FINE: Final = Outcome()
 
 
 def parse_head(data: bytes | bytearray) -> Message | None:
-    """Parse the beginning of a body that is not whole: the method, and of the rest only what identifies it.
+    """Parse the method and a few parameters from the beginning of a body.
 
-    ``None`` where the method comes later than what was read.
+    ``None`` = `data` ends before the method.
     """
     try:
         decoded: Any = from_json(bytes(data), allow_partial=True)
@@ -106,32 +106,32 @@ def parse_head(data: bytes | bytearray) -> Message | None:
         return None
     params: object = fields.get("params")
     given = cast("dict[str, Any]", params) if isinstance(params, dict) else {}
-    return Message(text(method), json_id(fields.get("id")), {key: given[key] for key in _TELLING if key in given})
+    return Message(text(method), json_id(fields.get("id")), {key: given[key] for key in _HEAD_PARAMS if key in given})
 
 
 def parse_messages(body: bytes | bytearray | memoryview) -> list[Message]:
-    """Parse requests and notifications of a POST body: none for a client's answer or for what is no JSON-RPC.
+    """Parse the requests and notifications in the body of a POST; answers and other JSON are left out.
 
     Raises:
         ValueError: the body is not JSON.
     """
     decoded: Any = from_json(bytes(body) if isinstance(body, memoryview) else body)
     if isinstance(decoded, list):
-        entries: Any = decoded[:_BATCH_LIMIT]  # pyright: ignore[reportUnknownVariableType]
+        entries: Any = decoded[:_MAX_BATCH]  # pyright: ignore[reportUnknownVariableType]
         return [message for entry in entries if (message := _message(entry)) is not None]
     message = _message(decoded)
     return [] if message is None else [message]
 
 
-_TELLING: Final = ("_meta", "name", "uri", "protocolVersion", "clientInfo")
-"""Parameters that are read of a message too large to be read."""
+_HEAD_PARAMS: Final = ("_meta", "name", "uri", "protocolVersion", "clientInfo")
+"""Parameters that are read of a message too large to be parsed whole."""
 _MAX_ID: Final = 2**63
 MAX_TEXT: Final = 256
-"""Characters of a stranger's name that are kept."""
+"""Characters of a stranger's text that are kept."""
 PLAIN_IDS: Final = range(2**63)
-"""Numbers that are ids as they stand."""
-_BATCH_LIMIT: Final = 100
-"""Messages read of one batch; servers refuse batches, so this bounds only hostile input."""
+"""Numbers that are kept as ids unchanged."""
+_MAX_BATCH: Final = 100
+"""Messages of one batch that are read; servers refuse batches, so only hostile input is longer."""
 
 
 def _message(entry: Any) -> Message | None:
@@ -147,10 +147,10 @@ def _message(entry: Any) -> Message | None:
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:
-    """Keep at most `limit` characters of a stranger's text, replacing what UTF-8 cannot hold.
+    """Cut a stranger's text to `limit` characters, and replace lone surrogates.
 
-    JSON may name half of a surrogate pair. An exporter cannot send such a text,
-    and some drop a whole batch for it.
+    JSON allows lone surrogates, but UTF-8 does not: for one, some exporters drop
+    a whole batch.
     """
     if len(value) > limit:
         value = value[:limit]
@@ -158,14 +158,14 @@ def text(value: str, limit: int = MAX_TEXT) -> str:
 
 
 def json_id(value: object) -> JsonId | None:
-    """Return a JSON-RPC id, or ``None`` for anything that cannot be one (true is no id)."""
+    """Return a JSON-RPC id; ``None`` = not a string or an integer (booleans are not ids)."""
     if type(value) is int:
         return value if -_MAX_ID < value < _MAX_ID else str(value)[:256]
     return text(value) if isinstance(value, str) else None
 
 
 def is_handshake(params: Mapping[str, Any]) -> bool:
-    """Return whether the parameters of ``initialize`` have all that the protocol requires."""
+    """Return whether the parameters of ``initialize`` are complete."""
     client = params.get("clientInfo")
     named = isinstance(client, dict) and all(
         isinstance(cast(dict[str, Any], client).get(name), str) for name in ("name", "version")
@@ -174,7 +174,7 @@ def is_handshake(params: Mapping[str, Any]) -> bool:
 
 
 def is_mcp(message: Message) -> bool:
-    """Return whether a JSON-RPC message is MCP and not, say, LSP or A2A."""
+    """Return whether a JSON-RPC message is MCP, and not LSP or A2A, for example."""
     if message.method == "initialize":
         return isinstance(message.params.get("protocolVersion"), str)
     if any(key.startswith(META_NAMESPACE) for key in message.meta):
@@ -188,13 +188,13 @@ _UNAMBIGUOUS: Final = frozenset(
 
 
 def parse_replies(data: bytes | bytearray) -> list[Mapping[str, Any]]:
-    """Parse the JSON-RPC objects of an answer: one, or those of a batch; none if it is something else.
+    """Parse the JSON-RPC objects of an answer, one or a batch; other JSON gives none.
 
     Raises:
         ValueError: the data is not JSON.
     """
     decoded: Any = from_json(data)
-    entries = cast(list[Any], decoded[:_BATCH_LIMIT]) if isinstance(decoded, list) else [decoded]
+    entries = cast(list[Any], decoded[:_MAX_BATCH]) if isinstance(decoded, list) else [decoded]
     return [cast(dict[str, Any], entry) for entry in entries if isinstance(entry, dict)]
 
 
@@ -202,14 +202,14 @@ _RESULT: Final = re.compile(rb'\{"jsonrpc":"2\.0","id":(?:(\d{1,18})|"([^"\\]{1,
 
 
 def result_id(data: bytes | bytearray) -> JsonId | None:
-    """Return the id of an answer that is a result, known by how the message begins; ``None`` = it has to be parsed."""
-    if (begins := _RESULT.match(data)) is None:
+    """Return the id of an answer whose first bytes show that it is a result; ``None`` = parse the answer."""
+    if (head := _RESULT.match(data)) is None:
         return None
-    return int(begins[1]) if begins[1] is not None else begins[2].decode("utf-8", "replace")
+    return int(head[1]) if head[1] is not None else head[2].decode("utf-8", "replace")
 
 
 def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:
-    """Read from an answer how the request ended; ``None`` if this is no answer."""
+    """Return the outcome in an answer; ``None`` = not an answer."""
     error = reply.get("error")
     if isinstance(error, dict):
         return error_outcome(cast(dict[str, Any], error).get("code"))
@@ -219,19 +219,19 @@ def outcome_of(reply: Mapping[str, Any]) -> Outcome | None:
 
 
 def error_outcome(code: object) -> Outcome:
-    """Make the outcome of a JSON-RPC error: its code is also the error type where the server is to blame."""
+    """Make the outcome of a JSON-RPC error; its code is also the error type unless the caller is at fault."""
     text_of_code = str(code) if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 10**9 else "0"
     return Outcome(error_type=None if text_of_code in CALLER_CODES else text_of_code, status_code=text_of_code)
 
 
 def protocol_error(error: BaseException) -> int | None:
-    """Return the code of an exception that is an error of the protocol."""
+    """Return the JSON-RPC code of an exception of the SDK; ``None`` = it has none."""
     code = getattr(getattr(error, "error", None), "code", None)
     return code if isinstance(code, int) else None
 
 
 def result_outcome(result: object) -> Outcome:
-    """Make the outcome of a JSON-RPC result, which may still say that the tool failed."""
+    """Make the outcome of a JSON-RPC result, which may report that the tool failed."""
     if not isinstance(result, dict):
         return FINE
     fields = cast("dict[str, Any]", result)
@@ -241,20 +241,20 @@ def result_outcome(result: object) -> Outcome:
 
 
 def asking(result: object) -> Outcome:
-    """Make the outcome of a result, dictionary or model, that asks for input before there can be a real one."""
+    """Make the outcome of a result, dictionary or model, that asks for input."""
     state = field_of(result, "requestState" if isinstance(result, Mapping) else "request_state")
     return Outcome(asks=state if isinstance(state, str) else "")
 
 
 def negotiated_version(reply: Mapping[str, Any]) -> str | None:
-    """Read the protocol version that the answer to ``initialize`` settles on."""
+    """Read the protocol version in the answer to ``initialize``."""
     result = reply.get("result")
     version = cast(dict[str, Any], result).get("protocolVersion") if isinstance(result, dict) else None
     return text(version, 32) if isinstance(version, str) else None
 
 
 def listed_names(result: object, kind: str) -> list[str]:
-    """Read the names in the result of a listing, of ``tools`` or ``prompts``: as dictionary or model."""
+    """Read the names in the list `kind`, ``tools`` or ``prompts``, of a result, dictionary or model."""
     listed = field_of(result, kind)
     if not isinstance(listed, list):
         return []
@@ -263,5 +263,5 @@ def listed_names(result: object, kind: str) -> list[str]:
 
 
 def field_of(value: object, name: str) -> object:
-    """Read a field of what may be a dictionary or a model."""
+    """Read a field of a dictionary or a model."""
     return cast(Mapping[str, object], value).get(name) if isinstance(value, Mapping) else getattr(value, name, None)

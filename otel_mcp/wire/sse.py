@@ -1,7 +1,7 @@
-"""Incremental decoder of server-sent events, for streams that pass by.
+"""Incremental decoder of server-sent events.
 
-It never delays a byte: the caller forwards first and feeds afterwards. What it
-holds is bounded: of an event beyond the limit only the size is kept.
+Callers forward the bytes first and feed them afterwards. Memory is bounded: of an
+event beyond the limit, only the size is kept.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-# Not `splitlines`: that also breaks at U+2028 and others, which are data here.
+# Not `splitlines`, which also splits at U+2028 and others.
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
-_WHOLE: Final = re.compile(rb"(?:event: ([^\r\n]{1,64})\r?\n)?data: ([^\r\n]*)\r?\n\r?\n")
+_WHOLE_EVENT: Final = re.compile(rb"(?:event: ([^\r\n]{1,64})\r?\n)?data: ([^\r\n]*)\r?\n\r?\n")
 _RESULT: Final = re.compile(
     rb"(?:event: message\r?\n)?data: "
     rb'(\{"jsonrpc":"2\.0","id":(?:(\d{1,18})|"([^"\\]{1,128})"),"result":[^\r\n]*)\r?\n\r?\n'
@@ -30,15 +30,15 @@ class Event(NamedTuple):
     data: bytes | None
     """``None`` = larger than the limit."""
     size: int
-    """Bytes of data, also where they were not kept."""
+    """Bytes of data, kept or not."""
 
 
 def whole(chunk: bytes | memoryview, limit: int) -> Event | None:
-    """Return the one event that a chunk is, as servers usually send it; ``None`` = it takes a `Decoder`.
+    """Return the event of a chunk that is exactly one event, as servers usually send; ``None`` = use a `Decoder`.
 
-    Only between events: what came before must have been whole as well.
+    Only valid if no event is incomplete before the chunk.
     """
-    found = _WHOLE.fullmatch(chunk)
+    found = _WHOLE_EVENT.fullmatch(chunk)
     if found is None:
         return None
     size = found.end(2) - found.start(2)
@@ -46,7 +46,7 @@ def whole(chunk: bytes | memoryview, limit: int) -> Event | None:
 
 
 def result_size(chunk: bytes | memoryview, request_id: int | str | None) -> int | None:
-    """Count the bytes of a chunk that is the whole result of that request; ``None`` = it has to be read."""
+    """Return the bytes of data of a chunk that is exactly the result of that request; ``None`` = parse the chunk."""
     found = _RESULT.fullmatch(chunk)
     if found is None:
         return None
@@ -55,7 +55,7 @@ def result_size(chunk: bytes | memoryview, request_id: int | str | None) -> int 
 
 
 class Decoder:
-    """Feed chunks, get events. One decoder a stream."""
+    """Turns the chunks of one stream into events."""
 
     __slots__ = (
         "_after_cr", "_data", "_first", "_limit", "_line", "_long", "_long_data", "_name", "_size", "_too_large",
@@ -64,11 +64,11 @@ class Decoder:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._line = bytearray()
-        """The line that has not ended yet."""
+        """The incomplete last line."""
         self._long = False
-        """That line was beyond the limit: its bytes are dropped."""
+        """Whether that line is beyond the limit, so that its bytes are dropped."""
         self._long_data = False
-        """And it is data: they are counted."""
+        """Whether that line is data, so that its bytes are counted."""
         self._data: list[bytes] = []
         self._name = b""
         self._size = 0
@@ -81,7 +81,7 @@ class Decoder:
         if len(chunk) <= _SLICE:
             yield from self._feed(bytes(chunk))
             return
-        # A huge chunk is not copied whole, nor cut into millions of lines at a time.
+        # In slices, so that a huge chunk is neither copied whole nor split into millions of lines at once.
         for start in range(0, len(chunk), _SLICE):
             yield from self._feed(bytes(chunk[start : start + _SLICE]))
 
@@ -89,7 +89,7 @@ class Decoder:
         if not chunk:
             return
         if self._after_cr and chunk[:1] == b"\n":
-            # A CRLF that was cut in two: its CR has ended the line already.
+            # A CRLF was split between chunks, and its CR has ended the line.
             chunk = chunk[1:]
         self._after_cr = chunk[-1:] == b"\r"
         pieces = _LINE_END.split(chunk)
@@ -105,9 +105,9 @@ class Decoder:
         self._hold(rest)
 
     def _complete(self, piece: bytes) -> bytes | None:
-        """Return the whole line that ends with `piece`; ``None`` if its bytes were dropped."""
+        """Return the line that ends with `piece`; ``None`` = its bytes were dropped."""
         if self._long:
-            self._let_go(piece)
+            self._drop(piece)
             self._long = False
             return None
         if self._line:
@@ -120,17 +120,17 @@ class Decoder:
 
     def _hold(self, rest: bytes) -> None:
         if self._long:
-            self._let_go(rest)
+            self._drop(rest)
             return
         self._line += rest
         if len(self._line) > self._limit + len(_BOM) + len(b"data: "):
-            # Its value is beyond the limit, whatever comes. Of a name, no more is kept than is here already.
+            # The value is beyond the limit. Of a long event name, the part so far is kept.
             line = self._complete(b"") or b""
             self._long = True
             self._long_data = line.startswith(_DATA)
             self._field(line)
 
-    def _let_go(self, piece: bytes) -> None:
+    def _drop(self, piece: bytes) -> None:
         if self._long_data:
             self._size += len(piece)
 
@@ -138,7 +138,7 @@ class Decoder:
         name, _, value = line.partition(b":")
         if name == b"data":
             value = value.removeprefix(b" ")
-            # Lines are joined by line feeds, which count: empty lines must not add up unseen.
+            # Count the line feeds that join lines, so that empty lines are bounded, too.
             self._size += len(value) + bool(self._data or self._too_large)
             if self._too_large or self._size > self._limit:
                 self._too_large = True

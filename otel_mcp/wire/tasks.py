@@ -1,7 +1,7 @@
-"""What messages say of tasks: those of 2025-11-25, and of the extension of 2026-07-28.
+"""Parse messages about tasks of 2025-11-25, and of the extension of 2026-07-28.
 
-In the older revision a client asks for a task by ``params.task`` and fetches the result by ``tasks/result``. In the
-newer one the server decides, and brings the result with ``tasks/get`` or ``notifications/tasks``.
+In the older revision, a client requests a task by ``params.task`` and fetches the result by ``tasks/result``. In the
+newer one, the server decides, and returns the result with ``tasks/get`` or ``notifications/tasks``.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ STATUSES: Final = frozenset(get_args(TaskStatus))
 TASK_METHODS: Final = frozenset({
     "tools/call", "tasks/get", "tasks/list", "tasks/result", "tasks/cancel", "tasks/update",
 })  # fmt: skip
-"""Methods whose results may be about tasks."""
+"""Methods whose results may show tasks."""
 NOTIFICATIONS: Final = frozenset({"notifications/tasks", "notifications/tasks/status"})
 _MAX_LISTED: Final = 100
-"""Tasks that are read of one list: a millisecond, and the pages of servers are shorter."""
-_LONGEST: Final = 10**12
-"""Milliseconds for which a server keeps a task, at most; an integer of JSON may be too long for a float."""
+"""Tasks of one list that are read, within a millisecond; servers send shorter pages."""
+_MAX_TTL: Final = 10**12
+"""Milliseconds; a longer integer of JSON may not fit into a float."""
 
 
 class TaskSeen(NamedTuple):
-    """What one message says of a task."""
+    """The state of a task in one message."""
 
     id: str
-    """As the server has named it: it leaves this process only as a keyed hash."""
+    """The server's id; leaves this process only as a keyed hash."""
     status: TaskStatus | None = None
-    """``None`` = not said."""
+    """``None`` = unknown."""
     updated: float | None = None
-    """Unix seconds, after `created`; ``None`` = not said."""
+    """Unix seconds, later than the task's creation; ``None`` = unknown."""
     ttl: float | None = None
-    """Seconds from its beginning for which the server keeps it; ``None`` = not said, or for good."""
+    """Seconds from its creation for which the server keeps the task; ``None`` = unknown or unlimited."""
     fetched: bool = False
-    """The message brings the result."""
+    """The message contains the result."""
 
 
 def begun(result: object) -> TaskSeen | None:
-    """Read which task a ``tools/call`` has begun; ``None`` where the result is none."""
+    """Read the task that a ``tools/call`` began; ``None`` = the result is not a task."""
     nested = _field(result, "task")
     if nested is None:
         nested = result if _field(result, "resultType", "result_type") == "task" else None
@@ -49,7 +49,7 @@ def begun(result: object) -> TaskSeen | None:
 
 
 def shown(method: str, params: Mapping[str, Any], result: object) -> list[TaskSeen]:
-    """Read what the answer to a request about tasks says; `result` is ``None`` where it was too large to be read."""
+    """Read the tasks in the answer to a request about tasks; `result` is ``None`` if it was too large to be parsed."""
     if method == "tasks/list":
         listed = _field(result, "tasks")
         entries = cast("list[object]", listed)[:_MAX_LISTED] if isinstance(listed, list) else []
@@ -61,7 +61,7 @@ def shown(method: str, params: Mapping[str, Any], result: object) -> list[TaskSe
         failed = _field(result, "isError", "is_error") is True
         return [TaskSeen(text(named), "failed" if failed else "completed", fetched=True)]
     if method == "tasks/cancel":
-        # Since 2026-07-28 a server only says that it has heard.
+        # From 2026-07-28 on, the server only acknowledges.
         return [_read(result) or TaskSeen(text(named), "cancelled")]
     return [_read(result) or TaskSeen(text(named))]
 
@@ -72,7 +72,7 @@ def notified(params: object) -> TaskSeen | None:
 
 
 def _read(task: object) -> TaskSeen | None:
-    """Read a task, as dictionary or model; drafts put it into a field of its own."""
+    """Read a task, dictionary or model; drafts nest it in a field ``task``."""
     inner = _field(task, "task")
     task = task if inner is None else inner
     named, status = _field(task, "taskId", "task_id"), _field(task, "status")
@@ -83,12 +83,12 @@ def _read(task: object) -> TaskSeen | None:
     is_number = type(ttl) in (int, float) and ttl > 0
     result, error = _field(task, "result"), _field(task, "error")
     if status == "completed" and _field(result, "isError", "is_error") is True:
-        status = "failed"  # In 2025-11-25 the server says so itself.
+        status = "failed"  # In 2025-11-25, the server's status says so.
     return TaskSeen(
         text(named),
         cast("TaskStatus", status),
         updated if created is not None and updated is not None and updated > created else None,
-        min(ttl, _LONGEST) / 1000 if is_number else None,
+        min(ttl, _MAX_TTL) / 1000 if is_number else None,
         result is not None or error is not None,
     )
 

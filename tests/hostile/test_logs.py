@@ -46,11 +46,11 @@ async def test_failing_calls_write_at_most_60_lines_a_minute_and_a_total(
         failed = ToolCall(tool_name=f"t{number}", started_at=moment, duration=9.0, error_type="tool_error")
         await observe(failed if number % 2 else failed.model_copy(update={"error_type": None}), session)
 
-    assert len(of_ours(lines)) == observers.LINES
+    assert len(of_ours(lines)) == observers.MAX_LINES
     now += 60
     await observe(ToolCall(tool_name="x", started_at=moment, duration=9.0), session)
-    assert [line[:40] for line in of_ours(lines)[observers.LINES :]] == [
-        f"{FLOOD - observers.LINES} more calls failed or took long in the min"[:40],
+    assert [line[:40] for line in of_ours(lines)[observers.MAX_LINES :]] == [
+        f"{FLOOD - observers.MAX_LINES} more calls failed or took long in the min"[:40],
         "tool 'x' took 9.000 s (session s, trace None)"[:40],
     ]
 
@@ -79,7 +79,7 @@ async def test_a_flood_of_hostile_requests_leaves_a_bounded_and_harmless_log(
     await runtime.shut_down()
     await asyncio.sleep(0)
 
-    assert 1 < len(of_ours(lines)) <= observers.LINES + 5
+    assert 1 < len(of_ours(lines)) <= observers.MAX_LINES + 5
     assert [line for line in of_ours(lines) if "s3cret" in line or "\n" in line or "\r" in line] == []
     others = [record.getMessage() for record in lines() if not record.name.startswith(("otel_mcp", "asyncio"))]
     assert [line for line in others if "s3cret" in line] == []

@@ -166,7 +166,7 @@ async def test_a_strangers_calls_do_not_hide_a_call_from_its_own_cancellation(
 
 
 async def test_made_up_paths_do_not_evict_paths_in_use(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Paths, "MOST", 10)
+    monkeypatch.setattr(Paths, "MAX_PATHS", 10)
     app = MCPMiddleware(Server(session_id="own"), runtime)
     await post(app, initialize(), path="/mcp")
 

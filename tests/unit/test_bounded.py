@@ -69,7 +69,7 @@ def test_a_name_too_long_is_other_however_proven() -> None:
 
 
 def test_paths_in_use_stay_and_overlong_ones_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Paths, "MOST", 2)
+    monkeypatch.setattr(Paths, "MAX_PATHS", 2)
     paths: Paths[int] = Paths()
     for number, path in enumerate(("/mcp", "/a", "/b", "/" + "x" * 256)):
         paths.learn(path, number)

@@ -96,7 +96,7 @@ def test_only_an_id_of_ours_shows_when_it_was_made() -> None:
 
 
 def test_before_the_key_is_known_nothing_is_hashed() -> None:
-    with pytest.raises(RuntimeError, match="not known"):
+    with pytest.raises(RuntimeError, match="no hash key"):
         KeyedHashes().digest("a")
 
 
