@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
 from otel_mcp.semconv import OTHER
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ FINAL: Final[frozenset[TaskStatus]] = frozenset({"completed", "failed", "cancell
 UNFOLLOWED: Final = OTHER
 """Stands for the status of a task for which there was no room."""
 MOST: Final = 2_000
-"""Tasks of a service that are followed at a time: Redis counts them in 4 ms, with each sweep of each process."""
+"""Tasks of a service that are followed at a time: each process reads them all with each of its sweeps."""
 OVER: Final = 600.0
 """Seconds for which a task is known that is finished and fetched: its beginning may be sent again."""
 LONGEST: Final = 7 * 86_400.0
@@ -69,6 +72,63 @@ class TaskNews:
     """Bounded."""
     link: str = ""
     """Trace and span of the call that began it, in hexadecimal: ``{trace id}-{span id}``."""
+
+
+class Task(NamedTuple):
+    """What all processes of a service know of a task; instants are Unix seconds by the clock of the store."""
+
+    until: float
+    """Until when it is followed."""
+    began: float = 0.0
+    """0 = the call that begins it is not known yet."""
+    status: str = "working"
+    ended: float = 0.0
+    """When it was finished; 0 = not yet."""
+    fetched: bool = False
+    batch: str = ""
+    """Names the news that have brought its end, which is reported with these alone, however often they are sent."""
+    closed: bool = False
+    """Its time was over before it was fetched: `batch` has claimed it, and nothing more is reported."""
+    link: str = ""
+    tool: str = ""
+    former: tuple[str, str, str] | None = None
+    """Batch, tool and status of the task whose id it has taken, where that was still followed."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing about it is to be reported any more."""
+        return self.closed or (self.batch != "" and (self.fetched or self.status == "cancelled"))
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it runs, as far as is known."""
+        return self.began > 0 and not self.ended and not self.closed
+
+    def with_news(self, news: TaskNews) -> Task:
+        """Add what one message has shown: in any order, and again, it comes to the same."""
+        task = self
+        if news.began is not None and not task.began:
+            tool = news.tool.encode("utf-8", "replace").decode()
+            task = task._replace(began=news.began, tool=tool, link=news.link, until=until_of(news))
+        if news.status is not None and not task.ended:
+            ended = 0.0 if news.status not in FINAL else news.at if news.ended is None else min(news.ended, news.at)
+            task = task._replace(status=news.status, ended=ended)
+        return task._replace(fetched=True) if news.fetched else task
+
+    def text(self) -> str:
+        """Write it as it stands in the store."""
+        return to_json(tuple(self)).decode()
+
+    @classmethod
+    def read(cls, text: str | None) -> Task | None:
+        """Read what `text` has written; ``None`` where that is something else."""
+        try:
+            return None if text is None else _TASK.validate_json(text)
+        except ValueError:
+            return None
+
+
+_TASK: Final = TypeAdapter(Task)
 
 
 class TaskEnd(NamedTuple):

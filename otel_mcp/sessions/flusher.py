@@ -24,6 +24,7 @@ from otel_mcp.sessions.endings import Endings
 from otel_mcp.sessions.findings import Findings
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.sessions.interruptions import Interruptions
+from otel_mcp.sessions.tables import put_in_flight
 from otel_mcp.sessions.tasks import Tasks
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
@@ -62,7 +63,7 @@ class Flusher:
         self.buffer = buffer
         self._store = store
         self._events = events
-        self._producer = producer
+        self.producer = producer
         self._health = health
         self.endings = Endings(settings, store, events, health)
         self.findings = Findings(store, events, health)
@@ -122,7 +123,7 @@ class Flusher:
                     busy = time.thread_time()
                     flushes: list[Flush] = []
                     for delta in batch:
-                        flush = Flush(delta, self._producer.token, self._producer.next_sequence())
+                        flush = Flush(delta, self.producer.token, self.producer.next_sequence())
                         self.frozen[delta.facts.session_id] = flush
                         flushes.append(flush)
                     if not await self._send(flushes):
@@ -255,7 +256,7 @@ class Flusher:
         calls = self._events.in_flight()
         if calls or self.shows_calls:
             with self._health.operation("in_flight"):
-                await self._store.put_in_flight(calls)
+                await put_in_flight(self._store, self.producer, calls)
                 self.shows_calls = bool(calls)
 
     async def count(self) -> None:

@@ -87,7 +87,7 @@ class SessionEvents(Protocol):
         ...
 
     def met(self, digest: str, summary: str, others: list[str]) -> None:
-        """Act on what the store has answered about one of them (see `SessionStore.meet`)."""
+        """Act on what the store has answered about one of them (see `tables.meet`)."""
         ...
 
     def tasks_seen(self, most: int) -> Sequence[TaskNews]:

@@ -18,6 +18,7 @@ from otel_mcp.model.delta import SessionDelta, SessionFacts
 from otel_mcp.model.interruption import Refusal
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
+from otel_mcp.sessions.tables import gone
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore, StoreDown
 from otel_mcp.store.memory import MemoryStore
@@ -110,7 +111,7 @@ class Interruptions:
             remember(self._asked, _key(refusal), time.monotonic(), KEPT)
         with self._health.operation("cut"):
             try:
-                found = await self._store.cut(batch)
+                found = await self._store.cut(batch, await gone(self._store))
             except (StoreDown, asyncio.CancelledError):
                 # Asked again, the store answers alike.
                 self.refusals |= {_key(refusal): (0.0, refusal) for refusal in batch}

@@ -24,6 +24,7 @@ from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
 from otel_mcp.sessions.lookups import Lookups, SharedKey, wait
+from otel_mcp.sessions.tables import leave, meet
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore, StoreDown
 
@@ -207,7 +208,7 @@ class Worker:
         self._listed = False
         for digest, summary in self._events.listed():
             with self._health.operation("meet") as use:
-                self._events.met(digest, summary, await self._store.meet(digest, summary))
+                self._events.met(digest, summary, await meet(self._store, digest, summary))
             self._listed = self._listed or use.down is not None
 
     async def _probe(self) -> None:
@@ -267,7 +268,7 @@ class Worker:
         await self._documents.catch_up()
         if not self._health.is_away:
             with self._health.operation("leave"):
-                await self._store.leave()
+                await leave(self._store, self._flusher.producer)
 
     async def _close(self) -> None:
         await self._lookups.aclose()

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
-from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 
 GRACE: Final = 600.0
 """Seconds that an ended document stays, for what was in flight."""
-KNOWN: Final = 86_400.0
-"""Seconds that a catalogue which nobody lists is not news again."""
-CATALOGUES: Final = 32
-"""Catalogues that are known at most: those that were listed last."""
 ABANDONED: Final = 7 * 86_400.0
 """Seconds that ends wait to be reported where no process of the service runs; then nothing is left of the session."""
 
@@ -31,8 +26,6 @@ VISITS: Final = 10
 """Sessions without a call that are remembered of a visitor."""
 VISITS_KEPT: Final = 86_400.0
 """Seconds after the last one."""
-IN_FLIGHT_KEPT: Final = 10.0
-"""Seconds that calls in flight stay in the store where their process does not say so again: it may be gone."""
 
 
 class ProducerId:
@@ -74,6 +67,11 @@ class SessionStore(Protocol):
 
     Every method may raise `StoreDown`.
     """
+
+    @property
+    def ahead(self) -> float:
+        """Seconds that the clock by which all processes go is ahead of this machine's."""
+        ...
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         """Write each flush once, however often it is sent; answers are in the same order.
@@ -129,27 +127,23 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def meet(self, digest: str, summary: str) -> list[str]:
-        """Note that the catalogue of this digest is listed, with what is to be known of it.
+    async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
+        """Return the entries of a small table of the service: these, where they are there, or all."""
+        ...
+
+    async def swap(
+        self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
+    ) -> set[str]:
+        """Change entries of a table that are still what they were: from one text to another, `None` = not there.
+
+        Args:
+            table: its name.
+            changes: by the names of the entries, in the order in which they are made.
+            most: how many entries there are at most; what is more is not added.
+            kept: seconds after which the table is forgotten if nothing more is changed.
 
         Returns:
-            The summaries of the others that are known, newest first, where this one is new: it was not listed within
-            `KNOWN`, and another was listed since. Else, and where it is the first, none.
-        """
-        ...
-
-    async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
-        """Take what messages have shown of tasks. `batch` names the news: sent again, they are answered alike.
-
-        Each task ends once in all processes: with the news that show its end, or that of its beginning where they come
-        later.
-        """
-        ...
-
-    async def tasks(self, batch: str) -> TaskCensus:
-        """Count the tasks of the service that have not ended, and claim those whose time is over.
-
-        `batch` names the count: sent again, it claims the same.
+            The names of those that are not changed.
         """
         ...
 
@@ -179,10 +173,6 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
-        """Note which calls this process has in flight, for others to read in the next seconds; none = no longer any."""
-        ...
-
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
         """Add callers to those of a UTC day; return about how many there are by now, in all processes."""
         ...
@@ -191,8 +181,10 @@ class SessionStore(Protocol):
         """Note in its document a pattern that a running session shows; `True` to the first process that does."""
         ...
 
-    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+    async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str] = ()) -> list[Interruption]:
         """Mark the sessions that a server refused though they live; of each cut one caller in all processes learns.
+
+        `gone` are processes that have ended: what they had served is not at another replica.
 
         What is no session of this service, or another user's, or over, or waits already for its client to come
         back, is left out.
@@ -203,10 +195,6 @@ class SessionStore(Protocol):
         """Give out one session of `visitor` that was cut before `at`, when its visitor began `session_id`; once, and
         again to the same question.
         """
-        ...
-
-    async def leave(self) -> None:
-        """Note that this process ends: what it has served is not at another replica."""
         ...
 
     async def active(self) -> int:

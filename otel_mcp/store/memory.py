@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from otel_mcp.bounded import remember
@@ -17,11 +17,10 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import GRACE
-from otel_mcp.store.memory_record import Alone, Record, Visits, first_activity, meet
-from otel_mcp.store.memory_tasks import FollowedTasks
+from otel_mcp.store.memory_record import Alone, CutSessions, Record, Visits, first_activity
 
 
-class MemoryStore(FollowedTasks, Alone):
+class MemoryStore(CutSessions, Alone):
     """A `SessionStore` of one process. `clock` returns Unix seconds."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
@@ -34,12 +33,15 @@ class MemoryStore(FollowedTasks, Alone):
         self._records: OrderedDict[str, Record] = OrderedDict()
         """By last use."""
         self._agreed: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._catalogues: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        """By digest: what is to be known of each, and when it was listed last; newest last."""
+        self._tables: dict[str, dict[str, str]] = {}
         self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
         self.forget_callers()
         self._visits = Visits(self._settings.max_sessions)
-        self._tasks = {}
+
+    @property
+    def ahead(self) -> float:
+        """Seconds that `clock` is ahead."""
+        return 0.0 if self._clock is time.time else self._clock() - time.time()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -250,9 +252,24 @@ class MemoryStore(FollowedTasks, Alone):
     def _bound(self, session_id: str, now: float) -> str | None:
         return record.facts.principal if (record := self._record(session_id, now)) is not None else None
 
-    async def meet(self, digest: str, summary: str) -> list[str]:
-        """Note that a catalogue is listed; return the others where it is new."""
-        return meet(self._catalogues, digest, summary, self._clock())
+    async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
+        """Return the entries of a table."""
+        held = self._tables.get(table, {})
+        return dict(held) if names is None else {name: held[name] for name in names if name in held}
+
+    async def swap(
+        self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
+    ) -> set[str]:
+        """Change entries of a table that are still what they were; return the names of the others."""
+        held, missed = self._tables.setdefault(table, {}), set[str]()
+        for name, (former, new) in changes.items():
+            if held.get(name) != former or (former is None and len(held) >= most):
+                missed.add(name)
+            elif new is None:
+                held.pop(name, None)
+            else:
+                held[name] = new
+        return missed
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Return sessions whose time was over at `now`."""

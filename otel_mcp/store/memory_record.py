@@ -10,12 +10,12 @@ from typing import Any, Final, Literal
 from pydantic_core import from_json
 
 from otel_mcp.bounded import remember
-from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
 from otel_mcp.model.rounds import add_calls
 from otel_mcp.model.state import Cause, Ended, EndReason, Interrupted, SessionState
 from otel_mcp.store import document as text
-from otel_mcp.store.base import CATALOGUES, GRACE, KNOWN, VISITS
+from otel_mcp.store.base import GRACE, VISITS
 
 _VARIANTS: Final = 7
 """Sets of facts that are remembered as merged, so that processes that know different ones do not take turns."""
@@ -198,7 +198,7 @@ class CutSessions:
     _records: OrderedDict[str, Record]
     _has_cut = False
 
-    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+    async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str] = ()) -> list[Interruption]:
         """Mark the sessions that the server refused though they live."""
         found = [(self._records.get(refusal.session_id), refusal) for refusal in refusals]
         cuts = [record.cut(refusal) for record, refusal in found if record is not None]
@@ -230,12 +230,6 @@ class Alone:
         known.update(hashes[: max(_MAX_CALLERS - len(known), 0)])
         return len(known)
 
-    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
-        """Do nothing: no other process reads it."""
-
-    async def leave(self) -> None:
-        """Do nothing: no other process looks for it."""
-
 
 class Visits:
     """When visitors have begun sessions without a call; of `most` visitors."""
@@ -251,7 +245,7 @@ class Visits:
             self.forget(visitor)
             return []
         starts = self._starts.pop(visitor, [])
-        starts = [*starts, end.facts.created_at][-VISITS:]
+        starts = sorted({*starts, end.facts.created_at})[-VISITS:]
         remember(self._starts, visitor, starts, self._most)
         return starts
 
@@ -263,12 +257,3 @@ class Visits:
 def first_activity(delta: SessionDelta) -> float:
     """Return when a delta begins, in Unix seconds."""
     return delta.last_activity if delta.first_activity is None else min(delta.first_activity, delta.last_activity)
-
-
-def meet(catalogues: OrderedDict[str, tuple[str, float]], digest: str, summary: str, now: float) -> list[str]:
-    """Put a catalogue among those that are known; return the summaries of the others, newest first, where it is new."""
-    _, last = catalogues.pop(digest, ("", None))
-    remember(catalogues, digest, (summary, now), CATALOGUES)
-    others = list(catalogues.values())[-2::-1]
-    is_known = last is not None and (not others or last >= others[0][1] or now - last < KNOWN)
-    return [] if is_known else [other for other, _ in others]

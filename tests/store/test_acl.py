@@ -21,7 +21,8 @@ from otel_mcp.cli.store import Reader
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
 from otel_mcp.model.interruption import Refusal
 from otel_mcp.model.state import SessionState
-from otel_mcp.store.base import CATALOGUES, ProducerId, StoreDown
+from otel_mcp.sessions.tables import CATALOGUES, leave, meet, put_in_flight
+from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
 from tests.store.test_cluster import Cluster, Sentinel
 from tests.support.stores import Server, delta, facts, flush, settings
@@ -86,7 +87,7 @@ async def use(store: RedisStore) -> None:
         await store.apply([flush(ProducerId(), delta(1, of=made, at=now))])
     await store.describe("abc")
     await store.describe("nobody")
-    await store.leave()
+    await leave(store, process)
     made.visitor = "somebody"
     await store.apply([flush(process, delta(1, of=made, at=now))])
     await store.cut([Refusal("abc", now + 1, None, served=None)])
@@ -108,11 +109,11 @@ async def use(store: RedisStore) -> None:
     await store.ack_ends(ended)
     await store.ack_ends(await store.claim_held(["abc"], now))
     await store.active()
-    await store.put_in_flight([OpenCall("export", now, "abc", "shop-0")])
-    await store.put_in_flight([])
+    await put_in_flight(store, process, [OpenCall("export", now, "abc", "shop-0")])
+    await put_in_flight(store, process, [])
     await store.callers("2026-11-30", ["somebody"])
     for number in range(CATALOGUES + 1):
-        await store.meet(str(number), "{}")
+        await meet(store, str(number), "{}")
     await store.delete("mine")
     await store.aclose()
 

@@ -15,6 +15,7 @@ from otel_mcp.model.delta import Flush, WriteResult
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import health
 from otel_mcp.sessions.service import Sessions
+from otel_mcp.sessions.tables import meet
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.codec import Keys
 from otel_mcp.store.redis.store import RedisStore
@@ -75,6 +76,8 @@ async def test_a_cluster_is_as_good_as_one_server(cluster: Cluster, store: Redis
     assert await counts(store, names) == [2] * 61
     assert (await store.describe("olds7")).successor == "s7"
     assert await store.get_or_set("client:1", "a", 10) == "a"
+    assert [await meet(store, digest, digest) for digest in "aba"] == [[], ["a"], []]
+    assert list(await store.entries("catalogues", ["b", "c"])) == ["b"]
     assert not (await store.save(SessionState(session_id="s1", attributes={"a": 1}))).created
     assert await store.delete("a{b}c") is True
     assert await store.active() == 60

@@ -13,7 +13,8 @@ import pytest
 
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
 from otel_mcp.model.state import EndReason, SessionState, ToolCall
-from otel_mcp.store.base import CATALOGUES, ProducerId, SessionStore
+from otel_mcp.sessions.tables import CATALOGUES, meet, put_in_flight
+from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis.client import Client
 from otel_mcp.store.redis.store import RedisStore
@@ -401,12 +402,12 @@ async def test_a_call_in_a_session_that_lives_forgets_visits_without_one(
     store: SessionStore, process: ProducerId, now: float
 ) -> None:
     looked = EndedSession(facts("looked", now, visitor=ANN), "expired", now, 0, 0, 0)
-    await store.visits([looked, replace(looked, facts=facts(visitor=BOB))])
+    await store.visits([looked, replace(looked, facts=facts("looked", now, visitor=BOB))])
 
     await store.apply([flush(process, delta(0, of=facts("silent", now, visitor=BOB), at=now, requests=1))])
     await store.apply([flush(process, delta(1, of=facts("calls", now, visitor=ANN), at=now))])
 
-    found = await store.visits([looked, replace(looked, facts=facts(visitor=BOB))])
+    found = await store.visits([replace(looked, facts=facts("again", now + 60, visitor=who)) for who in (ANN, BOB)])
     assert [len(starts) for starts in found] == [1, 2]
 
 
@@ -418,9 +419,9 @@ async def test_callers_of_a_day_are_counted_once(store: SessionStore) -> None:
     assert await store.active() == 0
 
 
-async def test_calls_in_flight_are_taken_and_make_no_session(store: SessionStore) -> None:
-    await store.put_in_flight([OpenCall("export", 1.0, "abc", "shop-0")])
-    await store.put_in_flight([])
+async def test_calls_in_flight_are_taken_and_make_no_session(store: SessionStore, process: ProducerId) -> None:
+    await put_in_flight(store, process, [OpenCall("export", 1.0, "abc", "shop-0")])
+    await put_in_flight(store, process, [])
 
     assert (await store.load("abc"), await store.active()) == (None, 0)
 
@@ -887,20 +888,20 @@ async def test_what_was_agreed_can_be_asked_for_without_agreeing(store: SessionS
 
 
 async def test_a_catalogue_is_new_once_to_all(store: SessionStore) -> None:
-    assert await store.meet("a", "first") == []
-    assert await store.meet("b", "sec\nond ä") == ["first"]
-    assert await store.meet("c", "third") == ["sec\nond ä", "first"]
+    assert await meet(store, "a", "first") == []
+    assert await meet(store, "b", "sec\nond ä") == ["first"]
+    assert await meet(store, "c", "third") == ["sec\nond ä", "first"]
     for digest in "abcba":
-        assert await store.meet(digest, "again") == []
+        assert await meet(store, digest, "again") == []
 
 
 async def test_the_catalogues_that_were_listed_last_are_known(store: SessionStore) -> None:
     for number in range(CATALOGUES + 5):
-        await store.meet(str(number), str(number))
+        await meet(store, str(number), str(number))
 
-    assert await store.meet("new", "new") == [str(number) for number in range(CATALOGUES + 4, 5, -1)]
-    assert await store.meet("7", "7") == []
-    assert len(await store.meet("0", "0")) == CATALOGUES - 1
+    assert await meet(store, "new", "new") == [str(number) for number in range(CATALOGUES + 4, 5, -1)]
+    assert await meet(store, "7", "7") == []
+    assert len(await meet(store, "0", "0")) == CATALOGUES - 1
 
 
 async def test_an_id_has_one_successor(store: SessionStore) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from otel_mcp.model.interruption import Interruption, Refusal
 from otel_mcp.model.state import EndReason
+from otel_mcp.sessions.tables import gone, leave
 from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis import interruptions
@@ -216,11 +217,11 @@ async def test_the_same_wrong_replica_counts_once_and_each_restart(replicas: Rep
 async def test_what_an_ended_process_has_served_is_cut_by_a_restart(replicas: Replicas, now: float) -> None:
     if not replicas.shared:
         pytest.skip("memory has one process")
-    store, _ = await began(replicas, now)
+    store, process = await began(replicas, now)
     older, _ = replicas.store(now - 10)
-    await store.leave()
+    await leave(store, process)
 
-    assert told(await older.cut([refusal(now + 20)])) == [("abc", "restart", now + 20)]
+    assert told(await older.cut([refusal(now + 20)], await gone(older))) == [("abc", "restart", now + 20)]
 
 
 async def test_a_visitor_is_back_with_another_session(replicas: Replicas, now: float) -> None:

@@ -17,6 +17,7 @@ from otel_mcp.cli.document import open_calls
 from otel_mcp.model.delta import Flush, OpenCall
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
+from otel_mcp.sessions.tables import meet, put_in_flight
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis import codec
@@ -49,19 +50,21 @@ IN_FLIGHT = "otel_mcp:svc:in_flight"
 
 
 async def test_calls_in_flight_of_every_process_are_there_until_it_takes_them_back_or_is_gone(
-    store: RedisStore, other: RedisStore, raw: Any
+    store: RedisStore, process: ProducerId, other: RedisStore, raw: Any
 ) -> None:
-    await store.put_in_flight([OpenCall("export", 1.5, "abc", "shop-0"), OpenCall("sum", 2.0, None, "shop-0")])
-    await other.put_in_flight([OpenCall("query", 3.0, "def", "shop-1")])
-    raw.hset(IN_FLIGHT, "gone", f"{(time.time() - 10.5) * 1000:.0f} []")
+    another = ProducerId()
+    open_here = [OpenCall("export", 1.5, "abc", "shop-0"), OpenCall("sum", 2.0, None, "shop-0")]
+    await put_in_flight(store, process, open_here)
+    await put_in_flight(other, another, [OpenCall("query", 3.0, "def", "shop-1")])
+    raw.hset(IN_FLIGHT, "gone", f"{(time.time() - 10.5) * 1e6:.0f} []")
     raw.hset(IN_FLIGHT, "nonsense", "who knows")
     assert 0 < raw.pttl(IN_FLIGHT) <= 10_000
 
-    await other.put_in_flight([OpenCall("query", 3.0, "def", "shop-1")])
+    await put_in_flight(other, another, [OpenCall("query", 3.0, "def", "shop-1")])
     held = [open_calls(value) for value in raw.hvals(IN_FLIGHT)]
-    await store.put_in_flight([])
+    await put_in_flight(store, process, [])
     left = [open_calls(value) for value in raw.hvals(IN_FLIGHT)]
-    await other.put_in_flight([])
+    await put_in_flight(other, another, [])
 
     assert sorted(held) == [
         [("export", 1.5, "abc", "shop-0"), ("sum", 2.0, None, "shop-0")],
@@ -83,10 +86,12 @@ async def test_callers_of_a_day_are_kept_for_two_and_cannot_be_read(store: Redis
     assert await store.callers("2026-11-30", ["ann"]) == 0
 
 
-async def test_a_key_of_another_kind_keeps_calls_in_flight_to_themselves(store: RedisStore, raw: Any) -> None:
+async def test_a_key_of_another_kind_keeps_calls_in_flight_to_themselves(
+    store: RedisStore, process: ProducerId, raw: Any
+) -> None:
     raw.set(IN_FLIGHT, "theirs")
 
-    await store.put_in_flight([OpenCall("export", 1.5, "abc", "shop-0")])
+    await put_in_flight(store, process, [OpenCall("export", 1.5, "abc", "shop-0")])
 
     assert raw.get(IN_FLIGHT) == b"theirs"
 
@@ -1244,13 +1249,13 @@ async def test_only_its_own_service_may_end_a_session(server: Server, store: Red
 async def test_a_catalogue_that_comes_back_is_new_after_a_day(store: RedisStore, raw: Any) -> None:
     key = "otel_mcp:svc:catalogues"
     for digest in "ab":
-        await store.meet(digest, digest)
+        await meet(store, digest, digest)
     assert 0 < raw.ttl(key) <= WEEK
 
     raw.hset(key, mapping={"a": f"{int((time.time() - 86_500) * 1e6)} a", "c": "not of ours"})
 
-    assert await store.meet("b", "b") == []
-    assert await store.meet("a", "a") == ["b"]
+    assert await meet(store, "b", "b") == []
+    assert await meet(store, "a", "a") == ["b"]
     raw.delete(key)
     raw.set(key, "not of ours")
-    assert await store.meet("a", "a") == []
+    assert await meet(store, "a", "a") == []

@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 
 from otel_mcp.model.task import Followed, TaskCensus, TaskEnd, TaskNews
-from otel_mcp.store.base import SessionStore
+from otel_mcp.sessions.tasks import TaskTable
 from otel_mcp.wire.tasks import TaskStatus
 from tests.store.test_interruptions import Replicas
 from tests.support.stores import Server
@@ -42,17 +43,17 @@ def seen(key: str, at: float, status: TaskStatus, *, ended: float | None = None,
     return TaskNews(key, at, status, ended, None, fetched)
 
 
-def stores(replicas: Replicas, now: float) -> tuple[SessionStore, SessionStore]:
-    return replicas.store(now - 100)[0], replicas.store(now - 100)[0]
+def stores(replicas: Replicas, now: float) -> tuple[TaskTable, TaskTable]:
+    return TaskTable(replicas.store(now - 100)[0]), TaskTable(replicas.store(now - 100)[0])
 
 
-async def active(store: SessionStore) -> dict[tuple[str, str], int]:
+async def active(store: TaskTable) -> dict[tuple[str, str], int]:
     return (await count(store)).active
 
 
-async def count(store: SessionStore, batch: str | None = None) -> TaskCensus:
+async def count(store: TaskTable, batch: str | None = None) -> TaskCensus:
     """Count the tasks, by default not for the second time."""
-    return await store.tasks(batch or f"count:{next(_COUNTS)}")
+    return await store.count(batch or f"count:{next(_COUNTS)}")
 
 
 async def test_any_process_ends_a_task_and_learns_who_began_it(replicas: Replicas, now: float) -> None:
@@ -80,6 +81,23 @@ async def test_the_same_news_are_answered_alike_and_end_a_task_once(replicas: Re
     again = [await one.follow("1:1", beginning), await two.follow("2:1", end)]
 
     assert answers == again == [Followed([], [LINK]), Followed([TaskEnd("build it", "failed", 5.0)], [LINK, LINK])]
+
+
+async def test_processes_that_see_one_end_at_once_report_it_once(replicas: Replicas, now: float) -> None:
+    tables = [table for _ in range(4) for table in stores(replicas, now)]
+    await tables[0].follow("0:1", [begun(str(number), now - 9) for number in range(20)])
+    ends = [seen(str(number), now - 4, "completed") for number in range(20)]
+    found: list[Followed] = []
+
+    async def follow(at: int, table: TaskTable) -> None:
+        found.append(await table.follow(f"{at}:2", ends[at:] + ends[:at]))
+
+    async with anyio.create_task_group() as group:
+        for at, table in enumerate(tables):
+            group.start_soon(follow, at, table)
+
+    assert [end for answer in found for end in answer.ends] == [TaskEnd("build it", "completed", 5.0)] * 20
+    assert [set(answer.links) for answer in found] == [{LINK}] * 8
 
 
 async def test_an_end_that_comes_before_the_beginning_is_reported_with_that(replicas: Replicas, now: float) -> None:
@@ -151,8 +169,7 @@ async def test_an_id_that_a_server_gives_out_again_is_another_task(replicas: Rep
 async def test_beyond_the_bound_only_what_is_over_makes_room(
     replicas: Replicas, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("memory_tasks", "redis.tasks"):
-        monkeypatch.setattr(f"otel_mcp.store.{module}.MOST", 3)
+    monkeypatch.setattr("otel_mcp.sessions.tasks.MOST", 3)
     one, _ = stores(replicas, now)
     await one.follow("1:1", [begun(str(number), now - 9) for number in range(3)])
 
@@ -167,8 +184,7 @@ async def test_beyond_the_bound_only_what_is_over_makes_room(
 async def test_what_has_ended_longest_ago_makes_room_for_what_begins(
     replicas: Replicas, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("memory_tasks", "redis.tasks"):
-        monkeypatch.setattr(f"otel_mcp.store.{module}.MOST", 3)
+    monkeypatch.setattr("otel_mcp.sessions.tasks.MOST", 3)
     one, _ = stores(replicas, now)
     await one.follow("1:1", [begun(str(number), now - 9) for number in range(3)])
     await one.follow("1:2", [seen("1", now - 3, "completed"), seen("2", now - 5, "failed")])
@@ -187,7 +203,7 @@ async def test_a_full_store_reads_its_tasks_once_in_a_batch(
 ) -> None:
     if not isinstance(backend, Server):
         return
-    monkeypatch.setattr("otel_mcp.store.redis.tasks.MOST", 10)
+    monkeypatch.setattr("otel_mcp.sessions.tasks.MOST", 10)
     store, _ = stores(replicas, now)
     await store.follow("1:1", [begun(str(number), now - 9) for number in range(10)])
     both = [(seen(f"unknown-{number}", now, "working"), begun(str(number), now - 5)) for number in range(10)]
@@ -223,24 +239,10 @@ async def test_an_id_that_is_used_again_is_reported_again_with_the_same_news(rep
     assert (await one.follow("1:3", [seen("1", now, "completed")])).ends == []
 
 
-async def test_news_that_are_sent_again_keep_their_instants(replicas: Replicas, now: float) -> None:
-    if not replicas.shared:
-        return
-    store: Any = replicas.store(now)[0]
-    news = [begun("a", now - 30)]
-    await store.follow("1:1", news)
-    store._writer._offset += 3.0  # It has learned the server's clock.
-
-    assert (await store.follow("1:1", news), await active(store)) == (
-        Followed([], [LINK]),
-        {("build it", "working"): 1},
-    )
-
-
 async def test_services_know_nothing_of_the_tasks_of_others(replicas: Replicas, now: float) -> None:
     if not replicas.shared:
         return
-    one, other = replicas.store(now, "svc")[0], replicas.store(now, "other")[0]
+    one, other = (TaskTable(replicas.store(now, service)[0]) for service in ("svc", "other"))
     await one.follow("1:1", [begun("a", now)])
 
     assert (await active(other), await other.follow("2:1", [seen("a", now, "completed")])) == ({}, Followed([], [""]))
@@ -249,9 +251,9 @@ async def test_services_know_nothing_of_the_tasks_of_others(replicas: Replicas, 
 async def test_what_is_no_task_of_ours_is_cleared_away(replicas: Replicas, now: float) -> None:
     if not replicas.shared:
         return
-    store: Any = replicas.store(now)[0]
+    redis: Any = replicas.store(now)[0]
+    store, link = TaskTable(redis), redis._link
     await store.follow("1:1", [begun("a", now)])
-    link: Any = store._link
     from otel_mcp.store.redis.client import Run
 
     await link.run(Run("HSET", ("otel_mcp:svc:tasks",), ("odd", "what is this", "b", "1 2 working x")))
@@ -259,4 +261,5 @@ async def test_what_is_no_task_of_ours_is_cleared_away(replicas: Replicas, now: 
     assert await link.run(Run("HLEN", ("otel_mcp:svc:tasks",))) == 1
     await link.run(Run("DEL", ("otel_mcp:svc:tasks",)))
     await link.run(Run("SET", ("otel_mcp:svc:tasks",), ("somebody else's",)))
-    assert (await store.follow("1:2", [begun("a", now)]), await active(store)) == (Followed([], [""]), {})
+    lost = Followed([TaskEnd("build it", "_OTHER", None)], [""])
+    assert (await store.follow("1:2", [begun("a", now)]), await active(store)) == (lost, {})

@@ -26,7 +26,8 @@ SESSION_COMMANDS: Final = (
 )  # fmt: skip
 """Commands on the keys of a session."""
 INDEX_COMMANDS: Final = (
-    "ZADD k XX 0 m", "ZREM k m", "ZSCORE k m", "ZCOUNT k 0 0", "ZRANGEBYSCORE k 0 0", "PEXPIRE k 1", "EVAL x 1 k",
+    "ZADD k XX 0 m", "ZREM k m", "ZSCORE k m", "ZCOUNT k 0 0", "ZRANGEBYSCORE k 0 0", "ZREMRANGEBYRANK k 0 0",
+    "PEXPIRE k 1", "EVAL x 1 k",
     "PFADD k m", "PFCOUNT k",
 )  # fmt: skip
 """Commands on the index of all sessions."""

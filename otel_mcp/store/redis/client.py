@@ -37,6 +37,8 @@ AT_ONCE: Final = 12
 """Commands or pipelines under way in one loop, the others wait: redis-py has no patience where all connections are
 taken, and a cluster client needs some to ask about slots."""
 
+_RECENT: Final = 64
+"""Members of a sorted set that are read at once."""
 _DENIED: Final = (
     redis.AuthenticationError,
     redis.AuthorizationError,
@@ -135,6 +137,20 @@ class Run:
         if by_source:
             return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+
+def put_recent(key: str, member: object, at: int, most: int, kept: float) -> list[Run]:
+    """Make the commands that put `member`, of the instant `at`, into a sorted set of the newest `most`.
+
+    It is kept for so many seconds; `recent` reads it. Instants are microseconds.
+    """
+    put = Run("ZADD", (key,), (at, member))
+    return [put, Run("ZREMRANGEBYRANK", (key,), (0, -most - 1)), Run("PEXPIRE", (key,), (round(kept * 1000),))]
+
+
+def recent(key: str, now: int, kept: float) -> Run:
+    """Make the command that reads the first of them which are no older than so many seconds."""
+    return Run("ZRANGEBYSCORE", (key,), (now - round(kept * 1e6), "+inf", "LIMIT", 0, _RECENT))
 
 
 class _Held:

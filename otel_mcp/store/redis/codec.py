@@ -46,7 +46,7 @@ class Keys:
     """
 
     __slots__ = (
-        "_after", "_before", "_document", "_name", "catalogues", "deadlines", "in_flight", "service", "sweeper",
+        "_after", "_before", "_document", "_name", "deadlines", "service", "sweeper",
     )  # fmt: skip
 
     def __init__(self, prefix: str, service: str) -> None:
@@ -59,10 +59,6 @@ class Keys:
         self.service = f"{prefix}otel_mcp:{service}:"
         self.deadlines = f"{self.service}deadlines"
         """Sorted set of sessions by the Unix seconds at which their time is over, or `claimed`, or a `mark`."""
-        self.catalogues = f"{self.service}catalogues"
-        """Hash of what is known of the catalogues that clients are shown."""
-        self.in_flight = f"{self.service}in_flight"
-        """Hash of what each process has in flight, by its token."""
         self.sweeper = f"{self.service}sweeper"
         """Who looks for ends at present."""
 
@@ -84,7 +80,7 @@ class Keys:
         return f"{self.service}callers:{day}"
 
     def agreement(self, key: str) -> str:
-        """Name the key of a value that all replicas of the service share."""
+        """Name the key of a value, or a table, that all replicas of the service share."""
         return self.service + key
 
 
@@ -141,12 +137,9 @@ CLAIM: Final = script("claim")
 ACK: Final = script("ack")
 DUE: Final = script("due", of_session=False)
 FORGET: Final = script("forget", of_session=False)
-MEET: Final = script("meet", of_session=False)
+SWAP: Final = script("swap", of_session=False)
 GET_OR_SET: Final = script("get_or_set", of_session=False)
 MARK: Final = script("mark")
-VISIT: Final = script("visit", of_session=False)
-IN_FLIGHT: Final = script("in_flight", of_session=False)
-CALLERS: Final = script("callers", of_session=False)
 
 
 class Writer:
@@ -160,7 +153,7 @@ class Writer:
         """Milliseconds."""
         self._cap = cap
         self._process = process
-        self._offset = 0.0
+        self.ahead = 0.0
         """Seconds that the clock of the server is ahead of ours."""
 
     def learn_clock(self, server: int, *, refused: bool = False) -> None:
@@ -169,12 +162,12 @@ class Writer:
         What it `refused` is measured here one way of the answer later than there, and so may seem to be within `SKEW`.
         """
         offset = server / 1e6 - time.time()
-        if refused or abs(offset - self._offset) > SKEW:
-            self._offset = offset
+        if refused or abs(offset - self.ahead) > SKEW:
+            self.ahead = offset
 
     def instant(self, seconds: float) -> int:
         """Convert to microseconds in the time of the server."""
-        return text.micros(seconds + self._offset)
+        return text.micros(seconds + self.ahead)
 
     def deadline(self, delta: SessionDelta) -> float:
         """Unix seconds of the server after which the session is over."""

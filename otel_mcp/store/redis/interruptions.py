@@ -1,7 +1,7 @@
 """Which sessions were cut by a server that knew them no longer, and which client is back, in Redis.
 
-The mark lies with the session, so each cut, and each way back, is given to one process. Beside it
-there are two short lists: of a visitor its sessions that were cut, of the service the processes that have ended.
+The mark lies with the session, so each cut, and each way back, is given to one process. Apart from it
+there is a short list of each visitor: its sessions that were cut.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ from typing import Any, Final
 from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
 from otel_mcp.store.base import ProducerId
-from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage
+from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage, put_recent, recent
 from otel_mcp.store.redis.codec import AT_END, Keys, Writer, script
 
 _CUT: Final = script("cut")
 _BACK: Final = script("back")
-_RECENT: Final = script("recent", of_session=False)
-_GONE_KEPT: Final = 3600.0
-"""Seconds for which it is known of a process that it has ended."""
-_MOST_GONE: Final = 64
 _MOST_CUT: Final = 1000
 """Sessions of one visitor: a gateway may hold very many."""
 
@@ -36,10 +32,9 @@ class Interruptions:
         self._writer = writer
         self._process = process
 
-    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+    async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str]) -> list[Interruption]:
         """Mark the sessions that these refusals have cut; return those that nobody had marked."""
         start, token, owner = self._writer.instant(self._process.started_at), self._process.token, self._writer.owner
-        gone = await self._link.run(self._recent("gone", _GONE_KEPT))
         runs = [
             Run(
                 _CUT,
@@ -65,37 +60,29 @@ class Interruptions:
             facts = _facts(refusal.session_id, created, limit, labels)
             found.append(Interruption(facts, refusal.at, cause.decode(), int(calls) > 0))
             if visitor is not None:
-                kept = (_MOST_CUT, round(LOST * 1000), self._writer.instant(refusal.at), refusal.session_id)
-                listed.append(self._recent(f"cut:{visitor.decode()}", LOST, *kept))
+                key = self._keys.agreement(f"cut:{visitor.decode()}")
+                at = self._writer.instant(refusal.at)
+                listed += put_recent(key, refusal.session_id, at, _MOST_CUT, LOST)
         if listed:
             await self._all(listed)
         return found
 
     async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
         """Have the first of a visitor's sessions that were cut be continued by `session_id`, begun at `at`."""
-        key = f"cut:{visitor}"
+        key = self._keys.agreement(f"cut:{visitor}")
         arguments = (self._writer.instant(at), self._writer.owner, f"{zlib.crc32(session_id.encode()):08x}")
-        for cut in await self._link.run(self._recent(key, LOST)):
+        (found,) = await self._all([recent(key, self._writer.instant(time.time()), LOST)])
+        for cut in found or ():
             name = cut.decode()
             (reply,) = await self._all([Run(_BACK, self._keys.session(name), arguments)])
             if reply is None:
-                await self._link.run(Run("ZREM", (self._keys.agreement(key),), (cut,)))
+                await self._link.run(Run("ZREM", (key,), (cut,)))
             else:  # Stays in the list, since this answer may be lost: the next one who asks takes it out.
                 since, over, user, created, limit, *labels = reply
                 facts = _facts(name, created, limit, labels)
                 facts.principal = None if user is None else user.decode()
                 return Return(facts, int(since) / 1e6, bool(over))
         return None
-
-    async def leave(self) -> None:
-        """Note that this process ends, so that what belonged to it is not looked for at another one."""
-        now = self._writer.instant(time.time())
-        kept = (_MOST_GONE, round(_GONE_KEPT * 1000), now, self._process.token)
-        await self._link.run(self._recent("gone", _GONE_KEPT, *kept))
-
-    def _recent(self, key: str, seconds: float, *kept: Any) -> Run:
-        forgotten = self._writer.instant(time.time() - seconds)
-        return Run(_RECENT, (self._keys.agreement(key),), (forgotten, *kept))
 
     async def _all(self, runs: Sequence[Run]) -> list[Any]:
         """Run scripts; what came upon a key that is not ours has found nothing."""

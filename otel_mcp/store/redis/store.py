@@ -10,27 +10,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_core import to_json
 from redis.exceptions import ResponseError
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
-from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import ABANDONED, CATALOGUES, IN_FLIGHT_KEPT, KNOWN, VISITS, VISITS_KEPT, ProducerId, StoreDown
+from otel_mcp.store.base import VISITS, VISITS_KEPT, ProducerId, StoreDown
 from otel_mcp.store.redis import codec, replies
-from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage
+from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage, put_recent, recent
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
 from otel_mcp.store.redis.expiry import Sweep
 from otel_mcp.store.redis.flush import FlushWriter
 from otel_mcp.store.redis.interruptions import Interruptions
-from otel_mcp.store.redis.tasks import Tasks
 
 _UNWRITTEN: Final = 120_000
 """Milliseconds after which a handshake is written that will be: more than the longest flush interval."""
@@ -57,8 +54,12 @@ class RedisStore:
         self._writer = codec.Writer(settings.service_name, self._ttl, settings.max_tool_calls, process)
         self._flushes = FlushWriter(self._link, self._keys, self._writer)
         self._interruptions = Interruptions(self._link, self._keys, self._writer, process)
-        self._tasks = Tasks(self._link, self._keys, self._writer)
         self._sweep = Sweep(self._link, self._keys, self._writer, process, settings.sweep_interval, self._ttl)
+
+    @property
+    def ahead(self) -> float:
+        """Seconds that the clock of the server is ahead of ours."""
+        return self._writer.ahead
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
         """Write each flush once."""
@@ -144,19 +145,23 @@ class RedisStore:
         value = await self._link.run(Run(codec.GET_OR_SET, keys, (candidate, self._writer.ttl, 0, user or "")))
         return agreed_id(value) or candidate
 
-    async def meet(self, digest: str, summary: str) -> list[str]:
-        """Note that a catalogue is listed; return the others where it is new."""
-        arguments = (digest, text.utf8(summary), round(KNOWN * 1_000_000), CATALOGUES, round(ABANDONED * 1000))
-        found = await self._unless_foreign(codec.MEET, (self._keys.catalogues,), *arguments)
-        return [other.decode("utf-8", "replace") for other in found or ()]
+    async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
+        """Return the entries of a table."""
+        key = (self._keys.agreement(table),)
+        if names is None:
+            held: Any = await self._unless_foreign("HGETALL", key) or {}
+            return {_text(name): _text(value) for name, value in held.items()}
+        values: Any = await self._unless_foreign("HMGET", key, *map(_raw, names)) or ()
+        return {name: _text(value) for name, value in zip(names, values, strict=False) if value is not None}
 
-    async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
-        """Take what messages have shown of tasks."""
-        return await self._tasks.follow(batch, news)
-
-    async def tasks(self, batch: str) -> TaskCensus:
-        """Count the tasks of the service, and claim those whose time is over."""
-        return await self._tasks.count(batch)
+    async def swap(
+        self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
+    ) -> set[str]:
+        """Change entries of a table that are still what they were; return the names of the others."""
+        parts = [_raw(part or "") for name, change in changes.items() for part in (name, *change)]
+        arguments = (most, round(kept * 1000), *parts)
+        missed = await self._unless_foreign(codec.SWAP, (self._keys.agreement(table),), *arguments)
+        return set(changes) if missed is None else set(map(_text, missed))
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         """Claim sessions whose time was over at `now`."""
@@ -173,42 +178,45 @@ class RedisStore:
 
     async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
         """Return when the visitors of these sessions have begun those in which no tool was called."""
-        runs: dict[int, Run] = {}
+        found: list[list[float]] = [[] for _ in ended]
+        runs, places = list[Run](), dict[int, int]()
         for at, end in enumerate(ended):
-            if end.facts.visitor is not None:
-                key = (self._keys.visits(end.facts.visitor),)
-                arguments = (text.micros(end.facts.created_at), VISITS, round(VISITS_KEPT * 1000))
-                runs[at] = Run("DEL", key) if end.tool_call_count else Run(codec.VISIT, key, arguments)
-        known = dict(zip(runs, await self._link.run_all(list(runs.values())), strict=True)) if runs else {}
-        return [_instants(known.get(at)) for at in range(len(ended))]
-
-    async def put_in_flight(self, calls: Sequence[OpenCall]) -> None:
-        """Note which calls this process has in flight."""
-        known = to_json([call._asdict() for call in calls]) if calls else b""
-        arguments = (self._process.token, known, round(IN_FLIGHT_KEPT * 1000))
-        await self._unless_foreign(codec.IN_FLIGHT, (self._keys.in_flight,), *arguments)
+            if end.facts.visitor is None:
+                continue
+            key, began = self._keys.visits(end.facts.visitor), text.micros(end.facts.created_at)
+            if end.tool_call_count:
+                runs.append(Run("DEL", (key,)))
+            else:
+                runs += (*put_recent(key, began, began, VISITS, VISITS_KEPT), recent(key, began, VISITS_KEPT))
+                places[len(runs) - 1] = at
+        for at, starts in enumerate(await self._link.run_all(runs) if runs else ()):
+            if at in places and not isinstance(starts, Exception):
+                found[places[at]] = [int(start) / 1e6 for start in starts]
+        return found
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
         """Add callers to those of a day; return how many there are."""
-        arguments = (codec.CALLERS_KEPT, *hashes)
-        return int(await self._unless_foreign(codec.CALLERS, (self._keys.callers(day),), *arguments) or 0)
+        key = (self._keys.callers(day),)
+        kept = [Run("PFADD", key, tuple(hashes)), Run("PEXPIRE", key, (codec.CALLERS_KEPT,))] if hashes else []
+        *_, number = await self._link.run_all([*kept, Run("PFCOUNT", key)])
+        if isinstance(number, Exception):
+            if is_foreign(number):
+                return 0
+            raise outage(number) or number
+        return int(number)
 
     async def mark(self, session_id: str, finding: str) -> bool:
         """Note a pattern that a running session shows."""
         run = Run(codec.MARK, self._keys.session(session_id), (self._writer.owner, finding))
         return bool(await self._link.run(run))
 
-    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+    async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str] = ()) -> list[Interruption]:
         """Mark the sessions that a server refused though they live."""
-        return await self._interruptions.cut(refusals)
+        return await self._interruptions.cut(refusals, gone)
 
     async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
         """Give out one session of `visitor` that was cut before `at`."""
         return await self._interruptions.back(visitor, at, session_id)
-
-    async def leave(self) -> None:
-        """Note that this process ends."""
-        await self._interruptions.leave()
 
     async def active(self) -> int:
         """Count live sessions of the service."""
@@ -280,8 +288,13 @@ class RedisStore:
         await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", mark(), session_id)))
 
 
-def _instants(found: Any) -> list[float]:
-    return [int(instant) / 1e6 for instant in found.split()] if isinstance(found, bytes) else []
+def _text(raw: bytes) -> str:
+    """Decode text that can be made the same bytes again, whoever wrote it."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _parse(raw: bytes | None, session_id: str) -> SessionState | None:

@@ -16,6 +16,7 @@ from otel_mcp.cli.following import Follower, Recent
 from otel_mcp.cli.store import Reader
 from otel_mcp.cli.terminal import Terminal
 from otel_mcp.model.delta import Flush, OpenCall, SessionDelta
+from otel_mcp.sessions.tables import put_in_flight
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import ProducerId, StoreDown
 from otel_mcp.store.redis.store import RedisStore
@@ -51,7 +52,8 @@ class Replicas:
         assert all(answer.refused is None and answer.retry is None for answer in answers)
 
     def hang(self, *calls: OpenCall, replica: int = 0) -> None:
-        self.run(lambda: self._replicas[replica][1].put_in_flight(calls))
+        process, store = self._replicas[replica]
+        self.run(lambda: put_in_flight(store, process, calls))
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         async def wait() -> T:

@@ -31,7 +31,7 @@ class Store(MemoryStore):
         self.asked: list[str] = []
         self.returns: list[Return] = []
 
-    async def cut(self, refusals: Sequence[Refusal]) -> list[Interruption]:
+    async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str] = ()) -> list[Interruption]:
         self.asked += [refusal.session_id for refusal in refusals]
         if self.fails is not None:
             raise self.fails

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from otel_mcp.model.task import Followed, TaskCensus, TaskEnd, TaskNews
+from otel_mcp.sessions.tasks import TaskTable
 from otel_mcp.store.base import StoreDown
 from tests.store.test_service import Remote, remote_sessions, until
 from tests.support.stores import Listener
@@ -33,7 +34,7 @@ async def test_a_lost_answer_about_tasks_is_asked_for_again_and_counts_once() ->
     await until(lambda: listener.tasks)
     await sessions.aclose()
 
-    assert remote.asked.count("follow") == 2
+    assert (remote.asked.count("read tasks"), remote.asked.count("change tasks")) == (2, 1)
     assert listener.tasks == [Followed([TaskEnd("add", "completed", 5.0)], ["-", "-"])]
 
 
@@ -52,7 +53,7 @@ async def test_news_of_tasks_wait_for_the_end_of_an_outage_and_go_in_batches() -
     await sessions.aclose()
 
     assert [len(answer.links) for answer in listener.tasks if isinstance(answer, Followed)] == [100, 50]
-    assert (await remote.memory.tasks("count")).active == {("add", "working"): 150}
+    assert (await TaskTable(remote.memory).count("count")).active == {("add", "working"): 150}
 
 
 async def test_what_is_seen_last_is_followed_when_the_process_ends() -> None:
@@ -70,7 +71,7 @@ async def test_what_is_seen_last_is_followed_when_the_process_ends() -> None:
 
 async def test_tasks_are_counted_with_each_sweep_and_not_known_while_the_store_is_away() -> None:
     remote, listener = Remote(), Listener()
-    await remote.memory.follow("1:1", a_task())
+    await TaskTable(remote.memory).follow("1:1", a_task())
     sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.02)
     sessions.ensure_running()
     await until(lambda: listener.tasks)
@@ -116,13 +117,15 @@ async def test_what_is_seen_of_tasks_after_the_last_loop_is_written_at_exit() ->
 async def test_tasks_whose_time_is_over_are_reported_though_the_answer_was_lost() -> None:
     remote, listener = Remote(), Listener()
     began = time.time() - 1000
-    await remote.memory.follow("1:1", [TaskNews("key", began, "working", None, 60.0, began=began, tool="add")])
+    await TaskTable(remote.memory).follow(
+        "1:1", [TaskNews("key", began, "working", None, 60.0, began=began, tool="add")]
+    )
     sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.02)
     remote.loses_answer = True
     sessions.ensure_running()
     await until(lambda: any(isinstance(census, TaskCensus) for census in listener.tasks))
-    asked = remote.asked.count("tasks")
-    await until(lambda: remote.asked.count("tasks") > asked)
+    asked = remote.asked.count("read tasks")
+    await until(lambda: remote.asked.count("read tasks") > asked)
     await sessions.aclose()
 
     counts = [census for census in listener.tasks if isinstance(census, TaskCensus)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from otel_mcp.model.state import SessionState
+from otel_mcp.sessions.tables import meet
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.memory import MemoryStore
 from tests.support.stores import EPOCH, Clock, delta, facts, flush, settings
@@ -54,14 +55,14 @@ async def test_a_catalogue_that_comes_back_is_new_after_a_day() -> None:
     clock = Clock()
     store = MemoryStore(settings(), clock=clock)
     for digest in "ab":
-        await store.meet(digest, digest)
+        await meet(store, digest, digest)
     clock.now += 86_300
-    assert await store.meet("b", "b") == []
+    assert await meet(store, "b", "b") == []
     clock.now += 200
-    assert await store.meet("b", "b") == []
-    assert await store.meet("a", "a") == ["b"]
+    assert await meet(store, "b", "b") == []
+    assert await meet(store, "a", "a") == ["b"]
     clock.now += 100_000
-    assert await store.meet("a", "a") == []  # Nobody listed another one since.
+    assert await meet(store, "a", "a") == []  # Nobody listed another one since.
 
 
 async def test_memory_of_agreements_is_bounded() -> None:
