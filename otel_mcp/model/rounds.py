@@ -1,7 +1,7 @@
 """Requests of one logical call, and how they become one entry of a document, in whatever order (2026-07-28).
 
 A result may ask for input, and the request is sent again with it, perhaps to another replica. Entries know each other
-by a keyed hash: what the one waits for, the other answers. For Redis ``flush.lua`` does the same.
+by a keyed hash: what the one waits for, the other answers.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def call(made: CallRecord) -> str:
 
 
 def _rounds(made: CallRecord) -> str:
-    """Write what a round is known by: last, where ``flush.lua`` looks for it."""
+    """Write what a round is known by."""
     text = f',"rounds":{made.rounds},"input_wait":{max(made.input_wait, 0.0):.6f}' if made.rounds > 1 else ""
     text += f',"answers":{string(made.answers, 16)}' if made.answers else ""
     return text + (f',"waiting":{string(made.waiting, 16)}' if made.waiting else "")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
+import anyio
 import pytest
 
 from otel_mcp.model.delta import CallRecord, SessionDelta
 from otel_mcp.store.base import ProducerId, SessionStore
 from tests.store.test_contract import loaded, store
+from tests.store.test_interruptions import Replicas
 from tests.support.stores import call, delta, facts, flush
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +54,29 @@ async def test_rounds_become_one_call_in_any_order_of_their_flushes(
     assert (state.tool_call_count, state.request_count) == (1, 3)
     assert [tool for answer in answers for tool, _ in answer.waits] == ["add", "add"]
     assert sum(seconds for answer in answers for _, seconds in answer.waits) == pytest.approx(19.5)
+
+
+async def test_rounds_that_are_written_at_once_become_one_call_each(backend: Any) -> None:
+    replicas, at = Replicas(backend), float(int(time.time())) - 90
+    whole = [rounds_of(100 * number + 1, at) for number in range(20)]
+    waits: list[tuple[str, float]] = []
+
+    async def write(made: CallRecord) -> None:
+        writer, process = replicas.store(at)
+        (answer,) = await writer.apply([flush(process, with_rounds(made, at=at))])
+        while answer.retry is not None:
+            (answer,) = await writer.apply([flush(process, with_rounds(made, at=at))])
+        waits.extend(answer.waits)
+
+    async with anyio.create_task_group() as group:
+        for made in sorted((each for rounds in whole for each in rounds), key=lambda made: hash(made.waiting)):
+            group.start_soon(write, made)
+
+    state = await loaded(replicas.store(at)[0])
+    found = {(each.request_id, each.rounds, each.answers, each.waiting) for each in state.tool_calls}
+    assert found == {(rounds[0].request_id, 3, None, None) for rounds in whole}
+    assert (state.tool_call_count, len(waits)) == (20, 40)
+    await replicas.close()
 
 
 async def test_rounds_in_one_flush_stand_among_other_calls(store: SessionStore, process: ProducerId) -> None:

@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple, get_args
 
 from pydantic import TypeAdapter
 
-from otel_mcp.model.delta import FACTS, Flush, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import FACTS, CallRecord, Flush, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import LOST
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ABANDONED, BRIEF, GRACE, ProducerId
+from otel_mcp.store.redis.rounds import Joined
 
 LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that still counts as a limit."""
@@ -178,11 +179,15 @@ class Writer:
         """Score in the deadlines of a session that this process is about to end, and to report later."""
         return claimed(self.instant(time.time() + LEASE))
 
-    def flush(self, flush: Flush, *, announced: bool = False) -> tuple[bytes, bytes, bytes]:
+    def newest(self, delta: SessionDelta) -> list[CallRecord]:
+        """Return the calls of a delta that the document takes."""
+        return delta.calls[-self._cap :]
+
+    def flush(self, flush: Flush, joined: Joined | None = None, *, announced: bool = False) -> tuple[bytes, ...]:
         """Make arguments of ``flush.lua``; `announced`: it has returned the end of an earlier session before."""
         delta = flush.delta
         facts = text.utf8(text.facts(delta.facts, self._service))
-        records = delta.calls[-self._cap :]
+        records = self.newest(delta) if joined is None else joined.calls
         last = self.instant(delta.last_activity)
         began = self.instant(delta.began) if delta.began else last
         first = last if delta.first_activity is None else min(self.instant(delta.first_activity), last)
@@ -193,14 +198,17 @@ class Writer:
             f'{{"token":"{flush.token}","sequence":{flush.sequence},"now":{self.instant(time.time())},'
             f'"first":{first},"last":{last},"began":{began},"created":{self.instant(delta.facts.created_at)},'
             f'"requests":{delta.requests},"errors":{delta.errors},"calls":{delta.call_count},"sent":{len(records)},'
-            f'"context":{delta.context},"listed":{delta.listed},"rounds":{delta.has_rounds:d},'
+            f'"context":{delta.context},"listed":{delta.listed},"joined":{0 if joined is None else len(joined.waits)},'
             f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'
             f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self._cap},"service":"{self.owner}",'
             f'"user":"{delta.facts.principal or ""}","opened":{delta.facts.opened:d},'
             f'"visitor":"{delta.facts.visitor or ""}","lasting":{delta.facts.lasting:d},'
             f'"announced":{announced:d}{ended}}}'
         )
-        return counted.encode(), facts, text.utf8(text.calls(records))
+        arguments = counted.encode(), facts, text.utf8(text.calls(records))
+        if joined is None:
+            return arguments
+        return (*arguments, text.utf8("\n".join(joined.taken)), text.utf8("\n".join(joined.absent)))
 
     def save(
         self, state: SessionState, limit: float, replaces: str, *, ended: bool = False, only_new: bool = False
@@ -237,13 +245,12 @@ class Writer:
         return state.service is None or state.service == self._service[: text.CLIP]
 
 
-def written(flush: Flush, reply: list[Any]) -> WriteResult:
+def written(flush: Flush, joined: Joined | None, reply: list[Any]) -> WriteResult:
     """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
     session_id, status, total, flags = flush.delta.facts.session_id, reply[0].decode(), reply[1], reply[2].decode()
     if status == "bound":
         return WriteResult(session_id, owner=flags, total_calls=total)
     duplicate = status == "duplicate"
-    waits: list[tuple[int, int]] = reply[5] if len(reply) > 5 else []
     return WriteResult(
         session_id=session_id,
         created="c" in flags,
@@ -255,5 +262,5 @@ def written(flush: Flush, reply: list[Any]) -> WriteResult:
         after_end=status in ("late", "lost") or (duplicate and "l" in flags),
         refused={"foreign": "foreign", "lost": "ended"}.get(status),
         back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
-        waits=[(flush.delta.calls[at].tool_name, pause / 1e6) for at, pause in waits] if waits else (),
+        waits=joined.waits if joined is not None and status in ("written", "late") else (),
     )

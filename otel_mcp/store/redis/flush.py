@@ -18,9 +18,12 @@ from otel_mcp.store.base import StoreDown
 from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, is_ours, outage
 from otel_mcp.store.redis.codec import Keys, agreed_id, mark
+from otel_mcp.store.redis.rounds import Joined, join
 
-_AGAIN: Final = ("expired", "clock")
+_AGAIN: Final = ("expired", "clock", "look")
 """Values of `WriteResult.retry` with which the same flush can be written at once."""
+_TRIES: Final = 3
+"""Times that it is."""
 _CALLS_AGAIN: Final = 10.0
 """Seconds after which the visits of one who goes on to call tools are forgotten again: fewer than two visits take."""
 _CALLERS: Final = 10_000
@@ -42,10 +45,15 @@ class FlushWriter:
     async def write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
         """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
         try:
-            answers = await self._send(flushes)
+            joined: dict[Flush, Joined] = {}
+            for flush in flushes:
+                if flush.delta.has_rounds:
+                    joined = await self._slow_join(flushes)
+                    break
+            answers = await self._send(flushes, joined)
             slow = bool(self._announced)
             for answer in answers:
-                slow = slow or answer.retry == "clock"
+                slow = slow or answer.retry in _AGAIN
             if slow:
                 await self._slow_write(flushes, answers)
             return answers
@@ -57,12 +65,14 @@ class FlushWriter:
 
     async def _slow_write(self, flushes: Sequence[Flush], answers: list[WriteResult]) -> None:
         """Send again what had to end an earlier session or learn what time it is first."""
-        for _ in _AGAIN:
+        for attempt in range(_TRIES):
             again = [at for at, answer in enumerate(answers) if answer.retry in _AGAIN]
             if not again:
                 break
             try:
-                found = await self._send([flushes[at] for at in again], again=True)
+                some = [flushes[at] for at in again]
+                joined = await self._slow_join(some, is_last=attempt == _TRIES - 1)
+                found = await self._send(some, joined, again=True)
                 for at, answer in zip(again, found, strict=True):
                     answers[at] = answer
             except StoreDown as down:
@@ -78,7 +88,9 @@ class FlushWriter:
             else:
                 del self._announced[flush]
 
-    async def _send(self, flushes: Sequence[Flush], *, again: bool = False) -> list[WriteResult]:
+    async def _send(
+        self, flushes: Sequence[Flush], joined: dict[Flush, Joined], *, again: bool = False
+    ) -> list[WriteResult]:
         deadlines: dict[str, list[Any]] = {}  # By the option of ZADD; CH changes nothing but its answer.
         kept_alive: list[tuple[int, str, Run]] = []
         scripts: list[Run] = []
@@ -99,7 +111,9 @@ class FlushWriter:
                 kept_alive.append((at, "", self._forget_visits(visitor, now)))
             if delta.touch_key is not None or delta.facts.previous_id:
                 self._keep_alive(at, flush, kept_alive)
-            arguments = self._writer.flush(flush, announced=bool(self._announced) and flush in self._announced)
+            announced = bool(self._announced) and flush in self._announced
+            rounds = joined.get(flush) if joined else None
+            arguments = self._writer.flush(flush, rounds, announced=announced)
             scripts.append(Run(codec.FLUSH, self._keys.session(delta.facts.session_id), arguments))
         # Before the sessions: a deadline without one is found out and dropped, a session without a deadline would
         # never end.
@@ -109,7 +123,7 @@ class FlushWriter:
             runs += (run,)
         results = await self._link.run_all([*runs, *scripts])
         replies = results[len(runs) :]
-        answers = list(map(self._answer, flushes, replies))
+        answers = list(map(self._answer, flushes, replies, map(joined.get, flushes)))
         for (at, field, _), result in zip(kept_alive, results[first:], strict=False):
             if isinstance(result, bytes) and (standing := agreed_id(result)) not in (None, answers[at].session_id):
                 setattr(answers[at], field, standing)
@@ -121,6 +135,14 @@ class FlushWriter:
                 await self._slow_conclude(answers, results)
                 break
         return answers
+
+    async def _slow_join(self, flushes: Sequence[Flush], *, is_last: bool = False) -> dict[Flush, Joined]:
+        """Join rounds with those in their documents; the last time whatever else there may look like one."""
+        rounds = [flush for flush in flushes if flush.delta.has_rounds]
+        runs = [Run("GET", self._keys.session(flush.delta.facts.session_id)[:1]) for flush in rounds]
+        found = zip(rounds, await self._link.run_all(runs) if runs else (), strict=True)
+        joined = {flush: join(held, self._writer.newest(flush.delta)) for flush, held in found}
+        return {flush: each._replace(absent=()) for flush, each in joined.items()} if is_last else joined
 
     async def _slow_conclude(self, answers: list[WriteResult], results: list[Any]) -> None:
         """Raise the outage where nothing has been written, and correct deadlines that do not hold."""
@@ -159,7 +181,7 @@ class FlushWriter:
             run = Run(codec.GET_OR_SET, keys, (session_id, self._writer.ttl, 1, whose))
             runs.append((at, "agreed_successor", run))
 
-    def _answer(self, flush: Flush, reply: Any) -> WriteResult:
+    def _answer(self, flush: Flush, reply: Any, joined: Joined | None) -> WriteResult:
         session_id = flush.delta.facts.session_id
         if isinstance(reply, Exception):
             return _failed(session_id, reply)
@@ -171,7 +193,9 @@ class FlushWriter:
             ended = replies.ended_session(session_id, reply[3])
             self._announced[flush] = ended
             return WriteResult(session_id, retry="expired", expired=ended)
-        return codec.written(flush, reply)
+        if status == "look":
+            return WriteResult(session_id, retry="look")
+        return codec.written(flush, joined, reply)
 
 
 def _failed(session_id: str, error: Exception) -> WriteResult:

@@ -282,9 +282,9 @@ async def test_made_up_ids_cost_a_bounded_number_of_questions(
     store: Any = getattr(runtime.sessions, "_store")  # noqa: B009
     cut = store.cut
 
-    async def counting(refusals: Any) -> Any:
+    async def counting(refusals: Any, gone: Any) -> Any:
         questions.append(len(refusals))
-        return await cut(refusals)
+        return await cut(refusals, gone)
 
     monkeypatch.setattr(store, "cut", counting)
     for number in range(500):

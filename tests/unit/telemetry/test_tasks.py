@@ -213,7 +213,7 @@ async def test_results_that_only_look_like_tasks_begin_none(
 async def test_tasks_beyond_the_bound_are_counted_and_no_more(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("otel_mcp.store.memory_tasks.MOST", 2)
+    monkeypatch.setattr("otel_mcp.sessions.tasks.MOST", 2)
     for number in range(4):
         await watched.ask("tools/call", number)
 

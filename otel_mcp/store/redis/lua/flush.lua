@@ -2,87 +2,27 @@
 -- calls, joined by ",\n". Returns {status, calls in total, flags, report or deadline, microseconds since a cut}:
 --   written, or late: the session had ended; duplicate: seen before. And where nothing is applied:
 --   clock: the sender's differs, and in place of the total stands what time it is here;
+--   look: rounds in the document are others than the sender has seen;
 --   expired: the end of an earlier session has to be reported first (its report), the next try has `announced`;
 --   foreign: the document is not ours, flags 's' where a session is; lost: late, and nowhere to count it;
 --   bound: to another user, which the flags name, and in place of the report stands its deadline or 0.
--- Where calls had waited for input that has come, a list follows: {index of a new call from the end, microseconds}.
 -- Flags: c created, r resumed, e ended by this flush, whose sender holds the end from then on, l late, b back after a cut,
 -- h with e: brief, its client may go on in another transport session.
 
--- Rounds of one logical call are one line: a new one takes along that of the round before it and, where that was written
--- first, after it. The keyed hash that two have in common is what the one is "waiting" for and the other "answers": fields
--- that stand last, after "rounds" and "input_wait".
-local function seconds(iso)
-  local year, month, day, hour, minute, second = string.match(iso, '^(%d+)-(%d+)-(%d+)T(%d+):(%d+):([%d.]+)Z$')
-  if not year then return nil end
-  year, month = tonumber(year), tonumber(month)
-  if month < 3 then year, month = year - 1, month + 12 end
-  local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400) - 738000
-  return (((days + math.floor((153 * month - 457) / 5) + day) * 24 + hour) * 60 + minute) * 60 + second
-end
-
-local function read_round(line)
-  local round, text = {}, string.match(line, '^(.*)},?$')
-  for _, name in ipairs(text and {'waiting', 'answers'} or {}) do
-    round[name] = string.match(string.sub(text, -29), '^,"' .. name .. '":"(%x+)"$')
-    if round[name] then text = string.sub(text, 1, -30) end
+-- Rounds of one logical call are one line. The sender has joined the new ones with lines of the document, which they
+-- replace, ARGV[4], and has seen none with a text of ARGV[5]; one a line. Returns nil where it has to look again, else
+-- the calls without those lines, and how many these are.
+local function take(calls)
+  local rest, count = ',\n' .. calls .. ',\n', 0
+  for line in string.gmatch(ARGV[4] or '', '[^\n]+') do
+    local from, to = string.find(rest, ',\n' .. line .. ',\n', 1, true)
+    if not from then return nil end
+    rest, count = string.sub(rest, 1, from + 1) .. string.sub(rest, to + 1), count + 1
   end
-  local tail, count, wait = string.match(string.sub(text or '', -64), '(,"rounds":(%d+),"input_wait":([%d.]+))$')
-  text = tail and string.sub(text, 1, -#tail - 1) or text
-  local head, began, took, rest = string.match(text or '', '^(.-"started_at":"([^"]+)"),"duration":([%d.e-]+)(.*)$')
-  round.head, round.rest, round.took, round.began = head, rest, tonumber(took), head and seconds(began)
-  round.count, round.wait = tonumber(count or 1), tonumber(wait or 0)
-  return round.took and round.began and round or nil
-end
-
-local function join(first, last)
-  local pause = math.max(last.began - first.began - first.took - first.wait, 0)
-  return {head = first.head, began = first.began, took = first.took + last.took, rest = last.rest,
-    count = first.count + last.count, wait = first.wait + pause + last.wait, answers = first.answers,
-    waiting = last.waiting}, pause
-end
-
-local function write_round(round)
-  local tail = string.format(',"rounds":%d,"input_wait":%.6f', round.count, round.wait)
-  for _, name in ipairs({'answers', 'waiting'}) do
-    if round[name] then tail = tail .. ',"' .. name .. '":"' .. round[name] .. '"' end
+  for text in string.gmatch(ARGV[5] or '', '[^\n]+') do
+    if string.find(rest, text, 1, true) then return nil end
   end
-  return round.head .. string.format(',"duration":%.6f', round.took) .. round.rest .. tail .. '}'
-end
-
--- Take the line with this field out of the calls; returns it, if it is there and can be read, and the rest.
-local function take(calls, name, key)
-  local at = key and string.find(calls, '"' .. name .. '":"' .. key .. '"', 1, true)
-  local from, to = 1, 0
-  while at and to < at do from, to = to + 1, string.find(calls, '\n', to + 1, true) or #calls + 1 end
-  local found = at and read_round(string.sub(calls, from, to - 1))
-  if not found then return nil, calls end
-  local kept = string.sub(calls, 1, from - 1) .. string.sub(calls, to + 1)
-  return found, string.sub(kept, -2) == ',\n' and string.sub(kept, 1, -3) or kept
-end
-
--- Returns the calls with the new ones, how many lines they are more, and the waits that are over.
-local function add_rounds(calls, more, count)
-  local waits, at = {}, 0
-  for line in string.gmatch(more, '[^\n]+') do
-    at = at + 1
-    local new, other, pause = read_round(line), nil, nil
-    if new then
-      other, calls = take(calls, 'waiting', new.answers)
-      if other then
-        new, pause = join(other, new)
-        waits[#waits + 1] = {at - count - 1, math.floor(pause * 1000000)}
-      end
-      other, calls = take(calls, 'answers', new.waiting)
-      if other then
-        new, pause = join(new, other)
-        waits[#waits + 1] = {at - count - 1, math.floor(pause * 1000000)}
-      end
-    end
-    line = new and new.count > 1 and write_round(new) or string.match(line, '^(.-),?$')
-    calls = calls .. (calls == '' and '' or ',\n') .. line
-  end
-  return calls, count - #waits, waits
+  return string.sub(rest, 3, -3), count
 end
 
 local f, now = cjson.decode(ARGV[1]), clock()
@@ -154,6 +94,11 @@ local late = s.x and not fresh
 local d = read_document(s)
 if d == false then return {'foreign', 0, s.t and 's' or '', false} end
 if late and not d then return {f.calls > 0 and 'lost' or 'late', s.n or 0, '', false} end
+local calls, taken = '', 0
+if d and not fresh then
+  calls, taken = take(d.calls)
+  if not calls then return {'look', s.n or 0, '', false} end
+end
 
 local flags, set, unseen = late and 'l' or '', {}, fresh or not s.f
 if fresh then
@@ -180,14 +125,9 @@ end
 if not s.a or (f.created < s.a and f.created > (s.d or 0)) then s.a = f.created end
 s.t, s.v = math.max(s.t or 0, f.last), f.service
 if not s.i or not (late or (lasts and f.lasting == 0)) then s.i = f.limit end
-s.n, s.r, s.e = s.n + f.calls, s.r + f.requests, s.e + f.errors
-local waits = {}
-if f.sent > 0 and f.rounds == 1 then
-  local added
-  d.calls, added, waits = add_rounds(d.calls, ARGV[3], f.sent)
-  s.c, s.n = s.c + added, s.n - #waits
-elseif f.sent > 0 then
-  d.calls, s.c = d.calls .. (d.calls == '' and '' or ',\n') .. ARGV[3], s.c + f.sent
+s.n, s.r, s.e = s.n + f.calls - f.joined, s.r + f.requests, s.e + f.errors
+if f.sent > 0 then
+  d.calls, s.c = calls .. (calls == '' and '' or ',\n') .. ARGV[3], s.c + f.sent - taken
 end
 s.b, s.l = (s.b or 0) + f.context, (s.l or 0) + f.listed
 if opens or (unseen and not s.k) then s.u, s.k = user, opens and '1' end
@@ -208,4 +148,4 @@ local since = s.z and not late and f.requests + f.calls > 0 and come_back(s, f.f
 if since then flags = flags .. 'b' end
 set[#set + 1], set[#set + 2] = mark, int(f.sequence) .. ' ' .. int(now) .. ' ' .. flags
 write(d, s, set, not late and f.ttl)
-return {late and 'late' or 'written', s.n, flags, false, since and int(since) or false, #waits > 0 and waits or nil}
+return {late and 'late' or 'written', s.n, flags, false, since and int(since)}
