@@ -1178,10 +1178,10 @@ async def test_an_end_whose_answer_was_lost_is_reported_with_the_next_session(
 async def test_an_answer_that_cannot_be_understood_holds_no_other(
     store: RedisStore, process: ProducerId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(flushed: Flush, reply: Any) -> Any:
+    def broken(flushed: Flush, joined: Any, reply: Any) -> Any:
         if flushed.delta.facts.session_id == "abc":
             raise AttributeError
-        return understood(flushed, reply)
+        return understood(flushed, joined, reply)
 
     understood = codec.written
     monkeypatch.setattr(codec, "written", broken)
