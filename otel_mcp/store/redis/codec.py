@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 from pydantic import TypeAdapter
 
-from otel_mcp.model.delta import FACTS, CallRecord, Flush, SessionDelta, SessionFacts, WriteResult
+from otel_mcp.model.delta import FACTS, Flush, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import LOST
 from otel_mcp.model.state import SessionState, ToolCall
 from otel_mcp.model.verdict import SessionOutcome
@@ -152,7 +152,8 @@ class Writer:
         """Digest of the service, which stands in the stats of each of its sessions."""
         self.ttl = max(round(min(ttl, LONGEST) * 1000), 1)
         """Milliseconds."""
-        self._cap = cap
+        self.cap = cap
+        """Calls that a document takes of one flush."""
         self._process = process
         self.ahead = 0.0
         """Seconds that the clock of the server is ahead of ours."""
@@ -179,15 +180,11 @@ class Writer:
         """Score in the deadlines of a session that this process is about to end, and to report later."""
         return claimed(self.instant(time.time() + LEASE))
 
-    def newest(self, delta: SessionDelta) -> list[CallRecord]:
-        """Return the calls of a delta that the document takes."""
-        return delta.calls[-self._cap :]
-
     def flush(self, flush: Flush, joined: Joined | None = None, *, announced: bool = False) -> tuple[bytes, ...]:
         """Make arguments of ``flush.lua``; `announced`: it has returned the end of an earlier session before."""
         delta = flush.delta
         facts = text.utf8(text.facts(delta.facts, self._service))
-        records = self.newest(delta) if joined is None else joined.calls
+        records = delta.calls[-self.cap :] if joined is None else joined.calls
         last = self.instant(delta.last_activity)
         began = self.instant(delta.began) if delta.began else last
         first = last if delta.first_activity is None else min(self.instant(delta.first_activity), last)
@@ -200,7 +197,7 @@ class Writer:
             f'"requests":{delta.requests},"errors":{delta.errors},"calls":{delta.call_count},"sent":{len(records)},'
             f'"context":{delta.context},"listed":{delta.listed},"joined":{0 if joined is None else len(joined.waits)},'
             f'"limit":{text.micros(min(delta.facts.limit, LONGEST))},"start":{self.instant(self._process.started_at)},'
-            f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self._cap},"service":"{self.owner}",'
+            f'"fingerprint":"{zlib.crc32(facts):08x}","ttl":{self.ttl},"cap":{self.cap},"service":"{self.owner}",'
             f'"user":"{delta.facts.principal or ""}","opened":{delta.facts.opened:d},'
             f'"visitor":"{delta.facts.visitor or ""}","lasting":{delta.facts.lasting:d},'
             f'"announced":{announced:d}{ended}}}'
@@ -221,7 +218,7 @@ class Writer:
         now = time.time()
         facts = SessionFacts.of(state, now if state.created_at is None else text.seconds(state.created_at), limit)
         last = now if state.last_activity is None else text.seconds(state.last_activity)
-        kept = state.tool_calls[-2 * self._cap :]
+        kept = state.tool_calls[-2 * self.cap :]
         end = ""
         if ended and state.ended is not None:
             end = f',"ended":"{self.instant(text.seconds(state.ended.at))} {state.ended.reason}"'

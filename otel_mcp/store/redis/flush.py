@@ -141,7 +141,7 @@ class FlushWriter:
         rounds = [flush for flush in flushes if flush.delta.has_rounds]
         runs = [Run("GET", self._keys.session(flush.delta.facts.session_id)[:1]) for flush in rounds]
         found = zip(rounds, await self._link.run_all(runs) if runs else (), strict=True)
-        joined = {flush: join(held, self._writer.newest(flush.delta)) for flush, held in found}
+        joined = {flush: join(held, flush.delta.calls[-self._writer.cap :]) for flush, held in found}
         return {flush: each._replace(absent=()) for flush, each in joined.items()} if is_last else joined
 
     async def _slow_conclude(self, answers: list[WriteResult], results: list[Any]) -> None:
