@@ -68,7 +68,7 @@ async def _demonstrate(stack: Stack, console: Console) -> int:
     tally = await play(stack, Progress(console, stack))
     sessions = stack.sessions.sessions()
     checks = judge(Evidence(stack.telemetry, sessions, stack.sessions.malformed(), tally))
-    report.show(console, sessions, stack.telemetry, checks)
+    report.show(console, sessions, stack.telemetry, checks, stack.redis_url)
     missing = [check for check in checks if not check.passed]
     if missing:
         _print_server_log(stack, console)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from itertools import chain
 
-from .checks_calls import counts, nesting, spans
+from .checks_calls import counts, nesting, patience, spans
 from .checks_sessions import discretion, lifecycle, sessions
 from .evidence import Check, Evidence
 
-_GROUPS = (counts, spans, nesting, sessions, lifecycle, discretion)
+_GROUPS = (counts, spans, patience, nesting, sessions, lifecycle, discretion)
 
 
 def judge(evidence: Evidence) -> list[Check]:

@@ -35,8 +35,9 @@ _META: Final = "io.modelcontextprotocol/"
 
 CUSTOMER: Final = "ada@example.com"
 CARD: Final = "4111-1111"
-SECRETS: Final = (CUSTOMER, CARD)
-"""Arguments that must not turn up in what is exported or stored; the card is in an error text."""
+ADDRESS: Final = "12 Rose Lane"
+SECRETS: Final = (CUSTOMER, CARD, ADDRESS)
+"""What must not turn up in what is exported or stored; the card is in an error text, the address an answer."""
 
 CUSTOMERS: Final = ("acme", "umbrella")
 """Whose the clients are; a gateway would say so once it has verified a token."""
@@ -51,6 +52,11 @@ class Tally:
 
     calls: int = 0
     failures: int = 0
+    rounds: int = 0
+    """Requests with which calls went on once a person had answered (2026-07-28)."""
+    answers: int = 0
+    """Of persons who were asked while a call was under way (up to 2025-11-25)."""
+    tasks: int = 0
     progress_events: int = 0
     clients: set[str] = field(default_factory=set[str])
 
@@ -73,14 +79,20 @@ class Caller:
 
 
 @asynccontextmanager
-async def connect(url: str, tally: Tally, *, name: str, version: str, mode: str) -> AsyncGenerator[Caller]:
-    """Connect a client under a name of its own, so that each is a session of its own."""
+async def connect(
+    url: str, tally: Tally, *, name: str, version: str, mode: str, **options: Any
+) -> AsyncGenerator[Caller]:
+    """Connect a client under a name of its own, so that each is a session of its own; with options of the SDK's."""
     info = Implementation(name=name, version=version)
     headers = {"x-org": CUSTOMERS[len(name) % len(CUSTOMERS)]}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=300)) as http,
         Client(
-            streamable_http_client(url, http_client=http), mode=mode, client_info=info, read_timeout_seconds=30
+            streamable_http_client(url, http_client=http),
+            mode=mode,
+            client_info=info,
+            read_timeout_seconds=30,
+            **options,
         ) as client,
     ):
         tally.clients.add(name)

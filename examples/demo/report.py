@@ -12,7 +12,7 @@ from rich.text import Text
 from .evidence import Check
 from .otlp_store import TelemetryStore
 from .report_metrics import metrics_table, tools_table
-from .report_sessions import session_document, sessions_table
+from .report_sessions import session_document, session_story, sessions_table
 from .report_traces import span_tree
 from .sessions import SeenSession
 from .views import processes_by_session
@@ -23,13 +23,19 @@ def show(
     sessions: Sequence[SeenSession],
     telemetry: TelemetryStore,
     checks: Sequence[Check],
+    redis_url: str,
 ) -> None:
-    """Print the sessions, the one that the most processes served in detail, and the metrics."""
+    """Print the sessions, the one that the most processes served in detail, the one that waited, and the metrics."""
     parts: list[RenderableType] = [sessions_table(sessions, telemetry)]
     if sessions:
         processes = processes_by_session(telemetry)
         featured = max(sessions, key=lambda seen: len(processes.get(seen.session_id, ())))
         parts += [session_document(featured), span_tree(featured.session_id, telemetry)]
+        parts += [
+            session_story(seen, redis_url)
+            for seen in sessions
+            if seen.expires_in is not None and any(call.rounds > 1 for call in seen.document.tool_calls)
+        ]
     parts += [tools_table(telemetry), metrics_table(telemetry), _checks_table(checks)]
     for part in parts:
         console.print(Group("", part))

@@ -10,11 +10,14 @@ from rich.table import Table
 from .otlp_store import TelemetryStore
 from .units import seconds
 from .views import (
+    CLIENT_DURATION,
     END_REASON,
+    INPUT_WAIT,
     OPERATION_DURATION,
     SESSION_ENDED,
     SESSION_RESUMED,
     SESSION_STARTED,
+    TASK_DURATION,
     TOOLS_CALL,
     by_attribute,
 )
@@ -29,6 +32,9 @@ _HISTOGRAMS: Final = (
     ("mcp.server.session.duration", "s"),
     ("otel_mcp.session.tool_calls", "calls"),
     ("otel_mcp.tool.result.size", "B"),
+    (INPUT_WAIT, "s"),
+    (CLIENT_DURATION, "s"),
+    (TASK_DURATION, "s"),
 )
 
 

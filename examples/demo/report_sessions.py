@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 from rich import box
@@ -60,6 +63,17 @@ def session_document(seen: SeenSession) -> Panel:
     title = f"GET {KEY_PREFIX}{seen.session_id}"
     note = f"{left_out} earlier tool calls left out here" if left_out else None
     return Panel(JSON.from_data(document), title=title, subtitle=note, title_align="left")
+
+
+def session_story(seen: SeenSession, redis_url: str) -> Panel:
+    """Return what the command line says of a session."""
+    command = ["otel-mcp", "show", seen.session_id]
+    program = Path(sys.executable).with_name(command[0])
+    environment = {"OTEL_PYTHON_MCP_REDIS_URL": redis_url, "COLUMNS": "136"}
+    done = subprocess.run(
+        [program, *command[1:], "-o", "table"], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    return Panel(Text((done.stdout or done.stderr).rstrip()), title=" ".join(command), title_align="left")
 
 
 def _state(seen: SeenSession) -> Text:

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.request_state import RequestStateSecurity
 from opentelemetry import trace
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from .courier import book_courier
 from .orders import open_database
+from .stocktaking import Stocktaking
 
 logger = logging.getLogger("back-office")
 tracer = trace.get_tracer(__name__)
 database = open_database()
 lock = threading.Lock()  # the SDK runs plain functions in threads
-mcp = MCPServer("back-office", version="1.4.0", log_level="WARNING")
+# A question may be asked by one process and its answer brought to another, so they seal its state with one key.
+state = RequestStateSecurity(keys=[os.environ.get("BACK_OFFICE_KEY", "of all processes, and of this demo alone")])
+mcp = MCPServer(
+    "back-office", version="1.4.0", log_level="WARNING", extensions=[Stocktaking()], request_state_security=state
+)
+mcp.tool()(book_courier)
 
 
 class PaymentDeclined(ToolError):
@@ -81,6 +90,13 @@ async def forecast_demand(weeks: int) -> str:
     return f"demand for {weeks} weeks: steady"
 
 
+@mcp.tool()
+async def take_stock(aisles: int) -> str:
+    """Count what is in the aisles of the warehouse; for clients that can follow a task it is one."""
+    await asyncio.sleep(aisles / 2)
+    return f"{aisles} aisles counted"
+
+
 @mcp.resource("shop://returns-policy")
 def returns_policy() -> str:
     """What customers may send back."""
@@ -99,5 +115,6 @@ async def health(request: Request) -> Response:
     return PlainTextResponse("ok")
 
 
-# Stateless, because the SDK keeps a stateful session in one process and this server has two.
-app = mcp.streamable_http_app(stateless_http=True)
+# Stateless, because the SDK keeps a stateful session in one process and this server has two. One that has a single
+# process may keep its sessions, and can then ask clients of the revisions up to 2025-11-25 something as well.
+app = mcp.streamable_http_app(stateless_http="BACK_OFFICE_KEEPS_SESSIONS" not in os.environ)

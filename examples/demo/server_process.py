@@ -1,4 +1,4 @@
-"""The demo's server as a process: uvicorn with two workers under `opentelemetry-instrument`.
+"""The demo's server as processes: uvicorn with its workers under `opentelemetry-instrument`.
 
 The processes run in a session of their own, so that Ctrl-C in the terminal reaches only the demo,
 which then ends them in order; whatever is left of the group is killed.
@@ -29,9 +29,10 @@ class ServerProcess:
         port: Where to listen.
         environment: All of its environment variables.
         log: The file to which the output of all the processes is appended.
+        workers: How many processes serve.
     """
 
-    def __init__(self, port: int, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, port: int, environment: Mapping[str, str], log: Path, workers: int = WORKERS) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
@@ -39,7 +40,7 @@ class ServerProcess:
                     _installed("uvicorn"),
                     "examples.demo.server:app",
                     f"--port={port}",
-                    f"--workers={WORKERS}",
+                    f"--workers={workers}",
                     "--timeout-graceful-shutdown=3",
                     "--no-access-log",
                 ],
@@ -66,6 +67,10 @@ class ServerProcess:
             return False
         finally:
             connection.close()
+
+    def is_ready_or_ended(self) -> bool:
+        """Tell whether there is nothing to wait for."""
+        return self.has_ended() or self.is_ready()
 
     def stop(self) -> None:
         """Let the server end by itself, then kill what is left of its process group."""

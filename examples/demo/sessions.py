@@ -33,6 +33,7 @@ class ToolCallDocument(BaseModel):
     result_bytes: int | None = None
     trace_id: str | None = None
     span_id: str | None = None
+    rounds: int = 1
 
 
 class EndDocument(BaseModel):

@@ -41,14 +41,16 @@ class Stack:
     telemetry: TelemetryStore
     sessions: SessionWatcher
     url: str
+    keeping_url: str
+    """Where one process serves that keeps its sessions."""
     redis_url: str
     otlp_endpoint: str
 
     def __init__(self, *, port: int = 0) -> None:
         self._preferred_port = port
-        self._port = 0
+        self._port = self._keeping_port = 0
         self._cleanup = ExitStack()
-        self._server: ServerProcess | None = None
+        self._servers: list[ServerProcess] = []
         self._log = Path()
 
     def __enter__(self) -> Stack:
@@ -63,7 +65,8 @@ class Stack:
             self.telemetry = receiver.telemetry
             self.sessions = cleanup.enter_context(SessionWatcher(self.redis_url))
             self._port = free_port(self._preferred_port)
-            self.url = f"http://127.0.0.1:{self._port}/mcp"
+            self._keeping_port = free_port()
+            self.url, self.keeping_url = (f"http://127.0.0.1:{port}/mcp" for port in (self._port, self._keeping_port))
             cleanup.callback(self.stop_server)
             self._cleanup = cleanup.pop_all()
         return self
@@ -76,31 +79,35 @@ class Stack:
     ) -> None:
         self._cleanup.close()
 
-    async def start_server(self, *, session_ttl: int | None = None) -> None:
+    async def start_server(self, *, session_ttl: int | None = None, keeping: bool = False) -> None:
         """Start the server and wait until it answers.
 
         Args:
             session_ttl: Seconds after which an idle session expires; None leaves the default.
+            keeping: Also start the process that keeps its sessions.
 
         Raises:
             ServerFailed: It ended, or did not answer in time.
         """
-        server = ServerProcess(self._port, self._environment(session_ttl), self._log)
-        self._server = server
-        await wait_until(lambda: server.has_ended() or server.is_ready(), deadline=_READY_WITHIN)
-        if server.has_ended() or not server.is_ready():
-            raise ServerFailed("the server did not come up")
+        environment = self._environment(session_ttl)
+        self._servers.append(ServerProcess(self._port, environment, self._log))
+        if keeping:
+            environment |= {"BACK_OFFICE_KEEPS_SESSIONS": "yes"}
+            self._servers.append(ServerProcess(self._keeping_port, environment, self._log, workers=1))
+        for server in self._servers:
+            await wait_until(server.is_ready_or_ended, deadline=_READY_WITHIN)
+            if server.has_ended() or not server.is_ready():
+                raise ServerFailed("the server did not come up")
 
     def require_server(self) -> None:
         """Raise ServerFailed if the server has ended by itself."""
-        if self._server is None or self._server.has_ended():
+        if not self._servers or any(server.has_ended() for server in self._servers):
             raise ServerFailed("the server has ended")
 
     def stop_server(self) -> None:
         """Stop the server, if it runs."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.stop()
+        while self._servers:
+            self._servers.pop().stop()
 
     def server_log(self) -> str:
         """Return the end of what the server wrote to its terminal."""

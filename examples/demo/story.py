@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from . import driver
+from . import driver, patient
 from .driver import Tally
 from .progress import Progress
 from .stack import Stack
@@ -51,7 +51,8 @@ async def play(stack: Stack, progress: Progress) -> Tally:
     def arrived() -> bool:
         stored = sum(seen.document.tool_call_count for seen in stack.sessions.sessions())
         counted = telemetry.total(OPERATION_DURATION, TOOLS_CALL)
-        return min(stored, counted, len(tool_call_spans(telemetry))) >= tally.calls
+        messages = tally.calls + tally.rounds
+        return stored >= tally.calls and min(counted, len(tool_call_spans(telemetry))) >= messages
 
     def resumed() -> bool:
         return telemetry.total(SESSION_RESUMED) >= 1
@@ -60,12 +61,17 @@ async def play(stack: Stack, progress: Progress) -> Tally:
         reported = len(telemetry.events("session.end")) >= telemetry.total(SESSION_ENDED)
         return reported and telemetry.total(SESSION_ENDED, {END_REASON: "expired"}) >= 1
 
-    with progress.step("Server started: uvicorn, two processes, no code changed"):
-        await stack.start_server()
+    with progress.step("Server started: uvicorn, two processes and one that keeps its sessions, no code changed"):
+        await stack.start_server(keeping=True)
     async with driver.connect(url, tally, name="shop-assistant", version="1.0.2", mode=driver.LEGACY) as staying:
-        with progress.step("Five clients of two protocol revisions call tools"):
+        with progress.step(
+            "Seven clients of two protocol revisions call tools, two of which ask a person, and begin a task"
+        ):
             await staying.call("find_orders", customer=driver.CUSTOMER)
-            await driver.first_shift(url, tally)
+            async with asyncio.TaskGroup() as group:
+                for client in (driver.first_shift, patient.concierge):
+                    group.create_task(client(url, tally))
+                group.create_task(patient.telephone_desk(stack.keeping_url, tally))
         if not await progress.wait("All calls have arrived", arrived, deadline=_ARRIVAL):
             return tally
         with progress.step("One client goes on calling for a while"):

@@ -9,6 +9,10 @@ from .otlp_records import SpanRecord
 from .otlp_store import TelemetryStore
 
 OPERATION_DURATION: Final = "mcp.server.operation.duration"
+CLIENT_DURATION: Final = "mcp.client.operation.duration"
+INPUT_WAIT: Final = "otel_mcp.call.input.wait"
+TASK_DURATION: Final = "otel_mcp.task.duration"
+TASK_STATUS: Final = "otel_mcp.task.status"
 SESSION_STARTED: Final = "otel_mcp.session.started"
 SESSION_RESUMED: Final = "otel_mcp.session.resumed"
 SESSION_ENDED: Final = "otel_mcp.session.ended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,14 +26,33 @@ def progress(call: Call) -> list[str]:
     """Return notes on a call that took several rounds, waits for input, or became a task."""
     notes: list[str] = []
     if call.rounds > 1:
-        minutes, seconds = divmod(round(call.input_wait), 60)
-        waited = f"{minutes} min {seconds} s" if 2 <= minutes < 60 else duration(call.input_wait)
+        waited = _exactly(call.input_wait)
         notes += f"{call.rounds} rounds", f"{waited} waiting for input", f"{duration(call.duration)} ours"
     if call.waiting is not None:
         notes.append("waits for input")
-    if call.task is not None:
-        notes.append("went on as a task")
+    if call.task_duration is not None:
+        notes.append(f"task {call.task_status} after {_exactly(call.task_duration)}")
+    elif call.task is not None:
+        notes.append("went on as a task" + (f", {call.task_status}" if call.task_status else ""))
     return notes
+
+
+def _exactly(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if 2 <= minutes < 60 else duration(seconds)
+
+
+def follow_tasks(calls: Iterable[Call], values: Iterable[bytes]) -> None:
+    """Note what has become of the tasks that calls have begun, from those of the service as they stand in Redis."""
+    known: dict[str, tuple[str, int]] = {}
+    for value in values:
+        _, began, status, ended, _, _, link, *_ = (*value.decode("utf-8", "replace").split(" "), *[""] * 7)
+        if began.isdecimal() and ended.isdecimal():
+            known[link] = status, int(ended) - int(began) if int(ended) else -1
+    for call in calls:
+        if call.task is not None and (found := known.get(f"{call.trace_id}-{call.span_id}")):
+            call.task_status, lasted = found
+            call.task_duration = lasted / 1e6 if lasted >= 0 else None
 
 
 @dataclass
@@ -86,6 +106,8 @@ ALL_FIELDS: Final[tuple[Field[Line], ...]] = (
     Field("BETWEEN", lambda line: line.before, "before"),
     TRACE,
     *JSON_FIELDS,
+    Field("", lambda line: line.call.task_status, "task_status"),
+    Field("", lambda line: line.call.task_duration, "task_duration"),
     Field("", lambda line: round(line.offset, 3), "offset"),
     Field("", lambda line: line.call.request_id, "request_id"),
     Field("", lambda line: line.trace_url, "trace_url"),

@@ -48,6 +48,8 @@ class Call:
     """The process that served the call, if the document names it."""
     task: str | None = None
     """Keyed hash of the task that the call began."""
+    task_status: str | None = None  # The last one, while Redis knows the task.
+    task_duration: float | None = None  # Seconds until it had ended.
     rounds: int = 1
     """Requests that the call took; more than one if it asked for input."""
     input_wait: float = 0.0
@@ -229,12 +231,12 @@ def open_calls(raw: object) -> list[Open]:
         known = json.loads(raw.partition(b" ")[2]) if isinstance(raw, bytes) else None
     except (ValueError, RecursionError):
         return []
-    found: list[Open] = []
+    found = list[Open]()
     for fields in map(_dict, _list(known)):
         tool, started = _text(fields.get("tool_name")), _number(fields.get("started_at"))
         if tool is not None and started:
-            process = _text(fields.get("service_instance_id"))
-            found.append(Open(tool, started, _text(fields.get("session_id")), process))
+            session, process = fields.get("session_id"), fields.get("service_instance_id")
+            found.append(Open(tool, started, _text(session), _text(process)))
     return found
 
 
@@ -242,14 +244,14 @@ def _call(fields: dict[str, Any]) -> Call | None:
     tool = _text(fields.get("tool_name"))
     if tool is None:
         return None
-    failure, error = _text(fields.get("failure")), _text(fields.get("error_type"))
+    failure = _text(fields.get("failure")) or _text(fields.get("error_type"))
     request_id, size = fields.get("request_id"), fields.get("result_bytes")
     return Call(
         tool=tool,
         started=_instant(fields.get("started_at")) or 0.0,
         duration=_number(fields.get("duration")),
-        failure=failure or error,
-        verdict=_verdict(failure or error),
+        failure=failure,
+        verdict=_verdict(failure),
         size=None if size is None else int(_number(size)),
         digest=_text(fields.get("arguments_digest")),
         trace_id=_hex(fields.get("trace_id"), 32),
@@ -284,8 +286,7 @@ def _text(value: object) -> str | None:
 
 def _hex(value: object, digits: int) -> str | None:
     """Return a trace or span id if it is well-formed: it becomes part of a URL."""
-    is_id = isinstance(value, str) and len(value) == digits and value.isascii() and value.isalnum()
-    return cast(str, value) if is_id else None
+    return value if isinstance(value, str) and len(value) == digits and value.isascii() and value.isalnum() else None
 
 
 def _number(value: object) -> float:

@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import Final, Literal
 
 from otel_mcp.cli import listing, rows
-from otel_mcp.cli.calls import ALL_FIELDS, FIELDS, NOTES
+from otel_mcp.cli.calls import ALL_FIELDS, FIELDS, NOTES, follow_tasks
 from otel_mcp.cli.document import Document
 from otel_mcp.cli.rows import cells, code, packed, plain
 from otel_mcp.cli.store import Reader, configured, run
@@ -86,6 +86,9 @@ def show(
             await reader.add_callers([document])
             previous, successor = document.facts["previous_id"], None
             before = await reader.documents([previous] if previous else [])
+        if any(call.task for call in document.calls):
+            async with aclosing(Reader(settings, document.service)) as reader:
+                follow_tasks(document.calls, await reader.values("tasks"))
         if document.cut or document.ended_by == "replaced":
             successor = await _find_successor(Reader(settings, document.service), document.session_id)
         return Story(document, settings, before[0] if before else None, successor)

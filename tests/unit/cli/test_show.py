@@ -118,6 +118,8 @@ def test_programs_get_a_versioned_schema(cli: Cli) -> None:
         "trace_id": None,
         "span_id": None,
         "task": None,
+        "task_status": None,
+        "task_duration": None,
         "trace_url": None,
     }
 

@@ -55,9 +55,17 @@ def worked(redis: Any) -> None:
     tell(redis, "s", [call(1, "search", "a"), call(3, "order", "b")], outcome="worked", ended=(9, "client_delete"))
 
 
-def went_on_as_a_task(redis: Any) -> None:
-    begun = {**call(1, "build", "a"), "task": "5f0e1d2c3b4a5968"}
-    tell(redis, "s", [begun], outcome="worked", ended=(9, "client_delete"))
+def went_on_as_tasks(redis: Any) -> None:
+    """Redis knows all but the first: one that has ended, one that runs, one whose beginning is still to come."""
+    begun = [
+        {**call(at, "build", "abcd"[at - 1]), "task": f"{at:016x}", "trace_id": f"{at:032x}", "span_id": f"{at:016x}"}
+        for at in (1, 2, 3, 4)
+    ]
+    tell(redis, "s", begun, outcome="worked", ended=(9, "client_delete"))
+    known = {2: "9 1000000 completed 124200000 1 b {link} build", 3: "9 1000000 working 0 0 - {link} build"}
+    for at, text in {**known, 4: "9 0 failed 5000000 1 - - "}.items():
+        redis.hset("otel_mcp:shop:tasks", f"{at:016x}", text.format(link=f"{at:032x}-{at:016x}"))
+    redis.hset("otel_mcp:shop:tasks", "other", "text that is not ours")
 
 
 def corrected(redis: Any) -> None:
@@ -131,14 +139,17 @@ session s of shop · began 2026-09-21 14:13:20 UTC
 """,
     ),
     (
-        went_on_as_a_task,
+        went_on_as_tasks,
         "s",
         """\
 cursor 3.4 · header · worked, ended 1h ago: client_delete
 session s of shop · began 2026-09-21 14:13:20 UTC
     AT  TOOL   RESULT   TOOK   SIZE
 +1.0 s  build  ok      12 ms  180 B  went on as a task
-180 B given to the model, about 45 tokens (bytes / 4)
++2.0 s  build  ok      12 ms  180 B  task completed after 2 min 3 s
++3.0 s  build  ok      12 ms  180 B  went on as a task, working
++4.0 s  build  ok      12 ms  180 B  went on as a task
+720 B given to the model, about 180 tokens (bytes / 4)
 """,
     ),
     (
