@@ -16,7 +16,7 @@ from typing import Final
 
 from mcp.shared.exceptions import MCPError
 
-from .demo import driver
+from .demo import driver, patient
 
 Client = Callable[[str, driver.Tally], Awaitable[None]]
 
@@ -55,6 +55,8 @@ CLIENTS: Final[tuple[Client, ...]] = (
     stuck_agent,
     registry,
     letter_writer,
+    patient.concierge,
+    patient.drifter,
 )
 AT_ONCE: Final = 3
 LONGEST_PAUSE: Final = 6.0

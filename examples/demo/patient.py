@@ -92,3 +92,12 @@ async def telephone_desk(url: str, tally: Tally) -> None:
     async with connect(url, tally, name="telephone-desk", version="0.8.0", mode=LEGACY, **patient) as caller:
         await caller.call("book_courier", order="A-1002")
         tally.answers += 2
+
+
+async def drifter(url: str, tally: Tally) -> None:
+    """Have a person asked who never answers, and begin a task that nobody looks after."""
+    patient = {"elicitation_callback": _person, "extensions": [FollowsTasks(tally)]}
+    async with connect(url, tally, name="drifter", version="0.2.0", mode=MODERN, **patient) as caller:
+        tally.calls += 2
+        await caller.client.session.call_tool("book_courier", {"order": "A-1004"}, allow_input_required=True)
+        await caller.client.session.call_tool("take_stock", {"aisles": 4}, allow_claimed=True)

@@ -19,6 +19,7 @@ from otel_mcp.cli.rows import cells, code, packed, plain
 from otel_mcp.cli.store import Reader, configured, run
 from otel_mcp.cli.story import Story
 from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
+from otel_mcp.settings import Settings
 
 StoryFormat = Literal["table", "tsv", "json", "md", "html"]
 _MAX_SEARCHED: Final = 2_000
@@ -60,6 +61,13 @@ async def choose(reader: Reader, given: str) -> Document:
     raise Failure(Code.NOT_FOUND, f"several sessions begin with {shown}:", "\n  ".join([*names, *more]))
 
 
+async def _follow(settings: Settings, document: Document) -> None:
+    """Look what has become of the tasks that the calls of a session have begun."""
+    if any(call.task for call in document.calls):
+        async with aclosing(Reader(settings, document.service)) as reader:
+            follow_tasks(document.calls, await reader.values("tasks"))
+
+
 async def _find_successor(reader: Reader, session_id: str) -> Document | None:
     """Find the session that continues this one, among the newest of its service."""
     async with aclosing(reader):
@@ -86,9 +94,7 @@ def show(
             await reader.add_callers([document])
             previous, successor = document.facts["previous_id"], None
             before = await reader.documents([previous] if previous else [])
-        if any(call.task for call in document.calls):
-            async with aclosing(Reader(settings, document.service)) as reader:
-                follow_tasks(document.calls, await reader.values("tasks"))
+        await _follow(settings, document)
         if document.cut or document.ended_by == "replaced":
             successor = await _find_successor(Reader(settings, document.service), document.session_id)
         return Story(document, settings, before[0] if before else None, successor)

@@ -54,7 +54,7 @@ def _run(given: argparse.Namespace) -> tuple[int, int]:
         began = time.time()
         try:
             restarts.restart_under(stack)
-            tally = asyncio.run(traffic.drive(stack.mcp_url, given.seconds))
+            tally = asyncio.run(traffic.drive(stack.mcp_url, stack.keeping_url, given.seconds))
         except BaseException:
             print(stack.tails(), file=sys.stderr)
             raise

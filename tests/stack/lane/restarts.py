@@ -26,7 +26,7 @@ def restart_under(stack: Stack) -> None:
         RuntimeError: the client was not refused.
     """
     server = stack.start_keeping()
-    url = f"{stack.url('keeping')}/mcp"
+    url = stack.keeping_url
     session = _begin(url)
     time.sleep(_FLUSHED)
     server.stop()
@@ -46,7 +46,7 @@ def _begin(url: str) -> str:
 
 
 def _call() -> dict[str, Any]:
-    wanted = {"name": "time_in", "arguments": {"zone": "Europe/Berlin"}}
+    wanted = {"name": "stock_level", "arguments": {"sku": "DESK-180"}}
     return {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": wanted}
 
 

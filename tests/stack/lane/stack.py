@@ -28,8 +28,10 @@ PORTS: Final = (
 )
 PROXY: Final = "127.0.0.2"
 """Where the proxy's requests come from: on one machine, it must not look like its own clients."""
-SHORT_TTL: Final = 8
+SHORT_TTL: Final = 20
 """Seconds after which an idle session expires, so that one can be seen to."""
+SHORT_GAP: Final = 6
+"""The same of a session without an id: less, so that its document is still there when its end is reported."""
 
 
 class Stack:
@@ -69,6 +71,11 @@ class Stack:
     def mcp_url(self) -> str:
         """Where clients go."""
         return f"{self.url('proxy')}/mcp"
+
+    @property
+    def keeping_url(self) -> str:
+        """Where those go who need a server that keeps its sessions."""
+        return f"{self.url('keeping')}/mcp"
 
     def url(self, name: str) -> str:
         """Return the address of a port by its name."""
@@ -206,8 +213,8 @@ class Stack:
 
     def start_keeping(self) -> Process:
         """Start a server that keeps its sessions in memory, reached without the proxy."""
-        unlimited = {"OTEL_PYTHON_MCP_SESSION_TTL": "3600"}
-        process = self._start_server("keeping", "examples.sdk_server:app", self._server_environment() | unlimited)
+        own = {"OTEL_PYTHON_MCP_SESSION_TTL": "3600", "BACK_OFFICE_KEEPS_SESSIONS": "yes"}
+        process = self._start_server("keeping", "examples.demo.server:app", self._server_environment() | own)
         process.wait_until(listens(self.ports["keeping"]))
         return process
 
@@ -230,6 +237,8 @@ class Stack:
             "OTEL_BSP_SCHEDULE_DELAY": "500",
             "OTEL_BLRP_SCHEDULE_DELAY": "500",
             "OTEL_PYTHON_MCP_SESSION_TTL": str(SHORT_TTL),
+            "OTEL_PYTHON_MCP_SESSION_IDLE_GAP": str(SHORT_GAP),
+            "OTEL_PYTHON_MCP_SWEEP_INTERVAL": "3",
             "OTEL_PYTHON_MCP_AUDIT": "events",
             # The image has opentelemetry-instrumentation-logging for that.
             "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true",
