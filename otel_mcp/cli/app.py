@@ -222,6 +222,26 @@ def rm(
 
 
 @app.command()
+def who(
+    subject: Annotated[str, typer.Argument(metavar="NAME", help="User name or 'sub'; '-' reads a credential.")],
+    issuer: Annotated[str | None, _option("--issuer", help="'iss' of the tokens.")] = None,
+    client_id: Annotated[str | None, _option("--client-id", help="OAuth client of verified tokens.")] = None,
+    service: Service = None,
+    output: Output = None,
+    headers: Headers = True,
+    redis_url: Url = None,
+    color: Color = None,
+) -> None:
+    """Show which hashes stand for a person, for each way in which a server may know them.
+
+    Of a bearer token or an API key that is no JWT: - and the whole value of its header on standard input.
+    """
+    from otel_mcp.cli.who import who as find
+
+    find(Terminal(color), redis_url, service, subject, issuer, client_id, output, headers=headers)
+
+
+@app.command()
 def settings(output: Output = None, headers: Headers = True, color: Color = None) -> None:
     """Show the value of every setting in this environment, without secrets."""
     from otel_mcp.cli.rows import Field, write

@@ -43,11 +43,11 @@ def caller(exchange: Exchange, hashes: KeyedHashes) -> Principal:
 def principal(user: object, headers: HeaderMap, hashes: KeyedHashes) -> Principal:
     """Return the caller of a request with these headers, whom the app has authenticated as `user`."""
     if user is not None and (authenticated := _by_token(user) or _by_name(user)) is not None:
-        return _user("user", *authenticated, hashes=hashes)
+        return as_user("user", *authenticated, hashes=hashes)
     for name in CREDENTIALS:
         if credential := headers.get(name):
             if (claims := _claims(credential)) is not None:
-                return _user("jwt", *claims, hashes=hashes)
+                return as_user("jwt", *claims, hashes=hashes)
             return Principal(hashes.digest("credential", credential.decode("latin-1")))
     return NOBODY
 
@@ -65,10 +65,16 @@ def on_record(exchange: Exchange, service: str, *, hashes: KeyedHashes, way: str
         return {semconv.ENDUSER_ID: text(str(claim), _MAX_CLAIM)}
     # The request may be over, and its headers gone: what was known of it stands, also where the key is another by now.
     who = known[2] if known is not None and known[0] is user else caller(exchange, hashes)
-    return {semconv.ENDUSER_PSEUDO_ID: hashes.digest("audit", service, who.digest)} if who.digest else {}
+    return {semconv.ENDUSER_PSEUDO_ID: audited(hashes, service, who.digest)} if who.digest else {}
 
 
-def _user(*names: str, hashes: KeyedHashes) -> Principal:
+def audited(hashes: KeyedHashes, service: str, digest: str) -> str:
+    """Return what stands for a caller on the records of one service."""
+    return hashes.digest("audit", service, digest)
+
+
+def as_user(*names: str, hashes: KeyedHashes) -> Principal:
+    """Return the user of these names: in which way they are known, and what each way knows."""
     digest = hashes.digest(*names)
     return Principal(digest, digest)
 

@@ -196,14 +196,15 @@ def read(url: str) -> list[tuple[int, str]]:
         with contextlib.redirect_stdout(out):
             code = run([*command, "--service", "svc", "--redis-url", url])
         done.append((code, out.getvalue()))
-    asyncio.run(_see_what_hangs(url))
+    asyncio.run(_see_what_runs(url))
     return done
 
 
-async def _see_what_hangs(url: str) -> None:
-    """What ``top`` asks besides."""
+async def _see_what_runs(url: str) -> None:
+    """What ``top`` asks besides, and ``show`` of calls that have begun tasks."""
     reader = Reader(settings(url))
     assert isinstance(await reader.in_flight(), list)
+    assert isinstance(await reader.values("tasks"), list)
     await reader.aclose()
 
 

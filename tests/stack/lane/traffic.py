@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
+from mcp.shared.exceptions import MCPError
 from mcp_types import ErrorData
 
 from examples import traffic
@@ -44,4 +46,5 @@ async def _engaged(url: str, tally: driver.Tally) -> None:
 
     about = {"name": "engaged-line", "version": "0.8.0", "mode": driver.LEGACY}
     async with driver.connect(url, tally, **about, elicitation_callback=ask) as caller:
-        await caller.call("book_courier", order="A-1002")
+        with suppress(MCPError):
+            await caller.call("book_courier", order="A-1002")

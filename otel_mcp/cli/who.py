@@ -1,0 +1,84 @@
+"""``otel-mcp who``: which hashes stand for a person, on audit records and in the list of sessions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing
+from typing import Final, NamedTuple
+
+from otel_mcp.cli.rows import Field, Format, write
+from otel_mcp.cli.store import CALLER, Connection, configured, run
+from otel_mcp.cli.terminal import Code, Failure, Terminal
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.identity.principal import as_user, audited, principal
+from otel_mcp.settings import PREFIX, Settings, load
+from otel_mcp.store.redis.codec import Keys
+
+_STDIN: Final = "-"
+
+
+class Identity(NamedTuple):
+    """One way in which a server may know the person."""
+
+    known_by: str
+    pseudo_id: str
+    caller: str | None
+    """As `otel-mcp sessions` shows it; only users have it."""
+
+
+FIELDS: Final[tuple[Field[Identity], ...]] = (
+    Field("ENDUSER_PSEUDO_ID", lambda one: one.pseudo_id, "enduser_pseudo_id"),
+    Field("CALLER", lambda one: one.caller, "caller"),
+    Field("KNOWN_BY", lambda one: one.known_by, "known_by"),
+)
+
+
+def who(
+    terminal: Terminal,
+    redis_url: str | None,
+    service: str | None,
+    subject: str,
+    issuer: str | None,
+    client_id: str | None,
+    form: Format | None,
+    *,
+    headers: bool,
+) -> None:
+    """Write the hashes of one person.
+
+    Raises:
+        Failure: there is no key to hash with, or nothing to hash.
+    """
+    settings = load(redis_url=redis_url)
+    name, hashes = service or settings.service_name, KeyedHashes()
+    hashes.learn(settings.hash_key.encode() if settings.hash_key else run(_agreed(redis_url, name), settings))
+    if subject == _STDIN:
+        subject = sys.stdin.readline().rstrip("\r\n")
+        known = [("credential", principal(None, {b"authorization": subject.encode("utf-8")}, hashes))]
+    else:
+        known = [(way, as_user(*names, hashes=hashes)) for way, names in _ways(subject, issuer, client_id)]
+    if not subject:
+        raise Failure(Code.USAGE, "nobody is named")
+    found = [Identity(way, audited(hashes, name, one.digest), one.user and one.user[:CALLER]) for way, one in known]
+    write(terminal, found, FIELDS, form, "caller", headers=headers, service=name)
+
+
+def _ways(subject: str, issuer: str | None, client_id: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+    yield "name of the user in the scope", ("user", "name", subject)
+    if issuer is not None:
+        yield "token that nobody has verified", ("jwt", issuer, subject)
+    if client_id is not None:
+        yield "token that the app has verified", ("user", client_id, str(issuer), subject)
+
+
+async def _agreed(redis_url: str | None, service: str) -> bytes:
+    """Return the key on which the replicas of a service have agreed."""
+    settings: Settings = configured(redis_url)
+    connection = Connection(settings)
+    async with aclosing(connection.client):
+        (key,) = await connection.run_all(("GET", Keys(settings.redis_prefix, service).agreement("hash-key")))
+    if not isinstance(key, bytes):
+        hint = f"name the service with --service, or set {PREFIX}HASH_KEY as the server has it"
+        raise Failure(Code.NOT_FOUND, f"the replicas of {service} have agreed on no key", hint)
+    return key

@@ -1,0 +1,70 @@
+"""Which hashes stand for a person: the same that requests of theirs are put on record with."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from starlette.authentication import SimpleUser
+
+from otel_mcp.hashing import KeyedHashes
+from otel_mcp.identity.principal import audited, principal
+from tests.unit.cli.conftest import Cli
+from tests.unit.identity.test_principal import Token, User, bearer, jwt, keys
+
+ALICE, ISSUER = "alice@example.com", "https://idp.example"
+
+
+def on_record(hashes: KeyedHashes, user: Any = None, headers: dict[bytes, bytes] | None = None) -> tuple[str, str]:
+    """What a request of this user is put on record with, and the CALLER of the session."""
+    who = principal(user, headers or {}, hashes)
+    return audited(hashes, "shop", who.digest), (who.user or "")[:8]
+
+
+@pytest.mark.parametrize("claims", [{"iss": ISSUER}, {}], ids=["issuer", "none"])
+def test_each_way_to_know_a_person_has_the_hash_of_its_requests(cli: Cli, claims: dict[str, str]) -> None:
+    hashes = keys(b"the key")
+    named = ("--issuer", ISSUER) if claims else ()
+
+    rows = cli("who", ALICE, "--client-id", "web", *named, OTEL_PYTHON_MCP_HASH_KEY="the key").rows
+
+    expected = [on_record(hashes, SimpleUser(ALICE))]
+    if claims:
+        expected.append(on_record(hashes, headers=bearer(jwt({**claims, "sub": ALICE}))))
+    expected.append(on_record(hashes, User(Token("web", ALICE, dict(claims)))))
+    assert [tuple(row[:2]) for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "has_caller"), [("Bearer opaque", False), (f"Bearer {jwt({'iss': 'i', 'sub': ALICE})}", True)]
+)
+def test_a_credential_is_read_from_standard_input(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, header: str, has_caller: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{header}\n"))
+
+    (found,) = json.loads(cli("who", "-", "-o", "json", OTEL_PYTHON_MCP_HASH_KEY="the key").out)["callers"]
+
+    pseudo_id, caller = on_record(keys(b"the key"), headers={b"authorization": header.encode()})
+    assert (found["enduser_pseudo_id"], found["caller"] or "") == (pseudo_id, caller)
+    assert (caller != "") is has_caller
+
+
+def test_without_a_key_of_its_own_it_hashes_with_that_of_the_replicas(cli: Cli, redis: Any) -> None:
+    assert cli("who", ALICE).code == 1
+
+    redis.set("otel_mcp:shop:hash-key", "agreed")
+
+    assert cli("who", ALICE, "-o", "name").out == f"{on_record(keys(b'agreed'), SimpleUser(ALICE))[0]}\n"
+
+
+def test_hashes_differ_from_service_to_service(cli: Cli) -> None:
+    of = [cli("who", ALICE, "-o", "name", "-s", name, OTEL_PYTHON_MCP_HASH_KEY="k").out for name in ("shop", "bank")]
+
+    assert of[0] != of[1]
+
+
+def test_nobody_has_no_hash(cli: Cli) -> None:
+    assert cli("who", "", OTEL_PYTHON_MCP_HASH_KEY="k").code == 2
