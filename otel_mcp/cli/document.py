@@ -49,7 +49,7 @@ class Call:
     task: str | None = None
     """Keyed hash of the task that the call began."""
     task_status: str | None = None  # The last one, while Redis knows the task.
-    task_duration: float | None = None  # Seconds until it had ended.
+    task_duration: float | None = None  # Seconds until its end.
     rounds: int = 1
     """Requests that the call took; more than one if it asked for input."""
     input_wait: float = 0.0
@@ -115,8 +115,7 @@ class Document:
     """Why the session ended: ``client_delete``, ``expired``...; ``None`` while it lives."""
     outcome: str | None
     """How the session went; ``live`` while it runs; ``None`` = ended, but not reported yet."""
-    is_probe: bool
-    """Whether the client is a monitor or a registry."""
+    is_probe: bool  # The client is a monitor or a registry.
     call_count: int
     """Number of all calls; `calls` has the newest."""
     error_count: int
