@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from otel_mcp.cli.rows import Field, Format, write
-from otel_mcp.cli.store import CALLER, Connection, configured, run
+from otel_mcp.cli.store import CALLER_DIGITS, Connection, configured, run
 from otel_mcp.cli.terminal import Code, Failure, Terminal
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.principal import as_user, audited, principal
@@ -60,7 +60,9 @@ def who(
         known = [(way, as_user(*names, hashes=hashes)) for way, names in _ways(subject, issuer, client_id)]
     if not subject:
         raise Failure(Code.USAGE, "nobody is named")
-    found = [Identity(way, audited(hashes, name, one.digest), one.user and one.user[:CALLER]) for way, one in known]
+    found = [
+        Identity(way, audited(hashes, name, one.digest), one.user and one.user[:CALLER_DIGITS]) for way, one in known
+    ]
     write(terminal, found, FIELDS, form, "caller", headers=headers, service=name)
 
 
