@@ -21,6 +21,7 @@ from otel_mcp.settings import load
 from otel_mcp.telemetry.metrics import MAX_CLIENTS, MAX_TENANTS
 from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS
 from otel_mcp.types import Message, Receive, Send
+from tests.support import registry
 from tests.support.answers import FAILED, OK, Server, error, result
 from tests.support.asgi import delete, get, post, read, respond, stream
 from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy_headers, modern, notify
@@ -33,123 +34,6 @@ pytestmark = pytest.mark.anyio
 DURATION = "mcp.server.operation.duration"
 BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 SESSION_BUCKETS = (*BUCKETS, 600, 1800, 3600, 7200, 14400, 43200, 86400)
-
-CONTRACT = {
-    DURATION: ("s", "Histogram"),
-    "mcp.server.session.duration": ("s", "Histogram"),
-    "otel_mcp.session.active": ("{session}", "Gauge"),
-    "otel_mcp.session.local": ("{session}", "UpDownCounter"),
-    "otel_mcp.session.started": ("{session}", "Counter"),
-    "otel_mcp.session.resumed": ("{session}", "Counter"),
-    "otel_mcp.session.ended": ("{session}", "Counter"),
-    "otel_mcp.session.interrupted": ("{session}", "Counter"),
-    "otel_mcp.session.returned": ("{session}", "Counter"),
-    "otel_mcp.session.findings": ("{finding}", "Counter"),
-    "otel_mcp.session.rejected": ("{session}", "Counter"),
-    "otel_mcp.session.tool_calls": ("{call}", "Histogram"),
-    "otel_mcp.session.context.size": ("By", "Histogram"),
-    "otel_mcp.tool.result.size": ("By", "Histogram"),
-    "otel_mcp.tool.result.oversized": ("{call}", "Counter"),
-    "otel_mcp.tool.calls": ("{call}", "Counter"),
-    "otel_mcp.tool.definition.size": ("By", "Gauge"),
-    "otel_mcp.catalogue.size": ("By", "Histogram"),
-    "otel_mcp.catalogue.tools": ("{tool}", "Gauge"),
-    "otel_mcp.client.requests": ("{request}", "Counter"),
-    "otel_mcp.callers.active": ("{caller}", "Gauge"),
-    "otel_mcp.call.failures": ("{call}", "Counter"),
-    "otel_mcp.call.corrected": ("{call}", "Counter"),
-    "mcp.client.operation.duration": ("s", "Histogram"),
-    "otel_mcp.call.input.wait": ("s", "Histogram"),
-    "otel_mcp.call.input.abandoned": ("{call}", "Counter"),
-    "otel_mcp.requests.refused": ("{request}", "Counter"),
-    "otel_mcp.requests.active": ("{request}", "UpDownCounter"),
-    "otel_mcp.call.oldest": ("s", "Gauge"),
-    "otel_mcp.task.started": ("{task}", "Counter"),
-    "otel_mcp.task.duration": ("s", "Histogram"),
-    "otel_mcp.task.active": ("{task}", "Gauge"),
-    "otel_mcp.task.oldest": ("s", "Gauge"),
-    "otel_mcp.task.unfetched": ("{task}", "Counter"),
-    "otel_mcp.stream.active": ("{stream}", "UpDownCounter"),
-    "otel_mcp.stream.duration": ("s", "Histogram"),
-    "otel_mcp.transport.sessions": ("{session}", "UpDownCounter"),
-    "otel_mcp.store.operation.duration": ("s", "Histogram"),
-    "otel_mcp.store.pending": ("{call}", "UpDownCounter"),
-    "otel_mcp.store.dropped": ("{call}", "Counter"),
-    "otel_mcp.store.degraded": ("{process}", "UpDownCounter"),
-    "otel_mcp.audit.dropped": ("{record}", "Counter"),
-    "otel_mcp.observer.dropped": ("{call}", "Counter"),
-    "otel_mcp.headers.contradicted": ("{request}", "Counter"),
-    "otel_mcp.errors": ("{error}", "Counter"),
-}
-"""The table of the contract."""
-
-ATTRIBUTES = {
-    DURATION: {
-        "mcp.method.name",
-        "gen_ai.tool.name",
-        "gen_ai.prompt.name",
-        "gen_ai.operation.name",
-        "error.type",
-        "rpc.response.status_code",
-        "mcp.protocol.version",
-        "network.protocol.version",
-    },
-    "mcp.server.session.duration": {
-        "mcp.protocol.version",
-        "otel_mcp.session.end.reason",
-        "otel_mcp.session.source",
-    },
-    "otel_mcp.session.started": {"otel_mcp.session.source", "mcp.protocol.version", "otel_mcp.tenant"},
-    "otel_mcp.session.ended": {
-        "otel_mcp.session.end.reason",
-        "otel_mcp.session.outcome",
-        "otel_mcp.client.name",
-        "otel_mcp.tenant",
-    },
-    "otel_mcp.session.interrupted": {"otel_mcp.session.interrupted.cause", "otel_mcp.client.name"},
-    "otel_mcp.session.returned": {"otel_mcp.session.returned.within", "otel_mcp.client.name"},
-    "otel_mcp.session.findings": {"otel_mcp.session.finding"},
-    "otel_mcp.session.rejected": {"otel_mcp.reason"},
-    "otel_mcp.session.tool_calls": {"otel_mcp.session.source"},
-    "otel_mcp.session.context.size": {"otel_mcp.client.name"},
-    "otel_mcp.tool.result.size": {"gen_ai.tool.name", "otel_mcp.tenant"},
-    "otel_mcp.tool.result.oversized": {"gen_ai.tool.name", "otel_mcp.client.name"},
-    "otel_mcp.tool.calls": {"gen_ai.tool.name"},
-    "otel_mcp.tool.definition.size": {"gen_ai.tool.name"},
-    "otel_mcp.catalogue.size": {"otel_mcp.client.name"},
-    "otel_mcp.client.requests": {
-        "otel_mcp.client.name",
-        "mcp.method.name",
-        "mcp.protocol.version",
-        "otel_mcp.tenant",
-    },
-    "otel_mcp.call.failures": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
-    "otel_mcp.call.corrected": {"gen_ai.tool.name", "otel_mcp.failure", "otel_mcp.client.name"},
-    "mcp.client.operation.duration": {
-        "mcp.method.name",
-        "mcp.protocol.version",
-        "error.type",
-        "rpc.response.status_code",
-    },
-    "otel_mcp.call.input.wait": {"gen_ai.tool.name"},
-    "otel_mcp.call.input.abandoned": {"gen_ai.tool.name"},
-    "otel_mcp.requests.refused": {"http.response.status_code", "otel_mcp.client.name"},
-    "otel_mcp.requests.active": {"mcp.method.name", "gen_ai.tool.name"},
-    "otel_mcp.call.oldest": {"gen_ai.tool.name"},
-    "otel_mcp.task.started": {"gen_ai.tool.name"},
-    "otel_mcp.task.duration": {"gen_ai.tool.name", "otel_mcp.task.status"},
-    "otel_mcp.task.active": {"gen_ai.tool.name", "otel_mcp.task.status"},
-    "otel_mcp.task.oldest": {"gen_ai.tool.name"},
-    "otel_mcp.task.unfetched": {"gen_ai.tool.name", "otel_mcp.task.status"},
-    "otel_mcp.stream.active": {"otel_mcp.stream.kind"},
-    "otel_mcp.stream.duration": {"otel_mcp.stream.kind", "otel_mcp.client.name"},
-    "otel_mcp.store.operation.duration": {"otel_mcp.store.operation", "otel_mcp.store.outcome"},
-    "otel_mcp.store.dropped": {"otel_mcp.reason"},
-    "otel_mcp.audit.dropped": {"otel_mcp.reason"},
-    "otel_mcp.observer.dropped": {"otel_mcp.observer"},
-    "otel_mcp.headers.contradicted": {"otel_mcp.header"},
-    "otel_mcp.errors": {"otel_mcp.component"},
-}
 
 SOURCE = "otel_mcp.session.source"
 COMMON: Message = {"network.protocol.version": "1.1"}
@@ -202,26 +86,12 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     await runtime.shut_down()
 
 
-async def test_the_metrics_are_those_of_the_contract(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+async def test_metrics_are_those_of_the_registry(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
     await use_everything(runtime, telemetry, failures)
 
-    found = telemetry.metrics()
-
-    assert {name: (metric.unit, metric.kind) for name, metric in found.items()} == {
-        name: declared for name, declared in CONTRACT.items() if name in found or name != "otel_mcp.session.active"
-    }
-
-
-async def test_attributes_are_those_of_the_contract_and_texts(
-    runtime: Runtime, telemetry: Telemetry, failures: Any
-) -> None:
-    await use_everything(runtime, telemetry, failures)
-
-    for name, metric in telemetry.metrics().items():
-        for attributes in metric.points:
-            assert {key for key, _ in attributes} <= ATTRIBUTES.get(name, set()), name
-            numbers = {key for key, value in attributes if type(value) is not str}
-            assert numbers <= {"http.response.status_code"}, name
+    emitted = registry.Emitted(telemetry.metrics())
+    problems = list(registry.metrics_are_defined(registry.load(), emitted))
+    assert [each for each in problems if not each.startswith("otel_mcp.session.active is None")] == []  # Needs Redis.
 
 
 async def test_no_id_is_a_metric_attribute(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
