@@ -21,13 +21,6 @@ GROUPS = [
     *("distro", "configurator", "pre_instrument", "instrumentor", "propagator", "traces_sampler", "id_generator"),
     *("traces_exporter", "metrics_exporter", "logs_exporter"),
 ]
-SERVER_SEAMS = {
-    "uvicorn": ("uvicorn.config", "uvicorn.server"),
-    "gunicorn": ("gunicorn.workers.gasgi", "uvicorn.config"),
-    "hypercorn": ("hypercorn.app_wrappers",),
-    "granian": ("granian.asgi",),
-}
-"""Modules that each server imports before it imports the app."""
 
 
 class Report:
@@ -196,7 +189,7 @@ def look(report: Report, task: dict[str, Any]) -> None:
     ours: Any = importlib.import_module("otel_mcp.instrumentor")
     wanted = [module for module, _ in ours.TARGETS]
     if task["app"] is not None:
-        wanted = SERVER_SEAMS.get(task["server"] or "", ())
+        wanted = task["modules"]
         try:
             app = import_app(task["app"])
             kinds: tuple[type, ...] = type(app).__mro__

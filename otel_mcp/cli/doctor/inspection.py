@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NotRequired, TypedDict
 
-from otel_mcp.cli.doctor.launch import Launch, is_auto
+from otel_mcp.cli.doctor.launch import SERVERS, Launch, is_auto
 
 _CHILD: Final = Path(__file__).with_name("child.py")
 _RUN_SCRIPT: Final = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
@@ -134,12 +134,13 @@ class Inspection:
     async def load(self, exporters: Sequence[tuple[str, str]], disabled: set[str], seconds: float) -> Loaded:
         """Load instrumentations and the app, and return the results after at most `seconds`."""
         launch, loaded = self._launch, Loaded(timed_out="loading the instrumentations")
+        known = SERVERS.get(launch.server or "")
         task = {
             "initialise": launch.initialises or not launch.given or launch.app is None,
             "disabled": sorted(disabled),
             "exporters": exporters,
             "app": asdict(launch.app) if launch.app is not None else None,
-            "server": launch.server,
+            "modules": known.modules if known is not None else (),
         }
         with suppress(TimeoutError):
             await asyncio.wait_for(self._read(loaded, json.dumps(task).encode() + b"\n"), seconds)

@@ -1,7 +1,4 @@
-"""Parse the command that starts a server: its wrappers, interpreter, app and number of workers.
-
-Nothing is run. Parts that are not understood are reported, not guessed.
-"""
+"""Parse the command that starts a server, without running it: its wrappers, interpreter, app, number of workers."""
 
 from __future__ import annotations
 
@@ -21,31 +18,33 @@ AUTO_DIRECTORY: Final = "opentelemetry/instrumentation/auto_instrumentation"
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 _PYTHON: Final = re.compile(r"(python|pypy)[\d.]*\Z")
 _APP: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(.*\))?\Z")
-_MODULE: Final = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*\Z")
 _RUNNERS: Final = frozenset({"uv", "poetry", "pdm", "pipenv", "hatch"})
 """Tools that start a program by ``TOOL run``."""
 _PLAIN_WRAPPERS: Final = frozenset({"exec", "nohup", "tini", "dumb-init", "--"})
-_BYPASSING_FLAGS: Final = re.compile(r"-[A-Za-z]*[IES]")
 
 
 class _Server(NamedTuple):
-    """Options of an ASGI server."""
+    """How an ASGI server is started, and what it imports."""
 
     attribute: str | None
     """Default name of the app in its module."""
-    workers: tuple[str, ...]
-    """Options for the number of workers."""
-    variables: tuple[str, ...]
+    modules: tuple[str, ...]
+    """Modules that we patch, which the server imports before the app."""
+    variables: tuple[str, ...] = ()
     """Environment variables for the number of workers."""
-    folder: tuple[str, ...]
+    folder: tuple[str, ...] = ()
     """Options for the folder to import from."""
 
 
 SERVERS: Final[Mapping[str, _Server]] = {
-    "uvicorn": _Server(None, ("--workers",), ("UVICORN_WORKERS", "WEB_CONCURRENCY"), ("--app-dir",)),
-    "gunicorn": _Server("application", ("--workers", "-w"), ("WEB_CONCURRENCY",), ("--chdir", "--pythonpath")),
-    "hypercorn": _Server("app", ("--workers", "-w"), (), ()),
-    "granian": _Server("app", ("--workers",), ("GRANIAN_WORKERS",), ("--working-dir",)),
+    "uvicorn": _Server(
+        None, ("uvicorn.config", "uvicorn.server"), ("UVICORN_WORKERS", "WEB_CONCURRENCY"), ("--app-dir",)
+    ),
+    "gunicorn": _Server(
+        "application", ("gunicorn.workers.gasgi", "uvicorn.config"), ("WEB_CONCURRENCY",), ("--chdir", "--pythonpath")
+    ),
+    "hypercorn": _Server("app", ("hypercorn.app_wrappers",)),
+    "granian": _Server("app", ("granian.asgi",), ("GRANIAN_WORKERS",), ("--working-dir",)),
 }
 
 
@@ -91,7 +90,7 @@ class Launch:
     @property
     def bypassing_flag(self) -> str | None:
         """A flag by which the interpreter ignores `sitecustomize` or PYTHONPATH."""
-        return next((flag for flag in self.flags if _BYPASSING_FLAGS.match(flag)), None)
+        return next((flag for flag in self.flags if re.match("-[A-Za-z]*[IES]", flag)), None)
 
     @property
     def auto_directory(self) -> str | None:
@@ -252,7 +251,7 @@ def _server(launch: Launch, name: str, arguments: list[str]) -> None:
         return
     launch.app = _app(known, arguments)
     if known is not None:
-        texts = (option(arguments, *known.workers), *(launch.env.get(variable) for variable in known.variables))
+        texts = (option(arguments, "--workers", "-w"), *(launch.env.get(variable) for variable in known.variables))
         launch.workers = next((int(text) for text in texts if text and text.isdecimal()), 1)
         launch.unknown = None if launch.app else f"no app was found among the arguments of {name}"
     elif launch.app is None:
@@ -281,7 +280,9 @@ def _app(server: _Server | None, arguments: Sequence[str]) -> App | None:
     folder = option(arguments, *(server.folder if server else ())) or os.getcwd()
     if named is None:
         bare = arguments[-1] if arguments and server and server.attribute else ""
-        if not _MODULE.match(bare) or (len(arguments) > 1 and arguments[-2].startswith("-")):
+        if not all(part.isidentifier() for part in bare.split(".")) or (
+            len(arguments) > 1 and arguments[-2].startswith("-")
+        ):
             return None
         return App(bare, (server and server.attribute) or "", folder=folder)
     module, _, attribute = named.partition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,12 @@ def test_a_key_counts_with_its_namespace_or_with_its_host(
     meta: dict[str, Any], client: str, found: tuple[str, str] | None
 ) -> None:
     assert conversation(meta, HOST_KEYS, client) == found
+
+
+def test_each_key_of_a_host_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sessions.md").read_text(encoding="utf-8")
+
+    assert [entry.key for entry in HOST_KEYS if f"`{entry.key}`" not in page] == []
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,13 @@ def test_a_patched_name_is_restored_to_the_same_object() -> None:
     assert Library.__dict__["serve"] is original
 
 
+def test_each_target_names_a_function_of_an_integration() -> None:
+    named = [inspect.getclosurevars(apply).nonlocals for _, apply in TARGETS]
+
+    for each in named:
+        assert callable(getattr(import_module(f"otel_mcp.integrations.{each['module']}"), each["function"], None)), each
+
+
 def test_a_name_that_is_not_there_is_left_alone() -> None:
     assert not Patches().replace(Library, "missing", shouting)
     assert not hasattr(Library, "missing")
