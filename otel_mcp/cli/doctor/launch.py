@@ -18,8 +18,7 @@ AUTO_DIRECTORY: Final = "opentelemetry/instrumentation/auto_instrumentation"
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 _PYTHON: Final = re.compile(r"(python|pypy)[\d.]*\Z")
 _APP: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(.*\))?\Z")
-_RUNNERS: Final = frozenset({"uv", "poetry", "pdm", "pipenv", "hatch"})
-"""Tools that start a program by ``TOOL run``."""
+_RUNNERS: Final = frozenset({"uv", "poetry", "pdm", "pipenv", "hatch"})  # By ``uv run PROGRAM``, for example.
 _PLAIN_WRAPPERS: Final = frozenset({"exec", "nohup", "tini", "dumb-init", "--"})
 
 
