@@ -87,7 +87,7 @@ class Runtime:
         self.resolver = Resolver(settings, self.sessions, self.metrics.sessions.rejected)
         hashes = self.resolver.hashes
         self.metrics.catalogues.keyed = lambda content: hashes.digest("catalogue", content.hex(), size=8)
-        self.metrics.catalogues.wake = self.sessions.worker.listed
+        self.metrics.catalogues.wake = self.sessions.list_catalogues
         self.metrics.tasks.hashed = lambda name: hashes.digest("task", name, size=8) if hashes.is_agreed else None
         self.metrics.tasks.wake = self.sessions.follow_tasks
         self.observers = Observers(settings, self.metrics.observer_dropped, **agent.make(settings, self.sessions))

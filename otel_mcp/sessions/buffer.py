@@ -47,10 +47,6 @@ class Buffer:
         self._clock = clock
         self.hold_time = _HANDSHAKE * settings.flush_interval
         """Seconds that a handshake is held."""
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything, the lock too: it may have been held when the process forked."""
         self._lock = threading.Lock()
         self.pending: dict[str, SessionDelta] = {}
         """By the id of the session, and by user too where two act under one id: their facts must not merge."""

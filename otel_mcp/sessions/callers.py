@@ -30,10 +30,6 @@ class Callers:
         self._store = store
         self._health = health
         self._clock = clock
-        self.clear()
-
-    def clear(self) -> None:
-        """Start again: after a fork."""
         self.counted = {""}
         """Who need not be added any more, and nobody."""
         self.until = 0.0

@@ -41,10 +41,6 @@ class SessionDocuments:
         self._store = store
         self._flusher = flusher
         self._health = health
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all: after a fork they are the parent's."""
         self.unwritten: OrderedDict[str, _Unwritten | float] = OrderedDict()
         """What the store does not know yet: a document to save, or when (Unix seconds) one was deleted."""
 

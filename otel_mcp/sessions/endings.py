@@ -39,10 +39,6 @@ class Endings:
         self._settle = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + TRAVEL
         """Seconds in which other processes write what they know."""
         self._brief = min(BRIEF, settings.session_idle_gap) if "inferred" in settings.session_sources else 0.0
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything: after a fork."""
         self.held: OrderedDict[str, float] = OrderedDict()
         """Sessions that have ended, and from when on (monotonic seconds) to report it."""
 

@@ -42,10 +42,6 @@ class Findings:
         self._events = events
         self._health = health
         self._clock = clock
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything: after a fork."""
         self.due: dict[str, float] = {}
         """Sessions to look at, and from when on (monotonic seconds)."""
         self.next_at = inf

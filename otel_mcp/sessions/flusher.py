@@ -73,12 +73,7 @@ class Flusher:
         self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""
-        self.clear()
-
-    def clear(self) -> None:
-        """Start again: after a fork."""
         self.frozen: dict[str, Flush] = {}
-        self._recent.clear()
         self._turn = threading.Lock()
         self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
         self._warned: set[str] = set()
@@ -231,7 +226,7 @@ class Flusher:
         self._count_dropped()
         if calls:
             self.drop(calls, "shutdown")
-        self.tasks.clear()
+        self.tasks.abandon()
         with guarded("session events"):
             self._events.tasks_abandoned()
 

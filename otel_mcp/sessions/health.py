@@ -128,10 +128,6 @@ class StoreHealth:
         self.divided = divided
         self.events = events
         self._clock = clock
-        self.clear()
-
-    def clear(self) -> None:
-        """Start again: after a fork."""
         self.is_away = False
         """The last use of the store failed (the breaker is open)."""
         self.is_partial = False

@@ -51,10 +51,6 @@ class Interruptions:
         shared = not isinstance(store, MemoryStore)
         self._settle = settings.flush_interval if shared else 0.0
         self._settle_back = 3 * settings.flush_interval + _TRAVEL if shared else 0.0
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything: after a fork it is the parent's."""
         self.refusals: OrderedDict[_Key, tuple[float, Refusal]] = OrderedDict()
         """To be asked about, from when on (monotonic seconds)."""
         self._asked: OrderedDict[_Key, float] = OrderedDict()

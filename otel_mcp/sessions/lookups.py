@@ -34,10 +34,6 @@ class Lookups:
 
     def __init__(self, health: StoreHealth) -> None:
         self._health = health
-        self.clear()
-
-    def clear(self) -> None:
-        """Start again: after a fork."""
         self._asked: dict[tuple[int, str, str], asyncio.Task[object]] = {}
         self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
@@ -133,6 +129,10 @@ class SharedKey:
     def secret(self) -> bytes:
         """The key as it is known at present."""
         return self._key.encode()
+
+    def take_over(self, parent: SharedKey) -> None:
+        """Go on with what the process had that this one was forked from."""
+        self._key, self.is_agreed = parent._key, parent.is_agreed
 
     def ask(self) -> Awaitable[str]:
         """Ask the store for the key, and offer ours."""

@@ -39,14 +39,25 @@ class Sessions:
     """The sessions of this process, in the store that the settings name."""
 
     def __init__(self, settings: Settings, events: SessionEvents, *, store: SessionStore | None = None) -> None:
-        self._producer = ProducerId()
-        self._store: SessionStore = choose(settings, self._producer) if store is None else store
-        self._in_memory = isinstance(self._store, MemoryStore)
+        self._settings = settings
+        self._events = events
+        self._given = store
         if store is None and settings.redis_url is None:
             logger.warning(
                 "otel_mcp: no Redis is configured (OTEL_PYTHON_MCP_REDIS_URL): "
                 "sessions live in the memory of this process only"
             )
+        self._parents: list[SessionStore] = []
+        """Stores of the processes that this one was forked from: they have connections that must not be closed here."""
+        self._build()
+        loops.leave_to_parent(self)
+
+    def _build(self) -> None:
+        """Make the parts, which hold what this process alone knows."""
+        settings, events = self._settings, self._events
+        self._producer = ProducerId()
+        self._store: SessionStore = choose(settings, self._producer) if self._given is None else self._given
+        self._in_memory = isinstance(self._store, MemoryStore)
         self.buffer = Buffer(settings)
         """What waits to be written; handshakes are held in it for a moment."""
         self._health = StoreHealth(events, divided=is_divided(settings))
@@ -60,7 +71,16 @@ class Sessions:
         self._turnover = loops.Turnover()
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Those that have served since they were closed last."""
-        loops.leave_to_parent(self)
+
+    def clear(self) -> None:
+        """Leave to the parent, after a fork, what is the parent's: its calls, its task, its connections, its locks."""
+        self._parents.append(self._store)
+        self.worker.clear()
+        self.buffer.pending.clear()
+        self._flusher.frozen.clear()
+        key = self.shared_key
+        self._build()
+        self.shared_key.take_over(key)
 
     # What happens: from any thread; never waits, never raises.
 
@@ -88,6 +108,10 @@ class Sessions:
         self._flusher.tasks.due = True
         if not self.worker.woken:
             self.worker.notify()
+
+    def list_catalogues(self) -> None:
+        """Have a catalogue noted that a client was shown; from any thread."""
+        self.worker.listed()
 
     # The task in the background.
 
@@ -270,15 +294,3 @@ class Sessions:
     def pending(self) -> int:
         """Tool calls that are not known to be in the store."""
         return self._flusher.calls
-
-    def clear(self) -> None:
-        """Leave to the parent what is the parent's: its calls, its task, its connections."""
-        self._producer.renew()
-        self._loops.clear()
-        self._turnover.forget()
-        flusher = self._flusher
-        flushing = (flusher, flusher.endings, flusher.findings, flusher.interruptions, flusher.tasks, flusher.callers)
-        for part in (self.buffer, self._health, *flushing, self._lookups, self.worker, self._documents):
-            part.clear()
-        if isinstance(self._store, MemoryStore):
-            self._store.clear()

@@ -141,16 +141,16 @@ class Tasks:
         self._events = events
         self._health = health
         self._producer = producer
-        self.clear()
-
-    def clear(self) -> None:
-        """Start again: after a fork."""
         self.due = False
         """News wait, or have been sent and not answered."""
         self._batch = ""
         self._sent: Sequence[TaskNews] = ()
         self._count = ""
         """Names the count that is not answered: what it has claimed is claimed again."""
+
+    def abandon(self) -> None:
+        """Send nothing any more, since the process ends."""
+        self.due, self._sent = False, ()
 
     async def follow(self) -> None:
         """Send what waits, and report what has ended."""

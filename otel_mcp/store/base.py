@@ -34,10 +34,6 @@ class ProducerId:
     __slots__ = ("_sequence", "started_at", "token")
 
     def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Become another producer: after a fork."""
         self.token = secrets.token_urlsafe(8)
         self.started_at = time.time()
         """Unix seconds."""

@@ -26,16 +26,12 @@ class MemoryStore(CutSessions, Alone):
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything: after a fork it is the parent's."""
+        super().__init__()
         self._records: OrderedDict[str, Record] = OrderedDict()
         """By last use."""
         self._agreed: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._tables: dict[str, dict[str, str]] = {}
         self._evicted: deque[EndedSession] = deque(maxlen=self._settings.max_sessions)
-        self.forget_callers()
         self._visits = Visits(self._settings.max_sessions)
 
     @property

@@ -218,8 +218,7 @@ class CutSessions:
 class Alone:
     """What a store does for the other processes, where there is none."""
 
-    def forget_callers(self) -> None:
-        """Forget who has called: after a fork."""
+    def __init__(self) -> None:
         self._callers: tuple[str, set[str]] = "", set()
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:

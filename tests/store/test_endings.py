@@ -109,7 +109,7 @@ async def test_an_end_whose_process_dies_before_it_reports_is_reported_by_anothe
     (dies, dead), (_, listener) = replica(), replica()
     dies.submit(delta(3, at=time.time(), ended="client_delete"))
     await until(lambda: raw.hget("{mcp_session:abc}:stats", "w"))
-    dies._flusher.endings.clear()  # pyright: ignore[reportPrivateUsage]
+    dies._flusher.endings.held.clear()  # pyright: ignore[reportPrivateUsage]
     # As if its claim were a minute old.
     token = raw.hget("{mcp_session:abc}:stats", "w").decode().split(" ")[0]
     raw.hset("{mcp_session:abc}:stats", "w", f"{token} {round((time.time() - 5) * 1e6)}")

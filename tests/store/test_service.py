@@ -728,7 +728,7 @@ async def test_a_hash_key_lost_by_the_store_is_written_again(remote: Remote) -> 
     first = remote_sessions(remote, Listener(), sweep_interval=0.02)
     first.ensure_running()
     key = await first.hash_key()
-    remote.memory.clear()
+    remote.memory = MemoryStore(settings())
     asked = len(remote.asked)
 
     await until(lambda: "get_or_set" in remote.asked[asked:])
