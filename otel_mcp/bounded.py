@@ -42,10 +42,6 @@ class Recent:
             self._keys.popitem(last=False)
         return known
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._keys.clear()
-
 
 class Paths(OrderedDict[str, V]):
     """A value for each of the most recently used paths.

@@ -66,7 +66,7 @@ class SessionDocuments:
         if not self._health.is_away:
             with self._health.operation("load"):
                 return await self._store.load(session_id)
-        return self._load_here(session_id)
+        return await self._load_here(session_id)
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
         """Read the document; begin a new one where there is none."""
@@ -115,15 +115,15 @@ class SessionDocuments:
         while len(self.unwritten) > self._settings.max_sessions:
             self.unwritten.popitem(last=False)
 
-    def _load_here(self, session_id: str) -> SessionState | None:
+    async def _load_here(self, session_id: str) -> SessionState | None:
         """Return the document as far as this process knows it: what was saved, and what waits over it."""
         memory = MemoryStore(self._settings)
         saved = self.unwritten.get(session_id)
         if isinstance(saved, _Unwritten):
-            memory.put(saved.state)
-        for sequence, delta in enumerate(self._flusher.waiting(session_id)):
-            memory.write(Flush(delta, "", sequence))
-        return memory.read(session_id)
+            await memory.save(saved.state)
+        waiting = self._flusher.waiting(session_id)
+        await memory.apply([Flush(delta, "", sequence) for sequence, delta in enumerate(waiting)])
+        return await memory.load(session_id)
 
     async def _save(self, wanted: _Unwritten) -> bool:
         """Write the document; return whether the store has decided about it."""

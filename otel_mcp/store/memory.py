@@ -21,7 +21,7 @@ from otel_mcp.store.memory_record import Alone, CutSessions, Record, Visits, fir
 
 
 class MemoryStore(CutSessions, Alone):
-    """A `SessionStore` of one process. `clock` returns Unix seconds."""
+    """A `SessionStore`, which says what the methods do, of one process. `clock` returns Unix seconds."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
@@ -36,18 +36,15 @@ class MemoryStore(CutSessions, Alone):
 
     @property
     def ahead(self) -> float:
-        """Seconds that `clock` is ahead."""
         return 0.0 if self._clock is time.time else self._clock() - time.time()
 
     def __len__(self) -> int:
         return len(self._records)
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
-        """Write each flush once."""
-        return [self.write(flush) for flush in deltas]
+        return [self._apply(flush) for flush in deltas]
 
-    def write(self, flush: Flush) -> WriteResult:
-        """Write one flush, once."""
+    def _apply(self, flush: Flush) -> WriteResult:
         now, delta = self._clock(), flush.delta
         answer = self._write(flush, now)
         if delta.call_count:
@@ -141,21 +138,11 @@ class MemoryStore(CutSessions, Alone):
                 self._evicted.append(oldest.report())
 
     async def load(self, session_id: str) -> SessionState | None:
-        """Return the document."""
-        return self.read(session_id)
-
-    def read(self, session_id: str) -> SessionState | None:
-        """Return the document."""
         now = self._clock()
         record = self._record(session_id, now)
         return record.state(self._settings.service_name) if record is not None and record.has_document(now) else None
 
     async def save(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
-        """Write a document of the user's."""
-        return self.put(state, only_new=only_new)
-
-    def put(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
-        """Write a document of the user's."""
         now = self._clock()
         record = self._record(state.session_id, now)
         if only_new and record is not None and record.has_document(now):
@@ -181,7 +168,6 @@ class MemoryStore(CutSessions, Alone):
         return WriteResult(state.session_id, created=created)
 
     async def delete(self, session_id: str) -> bool:
-        """Remove a session at once: nothing stays but that it was deleted, and whose it was."""
         now = self._clock()
         record = self._record(session_id, now)
         if record is None:
@@ -191,7 +177,6 @@ class MemoryStore(CutSessions, Alone):
         return record.has_document(now)
 
     async def describe(self, session_id: str) -> Known:
-        """Return what is known of an id."""
         now = self._clock()
         record, successor = self._record(session_id, now), self._value(f"{session_id}:next", now)
         if record is None:
@@ -208,22 +193,18 @@ class MemoryStore(CutSessions, Alone):
         """Do nothing: the one process that could ask has opened it."""
 
     async def get(self, key: str) -> str | None:
-        """Return the value under `key`."""
         return self._value(key, self._clock())
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
-        """Return the value under `key`."""
         now = self._clock()
         if (value := self._value(key, now)) is None:
             self._set(key, candidate, now + ttl if ttl else float("inf"))
         return candidate if value is None else value
 
     async def set_value(self, key: str, value: str, ttl: float) -> None:
-        """Set the value under `key`."""
         self._set(key, value, self._clock() + ttl)
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
-        """Return the id of the one session that continues `old_id`."""
         now = self._clock()
         if self._value(f"{old_id}:next", now) is None and self._bound(old_id, now) not in (None, user):
             return candidate
@@ -249,14 +230,12 @@ class MemoryStore(CutSessions, Alone):
         return record.facts.principal if (record := self._record(session_id, now)) is not None else None
 
     async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
-        """Return the entries of a table."""
         held = self._tables.get(table, {})
         return dict(held) if names is None else {name: held[name] for name in names if name in held}
 
     async def swap(
         self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
     ) -> set[str]:
-        """Change entries of a table that are still what they were; return the names of the others."""
         held, missed = self._tables.setdefault(table, {}), set[str]()
         for name, (former, new) in changes.items():
             if held.get(name) != former or (former is None and len(held) >= most):
@@ -268,7 +247,6 @@ class MemoryStore(CutSessions, Alone):
         return missed
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
-        """Return sessions whose time was over at `now`."""
         ended: list[EndedSession] = []
         while self._evicted and len(ended) < limit:
             ended.append(self._evicted.popleft())
@@ -283,28 +261,23 @@ class MemoryStore(CutSessions, Alone):
         return ended
 
     async def claim_held(self, session_ids: Sequence[str], now: float) -> list[EndedSession]:
-        """Return the ends of these sessions that nobody has reported."""
         found = [self._records.get(session_id) for session_id in session_ids]
         return [record.report() for record in found if record is not None and record.unreported]
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
-        """Note the outcomes; nobody else could report the ends."""
         for end in ended:
             record = self._records.get(end.session_id)
             if record is not None and record.ended is not None:
                 record.outcome = end.outcome
 
     async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
-        """Return when the visitors of these sessions have begun those in which no tool was called."""
         return [self._visits.add(end) for end in ended]
 
     async def mark(self, session_id: str, finding: str) -> bool:
-        """Note a pattern that a running session shows."""
         record = self._record(session_id, now := self._clock())
         return record is not None and record.has_document(now) and record.mark(finding)
 
     async def active(self) -> int:
-        """Count live sessions."""
         now = self._clock()
         return sum(1 for record in self._records.values() if record.ended is None and record.deadline > now)
 

@@ -199,14 +199,12 @@ class CutSessions:
     _has_cut = False
 
     async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str] = ()) -> list[Interruption]:
-        """Mark the sessions that the server refused though they live."""
         found = [(self._records.get(refusal.session_id), refusal) for refusal in refusals]
         cuts = [record.cut(refusal) for record, refusal in found if record is not None]
         self._has_cut = self._has_cut or any(cuts)
         return [cut for cut in cuts if cut is not None]
 
     async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
-        """Give out one session of `visitor` that was cut before `at`."""
         for record in self._records.values() if self._has_cut else ():
             if record.waits and record.facts.visitor == visitor and (since := record.come_back(at, at)) is not None:
                 facts = record.facts.at_end()
@@ -222,7 +220,6 @@ class Alone:
         self._callers: tuple[str, set[str]] = "", set()
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
-        """Add callers to those of a day; return how many there are, of this process alone."""
         if day != self._callers[0]:
             self._callers = day, set()
         known = self._callers[1]

@@ -26,6 +26,7 @@ from otel_mcp.sessions.service import Sessions
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.memory import MemoryStore
 from tests.support.stores import Listener, delta, facts, settings
+from tests.support.waiting import at_once
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +67,7 @@ class Remote:
             if flush.delta.facts.session_id in self.stuck
             else WriteResult(flush.delta.facts.session_id, refused="foreign")
             if flush.delta.facts.session_id in self.foreign
-            else memory.write(flush)
+            else (await memory.apply([flush]))[0]
             for flush in deltas
         ]
         if self.loses_answer:
@@ -152,7 +153,7 @@ class Remote:
 
     def read(self, session_id: str) -> SessionState | None:
         """What is in the store, whether it answers or not."""
-        return self.memory.read(session_id)
+        return at_once(self.memory.load(session_id))
 
 
 @pytest.fixture
@@ -531,7 +532,7 @@ async def test_get_or_create_during_an_outage_leaves_the_document_of_another_rep
 ) -> None:
     remote.down = StoreDown("ConnectionError")
     await sessions.get_or_create("abc")
-    remote.memory.put(SessionState(session_id="abc", attributes={"cart": [1]}))
+    await remote.memory.save(SessionState(session_id="abc", attributes={"cart": [1]}))
 
     remote.down = None
     sessions.ensure_running()
@@ -545,7 +546,7 @@ async def test_get_or_create_during_an_outage_leaves_the_document_of_another_rep
 async def test_get_or_create_after_a_delete_in_an_outage_begins_without_attributes(
     sessions: Sessions, remote: Remote
 ) -> None:
-    remote.memory.put(SessionState(session_id="abc", attributes={"cart": [1]}))
+    await remote.memory.save(SessionState(session_id="abc", attributes={"cart": [1]}))
     remote.down = StoreDown("ConnectionError")
     await sessions.delete("abc")
     await sessions.get_or_create("abc")
@@ -830,7 +831,7 @@ def test_each_loop_in_turn_is_served_and_released(listener: Listener) -> None:
 
     # Ending a loop cancels its tasks; ours writes what waits.
     assert sessions.pending == 0
-    state = store.read("abc")
+    state = at_once(store.load("abc"))
     assert state is not None
     assert state.tool_call_count == 2
     assert [loop() for loop in served] == [None] * 2
@@ -910,7 +911,7 @@ def test_two_loops_at_once_share_sessions(listener: Listener) -> None:
         thread.join(20)
 
     sessions.flush_at_exit()
-    state = store.read("abc")
+    state = at_once(store.load("abc"))
     assert state is not None
     assert (state.tool_call_count, sessions.pending) == (400, 0)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], object], *, deadline: float, interval: float = 0.05) -> bool:
@@ -14,3 +17,13 @@ def wait_until(condition: Callable[[], object], *, deadline: float, interval: fl
             return False
         time.sleep(interval)
     return True
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run what waits for nothing, such as a store in memory, without a loop."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return done.value
+    work.close()
+    raise AssertionError("it waits")

@@ -34,7 +34,7 @@ _UNWRITTEN: Final = 120_000
 
 
 class RedisStore:
-    """A `SessionStore` on one Redis, Sentinel or Cluster.
+    """A `SessionStore`, which says what the methods do, on one Redis, Sentinel or Cluster.
 
     `client` makes the client of a loop; left out, the URL of the settings does.
 
@@ -58,11 +58,9 @@ class RedisStore:
 
     @property
     def ahead(self) -> float:
-        """Seconds that the clock of the server is ahead of ours."""
         return self._writer.ahead
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
-        """Write each flush once."""
         answers = await self._flushes.write(deltas) if deltas else []
         for at, answer in enumerate(answers):
             if answer.refused == "foreign":
@@ -82,11 +80,9 @@ class RedisStore:
         return answer
 
     async def load(self, session_id: str) -> SessionState | None:
-        """Return the document."""
         return _parse(await self._raw(session_id), session_id)
 
     async def save(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
-        """Write a document of the user's."""
         session_id = state.session_id
         created = await self._save(state, "", only_new=only_new)
         if created is None:
@@ -114,39 +110,32 @@ class RedisStore:
         return await self.delete(session_id, reported=False)
 
     async def describe(self, session_id: str) -> Known:
-        """Return what is known of an id."""
         keys = (*self._keys.session(session_id), self._keys.successor(session_id))
         reply = await self._unless_foreign(codec.DESCRIBE, keys, self._writer.owner)
         return Known(exists=False) if reply is None else replies.known(session_id, reply)
 
     async def bind(self, session_id: str, user: str | None) -> None:
-        """Note whose a session is that is written later."""
         keys = self._keys.session(session_id)
         await self._unless_foreign(codec.BIND, keys, user or "", self._writer.owner, _UNWRITTEN)
 
     async def get(self, key: str) -> str | None:
-        """Return the value that was agreed on under `key`."""
         return agreed_id(await self._link.run(Run("GET", (self._keys.agreement(key),))))
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
-        """Return the value that all replicas have under `key`."""
         kept = max(round(min(ttl, codec.LONGEST) * 1000), 1) if ttl else 0
         value = await self._link.run(Run(codec.GET_OR_SET, (self._keys.agreement(key),), (candidate, kept)))
         # What stays for good is the hash key, which an operator may have put there: it is no id.
         return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
 
     async def set_value(self, key: str, value: str, ttl: float) -> None:
-        """Set the value that all replicas have under `key`."""
         await self._link.run(Run("SET", (self._keys.agreement(key),), (value, "PX", max(round(ttl * 1000), 1))))
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
-        """Return the id of the one session that continues `old_id`."""
         keys = (self._keys.successor(old_id), self._keys.session(old_id)[1])
         value = await self._link.run(Run(codec.GET_OR_SET, keys, (candidate, self._writer.ttl, 0, user or "")))
         return agreed_id(value) or candidate
 
     async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
-        """Return the entries of a table."""
         key = (self._keys.agreement(table),)
         if names is None:
             held: Any = await self._unless_foreign("HGETALL", key) or {}
@@ -157,27 +146,22 @@ class RedisStore:
     async def swap(
         self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
     ) -> set[str]:
-        """Change entries of a table that are still what they were; return the names of the others."""
         parts = [_raw(part or "") for name, change in changes.items() for part in (name, *change)]
         arguments = (most, round(kept * 1000), *parts)
         missed = await self._unless_foreign(codec.SWAP, (self._keys.agreement(table),), *arguments)
         return set(changes) if missed is None else set(map(_text, missed))
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
-        """Claim sessions whose time was over at `now`."""
         self._link.forget_closed()
         return await self._sweep.claim_expired(now - time.time(), limit)
 
     async def claim_held(self, session_ids: Sequence[str], now: float) -> list[EndedSession]:
-        """Claim ends that this process holds, as of `now`."""
         return await self._sweep.claim_held(session_ids, now - time.time())
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
-        """Acknowledge ends that have been reported."""
         await self._sweep.ack_ends(ended)
 
     async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
-        """Return when the visitors of these sessions have begun those in which no tool was called."""
         found: list[list[float]] = [[] for _ in ended]
         runs, places = list[Run](), dict[int, int]()
         for at, end in enumerate(ended):
@@ -195,7 +179,6 @@ class RedisStore:
         return found
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
-        """Add callers to those of a day; return how many there are."""
         key = (self._keys.callers(day),)
         kept = [Run("PFADD", key, tuple(hashes)), Run("PEXPIRE", key, (codec.CALLERS_KEPT,))] if hashes else []
         *_, number = await self._link.run_all([*kept, Run("PFCOUNT", key)])
@@ -206,25 +189,20 @@ class RedisStore:
         return int(number)
 
     async def mark(self, session_id: str, finding: str) -> bool:
-        """Note a pattern that a running session shows."""
         run = Run(codec.MARK, self._keys.session(session_id), (self._writer.owner, finding))
         return bool(await self._link.run(run))
 
     async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str] = ()) -> list[Interruption]:
-        """Mark the sessions that a server refused though they live."""
         return await self._interruptions.cut(refusals, gone)
 
     async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
-        """Give out one session of `visitor` that was cut before `at`."""
         return await self._interruptions.back(visitor, at, session_id)
 
     async def active(self) -> int:
-        """Count live sessions of the service."""
         now = self._writer.instant(time.time()) / 1e6
         return int(await self._link.run(Run("ZCOUNT", (self._keys.deadlines,), (f"{now:.6f}", "+inf"))))
 
     async def aclose(self) -> None:
-        """Close the client of the running loop."""
         await self._link.aclose()
 
     async def _unless_foreign(self, script: Script | str, keys: tuple[str, ...], *args: Any) -> Any:

@@ -16,6 +16,7 @@ from otel_mcp.store.base import ProducerId
 from otel_mcp.store.memory import MemoryStore
 from tests.support.agents import START, STORIES, Behaviour, Story, generated, tell
 from tests.support.stores import Clock, facts, settings
+from tests.support.waiting import at_once
 
 WINDOW = 25
 
@@ -54,8 +55,8 @@ def test_outcome_is_the_same_in_every_order_of_two_replicas_and_a_restart(label:
     for seed in range(40):
         store = MemoryStore(settings(), clock=Clock())
         for flush in arrivals(story, Random(seed)):
-            store.write(flush)
-        state = store.read("abc")
+            at_once(store.apply([flush]))
+        state = at_once(store.load("abc"))
         calls = state.tool_calls if state is not None else []
         orders.add(tuple(call.request_id for call in calls))
         assert outcome_of(story, calls) == label
