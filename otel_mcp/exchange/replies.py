@@ -33,6 +33,8 @@ from otel_mcp.wire.tasks import NOTIFICATIONS, TASK_METHODS
 
 LIMIT: Final = 256 * 1024
 """Bytes held of one answer."""
+_LISTING_LIMIT: Final = 1024 * 1024
+"""The same of a list of tools: those of public servers with some hundred tools have 250 KB."""
 
 _PLAIN: Final = frozenset({b"identity", b""})
 _MESSAGES: Final = (b"message", b"")
@@ -172,6 +174,11 @@ def only_unfinished(exchange: Exchange) -> Call | None:
     return unfinished[0] if len(unfinished) == 1 else None
 
 
+def limit_of(exchange: Exchange) -> int:
+    """Return how many bytes may be held of the answer of an exchange."""
+    return _LISTING_LIMIT if exchange.calls and exchange.calls[0].method == "tools/list" else LIMIT
+
+
 class Answer:
     """The body of one response."""
 
@@ -192,22 +199,23 @@ class Answer:
         # Starlette passes a memoryview on, and servers take a bytearray: what is not ours may not be kept.
         chunk = body if type(body) is bytes else memoryview(body).cast("B")
         if self._reading is Reading.STREAM:
-            if self._decoder is None and (event := whole(chunk, LIMIT)) is not None:
+            most = LIMIT if len(chunk) <= LIMIT else limit_of(self._exchange)
+            if self._decoder is None and (event := whole(chunk, most)) is not None:
                 self._event(event)
             elif chunk:
                 if self._decoder is None:
-                    self._decoder = Decoder(LIMIT)
+                    self._decoder = Decoder(limit_of(self._exchange))
                 for event in self._decoder.feed(chunk):
                     self._event(event)
             if not more and self._unread is not None:
                 self._replies.too_large(self._exchange, self._unread)
         elif self._reading is Reading.JSON:
             self._size += len(chunk)
-            if self._size <= LIMIT:
+            if fits := self._size <= LIMIT or self._size <= limit_of(self._exchange):
                 self._hold(chunk)
             if more:
                 return
-            if self._size > LIMIT:
+            if not fits:
                 self._replies.too_large(self._exchange, self._size)
             elif self._body:
                 body, self._body = self._body, b""

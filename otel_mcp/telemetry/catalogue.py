@@ -25,8 +25,8 @@ logger = logging.getLogger("otel_mcp")
 MAX_TOOLS: Final = 200
 _MAX_PAGES: Final = 128
 """Answers that are known by their bytes, and pages of listings that are not complete."""
-_MAX_READ: Final = 60
-"""New answers that are read in a minute."""
+_MAX_READ: Final = 16 * 1024 * 1024
+"""Bytes of new answers that are read in a minute, which takes half a second."""
 _MAX_CATALOGUES: Final = 16
 """Catalogues that differ, as of users or of mounted servers."""
 _MAX_SHOWN: Final = 100
@@ -77,7 +77,7 @@ class Catalogues:
         self._all_listed = False
         """The server has listed all its tools."""
         self._minute, self._new = -60.0, 0
-        """When the current minute began, and answers since then that were new."""
+        """When the current minute began, and bytes of answers since then that were new."""
         self._read: OrderedDict[int, Page | None] = OrderedDict()
         """Pages, by the fingerprints of the answers."""
         self._pages: OrderedDict[tuple[str, str | None], Page] = OrderedDict()
@@ -117,21 +117,25 @@ class Catalogues:
         """Take the answer to ``tools/list`` from the wire. Returns whether one that says the same was read before."""
         key = fingerprint(data)
         known = key in self._read
-        page = self._read[key] if known else self._slow_read(data)
-        remember(self._read, key, page, _MAX_PAGES)
-        self._read.move_to_end(key)
+        page = self._read[key] if known else self._slow_read(key, data)
+        if known:
+            self._read.move_to_end(key)
         if page is not None:
             cursor = call.params.get("cursor")
             call.listing = Listing(cursor if isinstance(cursor, str) and cursor else None, page)
         return known and page is not None
 
-    def _slow_read(self, data: bytes | bytearray) -> Page | None:
-        """Read an answer that is new, which takes some ms; too many of them are only measured."""
+    def _slow_read(self, key: int, data: bytes | bytearray) -> Page | None:
+        """Read an answer that is new, which takes 3 ms for 100 KB; too many of them are only measured."""
         now = self._clock()
         if now - self._minute >= 60.0:
             self._minute, self._new = now, 0
-        self._new += 1
-        return parse_page(data) if self._new <= _MAX_READ else unread_page(len(data))
+        self._new += len(data)
+        if self._new > _MAX_READ:
+            return unread_page(len(data))
+        page = parse_page(data)
+        remember(self._read, key, page, _MAX_PAGES)
+        return page
 
     def listed(self, call: Call) -> int | None:
         """Take a finished ``tools/list``. Returns the size of the whole catalogue where that is complete, in bytes."""

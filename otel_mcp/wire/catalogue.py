@@ -19,8 +19,11 @@ LONGEST_NAME: Final = 128
 OWN_LIMIT: Final = "anthropic/maxResultSizeChars"
 """Key in the ``_meta`` of a tool: the characters of a result that Claude Code passes on whole."""
 
-_HEAD: Final = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(?:\d+|"[^"\\]*")\s*,')
-"""What differs between two answers that say the same."""
+_FRAME: Final = rb'(?:"jsonrpc"\s*:\s*"2\.0"|"id"\s*:\s*(?:\d+|"[^"\\]*"))\s*'
+_HEAD: Final = re.compile(rb"\s*\{\s*(?:" + _FRAME + rb",\s*)*")
+_TAIL: Final = re.compile(rb"(?:,\s*" + _FRAME + rb")+\}\s*$")
+_LONGEST_TAIL: Final = 256
+"""Bytes. Around the result stands what differs between two answers that say the same, in some order."""
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _decode: Final = json.JSONDecoder(strict=False).raw_decode
 
@@ -57,7 +60,9 @@ class Listing(NamedTuple):
 def fingerprint(data: bytes | bytearray) -> int:
     """Hash an answer but for its id, fast: one that says the same as an earlier one need not be read again."""
     head = _HEAD.match(data)
-    return hash(bytes(data) if head is None else bytes(data[head.end() :]))
+    tail = None if data[-2:] == b"}}" else _TAIL.search(data, max(0, len(data) - _LONGEST_TAIL))
+    # One copy, even of what is 1 MB large.
+    return hash(bytes(memoryview(data)[head.end() if head else 0 : tail.start() if tail else len(data)]))
 
 
 def parse_page(data: bytes | bytearray) -> Page | None:

@@ -17,7 +17,7 @@ from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import Server, result
 from tests.support.asgi import event, post, read, respond, stream
 from tests.support.messages import MODERN, ask, call, initialize, legacy_headers
-from tests.support.providers import Telemetry
+from tests.support.providers import Clock, Telemetry
 from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
@@ -153,8 +153,20 @@ async def test_pages_that_lead_back_to_themselves_are_no_catalogue(runtime: Runt
     assert telemetry.points(SIZE) == []
 
 
+@pytest.mark.parametrize("sse", [False, True])
+async def test_a_list_of_tools_may_be_four_times_as_large_as_other_answers(
+    runtime: Runtime, telemetry: Telemetry, sse: bool
+) -> None:
+    large = {**ADD, "description": "x" * 1_000_000}
+
+    await listing(MCPMiddleware(Lister(large, SUB, sse=sse), runtime))
+
+    assert telemetry.points(SIZE) == [(CLIENT, (1, bytes_of(large, SUB)))]
+    assert definitions(telemetry) == {"add": bytes_of(large), "sub": bytes_of(SUB)}
+
+
 async def test_of_an_answer_too_large_to_read_only_its_size_is_known(runtime: Runtime, telemetry: Telemetry) -> None:
-    large = {**ADD, "description": "x" * 300_000}
+    large = {**ADD, "description": "x" * 1_100_000}
 
     await listing(MCPMiddleware(Lister(large), runtime))
 
@@ -249,12 +261,33 @@ async def test_very_many_answers_that_differ_are_only_measured(runtime: Runtime,
     server = Lister()
     app = MCPMiddleware(server, runtime)
 
-    for number in range(70):
-        server.tools = [{**ADD, "name": f"tool-{number:02}"}]
+    for number in range(20):
+        server.tools = [{**ADD, "name": f"tool-{number:02}", "description": "x" * 1_000_000}]
         await listing(app)
 
     one, whole = bytes_of(*server.tools), len(json.dumps(result(1, {"tools": server.tools})))
-    assert telemetry.points(SIZE) == [(CLIENT, (70, 60 * one + 10 * whole))]
+    assert telemetry.points(SIZE) == [(CLIENT, (20, 16 * one + 4 * whole))]
+
+
+async def test_what_was_only_measured_is_read_a_minute_later(
+    make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, clock = make_runtime(), Clock()
+    monkeypatch.setattr(runtime.metrics.catalogues, "_clock", lambda: clock.now)
+    server = Lister()
+    app = MCPMiddleware(server, runtime)
+    for number in range(18):
+        server.tools = [{**ADD, "name": f"tool-{number:02}", "description": "x" * 1_000_000}]
+        await listing(app)
+    server.tools = [SUB]
+    await listing(app, client="early")
+
+    clock.now += 61
+    await listing(app, client="late")
+
+    sizes = {attributes["otel_mcp.client.name"]: total for attributes, (_, total) in telemetry.points(SIZE)}
+    assert sizes["early"] == len(json.dumps(result(1, {"tools": [SUB]})))
+    assert sizes["late"] == bytes_of(SUB)
 
 
 @pytest.mark.parametrize(

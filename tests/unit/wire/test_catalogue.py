@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -87,11 +88,13 @@ def test_a_tool_may_ask_hosts_to_take_more() -> None:
     assert [tool.limit for tool in page_of(answer(*tools, ADD)).tools or ()] == [500_000, None, None, None, None]
 
 
-def test_a_fingerprint_leaves_out_the_id_alone() -> None:
-    first, again, other = (
-        fingerprint(json.dumps(answer(tool, request_id=number)).encode())
-        for tool, number in ((ADD, 1), (ADD, "two"), (SUB, 1))
-    )
+@pytest.mark.parametrize("order", list(permutations(("jsonrpc", "id", "result"))))
+@pytest.mark.parametrize("style", [{}, {"separators": (",", ":")}, {"indent": 2}])
+def test_a_fingerprint_leaves_out_the_id_alone(order: tuple[str, ...], style: dict[str, Any]) -> None:
+    def print_of(tool: Any, request_id: object) -> int:
+        written = answer(tool, request_id=request_id)
+        return fingerprint(json.dumps({key: written[key] for key in order}, **style).encode())
 
-    assert first == again
-    assert first != other
+    assert print_of(ADD, 1) == print_of(ADD, "two") == print_of(ADD, 3_000)
+    assert print_of(ADD, 1) != print_of(SUB, 1)
+    assert print_of({**ADD, "id": 1}, 1) != print_of({**ADD, "id": 2}, 1)
