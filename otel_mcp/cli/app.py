@@ -193,7 +193,7 @@ def tools(
     ended: Ended = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Read this many of the newest sessions.")] = 1000,
     sort_by: Annotated[
-        Literal["calls", "wrong", "failed", "p95", "bytes", "name"], typer.Option(help="Order of the rows.")
+        Literal["calls", "wrong", "failed", "p95", "bytes", "listed", "name"], typer.Option(help="Order of the rows.")
     ] = "calls",
     output: Output = None,
     headers: Headers = True,

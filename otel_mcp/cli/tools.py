@@ -20,7 +20,7 @@ from otel_mcp.cli.terminal import Terminal, counted
 
 _CATALOGUE_TTL: Final = 2 * 3_600_000_000
 """Microseconds by which a catalogue may be older than the newest one; a process that lists one notes it hourly."""
-ToolsBy = Literal["calls", "wrong", "failed", "p95", "bytes", "name"]
+ToolsBy = Literal["calls", "wrong", "failed", "p95", "bytes", "listed", "name"]
 
 
 @dataclass
@@ -100,6 +100,7 @@ _TOOL_ORDERS: Final[dict[ToolsBy, Callable[[Tool], float]]] = {
     "failed": lambda tool: -tool.count("failed"),
     "p95": lambda tool: -(tool.quantile(0.95) or 0.0),
     "bytes": lambda tool: -tool.given,
+    "listed": lambda tool: -(tool.definition or 0),
     "name": lambda _: 0,
 }
 

@@ -7,5 +7,6 @@ from tests.unit.conftest import (  # noqa: F401
     make_runtime,
     no_failures,
     quick_entry_points,
+    runtime,
     telemetry,
 )

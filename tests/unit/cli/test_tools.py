@@ -56,6 +56,8 @@ def test_listed_tools_have_the_size_of_their_definitions_whether_called_or_not(
         "of_another_user": ("0", "5", "not called in these"),
         "unused": ("0", "3400", "not called in these"),
     }
+    dearest = cli("tools", "--service", "shop", "--sort-by", "listed", "-o", "name").out.split()
+    assert dearest == ["unused", "refund", "of_another_user", "find_orders", "ship"]
 
 
 def test_tools_of_ended_sessions_are_counted_where_they_are_asked_for(cli: Cli, redis_url: str) -> None:
