@@ -20,6 +20,9 @@ from tests.matrix.cells import CELLS, Cell
 from tests.matrix.neighbours import Neighbour, check
 from tests.matrix.rows import ROWS
 from tests.matrix.serving import ServerFailed, served
+from tests.matrix.tasks import ROWS as TASKS
+from tests.matrix.tasks import Tasks
+from tests.matrix.tasks import check as check_tasks
 
 AT_A_TIME: Final = 2
 """Rows that run at once: most of one is waiting for servers to start."""
@@ -28,7 +31,7 @@ AT_A_TIME: Final = 2
 def main() -> int:
     """Returns the number of rows that are wrong."""
     wrong = 0
-    chosen = [row for row in (*CELLS, *ROWS) if all(word in str(row) for word in sys.argv[1:])]
+    chosen = [row for row in (*CELLS, *ROWS, *TASKS) if all(word in str(row) for word in sys.argv[1:])]
     with ValkeyServer(port=free_port()) as store, ThreadPoolExecutor(AT_A_TIME) as pool:
         for row, (problems, took) in zip(chosen, pool.map(partial(_timed, store.connection_url), chosen), strict=True):
             print(f"{'ok  ' if not problems else 'FAIL'} {row} ({took:.1f} s)", flush=True)
@@ -39,10 +42,13 @@ def main() -> int:
     return wrong
 
 
-def _timed(redis_url: str, row: Cell | Neighbour) -> tuple[list[str], float]:
+def _timed(redis_url: str, row: Cell | Neighbour | Tasks) -> tuple[list[str], float]:
     started = time.monotonic()
     try:
-        problems = run(row) if isinstance(row, Cell) else check(row, redis_url)
+        if isinstance(row, Cell):
+            problems = run(row)
+        else:
+            problems = check_tasks(row, redis_url) if isinstance(row, Tasks) else check(row, redis_url)
     except ServerFailed as failure:
         problems = str(failure).splitlines()
     return problems, time.monotonic() - started
