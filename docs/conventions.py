@@ -42,6 +42,7 @@ OWN_EVENTS: Final = frozenset(
     {
         *(names.EVENT_CATALOGUE_CHANGED, names.EVENT_SESSION_FINDING),
         *(names.EVENT_SESSION_INTERRUPTED, names.EVENT_SESSION_RETURNED, names.EVENT_TOOL_CALL),
+        names.EVENT_REQUEST_REFUSED,
     }
 )
 """All others are the conventions'."""
@@ -111,7 +112,7 @@ MEMBERS: Final = {
         "limit": "More new sessions a minute than are allowed.",
         "principal": "The session is another user's.",
         "foreign": "What the store holds under the key of the session is not ours.",
-        "full": "The buffer before the store, or the queue before an exporter of audit records, was full.",
+        "full": "The buffer before the store was full, or the queue before an exporter of audit records.",
         "error": "The store refused it; an audit record could not be made.",
         "ended": "The session had ended.",
         "export": "The exporter of audit records failed.",

@@ -214,6 +214,20 @@ EVENTS: Final = (
             names.CALL_ROUND: "2026-07-28, where a result asks for input, and of the requests that bring it",
         },
     ),
+    Signal(
+        f"`{names.EVENT_REQUEST_REFUSED}`",
+        "Authentication refused a request (401, 403) before anybody read it; with `AUDIT=events`, at most 50 a second "
+        "of each process. See [audit.md](audit.md).",
+        {
+            names.HTTP_RESPONSE_STATUS_CODE: ALWAYS,
+            names.CLIENT_NAME: "where the client sent `User-Agent`, bounded as on metrics",
+            names.GEN_AI_TOOL_NAME: "2026-07-28, a tool call; `_OTHER`, where the server is not known to have it",
+            names.SESSION_ID: "where the request names a session that this process knows",
+            names.SESSION_SOURCE: "the same",
+            names.ENDUSER_PSEUDO_ID: "403: there is a caller, and `AUDIT_CALLER` is not `none`",
+            names.ENDUSER_ID: "403: `AUDIT_CALLER=claim:NAME`, where a verified token has that claim",
+        },
+    ),
 )
 
 STANDARD_VARIABLES: Final = {

@@ -242,6 +242,9 @@ class Exchanges:
         """Count a request that HTTP answered with a refusal: of a named client, if not before anybody has read it."""
         if exchange.confirmed or (not exchange.parsed and wire_headers.takes_streams(exchange.headers)):
             self.recorder.metrics.request_refused(status, self._client(exchange))
+            # What has been read has a call, and that call a record.
+            if (audit := self.recorder.audit) is not None and not exchange.calls:
+                audit.refused(exchange, status, self.resolver.known(exchange))
 
     def stream_ended(self, exchange: Exchange, began: float) -> None:
         """Measure a stream that has ended, which began at `began` by `perf_counter`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -21,16 +22,21 @@ from otel_mcp.guard import guarded, report
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Call, Exchange, client_of
 from otel_mcp.model.delta import CallRecord
+from otel_mcp.model.session import Session
 from otel_mcp.telemetry.exporters import Watch, watch_exports
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN, session_attributes
 from otel_mcp.version import __version__
+from otel_mcp.wire import headers as wire_headers
 
 logger = logging.getLogger("otel_mcp")
 
 REASONS: Final = ("error", "export", "full", "shutdown", "unconfigured")
-"""Why a record is lost: we failed; its exporter did; there was no room in a queue; the process ended first; nobody
-exports logs."""
+"""Why a record is lost: we failed; its exporter did; it did not get it, mostly for want of room in a queue; the process
+ended first; nobody exports logs."""
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_MOST_REFUSED: Final = 50
+"""Records of them in a second: anybody may have requests refused, and they share the queue with those of calls."""
 _VERSION: Final = re.compile(r"[vV]?[0-9][0-9A-Za-z.+_-]{0,31}\Z")
 """Others are text that somebody may have put there."""
 
@@ -68,6 +74,8 @@ class Audit:
         self._metrics = metrics
         self._logger: Logger | None = None
         self._warned = False
+        self._refusals = 0, 0
+        """The current second, and the requests that have been refused in it."""
         metrics.audits = REASONS
 
     def record(self, call: Call, stored: CallRecord | None) -> None:
@@ -98,6 +106,39 @@ class Audit:
         except Exception as failure:
             report("audit", failure)  # Its number is used: where no exporter gets it, that is counted.
         Audit.emitted = number
+
+    def refused(self, exchange: Exchange, status: int, session: Session | None) -> None:
+        """Make the record of a request that authentication has refused before anybody read it. From any thread.
+
+        Nobody is named where nobody is authenticated: anybody can send the token of somebody else.
+        """
+        with guarded("audit"):
+            if status not in (_UNAUTHORIZED, _FORBIDDEN):
+                return
+            second, count = int(time.monotonic()), self._refusals[1] + 1
+            self._refusals = second, count if second == self._refusals[0] else 1
+            if self._refusals[1] > _MOST_REFUSED:
+                return
+            headers, names, tools = exchange.headers, self._metrics.clients, self._metrics.catalogues.tools
+            agent, tool = wire_headers.text(headers, b"user-agent"), wire_headers.text(headers, wire_headers.NAME)
+            known: dict[str, Any] = {
+                semconv.HTTP_RESPONSE_STATUS_CODE: status,
+                semconv.CLIENT_NAME: names.bounded(agent.partition("/")[0], proven=False) if agent else None,
+                **(self._caller(exchange, self._service) if status == _FORBIDDEN and self._keys.ready else {}),
+            }
+            if tool is not None and headers.get(wire_headers.METHOD) == b"tools/call":
+                known[semconv.GEN_AI_TOOL_NAME] = tools.bounded(tool, proven=False)
+            if session is not None:
+                known |= {semconv.SESSION_ID: session.facts.session_id, semconv.SESSION_SOURCE: session.source}
+            span = exchange.http_span
+            made = LogRecord(
+                timestamp=time.time_ns(),
+                context=set_span_in_context(span, NO_SPAN) if span is not None else NO_SPAN,
+                severity_number=SeverityNumber.INFO,
+                event_name=semconv.EVENT_REQUEST_REFUSED,
+                attributes={attribute: value for attribute, value in known.items() if value is not None},
+            )
+            (self._logger or self._make_logger(self._provider)).emit(made)
 
     def _attributes(self, call: Call, stored: CallRecord | None) -> dict[str, Any]:
         outcome, (name, version) = call.outcome, client_of(call)
@@ -150,9 +191,7 @@ class Audit:
         watches = watch_exports(provider, _numbers, Audit.numbered + 1, self._metrics.audit_dropped)
         if watches is not None:
             self._watches, self._service = watches, self._name(provider)
-            self._logger = _logs.get_logger(
-                semconv.SCOPE, __version__, logger_provider=provider, schema_url=semconv.SCHEMA_URL
-            )
+            self._logger = self._make_logger(provider)
         elif not self._warned:
             self._warned = True
             logger.warning(
@@ -160,6 +199,9 @@ class Audit:
                 "audit records are counted as dropped"
             )
         return self._logger
+
+    def _make_logger(self, provider: LoggerProvider | None) -> Logger:
+        return _logs.get_logger(semconv.SCOPE, __version__, logger_provider=provider, schema_url=semconv.SCHEMA_URL)
 
     def _name(self, provider: LoggerProvider) -> str:
         """Return the service's name, which may be set in code; the SDK has one that stands for none."""

@@ -58,7 +58,7 @@ class Recorder:
         self._keys = keys
         self._observers = observers if observers else None
         self._submit = submit
-        self._audit = audit
+        self.audit = audit
         self._batch = settings.flush_calls
         self._delay = settings.flush_interval * _DRAIN_SHARE
         self._content = settings.store_content
@@ -104,7 +104,7 @@ class Recorder:
                 with _GUARD:
                     if self._queue.popleft().method == "tools/call":
                         self.metrics.store_dropped(1, "full")
-                        if self._audit is not None:
+                        if self.audit is not None:
                             self.metrics.audit_dropped(1, "full")
         elif (
             self._timer is None
@@ -190,8 +190,8 @@ class Recorder:
                 record = self._add_to(call.session.conversation or call.session, call)
         except Exception as failure:
             report("record", failure)
-        if self._audit is not None and call.method == "tools/call":
-            self._audit.record(call, record)
+        if self.audit is not None and call.method == "tools/call":
+            self.audit.record(call, record)
 
     def _close(self) -> None:
         """Complete a batch: submit one delta for each session that its calls belong to."""

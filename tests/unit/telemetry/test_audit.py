@@ -36,6 +36,7 @@ from tests.unit.conftest import MakeRuntime
 pytestmark = pytest.mark.anyio
 
 EVENT = "otel_mcp.tool.call"
+REFUSED = "otel_mcp.request.refused"
 DROPPED = "otel_mcp.audit.dropped"
 ANN = [("authorization", "Bearer secret-of-ann")]
 
@@ -45,6 +46,12 @@ def records(telemetry: Telemetry) -> list[Any]:
     telemetry.metrics()  # Which records what has finished.
     exported = [data.log_record for data in telemetry.log_exporter.get_finished_logs()]
     return [record for record in exported if record.event_name == EVENT]
+
+
+def refusals(telemetry: Telemetry) -> list[dict[str, Any]]:
+    """The attributes of the records of requests that were refused unread."""
+    exported = [data.log_record for data in telemetry.log_exporter.get_finished_logs()]
+    return [dict(record.attributes or {}) for record in exported if record.event_name == REFUSED]
 
 
 def dropped(telemetry: Telemetry) -> dict[str, int]:
@@ -485,3 +492,78 @@ def test_a_forked_child_begins_to_number_again(runtime: Runtime, telemetry: Tele
         os._exit(0)
     os.waitpid(child, 0)
     assert (tmp_path / "seen").read_text() == "1 {}"
+
+
+class Doorkeeper:
+    """Refuses whoever brings no token that it knows, before it reads anything; Ann may come in, and Bob may not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        token = dict(scope["headers"]).get(b"authorization", b"").decode()
+        if token == "Bearer bob":
+            scope["user"] = SimpleNamespace(is_authenticated=True, identity="bob")
+        if token == ANN[0][1]:
+            await self._app(scope, receive, send)
+        else:
+            await respond(send, {"error": "no"}, status=403 if token == "Bearer bob" else 401)
+
+
+async def test_what_authentication_refuses_unread_is_on_record(audited: Runtime, telemetry: Telemetry) -> None:
+    server = Server(session_id="own")
+    app = MCPMiddleware(Doorkeeper(server), audited)
+    audited.metrics.catalogues.tools.learn(["add"])  # As its list of tools says.
+    await post(app, initialize(name="unit"), ANN)
+    await post(app, call(), [*legacy_headers("own"), *ANN])
+    assert len(records(telemetry)) == 1  # So the name of its client is not made up.
+
+    await post(app, call(), [*legacy_headers("own"), ("authorization", "Bearer stolen")])
+    await post(app, modern("add"), [*MODERN_HEADERS, ("authorization", "Bearer bob")])
+    await post(app, modern("made up"), [("mcp-method", "tools/call"), ("mcp-name", "made up")])
+
+    hashes = audited.resolver.hashes
+    bob = hashes.digest("audit", audited.settings.service_name, hashes.digest("user", "name", "bob"))
+    status = "http.response.status_code"
+    about = {"otel_mcp.client.name": "unit"}  # By `User-Agent`.
+    assert refusals(telemetry) == [
+        {status: 401, **about, "session.id": "own", "otel_mcp.session.source": "header"},
+        {status: 403, **about, "gen_ai.tool.name": "add", "enduser.pseudo.id": bob},
+        {status: 401, **about, "gen_ai.tool.name": "_OTHER"},
+    ]
+    assert (len(records(telemetry)), dropped(telemetry)) == (1, {})
+
+
+async def test_a_flood_of_refused_requests_leaves_room_for_records_of_calls(
+    audited: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otel_mcp.telemetry.audit.time.monotonic", lambda: 7.5)
+    app = MCPMiddleware(Doorkeeper(Server()), audited)
+
+    for _ in range(60):
+        await post(app, call())
+    assert len(refusals(telemetry)) == 50
+
+    monkeypatch.setattr("otel_mcp.telemetry.audit.time.monotonic", lambda: 8.0)
+    await post(app, call())
+    assert len(refusals(telemetry)) == 51
+    assert sum(value for _, value in telemetry.points("otel_mcp.requests.refused")) == 61
+
+
+async def test_without_the_setting_nothing_that_is_refused_is_on_record(runtime: Runtime, telemetry: Telemetry) -> None:
+    await post(MCPMiddleware(Doorkeeper(Server()), runtime), call())
+
+    assert refusals(telemetry) == []
+
+
+async def test_what_is_refused_once_read_has_the_record_of_its_call_alone(
+    audited: Runtime, telemetry: Telemetry
+) -> None:
+    async def limited(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, {"error": "no"}, status=403)
+
+    await post(MCPMiddleware(limited, audited), call())
+
+    assert [record.attributes["otel_mcp.failure"] for record in records(telemetry)] == ["refused"]
+    assert refusals(telemetry) == []
