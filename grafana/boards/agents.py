@@ -72,42 +72,36 @@ def _linked(title: str, description: str, target: Target, unit: str, nothing: st
 
 def connections(b: Board) -> None:
     """Add how clients connect, and how often again."""
-    b.add(
-        panels.lines(
-            "Handshakes",
-            "`worked`: answered without an error; `went on`: the client said that it is ready, as those do that have "
-            "sent `initialize`. Far below the first line: clients that only look, or get lost on the way.",
-            [
-                over_time(query.rate(m.OPERATION_DURATION.count, WORKED), "worked", ref="A"),
-                over_time(
-                    f"{query.rate(m.OPERATION_DURATION.count, HANDSHAKE)}"
-                    f" - ({query.rate(m.OPERATION_DURATION.count, WORKED)} or vector(0))",
-                    "failed",
-                    ref="B",
-                ),
-                over_time(
-                    query.rate(m.OPERATION_DURATION.count, f'{query.METHOD}="notifications/initialized"'),
-                    "went on",
-                    ref="C",
-                ),
-            ],
-            panels.PER_SECOND,
-        ),
-        8,
+    b.lines(
+        "Handshakes",
+        "`worked`: answered without an error; `went on`: the client said that it is ready, as those do that have "
+        "sent `initialize`. Far below the first line: clients that only look, or get lost on the way.",
+        [
+            over_time(query.rate(m.OPERATION_DURATION.count, WORKED), "worked", ref="A"),
+            over_time(
+                f"{query.rate(m.OPERATION_DURATION.count, HANDSHAKE)}"
+                f" - ({query.rate(m.OPERATION_DURATION.count, WORKED)} or vector(0))",
+                "failed",
+                ref="B",
+            ),
+            over_time(
+                query.rate(m.OPERATION_DURATION.count, f'{query.METHOD}="notifications/initialized"'),
+                "went on",
+                ref="C",
+            ),
+        ],
+        panels.PER_SECOND,
     )
-    b.add(
-        panels.lines(
-            "Reconnects",
-            "Sessions whose clients were back after a refused id, sessions met again after a restart, and closed GET "
-            "streams, which clients open again. The last alone, at a steady rate: a proxy cuts them.",
-            [
-                over_time(query.rate(m.SESSION_RETURNED.series), "back after a cut", ref="A"),
-                over_time(query.rate(m.SESSION_RESUMED.series), "met again after a restart", ref="B"),
-                over_time(query.rate(m.STREAM_DURATION.count, f'{query.KIND}="get"'), "streams closed", ref="C"),
-            ],
-            panels.EVENTS,
-        ),
-        8,
+    b.lines(
+        "Reconnects",
+        "Sessions whose clients were back after a refused id, sessions met again after a restart, and closed GET "
+        "streams, which clients open again. The last alone, at a steady rate: a proxy cuts them.",
+        [
+            over_time(query.rate(m.SESSION_RETURNED.series), "back after a cut", ref="A"),
+            over_time(query.rate(m.SESSION_RESUMED.series), "met again after a restart", ref="B"),
+            over_time(query.rate(m.STREAM_DURATION.count, f'{query.KIND}="get"'), "streams closed", ref="C"),
+        ],
+        panels.EVENTS,
     )
     chosen = f'{query.CLIENT}=~"$client"'
     called, began = (

@@ -71,15 +71,13 @@ def _numbers(b: Board) -> None:
     )
     # The values, not their increase: such a series may begin with its first loss.
     lost = f"sum by ({query.REASON}) ({query.select(m.AUDIT_DROPPED.series)})"
-    b.add(
-        panels.bars(
-            "Records lost",
-            "Records that no exporter has taken, by reason, since each process started. Anything here fires "
-            "MCPAuditRecordsLost.",
-            now(f'{lost} or label_replace(vector(0), "{query.REASON}", "none", "", "")', query.legend(query.REASON)),
-            panels.COUNT,
-        ),
-        6,
+    b.bars(
+        "Records lost",
+        "Records that no exporter has taken, by reason, since each process started. Anything here fires "
+        "MCPAuditRecordsLost.",
+        now(f'{lost} or label_replace(vector(0), "{query.REASON}", "none", "", "")', query.legend(query.REASON)),
+        panels.COUNT,
+        width=6,
     )
 
 

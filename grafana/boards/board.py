@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
-from . import query
+from . import panels, query
 from .contract import CLIENT_REQUESTS, OPERATION_DURATION, SESSION_LOCAL
-from .targets import PROMETHEUS
+from .panels import Target
+from .targets import PROMETHEUS, over_time
 
 WIDTH: Final = 24
 ANYTHING: Final = ".*"
@@ -130,6 +132,41 @@ class Board:
         self._x += width
         self._row_height = max(self._row_height, height)
         return self
+
+    def number(self, title: str, description: str, target: Target, unit: str, *, nothing: str = "no data") -> Board:
+        """Add one number, a quarter of a row wide."""
+        return self.add(panels.number(title, description, target, unit, nothing=nothing), 6, 4)
+
+    def lines(
+        self,
+        title: str,
+        description: str,
+        targets: Sequence[Target],
+        unit: str,
+        *,
+        width: int = 8,
+        stacked: bool = False,
+    ) -> Board:
+        """Add a graph over time."""
+        return self.add(panels.lines(title, description, targets, unit, stacked=stacked), width)
+
+    def rates(
+        self,
+        title: str,
+        description: str,
+        counter: str,
+        *matchers: str,
+        by: str,
+        unit: str = panels.PER_SECOND,
+        width: int = 8,
+    ) -> Board:
+        """Add the rates of a counter over time, stacked, a line for each value of the label `by`."""
+        target = over_time(query.rate(counter, *matchers, by=by), query.legend(by))
+        return self.lines(title, description, [target], unit, width=width, stacked=True)
+
+    def bars(self, title: str, description: str, target: Target, unit: str, *, width: int = 8) -> Board:
+        """Add a bar for each series."""
+        return self.add(panels.bars(title, description, target, unit), width)
 
     def json(self) -> str:
         """Return the dashboard as Grafana reads it, the same bytes every time."""

@@ -26,26 +26,20 @@ def _struggling(by: str = "", window: str = query.RATE) -> str:
 def went(b: Board) -> None:
     """Add what became of sessions: outcomes, findings while they run, clients."""
     by_outcome = query.legend(query.OUTCOME)
-    b.add(
-        panels.bars(
-            "Outcomes",
-            "How the sessions that ended went, decided by the order, digests and failures of their calls. `gave_up`: "
-            "the last calls failed; `looped`, `retry_storm`, `ping_pong`: the client went in circles. Registries and "
-            "monitors (`probe`) are hidden unless the field above shows them.",
-            now(query.increase(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome),
-            panels.COUNT,
-        ),
-        8,
+    b.bars(
+        "Outcomes",
+        "How the sessions that ended went, decided by the order, digests and failures of their calls. `gave_up`: "
+        "the last calls failed; `looped`, `retry_storm`, `ping_pong`: the client went in circles. Registries and "
+        "monitors (`probe`) are hidden unless the field above shows them.",
+        now(query.increase(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome),
+        panels.COUNT,
     )
-    b.add(
-        panels.lines(
-            "Ends by outcome",
-            "The same over time. Trouble that begins at a deploy: a tool or its description has changed.",
-            [over_time(query.rate(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome)],
-            panels.EVENTS,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Ends by outcome",
+        "The same over time. Trouble that begins at a deploy: a tool or its description has changed.",
+        [over_time(query.rate(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome)],
+        panels.EVENTS,
+        stacked=True,
     )
     b.add(
         panels.lines(
@@ -91,16 +85,13 @@ def restarts(b: Board) -> None:
     """Add what restarts did to sessions: cut, back, lost."""
     cut = query.increase(m.SESSION_INTERRUPTED.series, CHOSEN)
     back = query.increase(m.SESSION_RETURNED.series, CHOSEN)
-    b.add(
-        panels.bars(
-            "Cut, by cause",
-            "Sessions whose id was answered that it is not known, though they live. `restart`: the process is younger; "
-            "`replica`: the request met another one than the one that keeps the session (routing is not sticky); "
-            "`idle_reaper`: the server had closed it.",
-            now(query.increase(m.SESSION_INTERRUPTED.series, CHOSEN, by=query.CAUSE), query.legend(query.CAUSE)),
-            panels.COUNT,
-        ),
-        8,
+    b.bars(
+        "Cut, by cause",
+        "Sessions whose id was answered that it is not known, though they live. `restart`: the process is younger; "
+        "`replica`: the request met another one than the one that keeps the session (routing is not sticky); "
+        "`idle_reaper`: the server had closed it.",
+        now(query.increase(m.SESSION_INTERRUPTED.series, CHOSEN, by=query.CAUSE), query.legend(query.CAUSE)),
+        panels.COUNT,
     )
     b.add(
         panels.bars(
@@ -112,17 +103,14 @@ def restarts(b: Board) -> None:
         ).with_target(now(f"clamp_min({cut} - ({back} or 0 * {cut}), 0)", "lost", ref="B")),
         8,
     )
-    b.add(
-        panels.lines(
-            "Cut and back",
-            "Both per second, with deploys marked. A wave at each deploy: see whether clients come back at all.",
-            [
-                over_time(query.rate(m.SESSION_INTERRUPTED.series, CHOSEN), "cut", ref="A"),
-                over_time(query.rate(m.SESSION_RETURNED.series, CHOSEN), "back", ref="B"),
-            ],
-            panels.EVENTS,
-        ),
-        8,
+    b.lines(
+        "Cut and back",
+        "Both per second, with deploys marked. A wave at each deploy: see whether clients come back at all.",
+        [
+            over_time(query.rate(m.SESSION_INTERRUPTED.series, CHOSEN), "cut", ref="A"),
+            over_time(query.rate(m.SESSION_RETURNED.series, CHOSEN), "back", ref="B"),
+        ],
+        panels.EVENTS,
     )
     by = query.CLIENT
     cut, back = (query.increase(each.series, CHOSEN, by=by) for each in (m.SESSION_INTERRUPTED, m.SESSION_RETURNED))

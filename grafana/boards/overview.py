@@ -34,26 +34,18 @@ def board() -> Board:
 
 def _numbers(b: Board) -> None:
     active = f"sum({query.shared(m.SESSION_ACTIVE)})"
-    b.add(
-        panels.number(
-            "Active sessions",
-            "How many conversations are going on. From the shared store, so every replica tells the same number "
-            "and the largest counts. Missing while the store does not answer.",
-            over_time(active, "active"),
-            panels.COUNT,
-        ),
-        6,
-        4,
+    b.number(
+        "Active sessions",
+        "How many conversations are going on. From the shared store, so every replica tells the same number "
+        "and the largest counts. Missing while the store does not answer.",
+        over_time(active, "active"),
+        panels.COUNT,
     )
-    b.add(
-        panels.number(
-            "Tool calls per second",
-            "How much is going on. A sudden drop with steady sessions means that clients are stuck.",
-            over_time(query.calls(), "calls"),
-            panels.PER_SECOND,
-        ),
-        6,
-        4,
+    b.number(
+        "Tool calls per second",
+        "How much is going on. A sudden drop with steady sessions means that clients are stuck.",
+        over_time(query.calls(), "calls"),
+        panels.PER_SECOND,
     )
     b.add(
         panels.number(
@@ -69,17 +61,13 @@ def _numbers(b: Board) -> None:
         6,
         4,
     )
-    b.add(
-        panels.number(
-            "Caller asked wrongly",
-            "Share of tool calls with a tool that does not exist or arguments that do not fit. No failure of the "
-            "server, but of what it says of its tools: their dashboard shows which one misleads which client.",
-            over_time(query.wrong(), "asked wrongly"),
-            panels.SHARE,
-            nothing="no calls",
-        ),
-        6,
-        4,
+    b.number(
+        "Caller asked wrongly",
+        "Share of tool calls with a tool that does not exist or arguments that do not fit. No failure of the "
+        "server, but of what it says of its tools: their dashboard shows which one misleads which client.",
+        over_time(query.wrong(), "asked wrongly"),
+        panels.SHARE,
+        nothing="no calls",
     )
     door.number(b)
     b.add(
@@ -97,17 +85,13 @@ def _numbers(b: Board) -> None:
     )
     ended = query.increase(m.SESSION_ENDED.series)
     expired = query.increase(m.SESSION_ENDED.series, f'{query.END_REASON}="expired"')
-    b.add(
-        panels.number(
-            "Sessions that expired",
-            "Share of ended sessions that nobody closed. Clients that crash or never say goodbye; a jump after a "
-            "release of a client is that release.",
-            now(query.share(expired, ended), "expired"),
-            panels.SHARE,
-            nothing="none ended",
-        ),
-        6,
-        4,
+    b.number(
+        "Sessions that expired",
+        "Share of ended sessions that nobody closed. Clients that crash or never say goodbye; a jump after a "
+        "release of a client is that release.",
+        now(query.share(expired, ended), "expired"),
+        panels.SHARE,
+        nothing="none ended",
     )
     degraded = panels.number(
         "Session store",
@@ -120,89 +104,70 @@ def _numbers(b: Board) -> None:
 
 
 def _calls(b: Board) -> None:
-    b.add(
-        panels.lines(
-            "Requests by method",
-            "What clients ask for. Many tools/list or initialize per tool call: a client that reconnects for each.",
-            [over_time(query.rate(m.OPERATION_DURATION.count, by=query.METHOD), query.legend(query.METHOD))],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        12,
+    b.rates(
+        "Requests by method",
+        "What clients ask for. Many tools/list or initialize per tool call: a client that reconnects for each.",
+        m.OPERATION_DURATION.count,
+        by=query.METHOD,
+        width=12,
     )
-    b.add(
-        panels.lines(
-            "Error budget burn",
-            f"How many times faster than allowed errors come; 1 uses up the month's {slo.BUDGET:.1%} in a month. "
-            f"Above {slo.PAGE_BURN:g} over an hour somebody is paged, above {slo.TICKET_BURN:g} over six a ticket.",
-            [
-                over_time(f"max({query.select(slo.error_ratio(window))}) / {slo.BUDGET:.2g}", f"over {window}", ref=ref)
-                for ref, window in zip("ABCD", slo.WINDOWS, strict=True)
-            ],
-            panels.COUNT,
-        ),
-        12,
+    b.lines(
+        "Error budget burn",
+        f"How many times faster than allowed errors come; 1 uses up the month's {slo.BUDGET:.1%} in a month. "
+        f"Above {slo.PAGE_BURN:g} over an hour somebody is paged, above {slo.TICKET_BURN:g} over six a ticket.",
+        [
+            over_time(f"max({query.select(slo.error_ratio(window))}) / {slo.BUDGET:.2g}", f"over {window}", ref=ref)
+            for ref, window in zip("ABCD", slo.WINDOWS, strict=True)
+        ],
+        panels.COUNT,
+        width=12,
     )
-    b.add(
-        panels.lines(
-            "Failing share by tool",
-            "The five tools that fail most, by the server's fault. One tool: its code or what it depends on; all of "
-            "them: the server or the network.",
-            [over_time(f"topk(5, {query.failing(by=query.TOOL)})", query.legend(query.TOOL))],
-            panels.SHARE,
-        ),
-        12,
+    b.lines(
+        "Failing share by tool",
+        "The five tools that fail most, by the server's fault. One tool: its code or what it depends on; all of "
+        "them: the server or the network.",
+        [over_time(f"topk(5, {query.failing(by=query.TOOL)})", query.legend(query.TOOL))],
+        panels.SHARE,
+        width=12,
     )
-    b.add(
-        panels.lines(
-            "95th percentile by tool",
-            "The five slowest tools. The points are exemplars: a click opens the trace of that very call.",
-            [
-                over_time(
-                    f"topk(5, {query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=query.TOOL)})",
-                    query.legend(query.TOOL),
-                    exemplars=True,
-                )
-            ],
-            panels.SECONDS,
-        ),
-        12,
+    b.lines(
+        "95th percentile by tool",
+        "The five slowest tools. The points are exemplars: a click opens the trace of that very call.",
+        [
+            over_time(
+                f"topk(5, {query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=query.TOOL)})",
+                query.legend(query.TOOL),
+                exemplars=True,
+            )
+        ],
+        panels.SECONDS,
+        width=12,
     )
 
 
 def _who(b: Board) -> None:
     chosen = f'{query.CLIENT}=~"$client", {tenants.CHOSEN}'
-    b.add(
-        panels.lines(
-            "Requests by client",
-            "Which client programs are at work. The first 20 that were served have a name, all others are _OTHER.",
-            [over_time(query.rate(m.CLIENT_REQUESTS.series, chosen, by=query.CLIENT), query.legend(query.CLIENT))],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        8,
+    b.rates(
+        "Requests by client",
+        "Which client programs are at work. The first 20 that were served have a name, all others are _OTHER.",
+        m.CLIENT_REQUESTS.series,
+        chosen,
+        by=query.CLIENT,
     )
-    b.add(
-        panels.lines(
-            "Requests by protocol version",
-            "Which revisions clients speak: who would be left behind if an old one went.",
-            [over_time(query.rate(m.OPERATION_DURATION.count, by=query.PROTOCOL), query.legend(query.PROTOCOL))],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        8,
+    b.rates(
+        "Requests by protocol version",
+        "Which revisions clients speak: who would be left behind if an old one went.",
+        m.OPERATION_DURATION.count,
+        by=query.PROTOCOL,
     )
-    b.add(
-        panels.bars(
-            "Requests of each client",
-            "Totals of the range on screen, by client and method.",
-            now(
-                f"topk(10, {query.increase(m.CLIENT_REQUESTS.series, chosen, by=f'{query.CLIENT}, {query.METHOD}')})",
-                query.legend(query.CLIENT, query.METHOD),
-            ),
-            panels.COUNT,
+    b.bars(
+        "Requests of each client",
+        "Totals of the range on screen, by client and method.",
+        now(
+            f"topk(10, {query.increase(m.CLIENT_REQUESTS.series, chosen, by=f'{query.CLIENT}, {query.METHOD}')})",
+            query.legend(query.CLIENT, query.METHOD),
         ),
-        8,
+        panels.COUNT,
     )
     tenants.revisions(b)
 

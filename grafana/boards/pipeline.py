@@ -34,90 +34,73 @@ def board() -> Board:
 
 
 def _store(b: Board) -> None:
-    b.add(
-        panels.lines(
-            "Operations",
-            "What servers ask of the store. Any outcome but `ok` means that it is slow, full or gone.",
-            [
-                over_time(
-                    query.rate(m.STORE_DURATION.count, by=f"{OPERATION}, {OUTCOME}"),
-                    query.legend(OPERATION, OUTCOME),
-                )
-            ],
-            panels.OPERATIONS,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Operations",
+        "What servers ask of the store. Any outcome but `ok` means that it is slow, full or gone.",
+        [
+            over_time(
+                query.rate(m.STORE_DURATION.count, by=f"{OPERATION}, {OUTCOME}"),
+                query.legend(OPERATION, OUTCOME),
+            )
+        ],
+        panels.OPERATIONS,
+        stacked=True,
     )
-    b.add(
-        panels.lines(
-            "Latency, 95th percentile",
-            "How long the store takes. It is off the path of requests; above 50 ms an alert fires, since what "
-            "waits is memory.",
-            [over_time(query.quantile(0.95, m.STORE_DURATION, by=OPERATION), query.legend(OPERATION))],
-            panels.SECONDS,
-        ),
-        8,
+    b.lines(
+        "Latency, 95th percentile",
+        "How long the store takes. It is off the path of requests; above 50 ms an alert fires, since what "
+        "waits is memory.",
+        [over_time(query.quantile(0.95, m.STORE_DURATION, by=OPERATION), query.legend(OPERATION))],
+        panels.SECONDS,
     )
-    b.add(
-        panels.lines(
-            "Degraded, pending and dropped",
-            "Processes whose store does not answer; calls waiting to be written; calls per second that never will be. "
-            "The first is the cause, the last the damage.",
-            [
-                over_time(f"sum({query.select(m.STORE_DEGRADED.series)})", "degraded processes", ref="A"),
-                over_time(f"sum({query.select(m.STORE_PENDING.series)})", "pending calls", ref="B"),
-                over_time(query.rate(m.STORE_DROPPED.series), "dropped calls/s", ref="C"),
-            ],
-            panels.COUNT,
-        ),
-        8,
+    b.lines(
+        "Degraded, pending and dropped",
+        "Processes whose store does not answer; calls waiting to be written; calls per second that never will be. "
+        "The first is the cause, the last the damage.",
+        [
+            over_time(f"sum({query.select(m.STORE_DEGRADED.series)})", "degraded processes", ref="A"),
+            over_time(f"sum({query.select(m.STORE_PENDING.series)})", "pending calls", ref="B"),
+            over_time(query.rate(m.STORE_DROPPED.series), "dropped calls/s", ref="C"),
+        ],
+        panels.COUNT,
     )
 
 
 def _valkey(b: Board) -> None:
     rate = "sum(rate({}[$__rate_interval]))"
-    b.add(
-        panels.lines(
-            "Commands",
-            "What the store does. Steady traffic with falling commands: servers have given up on it.",
-            [over_time(rate.format("redis_commands_processed_total"), "commands")],
-            panels.OPERATIONS,
-        ),
-        6,
+    b.lines(
+        "Commands",
+        "What the store does. Steady traffic with falling commands: servers have given up on it.",
+        [over_time(rate.format("redis_commands_processed_total"), "commands")],
+        panels.OPERATIONS,
+        width=6,
     )
-    b.add(
-        panels.lines(
-            "Memory",
-            "What sessions take. At its limit the store refuses writes (noeviction) or loses sessions (anything else).",
-            [over_time("sum(redis_memory_used_bytes)", "used")],
-            panels.BYTES,
-        ),
-        6,
+    b.lines(
+        "Memory",
+        "What sessions take. At its limit the store refuses writes (noeviction) or loses sessions (anything else).",
+        [over_time("sum(redis_memory_used_bytes)", "used")],
+        panels.BYTES,
+        width=6,
     )
-    b.add(
-        panels.lines(
-            "Keys gone",
-            "`expired` is the life of sessions. `evicted` is sessions lost for lack of memory, and an alert.",
-            [
-                over_time(rate.format("redis_keys_expired_total"), "expired", ref="A"),
-                over_time(rate.format("redis_keys_evicted_total"), "evicted", ref="B"),
-            ],
-            panels.EVENTS,
-        ),
-        6,
+    b.lines(
+        "Keys gone",
+        "`expired` is the life of sessions. `evicted` is sessions lost for lack of memory, and an alert.",
+        [
+            over_time(rate.format("redis_keys_expired_total"), "expired", ref="A"),
+            over_time(rate.format("redis_keys_evicted_total"), "evicted", ref="B"),
+        ],
+        panels.EVENTS,
+        width=6,
     )
-    b.add(
-        panels.lines(
-            "Connections",
-            "One or two per process. Growing without end: clients that do not close theirs.",
-            [
-                over_time("sum(redis_clients_connected)", "connected", ref="A"),
-                over_time(rate.format("redis_connections_rejected_total"), "rejected/s", ref="B"),
-            ],
-            panels.COUNT,
-        ),
-        6,
+    b.lines(
+        "Connections",
+        "One or two per process. Growing without end: clients that do not close theirs.",
+        [
+            over_time("sum(redis_clients_connected)", "connected", ref="A"),
+            over_time(rate.format("redis_connections_rejected_total"), "rejected/s", ref="B"),
+        ],
+        panels.COUNT,
+        width=6,
     )
 
 
@@ -126,38 +109,34 @@ def _collector(b: Board) -> None:
         over_time(_total(external.accepted(signal), "receiver"), f"{signal} {{{{receiver}}}}", ref=ref)
         for ref, signal in zip("ABC", external.SIGNALS, strict=True)
     ]
-    b.add(panels.lines("Received", "What arrives, by kind and receiver.", received, panels.EVENTS), 6)
+    b.lines("Received", "What arrives, by kind and receiver.", received, panels.EVENTS, width=6)
     sent = [
         over_time(_total(external.sent(signal), "exporter"), f"{signal} {LEGEND_EXPORTER}", ref=ref)
         for ref, signal in zip("ABC", external.SIGNALS, strict=True)
     ]
-    b.add(
-        panels.lines(
-            "Delivered",
-            "What leaves, by kind and exporter. Less spans than arrive: sampling, or loss; the next panel tells.",
-            sent,
-            panels.EVENTS,
-        ),
-        6,
+    b.lines(
+        "Delivered",
+        "What leaves, by kind and exporter. Less spans than arrive: sampling, or loss; the next panel tells.",
+        sent,
+        panels.EVENTS,
+        width=6,
     )
     refused = " + ".join(f"(sum(rate({external.refused(s)}[{query.RATE}])) or vector(0))" for s in external.SIGNALS)
     failed, full = (
         " + ".join(f"(sum(rate({make(s)}[{query.RATE}])) or vector(0))" for s in external.SIGNALS)
         for make in (external.send_failed, external.enqueue_failed)
     )
-    b.add(
-        panels.lines(
-            "Lost",
-            "`refused`: for lack of memory, the sender tries again. `failed`: a back end did not take it. `full`: the "
-            "queue before it overflowed. Each has an alert and a runbook.",
-            [
-                over_time(refused, "refused", ref="A"),
-                over_time(failed, "failed", ref="B"),
-                over_time(full, "full", ref="C"),
-            ],
-            panels.EVENTS,
-        ),
-        6,
+    b.lines(
+        "Lost",
+        "`refused`: for lack of memory, the sender tries again. `failed`: a back end did not take it. `full`: the "
+        "queue before it overflowed. Each has an alert and a runbook.",
+        [
+            over_time(refused, "refused", ref="A"),
+            over_time(failed, "failed", ref="B"),
+            over_time(full, "full", ref="C"),
+        ],
+        panels.EVENTS,
+        width=6,
     )
     used = f"max by (exporter) ({external.QUEUE_SIZE}) / max by (exporter) ({external.QUEUE_CAPACITY})"
     b.add(
@@ -174,36 +153,30 @@ def _collector(b: Board) -> None:
 def _package(b: Board) -> None:
     # The values, not their increase: such a series begins with its first failure.
     errors = f"sum by ({COMPONENT}) ({query.select(m.ERRORS.series)})"
-    b.add(
-        panels.bars(
-            "Failures of its own",
-            "Failures that the instrumentation kept from requests, by part, since each process started. Anything here "
-            "is a defect worth reporting: the server's log has the first of each kind.",
-            now(f'{errors} or label_replace(vector(0), "{COMPONENT}", "none", "", "")', query.legend(COMPONENT)),
-            panels.COUNT,
-        ),
-        6,
+    b.bars(
+        "Failures of its own",
+        "Failures that the instrumentation kept from requests, by part, since each process started. Anything here "
+        "is a defect worth reporting: the server's log has the first of each kind.",
+        now(f'{errors} or label_replace(vector(0), "{COMPONENT}", "none", "", "")', query.legend(COMPONENT)),
+        panels.COUNT,
+        width=6,
     )
     dropped = f"sum by ({OBSERVER}) ({query.select(m.OBSERVER_DROPPED.series)})"
-    b.add(
-        panels.bars(
-            "Calls that observers missed",
-            "A slow or failing observer loses calls rather than holding up requests; since each process started.",
-            now(f'{dropped} or label_replace(vector(0), "{OBSERVER}", "none", "", "")', query.legend(OBSERVER)),
-            panels.COUNT,
-        ),
-        6,
+    b.bars(
+        "Calls that observers missed",
+        "A slow or failing observer loses calls rather than holding up requests; since each process started.",
+        now(f'{dropped} or label_replace(vector(0), "{OBSERVER}", "none", "", "")', query.legend(OBSERVER)),
+        panels.COUNT,
+        width=6,
     )
     contradicted = f"sum by ({HEADER}) ({query.select(m.HEADERS_CONTRADICTED.series)})"
-    b.add(
-        panels.bars(
-            "Headers not believed",
-            "Requests with a header that says something else than their body, since each process started: a client or "
-            "a proxy that is wrong, or somebody who tries to hide what a call is.",
-            now(f'{contradicted} or label_replace(vector(0), "{HEADER}", "none", "", "")', query.legend(HEADER)),
-            panels.COUNT,
-        ),
-        4,
+    b.bars(
+        "Headers not believed",
+        "Requests with a header that says something else than their body, since each process started: a client or "
+        "a proxy that is wrong, or somebody who tries to hide what a call is.",
+        now(f'{contradicted} or label_replace(vector(0), "{HEADER}", "none", "", "")', query.legend(HEADER)),
+        panels.COUNT,
+        width=4,
     )
     overflow = 'count({__name__=~"mcp_.*|otel_mcp_.*", otel_metric_overflow="true"}) or vector(0)'
     b.add(
@@ -216,14 +189,12 @@ def _package(b: Board) -> None:
         ),
         4,
     )
-    b.add(
-        panels.lines(
-            "Collector's memory",
-            "At 80 % of its limit it begins to refuse.",
-            [over_time(f"max by ({query.INSTANCE}) ({external.COLLECTOR_MEMORY})", query.legend(query.INSTANCE))],
-            panels.BYTES,
-        ),
-        4,
+    b.lines(
+        "Collector's memory",
+        "At 80 % of its limit it begins to refuse.",
+        [over_time(f"max by ({query.INSTANCE}) ({external.COLLECTOR_MEMORY})", query.legend(query.INSTANCE))],
+        panels.BYTES,
+        width=4,
     )
 
 

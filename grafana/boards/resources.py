@@ -45,45 +45,35 @@ def _numbers(b: Board) -> None:
     ):
         rate = query.rate(m.OPERATION_DURATION.count, which)
         failed = query.rate(m.OPERATION_DURATION.count, which, REFUSED)
-        b.add(panels.number(title, description, over_time(rate, title), panels.PER_SECOND, nothing="none"), 6, 4)
-        b.add(
-            panels.number(
-                f"{title} answered with an error",
-                "Mostly for what is not there: a name from a list before a deploy, or one that was made up.",
-                over_time(query.share(failed, rate), "errors"),
-                panels.SHARE,
-                nothing="none",
-            ),
-            6,
-            4,
+        b.number(title, description, over_time(rate, title), panels.PER_SECOND, nothing="none")
+        b.number(
+            f"{title} answered with an error",
+            "Mostly for what is not there: a name from a list before a deploy, or one that was made up.",
+            over_time(query.share(failed, rate), "errors"),
+            panels.SHARE,
+            nothing="none",
         )
 
 
 def _resources(b: Board) -> None:
-    b.add(
-        panels.lines(
-            "Requests by method",
-            "Many lists for each read: a client that asks again and again what there is.",
-            [over_time(query.rate(m.OPERATION_DURATION.count, RESOURCES, by=query.METHOD), query.legend(query.METHOD))],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        8,
+    b.rates(
+        "Requests by method",
+        "Many lists for each read: a client that asks again and again what there is.",
+        m.OPERATION_DURATION.count,
+        RESOURCES,
+        by=query.METHOD,
     )
-    b.add(
-        panels.lines(
-            "Errors by method and code",
-            "`-32602` (2026-07-28) and `-32002` (before): there is no such resource. `-32603`: reading it failed.",
-            [
-                over_time(
-                    query.rate(m.OPERATION_DURATION.count, RESOURCES, REFUSED, by=f"{query.METHOD}, {query.CODE}"),
-                    query.legend(query.METHOD, query.CODE),
-                )
-            ],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Errors by method and code",
+        "`-32602` (2026-07-28) and `-32002` (before): there is no such resource. `-32603`: reading it failed.",
+        [
+            over_time(
+                query.rate(m.OPERATION_DURATION.count, RESOURCES, REFUSED, by=f"{query.METHOD}, {query.CODE}"),
+                query.legend(query.METHOD, query.CODE),
+            )
+        ],
+        panels.PER_SECOND,
+        stacked=True,
     )
     b.add(
         panels.heat(
@@ -128,15 +118,13 @@ def _prompts(b: Board) -> None:
     table = table.override_by_name("Value #B", [panels.prop("unit", panels.SHARE)])
     titles = {"Value #A": "taken/s", "Value #B": "errors", "Value #C": "p50", "Value #D": "p95"}
     b.add(panels.columns(table, titles, (query.SERVICE, query.PROMPT, *titles)), 12)
-    b.add(
-        panels.lines(
-            "Prompts taken",
-            "One that stopped: it left the list, or its users left.",
-            [over_time(query.rate(m.OPERATION_DURATION.count, GETS, by=query.PROMPT), query.legend(query.PROMPT))],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        12,
+    b.rates(
+        "Prompts taken",
+        "One that stopped: it left the list, or its users left.",
+        m.OPERATION_DURATION.count,
+        GETS,
+        by=query.PROMPT,
+        width=12,
     )
 
 
@@ -151,4 +139,4 @@ def _clients(b: Board) -> None:
         ),
     ):
         expr = query.increase(m.CLIENT_REQUESTS.series, CLIENT, which, by=query.CLIENT)
-        b.add(panels.bars(title, description, now(expr, query.legend(query.CLIENT)), panels.COUNT), 8)
+        b.bars(title, description, now(expr, query.legend(query.CLIENT)), panels.COUNT)

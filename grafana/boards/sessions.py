@@ -34,75 +34,57 @@ def board() -> Board:
 
 
 def _population(b: Board) -> None:
-    b.add(
-        panels.lines(
-            "Active sessions",
-            "Sessions in the shared store. Every replica reports the same number, so the largest counts; no line "
-            "means that the store does not answer.",
-            [over_time(query.shared(m.SESSION_ACTIVE), LEGEND_SERVICE)],
-            panels.COUNT,
-        ),
-        8,
+    b.lines(
+        "Active sessions",
+        "Sessions in the shared store. Every replica reports the same number, so the largest counts; no line "
+        "means that the store does not answer.",
+        [over_time(query.shared(m.SESSION_ACTIVE), LEGEND_SERVICE)],
+        panels.COUNT,
     )
-    b.add(
-        panels.lines(
-            "Sessions held by each process",
-            "Sessions in each process's memory. One process far above the others: sticky routing, or a leak there.",
-            [
-                over_time(
-                    f"sum by ({query.INSTANCE}) ({query.select(m.SESSION_LOCAL.series)})",
-                    query.legend(query.INSTANCE),
-                )
-            ],
-            panels.COUNT,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Sessions held by each process",
+        "Sessions in each process's memory. One process far above the others: sticky routing, or a leak there.",
+        [
+            over_time(
+                f"sum by ({query.INSTANCE}) ({query.select(m.SESSION_LOCAL.series)})",
+                query.legend(query.INSTANCE),
+            )
+        ],
+        panels.COUNT,
+        stacked=True,
     )
-    b.add(
-        panels.lines(
-            "Beginnings and ends",
-            "Sessions that began, were met again after a restart, or ended, per second. Beginnings above ends for "
-            "hours: sessions leak, or clients open one per call.",
-            [
-                over_time(query.rate(m.SESSION_STARTED.series), "started", ref="A"),
-                over_time(query.rate(m.SESSION_RESUMED.series), "resumed", ref="B"),
-                over_time(query.rate(m.SESSION_ENDED.series), "ended", ref="C"),
-            ],
-            panels.EVENTS,
-        ),
-        8,
+    b.lines(
+        "Beginnings and ends",
+        "Sessions that began, were met again after a restart, or ended, per second. Beginnings above ends for "
+        "hours: sessions leak, or clients open one per call.",
+        [
+            over_time(query.rate(m.SESSION_STARTED.series), "started", ref="A"),
+            over_time(query.rate(m.SESSION_RESUMED.series), "resumed", ref="B"),
+            over_time(query.rate(m.SESSION_ENDED.series), "ended", ref="C"),
+        ],
+        panels.EVENTS,
     )
-    b.add(
-        panels.lines(
-            "Beginnings by source",
-            "How each session was recognised. Many `inferred` ones: clients that carry no id, grouped by who they "
-            "are; see the documentation of session sources.",
-            [over_time(query.rate(m.SESSION_STARTED.series, by=query.SOURCE), query.legend(query.SOURCE))],
-            panels.EVENTS,
-            stacked=True,
-        ),
-        8,
+    b.rates(
+        "Beginnings by source",
+        "How each session was recognised. Many `inferred` ones: clients that carry no id, grouped by who they "
+        "are; see the documentation of session sources.",
+        m.SESSION_STARTED.series,
+        by=query.SOURCE,
+        unit=panels.EVENTS,
     )
-    b.add(
-        panels.lines(
-            "Beginnings by protocol version",
-            "Which revisions new sessions speak.",
-            [over_time(query.rate(m.SESSION_STARTED.series, by=query.PROTOCOL), query.legend(query.PROTOCOL))],
-            panels.EVENTS,
-            stacked=True,
-        ),
-        8,
+    b.rates(
+        "Beginnings by protocol version",
+        "Which revisions new sessions speak.",
+        m.SESSION_STARTED.series,
+        by=query.PROTOCOL,
+        unit=panels.EVENTS,
     )
-    b.add(
-        panels.lines(
-            "Claims to a session that were not followed",
-            "`limit`: more new sessions a minute than allowed, a flood or a client without a memory. `principal`: an "
-            "id used under somebody else's credentials, which deserves a look at who.",
-            [over_time(query.rate(m.SESSION_REJECTED.series, by=query.REASON), query.legend(query.REASON))],
-            panels.EVENTS,
-        ),
-        8,
+    b.lines(
+        "Claims to a session that were not followed",
+        "`limit`: more new sessions a minute than allowed, a flood or a client without a memory. `principal`: an "
+        "id used under somebody else's credentials, which deserves a look at who.",
+        [over_time(query.rate(m.SESSION_REJECTED.series, by=query.REASON), query.legend(query.REASON))],
+        panels.EVENTS,
     )
 
 
@@ -113,25 +95,19 @@ def _active(then: str = "") -> str:
 
 def _endings(b: Board) -> None:
     by_reason = query.legend(query.END_REASON)
-    b.add(
-        panels.bars(
-            "Reasons",
-            "How sessions ended in the range on screen. `client_delete`: the client said goodbye; `expired`: it did "
-            "not; `server_closed`: the server did; `replaced`: a conversation took it in.",
-            now(query.increase(m.SESSION_ENDED.series, by=query.END_REASON), by_reason),
-            panels.COUNT,
-        ),
-        8,
+    b.bars(
+        "Reasons",
+        "How sessions ended in the range on screen. `client_delete`: the client said goodbye; `expired`: it did "
+        "not; `server_closed`: the server did; `replaced`: a conversation took it in.",
+        now(query.increase(m.SESSION_ENDED.series, by=query.END_REASON), by_reason),
+        panels.COUNT,
     )
-    b.add(
-        panels.lines(
-            "Ends by reason",
-            "The same over time. A wave of `expired` one TTL after a deploy: clients did not come back.",
-            [over_time(query.rate(m.SESSION_ENDED.series, by=query.END_REASON), by_reason)],
-            panels.EVENTS,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Ends by reason",
+        "The same over time. A wave of `expired` one TTL after a deploy: clients did not come back.",
+        [over_time(query.rate(m.SESSION_ENDED.series, by=query.END_REASON), by_reason)],
+        panels.EVENTS,
+        stacked=True,
     )
     started, ended = (query.increase(x.series, window="1h") for x in (m.SESSION_STARTED, m.SESSION_ENDED))
     b.add(
@@ -166,30 +142,24 @@ def _shape(b: Board) -> None:
         ),
     ):
         b.add(panels.heat(title, description, buckets(query.heat(metric)), unit), 8)
-        b.add(
-            panels.lines(
-                f"{title}, quantiles",
-                f"{description} The half, the slowest twentieth and the mean.",
-                [
-                    over_time(query.quantile(0.5, metric), "p50", ref="A"),
-                    over_time(query.quantile(0.95, metric), "p95", ref="B"),
-                    over_time(f"{query.rate(metric.sum)} / ({query.rate(metric.count)} > 0)", "mean", ref="C"),
-                ],
-                unit,
-            ),
-            8,
+        b.lines(
+            f"{title}, quantiles",
+            f"{description} The half, the slowest twentieth and the mean.",
+            [
+                over_time(query.quantile(0.5, metric), "p50", ref="A"),
+                over_time(query.quantile(0.95, metric), "p95", ref="B"),
+                over_time(f"{query.rate(metric.sum)} / ({query.rate(metric.count)} > 0)", "mean", ref="C"),
+            ],
+            unit,
         )
         if metric is m.SESSION_DURATION:
             _unused(b)
-    b.add(
-        panels.lines(
-            "Median duration by end reason",
-            "Whether sessions that expire are shorter than those that are closed: short ones that expire are clients "
-            "that crash or give up.",
-            [over_time(query.quantile(0.5, m.SESSION_DURATION, by=query.END_REASON), query.legend(query.END_REASON))],
-            panels.SECONDS,
-        ),
-        8,
+    b.lines(
+        "Median duration by end reason",
+        "Whether sessions that expire are shorter than those that are closed: short ones that expire are clients "
+        "that crash or give up.",
+        [over_time(query.quantile(0.5, m.SESSION_DURATION, by=query.END_REASON), query.legend(query.END_REASON))],
+        panels.SECONDS,
     )
 
 
@@ -209,62 +179,47 @@ def _unused(b: Board) -> None:
 
 
 def _streams(b: Board) -> None:
-    b.add(
-        panels.lines(
-            "Transport sessions held, and sessions that live",
-            "What the SDK holds in the memory of all processes, against the live sessions. Far apart for long: clients "
-            "leave without a DELETE and nothing takes their sessions out; memory grows until a restart.",
-            [
-                over_time(f"sum({query.select(m.TRANSPORT_SESSIONS.series)})", "held by the SDK", ref="A"),
-                over_time(_active(), "live", ref="B"),
-            ],
-            panels.COUNT,
-        ),
-        8,
+    b.lines(
+        "Transport sessions held, and sessions that live",
+        "What the SDK holds in the memory of all processes, against the live sessions. Far apart for long: clients "
+        "leave without a DELETE and nothing takes their sessions out; memory grows until a restart.",
+        [
+            over_time(f"sum({query.select(m.TRANSPORT_SESSIONS.series)})", "held by the SDK", ref="A"),
+            over_time(_active(), "live", ref="B"),
+        ],
+        panels.COUNT,
     )
-    b.add(
-        panels.lines(
-            "Transport sessions held by each process",
-            "The same by process. Those that only climb, each from its start on, leak.",
-            [
-                over_time(
-                    f"sum by ({query.INSTANCE}) ({query.select(m.TRANSPORT_SESSIONS.series)})",
-                    query.legend(query.INSTANCE),
-                )
-            ],
-            panels.COUNT,
-        ),
-        8,
+    b.lines(
+        "Transport sessions held by each process",
+        "The same by process. Those that only climb, each from its start on, leak.",
+        [
+            over_time(
+                f"sum by ({query.INSTANCE}) ({query.select(m.TRANSPORT_SESSIONS.series)})",
+                query.legend(query.INSTANCE),
+            )
+        ],
+        panels.COUNT,
     )
-    b.add(
-        panels.lines(
-            "Open streams",
-            "`get`: for what the server says by itself; `listen`: subscriptions of 2026-07-28; `sse`: the transport of "
-            "2024-11-05; `post`: answers that stream for a second or more. Each holds a connection.",
-            [over_time(f"sum by ({query.KIND}) ({query.select(m.STREAM_ACTIVE.series)})", query.legend(query.KIND))],
-            panels.COUNT,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Open streams",
+        "`get`: for what the server says by itself; `listen`: subscriptions of 2026-07-28; `sse`: the transport of "
+        "2024-11-05; `post`: answers that stream for a second or more. Each holds a connection.",
+        [over_time(f"sum by ({query.KIND}) ({query.select(m.STREAM_ACTIVE.series)})", query.legend(query.KIND))],
+        panels.COUNT,
+        stacked=True,
     )
-    b.add(
-        panels.lines(
-            "Duration of streams that ended, half of them",
-            "By kind. A line that stays at 60 s or 5 min: a proxy cuts streams there, and its timeout wants raising.",
-            [over_time(query.quantile(0.5, m.STREAM_DURATION, by=query.KIND), query.legend(query.KIND))],
-            panels.SECONDS,
-        ),
-        8,
+    b.lines(
+        "Duration of streams that ended, half of them",
+        "By kind. A line that stays at 60 s or 5 min: a proxy cuts streams there, and its timeout wants raising.",
+        [over_time(query.quantile(0.5, m.STREAM_DURATION, by=query.KIND), query.legend(query.KIND))],
+        panels.SECONDS,
     )
-    b.add(
-        panels.lines(
-            "Streams that ended, by client",
-            "A client far above the others opens its stream again and again: it polls, or something cuts it.",
-            [over_time(query.rate(m.STREAM_DURATION.count, by=query.CLIENT), query.legend(query.CLIENT))],
-            panels.EVENTS,
-            stacked=True,
-        ),
-        8,
+    b.rates(
+        "Streams that ended, by client",
+        "A client far above the others opens its stream again and again: it polls, or something cuts it.",
+        m.STREAM_DURATION.count,
+        by=query.CLIENT,
+        unit=panels.EVENTS,
     )
 
 

@@ -36,15 +36,13 @@ def usage(b: Board) -> None:
     names = {by: "tenant"} | {f"Value #{ref}": title for ref, (title, _, _) in columns.items()}
     b.add(panels.columns(table, names, tuple(names)), 12)
     requests = query.rate(m.CLIENT_REQUESTS.series, CHOSEN, by=by)
-    b.add(
-        panels.lines(
-            "Requests by tenant",
-            "One that grows alone: a loop of its agent, or a new customer. 50 have a name, all others are `_OTHER`.",
-            [over_time(requests, query.legend(by))],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        12,
+    b.lines(
+        "Requests by tenant",
+        "One that grows alone: a loop of its agent, or a new customer. 50 have a name, all others are `_OTHER`.",
+        [over_time(requests, query.legend(by))],
+        panels.PER_SECOND,
+        width=12,
+        stacked=True,
     )
 
 

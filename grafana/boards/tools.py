@@ -86,63 +86,51 @@ def _quantile(q: float) -> str:
 
 
 def _rates(b: Board) -> None:
-    b.add(
-        panels.lines(
-            "Calls by tool",
-            "Which tools are in use. One that stopped: a client's prompt changed, or the tool left the list.",
-            [over_time(query.rate(m.OPERATION_DURATION.count, CALLS, by=query.TOOL), LEGEND_TOOL)],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Calls by tool",
+        "Which tools are in use. One that stopped: a client's prompt changed, or the tool left the list.",
+        [over_time(query.rate(m.OPERATION_DURATION.count, CALLS, by=query.TOOL), LEGEND_TOOL)],
+        panels.PER_SECOND,
+        stacked=True,
     )
-    b.add(
-        panels.lines(
-            "Failures by tool and kind",
-            "`tool`: it said so itself; `exception`: it raised, and the type is on the spans. Those are the server's. "
-            "`unknown_tool` and `invalid_arguments` are the caller's: see below; `refused`: nobody ran it. Each dot is "
-            "one failed call: a click opens its trace.",
-            [
-                over_time(
-                    query.failures(CHOSEN, by=f"{query.TOOL}, {query.FAILURE}"),
-                    query.legend(query.TOOL, query.FAILURE),
-                    exemplars=True,
-                )
-            ],
-            panels.PER_SECOND,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Failures by tool and kind",
+        "`tool`: it said so itself; `exception`: it raised, and the type is on the spans. Those are the server's. "
+        "`unknown_tool` and `invalid_arguments` are the caller's: see below; `refused`: nobody ran it. Each dot is "
+        "one failed call: a click opens its trace.",
+        [
+            over_time(
+                query.failures(CHOSEN, by=f"{query.TOOL}, {query.FAILURE}"),
+                query.legend(query.TOOL, query.FAILURE),
+                exemplars=True,
+            )
+        ],
+        panels.PER_SECOND,
+        stacked=True,
     )
-    b.add(
-        panels.lines(
-            "Being served now",
-            "Requests that are not answered yet. A line that climbs and stays: calls that hang.",
-            [
-                over_time(
-                    f"sum by ({query.METHOD}, {query.TOOL}) ({query.select(m.REQUESTS_ACTIVE.series)})",
-                    query.legend(query.METHOD, query.TOOL),
-                )
-            ],
-            panels.COUNT,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Being served now",
+        "Requests that are not answered yet. A line that climbs and stays: calls that hang.",
+        [
+            over_time(
+                f"sum by ({query.METHOD}, {query.TOOL}) ({query.select(m.REQUESTS_ACTIVE.series)})",
+                query.legend(query.METHOD, query.TOOL),
+            )
+        ],
+        panels.COUNT,
+        stacked=True,
     )
-    b.add(
-        panels.lines(
-            "Oldest call in flight",
-            "How long the oldest call of each tool that has no answer has taken so far. A line that climbs without an "
-            "end: a call that hangs; clients give up after a minute or so, their tool runs on.",
-            [
-                over_time(
-                    f"max by ({query.TOOL}) ({query.select(m.CALL_OLDEST.series, CHOSEN)})",
-                    query.legend(query.TOOL),
-                )
-            ],
-            panels.SECONDS,
-        ),
-        8,
+    b.lines(
+        "Oldest call in flight",
+        "How long the oldest call of each tool that has no answer has taken so far. A line that climbs without an "
+        "end: a call that hangs; clients give up after a minute or so, their tool runs on.",
+        [
+            over_time(
+                f"max by ({query.TOOL}) ({query.select(m.CALL_OLDEST.series, CHOSEN)})",
+                query.legend(query.TOOL),
+            )
+        ],
+        panels.SECONDS,
     )
 
 
@@ -162,15 +150,13 @@ def _wrong(b: Board) -> None:
         ),
     ):
         expr = query.failures(*chosen, by=", ".join(by))
-        b.add(
-            panels.lines(
-                title,
-                description,
-                [over_time(expr, query.legend(*by), exemplars=True)],
-                panels.PER_SECOND,
-                stacked=True,
-            ),
-            12,
+        b.lines(
+            title,
+            description,
+            [over_time(expr, query.legend(*by), exemplars=True)],
+            panels.PER_SECOND,
+            width=12,
+            stacked=True,
         )
     by = f"{query.TOOL}, {query.FAILURE}, {query.CLIENT}"
     wrong, corrected = (query.increase(m.series, *chosen, by=by) for m in (m.CALL_FAILURES, m.CALL_CORRECTED))
@@ -213,15 +199,13 @@ def _latency(b: Board) -> None:
 
 
 def _input(b: Board) -> None:
-    b.add(
-        panels.lines(
-            "Waits for people",
-            "How long calls waited for the input that they had asked for, mostly from a person: 95th percentile, from "
-            "the answer that asked to the request that brought it. It is in no other latency.",
-            [over_time(query.quantile(0.95, m.CALL_INPUT_WAIT, CHOSEN, by=query.TOOL), LEGEND_TOOL)],
-            panels.SECONDS,
-        ),
-        12,
+    b.lines(
+        "Waits for people",
+        "How long calls waited for the input that they had asked for, mostly from a person: 95th percentile, from "
+        "the answer that asked to the request that brought it. It is in no other latency.",
+        [over_time(query.quantile(0.95, m.CALL_INPUT_WAIT, CHOSEN, by=query.TOOL), LEGEND_TOOL)],
+        panels.SECONDS,
+        width=12,
     )
     table = panels.rows(
         "Asked, and never answered",
@@ -236,59 +220,48 @@ def _input(b: Board) -> None:
     names = {"Value #A": "brought", "Value #B": "never brought"}
     b.add(panels.columns(table, names, (query.TOOL, *names)), 12)
     failed, by = f'{query.ERROR}!=""', (query.METHOD, query.ERROR)
-    b.add(
-        panels.lines(
-            "Requests to clients",
-            "Elicitation, sampling and roots that tools ask for as they run, up to 2025-11-25: 95th percentile until "
-            "the answer. It is part of the latency of the tool.",
-            [over_time(query.quantile(0.95, m.CLIENT_DURATION, by=query.METHOD), query.legend(query.METHOD))],
-            panels.SECONDS,
-        ),
-        12,
+    b.lines(
+        "Requests to clients",
+        "Elicitation, sampling and roots that tools ask for as they run, up to 2025-11-25: 95th percentile until "
+        "the answer. It is part of the latency of the tool.",
+        [over_time(query.quantile(0.95, m.CLIENT_DURATION, by=query.METHOD), query.legend(query.METHOD))],
+        panels.SECONDS,
+        width=12,
     )
-    b.add(
-        panels.lines(
-            "Requests to clients that fail",
-            "By the error of the client; `unanswered`: nobody waits any longer, -1: a person said no.",
-            [over_time(query.rate(m.CLIENT_DURATION.count, failed, by=", ".join(by)), query.legend(*by))],
-            panels.PER_SECOND,
-        ),
-        12,
+    b.lines(
+        "Requests to clients that fail",
+        "By the error of the client; `unanswered`: nobody waits any longer, -1: a person said no.",
+        [over_time(query.rate(m.CLIENT_DURATION.count, failed, by=", ".join(by)), query.legend(*by))],
+        panels.PER_SECOND,
+        width=12,
     )
 
 
 def _beneath(b: Board) -> None:
     kinds = 'span_kind=~"SPAN_KIND_CLIENT|SPAN_KIND_PRODUCER"'
-    b.add(
-        panels.lines(
-            "Operations of others, time per second",
-            "Seconds spent per second in databases and services beneath the tools, from every span before sampling. "
-            "The tallest is what to speed up first.",
-            [
-                over_time(
-                    f"topk(10, {query.rate(external.SPAN_TIME, kinds, by='span_name')})",
-                    "{{span_name}}",
-                )
-            ],
-            panels.SECONDS,
-            stacked=True,
-        ),
-        8,
+    b.lines(
+        "Operations of others, time per second",
+        "Seconds spent per second in databases and services beneath the tools, from every span before sampling. "
+        "The tallest is what to speed up first.",
+        [
+            over_time(
+                f"topk(10, {query.rate(external.SPAN_TIME, kinds, by='span_name')})",
+                "{{span_name}}",
+            )
+        ],
+        panels.SECONDS,
+        stacked=True,
     )
-    b.add(
-        panels.lines(
-            "Operations of others, 95th percentile",
-            "How long the slower ones take.",
-            [
-                over_time(
-                    "topk(10, histogram_quantile(0.95, "
-                    f"{query.rate(external.SPAN_DURATION, kinds, by='le, span_name')}))",
-                    "{{span_name}}",
-                )
-            ],
-            panels.SECONDS,
-        ),
-        8,
+    b.lines(
+        "Operations of others, 95th percentile",
+        "How long the slower ones take.",
+        [
+            over_time(
+                f"topk(10, histogram_quantile(0.95, {query.rate(external.SPAN_DURATION, kinds, by='le, span_name')}))",
+                "{{span_name}}",
+            )
+        ],
+        panels.SECONDS,
     )
     window = query.RANGE
     by = "client, server"
