@@ -1,4 +1,4 @@
-"""How agents get along with the server: handshakes, reconnects, tools that they make up, what they correct."""
+"""How agents get along with the server: handshakes, reconnects, made-up tools, corrections."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MADE_UP: Final = f'{query.FAILURE}="unknown_tool"'
 
 
 def numbers(b: Board) -> None:
-    """Add how agents get along, in four numbers, each with a link to what is behind it."""
+    """Add four numbers on how agents get along, each with a link to its details."""
     every = query.rate(m.OPERATION_DURATION.count, HANDSHAKE)
     wrong = query.increase(m.CALL_FAILURES.series, query.CALLER_WRONG)
     back, met = (query.increase(each.series) for each in (m.SESSION_RETURNED, m.SESSION_RESUMED))
     for title, description, target, unit, nothing, board in (
         (
             "Handshakes that work",
-            "Share of `initialize` and `server/discover` that was answered without an error. Those that were refused "
-            "before anybody read them, mostly for their credentials, are below, at the door.",
+            "Share of `initialize` and `server/discover` that were answered without an error. Requests that were "
+            "refused before, mostly for their credentials, are in *Refused at the door* below.",
             over_time(query.share(query.rate(m.OPERATION_DURATION.count, WORKED), every), "worked"),
             panels.SHARE,
             "none",
@@ -36,8 +36,8 @@ def numbers(b: Board) -> None:
         ),
         (
             "Reconnects",
-            "Sessions whose clients were back after the server had refused their id, or that another process has met "
-            "again after a restart, in the range on screen.",
+            "Sessions whose clients came back after the server had refused their id, or that continued in another "
+            "process after a restart, in the selected time range.",
             now(f"({back} or vector(0)) + ({met} or vector(0))", "back"),
             panels.COUNT,
             "none",
@@ -45,8 +45,7 @@ def numbers(b: Board) -> None:
         ),
         (
             "Made-up tools",
-            "Share of tool calls that name a tool which the server does not have: made up, or from a list before a "
-            "deploy.",
+            "Share of tool calls that name a tool which does not exist: made up, or from a list before a deploy.",
             over_time(query.share(query.failures(MADE_UP), query.calls()), "made up"),
             panels.SHARE,
             "no calls",
@@ -54,8 +53,8 @@ def numbers(b: Board) -> None:
         ),
         (
             "Corrected themselves",
-            "Share of wrongly asked calls after which the next call of the same tool in the session worked. Low: the "
-            "text of the error does not say what to do.",
+            "Share of wrong calls after which the next call of the same tool in the session succeeded. Low: the error "
+            "text does not say what to do.",
             now(query.share(query.increase(m.CALL_CORRECTED.series, query.CALLER_WRONG), wrong), "corrected"),
             panels.SHARE,
             "none wrong",
@@ -71,11 +70,11 @@ def _linked(title: str, description: str, target: Target, unit: str, nothing: st
 
 
 def connections(b: Board) -> None:
-    """Add how clients connect, and how often again."""
+    """Add how often clients connect and reconnect."""
     b.lines(
         "Handshakes",
-        "`worked`: answered without an error; `went on`: the client said that it is ready, as those do that have "
-        "sent `initialize`. Far below the first line: clients that only look, or get lost on the way.",
+        "`worked`: answered without an error; `went on`: the client sent `notifications/initialized`, as clients do "
+        "after `initialize`. Far below the first line: clients only probe, or fail after the handshake.",
         [
             over_time(query.rate(m.OPERATION_DURATION.count, WORKED), "worked", ref="A"),
             over_time(
@@ -94,8 +93,8 @@ def connections(b: Board) -> None:
     )
     b.lines(
         "Reconnects",
-        "Sessions whose clients were back after a refused id, sessions met again after a restart, and closed GET "
-        "streams, which clients open again. The last alone, at a steady rate: a proxy cuts them.",
+        "Sessions whose clients came back after a refused id, sessions resumed after a restart, and closed GET "
+        "streams, which clients open again. Only the last, at a steady rate: a proxy closes them.",
         [
             over_time(query.rate(m.SESSION_RETURNED.series), "back after a cut", ref="A"),
             over_time(query.rate(m.SESSION_RESUMED.series), "met again after a restart", ref="B"),
@@ -111,8 +110,8 @@ def connections(b: Board) -> None:
     b.add(
         panels.bars(
             "Tool calls for each handshake",
-            "By client, in the range on screen. About one: the client connects again for each call, which costs a "
-            "handshake and a listing each time. Clients of 2026-07-28 need none.",
+            "By client, in the selected time range. About one: the client reconnects for each call, which costs a "
+            "handshake and a list of tools each time. Clients of 2026-07-28 need no handshake.",
             now(query.share(called, began), query.legend(query.CLIENT)),
             panels.COUNT,
         ).decimals(1),

@@ -1,4 +1,4 @@
-"""What a server costs the model: a row of the dashboard of tools."""
+"""What a server costs the model's context: a row of the dashboard of tools."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ LEGEND_TOOL: Final = query.legend(query.TOOL)
 
 
 def cost(b: Board) -> None:
-    """Add the catalogue, the answers, and which tools nobody calls."""
+    """Add the catalogue, the results, and tools that are never called."""
     b.lines(
         "Result size by tool, 95th percentile",
-        "What a call costs the model's context, at about four bytes a token. Trim or page what is large.",
+        "What a call costs the model's context, at about four bytes a token. Shorten large results, or split them into "
+        "pages.",
         [over_time(query.quantile(0.95, m.TOOL_RESULT_SIZE, CHOSEN, tenants.CHOSEN, by=query.TOOL), LEGEND_TOOL)],
         panels.BYTES,
         width=12,
     )
     b.bars(
         "Bytes answered",
-        "Which tools filled the contexts in the range on screen: size times calls.",
+        "The tools that filled contexts most in the selected time range: size times calls.",
         now(
             f"topk(10, {query.increase(m.TOOL_RESULT_SIZE.sum, CHOSEN, tenants.CHOSEN, by=query.TOOL)})",
             LEGEND_TOOL,
@@ -34,16 +35,16 @@ def cost(b: Board) -> None:
     )
     b.lines(
         "Catalogue",
-        "What every conversation reads before its first call: the definitions of all tools, median of what clients "
-        "got. A step up: see the event `catalogue.changed`.",
+        "The definitions of all tools, which every conversation reads before its first call; median of what clients "
+        "got. If it jumps, see the event `catalogue.changed`.",
         [over_time(query.quantile(0.5, m.CATALOGUE_SIZE, by=query.CLIENT), query.legend(query.CLIENT))],
         panels.BYTES,
     )
     given = query.quantile(0.5, m.SESSION_CONTEXT_SIZE, by=query.CLIENT)
     b.lines(
         "Given to the model by a session",
-        "The catalogue and all results together, median of the sessions that ended. A model's window is some "
-        "hundred thousand tokens, of about four bytes each; what is given early is read again with each step.",
+        "The catalogue and all results together, median of ended sessions. A model's context is some hundred thousand "
+        "tokens of about four bytes; it reads everything again at each step.",
         [over_time(given, query.legend(query.CLIENT))],
         panels.BYTES,
     )
@@ -52,7 +53,7 @@ def cost(b: Board) -> None:
     none = f'label_replace(vector(0), "{query.TOOL}", "none", "", "")'
     b.bars(
         "Answers beyond what the host takes",
-        "Its model got a part, or a file to read: page the tool's answers, or let it filter.",
+        "The model got a part of the result, or a file to read: split results into pages, or let the tool filter.",
         now(f"topk(10, {oversized} > 0) or {none}", query.legend(query.TOOL, query.CLIENT)),
         panels.COUNT,
     )
@@ -60,8 +61,8 @@ def cost(b: Board) -> None:
     calls = query.increase(m.TOOL_CALLS.series, CHOSEN, by=query.TOOL)
     table = panels.rows(
         "Definitions and their use",
-        "What each tool adds to the catalogue, and how often it was called in the range on screen: large and never "
-        "called is what to take out, or to put behind another tool.",
+        "What each tool adds to the catalogue, and how often it was called in the selected time range: remove large "
+        "tools that are never called, or move them behind another tool.",
         [column("A", size), column("B", calls)],
         panels.COUNT,
     ).decimals(0)
@@ -72,7 +73,7 @@ def cost(b: Board) -> None:
     b.add(
         panels.number(
             "Tools that clients are shown",
-            "In all catalogues together. Models choose worse among very many.",
+            "In all catalogues together. Models choose worse among many tools.",
             now(tools, query.legend(query.SERVICE)),
             panels.COUNT,
         ),

@@ -1,4 +1,4 @@
-"""A dashboard under construction: places panels from left to right, numbers them, adds what all share."""
+"""Builds a dashboard: places and numbers its panels, and adds variables, links and annotations."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ class Board:
         )
 
     def traces(self) -> Board:
-        """Let the viewer choose where traces are, and where Jaeger's own pages are."""
+        """Add a variable for the data source of traces."""
         self._dashboard.with_variable(_datasource("traces", "Traces", "jaeger"))
         return self
 
     def logs(self) -> Board:
-        """Let the viewer choose where logs are."""
+        """Add a variable for the data source of logs."""
         self._dashboard.with_variable(_datasource("logs", "Logs", "loki"))
         return self
 
     def choice(self, name: str, label: str, **values: str) -> Board:
-        """Let the viewer choose one of some values, each under a name; the first one unless they do."""
+        """Add a variable with named values; the first one is the default."""
         options = [
-            models.VariableOption(selected=not at, text=text, value=value)
-            for at, (text, value) in enumerate(values.items())
+            models.VariableOption(selected=not index, text=text, value=value)
+            for index, (text, value) in enumerate(values.items())
         ]
         variable = dashboard.CustomVariable(name).label(label).options(options).current(options[0])
         self._dashboard.with_variable(variable.values(", ".join(f"{text} : {value}" for text, value in values.items())))
         return self
 
     def jaeger_address(self) -> Board:
-        """Let the viewer say where Jaeger's own pages are, for links out of tables."""
+        """Add a variable for the address of Jaeger's own pages, for links in tables."""
         return self.textbox("jaeger", "Jaeger's address", "http://localhost:16686")
 
     def select(self, *names: str) -> Board:
@@ -77,7 +77,7 @@ class Board:
         return self
 
     def service(self) -> Board:
-        """Let the viewer choose one service: a trace search takes no pattern."""
+        """Add a variable for one service, as a search for traces supports no pattern."""
         variable = _values_of("service", query.SERVICE, OPERATION_DURATION.count)
         self._dashboard.with_variable(variable)
         return self
@@ -90,12 +90,12 @@ class Board:
         return self
 
     def mark_deploys(self) -> Board:
-        """Mark when a version of a service first reported, and while alerts fire."""
+        """Add annotations for new versions of a service and for firing alerts."""
         by = f"{query.SERVICE}, service_version"
-        # Of ours and not `target_info`: that has no `service_name` where Prometheus scrapes.
+        # Not `target_info`, which has no `service_name` if Prometheus scrapes.
         series = query.select(SESSION_LOCAL.series)
         seen, before = f"count by ({by}) ({series})", f"count by ({by}) ({series} offset 5m)"
-        # Where nothing of a service came then, those that it had before the gap are not new.
+        # After a gap in the samples of a service, versions from before the gap are not new.
         gap = f"(count by ({by}) (last_over_time({series}[1h] offset 5m)) unless on ({query.SERVICE}) {before})"
         firing = '{alertstate="firing", alertname=~"MCP.*|Collector.*"}'
         for name, expr, title, color in (
@@ -169,15 +169,15 @@ class Board:
         return self.add(panels.bars(title, description, target, unit), width)
 
     def json(self) -> str:
-        """Return the dashboard as Grafana reads it, the same bytes every time."""
+        """Return the dashboard as JSON, the same bytes every time."""
         model = json.loads(JSONEncoder().encode(self._dashboard.build()))
-        # Left out by the SDK where there are none, and missed by readers that count on it.
+        # The SDK leaves out an empty list, which some readers require.
         model["annotations"].setdefault("list", [])
-        # Of interval variables only; the SDK writes them on every one.
+        # The SDK writes these on every variable, but only interval variables have them.
         for variable in model["templating"]["list"]:
             for name in ("auto", "auto_count", "auto_min"):
                 variable.pop(name, None)
-        # Off by default, and no option any more in the newest Grafana.
+        # Off by default, and removed from the newest Grafana.
         for panel in model["panels"]:
             panel.get("options", {}).pop("footer", None)
         return json.dumps(model, sort_keys=True, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Who is refused at the door, and why: requests that no tool saw."""
+"""Requests that were refused before a tool ran: who sent them, and why."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from .board import Board
 from .targets import column, over_time
 
 REFUSED: Final = f'{query.STATUS}!="405"'
-"""A server without streams answers 405 to each client of an older revision, which asks for one: no refusal."""
+"""Without 405, by which a server without streams answers the GET of every client of an older revision."""
 CHOSEN: Final = f'{query.CLIENT}=~"$client"'
 
 
 def number(b: Board) -> None:
-    """Add how many are refused, of whatever client."""
+    """Add how many requests of all clients are refused."""
     b.number(
         "Refused at the door",
-        "Requests that no tool saw, for their credentials, session or form: by status and client below.",
+        "Requests refused before a tool ran, for their credentials, session or form: see status and client below.",
         over_time(query.rate(m.REQUESTS_REFUSED.series, REFUSED), "refused"),
         panels.PER_SECOND,
     )
 
 
 def refused(b: Board) -> None:
-    """Add why, who, and a way to the traces of each."""
+    """Add refusals by status and client, with links to traces."""
     rate = partial(query.rate, m.REQUESTS_REFUSED.series, CHOSEN, REFUSED)
     b.lines(
         "Refused, by status",
-        "401: no token, or an old one; one for each client that begins is how OAuth starts. 403: a token without "
-        "the right, or a foreign origin. 404: a session that is gone, see *Restarts* of the sessions. 400: a "
-        "revision, header or body that the server does not take.",
+        "401: no token, or an expired one; OAuth starts with one for each new client. 403: a token without permission, "
+        "or a foreign origin. 404: an unknown session, see *Restarts* of the Sessions dashboard. 400: a revision, "
+        "header or body that the server does not accept.",
         [over_time(rate(by=query.STATUS), query.legend(query.STATUS))],
         panels.PER_SECOND,
         stacked=True,
     )
     b.lines(
         "Refused, by client",
-        "One client: it, or what it was given; all of them at once: the server, its proxy or who makes the tokens. "
-        "`no name`: refused before anybody has read who it is.",
+        "One client: the client or its token; all at once: the server, its proxy or the issuer of tokens. `no name`: "
+        "refused before the client's name was read.",
         [over_time(query.named(rate(by=query.CLIENT), query.CLIENT), query.legend(query.CLIENT))],
         panels.PER_SECOND,
         stacked=True,
@@ -49,7 +49,7 @@ def refused(b: Board) -> None:
     expr = query.increase(m.REQUESTS_REFUSED.series, CHOSEN, REFUSED, by=by)
     table = panels.rows(
         "Who is refused",
-        "Totals of the range on screen. A click on a status leads to traces, on a client to its sessions.",
+        "Totals of the selected time range. A click on a status leads to traces, on a client to its sessions.",
         [column("A", f"{expr} > 0")],
         panels.COUNT,
     ).decimals(0)

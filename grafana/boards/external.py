@@ -1,4 +1,4 @@
-"""What the dashboards and alerts ask of series that others make: the Collector, Valkey, Prometheus."""
+"""Series of others that dashboards and alerts use: of the Collector, Valkey and Prometheus."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ SIGNALS: Final = ("spans", "metric_points", "log_records")
 
 
 def accepted(signal: str) -> str:
-    """Return what a Collector's receivers took in."""
+    """Return the series of what a Collector's receivers accepted."""
     return f"otelcol_receiver_accepted_{signal}_total"
 
 
 def refused(signal: str) -> str:
-    """Return what a Collector's receivers turned away, mostly for lack of memory."""
+    """Return the series of what a Collector's receivers refused, mostly for lack of memory."""
     return f"otelcol_receiver_refused_{signal}_total"
 
 
 def sent(signal: str) -> str:
-    """Return what a Collector's exporters delivered."""
+    """Return the series of what a Collector's exporters delivered."""
     return f"otelcol_exporter_sent_{signal}_total"
 
 
 def send_failed(signal: str) -> str:
-    """Return what a Collector's exporters gave up on."""
+    """Return the series of what a Collector's exporters failed to deliver."""
     return f"otelcol_exporter_send_failed_{signal}_total"
 
 
 def enqueue_failed(signal: str) -> str:
-    """Return what a Collector's exporters dropped because their queue was full."""
+    """Return the series of what a Collector's exporters dropped because their queue was full."""
     return f"otelcol_exporter_enqueue_failed_{signal}_total"
 
 

@@ -1,4 +1,4 @@
-"""Where a click leads: a tool to its dashboard and its traces, a trace to its story."""
+"""Links between dashboards, and to Jaeger's own pages."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ def tool_traces(service_field: str, tool_field: str) -> dict[str, object]:
 
 
 def failed_tool_traces(service_field: str, tool_field: str) -> dict[str, object]:
-    """Lead from a row to those of its tool's traces that failed."""
+    """Lead from a row to its tool's failed traces."""
     url = _jaeger(service_field, tool_field, failed=True)
     return link("Failed traces of this tool", url, new_tab=True)
 
 
 def wrong_calls(failure_field: str) -> dict[str, object]:
-    """Lead from a row to the traces of calls that failed in its way, of any tool: a made-up name is no metric's."""
+    """Lead from a row to the traces of calls of any tool that failed in the same way."""
     failure = f"${{{_FIELDS}.{failure_field}:percentencode}}"
     tags = quote("{" + f'"{names.FAILURE}":"') + failure + quote('"}')
     return link("Traces of such calls", _search("$service", tags), new_tab=True)
 
 
 def refused(status_field: str) -> dict[str, object]:
-    """Lead from a row to the traces of requests that were answered with its status."""
+    """Lead from a row to the traces of requests with the same status."""
     status = f"${{{_FIELDS}.{status_field}:percentencode}}"
     tags = quote("{" + f'"{names.HTTP_RESPONSE_STATUS_CODE}":"') + status + quote('"}')
     return link("Traces of such requests", _search("$service", tags), new_tab=True)
 
 
 def same_choice(board: str) -> str:
-    """Return the address of another dashboard with what is chosen here."""
+    """Return the address of another dashboard with the same variables."""
     return f"/d/otel-mcp-{board}?{_ALL}&${{service:queryparam}}&${{client:queryparam}}"
 
 
@@ -69,7 +69,7 @@ def session_story(trace_field: str) -> dict[str, object]:
 
 
 def whole_session(session_field: str, service_field: str) -> dict[str, object]:
-    """Lead from a session that a trace belongs to, to all of its calls; the trace stays."""
+    """Lead from the session of a trace to all its calls; keep the trace."""
     session, service = (f"${{{_FIELDS}.{field}:percentencode}}" for field in (session_field, service_field))
     variables = "${datasource:queryparam}&${traces:queryparam}&${logs:queryparam}&${trace_id:queryparam}"
     url = f"/d/otel-mcp-session?${{__url_time_range}}&{variables}&var-service={service}&var-session_id={session}"

@@ -1,4 +1,4 @@
-"""How sessions went, and what restarts did to them: rows of the dashboard of sessions."""
+"""Outcomes of sessions, and the effect of restarts: rows of the dashboard of sessions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STRUGGLED: Final = f'{query.OUTCOME}=~"{"|".join(query.STRUGGLED)}"'
 
 
 def _struggling(by: str = "", window: str = query.RATE) -> str:
-    """Share of sessions that called a tool, and whose client did not get what it wanted."""
+    """Return the share of sessions with tool calls in which the client went in circles or gave up."""
     part, whole = (
         query.rate(m.SESSION_ENDED.series, CHOSEN, which, by=by, window=window) for which in (STRUGGLED, AGENTS)
     )
@@ -24,19 +24,19 @@ def _struggling(by: str = "", window: str = query.RATE) -> str:
 
 
 def went(b: Board) -> None:
-    """Add what became of sessions: outcomes, findings while they run, clients."""
+    """Add outcomes of sessions, findings while they run, and clients."""
     by_outcome = query.legend(query.OUTCOME)
     b.bars(
         "Outcomes",
-        "How the sessions that ended went, decided by the order, digests and failures of their calls. `gave_up`: "
-        "the last calls failed; `looped`, `retry_storm`, `ping_pong`: the client went in circles. Registries and "
-        "monitors (`probe`) are hidden unless the field above shows them.",
+        "How ended sessions went, decided by the order, digests and failures of their calls. `gave_up`: the last calls "
+        "failed; `looped`, `retry_storm`, `ping_pong`: the client went in circles. Registries and monitors (`probe`) "
+        "are hidden unless the field *Probes* above shows them.",
         now(query.increase(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome),
         panels.COUNT,
     )
     b.lines(
         "Ends by outcome",
-        "The same over time. Trouble that begins at a deploy: a tool or its description has changed.",
+        "The same over time. If trouble begins at a deploy, a tool or its description has changed.",
         [over_time(query.rate(m.SESSION_ENDED.series, CHOSEN, SHOWN, by=query.OUTCOME), by_outcome)],
         panels.EVENTS,
         stacked=True,
@@ -44,8 +44,8 @@ def went(b: Board) -> None:
     b.add(
         panels.lines(
             "Struggling sessions",
-            "Share of the ended sessions with tool calls that went in circles or gave up: `otel-mcp sessions --outcome "
-            "gave_up` lists the latest. On the right, what sessions that still run have shown, per second.",
+            "Share of ended sessions with tool calls that went in circles or gave up: `otel-mcp sessions --outcome "
+            "gave_up` lists the latest. On the right axis, findings in running sessions, per second.",
             [
                 over_time(_struggling(), "struggled", ref="A"),
                 over_time(
@@ -64,8 +64,8 @@ def went(b: Board) -> None:
     silent = query.increase(m.SESSION_ENDED.series, CHOSEN, f'{query.OUTCOME}="no_call"', by=query.CLIENT)
     table = panels.rows(
         "Clients",
-        "How the sessions of each client went. One client alone struggles: its model or its prompt; all of them: the "
-        "tools. A click on a name leads to what it gets wrong.",
+        "How the sessions of each client went. If one client struggles, look at its model or prompt; if all do, at the "
+        "tools. A click on a name leads to what the client gets wrong.",
         [
             column("A", f"{every} > 0"),
             column("B", _struggling(query.CLIENT, window)),
@@ -82,22 +82,22 @@ def went(b: Board) -> None:
 
 
 def restarts(b: Board) -> None:
-    """Add what restarts did to sessions: cut, back, lost."""
+    """Add sessions that restarts cut, those that came back, and those that are lost."""
     cut = query.increase(m.SESSION_INTERRUPTED.series, CHOSEN)
     back = query.increase(m.SESSION_RETURNED.series, CHOSEN)
     b.bars(
         "Cut, by cause",
-        "Sessions whose id was answered that it is not known, though they live. `restart`: the process is younger; "
-        "`replica`: the request met another one than the one that keeps the session (routing is not sticky); "
-        "`idle_reaper`: the server had closed it.",
+        "Live sessions whose id the server refused as unknown. `restart`: the process is younger than the session; "
+        "`replica`: the request reached another process than the one that keeps the session (routing is not sticky); "
+        "`idle_reaper`: the server had closed the session.",
         now(query.increase(m.SESSION_INTERRUPTED.series, CHOSEN, by=query.CAUSE), query.legend(query.CAUSE)),
         panels.COUNT,
     )
     b.add(
         panels.bars(
             "Back within, and lost",
-            "How soon clients of cut sessions were back, as the same session or another one that continues it. *lost*: "
-            "not back, or not yet; after 30 minutes they count for good.",
+            "How soon clients of cut sessions came back, in the same session or one that continues it. *lost*: not "
+            "back, or not yet; after 30 minutes they count as lost for good.",
             now(query.increase(m.SESSION_RETURNED.series, CHOSEN, by=query.WITHIN), query.legend(query.WITHIN)),
             panels.COUNT,
         ).with_target(now(f"clamp_min({cut} - ({back} or 0 * {cut}), 0)", "lost", ref="B")),
@@ -105,7 +105,7 @@ def restarts(b: Board) -> None:
     )
     b.lines(
         "Cut and back",
-        "Both per second, with deploys marked. A wave at each deploy: see whether clients come back at all.",
+        "Both per second, with deploys marked. A peak at each deploy is normal if clients come back.",
         [
             over_time(query.rate(m.SESSION_INTERRUPTED.series, CHOSEN), "cut", ref="A"),
             over_time(query.rate(m.SESSION_RETURNED.series, CHOSEN), "back", ref="B"),
@@ -117,8 +117,8 @@ def restarts(b: Board) -> None:
     soon = query.increase(m.SESSION_RETURNED.series, CHOSEN, f'{query.WITHIN}="1m"', by=by)
     table = panels.rows(
         "Which clients come back",
-        "Of the cut sessions of each client, the share that was back at all, and within a minute. Clients that never "
-        "come back need a server that keeps their sessions: see the runbook of MCPSessionsLostAfterDeploy.",
+        "The share of each client's cut sessions that came back, and within a minute. Clients that never come back "
+        "need a server whose sessions survive a restart: see the runbook of MCPSessionsLostAfterDeploy.",
         [
             column("A", f"{cut} > 0"),
             column("B", f"clamp_max({query.share(back, cut)}, 1)"),

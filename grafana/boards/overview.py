@@ -15,7 +15,7 @@ BY_TOOL = f"{query.SERVICE}, {query.TOOL}"
 
 
 def board() -> Board:
-    """Return the dashboard that one opens first."""
+    """Return the dashboard to open first."""
     b = Board(
         "otel-mcp-overview",
         "MCP / Overview",
@@ -36,22 +36,22 @@ def _numbers(b: Board) -> None:
     active = f"sum({query.shared(m.SESSION_ACTIVE)})"
     b.number(
         "Active sessions",
-        "How many conversations are going on. From the shared store, so every replica tells the same number "
-        "and the largest counts. Missing while the store does not answer.",
+        "How many conversations are open. All replicas read the same number from the shared store, so the panel shows "
+        "the largest. Missing while the store does not answer.",
         over_time(active, "active"),
         panels.COUNT,
     )
     b.number(
         "Tool calls per second",
-        "How much is going on. A sudden drop with steady sessions means that clients are stuck.",
+        "How busy the servers are. A sudden drop with steady sessions means that clients are stuck.",
         over_time(query.calls(), "calls"),
         panels.PER_SECOND,
     )
     b.add(
         panels.number(
             "Server failed",
-            "Share of valid tool calls in which a tool failed or raised. This alone uses up the error budget. Above "
-            "10 % of one tool an alert fires: see which tool below.",
+            "Share of valid tool calls in which a tool failed or raised. Only these use up the error budget. An alert "
+            "fires above 10 % of one tool: see below which one.",
             over_time(query.failing(), "failed"),
             panels.SHARE,
             nothing="no calls",
@@ -63,8 +63,8 @@ def _numbers(b: Board) -> None:
     )
     b.number(
         "Caller asked wrongly",
-        "Share of tool calls with a tool that does not exist or arguments that do not fit. No failure of the "
-        "server, but of what it says of its tools: their dashboard shows which one misleads which client.",
+        "Share of tool calls that name a tool which does not exist, or have invalid arguments. Not a failure of the "
+        "server, but perhaps of its tool descriptions: the Tools dashboard shows which tool misleads which client.",
         over_time(query.wrong(), "asked wrongly"),
         panels.SHARE,
         nothing="no calls",
@@ -73,7 +73,7 @@ def _numbers(b: Board) -> None:
     b.add(
         panels.number(
             "Tool latency, 95th percentile",
-            "How long the slower calls take. Above 5 s an alert fires; the tools dashboard tells which and why.",
+            "How long the slower calls take. An alert fires above 5 s; the Tools dashboard shows which tool and why.",
             over_time(query.quantile(0.95, m.OPERATION_DURATION, CALLS), "p95"),
             panels.SECONDS,
             nothing="no calls",
@@ -87,15 +87,15 @@ def _numbers(b: Board) -> None:
     expired = query.increase(m.SESSION_ENDED.series, f'{query.END_REASON}="expired"')
     b.number(
         "Sessions that expired",
-        "Share of ended sessions that nobody closed. Clients that crash or never say goodbye; a jump after a "
-        "release of a client is that release.",
+        "Share of ended sessions that their clients did not close: clients crash, or never send DELETE. A jump after "
+        "the release of a client points to that release.",
         now(query.share(expired, ended), "expired"),
         panels.SHARE,
         nothing="none ended",
     )
     degraded = panels.number(
         "Session store",
-        "Whether the store answers. While it does not, calls work and sessions are kept in memory: "
+        "Whether the store answers. While it does not, calls succeed and sessions are kept in memory: "
         "see the runbook of MCPSessionStoreUnavailable.",
         over_time(f"max({query.select(m.STORE_DEGRADED.series)})", "degraded"),
         panels.COUNT,
@@ -106,15 +106,16 @@ def _numbers(b: Board) -> None:
 def _calls(b: Board) -> None:
     b.rates(
         "Requests by method",
-        "What clients ask for. Many tools/list or initialize per tool call: a client that reconnects for each.",
+        "What clients request. Many tools/list or initialize per tool call: a client reconnects for each call.",
         m.OPERATION_DURATION.count,
         by=query.METHOD,
         width=12,
     )
     b.lines(
         "Error budget burn",
-        f"How many times faster than allowed errors come; 1 uses up the month's {slo.BUDGET:.1%} in a month. "
-        f"Above {slo.PAGE_BURN:g} over an hour somebody is paged, above {slo.TICKET_BURN:g} over six a ticket.",
+        f"How much faster errors come than the budget allows; 1 uses up the month's {slo.BUDGET:.1%} in a month. Above "
+        f"{slo.PAGE_BURN:g} over an hour, an alert pages; above {slo.TICKET_BURN:g} over six hours, it opens a "
+        f"ticket.",
         [
             over_time(f"max({query.select(slo.error_ratio(window))}) / {slo.BUDGET:.2g}", f"over {window}", ref=ref)
             for ref, window in zip("ABCD", slo.WINDOWS, strict=True)
@@ -124,15 +125,15 @@ def _calls(b: Board) -> None:
     )
     b.lines(
         "Failing share by tool",
-        "The five tools that fail most, by the server's fault. One tool: its code or what it depends on; all of "
-        "them: the server or the network.",
+        "The five tools that fail most by the server's fault. One tool: its code or its dependencies; all of them: the "
+        "server or the network.",
         [over_time(f"topk(5, {query.failing(by=query.TOOL)})", query.legend(query.TOOL))],
         panels.SHARE,
         width=12,
     )
     b.lines(
         "95th percentile by tool",
-        "The five slowest tools. The points are exemplars: a click opens the trace of that very call.",
+        "The five slowest tools. Points are exemplars: a click opens the trace of the call.",
         [
             over_time(
                 f"topk(5, {query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=query.TOOL)})",
@@ -149,20 +150,20 @@ def _who(b: Board) -> None:
     chosen = f'{query.CLIENT}=~"$client", {tenants.CHOSEN}'
     b.rates(
         "Requests by client",
-        "Which client programs are at work. The first 20 that were served have a name, all others are _OTHER.",
+        "Which client programs send requests. The first 20 have a name, all others are _OTHER.",
         m.CLIENT_REQUESTS.series,
         chosen,
         by=query.CLIENT,
     )
     b.rates(
         "Requests by protocol version",
-        "Which revisions clients speak: who would be left behind if an old one went.",
+        "Which revisions clients speak, for deciding when to drop an old one.",
         m.OPERATION_DURATION.count,
         by=query.PROTOCOL,
     )
     b.bars(
         "Requests of each client",
-        "Totals of the range on screen, by client and method.",
+        "Totals of the selected time range, by client and method.",
         now(
             f"topk(10, {query.increase(m.CLIENT_REQUESTS.series, chosen, by=f'{query.CLIENT}, {query.METHOD}')})",
             query.legend(query.CLIENT, query.METHOD),
@@ -179,15 +180,15 @@ def _worst(b: Board) -> None:
     for title, description, expr, unit, name in (
         (
             "Most failures",
-            "Which tools failed most in the range on screen, by the server's fault. A click on a tool leads to its "
-            "failed traces.",
+            "The tools that failed most by the server's fault, in the selected time range. A click on a tool leads to "
+            "its failed traces.",
             failed,
             panels.COUNT,
             "failed calls",
         ),
         (
             "Slowest tools",
-            "Which tools have the longest 95th percentile in the range on screen. A click leads to their traces.",
+            "The tools with the longest 95th percentile in the selected time range. A click leads to their traces.",
             slow,
             panels.SECONDS,
             "p95",
@@ -214,7 +215,7 @@ def _worst(b: Board) -> None:
         dashboard.Panel()
         .type("alertlist")
         .title("Alerts")
-        .description("What fires now. Each alert names its runbook.")
+        .description("Alerts that fire now. Each names its runbook.")
         .datasource(PROMETHEUS)
         .options(
             {

@@ -1,7 +1,7 @@
 """The kinds of panels in use, each set up once.
 
-Every panel says in its description what it answers and what to do about it. Colours by threshold
-stand only where an alert has the same threshold.
+The description of a panel says what it shows and what to do about it. Only panels whose alert has
+the same threshold are coloured by threshold.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .targets import JAEGER, LOKI, PROMETHEUS
 PER_SECOND: Final = "reqps"
 """Requests and calls."""
 OPERATIONS: Final = "ops"
-"""What a store is asked, per second."""
+"""Operations of a store, per second."""
 EVENTS: Final = "eps"
-"""Whatever happens or passes by, per second: sessions, keys, spans."""
+"""Sessions, keys, spans and other events, per second."""
 SECONDS: Final = "s"
 SHARE: Final = "percentunit"
 COUNT: Final = "short"
@@ -49,7 +49,7 @@ def thresholds(*steps: tuple[float, str]) -> dashboard.ThresholdsConfig:
 
 
 def number(title: str, description: str, target: Target, unit: str, *, nothing: str = "no data") -> stat.Panel:
-    """Return one number with its recent past behind it; `nothing` is what it says where there is none."""
+    """Return one number with its recent past in the background; `nothing` is the text without data."""
     return (
         stat.Panel()
         .title(title)
@@ -100,7 +100,7 @@ def lines(
 
 
 def heat(title: str, description: str, target: Target, unit: str) -> heatmap.Panel:
-    """Return a histogram over time; the dots on it are exemplars, each a trace."""
+    """Return a histogram over time, with exemplars as dots."""
     return (
         heatmap.Panel()
         .title(title)
@@ -133,7 +133,7 @@ def bars(title: str, description: str, target: Target, unit: str) -> bargauge.Pa
         .display_mode(common_models.BarGaugeDisplayMode.BASIC)
         .color_scheme(fixed("blue"))
     )
-    # An increase is estimated, what it counts is whole.
+    # Prometheus extrapolates increases, so that counts have decimals.
     return panel.decimals(0) if unit == COUNT else panel
 
 
@@ -165,7 +165,7 @@ def found(title: str, description: str, target: Target) -> table.Panel:
 
 
 def lines_of_text(title: str, description: str, target: Target) -> logs.Panel:
-    """Return log records, newest first; each opens to all that is known of it."""
+    """Return log records, newest first, with their details."""
     return (
         logs.Panel()
         .title(title)
@@ -181,7 +181,7 @@ def lines_of_text(title: str, description: str, target: Target) -> logs.Panel:
 
 
 def note(title: str, content: str) -> text.Panel:
-    """Return words."""
+    """Return a panel with text."""
     return text.Panel().title(title).description(title).content(content).transparent(True)
 
 
@@ -203,5 +203,5 @@ def prop(name: str, value: object) -> models.DynamicConfigValue:
 
 
 def link(title: str, url: str, *, new_tab: bool = False) -> dict[str, object]:
-    """Return a data link, as an override wants it."""
+    """Return a data link for a field override."""
     return {"title": title, "url": url, "targetBlank": new_tab}

@@ -1,4 +1,4 @@
-"""Whether the pictures can be trusted: the session store, the Collector, and the package itself."""
+"""Whether the dashboards can be trusted: the session store, the Collector, and the package itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEGEND_EXPORTER = query.legend("exporter")
 
 
 def board() -> Board:
-    """Return the dashboard of what all the others stand on."""
+    """Return the dashboard of the parts that all others depend on."""
     b = Board(
         "otel-mcp-pipeline",
         "MCP / Store and pipeline",
@@ -36,7 +36,7 @@ def board() -> Board:
 def _store(b: Board) -> None:
     b.lines(
         "Operations",
-        "What servers ask of the store. Any outcome but `ok` means that it is slow, full or gone.",
+        "Operations of servers on the store. Any outcome but `ok`: the store is slow, full or away.",
         [
             over_time(
                 query.rate(m.STORE_DURATION.count, by=f"{OPERATION}, {OUTCOME}"),
@@ -48,15 +48,15 @@ def _store(b: Board) -> None:
     )
     b.lines(
         "Latency, 95th percentile",
-        "How long the store takes. It is off the path of requests; above 50 ms an alert fires, since what "
-        "waits is memory.",
+        "How long the store takes. Requests do not wait for it, but pending writes take memory: an alert fires above "
+        "50 ms.",
         [over_time(query.quantile(0.95, m.STORE_DURATION, by=OPERATION), query.legend(OPERATION))],
         panels.SECONDS,
     )
     b.lines(
         "Degraded, pending and dropped",
-        "Processes whose store does not answer; calls waiting to be written; calls per second that never will be. "
-        "The first is the cause, the last the damage.",
+        "Processes whose store does not answer; calls that wait to be written; calls per second that are lost. The "
+        "first is the cause, the last the damage.",
         [
             over_time(f"sum({query.select(m.STORE_DEGRADED.series)})", "degraded processes", ref="A"),
             over_time(f"sum({query.select(m.STORE_PENDING.series)})", "pending calls", ref="B"),
@@ -70,21 +70,21 @@ def _valkey(b: Board) -> None:
     rate = "sum(rate({}[$__rate_interval]))"
     b.lines(
         "Commands",
-        "What the store does. Steady traffic with falling commands: servers have given up on it.",
+        "Commands that the store runs. If they fall while traffic is steady, servers no longer use the store.",
         [over_time(rate.format("redis_commands_processed_total"), "commands")],
         panels.OPERATIONS,
         width=6,
     )
     b.lines(
         "Memory",
-        "What sessions take. At its limit the store refuses writes (noeviction) or loses sessions (anything else).",
+        "Memory of sessions. At its limit, the store rejects writes (noeviction) or loses sessions (any other policy).",
         [over_time("sum(redis_memory_used_bytes)", "used")],
         panels.BYTES,
         width=6,
     )
     b.lines(
         "Keys gone",
-        "`expired` is the life of sessions. `evicted` is sessions lost for lack of memory, and an alert.",
+        "`expired` keys are normal. `evicted` keys are sessions lost for lack of memory, which fires an alert.",
         [
             over_time(rate.format("redis_keys_expired_total"), "expired", ref="A"),
             over_time(rate.format("redis_keys_evicted_total"), "evicted", ref="B"),
@@ -94,7 +94,7 @@ def _valkey(b: Board) -> None:
     )
     b.lines(
         "Connections",
-        "One or two per process. Growing without end: clients that do not close theirs.",
+        "One or two per process. If they grow without end, clients do not close them.",
         [
             over_time("sum(redis_clients_connected)", "connected", ref="A"),
             over_time(rate.format("redis_connections_rejected_total"), "rejected/s", ref="B"),
@@ -116,7 +116,7 @@ def _collector(b: Board) -> None:
     ]
     b.lines(
         "Delivered",
-        "What leaves, by kind and exporter. Less spans than arrive: sampling, or loss; the next panel tells.",
+        "What leaves, by kind and exporter. Fewer spans than received: sampling, or loss; see the next panel.",
         sent,
         panels.EVENTS,
         width=6,
@@ -128,8 +128,8 @@ def _collector(b: Board) -> None:
     )
     b.lines(
         "Lost",
-        "`refused`: for lack of memory, the sender tries again. `failed`: a back end did not take it. `full`: the "
-        "queue before it overflowed. Each has an alert and a runbook.",
+        "`refused`: for lack of memory; the sender tries again. `failed`: a back end did not accept it. `full`: the "
+        "queue of an exporter overflowed. Each has an alert and a runbook.",
         [
             over_time(refused, "refused", ref="A"),
             over_time(failed, "failed", ref="B"),
@@ -142,7 +142,7 @@ def _collector(b: Board) -> None:
     b.add(
         panels.lines(
             "Queues",
-            "How full the queue before each back end is. Above 80 % an alert fires: the back end is slow or away.",
+            "How full the queue of each exporter is. An alert fires above 80 %: the back end is slow or away.",
             [over_time(used, LEGEND_EXPORTER)],
             panels.SHARE,
         ).max(1),
@@ -155,8 +155,8 @@ def _package(b: Board) -> None:
     errors = f"sum by ({COMPONENT}) ({query.select(m.ERRORS.series)})"
     b.bars(
         "Failures of its own",
-        "Failures that the instrumentation kept from requests, by part, since each process started. Anything here "
-        "is a defect worth reporting: the server's log has the first of each kind.",
+        "Failures of the instrumentation, which do not affect requests, by component, since each process started. "
+        "Please report them: the server's log has the first of each kind.",
         now(f'{errors} or label_replace(vector(0), "{COMPONENT}", "none", "", "")', query.legend(COMPONENT)),
         panels.COUNT,
         width=6,
@@ -164,7 +164,7 @@ def _package(b: Board) -> None:
     dropped = f"sum by ({OBSERVER}) ({query.select(m.OBSERVER_DROPPED.series)})"
     b.bars(
         "Calls that observers missed",
-        "A slow or failing observer loses calls rather than holding up requests; since each process started.",
+        "Calls that slow or failing observers did not get, since each process started.",
         now(f'{dropped} or label_replace(vector(0), "{OBSERVER}", "none", "", "")', query.legend(OBSERVER)),
         panels.COUNT,
         width=6,
@@ -172,8 +172,8 @@ def _package(b: Board) -> None:
     contradicted = f"sum by ({HEADER}) ({query.select(m.HEADERS_CONTRADICTED.series)})"
     b.bars(
         "Headers not believed",
-        "Requests with a header that says something else than their body, since each process started: a client or "
-        "a proxy that is wrong, or somebody who tries to hide what a call is.",
+        "Requests with a header that contradicts their body, since each process started: a broken client or proxy, or "
+        "an attempt to hide a call.",
         now(f'{contradicted} or label_replace(vector(0), "{HEADER}", "none", "", "")', query.legend(HEADER)),
         panels.COUNT,
         width=4,
@@ -182,8 +182,8 @@ def _package(b: Board) -> None:
     b.add(
         panels.number(
             "Series in overflow",
-            "Metrics whose attributes took more than 2,000 combinations: the rest is melted into one. An alert, since "
-            "per-tool numbers are wrong from then on.",
+            "Metrics with more than 2,000 combinations of attributes: the rest is merged into one series. This fires "
+            "an alert, since numbers by tool are wrong from then on.",
             over_time(overflow, "overflow"),
             panels.COUNT,
         ),
@@ -191,7 +191,7 @@ def _package(b: Board) -> None:
     )
     b.lines(
         "Collector's memory",
-        "At 80 % of its limit it begins to refuse.",
+        "At 80 % of its limit, the Collector begins to refuse data.",
         [over_time(f"max by ({query.INSTANCE}) ({external.COLLECTOR_MEMORY})", query.legend(query.INSTANCE))],
         panels.BYTES,
         width=4,

@@ -1,4 +1,4 @@
-"""PromQL, in pieces that all dashboards put together alike."""
+"""PromQL expressions that dashboards share."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .contract import CALL_FAILURES, OPERATION_DURATION, Metric
 from .names import label
 
 RATE: Final = "$__rate_interval"
-"""Never a fixed range: a graph of a week would miss most of its data."""
+"""Not a fixed window, which would skip most data in a graph of a week."""
 RANGE: Final = "$__range"
-"""The whole range on screen, for totals."""
+"""The selected time range, for totals."""
 
 SERVICE: Final = label("service.name")
 ENVIRONMENT: Final = label("deployment.environment.name")
@@ -22,7 +22,7 @@ TOOL: Final = label(names.GEN_AI_TOOL_NAME)
 METHOD: Final = label(names.MCP_METHOD_NAME)
 PROMPT: Final = label(names.GEN_AI_PROMPT_NAME)
 ERROR: Final = label(names.ERROR_TYPE)
-"""Of a tool call it does not say whose fault it was: `FAILURE` does."""
+"""For tool calls, `FAILURE` shows whose fault an error is."""
 CODE: Final = label(names.RPC_RESPONSE_STATUS_CODE)
 FAILURE: Final = label(names.FAILURE)
 STATUS: Final = label(names.HTTP_RESPONSE_STATUS_CODE)
@@ -31,7 +31,7 @@ TENANT: Final = label(names.TENANT)
 VERSION: Final = label("service.version")
 PROTOCOL: Final = label(names.MCP_PROTOCOL_VERSION)
 SESSION: Final = label(names.SESSION_ID)
-"""On logs; never on a metric."""
+"""On logs only."""
 SOURCE: Final = label(names.SESSION_SOURCE)
 END_REASON: Final = label(names.SESSION_END_REASON)
 REASON: Final = label(names.REJECT_REASON)
@@ -44,18 +44,18 @@ WITHIN: Final = label(names.SESSION_RETURNED_WITHIN)
 PROBE: Final = "probe"
 """The outcome of sessions of registries and monitors."""
 OUTCOMES: Final = ("gave_up", "looped", "retry_storm", "ping_pong", "corrected", "worked", "no_call", PROBE)
-"""How sessions go, those that deserve a look first."""
+"""Outcomes of sessions, the worst first."""
 STRUGGLED: Final = ("looped", "retry_storm", "ping_pong", "gave_up")
-"""Outcomes of sessions whose client did not get what it wanted."""
+"""Outcomes of sessions whose client went in circles or gave up."""
 HERE: Final = f'{ENVIRONMENT}=~"$environment", {SERVICE}=~"$service"'
-"""What the dashboard's variables select."""
+"""Matchers for the dashboard's variables."""
 SERVER_FAILED: Final = f'{FAILURE}=~"{"|".join(slo.SERVER_FAILED)}"'
 INVALID: Final = f'{FAILURE}!~"{"|".join(slo.SERVER_FAILED)}"'
 CALLER_WRONG: Final = f'{FAILURE}=~"{"|".join(slo.CALLER_WRONG)}"'
 
 
 def select(series: str, *matchers: str) -> str:
-    """Select a series with what the variables say, and more."""
+    """Select a series by the dashboard's variables and further matchers."""
     return f"{series}{{{', '.join((HERE, *matchers))}}}"
 
 
@@ -65,7 +65,7 @@ def rate(series: str, *matchers: str, by: str = "", window: str = RATE) -> str:
 
 
 def increase(series: str, *matchers: str, by: str = "", window: str = RANGE) -> str:
-    """Return by how much a counter grew, summed."""
+    """Return the increase of a counter, summed."""
     return f"sum{grouping(by)}(increase({select(series, *matchers)}[{window}]))"
 
 
@@ -82,12 +82,12 @@ def heat(metric: Metric, *matchers: str) -> str:
 
 
 def shared(metric: Metric, then: str = "") -> str:
-    """Return a number that every replica reports alike, for each service: now, or `then` (an offset)."""
+    """Return a value that all replicas report alike, for each service; `then` is an offset."""
     return f"max by ({SERVICE}, {ENVIRONMENT}) ({select(metric.series)}{then})"
 
 
 def share(part: str, whole: str) -> str:
-    """Return part / whole, and 0 where there is no part: healthy must not look like "no data"."""
+    """Return part / whole, or 0 without a part, so that "healthy" does not look like "no data"."""
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
@@ -97,26 +97,26 @@ def calls(*matchers: str, by: str = "", window: str = RATE) -> str:
 
 
 def failures(*matchers: str, by: str = "", window: str = RATE) -> str:
-    """Return the rate of tool calls that failed, by whose fault ever."""
+    """Return the rate of tool calls that failed, whoever's fault it was."""
     return rate(CALL_FAILURES.series, *matchers, by=by, window=window)
 
 
 def failing(*matchers: str, by: str = "", window: str = RATE) -> str:
-    """Return the share of valid tool calls that failed: the server's failures alone."""
+    """Return the share of valid tool calls that failed by the server's fault."""
     every = calls(*matchers, by=by, window=window)
     invalid = failures(INVALID, *matchers, by=by, window=window)
     failed = failures(SERVER_FAILED, *matchers, by=by, window=window)
-    # Where a series has just begun, two rates of the same calls differ a little.
+    # For a new series, two rates of the same calls differ a little.
     return f"clamp_max({share(failed, f'({every} - ({invalid} or 0 * {every}))')}, 1)"
 
 
 def wrong(*matchers: str, by: str = "", window: str = RATE) -> str:
-    """Return the share of tool calls that the caller got wrong."""
+    """Return the share of wrong tool calls."""
     return share(failures(CALLER_WRONG, *matchers, by=by, window=window), calls(*matchers, by=by, window=window))
 
 
 def named(expr: str, label: str) -> str:
-    """Say `no name` where a series lacks the label: its line would have none."""
+    """Set the label to `no name` on series that lack it, since a line needs a name."""
     return f'label_replace({expr}, "{label}", "no name", "{label}", "")'
 
 

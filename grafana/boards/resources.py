@@ -1,4 +1,4 @@
-"""Resources and prompts: who reads what, how fast, and what is asked for that is not there."""
+"""Resources and prompts: who requests which, how fast, and which are missing."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ READS: Final = f'{query.METHOD}="{READ}"'
 GETS: Final = f'{query.METHOD}="prompts/get", {query.PROMPT}=~"$prompt"'
 CLIENT: Final = f'{query.CLIENT}=~"$client"'
 REFUSED: Final = f'{query.CODE}!=""'
-"""Answered with a JSON-RPC error, whosever fault it is."""
+"""Answered with a JSON-RPC error, whoever's fault it is."""
 CODES: Final = ("-32602", "-32002", "-32603", "0")
-"""How servers answer where nothing is there: in 2026-07-28, in older revisions, and SDKs for prompts."""
+"""Codes for a missing resource or prompt: in 2026-07-28, in older revisions, and of SDKs for prompts."""
 
 
 def board() -> Board:
-    """Return the dashboard of what is no tool."""
+    """Return the dashboard of resources and prompts."""
     b = Board(
         "otel-mcp-resources",
         "MCP / Resources and prompts",
-        "Who reads which resources and prompts, how fast, and what is asked for that is not there.",
+        "Who requests which resources and prompts, how fast, and which are missing.",
     )
     b.traces().select("environment").service().select("prompt", "client")
     b.choice("code", "Code", **{code: code for code in CODES}).mark_deploys()
@@ -41,14 +41,14 @@ def board() -> Board:
 def _numbers(b: Board) -> None:
     for title, which, description in (
         ("Reads", READS, "Resources read, per second."),
-        ("Prompts", GETS, "Prompts taken, per second."),
+        ("Prompts", GETS, "Prompts requested, per second."),
     ):
         rate = query.rate(m.OPERATION_DURATION.count, which)
         failed = query.rate(m.OPERATION_DURATION.count, which, REFUSED)
         b.number(title, description, over_time(rate, title), panels.PER_SECOND, nothing="none")
         b.number(
             f"{title} answered with an error",
-            "Mostly for what is not there: a name from a list before a deploy, or one that was made up.",
+            "Mostly for missing ones: a name from a list before a deploy, or a made-up name.",
             over_time(query.share(failed, rate), "errors"),
             panels.SHARE,
             nothing="none",
@@ -58,7 +58,7 @@ def _numbers(b: Board) -> None:
 def _resources(b: Board) -> None:
     b.rates(
         "Requests by method",
-        "Many lists for each read: a client that asks again and again what there is.",
+        "Many lists for each read: a client lists resources again and again.",
         m.OPERATION_DURATION.count,
         RESOURCES,
         by=query.METHOD,
@@ -78,7 +78,7 @@ def _resources(b: Board) -> None:
     b.add(
         panels.heat(
             "Latency of reads",
-            "All reads by how long they took. Each dot is one of them: a click opens its trace.",
+            "All reads by duration. Each dot is one read: a click opens its trace.",
             buckets(query.heat(m.OPERATION_DURATION, READS), exemplars=True),
             panels.SECONDS,
         ),
@@ -88,13 +88,13 @@ def _resources(b: Board) -> None:
     for title, description, tags in (
         (
             "Latest reads",
-            "Which resource it was is `mcp.resource.uri` on the span: there are too many for a metric. A click on the "
-            "id shows it.",
+            "The resource is `mcp.resource.uri` on the span: there are too many for a metric. A click on the id shows "
+            "the trace.",
             "",
         ),
         (
             "Reads answered so",
-            "Those that were answered with the code that is chosen above.",
+            "Reads that were answered with the code that is selected above.",
             f'{names.RPC_RESPONSE_STATUS_CODE}="$code"',
         ),
     ):
@@ -109,8 +109,8 @@ def _prompts(b: Board) -> None:
     p50, p95 = (query.quantile(q, m.OPERATION_DURATION, GETS, by=by, window=query.RANGE) for q in (0.5, 0.95))
     table = panels.rows(
         "Prompts of the server",
-        "Every prompt in the range on screen. `_OTHER` are names that the server never listed, which SDKs answer with "
-        "an internal error.",
+        "Every prompt in the selected time range. `_OTHER` are names that the server never listed, which SDKs answer "
+        "with an internal error.",
         [column("A", rate), column("B", query.share(failed, rate)), column("C", p50), column("D", p95)],
         panels.SECONDS,
     )
@@ -120,7 +120,7 @@ def _prompts(b: Board) -> None:
     b.add(panels.columns(table, titles, (query.SERVICE, query.PROMPT, *titles)), 12)
     b.rates(
         "Prompts taken",
-        "One that stopped: it left the list, or its users left.",
+        "A prompt that is no longer requested was removed from the list, or lost its users.",
         m.OPERATION_DURATION.count,
         GETS,
         by=query.PROMPT,
@@ -131,10 +131,10 @@ def _prompts(b: Board) -> None:
 def _clients(b: Board) -> None:
     for title, description, which in (
         ("Reads by client", "Which clients read resources.", READS),
-        ("Prompts by client", "Which clients take prompts.", f'{query.METHOD}="prompts/get"'),
+        ("Prompts by client", "Which clients request prompts.", f'{query.METHOD}="prompts/get"'),
         (
             "Lists by client",
-            "Tools, resources, templates and prompts listed. One client far above its calls: it lists at each turn.",
+            "Lists of tools, resources, templates and prompts. Far more than calls: the client lists at each turn.",
             f'{query.METHOD}=~".*/list"',
         ),
     ):

@@ -1,4 +1,4 @@
-"""The story of one session, from its traces and logs: an id of a session is never on a metric."""
+"""The story of one session, from traces and logs, since metrics have no session ids."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ HOW_TO = f"""
 **By session**: put the id of a session into the field above: an `Mcp-Session-Id`, an `X-Session-Id`, or
 `{names.SESSION_ID}` of any span. Its calls are listed on the left, those that failed on the right.
 **By trace**: a click on a trace id, or on a dot in a graph of another dashboard, shows the trace below and its session
-on the right; a click on that lists all calls of it.
-What the session did, in order, with its outcome: `otel-mcp show <id>` reads it from Redis.
+on the right; a click on the session lists all its calls.
+`otel-mcp show <id>` tells the session's story from Redis, with its outcome.
 """
 
 
@@ -42,13 +42,13 @@ def board() -> Board:
     for title, description, tags, width in (
         (
             "Calls of this session",
-            "Every trace with a span of this session, newest first; a click on the id shows it below.",
+            "All traces with a span of this session, newest first; a click on the id shows the trace below.",
             THIS_SESSION,
             12,
         ),
         (
             "Failed calls of this session",
-            "The same, but only where a span of this session failed.",
+            "The same, but only traces in which a span of this session failed.",
             f"{THIS_SESSION} error=true",
             12,
         ),
@@ -67,7 +67,7 @@ def board() -> Board:
         dashboard.Panel()
         .type("traces")
         .title("Trace")
-        .description("What happened in one call: the tool, what it asked of others, and what it waited for.")
+        .description("What happened in one call: the tool, its requests to others, and its waits.")
         .datasource(JAEGER)
         .with_target(trace("$trace_id")),
         24,
@@ -76,9 +76,9 @@ def board() -> Board:
     b.add(
         panels.lines_of_text(
             "Logs of this session",
-            "Its events (`session.start`, findings, `session.end`), and what tools logged during its calls; a record "
-            "leads to its trace. Needs a Loki that gets what servers export (OTEL_LOGS_EXPORTER=otlp), as "
-            "collector/config/to-loki.yaml sends it.",
+            "The session's events (`session.start`, findings, `session.end`), and log records of its calls; a record "
+            "leads to its trace. Needs Loki with the servers' logs (OTEL_LOGS_EXPORTER=otlp; "
+            "collector/config/to-loki.yaml).",
             logs(f'{{{query.SERVICE}="$service"}} | {query.SESSION}="$session_id"'),
         ),
         24,
@@ -88,7 +88,7 @@ def board() -> Board:
 
 
 def _of_this_trace() -> table.Panel:
-    """Return the sessions of the trace that is shown, read from the attributes of its spans."""
+    """Return a table of the sessions in the shown trace, from the attributes of its spans."""
     panel = panels.found(
         "Session of this trace",
         "A click on the id lists all of its calls. Needs Grafana 11.5; before, the id is found in the attributes of "

@@ -1,4 +1,4 @@
-"""How sessions begin, go on and end."""
+"""How many sessions begin, how they go and how they end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def board() -> Board:
     b = Board(
         "otel-mcp-sessions",
         "MCP / Sessions",
-        "How sessions begin, go on and end: how many, how long, how busy, and how they stopped.",
+        "How many sessions begin, how they go, how long they last, and how they end.",
     )
     b.traces().select("environment").service().select("client")
     b.choice("probes", "Probes", hidden=query.PROBE, shown="none").mark_deploys()
@@ -36,14 +36,14 @@ def board() -> Board:
 def _population(b: Board) -> None:
     b.lines(
         "Active sessions",
-        "Sessions in the shared store. Every replica reports the same number, so the largest counts; no line "
+        "Sessions in the shared store. All replicas report the same number, so the panel shows the largest; no line "
         "means that the store does not answer.",
         [over_time(query.shared(m.SESSION_ACTIVE), LEGEND_SERVICE)],
         panels.COUNT,
     )
     b.lines(
         "Sessions held by each process",
-        "Sessions in each process's memory. One process far above the others: sticky routing, or a leak there.",
+        "Sessions in each process's memory. One process far above the others: sticky routing, or a leak.",
         [
             over_time(
                 f"sum by ({query.INSTANCE}) ({query.select(m.SESSION_LOCAL.series)})",
@@ -55,8 +55,8 @@ def _population(b: Board) -> None:
     )
     b.lines(
         "Beginnings and ends",
-        "Sessions that began, were met again after a restart, or ended, per second. Beginnings above ends for "
-        "hours: sessions leak, or clients open one per call.",
+        "Sessions that began, were resumed after a restart, or ended, per second. More beginnings than ends for hours: "
+        "sessions leak, or clients open one per call.",
         [
             over_time(query.rate(m.SESSION_STARTED.series), "started", ref="A"),
             over_time(query.rate(m.SESSION_RESUMED.series), "resumed", ref="B"),
@@ -66,8 +66,8 @@ def _population(b: Board) -> None:
     )
     b.rates(
         "Beginnings by source",
-        "How each session was recognised. Many `inferred` ones: clients that carry no id, grouped by who they "
-        "are; see the documentation of session sources.",
+        "How sessions were recognised. Many `inferred` ones: clients that send no id, recognised by caller, address "
+        "and name; see the documentation of session sources.",
         m.SESSION_STARTED.series,
         by=query.SOURCE,
         unit=panels.EVENTS,
@@ -81,15 +81,15 @@ def _population(b: Board) -> None:
     )
     b.lines(
         "Claims to a session that were not followed",
-        "`limit`: more new sessions a minute than allowed, a flood or a client without a memory. `principal`: an "
-        "id used under somebody else's credentials, which deserves a look at who.",
+        "`limit`: more new sessions a minute than allowed, from a flood or a client that forgets its id. `principal`: "
+        "an id used with another user's credentials; find out by whom.",
         [over_time(query.rate(m.SESSION_REJECTED.series, by=query.REASON), query.legend(query.REASON))],
         panels.EVENTS,
     )
 
 
 def _active(then: str = "") -> str:
-    """Sessions in the store: what the replicas agree on, now or then."""
+    """Return the number of sessions in the store, now or `then` (an offset)."""
     return f"sum({query.shared(m.SESSION_ACTIVE, then)})"
 
 
@@ -97,14 +97,14 @@ def _endings(b: Board) -> None:
     by_reason = query.legend(query.END_REASON)
     b.bars(
         "Reasons",
-        "How sessions ended in the range on screen. `client_delete`: the client said goodbye; `expired`: it did "
-        "not; `server_closed`: the server did; `replaced`: a conversation took it in.",
+        "How sessions ended in the selected time range. `client_delete`: the client closed it; `expired`: nobody did; "
+        "`server_closed`: the server did; `replaced`: it became part of a conversation, or another one continues it.",
         now(query.increase(m.SESSION_ENDED.series, by=query.END_REASON), by_reason),
         panels.COUNT,
     )
     b.lines(
         "Ends by reason",
-        "The same over time. A wave of `expired` one TTL after a deploy: clients did not come back.",
+        "The same over time. Many `expired` one TTL after a deploy: clients did not come back.",
         [over_time(query.rate(m.SESSION_ENDED.series, by=query.END_REASON), by_reason)],
         panels.EVENTS,
         stacked=True,
@@ -113,9 +113,9 @@ def _endings(b: Board) -> None:
     b.add(
         panels.lines(
             "Unaccounted sessions, over an hour",
-            "Sessions that began and neither ended nor are active: begun minus ended, against the change of the active "
-            "ones. Both lines move together when all is well; a growing gap is a leak. The second begins an hour after "
-            "the service.",
+            "Sessions that began but neither ended nor are active: begun minus ended, compared with the change of the "
+            "active ones. Both lines normally move together; a growing gap is a leak. The second line begins an hour "
+            "after the service.",
             [
                 over_time(f"{started} - {ended}", "began minus ended", ref="A"),
                 over_time(f"{_active()} - {_active(' offset 1h')}", "change of active", ref="B"),
@@ -131,20 +131,20 @@ def _shape(b: Board) -> None:
         (
             m.SESSION_DURATION,
             "Duration",
-            "From the first to the last activity of sessions that ended. Two bands are two kinds of clients.",
+            "From the first to the last activity of ended sessions. Two bands mean two kinds of clients.",
             panels.SECONDS,
         ),
         (
             m.SESSION_TOOL_CALLS,
             "Tool calls per session",
-            "How much sessions are used for. A band at zero: clients that connect and never call.",
+            "How many tools a session calls. A band at zero: clients that connect and never call.",
             panels.COUNT,
         ),
     ):
         b.add(panels.heat(title, description, buckets(query.heat(metric)), unit), 8)
         b.lines(
             f"{title}, quantiles",
-            f"{description} The half, the slowest twentieth and the mean.",
+            f"{description} Median, 95th percentile and mean.",
             [
                 over_time(query.quantile(0.5, metric), "p50", ref="A"),
                 over_time(query.quantile(0.95, metric), "p95", ref="B"),
@@ -156,8 +156,7 @@ def _shape(b: Board) -> None:
             _unused(b)
     b.lines(
         "Median duration by end reason",
-        "Whether sessions that expire are shorter than those that are closed: short ones that expire are clients "
-        "that crash or give up.",
+        "Whether sessions that expire are shorter than closed ones: then clients crash or give up.",
         [over_time(query.quantile(0.5, m.SESSION_DURATION, by=query.END_REASON), query.legend(query.END_REASON))],
         panels.SECONDS,
     )
@@ -168,7 +167,7 @@ def _unused(b: Board) -> None:
     b.add(
         panels.number(
             "Sessions without a tool call",
-            "Share of ended sessions that called nothing. Health checks, scanners, or clients that connect to all "
+            "Share of ended sessions without a tool call: health checks, scanners, or clients that connect to all "
             "their servers at start.",
             now(query.share(none, query.increase(m.SESSION_TOOL_CALLS.count)), "unused"),
             panels.SHARE,
@@ -181,8 +180,8 @@ def _unused(b: Board) -> None:
 def _streams(b: Board) -> None:
     b.lines(
         "Transport sessions held, and sessions that live",
-        "What the SDK holds in the memory of all processes, against the live sessions. Far apart for long: clients "
-        "leave without a DELETE and nothing takes their sessions out; memory grows until a restart.",
+        "Sessions that the SDK holds in memory, in all processes, compared with live sessions. If they differ for "
+        "long, clients leave without a DELETE and nothing removes their sessions: memory grows until a restart.",
         [
             over_time(f"sum({query.select(m.TRANSPORT_SESSIONS.series)})", "held by the SDK", ref="A"),
             over_time(_active(), "live", ref="B"),
@@ -191,7 +190,7 @@ def _streams(b: Board) -> None:
     )
     b.lines(
         "Transport sessions held by each process",
-        "The same by process. Those that only climb, each from its start on, leak.",
+        "The same by process. A line that only rises from the start of its process is a leak.",
         [
             over_time(
                 f"sum by ({query.INSTANCE}) ({query.select(m.TRANSPORT_SESSIONS.series)})",
@@ -202,21 +201,21 @@ def _streams(b: Board) -> None:
     )
     b.lines(
         "Open streams",
-        "`get`: for what the server says by itself; `listen`: subscriptions of 2026-07-28; `sse`: the transport of "
-        "2024-11-05; `post`: answers that stream for a second or more. Each holds a connection.",
+        "`get`: for messages of the server's own; `listen`: subscriptions of 2026-07-28; `sse`: the transport of "
+        "2024-11-05; `post`: answers that stream for a second or more. Each occupies a connection.",
         [over_time(f"sum by ({query.KIND}) ({query.select(m.STREAM_ACTIVE.series)})", query.legend(query.KIND))],
         panels.COUNT,
         stacked=True,
     )
     b.lines(
         "Duration of streams that ended, half of them",
-        "By kind. A line that stays at 60 s or 5 min: a proxy cuts streams there, and its timeout wants raising.",
+        "Median by kind. A line that stays at 60 s or 5 min: a proxy closes streams; raise its timeout.",
         [over_time(query.quantile(0.5, m.STREAM_DURATION, by=query.KIND), query.legend(query.KIND))],
         panels.SECONDS,
     )
     b.rates(
         "Streams that ended, by client",
-        "A client far above the others opens its stream again and again: it polls, or something cuts it.",
+        "A client far above the others reopens its stream all the time: it polls, or something closes its streams.",
         m.STREAM_DURATION.count,
         by=query.CLIENT,
         unit=panels.EVENTS,
@@ -227,8 +226,8 @@ def _list(b: Board) -> None:
     b.add(
         panels.found(
             "Sessions that ended",
-            "One row per session, newest first, as Jaeger holds their `mcp.session` spans; a click on the id shows the "
-            "session from its first to its last call. Empty where OTEL_PYTHON_MCP_SESSION_SPAN is off.",
+            "One row per session, newest first, from the `mcp.session` spans in Jaeger; a click on the id shows the "
+            "session from its first to its last call. Empty unless OTEL_PYTHON_MCP_SESSION_SPAN is on.",
             search(operation=names.SPAN_SESSION),
         ).override_by_name("traceID", [panels.prop("links", [links.session_story("traceID")])]),
         12,
@@ -237,7 +236,7 @@ def _list(b: Board) -> None:
     b.add(
         panels.found(
             "Sessions that went so",
-            "The same, but only those with the outcome that is chosen above.",
+            "The same, with the outcome that is selected above.",
             search(operation=names.SPAN_SESSION, tags=f'{names.SESSION_OUTCOME}="$outcome"'),
         ).override_by_name("traceID", [panels.prop("links", [links.session_story("traceID")])]),
         12,

@@ -1,7 +1,7 @@
 """The service level objective that dashboards and alerts share.
 
-The alert rules in `grafana/alerts` record the ratios; changing the objective here and there is one
-change, which `tests/stack` holds together.
+The alert rules in `grafana/alerts` record the ratios, and must be changed together with this file;
+`tests/stack` checks that.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 from typing import Final
 
 OBJECTIVE: Final = 0.997
-"""Share of valid tool calls that shall work, over 30 days: what a caller asked wrongly does not count."""
+"""Share of valid tool calls that should succeed, over 30 days; wrong calls do not count."""
 SERVER_FAILED: Final = ("tool", "exception")
 """Kinds of failures that are the server's; all others make a call invalid."""
 CALLER_WRONG: Final = ("unknown_tool", "invalid_arguments")
-"""Kinds of failures that show what misleads a client."""
+"""Kinds of failures that are the caller's."""
 WRONG_CALLS: Final = 0.1
-"""Share of one tool's calls that one client gets wrong from which a ticket names both."""
+"""Share of wrong calls of a tool by a client from which an alert fires."""
 STRUGGLING: Final = 0.25
-"""Share of one client's sessions that go in circles or give up from which a ticket names it."""
+"""Share of a client's sessions that go in circles or are given up from which an alert fires."""
 BUDGET: Final = 1 - OBJECTIVE
 PAGE_BURN: Final = 14.4
-"""At this rate, 2 % of the month's budget go in an hour."""
+"""This rate uses up 2 % of the month's budget in an hour."""
 TICKET_BURN: Final = 6.0
-"""At this rate, 5 % of the month's budget go in six hours."""
+"""This rate uses up 5 % of the month's budget in six hours."""
 TOOL_FAILING: Final = 0.1
-"""Share of one tool's calls from which an alert names it."""
+"""Failing share of a tool's calls from which an alert fires."""
 TOOL_SLOW: Final = 5.0
-"""Seconds of one tool's 95th percentile, likewise."""
+"""95th percentile of a tool in seconds from which an alert fires."""
 WINDOWS: Final = ("5m", "30m", "1h", "6h")
 
 

@@ -1,4 +1,4 @@
-"""What a panel asks: Prometheus by PromQL, Jaeger by a search or a trace id, Loki by LogQL."""
+"""Queries of panels: PromQL, LogQL, and searches and traces of Jaeger."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def buckets(expr: str, *, exemplars: bool = False) -> PrometheusQuery:
 
 
 def now(expr: str, legend: str = "", *, ref: str = "A") -> PrometheusQuery:
-    """Ask for one value per series, at the end of the range on screen."""
+    """Ask for one value per series, at the end of the selected time range."""
     return _prometheus(expr, ref).instant().legend_format(legend)
 
 
 def column(ref: str, expr: str) -> PrometheusQuery:
-    """Ask for one column of a table; the labels become columns too."""
+    """Ask for a column of a table; labels become columns, too."""
     return now(expr, ref=ref).format(PromQueryFormat.TABLE)
 
 
@@ -76,10 +76,10 @@ def trace(trace_id: str) -> _JaegerQuery:
 
 
 def logs(expr: str) -> LokiQuery:
-    """Ask for the lines that match, the newest first."""
+    """Ask for the matching lines, newest first."""
     return LokiQuery().datasource(LOKI).expr(expr).query_type("range").max_lines(500).ref_id("A")
 
 
 def counted(expr: str, legend: str = "") -> LokiQuery:
-    """Ask for one value per series of a LogQL metric query, over the range on screen."""
+    """Ask for one value per series of a LogQL metric query, over the selected time range."""
     return LokiQuery().datasource(LOKI).expr(expr).query_type("instant").legend_format(legend).ref_id("A")

@@ -1,4 +1,4 @@
-"""Whose customers ask, which releases answer, and which revisions they speak: one table for each comparison."""
+"""Comparisons of tenants, of releases of a server, and of protocol revisions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .board import Board
 from .targets import column, over_time
 
 CHOSEN = f'{query.TENANT}=~"$tenant"'
-"""Of metrics that have the label; a request that names no tenant has none."""
+"""Selects tenants on metrics with the label; requests without a tenant lack it."""
 CALLS = f'{query.METHOD}="tools/call", {query.TOOL}=~"$tool"'
 
 
@@ -26,8 +26,9 @@ def usage(b: Board) -> None:
     }
     table = panels.rows(
         "Use by tenant",
-        "Totals of the range on screen; the row without a name is what named no tenant, and everything without the "
-        "setting `TENANT`. The rows add up to the totals. For a bill: the recording rules `mcp:tenant_…:increase1h`.",
+        "Totals of the selected time range. The row without a name is for requests without a tenant, and for all "
+        "requests without the setting `TENANT`. The rows add up to the totals. For a bill, use the recording rules "
+        "`mcp:tenant_…:increase1h`.",
         [column(ref, expr) for ref, (_, _, expr) in columns.items()],
         panels.COUNT,
     ).decimals(0)
@@ -38,7 +39,7 @@ def usage(b: Board) -> None:
     requests = query.rate(m.CLIENT_REQUESTS.series, CHOSEN, by=by)
     b.lines(
         "Requests by tenant",
-        "One that grows alone: a loop of its agent, or a new customer. 50 have a name, all others are `_OTHER`.",
+        "One tenant that grows alone: its agent loops, or it is new. 50 have a name, all others are `_OTHER`.",
         [over_time(requests, query.legend(by))],
         panels.PER_SECOND,
         width=12,
@@ -53,8 +54,8 @@ def revisions(b: Board) -> None:
     b.add(
         _matrix(
             "Who speaks an old revision",
-            "Requests of the range on screen, by client and revision: who would be left behind if an old one went. "
-            "`2024-11-05` is the transport of two endpoints (SSE); `2026-07-28` has no sessions of its own.",
+            "Requests of the selected time range, by client and revision, for deciding when to drop an old revision. "
+            "`2024-11-05` is the transport with two endpoints (SSE); `2026-07-28` has no protocol sessions.",
             f"{requests} > 0",
             panels.COUNT,
             (query.CLIENT, query.PROTOCOL),
@@ -70,20 +71,20 @@ def releases(b: Board) -> None:
     for title, description, expr, unit in (
         (
             "Latency by release, 95th percentile",
-            "The releases that have served in the range on screen, the newest last: what became slower, and by how "
-            "much. Choose a range with some hours of both.",
+            "Releases in the selected time range, the newest last: what became slower, and by how much. Select a range "
+            "with some hours of both.",
             query.quantile(0.95, m.OPERATION_DURATION, CALLS, by=by, window=window),
             panels.SECONDS,
         ),
         (
             "Failing share by release",
-            "Valid calls that failed by the server's fault. A tool that fails in the newest column only: roll back.",
+            "Valid calls that failed by the server's fault. If a tool fails in the newest column only, roll back.",
             query.failing(f'{query.TOOL}=~"$tool"', by=by, window=window),
             panels.SHARE,
         ),
         (
             "Result size by release, 95th percentile",
-            "What an answer costs the model's context: a release that answers more is paid for by every conversation.",
+            "What a result costs the model's context, in every conversation.",
             size,
             panels.BYTES,
         ),

@@ -1,4 +1,4 @@
-"""What each tool does, how fast, how often it fails, and what it waits for."""
+"""Each tool: calls, failures, latency, cost, and what it waits for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def board() -> Board:
     b = Board(
         "otel-mcp-tools",
         "MCP / Tools",
-        "What each tool does, how fast, how often it fails, and what it waits for.",
+        "Each tool: calls, failures, latency, what it costs the model's context, and what it waits for.",
     )
     b.select("environment", "service", "tool", "client", "tenant").jaeger_address().mark_deploys()
     _table(b)
@@ -54,8 +54,8 @@ def _table(b: Board) -> None:
     }
     table = panels.rows(
         "Tools",
-        "Every tool in the range on screen. A click on a name leads to its traces in Jaeger; the failing share turns "
-        "red where the alert for it would fire; it counts the server's failures only.",
+        "Every tool in the selected time range. A click on a name leads to its traces in Jaeger. The failing share "
+        "counts the server's failures only, and is red from the threshold of its alert on.",
         [column(ref, expr) for ref, (_, _, expr) in columns.items()],
         panels.COUNT,
     )
@@ -88,16 +88,16 @@ def _quantile(q: float) -> str:
 def _rates(b: Board) -> None:
     b.lines(
         "Calls by tool",
-        "Which tools are in use. One that stopped: a client's prompt changed, or the tool left the list.",
+        "Which tools are used. If a tool is no longer called, a client's prompt has changed, or the tool was removed.",
         [over_time(query.rate(m.OPERATION_DURATION.count, CALLS, by=query.TOOL), LEGEND_TOOL)],
         panels.PER_SECOND,
         stacked=True,
     )
     b.lines(
         "Failures by tool and kind",
-        "`tool`: it said so itself; `exception`: it raised, and the type is on the spans. Those are the server's. "
-        "`unknown_tool` and `invalid_arguments` are the caller's: see below; `refused`: nobody ran it. Each dot is "
-        "one failed call: a click opens its trace.",
+        "`tool`: the tool reported an error; `exception`: it raised, and the type is on the span. These are the "
+        "server's fault. `unknown_tool` and `invalid_arguments` are the caller's: see below. `refused`: no tool ran. "
+        "Each dot is a failed call: a click opens its trace.",
         [
             over_time(
                 query.failures(CHOSEN, by=f"{query.TOOL}, {query.FAILURE}"),
@@ -110,7 +110,7 @@ def _rates(b: Board) -> None:
     )
     b.lines(
         "Being served now",
-        "Requests that are not answered yet. A line that climbs and stays: calls that hang.",
+        "Requests that are not answered yet. A line that rises and does not fall: calls hang.",
         [
             over_time(
                 f"sum by ({query.METHOD}, {query.TOOL}) ({query.select(m.REQUESTS_ACTIVE.series)})",
@@ -122,8 +122,8 @@ def _rates(b: Board) -> None:
     )
     b.lines(
         "Oldest call in flight",
-        "How long the oldest call of each tool that has no answer has taken so far. A line that climbs without an "
-        "end: a call that hangs; clients give up after a minute or so, their tool runs on.",
+        "Age of each tool's oldest call without an answer. A line that only rises: the call hangs; clients give up "
+        "after about a minute, but the tool runs on.",
         [
             over_time(
                 f"max by ({query.TOOL}) ({query.select(m.CALL_OLDEST.series, CHOSEN)})",
@@ -139,13 +139,13 @@ def _wrong(b: Board) -> None:
     for title, description, by in (
         (
             "Wrong calls by tool and kind",
-            "`invalid_arguments`: the description or the schema of the tool misleads; `unknown_tool`: the name was "
-            "made up, or comes from a list before a deploy. `_OTHER` are names that the server never listed.",
+            "`invalid_arguments`: the tool's description or schema is misleading; `unknown_tool`: the name was made "
+            "up, or is from a list before a deploy. `_OTHER` are names that the server never listed.",
             (query.TOOL, query.FAILURE),
         ),
         (
             "Wrong calls by client",
-            "One client: its model or its prompt; all of them: the tool. A step at a deploy: the tool has changed.",
+            "One client: its model or prompt; all clients: the tool. A jump at a deploy: the tool has changed.",
             (query.CLIENT,),
         ),
     ):
@@ -162,9 +162,9 @@ def _wrong(b: Board) -> None:
     wrong, corrected = (query.increase(m.series, *chosen, by=by) for m in (m.CALL_FAILURES, m.CALL_CORRECTED))
     table = panels.rows(
         "Who asks wrongly",
-        "Which client gets which tool wrong, and how often its next call of the tool worked: few corrections mean that "
-        "the text of the error does not say what to do. Replicas that share a session without stickiness see only part "
-        "of them. A click on a kind leads to traces, on a client to its sessions.",
+        "Which client gets which tool wrong, and how often its next call of the tool succeeded. Few corrections: the "
+        "error text does not say what to do. Without sticky routing, some corrections are not counted. A click on a "
+        "kind leads to traces, on a client to its sessions.",
         [column("A", f"{wrong} > 0"), column("B", query.share(corrected, wrong))],
         panels.COUNT,
     ).decimals(0)
@@ -179,7 +179,7 @@ def _latency(b: Board) -> None:
     b.add(
         panels.heat(
             "Latency",
-            "All calls of the chosen tools by how long they took. Each dot is one call: a click opens its trace.",
+            "All calls of the selected tools by duration. Each dot is a call: a click opens its trace.",
             buckets(query.heat(m.OPERATION_DURATION, CALLS), exemplars=True),
             panels.SECONDS,
         ),
@@ -201,16 +201,16 @@ def _latency(b: Board) -> None:
 def _input(b: Board) -> None:
     b.lines(
         "Waits for people",
-        "How long calls waited for the input that they had asked for, mostly from a person: 95th percentile, from "
-        "the answer that asked to the request that brought it. It is in no other latency.",
+        "How long calls waited for input, mostly from a person: 95th percentile, from the answer that asked to the "
+        "request that brought it. Other latencies do not include this time.",
         [over_time(query.quantile(0.95, m.CALL_INPUT_WAIT, CHOSEN, by=query.TOOL), LEGEND_TOOL)],
         panels.SECONDS,
         width=12,
     )
     table = panels.rows(
         "Asked, and never answered",
-        "Inputs that came in the range on screen, and calls whose session ended before anybody brought theirs: a "
-        "question that people do not understand, or a host that cannot ask it.",
+        "Inputs that came in the selected time range, and calls whose session ended without theirs: people do not "
+        "understand the question, or the host cannot ask it.",
         [
             column("A", query.increase(m.CALL_INPUT_WAIT.count, CHOSEN, by=query.TOOL)),
             column("B", query.increase(m.CALL_INPUT_ABANDONED.series, CHOSEN, by=query.TOOL)),
@@ -222,15 +222,15 @@ def _input(b: Board) -> None:
     failed, by = f'{query.ERROR}!=""', (query.METHOD, query.ERROR)
     b.lines(
         "Requests to clients",
-        "Elicitation, sampling and roots that tools ask for as they run, up to 2025-11-25: 95th percentile until "
-        "the answer. It is part of the latency of the tool.",
+        "Elicitation, sampling and roots that tools request while they run, up to 2025-11-25: 95th percentile until "
+        "the answer. The latency of the tool includes this time.",
         [over_time(query.quantile(0.95, m.CLIENT_DURATION, by=query.METHOD), query.legend(query.METHOD))],
         panels.SECONDS,
         width=12,
     )
     b.lines(
         "Requests to clients that fail",
-        "By the error of the client; `unanswered`: nobody waits any longer, -1: a person said no.",
+        "By the client's error; `unanswered`: no answer before the call ended; -1: a person declined.",
         [over_time(query.rate(m.CLIENT_DURATION.count, failed, by=", ".join(by)), query.legend(*by))],
         panels.PER_SECOND,
         width=12,
@@ -241,8 +241,8 @@ def _beneath(b: Board) -> None:
     kinds = 'span_kind=~"SPAN_KIND_CLIENT|SPAN_KIND_PRODUCER"'
     b.lines(
         "Operations of others, time per second",
-        "Seconds spent per second in databases and services beneath the tools, from every span before sampling. "
-        "The tallest is what to speed up first.",
+        "Seconds per second that tools spend in databases and services, from all spans before sampling. Speed up the "
+        "largest first.",
         [
             over_time(
                 f"topk(10, {query.rate(external.SPAN_TIME, kinds, by='span_name')})",
@@ -254,7 +254,7 @@ def _beneath(b: Board) -> None:
     )
     b.lines(
         "Operations of others, 95th percentile",
-        "How long the slower ones take.",
+        "How long the slower operations take.",
         [
             over_time(
                 f"topk(10, histogram_quantile(0.95, {query.rate(external.SPAN_DURATION, kinds, by='le, span_name')}))",
@@ -271,7 +271,7 @@ def _beneath(b: Board) -> None:
     slow = f"histogram_quantile(0.95, sum by (le, {by}) (rate({external.EDGE_DURATION}{{{edges}}}[{window}])))"
     table = panels.rows(
         "Who they call",
-        "The service graph: which services and databases the servers depend on, how often and how well.",
+        "The service graph: the services and databases that the servers call, with rates, failures and latency.",
         [column("A", calls), column("B", query.share(failed, calls)), column("C", slow)],
         panels.PER_SECOND,
     )
