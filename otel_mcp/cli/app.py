@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,  # Plain text: starts faster, and stays readable in a pipe.
     pretty_exceptions_enable=False,
-    help="Look at MCP sessions as Redis holds them.",
+    help="Show the MCP sessions of all replicas, from Redis.",
     epilog="Exit codes: 0 ok, 1 not found, 2 usage, 3 Redis cannot be used, 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -152,7 +152,7 @@ def show(
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """Show what happened in one session, one line for each call."""
+    """Show one session, one line for each call."""
     from otel_mcp.cli.showing import show as show_story
 
     show_story(Terminal(color), redis_url, session_id, service, output, headers=headers)
@@ -170,7 +170,10 @@ def tail(
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """Show the calls of all replicas as they finish, until Ctrl-C."""
+    """Follow the calls of all replicas.
+
+    Shows calls as they finish, until Ctrl-C.
+    """
     from otel_mcp.cli.following import Query
     from otel_mcp.cli.following import tail as tail_calls
 
@@ -180,7 +183,10 @@ def tail(
 
 @app.command()
 def top(service: Service = None, redis_url: Url = None, color: Color = None) -> None:
-    """Watch the busiest sessions and tools of the last five minutes on one screen, until Ctrl-C."""
+    """Watch the busiest sessions and tools.
+
+    Redraws one screen with the last five minutes, until Ctrl-C.
+    """
     from otel_mcp.cli.following import top as watch_top
 
     watch_top(Terminal(color), redis_url, service)
@@ -200,7 +206,10 @@ def tools(
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """List tools with counts, failures, durations and bytes, from the newest calls of the sessions."""
+    """Sum up the calls of each tool.
+
+    Counts, failures, durations and bytes come from the newest calls of the sessions.
+    """
     from otel_mcp.cli.listing import Query
     from otel_mcp.cli.tools import tools as list_tools
 
@@ -215,7 +224,10 @@ def rm(
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """End a session and remove its document; a replica reports the end."""
+    """End a session and remove its document.
+
+    A replica reports the end.
+    """
     from otel_mcp.cli.showing import remove
 
     remove(Terminal(color), redis_url, session_id, yes=yes)
@@ -232,9 +244,10 @@ def who(
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """Show which hashes stand for a person, for each way in which a server may know them.
+    """Show the hashes that stand for a person.
 
-    Of a bearer token or an API key that is no JWT: - and the whole value of its header on standard input.
+    There is one for each way in which a server may know the person. For a bearer token or an API key that is not a
+    JWT, give - and write the whole value of its header to standard input.
     """
     from otel_mcp.cli.who import who as find
 
@@ -243,7 +256,7 @@ def who(
 
 @app.command()
 def settings(output: Output = None, headers: Headers = True, color: Color = None) -> None:
-    """Show the value of every setting in this environment, without secrets."""
+    """Show all settings, without secrets."""
     from otel_mcp.cli.rows import Field, write
     from otel_mcp.settings import PREFIX, Settings, load
 
@@ -275,9 +288,10 @@ def doctor(
     redis_url: Url = None,
     color: Color = None,
 ) -> None:
-    """Find what keeps telemetry from arriving, with a line that fixes each problem; exits with 1 if there is one.
+    """Find what keeps telemetry from arriving.
 
-    With a command, the app is imported as its server would do; no server is started.
+    Shows a line that fixes each problem, and exits with 1 if there is one. With a command, the app is imported as its
+    server would do; no server is started.
     """
     from otel_mcp.cli.doctor import examine
 

@@ -1,4 +1,4 @@
-"""``otel-mcp who``: which hashes stand for a person, on audit records and in the list of sessions."""
+"""``otel-mcp who``: show the hashes that stand for a person on audit records and in lists of sessions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _STDIN: Final = "-"
 
 
 class Identity(NamedTuple):
-    """One way in which a server may know the person."""
+    """The hashes of a person, for one way in which a server may know the person."""
 
     known_by: str
     pseudo_id: str
     caller: str | None
-    """As `otel-mcp sessions` shows it; only users have it."""
+    """The hash in `otel-mcp sessions`; credentials have none."""
 
 
 FIELDS: Final[tuple[Field[Identity], ...]] = (
@@ -48,7 +48,7 @@ def who(
     """Write the hashes of one person.
 
     Raises:
-        Failure: there is no key to hash with, or nothing to hash.
+        Failure: there is no hash key, or no name.
     """
     settings = load(redis_url=redis_url)
     name, hashes = service or settings.service_name, KeyedHashes()
@@ -59,7 +59,7 @@ def who(
     else:
         known = [(way, as_user(*names, hashes=hashes)) for way, names in _ways(subject, issuer, client_id)]
     if not subject:
-        raise Failure(Code.USAGE, "nobody is named")
+        raise Failure(Code.USAGE, "no name was given")
     found = [
         Identity(way, audited(hashes, name, one.digest), one.user and one.user[:CALLER_DIGITS]) for way, one in known
     ]
@@ -75,12 +75,12 @@ def _ways(subject: str, issuer: str | None, client_id: str | None) -> Iterator[t
 
 
 async def _agreed(redis_url: str | None, service: str) -> bytes:
-    """Return the key on which the replicas of a service have agreed."""
+    """Return the hash key that the replicas of a service share."""
     settings: Settings = configured(redis_url)
     connection = Connection(settings)
     async with aclosing(connection.client):
         (key,) = await connection.run_all(("GET", Keys(settings.redis_prefix, service).agreement("hash-key")))
     if not isinstance(key, bytes):
-        hint = f"name the service with --service, or set {PREFIX}HASH_KEY as the server has it"
-        raise Failure(Code.NOT_FOUND, f"the replicas of {service} have agreed on no key", hint)
+        hint = f"name the service with --service, or set {PREFIX}HASH_KEY to the server's value"
+        raise Failure(Code.NOT_FOUND, f"the replicas of {service} share no hash key", hint)
     return key
