@@ -33,11 +33,13 @@ def cost(b: Board) -> None:
         panels.BYTES,
         width=12,
     )
+    listed = query.rate(m.CATALOGUE_SIZE.sum, by=query.CLIENT)
+    listings = query.rate(m.CATALOGUE_SIZE.count, by=query.CLIENT)
     b.lines(
         "Catalogue",
-        "The definitions of all tools, which every conversation reads before its first call; median of what clients "
-        "got. If it jumps, see the event `catalogue.changed`.",
-        [over_time(query.quantile(0.5, m.CATALOGUE_SIZE, by=query.CLIENT), query.legend(query.CLIENT))],
+        "The definitions of all tools, which every conversation reads before its first call; mean of what clients got, "
+        "which is exact where all got the same. If it jumps, see the event `catalogue.changed`.",
+        [over_time(f"{listed} / ({listings} > 0)", query.legend(query.CLIENT))],
         panels.BYTES,
     )
     given = query.quantile(0.5, m.SESSION_CONTEXT_SIZE, by=query.CLIENT)
