@@ -16,34 +16,22 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import semconv
-from otel_mcp.bounded import BoundedNames
 from otel_mcp.guard import report
 from otel_mcp.model.call import Call, client_of
 from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
-from otel_mcp.telemetry.catalogue import Catalogues, taken_by
+from otel_mcp.telemetry.catalogue import Catalogues
 from otel_mcp.telemetry.census import Census
 from otel_mcp.telemetry.inputs import InputMetrics
 from otel_mcp.telemetry.instruments import Instruments, Readings
+from otel_mcp.telemetry.labels import Labels, has_worked
 from otel_mcp.telemetry.series import Series
-from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS, SessionMetrics
+from otel_mcp.telemetry.session_metrics import SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.telemetry.tasks import Tasks
-from otel_mcp.wire.jsonrpc import CALLER_CODES, FINE, KNOWN_METHODS, STREAMS, Outcome
+from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
 
 DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions", "rounds", "tasks")
-MAX_CLIENTS: Final = 20
-MAX_TENANTS: Final = 50
-MAX_ERRORS: Final = 50
-"""Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
-_USUAL_CODES: Final = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
-_USUAL_ERRORS: Final = (
-    *(semconv.TOOL_ERROR, "cancelled", "disconnected", "400", "401", "403", "404", "500"),
-    *(code for code in _USUAL_CODES if code not in CALLER_CODES),
-)
-"""These always have a label value of their own."""
-_MAX_SERIES: Final = 2000
-"""Series that are kept at hand; the SDK keeps as many of one instrument."""
 _MAX_WAITING: Final = 1000
 """Refusals and streams that wait to be recorded."""
 _MAX_REMEMBERED: Final = 16
@@ -60,16 +48,8 @@ class Metrics:
         self.names = {"tools/call": self.catalogues.tools, "prompts/get": self.catalogues.prompts}
         self.census = Census(self.catalogues.tools)
         self.tasks = Tasks(self._on, self.catalogues.tools)
-        self.clients = BoundedNames(MAX_CLIENTS)
-        self.tenants = BoundedNames(MAX_TENANTS, tenants)
-        self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
-        self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
-        self._series: dict[tuple[str | None, ...], tuple[Series, dict[str | None, Series]]] = {}
-        """Duration, and sizes of results by tenant, by the values of their attributes."""
-        self._sizes: dict[str | None, dict[str | None, Series]] = {}  # Of results, by tool and tenant.
-        self._client_series: dict[tuple[str | None, ...], Series] = {}
-        self._taken: dict[str, int] = {}
-        """Bytes of an answer that clients take whole, by their names, where that is known."""
+        self.labels = Labels(self._on, self.names, self.census, tenants)
+        self.clients, self.tenants = self.labels.clients, self.labels.tenants
         self._store_series: dict[tuple[str, str], Series] = {}
         self._waiting: deque[tuple[Callable[..., None], float, str | None, dict[str, Any]]] = deque()
         self.sessions = SessionMetrics(self._on, self._of_client, self.tenants)
@@ -113,29 +93,15 @@ class Metrics:
         if call.method in STREAMS:
             return
         try:
-            outcome, exchange, session = call.outcome, call.exchange, call.session
-            worked = outcome is FINE or (outcome is not None and not outcome.failed and not outcome.unclassified)
-            method = call.method if call.method in KNOWN_METHODS else semconv.OTHER
-            asked = exchange.protocol_version
-            version = asked if asked in PROTOCOL_VERSIONS else semconv.OTHER if asked else None
-            accepted = call.accepted or (exchange.status or 500) < 300
-            # Who has only introduced itself, which all may do, leaves room for those that work.
-            proven = accepted and worked and method == "tools/call"
-            of, label = call.tenant, ""
-            tenant = self.tenants.bounded(of, proven=proven, likely=accepted) if of is not None else None
+            outcome, session, exchange = call.outcome, call.session, call.exchange
             client = session.facts.client_name if session is not None else None
-            client = client if client is not None else client_of(call)[0]
-            if call.id is not None and (client is not None or tenant is not None):
-                label = self.clients.bounded(client, proven=proven, likely=accepted) if client is not None else ""
-                by = label or None, method, version, tenant  # Clients without a name count for their tenant.
-                self._requests[self._client_series.get(by) or self._slow_client_series(*by)] += 1
-            name: str | None = None
-            if (names := self.names.get(method)) is not None:
-                named = call.target is not None
-                name = names.bounded(call.target or "", proven=call.trusted_name and named, likely=worked and named)
-            error_type, code = (None, None) if worked or outcome is None else self._slow_errors(outcome, call)
-            key = (method, name, error_type, code, version, exchange.http_version)
-            duration, sizes = self._series.get(key) or self._slow_series(key)
+            usual = None
+            key = call.target, client, call.tenant, exchange.protocol_version, exchange.http_version
+            if outcome is FINE and call.trusted_name and call.method == "tools/call" and call.id is not None:
+                usual = self.labels.usual.get(key)
+            name, label, tenant, requests, duration, sizes = usual or self.labels.slow_find(call, key)
+            if requests is not None:
+                self._requests[requests] += 1
             context = NO_SPAN
             if (span := call.span_context) is not None and span.trace_flags.sampled:
                 bucket = duration, bisect_left(semconv.OPERATION_BUCKETS, call.duration)
@@ -143,15 +109,17 @@ class Metrics:
                     self._exemplified.add(bucket)
                     context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
             duration.record(call.duration, context)
-            if method == "tools/call":
+            if call.method == "tools/call":
                 self.calls[name or semconv.OTHER] += call.round is None or not call.round.continues
                 if call.result_bytes is not None:
-                    (sizes.get(tenant) or self._slow_size(sizes, name, tenant)).record(call.result_bytes)
-                    if call.result_bytes > self._taken.get(label, inf) and (outcome is None or outcome.asks is None):
+                    (sizes.get(tenant) or self.labels.slow_size(sizes, name, tenant)).record(call.result_bytes)
+                    if call.result_bytes > self.labels.taken.get(label, inf) and (
+                        outcome is None or outcome.asks is None
+                    ):
                         self._slow_oversized(call, call.result_bytes, name, label)
                 session = session.conversation or session if session is not None else None
                 if call.failure is not None or (session is not None and session.failed):
-                    self._slow_failure(call, session, name, worked=worked)
+                    self._slow_failure(call, session, name)
             elif call.listing is not None:
                 self._slow_listed(call, label)
         except Exception as failure:
@@ -162,63 +130,11 @@ class Metrics:
         if (size := self.catalogues.listed(call)) is not None:
             self._on.catalogue_size.record(size, {semconv.CLIENT_NAME: client} if client else {}, NO_SPAN)
 
-    def _slow_errors(self, outcome: Outcome, call: Call) -> tuple[str | None, str | None]:
-        """Return the error type and the JSON-RPC code of a failure, bounded."""
-        error_type, code = outcome.error_type, outcome.status_code
-        if error_type is not None:
-            error_type = self._error_types.bounded(error_type, proven=call.accepted, likely=True)
-        if code is not None:
-            code = self._error_codes.bounded(code, proven=call.accepted, likely=True)
-        return error_type, code
-
-    def _slow_client_series(self, client: str | None, method: str, version: str | None, tenant: str | None) -> Series:
-        if client is not None and (taken := taken_by(client)) is not None:
-            self._taken[client] = taken
-        if len(self._client_series) >= MAX_SERIES:
-            client, method, version = semconv.OTHER, semconv.OTHER, None
-            if (other := self._client_series.get((client, method, version, tenant))) is not None:
-                return other
-        by = {
-            semconv.CLIENT_NAME: client,
-            semconv.MCP_METHOD_NAME: method,
-            semconv.MCP_PROTOCOL_VERSION: version,
-            semconv.TENANT: tenant,
-        }
-        made = Series(self._on.clients_requests, {name: value for name, value in by.items() if value is not None})
-        self._client_series[client, method, version, tenant] = made
-        return made
-
-    def _slow_size(self, sizes: dict[str | None, Series], tool: str | None, tenant: str | None) -> Series:
-        if tenant is not None and sum(map(len, self._sizes.values())) >= MAX_SERIES:
-            tool = semconv.OTHER
-        by = {semconv.GEN_AI_TOOL_NAME: tool} | ({semconv.TENANT: tenant} if tenant is not None else {})
-        made = sizes[tenant] = Series(self._on.result_size, by)
-        return made
-
     def _slow_oversized(self, call: Call, size: int, tool: str | None, client: str) -> None:
         """Count an answer beyond what its host takes, unless the tool asks it for more."""
-        if size > (self.catalogues.own_limit(call.target) or 0):
+        asks = call.outcome is not None and call.outcome.asks is not None
+        if not asks and size > (self.catalogues.own_limit(call.target) or 0):
             self._on.oversized.add(1, {semconv.GEN_AI_TOOL_NAME: tool, semconv.CLIENT_NAME: client}, NO_SPAN)
-
-    def _slow_series(self, key: tuple[str | None, ...]) -> tuple[Series, dict[str | None, Series]]:
-        """Make the series of calls with these values, all bounded, for their durations; and find those of the sizes."""
-        method, name, error_type, code, version, http_version = key
-        is_tool = method == "tools/call"
-        attributes = {
-            semconv.MCP_METHOD_NAME: method,
-            semconv.NETWORK_PROTOCOL_VERSION: http_version,
-            semconv.MCP_PROTOCOL_VERSION: version,
-            semconv.ERROR_TYPE: error_type,
-            semconv.RPC_RESPONSE_STATUS_CODE: code,
-            semconv.GEN_AI_OPERATION_NAME: semconv.EXECUTE_TOOL if is_tool else None,
-            semconv.GEN_AI_TOOL_NAME if is_tool else semconv.GEN_AI_PROMPT_NAME: name,
-        }
-        duration = Series(self._on.duration, {name: value for name, value in attributes.items() if value is not None})
-        if len(self._series) >= _MAX_SERIES:
-            self._series.clear()
-        made = self._series[key] = duration, self._sizes.setdefault(name, {})
-        self.census.served.add((method or "", name if is_tool else None))
-        return made
 
     def close(self) -> None:
         """Count what is counted once for a whole batch, which ends here."""
@@ -238,12 +154,12 @@ class Metrics:
             call.unlisted = call.unlisted or self.catalogues.is_unlisted(call)
             call.failure = failure_of(call, outcome, unlisted=call.unlisted)
 
-    def _slow_failure(self, call: Call, session: Session | None, tool: str | None, *, worked: bool) -> None:
+    def _slow_failure(self, call: Call, session: Session | None, tool: str | None) -> None:
         """Count a tool call if it failed, or is the first that works after one in its session."""
         failed = session.failed if session is not None else None
         counter, failure = self._on.failures, call.failure
         if failure is None:
-            if not worked or not failed or call.target not in failed:
+            if not has_worked(call.outcome) or not failed or call.target not in failed:
                 return
             counter, failure = self._on.corrected, failed.pop(call.target)
         elif session is not None and call.target is not None:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import Counter, Histogram
+from opentelemetry.sdk.metrics import TraceBasedExemplarFilter
 
 from otel_mcp.telemetry.spans import NO_SPAN
 
@@ -53,7 +54,8 @@ class Series:
             now = time_ns()
             measurement: Any = object.__new__(found.kind)
             measurement.__dict__.update(found.fields, value=value, time_unix_nano=now, context=context)
-            sampled = found.should_sample(value, now, found.fields["attributes"], context)
+            sampled = found.always_asks or context is not NO_SPAN
+            sampled = sampled and found.should_sample(value, now, found.fields["attributes"], context)
             for aggregation in found.kept:
                 aggregation.aggregate(measurement, sampled)
             for match, key, attributes in found.renewed:
@@ -69,6 +71,8 @@ class _Found(NamedTuple):
     storages: Mapping[Any, Any]
     is_enabled: Callable[[], bool]
     should_sample: Callable[..., bool]
+    always_asks: bool
+    """The filter of exemplars is not the SDK's own one that wants a span."""
     kind: type[Any]
     """The SDK's `Measurement`; its constructor would clean all attributes again."""
     fields: Mapping[str, Any]
@@ -101,7 +105,8 @@ def _find(instrument: Any, attributes: Mapping[str, Any]) -> _Found | None:
                 else:
                     with match._lock:
                         kept.append(match._get_or_create_aggregation(key, shown))
-        functions = real._is_enabled, consumer._sdk_config.exemplar_filter.should_sample
+        asked = consumer._sdk_config.exemplar_filter
+        functions = real._is_enabled, asked.should_sample, type(asked) is not TraceBasedExemplarFilter
     except Exception:  # Private parts may be anything.
         return None
     return _Found(consumer, storages, *functions, type(measurement), vars(measurement), kept, renewed)

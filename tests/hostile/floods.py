@@ -17,7 +17,7 @@ from otel_mcp import MCPMiddleware, guard
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.telemetry.catalogue import MAX_TOOLS
-from otel_mcp.telemetry.metrics import MAX_CLIENTS
+from otel_mcp.telemetry.labels import MAX_CLIENTS
 from otel_mcp.types import ASGIApp, Message, Receive, Send
 from otel_mcp.wire.jsonrpc import KNOWN_METHODS
 from tests.support.answers import error, result

@@ -18,7 +18,7 @@ from otel_mcp.model.task import TaskCensus, TaskEnd
 from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
-from otel_mcp.telemetry.metrics import MAX_CLIENTS, MAX_TENANTS
+from otel_mcp.telemetry.labels import MAX_CLIENTS, MAX_TENANTS
 from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS
 from otel_mcp.types import Message, Receive, Send
 from tests.support import registry
@@ -81,7 +81,7 @@ async def use_everything(runtime: Runtime, telemetry: Telemetry, failures: Any) 
     metrics.audit_dropped(1, "export")
     metrics.observer_dropped("log", 1)
     metrics.stream_ended("get", "unit-client", 60.0)
-    metrics.census.watch(metrics, "_series")
+    metrics.census.watch(metrics.labels, "usual")
     failures["parts"] += 1
     await runtime.shut_down()
 
@@ -579,7 +579,7 @@ async def test_made_up_tenants_are_bounded_and_add_up(make_runtime: MakeRuntime,
 async def test_beyond_what_the_sdk_keeps_the_tenants_stay_exact(
     make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("otel_mcp.telemetry.metrics.MAX_SERIES", 20)
+    monkeypatch.setattr("otel_mcp.telemetry.labels.MAX_SERIES", 20)
     app = MCPMiddleware(Server(), make_runtime(tenant="header:x-org", max_new_sessions=1_000_000))
 
     for number in range(300):
