@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from opentelemetry import _logs, trace
 from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
+from opentelemetry.sdk import _logs as sdk
 from opentelemetry.trace import NonRecordingSpan, TracerProvider, set_span_in_context
 
 from otel_mcp import semconv
@@ -24,6 +25,7 @@ from otel_mcp.model.call import Call, Exchange, client_of
 from otel_mcp.model.delta import CallRecord
 from otel_mcp.model.session import Session
 from otel_mcp.telemetry.exporters import Watch, watch_exports
+from otel_mcp.telemetry.logs import within
 from otel_mcp.telemetry.metrics import Metrics
 from otel_mcp.telemetry.spans import NO_SPAN, session_attributes
 from otel_mcp.version import __version__
@@ -73,6 +75,8 @@ class Audit:
         self._watches: Sequence[Watch] = ()
         self._metrics = metrics
         self._logger: Logger | None = None
+        self._wrap: Callable[[LogRecord], Any] | None = None
+        """Makes of a record without attributes what the SDK makes of it; ``None`` = its logger has to do so."""
         self._warned = False
         self._refusals = 0, 0
         """The current second, and the requests that have been refused in it."""
@@ -91,7 +95,7 @@ class Audit:
                 context=NO_SPAN,
                 severity_number=SeverityNumber.INFO,
                 event_name=semconv.EVENT_TOOL_CALL,
-                attributes=attributes,
+                attributes=None if self._wrap is not None else attributes,
             )
             if (span := call.span_context) is not None and span.is_valid:
                 made.context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
@@ -102,6 +106,9 @@ class Audit:
             return
         number = Audit.numbered = attributes[semconv.AUDIT_NUMBER] = Audit.numbered + 1
         try:
+            if self._wrap is not None:
+                made = self._wrap(made)
+                within(made.log_record.attributes, len(attributes)).update(attributes)
             emitter.emit(made)
         except Exception as failure:
             report("audit", failure)  # Its number is used: where no exporter gets it, that is counted.
@@ -192,6 +199,7 @@ class Audit:
         if watches is not None:
             self._watches, self._service = watches, self._name(provider)
             self._logger = self._make_logger(provider)
+            self._wrap = wrapping(self._logger)
         elif not self._warned:
             self._warned = True
             logger.warning(
@@ -211,6 +219,19 @@ class Audit:
             if name and not name.startswith("unknown_service"):
                 return name
         return self._service
+
+
+def wrapping(emitter: Any) -> Callable[[LogRecord], Any] | None:
+    """Return what makes of a record the SDK's own, whose attributes are still to be set; ``None`` = only a logger can.
+
+    Where the attributes are set behind it, the SDK does not check each of them again.
+    """
+    wrapper: Any = getattr(sdk, "ReadWriteLogRecord", None)
+    limits = getattr(emitter, "_log_record_limits", None)
+    if wrapper is None or limits is None or type(emitter) is not sdk.Logger:
+        return None
+    scope = emitter.instrumentation_scope
+    return lambda made: wrapper(made, resource=emitter.resource, instrumentation_scope=scope, limits=limits)
 
 
 def _after_fork() -> None:

@@ -37,6 +37,16 @@ def described(context: Context | None) -> tuple[Mapping[str, str], str | None]:
     return session, carried.get(semconv.GEN_AI_TOOL_NAME) if carried and session else None
 
 
+def within(attributes: Any, more: int) -> Any:
+    """Return the dictionary of attributes of the SDK, if so many clean ones have room there; else the attributes.
+
+    To put three of them through `BoundedAttributes`, which checks each again, costs more than all the rest.
+    """
+    most, held = getattr(attributes, "maxlen", 0), getattr(attributes, "_dict", None)
+    fits = held is not None and attributes.max_value_len is None and (most is None or len(held) + more <= most)
+    return held if fits else attributes
+
+
 class SessionLogProcessor(LogRecordProcessor):
     """Adds ``session.id``, its source and ``gen_ai.tool.name`` to log records; never overwrites them."""
 
@@ -48,15 +58,12 @@ class SessionLogProcessor(LogRecordProcessor):
             return
         try:
             record, scope = log_record.log_record, log_record.instrumentation_scope
+            if scope is not None and scope.name == semconv.SCOPE:
+                return  # Ours has its own session.
             session, tool = described(record.context)
-            attributes: Any = record.attributes
-            if not (session or tool) or (scope is not None and scope.name == semconv.SCOPE):
-                return  # Outside a call, or an event of ours, which has its own session.
-            # Setting three attributes through `BoundedAttributes` costs more than all the rest, so write to its
-            # dictionary if no limit applies.
-            limit, held = getattr(attributes, "maxlen", 0), getattr(attributes, "_dict", None)
-            if held is not None and attributes.max_value_len is None and (limit is None or len(held) + 3 <= limit):
-                attributes = held
+            if not (session or tool):
+                return  # Outside a call.
+            attributes = within(record.attributes, 3)
             if semconv.SESSION_ID in session and semconv.SESSION_ID not in attributes:
                 attributes.update(session)
             if tool and semconv.GEN_AI_TOOL_NAME not in attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.model.call import Exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
+from otel_mcp.telemetry import audit
 from otel_mcp.telemetry.audit import Audit
 from otel_mcp.types import ASGIApp, Message, Receive, Send
 from otel_mcp.wire.jsonrpc import Message as RpcMessage
@@ -567,3 +569,31 @@ async def test_what_is_refused_once_read_has_the_record_of_its_call_alone(
 
     assert [record.attributes["otel_mcp.failure"] for record in records(telemetry)] == ["refused"]
     assert refusals(telemetry) == []
+
+
+@pytest.mark.parametrize("limits", [{}, {"COUNT": "6"}, {"VALUE_LENGTH": "5"}], ids=["none", "too few", "cut"])
+async def test_the_short_way_to_attributes_leaves_the_same_record(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, limits: dict[str, str]
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setenv(f"OTEL_LOGRECORD_ATTRIBUTE_{name}_LIMIT", value)
+    found: list[tuple[Any, ...]] = []
+    for short in (True, False):
+        exporter, provider = IN_MEMORY_LOGS(), LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        with monkeypatch.context() as patched, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if not short:
+                patched.setattr(audit, "wrapping", lambda _: None)
+            patched.setattr(Audit, "numbered", 0)
+            settings = load(audit="events", hash_key="shared")
+            runtime = Runtime(settings, telemetry.tracer_provider, telemetry.meter_provider, provider)
+            await post(MCPMiddleware(Server(), runtime), modern(arguments={"a": 1}), MODERN_HEADERS)
+            runtime.disable()
+        (data,) = exporter.get_finished_logs()
+        attributes = {**data.log_record.attributes}
+        for own in ("otel_mcp.call.duration", "session.id"):
+            attributes.pop(own, None)
+        record = data.log_record
+        found.append((attributes, record.attributes.dropped, record.event_name, record.severity_number, data.resource))
+    assert found[0] == found[1]
