@@ -19,30 +19,6 @@ def remember(table: OrderedDict[K, V], key: K, value: V, limit: int) -> None:
         table.popitem(last=False)
 
 
-class Recent:
-    """The newest values of each of the most recently used keys."""
-
-    __slots__ = ("_keys", "_max_keys", "_max_values")
-
-    def __init__(self, max_keys: int, max_values: int) -> None:
-        """Hold at most `max_keys` keys, and `max_values` values of each."""
-        self._max_keys, self._max_values = max_keys, max_values
-        self._keys: OrderedDict[str, list[int]] = OrderedDict()
-
-    def add(self, key: str, values: Iterable[object]) -> bool:
-        """Add values; return whether one of them was known."""
-        held = self._keys.pop(key, [])
-        known = False
-        for value in map(hash, values):
-            known = known or value in held
-            held.append(value)
-        del held[: -self._max_values]
-        self._keys[key] = held
-        if len(self._keys) > self._max_keys:
-            self._keys.popitem(last=False)
-        return known
-
-
 class Paths(OrderedDict[str, V]):
     """A value for each of the most recently used paths.
 

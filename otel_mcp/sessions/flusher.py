@@ -11,11 +11,11 @@ import logging
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Final
 
-from otel_mcp.bounded import Recent
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import EndedSession, Flush, SessionDelta, WriteResult
 from otel_mcp.sessions.buffer import Buffer
@@ -68,12 +68,13 @@ class Flusher:
         self.endings = Endings(settings, store, events, health)
         self.findings = Findings(store, events, health)
         self.tasks = Tasks(store, events, health, producer)
-        self._recent = Recent(_SESSIONS, _CALLS)
         self.callers = Callers(store, health)
         self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None
         """Live sessions of the service, as of the last count."""
         self.frozen: dict[str, Flush] = {}
+        self._recent: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        """Hashes of the newest calls of the sessions that were written last."""
         self._turn = threading.Lock()
         self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
         self._warned: set[str] = set()
@@ -164,7 +165,11 @@ class Flusher:
             if not result.retry and self.frozen.pop(result.session_id, None) is flush:
                 self.apply(flush.delta, result)
                 if (calls := flush.delta.calls) and flush.delta.ended is None:
-                    again = self._recent.add(result.session_id, map(_CALLED, calls))
+                    held, made = self._recent.pop(result.session_id, ()), list(map(hash, map(_CALLED, calls)))
+                    self._recent[result.session_id] = (*held, *made)[-_CALLS:]
+                    if len(self._recent) > _SESSIONS:
+                        self._recent.popitem(last=False)
+                    again = len(made) > len(set(made)) or not set(made).isdisjoint(held)
                     suspicious = again or not _WENT_ON.issuperset(map(_FAILURE, calls))
                     if suspicious and result.session_id not in self.findings.due:
                         self.findings.want(result.session_id)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Final, Protocol
 
-from otel_mcp.guard import guarded, report
+from otel_mcp.guard import report
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import Interruption
 from otel_mcp.model.state import SessionState
@@ -170,8 +170,10 @@ class StoreHealth:
         finally:
             if use.down is not None and not deferred:
                 self.failed(use.down, proof=proof)
-            with guarded("session events"):
+            try:
                 self.events.store_operation(name, outcome, time.perf_counter() - started)
+            except Exception as error:
+                report("session events", error)
 
     def failed(self, down: StoreDown, *, proof: bool = False) -> None:
         """Note that the store does not work; one warning an outage.

@@ -19,7 +19,7 @@ from math import inf
 from typing import Any, Final
 
 from otel_mcp import loops
-from otel_mcp.guard import guarded
+from otel_mcp.guard import guarded, report
 from otel_mcp.sessions.documents import SessionDocuments
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import PATIENCE, SessionEvents, StoreHealth
@@ -124,8 +124,10 @@ class Worker:
                 if self.asked or (flush_at is not None and now >= flush_at):
                     self.woken = self.asked = False
                     again: float | None = self._interval
-                    with guarded("session flush"):
+                    try:
                         again = await self.turn()
+                    except Exception as error:
+                        report("session flush", error)
                     flush_at = None if again is None else time.monotonic() + again
                 if now >= sweep_at:
                     with guarded("session sweep"):

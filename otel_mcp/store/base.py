@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Final, Protocol
 
 from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
@@ -31,18 +32,14 @@ VISITS_KEPT: Final = 86_400.0
 class ProducerId:
     """Identifies this process to the store: a unique token, a sequence of flushes, and when it began to serve."""
 
-    __slots__ = ("_sequence", "started_at", "token")
+    __slots__ = ("next_sequence", "started_at", "token")
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(8)
         self.started_at = time.time()
         """Unix seconds."""
-        self._sequence = 0
-
-    def next_sequence(self) -> int:
-        """Return the number of the next flush."""
-        self._sequence += 1
-        return self._sequence
+        self.next_sequence: Callable[[], int] = count(1).__next__
+        """Returns the number of the next flush."""
 
 
 class StoreDown(Exception):

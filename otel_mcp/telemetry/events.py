@@ -41,6 +41,7 @@ class SessionReporter:
         )
         self._tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
         self._session_span = session_span
+        self.store_operation = metrics.store_operation
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
         """Return the contexts of the session's sampled calls in this process."""
@@ -146,10 +147,6 @@ class SessionReporter:
     def dropped(self, count: int, reason: str) -> None:
         with _GUARD:
             self._metrics.store_dropped(count, reason)
-
-    def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
-        with _GUARD:
-            self._metrics.store_operation(operation, outcome, seconds)
 
     def _emit(
         self, name: str, at: float, attributes: dict[str, Any], severity: SeverityNumber = SeverityNumber.INFO

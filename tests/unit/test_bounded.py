@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_mcp.bounded import BoundedNames, Paths, Recent
+from otel_mcp.bounded import BoundedNames, Paths
 
 
 def test_a_name_that_proved_itself_is_known_from_then_on() -> None:
@@ -77,14 +77,3 @@ def test_paths_in_use_stay_and_overlong_ones_are_not_kept(monkeypatch: pytest.Mo
 
     assert list(paths.items()) == [("/b", 2), ("/mcp", 0)]
     assert paths.use("/a") is None
-
-
-def test_recent_values_are_the_newest_of_the_keys_used_last() -> None:
-    recent = Recent(2, 3)
-    assert [recent.add("a", [value]) for value in "vwv"] == [False, False, True]
-    assert recent.add("a", ["x", "y", "z"]) is False
-    assert recent.add("a", ["v"]) is False
-    assert recent.add("b", ["v"]) is False
-    assert recent.add("a", ["y"]) is True
-    assert recent.add("c", ["v", "v"]) is True
-    assert recent.add("b", ["v"]) is False
