@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import CallRecord
@@ -19,6 +19,10 @@ from otel_mcp.semconv import CALL_ROUND
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
+
+
+_SKEW: Final = 1.0
+"""Seconds by which the clocks of two replicas may differ."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,22 +90,29 @@ def add_calls(calls: list[CallRecord], more: Sequence[CallRecord]) -> list[tuple
     waits: list[tuple[str, float]] = []
     for made in more:
         whole = made
-        if (before := _take(calls, "waiting", made.answers)) is not None:
-            whole = _joined(before, whole, waits)
-        if (after := _take(calls, "answers", made.waiting)) is not None:
-            whole = _joined(whole, after, waits)
+        for at, before in enumerate(calls if made.answers is not None else ()):
+            if before.waiting == made.answers and _follows(made, before):
+                whole = _joined(calls.pop(at), whole, waits)
+                break
+        for at, after in enumerate(calls if made.waiting is not None else ()):
+            if after.answers == made.waiting and _follows(after, whole):
+                whole = _joined(whole, calls.pop(at), waits)
+                break
         calls.append(whole)
     return waits
 
 
-def _take(calls: list[CallRecord], mark: str, key: str | None) -> CallRecord | None:
-    at = next((at for at, each in enumerate(calls) if getattr(each, mark) == key), None) if key is not None else None
-    return None if at is None else calls.pop(at)
+def _asked(call: CallRecord) -> float:
+    return call.started_at + call.duration + call.input_wait
+
+
+def _follows(last: CallRecord, first: CallRecord) -> bool:
+    """Return whether a request can bring what an answer has asked for: it began after that, by whichever clocks."""
+    return last.started_at > _asked(first) - _SKEW
 
 
 def _joined(first: CallRecord, last: CallRecord, waits: list[tuple[str, float]]) -> CallRecord:
-    asked = first.started_at + first.duration + first.input_wait
-    waits.append((last.tool_name, pause := max(last.started_at - asked, 0.0)))
+    waits.append((last.tool_name, pause := max(last.started_at - _asked(first), 0.0)))
     return replace(
         last,
         request_id=first.request_id,

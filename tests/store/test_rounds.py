@@ -107,6 +107,22 @@ async def test_an_answer_that_nobody_waits_for_is_a_call_of_its_own(store: Sessi
     assert state.tool_call_count == 2
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_input_that_came_before_it_was_asked_for_is_a_call(store: SessionStore, order: tuple[int, int]) -> None:
+    at = float(int(time.time())) - 40
+    asks, brings, _ = rounds_of(1, at + 10)
+    forged = replace(brings, request_id=9, started_at=at + 2, waiting=None)
+
+    for each in order:
+        await store.apply([flush(ProducerId(), with_rounds((asks, forged)[each], at=at))])
+    await store.apply([flush(ProducerId(), with_rounds(replace(brings, waiting=None), at=at))])
+
+    state = await loaded(store)
+    found = {(each.request_id, each.rounds, each.answers) for each in state.tool_calls}
+    assert found == {(9, 1, brings.answers), (1, 2, None)}
+    assert state.tool_call_count == 2
+
+
 async def test_rounds_with_content_are_joined_by_their_last_fields(store: SessionStore, process: ProducerId) -> None:
     at = float(int(time.time())) - 40
     asks, brings, _ = rounds_of(1, at)

@@ -43,8 +43,11 @@ def join(document: object, calls: Sequence[CallRecord]) -> Joined:
     waits = add_calls(joined, calls)
     stay = {id(call) for call in joined}
     new = [call for call in joined if id(call) not in held]
-    absent = [f'"{name}":"{key}"' for call in new for name, key in _marks(call)]
-    return Joined(new, [held[id(call)] for call in before if id(call) not in stay], absent, waits)
+    taken = [held[id(call)] for call in before if id(call) not in stay]
+    # What stays though it has such a mark, as input that came before it was asked for, is known to be there.
+    left = "".join(held[id(call)] for call in before if id(call) in stay)
+    absent = [mark for call in new for name, key in _marks(call) if (mark := f'"{name}":"{key}"') not in left]
+    return Joined(new, taken, absent, waits)
 
 
 def _marks(call: CallRecord) -> list[tuple[str, str]]:
