@@ -140,6 +140,25 @@ async def test_sessions_that_expire_have_an_outcome(
     }
 
 
+async def test_the_end_of_a_session_without_documents_to_spare_knows_its_calls(
+    replica: Callable[..., Replica], raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flusher, "_AFTER_OUTAGE", 0.0)
+    sessions, listener = replica(session_ttl=1.0)
+    now = time.time()
+    failed = delta(3, of=facts("abc", now, 1.0), at=now)
+    for call in failed.calls:
+        call.failure, call.waiting = "tool", "w" * 16
+    sessions.submit(failed)
+
+    await until(lambda: listener.ends)
+
+    (end,) = listener.ends
+    assert (end.reason, [call.failure for call in end.calls]) == ("expired", ["tool"] * 3)
+    assert end.last_activity + 1.0 + endings.TRAVEL < time.time()
+    assert 0 < raw.ttl("mcp_session:abc") <= 600
+
+
 def visit(number: int, *, calls: int = 0) -> SessionDelta:
     """A session of one visitor, five minutes after the one before."""
     at = time.time() - 3600 + 300 * number

@@ -22,6 +22,10 @@ _SWEEPER: Final = (1.0, 10.0)
 """Seconds, at least and at most, that one process sweeps alone: two sweeps long."""
 _CLAIM: Final = (2.0, codec.LEASE)
 """Seconds, at least and at most, after which an end that nobody acknowledged is another's: six sweeps long."""
+_LATE: Final = 60.0
+"""Seconds for which a document is kept when the time of its session is over: the end comes later, and reads its calls."""
+_MOST_KEPT: Final = 2_000
+"""Such documents of one sweep: some ms of the server."""
 _TURN: Final = 1.0
 """Seconds after which the search for an end is left to the next sweep."""
 
@@ -42,6 +46,8 @@ class Sweep:
         """Microseconds."""
         self._kept = round((ttl + ABANDONED) * 1000)
         """Milliseconds."""
+        self._soon = 3 * interval
+        """Seconds in which a session is met by a sweep, for sure, before its time is over."""
         self._claimed: dict[str, tuple[EndedSession, float]] = {}
         """Not acknowledged yet, with the score of the claim. What has an outcome is reported: the store was away."""
 
@@ -52,6 +58,7 @@ class Sweep:
         sweeper = await self._link.run(Run(codec.GET_OR_SET, (self._keys.sweeper,), (token, self._sweeper, 1)))
         if sweeper.decode("utf-8", "replace") != token:
             return []
+        await self._keep_documents()
         until = time.monotonic() + _TURN
         due = Run(codec.DUE, (self._keys.deadlines,), (f"{ahead:.6f}", limit, self._kept, codec.CLAIMS))
         while True:
@@ -63,6 +70,14 @@ class Sweep:
             # Of what has ended otherwise there may be very much.
             if ended or len(scores) < limit or not all_moved or time.monotonic() > until:
                 return ended
+
+    async def _keep_documents(self) -> None:
+        """Have the documents outlive the sessions whose time will be over before the next sweeps."""
+        now = self._writer.instant(time.time()) / 1e6
+        bounds = (f"{now:.6f}", f"{now + self._soon:.6f}", "LIMIT", 0, _MOST_KEPT)
+        near = await self._link.run(Run("ZRANGEBYSCORE", (self._keys.deadlines,), bounds))
+        kept = (round((self._soon + _LATE) * 1000), "GT")
+        await self._link.run_all([Run("PEXPIRE", self._keys.session(each.decode())[:1], kept) for each in near])
 
     async def claim_held(self, session_ids: Sequence[str], ahead: float) -> list[EndedSession]:
         """Claim ends that this process holds, once what it has reported is acknowledged."""
