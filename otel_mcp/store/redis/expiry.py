@@ -23,7 +23,7 @@ _SWEEPER: Final = (1.0, 10.0)
 _CLAIM: Final = (2.0, codec.LEASE)
 """Seconds, at least and at most, after which an end that nobody acknowledged is another's: six sweeps long."""
 _LATE: Final = 60.0
-"""Seconds for which a document is kept when the time of its session is over: the end comes later, and reads its calls."""
+"""Seconds for which a document is kept once the time of its session is over: the end comes later, and reads it."""
 _MOST_KEPT: Final = 2_000
 """Such documents of one sweep: some ms of the server."""
 _TURN: Final = 1.0
