@@ -7,6 +7,8 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import cycle
+from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import pytest
@@ -267,6 +269,18 @@ def test_twenty_servers_are_recorded_without_their_prose() -> None:
     ]
     for each in recorded:
         assert all(mask(text) == text for text in each.facts["texts"])
+
+
+def test_the_page_compares_with_what_these_servers_list() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "context.md").read_text(encoding="utf-8")
+    catalogues = [definitions(load(name).answers[0].text) for name in NAMES]
+    counts, sizes = sorted(map(len, catalogues)), sorted(map(bytes_of, catalogues))
+
+    assert f"{len(catalogues)} public servers" in page
+    assert f"{counts[0]} to {counts[-1]} tools in {sizes[0] / 1000:.0f} to {sizes[-1] / 1000:.0f} kB" in page
+    assert f"them more than {median(sizes) / 1000:.0f} kB" in page
+    assert sum(size > 100_000 for size in sizes) == 4
+    assert 750 < median(bytes_of([tool]) for tools in catalogues for tool in tools) < 800
 
 
 @pytest.mark.parametrize(
