@@ -12,16 +12,18 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
 
 from otel_mcp.model.delta import FACTS, CallRecord
+from otel_mcp.model.outcomes import CALLERS_FAULT
 from otel_mcp.model.state import ADVICE
+from otel_mcp.model.verdict import PATTERNS
+from otel_mcp.wire.jsonrpc import CALLER_CODES
 
 LIVE: Final = "live"
 PROBE: Final = "probe"
 CUT: Final = "cut"
-STRUGGLES: Final = frozenset({"looped", "retry_storm", "ping_pong", "gave_up"})
+STRUGGLES: Final = frozenset({*PATTERNS, "gave_up"})
 """Outcomes and findings of sessions that went in circles or gave up."""
-_WRONG: Final = frozenset({"unknown_tool", "invalid_arguments", "-32700", "-32600", "-32601", "-32602", "-32002"})
+_WRONG: Final = CALLERS_FAULT | CALLER_CODES
 """Failures that are the caller's fault, and error codes of documents without `failure`."""
-_NOBODYS_FAULT: Final = frozenset({"cancelled", "refused"})
 
 
 @dataclass(slots=True)
@@ -230,13 +232,12 @@ def open_calls(raw: object) -> list[Open]:
         known = json.loads(raw.partition(b" ")[2]) if isinstance(raw, bytes) else None
     except (ValueError, RecursionError):
         return []
-    found = list[Open]()
-    for fields in map(_dict, _list(known)):
-        tool, started = _text(fields.get("tool_name")), _number(fields.get("started_at"))
-        if tool is not None and started:
-            session, process = fields.get("session_id"), fields.get("service_instance_id")
-            found.append(Open(tool, started, _text(session), _text(process)))
-    return found
+    calls = [(_text(each.get("tool_name")), _number(each.get("started_at")), each) for each in map(_dict, _list(known))]
+    return [
+        Open(tool, started, _text(each.get("session_id")), _text(each.get("service_instance_id")))
+        for tool, started, each in calls
+        if tool is not None and started
+    ]
 
 
 def _call(fields: dict[str, Any]) -> Call | None:
@@ -265,10 +266,9 @@ def _call(fields: dict[str, Any]) -> Call | None:
 
 
 def _verdict(failure: str | None) -> str:
-    if failure is None or failure in _NOBODYS_FAULT:
+    if failure in {None, "cancelled", "refused"}:
         return failure or "ok"
-    # Failures that only later versions know count as the server's.
-    return "wrong" if failure in _WRONG else "failed"
+    return "wrong" if failure in _WRONG else "failed"  # Failures of later versions count as the server's.
 
 
 def _dict(value: object) -> dict[str, Any]:

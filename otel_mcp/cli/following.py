@@ -20,7 +20,7 @@ from otel_mcp.cli.document import Call, Document, Open
 from otel_mcp.cli.listing import CALLER, CLIENT, FAILED, IDLE, LAST_TOOL, OUTCOME, SESSION, WRONG, Query
 from otel_mcp.cli.rows import Field, moment, plain
 from otel_mcp.cli.store import Member, Reader, address, configured, repeat, run
-from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
+from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted, say
 from otel_mcp.cli.tools import CALLED_FIELDS, gather
 from otel_mcp.settings import Settings
 from otel_mcp.store.redis.codec import CLAIMS
@@ -205,7 +205,7 @@ def tail(
                         return
                 terminal.flush()
                 if more := follower.missed - missed:
-                    terminal.say(f"otel-mcp: too many calls at once, {counted(more, 'call')} not shown")
+                    say(f"otel-mcp: too many calls at once, {counted(more, 'call')} not shown")
                     missed = follower.missed
 
     run(follow(), settings)

@@ -11,7 +11,7 @@ from otel_mcp.cli import rows
 from otel_mcp.cli.document import CUT, LIVE, PROBE, Document
 from otel_mcp.cli.rows import Field, Format, age, moment
 from otel_mcp.cli.store import Reader, configured, repeat, run
-from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
+from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted, say
 from otel_mcp.model.delta import FACTS
 from otel_mcp.model.state import EndReason
 from otel_mcp.model.verdict import SessionOutcome
@@ -205,9 +205,9 @@ def sessions(
                 return
             found = await find(reader, query)
         rows.write(terminal, found.documents, FIELDS, form, "session", headers=headers, live=found.live)
-        terminal.say(found.summary)
+        say(found.summary)
         if not found.documents and query.service is None and not reader.is_of_all:
-            terminal.say(f"  only service {settings.service_name!r} was searched; for all services: --service '*'")
+            say(f"  only service {settings.service_name!r} was searched; for all services: --service '*'")
 
     run(look(), settings)
 

@@ -18,7 +18,7 @@ from otel_mcp.cli.document import Document
 from otel_mcp.cli.rows import cells, code, packed, plain
 from otel_mcp.cli.store import Reader, configured, run
 from otel_mcp.cli.story import Story
-from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted
+from otel_mcp.cli.terminal import Code, Failure, Terminal, clean, counted, say
 from otel_mcp.settings import Settings
 
 StoryFormat = Literal["table", "tsv", "json", "md", "html"]
@@ -237,4 +237,4 @@ def remove(terminal: Terminal, redis_url: str | None, given: str, *, yes: bool) 
         raise Failure(Code.NOT_FOUND, f"session {name} is gone, or was not written by otel-mcp")
     terminal.data(name)
     terminal.flush()
-    terminal.say("ended; a replica reports the end with its next sweep")
+    say("ended; a replica reports the end with its next sweep")

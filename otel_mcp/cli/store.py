@@ -23,8 +23,7 @@ T = TypeVar("T")
 CALLER_DIGITS: Final = 8
 """Digits of the keyed hash of a user that are shown: enough to tell users apart."""
 _URLS: Final = "redis://, rediss://, unix://, redis+sentinel://host:26379/mymaster or redis+cluster://host:6379"
-_UNNAMED: Final = "unknown_service"
-"""Name of a service without a configured name."""
+
 _KEYS_PER_SCAN: Final = 10_000
 """Keys that one SCAN visits, which takes the server a few milliseconds."""
 _DOCUMENTS_PER_MGET: Final = 2_000
@@ -114,7 +113,7 @@ class Reader:
     async def find(cls, settings: Settings, service: str | None) -> AsyncGenerator[Reader]:
         """Read the given service, else the one of this environment, else all services."""
         async with aclosing(cls(settings, service)) as reader:
-            if service is None and settings.service_name == _UNNAMED and not (await reader.index(1))[0]:
+            if service is None and settings.service_name == "unknown_service" and not (await reader.index(1))[0]:
                 reader._service, reader._indexes = "*", None
             yield reader
 
@@ -201,9 +200,8 @@ class Reader:
         found, names = list[Document](), list[str]()
 
         async def add() -> None:
-            found.extend(
-                each for each in await self._documents(names) if is_of_any or self._matches(each.service or "")
-            )
+            documents = await self._documents(names)
+            found.extend(each for each in documents if is_of_any or self._matches(each.service or ""))
             names.clear()
 
         async for name in self._redis.scan(_literal(self._keys.session(prefix)[0]) + "*", "string"):
@@ -235,9 +233,8 @@ def _members(found: Sequence[Any]) -> list[Member]:
     """Read members and scores of several replies: nested pairs in RESP3, a flat list in RESP2."""
     items = [item for part in found if isinstance(part, list) for item in cast("list[Any]", part)]
     flat = [each for item in items for each in (cast("list[Any]", item) if isinstance(item, list) else [item])]
-    return [
-        Member(name.decode("utf-8", "replace"), float(score)) for name, score in zip(flat[::2], flat[1::2], strict=True)
-    ]
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return [Member(name.decode("utf-8", "replace"), float(score)) for name, score in pairs]
 
 
 def configured(redis_url: str | None) -> Settings:

@@ -70,10 +70,6 @@ class Terminal:
         """Send the written lines."""
         sys.stdout.flush()
 
-    def say(self, text: str) -> None:
-        """Write a hint, a warning or a count to standard error."""
-        say(text)
-
     def paint(self, text: str, style: str | None) -> str:
         """Color clean text; `style` has words of `_STYLES`, separated by spaces."""
         if not self.has_color or not style:
@@ -104,7 +100,7 @@ class Terminal:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error."""
+    """Write a hint, a warning or a count to standard error."""
     print(text, file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from otel_mcp.cli.document import Call, Document
 from otel_mcp.cli.listing import FAILED, MAX_SCANNED, WRONG, Query
 from otel_mcp.cli.rows import NOTHING, Field, Format, duration, size
 from otel_mcp.cli.store import Reader, configured, run
-from otel_mcp.cli.terminal import Terminal, counted
+from otel_mcp.cli.terminal import Terminal, counted, say
 
 _CATALOGUE_TTL: Final = 2 * 3_600_000_000
 """Microseconds by which a catalogue may be older than the newest one; a process that lists one notes it hourly."""
@@ -152,4 +152,4 @@ def tools(
     looked = f"{len(documents):,} of {counted(live, 'live session')}; ended ones are left out: --all"
     if query.ended:
         looked = f"{counted(len(documents), 'session')}, including those that ended in the last ten minutes"
-    terminal.say(f"the newest calls of {looked}; the dashboards have all calls")
+    say(f"the newest calls of {looked}; the dashboards have all calls")

@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     status: int = 0
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """No answer; the text is our own."""
 
 
@@ -85,7 +85,7 @@ async def _check(target: Target) -> Finding:
         return fail(f"{named} names a file that cannot be read", certificate)
     try:
         return _judged(target, await _asked(target, host, port))
-    except _Unreachable as error:
+    except Unreachable as error:
         return fail(f"{target.base} {error}", export(target.variable, f"http://COLLECTOR:{port}"))
     except _Distrusted:
         return fail(f"the certificate of {host}:{port} is not trusted", certificate)
@@ -121,7 +121,7 @@ async def _try(
         if not {"\r", "\n"} & {*name, *value}:
             lines.append(f"{name}: {value}")
     request = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
-    answer = await _exchange(host, port, context, _PREFACE if spoken == "grpc" else request)
+    answer = await exchange(host, port, context, _PREFACE if spoken == "grpc" else request)
     if answer[:5] == b"HTTP/":
         status = int(answer[9:12]) if answer[9:12].isdigit() else 0
         wants_tls = status == 400 and not secure and _WANTS_TLS in answer
@@ -142,24 +142,24 @@ def _tls(target: Target, spoken: Spoken, *, verify: bool) -> ssl.SSLContext:
     return context
 
 
-async def _exchange(host: str, port: int, context: ssl.SSLContext | None, data: bytes) -> bytes:
+async def exchange(host: str, port: int, context: ssl.SSLContext | None, data: bytes) -> bytes:
     """Send `data` and return the beginning of the answer, empty if the other side hangs up."""
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=context), _CONNECT_TIMEOUT)
     except TimeoutError:
-        raise _Unreachable(f"does not answer within {_CONNECT_TIMEOUT:g} s") from None
+        raise Unreachable(f"does not answer within {_CONNECT_TIMEOUT:g} s") from None
     except (socket.gaierror, UnicodeError):
-        raise _Unreachable("names an unknown host") from None
+        raise Unreachable("names an unknown host") from None
     except ssl.SSLCertVerificationError:
         raise _Distrusted from None
     except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
         if context is None:
-            raise _Unreachable("hangs up") from None
+            raise Unreachable("hangs up") from None
         return b""
     except OSError as error:
         # If all of several addresses refuse, only the text of the error says so.
         is_refused = isinstance(error, ConnectionRefusedError) or "refuse" in str(error)
-        raise _Unreachable(REFUSED if is_refused else "cannot be reached") from None
+        raise Unreachable(REFUSED if is_refused else "cannot be reached") from None
     answer = b""
     try:
         writer.write(data)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from otel_mcp.cli.doctor.endpoint import REFUSED
+from otel_mcp.cli.doctor.endpoint import REFUSED, Unreachable, exchange
 from otel_mcp.cli.doctor.report import Finding, export, fail, ok, skip, warn
 from otel_mcp.cli.store import Connection
 from otel_mcp.settings import PREFIX, Settings
@@ -31,6 +31,7 @@ INDEX_COMMANDS: Final = (
     "PFADD k m", "PFCOUNT k",
 )  # fmt: skip
 """Commands on the index of all sessions."""
+_ACCOUNT: Final = "USER:PASSWORD@"
 _MIB: Final = 1024 * 1024
 _SLOW: Final = 0.05
 """Seconds after which a request continues without an answer of Redis."""
@@ -208,17 +209,15 @@ def _memory(info: dict[str, Any]) -> Finding:
     return replace(finding, check="memory")
 
 
-def place(url: str) -> str:
-    """Return the URL without user, password and query."""
+def place(url: str, scheme: str = "", account: str = "") -> str:
+    """Return the URL without query, and with `account` in place of user and password."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _template(url: str, scheme: str = "", *, user: str | None = None) -> str:
-    """Return the URL with placeholders for user and password, if it has them or `user` gives them."""
-    parts = urlsplit(url)
-    account = user if user is not None else "USER:PASSWORD@" if "@" in parts.netloc else ""
     return f"{scheme or parts.scheme}://{account}{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _template(url: str, scheme: str = "") -> str:
+    """Return the URL without query, and with placeholders in place of user and password."""
+    return place(url, scheme, _ACCOUNT if "@" in urlsplit(url).netloc else "")
 
 
 def _is_node(url: str) -> Finding:
@@ -232,7 +231,7 @@ async def _named(url: str, error: BaseException) -> Finding:
     text, scheme = f"{error} {type(error).__name__}", urlsplit(url).scheme
     if "AuthenticationError" in text or any(sign in text for sign in _DENIED):
         found = "rejects this user and password" if "@" in url else "requires a password"
-        return fail(f"{place(url)} {found}", export(URL, _template(url, user="USER:PASSWORD@")))
+        return fail(f"{place(url)} {found}", export(URL, place(url, account=_ACCOUNT)))
     if "Cluster mode is not enabled" in text or "cluster support disabled" in text:
         mend = export(URL, _template(url, scheme.partition("+")[0]))
         return fail(f"{place(url)} is not a Cluster, but the URL says so", mend)
@@ -260,13 +259,7 @@ async def _speaks(url: str, *, is_secure: bool) -> bool:
     parts, context = urlsplit(url), ssl.create_default_context() if is_secure else None
     if context is not None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with suppress(OSError, ValueError):  # `TimeoutError` included.
-        opening = asyncio.open_connection(parts.hostname, parts.port or 6379, ssl=context)
-        reader, writer = await asyncio.wait_for(opening, 1)
-        try:
-            writer.write(b"PING\r\n")
-            answer = await asyncio.wait_for(reader.read(16), 1)
-            return is_secure or answer[:1] in {b"+", b"-"}
-        finally:
-            writer.close()
+    with suppress(Unreachable, ValueError):
+        answer = await exchange(parts.hostname or "", parts.port or 6379, context, b"PING\r\n")
+        return answer[:1] in {b"+", b"-"}
     return False

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
 
-from otel_mcp.cli.terminal import Terminal, clean, counted
+from otel_mcp.cli.terminal import Terminal, clean, counted, say
 
 Status = Literal["ok", "warn", "FAIL", "skip"]
 SCHEMA: Final = "otel-mcp/doctor/1"
@@ -103,7 +103,7 @@ def as_lines(terminal: Terminal, findings: Sequence[Finding]) -> None:
             fields = (finding.status, finding.check, finding.found, finding.mend or "", f"{DOCS}#{finding.check}")
             terminal.data("\t".join(clean(field) for field in fields))
     terminal.flush()
-    terminal.say(summary(findings))
+    say(summary(findings))
 
 
 def summary(findings: Sequence[Finding]) -> str:
