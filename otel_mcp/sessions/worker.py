@@ -242,7 +242,8 @@ class Worker:
         if task is not None and task is not asyncio.current_task() and task.get_loop() is asyncio.get_running_loop():
             # Connections are about to go: that may not look like an outage to what the task has begun.
             await asyncio.wait((task,), timeout=timeout / 2)
-        await self._finish(until - time.monotonic())
+        # Half of the time is left, also where the loop was kept from running meanwhile.
+        await self._finish(max(until - time.monotonic(), timeout / 2))
 
     async def _finish(self, timeout: float) -> None:
         with guarded("last session flush"):

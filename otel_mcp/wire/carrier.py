@@ -14,6 +14,8 @@ from otel_mcp.wire.jsonrpc import text
 
 _MAX_LENGTH: Final = 8192
 """Characters; W3C's limit for baggage."""
+_LONGEST: Final = {"traceparent": 512}
+"""Characters; the limit of OpenTelemetry's propagator."""
 _LIMITS: Final = {"baggage": (180, 4096), "tracestate": (32, 513)}
 """Greatest number of members, and characters of each."""
 _NAME: Final = r"[a-z][_0-9a-z\-*/]"
@@ -38,7 +40,7 @@ def carried(fields: Iterable[tuple[str, object]]) -> dict[str, str]:
     return {
         name: text(_without_space(name, value), _MAX_LENGTH)
         for name, value in fields
-        if isinstance(value, str) and len(value) <= _MAX_LENGTH and _is_readable(name, value)
+        if isinstance(value, str) and len(value) <= _LONGEST.get(name, _MAX_LENGTH) and _is_readable(name, value)
     }
 
 

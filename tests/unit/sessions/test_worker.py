@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -59,3 +60,25 @@ async def test_connections_stay_until_the_task_has_ended_its_turn(monkeypatch: p
     await sessions.aclose()
 
     assert order == ["turn", "close"]
+
+
+async def test_a_loop_that_is_late_when_it_ends_still_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    sessions = Sessions(settings(flush_interval=60), Listener())
+    worker, loop = sessions.worker, asyncio.get_running_loop()
+
+    async def write() -> None:
+        order.append("write")
+
+    async def close() -> None:
+        order.append("close")
+
+    monkeypatch.setattr(worker, "_write_last", write)
+    monkeypatch.setattr(worker, "_close", close)
+    worker.start(loop)
+    await asyncio.sleep(0)  # It waits for work.
+    loop.call_soon(time.sleep, 0.2)
+
+    await worker.aclose(0.1)
+
+    assert order == ["write", "close"]
