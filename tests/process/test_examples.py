@@ -12,7 +12,7 @@ import pytest
 import examples
 from tests.process.conftest import Servers
 from tests.support.clients import LEGACY, connect
-from tests.support.servers import PROMPT_EXPORT, Launch
+from tests.support.servers import PROMPT, Launch
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -47,7 +47,7 @@ LAUNCHES = {
         str(FOLDER.parent),
         f"{program.split()[0]}-{name}",
         f"{program} {rest} --port={{port}}",
-        environment=PROMPT_EXPORT,
+        environment=PROMPT,
     )
     for program, rest in ROWS
     if (name := next((name for name in ARGUMENTS if name in rest), ""))

@@ -13,15 +13,15 @@ from examples.demo.otlp_records import LogRecord
 from examples.demo.otlp_store import TelemetryStore
 from tests.support.clients import LEGACY, MODERN, Caller, connect
 from tests.support.documents import Documents
-from tests.support.servers import PROMPT_EXPORT, SDK, TWO_WORKERS, Launch, Server
+from tests.support.servers import PROMPT, SDK, TWO_WORKERS, Launch, Server
 from tests.support.telemetry import server_spans
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
-LASTING = Launch(SDK, "restarted", TWO_WORKERS, stateless=True, environment=PROMPT_EXPORT)
+LASTING = Launch(SDK, "restarted", TWO_WORKERS, stateless=True, environment=PROMPT)
 SHORT = {"OTEL_PYTHON_MCP_SESSION_TTL": "2", "OTEL_PYTHON_MCP_SWEEP_INTERVAL": "0.5"}
-EXPIRING = Launch(SDK, "expiring", TWO_WORKERS, stateless=True, environment={**PROMPT_EXPORT, **SHORT})
+EXPIRING = Launch(SDK, "expiring", TWO_WORKERS, stateless=True, environment={**PROMPT, **SHORT})
 STARTED, RESUMED, ENDED = "otel_mcp.session.started", "otel_mcp.session.resumed", "otel_mcp.session.ended"
 SWEEPS = "otel_mcp.store.operation.duration"
 

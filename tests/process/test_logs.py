@@ -9,13 +9,13 @@ import pytest
 
 from examples.demo.otlp_records import LogRecord
 from tests.support.clients import LEGACY, MODERN, Caller, connect
-from tests.support.servers import FASTMCP, PROMPT_EXPORT, SDK, Launch, Server
+from tests.support.servers import FASTMCP, PROMPT, SDK, Launch, Server
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
 LINES = ("in the tool", "in a thread", "in a task")
-LOGGING = {**PROMPT_EXPORT, "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true"}
+LOGGING = {**PROMPT, "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true"}
 COMMAND = "uvicorn diary_app:app --port={port}"
 
 
@@ -29,7 +29,7 @@ def _written(server: Server) -> list[LogRecord]:
     indirect=True,
     ids=str,
 )
-async def test_two_clients_at_once_have_their_sessions_on_all_that_their_tools_log(server: Server) -> None:
+async def test_records_of_two_clients_at_once_carry_their_sessions(server: Server) -> None:
     answers = dict[str, str]()
 
     async def write(caller: Caller) -> None:

@@ -11,14 +11,13 @@ import pytest
 from examples.demo.otlp_store import TelemetryStore
 from tests.process.conftest import Servers
 from tests.support.documents import Documents
-from tests.support.servers import PROMPT_EXPORT, SDK, Launch
+from tests.support.servers import PROMPT, SDK, Launch
 from tests.support.visitors import Visitor
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
-QUICK = {**PROMPT_EXPORT, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2"}
-KEEPING = Launch(SDK, "keeping", "uvicorn app:app --port={port}", environment=QUICK)
+KEEPING = Launch(SDK, "keeping", "uvicorn app:app --port={port}", environment=PROMPT)
 INTERRUPTED, RETURNED = "otel_mcp.session.interrupted", "otel_mcp.session.returned"
 
 

@@ -15,13 +15,12 @@ from mcp_types import ElicitResult, ErrorData
 from tests.process.conftest import Servers
 from tests.support.documents import Documents
 from tests.support.rounds import ANSWER, Person
-from tests.support.servers import PROMPT_EXPORT, SDK, Launch, Server
+from tests.support.servers import PROMPT, SDK, Launch, Server
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
-QUICK = {**PROMPT_EXPORT, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2"}
 CALLS = 4
-ASKING = Launch(SDK, "asking", "uvicorn rounds_app:app --port={port}", environment=QUICK)
+ASKING = Launch(SDK, "asking", "uvicorn rounds_app:app --port={port}", environment=PROMPT)
 
 
 async def test_rounds_at_two_replicas_are_one_logical_call(servers: Servers, documents: Documents) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.process.conftest import Servers
 from tests.support.clients import LEGACY, MODERN, connect
 from tests.support.documents import Documents
-from tests.support.servers import BIN, PROMPT_EXPORT, SDK, Launch
+from tests.support.servers import BIN, PROMPT, SDK, Launch
 from tests.support.telemetry import server_spans
 from tests.support.waiting import wait_until
 
@@ -141,7 +141,7 @@ async def test_a_server_with_a_broken_sibling_is_observed(
     servers: Servers, documents: Documents, siblings: Path
 ) -> None:
     _install(siblings, "b_broken", RAISES.format(error="RuntimeError"))
-    environment = {**PROMPT_EXPORT, "PYTHONPATH": str(siblings)}
+    environment = {**PROMPT, "PYTHONPATH": str(siblings)}
     launch = Launch(SDK, "with-a-broken-one", "uvicorn app:app --port={port}", environment=environment)
     with servers.running(launch) as server:
         for mode in (LEGACY, MODERN):

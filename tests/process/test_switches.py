@@ -7,7 +7,7 @@ import pytest
 from tests.process.conftest import Servers
 from tests.support.clients import LEGACY, MODERN, connect
 from tests.support.documents import Documents
-from tests.support.servers import FASTMCP, PROMPT_EXPORT, SDK, Launch
+from tests.support.servers import FASTMCP, PROMPT, SDK, Launch
 from tests.support.telemetry import server_spans
 from tests.support.waiting import wait_until
 
@@ -26,7 +26,7 @@ async def test_server_that_is_not_observed_works_and_nothing_is_written(
     servers: Servers, valkey_url: str, library: str, switch: dict[str, str]
 ) -> None:
     database = f"{valkey_url}/7"
-    environment = {**PROMPT_EXPORT, **switch}
+    environment = {**PROMPT, **switch}
     launch = Launch(library, "off", "uvicorn app:app --port={port}", stateless=True, environment=environment)
     with servers.running(launch, redis_url=database) as server:
         for mode in (LEGACY, MODERN):

@@ -13,13 +13,13 @@ from redis import Redis
 from otel_mcp.types import Message
 from tests.process.conftest import Servers
 from tests.support.messages import MODERN
-from tests.support.servers import PROMPT_EXPORT, SDK, Launch, Server
+from tests.support.servers import PROMPT, SDK, Launch, Server
 from tests.support.tasks import of
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
-QUICK = {**PROMPT_EXPORT, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2", "OTEL_PYTHON_MCP_SWEEP_INTERVAL": "0.5"}
+QUICK = {**PROMPT, "OTEL_PYTHON_MCP_SWEEP_INTERVAL": "0.5"}
 BUILDING = Launch(SDK, "building", "uvicorn tasks_app:app --port={port}", environment=QUICK)
 STATUS, TOOL = "otel_mcp.task.status", {"gen_ai.tool.name": "build"}
 RUNNING = {**TOOL, STATUS: "working"}

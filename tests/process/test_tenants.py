@@ -15,12 +15,12 @@ from examples.demo.otlp_store import TelemetryStore
 from tests.process.conftest import Servers
 from tests.support.documents import Documents
 from tests.support.messages import CLIENT_INFO, MODERN, MODERN_HEADERS, call
-from tests.support.servers import PROMPT_EXPORT, SDK, TWO_WORKERS, Launch
+from tests.support.servers import PROMPT, SDK, TWO_WORKERS, Launch
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
-ENVIRONMENT = {**PROMPT_EXPORT, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2", "OTEL_PYTHON_MCP_TENANT": "header:x-org"}
+ENVIRONMENT = {**PROMPT, "OTEL_PYTHON_MCP_TENANT": "header:x-org"}
 TWO = Launch(SDK, "tenants", TWO_WORKERS, stateless=True, environment=ENVIRONMENT)
 TENANT, REQUESTS = "otel_mcp.tenant", "otel_mcp.client.requests"
 SIZE, STARTED = "otel_mcp.tool.result.size", "otel_mcp.session.started"

@@ -88,7 +88,7 @@ async def _use(url: str) -> list[Caller]:
 @pytest.fixture(scope="module", params=LAUNCHES, ids=str)
 def run(request: pytest.FixtureRequest, servers: Servers, documents: Documents) -> Iterator[Run]:
     """One server, used, looked at and ended."""
-    with servers.next(request.param) as server:
+    with servers.running(request.param) as server:
         yield _observed(server, documents)
 
 

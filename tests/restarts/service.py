@@ -18,12 +18,12 @@ from tests.matrix.cells import Cell
 from tests.matrix.serving import STOP_WITHIN, start, wait_for
 from tests.restarts.relay import Relay
 from tests.support.documents import Documents
-from tests.support.servers import PLAIN, PROMPT_EXPORT, end_group
+from tests.support.servers import PLAIN, PROMPT, end_group
 from tests.support.visitors import REFUSED, Visitor
 
 PATIENCE: Final = 15.0
 """Seconds until everything has been reported."""
-_QUICK: Final = {**PROMPT_EXPORT, **PLAIN, "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2"}
+_QUICK: Final = {**PROMPT, **PLAIN}
 _HABITS: Final = ("back", "repeat", "back", "listen", "leave", "silent")
 """What a client does once its session is refused, in turn."""
 

@@ -32,10 +32,11 @@ TWO_WORKERS: Final = "uvicorn app:app --port={port} --workers 2 --timeout-worker
 """Without the last option a worker that imports for more than five seconds is taken for hung, and killed."""
 PLAIN: Final = {"UVICORN_LOOP": "asyncio", "UVICORN_HTTP": "h11"}
 """What uvicorn takes by itself; the tests have what comes with ``uvicorn[standard]``, which it takes where it can."""
-PROMPT_EXPORT: Final = {
-    "OTEL_METRIC_EXPORT_INTERVAL": "500",
-    "OTEL_BSP_SCHEDULE_DELAY": "250",
-    "OTEL_BLRP_SCHEDULE_DELAY": "250",
+PROMPT: Final = {
+    "OTEL_METRIC_EXPORT_INTERVAL": "250",
+    "OTEL_BSP_SCHEDULE_DELAY": "100",
+    "OTEL_BLRP_SCHEDULE_DELAY": "100",
+    "OTEL_PYTHON_MCP_FLUSH_INTERVAL": "0.2",
 }
 """For servers that are asked while they run."""
 
