@@ -90,7 +90,7 @@ def run(cell: Cell, way: str) -> list[str]:
                 _, errors = client.communicate(timeout=120)
                 if client.returncode:
                     raise subprocess.CalledProcessError(client.returncode, SCRIPT, stderr=errors.decode())
-            wait_until(lambda: sum(_calls(raw)) == CALLS * len(AGENTS), deadline=20)
+            wait_until(lambda: sum(_calls(raw)) == CALLS * len(AGENTS))
         found = _documents(raw)
         starts = Counter(event.attributes["session.id"] for event in receiver.telemetry.events("session.start"))
         ends = Counter(event.attributes["session.id"] for event in receiver.telemetry.events("session.end"))

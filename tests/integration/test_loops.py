@@ -123,6 +123,6 @@ def test_where_each_request_has_a_loop_of_its_own_all_is_stored(seen: Telemetry,
     for number in range(1, 8):
         assert asyncio.run(post(app, call("add", number), headers)).status == 200
 
-    wait_until(lambda: documents.count(opened.headers["x-session-id"]) == 7, deadline=10)
+    wait_until(lambda: documents.count(opened.headers["x-session-id"]) == 7)
     assert current.runtime is not None
     assert sum(seen.counts("mcp.server.operation.duration").values()) == 8

@@ -147,9 +147,7 @@ async def _use_everything(redis_url: str) -> Emitted:
         successor = await _successor(client)
         await _struggle(client, legacy_headers(successor))
         assert await anyio.to_thread.run_sync(
-            lambda: wait_until(
-                lambda: [event["name"] for event in telemetry.events()].count("session.finding") == 2, deadline=20
-            )
+            lambda: wait_until(lambda: [event["name"] for event in telemetry.events()].count("session.finding") == 2)
         )
         for ended in (session_id, successor):
             await client.delete("/mcp", headers=dict(legacy_headers(ended)))
@@ -186,9 +184,7 @@ async def _use_everything(redis_url: str) -> Emitted:
         await followed.count()
         await ask_a_client(runtime)
         # The shared number is not shown before it is known.
-        assert await anyio.to_thread.run_sync(
-            lambda: wait_until(lambda: runtime.sessions.active is not None, deadline=20)
-        )
+        assert await anyio.to_thread.run_sync(lambda: wait_until(lambda: runtime.sessions.active is not None))
         # Nor is it shown while the store is slow, as it may be on a busy machine at the very end.
         before = _read(telemetry)
         await runtime.shut_down()

@@ -67,7 +67,7 @@ def _serving(app: ASGIApp) -> Generator[int]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            assert wait_until(lambda: server.started, deadline=10, interval=0.01)
+            assert wait_until(lambda: server.started, interval=0.01)
             yield listener.getsockname()[1]
         finally:
             server.should_exit = True

@@ -44,7 +44,7 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Server]
 
 
 @pytest.fixture(
-    scope="session",
+    scope="package",
     params=[
         Launch(library, "two-workers", TWO_WORKERS, stateless=True, environment=PROMPT | {AUDIT: "events"})
         for library in (SDK, FASTMCP)

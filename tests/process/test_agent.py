@@ -29,7 +29,7 @@ async def test_a_loop_is_found_and_asked_about_while_the_session_runs(servers: S
                 for _ in range(6):
                     await caller.call("echo", text="secret")
                 session_id = caller.session_id
-                assert wait_until(lambda: _advice(documents, session_id) is not None, deadline=30)
+                assert wait_until(lambda: _advice(documents, session_id) is not None)
 
         (asked,) = endpoint.asked
         note, document = _advice(documents, session_id), documents.get(session_id)

@@ -46,7 +46,7 @@ async def test_calls_of_one_session_in_two_processes_are_all_counted_once(
 
     session_id = caller.session_id
     telemetry = two_workers.telemetry
-    wait_until(lambda: documents.field(session_id, "request_count") >= requests, deadline=10)
+    wait_until(lambda: documents.field(session_id, "request_count") >= requests)
     document = documents.get(session_id)
     assert document is not None
     assert document.fields["tool_call_count"] == CALLS
@@ -59,5 +59,5 @@ async def test_calls_of_one_session_in_two_processes_are_all_counted_once(
     def of_session() -> int:
         return sum(span.attributes.get("session.id") == session_id for span in server_spans(telemetry, "tools/call"))
 
-    assert wait_until(lambda: of_session() >= CALLS, deadline=10)
+    assert wait_until(lambda: of_session() >= CALLS)
     assert of_session() == CALLS

@@ -66,9 +66,7 @@ async def test_an_example_answers_and_is_observed(row: str, servers: Servers) ->
     with servers.running(LAUNCHES[row]) as server:
         async with connect(server.url, name="reader", mode=LEGACY) as caller:
             result = await caller.call(tool, **arguments)
-        assert wait_until(
-            lambda: any(span.name == f"tools/call {tool}" for span in server.telemetry.spans()), deadline=20
-        )
+        assert wait_until(lambda: any(span.name == f"tools/call {tool}" for span in server.telemetry.spans()))
 
     assert not result.is_error
     (span,) = [span for span in server.telemetry.spans() if span.name == f"tools/call {tool}"]

@@ -60,7 +60,7 @@ async def test_session_goes_on_after_a_restart_and_is_resumed_once(server: Serve
             await other.call("worker")
     assert not before & after
     assert caller.wire.public_ids == {session_id}
-    assert wait_until(lambda: documents.count(session_id) >= 26, deadline=10)
+    assert wait_until(lambda: documents.count(session_id) >= 26)
     server.stop()
 
     telemetry = server.telemetry
@@ -88,7 +88,7 @@ async def test_session_that_expires_is_ended_once_by_two_workers(server: Server,
     document = documents.get(sessions[-1])
     assert document is None or document.expires_in <= 2
 
-    assert wait_until(lambda: _ended(telemetry, "expired") >= 3, deadline=20)
+    assert wait_until(lambda: _ended(telemetry, "expired") >= 3)
     _wait_for_more_sweeps(server)
     server.stop()
 
@@ -112,7 +112,7 @@ def _wait_for_more_sweeps(server: Server) -> None:
         return {point.origin.instance: point.count for point in points}
 
     known = sweeps()
-    assert wait_until(lambda: known and all(sweeps()[worker] >= known[worker] + 2 for worker in known), deadline=10)
+    assert wait_until(lambda: known and all(sweeps()[worker] >= known[worker] + 2 for worker in known))
 
 
 async def test_goodbye_to_any_worker_ends_the_session_once(two_workers: Server, documents: Documents) -> None:
@@ -132,9 +132,9 @@ async def test_goodbye_to_any_worker_ends_the_session_once(two_workers: Server, 
     def stored() -> bool:
         return all(documents.count(session_id) == 2 for session_id in sessions)
 
-    assert wait_until(ended, deadline=10)
-    assert wait_until(lambda: _ended(telemetry, "client_delete") >= already + 8, deadline=5)
-    assert wait_until(stored, deadline=5)
+    assert wait_until(ended)
+    assert wait_until(lambda: _ended(telemetry, "client_delete") >= already + 8)
+    assert wait_until(stored)
     await _see_another_end(two_workers)
 
     for session_id in sessions:
@@ -154,4 +154,4 @@ async def _see_another_end(server: Server) -> None:
     async with connect(server.url, name="last", mode=LEGACY, goodbye=True) as caller:
         for _ in range(2):  # After one call it might go on.
             await caller.call("add", a=1, b=2)
-    assert wait_until(lambda: len(server.telemetry.events("session.end")) > before, deadline=10)
+    assert wait_until(lambda: len(server.telemetry.events("session.end")) > before)

@@ -46,7 +46,7 @@ async def test_records_of_two_clients_at_once_carry_their_sessions(server: Serve
         tasks.start_soon(write, late)
     sessions = {early.session_id: "header", late.session_id: "inferred_weak"}
 
-    assert wait_until(lambda: len(_written(server)) == 1 + 2 * len(LINES), deadline=20)
+    assert wait_until(lambda: len(_written(server)) == 1 + 2 * len(LINES))
     assert Counter((str(record.body), *_stamp(record)) for record in _written(server)) == {
         ("before any call", None, None, None): 1,
         **{(line, session, source, "write"): 1 for session, source in sessions.items() for line in LINES},

@@ -50,7 +50,7 @@ async def test_who_is_cut_and_who_is_back_is_what_clients_saw(servers: Servers, 
             assert await quiet.call() == 200
             cut = {(before[visitor], "restart") for visitor in (back, lost, deaf)}
             telemetry = server.telemetry
-            assert wait_until(lambda: len(_events(telemetry, "session.returned")) >= 1, deadline=10), server.log()
+            assert wait_until(lambda: len(_events(telemetry, "session.returned")) >= 1), server.log()
         server.stop()
 
         assert _events(telemetry, "session.interrupted") == Counter(cut)

@@ -46,9 +46,9 @@ async def _call(server: Server, mode: str, *, meta: Remote | None, header: Remot
         calls = server_spans(server.telemetry, "tools/call")
         return [span for span in calls if span.attributes.get("session.id") == session_id]
 
-    assert wait_until(spans, deadline=10)
+    assert wait_until(spans)
     (span,) = spans()
-    assert wait_until(lambda: _http_span(server, span) is not None, deadline=10)
+    assert wait_until(lambda: _http_span(server, span) is not None)
     return span
 
 

@@ -15,7 +15,7 @@ from otel_mcp.types import Message, Receive, Send
 Headers = Iterable[tuple[str, str]]
 
 
-PATIENCE: Final = 5
+PATIENCE: Final = 20
 """Seconds after which a test that hangs fails."""
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+WITHIN: Final = 60.0
+"""Seconds until a condition is taken for one that never comes true; a busy machine takes long for everything."""
 
 
-def wait_until(condition: Callable[[], object], *, deadline: float, interval: float = 0.05) -> bool:
+def wait_until(condition: Callable[[], object], *, deadline: float = WITHIN, interval: float = 0.05) -> bool:
     """Poll a condition from a thread that may block; tell whether it came true within `deadline` seconds."""
     end = time.monotonic() + deadline
     while not condition():

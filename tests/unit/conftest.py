@@ -14,7 +14,10 @@ import pytest
 
 from otel_mcp import current, guard, settings
 from otel_mcp.runtime import Runtime
+from otel_mcp.sessions import lookups, worker
+from tests.support.asgi import PATIENCE
 from tests.support.providers import Clock, Telemetry
+from tests.support.stores import Server as Valkey
 
 MakeRuntime = Callable[..., Runtime]
 
@@ -88,6 +91,21 @@ def make_runtime(telemetry: Telemetry) -> Iterator[MakeRuntime]:
     yield make
     for runtime in made:
         runtime.disable()
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    """A real store for the tests of one file, which may empty it."""
+    server = Valkey()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is waited for as long as it takes: on a busy machine replicas would else decide alone."""
+    monkeypatch.setattr(lookups, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(worker, "PATIENCE", PATIENCE)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -20,7 +19,7 @@ from tests.support.stores import Server as Valkey
 from tests.unit.conftest import MakeRuntime
 from tests.unit.identity.test_resolver import jwt
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("patient")]
 
 OWN = legacy_headers("own")
 ANN, BOB = jwt("ann"), jwt("bob")
@@ -61,13 +60,6 @@ class Service:
                 if value:
                     found[" ".join(sorted(map(str, attributes.values())))] = value
         return found
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    server = Valkey()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.unit.conftest import MakeRuntime
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("patient")]
 
 META: Final[Message] = {CLIENT_INFO: {"name": "person", "version": "1"}}
 
@@ -74,13 +73,6 @@ class Replicas:
 
 def asks(state: str) -> Message:
     return {"resultType": "input_required", "inputRequests": {}, "requestState": state}
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    server = Valkey()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.support.stores import delta, facts
 from tests.unit.conftest import MakeRuntime
-from tests.unit.identity.test_replicas import CHAT, Replicas, eventually
+from tests.unit.identity.test_replicas import CHAT, Replicas
 from tests.unit.identity.test_resolver import jwt
 
 pytestmark = pytest.mark.anyio
@@ -102,15 +102,8 @@ class Clients(Replicas):
         }
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    server = Valkey()
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def clients(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry) -> Iterator[Clients]:
+def clients(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry, patient: None) -> Iterator[Clients]:
     made = Clients(valkey, make_runtime, telemetry)
     yield made
     made.redis.close()
@@ -139,7 +132,7 @@ async def test_three_calls_in_three_transport_sessions_are_one_session(
 
 async def test_calls_that_other_replicas_serve_than_the_handshakes_are_one_session(clients: Clients) -> None:
     first = await clients.visit(*ACROSS[0], owned=False)
-    await eventually(lambda: clients.has(first))
+    await clients.eventually(lambda: clients.has(first))
     for path in ACROSS[1:]:
         await clients.visit(*path, owned=False)
     await clients.settle()
@@ -154,7 +147,7 @@ async def test_a_session_goes_on_after_its_end_was_written(clients: Clients) -> 
     async def is_over() -> bool:
         return clients.counts() == {first: (1, "header", "client_delete")}
 
-    await eventually(is_over)
+    await clients.eventually(is_over)
     assert dict(clients.events("session.end")) == {}
     await clients.visit(1)
     await clients.settle()
@@ -172,10 +165,7 @@ async def test_two_credentials_are_two_sessions(clients: Clients) -> None:
 
 
 @pytest.mark.parametrize("owned", [True, False], ids=["stateful", "stateless"])
-async def test_a_session_of_several_calls_that_waits_to_be_written_stays(
-    make_runtime: MakeRuntime, valkey: Valkey, telemetry: Telemetry, owned: bool
-) -> None:
-    clients = Clients(valkey, make_runtime, telemetry, 3600.0)
+async def test_a_session_of_several_calls_that_waits_to_be_written_stays(clients: Clients, owned: bool) -> None:
     for calls in (3, 1):
         await clients.visit(0, calls=calls, owned=owned)
     await clients.settle()
@@ -214,7 +204,7 @@ async def test_who_comes_back_after_the_idle_gap_has_another_session(
     async def is_forgotten() -> bool:
         return not clients.redis.keys("*:calls:*")
 
-    await eventually(is_forgotten)
+    await clients.eventually(is_forgotten)
     for _ in range(2):
         await clients.visit(1)
     await clients.settle()
@@ -287,7 +277,7 @@ async def test_sessions_of_several_calls_after_a_short_one_are_each_their_own(
     clients: Clients, first: int, then: int, owned: bool
 ) -> None:
     short = await clients.visit(first, then, owned=owned)
-    await eventually(lambda: clients.has(short))
+    await clients.eventually(lambda: clients.has(short))
     long = [await clients.visit(first, then, calls=5, owned=owned) for _ in range(3)]
     await clients.settle()
 
@@ -396,7 +386,7 @@ async def test_the_brief_end_is_reported_when_nobody_comes_back(
     async def is_reported() -> bool:
         return clients.documents()[first].get("outcome") == "worked"
 
-    await eventually(is_reported)
+    await clients.eventually(is_reported)
     assert dict(clients.events("session.end")) == {first: 1}
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 ANN, BOB = jwt("ann"), jwt("bob")
 FLUSH = 0.05
-"""Seconds between flushes, so that tests need not wait."""
+"""Seconds that a store may be behind, and ends wait for what others write."""
 CHAT = {"openai/session": "v1/chat", "openai/subject": "v1/person"}
 
 
@@ -41,15 +41,16 @@ class Replicas:
         valkey: Valkey,
         make_runtime: MakeRuntime,
         telemetry: Telemetry,
-        flush_interval: float = FLUSH,
         **options: object,
     ) -> None:
         self.redis = valkey.client(decode_responses=True, encoding_errors="replace")
         self.redis.flushall()
         self.telemetry = telemetry
         self.runtimes: list[Runtime] = [
-            make_runtime(redis_url=valkey.url, flush_interval=flush_interval, **options) for _ in range(2)
+            make_runtime(redis_url=valkey.url, flush_interval=FLUSH, **options) for _ in range(2)
         ]
+        for runtime in self.runtimes:
+            runtime.sessions.worker._interval = 60.0  # pyright: ignore[reportPrivateUsage]  # Written when a test asks.
 
     async def post(
         self, replica: int, message: Any, headers: Headers = (), *, session_id: str | None = None, **options: Any
@@ -57,6 +58,14 @@ class Replicas:
         """Have a replica serve a message; `session_id` is that of a server which keeps sessions itself."""
         app = MCPMiddleware(Server(session_id=session_id), self.runtimes[replica])
         return await post(app, message, headers, **options)
+
+    async def eventually(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """Have all replicas write until something that happens in the background has happened."""
+        with anyio.fail_after(PATIENCE):
+            while not await holds():
+                for runtime in self.runtimes:
+                    runtime.sessions.worker.notify(now=True)
+                await anyio.sleep(0.01)
 
     async def settle(self) -> None:
         for runtime in self.runtimes:
@@ -97,31 +106,9 @@ class Replicas:
         return "\n".join(found)
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until something that happens in the background has happened."""
-    with anyio.fail_after(PATIENCE):
-        while not await holds():  # noqa: ASYNC110 (what is waited for lies in a store)
-            await anyio.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    server = Valkey()
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def replicas(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry) -> Iterator[Replicas]:
+def replicas(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry, patient: None) -> Iterator[Replicas]:
     made = Replicas(valkey, make_runtime, telemetry)
-    yield made
-    made.redis.close()
-
-
-@pytest.fixture
-def slow_replicas(valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry) -> Iterator[Replicas]:
-    """With time between what is written in turn, also on a busy machine."""
-    made = Replicas(valkey, make_runtime, telemetry, 4 * FLUSH)
     yield made
     made.redis.close()
 
@@ -184,7 +171,7 @@ async def test_another_user_cannot_use_a_session_on_another_replica(
     opened = await replicas.post(0, initialize(), [ANN], session_id=own)
     headers = legacy_headers(opened.headers["mcp-session-id"])
     anns = await replicas.post(0, message, [*headers, ANN], session_id=own)
-    await eventually(lambda: replicas.has(anns.session_id))
+    await replicas.eventually(lambda: replicas.has(anns.session_id))
 
     others = [
         await replicas.post(1, message, [*headers, *([other] if other else [])], session_id=own) for _ in range(2)
@@ -215,7 +202,7 @@ async def test_the_first_of_two_users_of_an_id_keeps_it(replicas: Replicas) -> N
     async def are_apart() -> bool:
         return len(await apart()) == 2
 
-    await eventually(are_apart)
+    await replicas.eventually(are_apart)
     assert first.session_id in await apart()
 
 
@@ -258,7 +245,7 @@ async def test_a_chat_that_shakes_hands_for_every_call_is_one_session(replicas: 
 
 async def test_a_handshake_that_was_written_before_its_call_came_ends_as_replaced(replicas: Replicas) -> None:
     opened = await replicas.post(0, initialize(), session_id="own")
-    await eventually(lambda: replicas.has("own"))
+    await replicas.eventually(lambda: replicas.has("own"))
 
     reply = await replicas.post(0, call(meta=CHAT), legacy_headers("own"), session_id="own")
     await replicas.settle()
@@ -281,7 +268,7 @@ async def test_a_handshake_with_one_replica_for_a_call_to_another_is_replaced(re
     async def has_ended() -> bool:
         return len(replicas.events("session.end")) == 3
 
-    await eventually(has_ended)
+    await replicas.eventually(has_ended)
     await replicas.settle()
 
     (session_id,) = found
@@ -294,14 +281,14 @@ async def test_a_handshake_with_one_replica_for_a_call_to_another_is_replaced(re
         async def continues(number: int = number) -> bool:
             return (await replicas.post(number, ask("tools/list"), headers)).session_id == session_id
 
-        await eventually(continues)
+        await replicas.eventually(continues)
 
 
 async def test_a_transport_session_in_which_tools_were_called_stays_a_session(replicas: Replicas) -> None:
     opened = await replicas.post(0, initialize())
     headers = legacy_headers(opened.headers["mcp-session-id"])
     await replicas.post(0, call(), headers)
-    await eventually(lambda: replicas.has(opened.headers["mcp-session-id"]))
+    await replicas.eventually(lambda: replicas.has(opened.headers["mcp-session-id"]))
 
     for number in (0, 1):
         await replicas.post(number, call(meta=CHAT), headers)
@@ -329,7 +316,7 @@ async def test_a_client_with_many_chats_over_one_transport_session_is_those_chat
 async def test_another_user_cannot_end_a_session_by_naming_a_chat_in_it(replicas: Replicas) -> None:
     opened = await replicas.post(0, initialize(), [ANN])
     headers = legacy_headers(opened.headers["mcp-session-id"])
-    await eventually(lambda: replicas.has(opened.headers["mcp-session-id"]))
+    await replicas.eventually(lambda: replicas.has(opened.headers["mcp-session-id"]))
 
     for number in (0, 1):
         await replicas.post(number, call(meta=CHAT), [*headers, BOB])
@@ -383,24 +370,24 @@ async def test_the_end_of_a_loop_ends_what_is_due_later_on_it(make_runtime: Make
 
 @pytest.mark.parametrize("between", [None, notify("notifications/initialized"), ask("tools/list"), call()])
 async def test_a_session_ends_after_the_handshake_that_another_replica_keeps_back(
-    slow_replicas: Replicas, between: Message | None
+    replicas: Replicas, between: Message | None
 ) -> None:
-    opened = await slow_replicas.post(0, initialize())
+    opened = await replicas.post(0, initialize())
     session_id = opened.headers["mcp-session-id"]
     headers = legacy_headers(session_id)
 
     if between is not None:
-        await slow_replicas.post(1, between, headers)
-    await delete(MCPMiddleware(Server(), slow_replicas.runtimes[1]), headers)
+        await replicas.post(1, between, headers)
+    await delete(MCPMiddleware(Server(), replicas.runtimes[1]), headers)
 
     async def has_ended() -> bool:
-        return "ended" in slow_replicas.documents().get(session_id, {})
+        return "ended" in replicas.documents().get(session_id, {})
 
-    await eventually(has_ended)
-    await slow_replicas.settle()
-    assert slow_replicas.events("session.start") == slow_replicas.events("session.end") == Counter([session_id])
-    assert slow_replicas.living() == []
-    (end,) = [event["attributes"] for event in slow_replicas.telemetry.events() if event["name"] == "session.end"]
+    await replicas.eventually(has_ended)
+    await replicas.settle()
+    assert replicas.events("session.start") == replicas.events("session.end") == Counter([session_id])
+    assert replicas.living() == []
+    (end,) = [event["attributes"] for event in replicas.telemetry.events() if event["name"] == "session.end"]
     assert end["otel_mcp.client.name"] == "unit-client"
     assert end["otel_mcp.session.requests"] == 1 + bool(between and "id" in between)
 
@@ -550,7 +537,7 @@ async def test_an_id_met_during_an_outage_is_continued_as_elsewhere(replicas: Re
     async def joined() -> bool:
         return (await replicas.post(1, modern(), LOST)).session_id == elsewhere
 
-    await eventually(joined)
+    await replicas.eventually(joined)
 
     assert blindly == "lost" != elsewhere
 
@@ -564,7 +551,7 @@ async def test_a_replica_that_comes_later_continues_a_lost_id_as_the_others(
         await replicas.settle()
         return await replicas.has("lost")
 
-    await eventually(written)
+    await replicas.eventually(written)
     replicas.runtimes.append(make_runtime(redis_url=valkey.url, flush_interval=FLUSH))
 
     assert (await replicas.post(2, modern(), LOST)).session_id == elsewhere

@@ -22,7 +22,7 @@ from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.unit.conftest import MakeRuntime
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("patient")]
 
 
 class Listening:
@@ -101,13 +101,6 @@ async def test_a_storm_that_the_window_has_forgotten_is_the_outcome(
     assert state is not None
     assert {each.tool_name for each in state.tool_calls} == {"add"}
     assert (state.outcome, state.findings) == ("retry_storm", ["retry_storm"])
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    server = Valkey()
-    yield server
-    server.close()
 
 
 async def test_visits_at_an_even_pace_are_a_bots_from_the_fifth_on(
