@@ -27,7 +27,7 @@ def _instrumented() -> Iterator[None]:
     MCPInstrumentor().uninstrument()
 
 
-async def test_a_stream_asked_for_with_a_message_is_opened_and_leaves_no_call() -> None:
+async def test_a_stream_asked_for_with_a_message_opens_and_leaves_no_call() -> None:
     app: Any = MCPServer("shop", log_level="WARNING").streamable_http_app()
     left = anyio.Event()
     watched = announcing(app, left, "status")  # The client leaves as soon as the stream has begun.

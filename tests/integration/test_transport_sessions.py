@@ -128,7 +128,7 @@ async def test_a_stream_of_2024_11_05_is_held_until_its_client_leaves(telemetry:
     assert [count for _, count in telemetry.points(STREAMS)] == [0] * 4
 
 
-async def test_a_get_stream_of_the_sdk_is_open_until_its_session_is_deleted(telemetry: Telemetry) -> None:
+async def test_a_get_stream_is_open_until_its_session_is_deleted(telemetry: Telemetry) -> None:
     async with managed() as (app, _):
         headers = legacy_headers(await begin(app))
         with anyio.fail_after(10):
@@ -145,7 +145,7 @@ async def test_a_get_stream_of_the_sdk_is_open_until_its_session_is_deleted(tele
     assert (attributes["otel_mcp.stream.kind"], count) == ("get", 1)
 
 
-async def test_a_subscription_is_a_stream_until_its_client_leaves_and_holds_no_session(telemetry: Telemetry) -> None:
+async def test_a_subscription_is_a_stream_without_a_session_until_its_client_leaves(telemetry: Telemetry) -> None:
     opened, left, method = anyio.Event(), anyio.Event(), "subscriptions/listen"
     headers = [*JSON_HEADERS, ("mcp-protocol-version", MODERN), ("mcp-method", method)]
     meta = {f"io.modelcontextprotocol/{name}": value for name, value in META.items()}

@@ -197,7 +197,7 @@ async def test_an_end_is_held_by_the_first_that_brings_it(store: SessionStore, p
     assert [made.request_id for made in end.calls] == [0, 1, 2, 3, 4]
 
 
-async def test_what_came_before_the_report_is_in_it_and_its_outcome_in_the_document(
+async def test_a_report_has_what_came_before_and_the_document_its_outcome(
     store: SessionStore, process: ProducerId, now: float
 ) -> None:
     known = facts(at=now - 60)
@@ -218,9 +218,7 @@ async def test_what_came_before_the_report_is_in_it_and_its_outcome_in_the_docum
     assert await store.active() == 0
 
 
-async def test_the_next_session_under_an_id_takes_over_an_end_that_is_held(
-    store: SessionStore, process: ProducerId
-) -> None:
+async def test_the_next_session_under_an_id_takes_over_a_held_end(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     await store.apply([flush(process, delta(2, of=facts(at=now - 60), at=now - 50, ended="client_delete"))])
 

@@ -73,7 +73,7 @@ async def test_a_process_that_ends_reports_at_once_what_it_holds(replica: Callab
 
 
 @pytest.mark.parametrize("when", ["claim_held", "visits", "ack_ends"])
-async def test_a_task_that_is_cancelled_while_it_reports_leaves_no_end_to_another(
+async def test_a_task_cancelled_while_it_reports_leaves_no_end_to_another(
     replica: Callable[..., Replica], raw: Any, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     monkeypatch.setattr(endings, "TRAVEL", 0.1)

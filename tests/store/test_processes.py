@@ -163,7 +163,7 @@ def test_every_end_is_reported_once_when_a_sweeper_dies(server: Server, tmp_path
     assert len(survivors.keys() & set(reported(victim))) <= 100
 
 
-def test_a_change_of_the_catalogue_is_reported_once_though_processes_and_the_store_die(server: Server) -> None:
+def test_a_changed_catalogue_is_reported_once_though_processes_and_the_store_die(server: Server) -> None:
     with workers(*(Worker(server.url) for _ in range(3))) as former:
         (killed, *_) = ask(former, "list", catalogue="a")
         former[0].kill()

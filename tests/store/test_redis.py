@@ -49,7 +49,7 @@ def fresh(process: ProducerId, calls: int = 1, **values: Any) -> Flush:
 IN_FLIGHT = "otel_mcp:svc:in_flight"
 
 
-async def test_calls_in_flight_of_every_process_are_there_until_it_takes_them_back_or_is_gone(
+async def test_calls_in_flight_stay_until_their_process_withdraws_them_or_dies(
     store: RedisStore, process: ProducerId, other: RedisStore, raw: Any
 ) -> None:
     another = ProducerId()

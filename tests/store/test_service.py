@@ -527,7 +527,7 @@ async def test_get_or_create_leaves_a_document_alone_that_another_replica_wrote_
     assert read.user_agent is None
 
 
-async def test_get_or_create_during_an_outage_leaves_the_document_of_another_replica_alone(
+async def test_get_or_create_during_an_outage_keeps_the_document_of_another_replica(
     sessions: Sessions, remote: Remote
 ) -> None:
     remote.down = StoreDown("ConnectionError")
@@ -760,7 +760,7 @@ async def test_the_sweep_reports_ends(remote: Remote, listener: Listener) -> Non
     await sessions.aclose()
 
 
-async def test_calls_in_flight_are_written_while_there_are_any_and_taken_back_once(
+async def test_calls_in_flight_are_written_while_there_are_any_and_withdrawn_once(
     remote: Remote, listener: Listener
 ) -> None:
     sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.02)

@@ -129,7 +129,7 @@ async def test_what_a_task_reached_first_stands(replicas: Replicas, now: float) 
         ([("cancelled", False)], None),
     ],
 )
-async def test_what_nobody_has_fetched_is_given_to_one_process_once_its_time_is_over(
+async def test_what_nobody_fetched_in_time_is_given_to_one_process(
     replicas: Replicas, now: float, shown: list[tuple[TaskStatus, bool]], lost: str | None
 ) -> None:
     one, two = stores(replicas, now)
@@ -227,7 +227,7 @@ async def test_a_count_that_is_sent_again_claims_the_same_tasks(replicas: Replic
     assert (late.ends, await count(two)) == ([], TaskCensus())
 
 
-async def test_an_id_that_is_used_again_is_reported_again_with_the_same_news(replicas: Replicas, now: float) -> None:
+async def test_an_id_used_again_is_reported_again_with_the_same_news(replicas: Replicas, now: float) -> None:
     one, _ = stores(replicas, now)
     await one.follow("1:1", [begun("1", now - 30)])
     news = [begun("1", now - 10), seen("1", now - 5, "failed")]

@@ -65,7 +65,7 @@ async def test_a_question_is_one_request_with_a_schema_for_the_answer(server: Co
     assert (server.paths, server.keys) == (["/v1/chat/completions"], ["Bearer none"])
 
 
-async def test_an_endpoint_that_knows_no_schema_is_asked_without_one_from_then_on(server: Completions) -> None:
+async def test_an_endpoint_without_schemas_is_asked_without_one_from_then_on(server: Completions) -> None:
     server.knows_schemas = False
     endpoint = made(server)
 
@@ -152,7 +152,7 @@ async def test_a_redirect_is_not_followed(server: Completions) -> None:
         (401, {}, MAX_PAUSE),
     ],
 )
-async def test_an_endpoint_that_refuses_is_left_alone_for_as_long_as_it_asks(
+async def test_an_endpoint_that_refuses_is_spared_as_long_as_it_asks(
     server: Completions, clock: Clock, status: int, headers: dict[str, str], pause: float
 ) -> None:
     server.status, server.headers = status, headers

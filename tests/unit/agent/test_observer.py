@@ -82,7 +82,7 @@ async def advice_left(runtime: Runtime, session_id: str) -> Any:
     return found
 
 
-async def test_a_session_whose_calls_fail_is_asked_about_once_and_has_the_advice(
+async def test_a_session_with_failed_calls_is_asked_about_once_and_advised(
     make_replica: MakeReplica, server: Completions
 ) -> None:
     runtime = make_replica()
@@ -177,7 +177,7 @@ async def test_replicas_share_the_budget_of_an_hour(
         ),
     ],
 )
-async def test_content_is_shown_where_both_switches_are_on_and_the_hook_leaves_it(
+async def test_content_is_shown_with_both_switches_on_after_the_hook(
     make_replica: MakeReplica, server: Completions, options: dict[str, Any], shows: bool
 ) -> None:
     runtime = make_replica(**options)

@@ -67,7 +67,7 @@ def test_a_session_reads_like_a_story(cli: Cli) -> None:
     ]
 
 
-def test_what_the_model_was_given_includes_the_catalogue_and_calls_that_are_gone(cli: Cli, redis_url: str) -> None:
+def test_context_includes_the_catalogue_and_calls_that_are_gone(cli: Cli, redis_url: str) -> None:
     known = refund()
     known.context, known.listed = 150_400, 38_200
     write(redis_url, [known], max_tool_calls=2)

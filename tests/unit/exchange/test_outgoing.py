@@ -197,9 +197,7 @@ async def test_other_sessions_are_read_as_if_nobody_was_asked(
     assert read_of == given_up == fed == ["asked"]
 
 
-async def test_a_question_that_is_repeated_on_a_stream_stays_that_of_its_call(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_a_question_repeated_on_a_stream_stays_that_of_its_call(runtime: Runtime, telemetry: Telemetry) -> None:
     server = Streaming()
     app = MCPMiddleware(server, runtime)
     await post(app, initialize())
@@ -219,9 +217,7 @@ async def test_a_question_that_is_repeated_on_a_stream_stays_that_of_its_call(
     assert not runtime.exchanges.asked
 
 
-async def test_a_question_on_a_stream_is_that_of_the_only_call_that_waits(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_a_question_on_a_stream_belongs_to_the_only_waiting_call(runtime: Runtime, telemetry: Telemetry) -> None:
     server = Streaming()
     app = MCPMiddleware(server, runtime)
     await post(app, initialize())

@@ -325,7 +325,7 @@ async def test_the_facts_of_initialize_are_kept_for_the_session(runtime: Runtime
 
 
 @pytest.mark.parametrize(("name", "kind"), [("glama", "bot"), ("Acme-Check", "test"), ("mcp-inspector", None)])
-async def test_the_name_of_a_registry_or_monitor_is_a_fact_of_its_session(
+async def test_the_name_of_a_registry_is_a_fact_of_its_session(
     make_runtime: MakeRuntime, telemetry: Telemetry, name: str, kind: str | None
 ) -> None:
     runtime = make_runtime(probe_clients="acme-check")

@@ -49,7 +49,7 @@ def outcome_of(story: Story, calls: Sequence[CallRecord | ToolCall] | None = Non
 
 
 @pytest.mark.parametrize(("label", "behaviour"), STORIES)
-def test_outcome_is_the_same_in_every_order_of_two_replicas_and_a_restart(label: str, behaviour: Behaviour) -> None:
+def test_outcome_is_the_same_in_every_order_of_replicas_and_restart(label: str, behaviour: Behaviour) -> None:
     story = tell(label, behaviour, 1)
     orders: set[tuple[object, ...]] = set()
     for seed in range(40):

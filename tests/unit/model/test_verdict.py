@@ -289,7 +289,7 @@ def test_visits_are_regular_where_a_timer_makes_them(starts: list[float], *, reg
     assert visits_regularly([START + start for start in reversed(starts)]) is regular
 
 
-def test_rounds_of_one_call_are_no_repetition_and_its_wait_is_no_pause() -> None:
+def test_rounds_of_a_call_are_no_repetition_and_no_pause() -> None:
     long_waits = [replace(each, rounds=2, input_wait=70.0) for each in every(80, 4)]
     assert outcome(long_waits) == "looped"  # Ten seconds lie between them.
     assert outcome([replace(each, waiting="b" * 16) for each in every(5, 4)]) == "gave_up"

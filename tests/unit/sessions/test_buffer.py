@@ -250,7 +250,7 @@ def test_a_handshake_is_counted_with_its_conversation() -> None:
     assert held.taken() == [("c_chat", 1)]
 
 
-def test_a_call_that_still_waits_is_counted_with_the_session_that_goes_on() -> None:
+def test_a_waiting_call_is_counted_with_the_session_that_goes_on() -> None:
     buffer, lasting = Buffer(settings()), facts("lasting", limit=60.0, source="inferred", lasting=True)
     buffer.hold("abc")
     buffer.add(delta(1, of=facts(source="header"), requests=2, ended="client_delete"))

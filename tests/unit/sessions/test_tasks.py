@@ -38,7 +38,7 @@ async def test_a_lost_answer_about_tasks_is_asked_for_again_and_counts_once() ->
     assert listener.tasks == [Followed([TaskEnd("add", "completed", 5.0)], ["-", "-"])]
 
 
-async def test_news_of_tasks_wait_for_the_end_of_an_outage_and_go_in_batches() -> None:
+async def test_news_of_tasks_wait_through_an_outage_and_go_in_batches() -> None:
     remote, listener = Remote(), Listener()
     sessions = remote_sessions(remote, listener, flush_interval=0.01)
     listener.task_news = [news for number in range(150) for news in a_task(number)]
@@ -69,7 +69,7 @@ async def test_what_is_seen_last_is_followed_when_the_process_ends() -> None:
     assert [answer.ends for answer in listener.tasks if isinstance(answer, Followed)] == [[("add", "completed", 5.0)]]
 
 
-async def test_tasks_are_counted_with_each_sweep_and_not_known_while_the_store_is_away() -> None:
+async def test_tasks_are_counted_with_each_sweep_except_in_an_outage() -> None:
     remote, listener = Remote(), Listener()
     await TaskTable(remote.memory).follow("1:1", a_task())
     sessions = remote_sessions(remote, listener, flush_interval=0.01, sweep_interval=0.02)
@@ -85,7 +85,7 @@ async def test_tasks_are_counted_with_each_sweep_and_not_known_while_the_store_i
     assert (counted.active, list(counted.oldest)) == ({("add", "working"): 1}, ["add"])
 
 
-async def test_tasks_that_a_process_cannot_write_before_it_ends_are_lost_and_reported() -> None:
+async def test_tasks_that_cannot_be_written_at_exit_are_reported_lost() -> None:
     remote, listener = Remote(), Listener()
     sessions = remote_sessions(remote, listener, flush_interval=0.01)
     sessions.ensure_running()
@@ -99,7 +99,7 @@ async def test_tasks_that_a_process_cannot_write_before_it_ends_are_lost_and_rep
     assert (listener.lost_tasks, listener.tasks) == (a_task(), [])
 
 
-async def test_what_is_seen_of_tasks_after_the_last_loop_is_written_at_exit() -> None:
+async def test_tasks_seen_after_the_last_loop_are_written_at_exit() -> None:
     remote, listener = Remote(), Listener()
     sessions = remote_sessions(remote, listener, flush_interval=3600.0)
     sessions.ensure_running()

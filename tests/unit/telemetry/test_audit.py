@@ -238,9 +238,7 @@ async def test_a_token_that_nobody_has_verified_names_nobody(make_runtime: MakeR
     assert "ann@example.com" not in telemetry.everything()
 
 
-async def test_a_caller_has_one_hash_in_a_service_and_another_in_the_next(
-    make_runtime: MakeRuntime, telemetry: Telemetry
-) -> None:
+async def test_a_caller_has_a_different_hash_in_each_service(make_runtime: MakeRuntime, telemetry: Telemetry) -> None:
     for service, key, headers in (
         *(("shop", "key", ANN), ("shop", "key", ANN), ("bank", "key", ANN), ("shop", "rotated", ANN)),
         *(("shop", "key", [("authorization", "Bearer of-bob")]), ("shop", "key", [])),

@@ -242,7 +242,7 @@ async def test_replicas_and_restarts_report_a_change_once(
     assert changes() == [{"added": ("sub",)}]
 
 
-async def test_a_catalogue_that_is_never_the_same_is_news_ten_times_an_hour(
+async def test_a_catalogue_that_always_changes_is_news_ten_times_an_hour(
     runtime: Runtime, changes: Callable[[], list[Message]], logs: Callable[[], list[str]]
 ) -> None:
     server = Lister()

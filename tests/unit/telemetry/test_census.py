@@ -96,7 +96,7 @@ def open_now(telemetry: Telemetry) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("first", "ask", "kind"), [(b"", GET, "get"), (ENDPOINT, SSE, "sse"), (b"", LISTEN, "listen"), (b"", POST, "post")]
 )
-async def test_a_stream_is_counted_while_it_is_open_and_measured_at_its_end(
+async def test_a_stream_is_counted_while_open_and_measured_at_its_end(
     clock: Clock, runtime: Runtime, telemetry: Telemetry, first: bytes, ask: Ask, kind: str
 ) -> None:
     server = Held(first)
@@ -113,9 +113,7 @@ async def test_a_stream_is_counted_while_it_is_open_and_measured_at_its_end(
     assert telemetry.points("otel_mcp.stream.duration") == [({KIND: kind, **client}, (1, pytest.approx(90)))]
 
 
-async def test_the_stream_of_2024_11_05_knows_the_client_that_shook_hands_on_it(
-    runtime: Runtime, telemetry: Telemetry
-) -> None:
+async def test_a_stream_of_2024_11_05_knows_the_client_of_its_handshake(runtime: Runtime, telemetry: Telemetry) -> None:
     server = Streams(ENDPOINT)
     app = MCPMiddleware(server, runtime)
 
@@ -128,7 +126,7 @@ async def test_the_stream_of_2024_11_05_knows_the_client_that_shook_hands_on_it(
 
 
 @pytest.mark.parametrize(("ask", "kind"), [(POST, "post"), (LISTEN, "listen")])
-async def test_an_answer_that_ends_within_a_second_is_no_stream_but_a_subscription_is(
+async def test_a_short_answer_is_no_stream_but_a_subscription_is(
     clock: Clock, runtime: Runtime, telemetry: Telemetry, ask: Ask, kind: str
 ) -> None:
     server = Held()
@@ -142,7 +140,7 @@ async def test_an_answer_that_ends_within_a_second_is_no_stream_but_a_subscripti
     assert sum(telemetry.counts("otel_mcp.stream.duration").values()) == counted
 
 
-async def test_an_event_stream_that_is_not_mcp_and_one_answer_in_json_are_none(
+async def test_other_event_streams_and_answers_in_json_are_not_counted(
     clock: Clock, runtime: Runtime, telemetry: Telemetry
 ) -> None:
     for server, asking in ((Held(b"data: prices\n\n"), SSE), (Held(content_type=b"application/json"), POST)):
@@ -184,7 +182,7 @@ async def test_a_stream_whose_app_raises_has_ended(runtime: Runtime, telemetry: 
     assert sum(telemetry.counts("otel_mcp.stream.duration").values()) == 1
 
 
-async def test_calls_in_flight_are_counted_by_tool_and_the_oldest_has_an_age(
+async def test_calls_in_flight_are_counted_by_tool_with_the_oldest_age(
     clock: Clock, runtime: Runtime, telemetry: Telemetry
 ) -> None:
     over, census = anyio.Event(), runtime.metrics.census

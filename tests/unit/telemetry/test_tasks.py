@@ -61,7 +61,7 @@ def watched(request: pytest.FixtureRequest, make_runtime: MakeRuntime, telemetry
     return Watched(make_runtime(flush_interval=60), telemetry, TaskServer(), request.param)
 
 
-async def test_a_task_is_measured_from_its_call_until_it_is_seen_to_have_ended(watched: Watched, now: Clock) -> None:
+async def test_a_task_is_measured_from_its_call_until_its_end_is_seen(watched: Watched, now: Clock) -> None:
     await watched.ask("tools/call")
     await watched.ask("tasks/get", taskId="task-1")
     running = await watched.counted()
@@ -138,7 +138,7 @@ def later(watched: Watched, seconds: float) -> None:
     store._clock = lambda: tell() + seconds
 
 
-async def test_what_is_finished_and_never_fetched_is_counted_when_its_time_is_over(
+async def test_a_result_never_fetched_is_counted_when_its_time_is_over(
     make_runtime: MakeRuntime, telemetry: Telemetry
 ) -> None:
     watched = Watched(make_runtime(flush_interval=60), telemetry, TaskServer(), OLD)
