@@ -6,9 +6,11 @@ from tests.unit.conftest import (
     logs,
     make_runtime,
     no_failures,
+    patient,
     quick_entry_points,
     runtime,
     telemetry,
+    valkey,
 )
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "logs",
     "make_runtime",
     "no_failures",
+    "patient",
     "quick_entry_points",
     "runtime",
     "telemetry",
+    "valkey",
 ]

@@ -23,7 +23,7 @@ from tests.support.messages import MODERN_HEADERS, ask, call, initialize, legacy
 from tests.support.providers import Telemetry
 from tests.support.stores import Server as Valkey
 from tests.unit.conftest import MakeRuntime
-from tests.unit.identity.test_replicas import Replicas, eventually
+from tests.unit.identity.test_replicas import Replicas
 
 pytestmark = pytest.mark.anyio
 
@@ -46,13 +46,6 @@ class Fake:
 
     def client(self, **options: Any) -> Any:
         return fakeredis.FakeRedis(server=self._server, **options)
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    server = Valkey()
-    yield server
-    server.close()
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
@@ -139,7 +132,7 @@ async def test_a_stranger_who_knows_the_id_changes_nothing_in_a_written_session(
     replicas: Replicas, at: int, own: str | None
 ) -> None:
     mine = await begin(replicas, own)
-    await eventually(lambda: replicas.has(mine))
+    await replicas.eventually(lambda: replicas.has(mine))
     await replicas.settle()
     before, due = replicas.documents()[mine], replicas.redis.zscore(DEADLINES, mine)
 
@@ -165,7 +158,7 @@ async def test_a_stranger_who_comes_before_a_session_is_written_changes_nothing(
     mine = await begin(replicas, own)
     # An id of ours says whose it is; another is in the store by the time that a client knows it.
     if own is not None:
-        await eventually(lambda: is_told(replicas, mine))
+        await replicas.eventually(lambda: is_told(replicas, mine))
 
     seen = await everything_that_a_stranger_can_do(replicas, at, mine, own)
     await replicas.settle()
@@ -181,7 +174,7 @@ async def test_a_stranger_naming_an_ended_session_gets_neither_it_nor_its_succes
     replicas: Replicas, at: int, own: str | None
 ) -> None:
     mine = await begin(replicas, own)
-    await eventually(lambda: replicas.has(mine))
+    await replicas.eventually(lambda: replicas.has(mine))
     await delete(MCPMiddleware(Refusing(200, own), replicas.runtimes[0]), [*legacy_headers(mine), ANN])
     await replicas.settle()
     before = replicas.documents()[mine]
@@ -208,7 +201,7 @@ async def written_before_an_outage(replicas: Replicas, request: pytest.FixtureRe
         pytest.skip("fakeredis cannot hang; the same test runs on Valkey")
     await replicas.post(1, modern(), [*MODERN_HEADERS, OPAQUE])  # By now it has the hash key of all replicas.
     mine = await begin(replicas, "own")
-    await eventually(lambda: replicas.has(mine))
+    await replicas.eventually(lambda: replicas.has(mine))
     await replicas.settle()
     return mine
 
@@ -229,7 +222,7 @@ async def test_a_stranger_admitted_during_an_outage_is_moved_out_after_it(
         await replicas.settle()
         return sum(session_id.startswith("p_") for session_id in replicas.documents()) == 1
 
-    await eventually(moved)
+    await replicas.eventually(moved)
     known = await replicas.post(1, call(), bobs, session_id="own")
     await replicas.settle()
 
@@ -258,7 +251,7 @@ async def test_a_strangers_delayed_delete_ends_nothing_that_comes_meanwhile(
 @pytest.mark.parametrize("own", [None, "own"], ids=["stateless", "stateful"])
 async def test_a_user_ends_a_session_at_a_replica_new_to_it(replicas: Replicas, own: str | None) -> None:
     mine = await begin(replicas, own)
-    await eventually(lambda: replicas.has(mine))
+    await replicas.eventually(lambda: replicas.has(mine))
 
     for who in (*STRANGERS, [ANN]):
         assert "ended" not in replicas.documents()[mine]
