@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from otel_mcp.guard import guarded
-from otel_mcp.model.delta import FACTS, Flush, Known, SessionDelta, SessionFacts
+from otel_mcp.model.delta import Flush, Known, SessionDelta, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.flusher import Flusher
 from otel_mcp.sessions.health import StoreHealth
 from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore
 from otel_mcp.store.memory import MemoryStore
-
-_COUNTED: Final = (
-    *("tool_calls", "tool_call_count", "error_count", "request_count"),
-    *("context_bytes", "catalogue_bytes"),
-)
 
 
 class _Unwritten(NamedTuple):
@@ -51,7 +46,7 @@ class SessionDocuments:
                 await self._flusher.flush()
         if self._is_deleted(state.session_id):
             await self.catch_up()  # What is written now is not what was to be deleted.
-        wanted = self._with_kept(_Unwritten(state, only_new))
+        wanted = await self._over_kept(_Unwritten(state, only_new))
         if not self._health.is_away and await self._save(wanted):
             self.unwritten.pop(state.session_id, None)
         else:
@@ -96,18 +91,18 @@ class SessionDocuments:
     def _is_deleted(self, session_id: str) -> bool:
         return isinstance(self.unwritten.get(session_id), float)
 
-    def _with_kept(self, wanted: _Unwritten) -> _Unwritten:
-        """Put a document over the one that waits, as ``save.lua`` does over one in the store."""
-        state, kept = wanted.state, self.unwritten.get(wanted.state.session_id)
+    async def _over_kept(self, wanted: _Unwritten) -> _Unwritten:
+        """Put a document over the one that waits, as over one in the store."""
+        kept = self.unwritten.get(wanted.state.session_id)
         if not isinstance(kept, _Unwritten):
             # What was to be deleted must not stand.
-            return wanted if kept is None else _Unwritten(state, only_new=False)
+            return wanted if kept is None else wanted._replace(only_new=False)
         if wanted.only_new:
             return kept
-        facts = {fact.name: getattr(state, fact.name) or getattr(kept.state, fact.name) for fact in FACTS}
-        stands = {name: getattr(kept.state, name) for name in _COUNTED}
-        created = kept.state.created_at or state.created_at
-        return _Unwritten(state.model_copy(update={**facts, **stands, "created_at": created}), only_new=False)
+        memory = MemoryStore(self._settings)
+        for state in (kept.state, wanted.state):
+            await memory.save(state)
+        return _Unwritten(await memory.load(wanted.state.session_id) or wanted.state, only_new=False)
 
     def _keep(self, session_id: str, wanted: _Unwritten | float) -> None:
         self.unwritten[session_id] = wanted
@@ -129,7 +124,9 @@ class SessionDocuments:
         """Write the document; return whether the store has decided about it."""
         with self._health.operation("save"):
             result = await self._store.save(wanted.state, only_new=wanted.only_new)
-            facts = _facts(wanted.state, self._settings.session_ttl)
+            created = wanted.state.created_at
+            at = time.time() if created is None else created.timestamp()
+            facts = SessionFacts.of(wanted.state, at, self._settings.session_ttl)
             self._flusher.apply(SessionDelta(facts, facts.created_at), result)
             return True
         return False
@@ -154,7 +151,3 @@ class SessionDocuments:
             self._flusher.has_news = True
             return True
         return False
-
-
-def _facts(state: SessionState, limit: float) -> SessionFacts:
-    return SessionFacts.of(state, time.time() if state.created_at is None else state.created_at.timestamp(), limit)

@@ -9,11 +9,9 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final, NamedTuple, get_args
 
-from pydantic import TypeAdapter
-
 from otel_mcp.model.delta import FACTS, Flush, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.interruption import LOST
-from otel_mcp.model.state import SessionState, ToolCall
+from otel_mcp.model.state import SessionState
 from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ABANDONED, BRIEF, GRACE, ProducerId
@@ -33,7 +31,6 @@ SKEW: Final = 2.0
 AT_END: Final = tuple(fact.name for fact in FACTS if fact.at_end)
 _TAG: Final = re.compile(r"\{([^}]+)\}")
 _OUTCOMES: Final = get_args(SessionOutcome)
-_CALLS: Final = TypeAdapter(list[ToolCall])
 _ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}\Z")
 
 
