@@ -30,22 +30,22 @@ class Signal:
 
 
 _SESSION: Final = {
-    names.SESSION_ID: "where the session is known",
+    names.SESSION_ID: "if the session is known",
     names.SESSION_SOURCE: ALWAYS,
 }
 _FACTS: Final = {
     names.SESSION_ID: ALWAYS,
     names.SESSION_SOURCE: ALWAYS,
-    names.SESSION_PREVIOUS_ID: "where it continues another",
-    names.CLIENT_NAME: "where the client sent it",
-    names.CLIENT_VERSION: "where the client sent it",
-    names.USER_AGENT_NAME: "where the client sent it",
-    names.USER_AGENT_VERSION: "where the client sent it",
-    names.TENANT: "with `TENANT`, where a request names one",
+    names.SESSION_PREVIOUS_ID: "if it continues another",
+    names.CLIENT_NAME: "if the client sent it",
+    names.CLIENT_VERSION: "if the client sent it",
+    names.USER_AGENT_NAME: "if the client sent it",
+    names.USER_AGENT_VERSION: "if the client sent it",
+    names.TENANT: "with `TENANT`, if a request names one",
     names.SYNTHETIC_TYPE: "a registry, a monitor or a test",
-    names.MCP_PROTOCOL_VERSION: "where known",
+    names.MCP_PROTOCOL_VERSION: "if known",
 }
-_START: Final = {names.USER_AGENT: "where the client sent it"}
+_START: Final = {names.USER_AGENT: "if the client sent it"}
 _END: Final = {
     names.SESSION_END_REASON: ALWAYS,
     names.SESSION_OUTCOME: ALWAYS,
@@ -64,9 +64,9 @@ MESSAGE: Final = Signal(
     _SESSION
     | {
         names.MCP_METHOD_NAME: ALWAYS,
-        names.MCP_PROTOCOL_VERSION: "where known",
-        names.MCP_SESSION_ID: "where an `Mcp-Session-Id` header carried it; never with `SESSION_ID=hashed`",
-        names.GEN_AI_CONVERSATION_ID: "where the host sent one",
+        names.MCP_PROTOCOL_VERSION: "if known",
+        names.MCP_SESSION_ID: "if an `Mcp-Session-Id` header carried it; never with `SESSION_ID=hashed`",
+        names.GEN_AI_CONVERSATION_ID: "if the host sent one",
         names.GEN_AI_OPERATION_NAME: "`tools/call`",
         names.GEN_AI_TOOL_NAME: "`tools/call`",
         names.GEN_AI_PROMPT_NAME: "`prompts/get`",
@@ -81,13 +81,13 @@ MESSAGE: Final = Signal(
         names.CALL_ROUND: "2026-07-28, where a result asks for input, and on the requests that bring it",
         names.TASK_ID: "a tool call that began a task, and requests about one",
         names.TASK_STATUS: "the same, where the answer says it; it links to the call that began the task",
-        names.SESSION_PREVIOUS_ID: "where the session continues another",
-        names.CLIENT_NAME: "where the client sent it",
-        names.USER_AGENT_NAME: "where the client sent it",
-        names.USER_AGENT_VERSION: "where the client sent it",
-        names.TENANT: "with `TENANT`, where the request names one",
-        names.CLIENT_ADDRESS: "where the server gives it",
-        names.CLIENT_PORT: "where it is known for that address",
+        names.SESSION_PREVIOUS_ID: "if the session continues another",
+        names.CLIENT_NAME: "if the client sent it",
+        names.USER_AGENT_NAME: "if the client sent it",
+        names.USER_AGENT_VERSION: "if the client sent it",
+        names.TENANT: "with `TENANT`, if the request names one",
+        names.CLIENT_ADDRESS: "if the server gives it",
+        names.CLIENT_PORT: "if it is known for that address",
         names.NETWORK_TRANSPORT: ALWAYS,
         names.NETWORK_PROTOCOL_NAME: ALWAYS,
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,
@@ -103,7 +103,7 @@ ASKED: Final = Signal(
         names.NETWORK_TRANSPORT: ALWAYS,
         names.NETWORK_PROTOCOL_NAME: ALWAYS,
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,
-        names.SESSION_ID: "where the session is known",
+        names.SESSION_ID: "if the session is known",
         names.SESSION_SOURCE: ALWAYS,
     },
 )
@@ -117,7 +117,7 @@ BENEATH: Final = Signal(
     "every span beneath a message's",
     "Made by any library: the database's client, the HTTP client, the tool's own. What is there already is never "
     "overwritten.",
-    {names.SESSION_ID: "where the session is known", names.SESSION_SOURCE: "where the session is known"},
+    {names.SESSION_ID: "if the session is known", names.SESSION_SOURCE: "where the session is known"},
 )
 HTTP: Final = Signal(
     "`{HTTP method} {path}`",
@@ -132,11 +132,11 @@ HTTP: Final = Signal(
         names.ERROR_TYPE: "it failed",
         url.URL_SCHEME: ALWAYS,
         url.URL_PATH: ALWAYS,
-        server.SERVER_ADDRESS: "where the server gives it",
-        server.SERVER_PORT: "where the server gives it",
-        names.CLIENT_ADDRESS: "where the server gives it",
-        names.CLIENT_PORT: "where it is known for that address",
-        names.USER_AGENT: "where the client sent it",
+        server.SERVER_ADDRESS: "if the server gives it",
+        server.SERVER_PORT: "if the server gives it",
+        names.CLIENT_ADDRESS: "if the server gives it",
+        names.CLIENT_PORT: "if it is known for that address",
+        names.USER_AGENT: "if the client sent it",
         names.NETWORK_PROTOCOL_VERSION: ALWAYS,
     },
 )
@@ -147,8 +147,8 @@ RECORD: Final = Signal(
     "By any library, by `logging` or the API of OpenTelemetry, in threads and tasks that have the context of the call, "
     "and after it. What is there already is never overwritten. See [logs.md](logs.md).",
     {
-        names.SESSION_ID: "where the session is known",
-        names.SESSION_SOURCE: "where the session is known",
+        names.SESSION_ID: "if the session is known",
+        names.SESSION_SOURCE: "if the session is known",
         names.GEN_AI_TOOL_NAME: "`tools/call`",
     },
 )
@@ -197,17 +197,17 @@ EVENTS: Final = (
         "sampled or not, with its trace and span and the time at which it ended. See [audit.md](audit.md).",
         _SESSION
         | {
-            names.SESSION_SOURCE: "where the session is known",
+            names.SESSION_SOURCE: "if the session is known",
             names.AUDIT_NUMBER: ALWAYS,
             names.ENDUSER_PSEUDO_ID: "there is a caller, and `AUDIT_CALLER` is not `none`",
             names.ENDUSER_ID: "`AUDIT_CALLER=claim:NAME`, where a verified token has that claim, instead of the former",
-            names.TENANT: "with `TENANT`, where one is named",
-            names.CLIENT_NAME: "where the client sent it, bounded as on metrics",
-            names.CLIENT_VERSION: "where the client sent one that looks like it, and its name is there",
-            names.GEN_AI_TOOL_NAME: "where the call names one; `_OTHER`, where the server is not known to have it",
-            names.CALL_ARGUMENTS_HASH: "where there are arguments, of 64 KiB at most",
+            names.TENANT: "with `TENANT`, if one is named",
+            names.CLIENT_NAME: "if the client sent it, bounded as on metrics",
+            names.CLIENT_VERSION: "if the client sent one that looks like it, and its name is there",
+            names.GEN_AI_TOOL_NAME: "if the call names one; `_OTHER`, where the server is not known to have it",
+            names.CALL_ARGUMENTS_HASH: "if there are arguments, of 64 KiB at most",
             names.CALL_DURATION: ALWAYS,
-            names.CALL_RESULT_SIZE: "where its size is known",
+            names.CALL_RESULT_SIZE: "if its size is known",
             names.ERROR_TYPE: "it failed, except by a JSON-RPC error of the caller's fault",
             names.RPC_RESPONSE_STATUS_CODE: "a JSON-RPC error",
             names.FAILURE: "it failed",
@@ -220,9 +220,9 @@ EVENTS: Final = (
         "of each process. See [audit.md](audit.md).",
         {
             names.HTTP_RESPONSE_STATUS_CODE: ALWAYS,
-            names.CLIENT_NAME: "where the client sent `User-Agent`, bounded as on metrics",
+            names.CLIENT_NAME: "if the client sent `User-Agent`, bounded as on metrics",
             names.GEN_AI_TOOL_NAME: "2026-07-28, a tool call; `_OTHER`, where the server is not known to have it",
-            names.SESSION_ID: "where the request names a session that this process knows",
+            names.SESSION_ID: "if the request names a session that this process knows",
             names.SESSION_SOURCE: "the same",
             names.ENDUSER_PSEUDO_ID: "403: there is a caller, and `AUDIT_CALLER` is not `none`",
             names.ENDUSER_ID: "403: `AUDIT_CALLER=claim:NAME`, where a verified token has that claim",

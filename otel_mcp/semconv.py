@@ -1,9 +1,9 @@
 """Every attribute, metric, event and scope name that this package emits.
 
-The MCP names come from the OpenTelemetry semantic conventions for MCP; the
-constants of ``opentelemetry-semantic-conventions`` for them are deprecated (the
-conventions moved to the GenAI repository), so they are spelt out here. Names of
-our own start with ``otel_mcp.``.
+The MCP names come from the OpenTelemetry semantic conventions for MCP. They are
+spelt out here because their constants in ``opentelemetry-semantic-conventions`` are
+deprecated (the conventions moved to the GenAI repository). Our own names start with
+``otel_mcp.``.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
 # Attributes of the conventions.
 MCP_METHOD_NAME: Final = "mcp.method.name"
-"""Method of the message; on metrics ``_OTHER`` where it is none of the protocol's."""
+"""Method of the message; on metrics ``_OTHER`` for methods that are not in the protocol."""
 MCP_PROTOCOL_VERSION: Final = "mcp.protocol.version"
-"""Revision that the two sides speak; on metrics ``_OTHER`` where it is none that exists."""
+"""Negotiated protocol revision; on metrics ``_OTHER`` for revisions that do not exist."""
 MCP_RESOURCE_URI: Final = "mcp.resource.uri"
-"""The resource that is asked for, without user, password, query and fragment, 256 characters at most. FastMCP's own
-spans of ``resources/read`` say it as it came."""
+"""URI of the requested resource, without user, password, query and fragment, at most 256 characters. FastMCP's own
+spans of ``resources/read`` have the whole URI."""
 MCP_SESSION_ID: Final = "mcp.session.id"
-"""The transport session: only what an ``Mcp-Session-Id`` header carried."""
+"""Id of the transport session, from an ``Mcp-Session-Id`` header only."""
 SESSION_ID: Final = "session.id"
-"""The session as an operator means it; keys Redis, events and dashboards."""
+"""Id of the session, as in Redis, events and dashboards."""
 SESSION_PREVIOUS_ID: Final = "session.previous_id"
-"""The session that this one continues, where an unknown or expired id got a successor."""
+"""Id of the session that this one continues, as the successor of an unknown or expired id."""
 GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
-"""The conversation, where a host sent its id."""
+"""Id of the conversation, if the host sent one."""
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
 """``execute_tool`` on tool calls."""
 GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
-"""The tool; on metrics only names that are proven, else ``_OTHER``."""
+"""Name of the tool; on metrics ``_OTHER`` unless a call of it worked or the server listed it."""
 GEN_AI_PROMPT_NAME: Final = "gen_ai.prompt.name"
-"""The prompt; on metrics only names that are proven, else ``_OTHER``."""
+"""Name of the prompt; on metrics ``_OTHER`` unless the server returned or listed it."""
 GEN_AI_TOOL_CALL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
-"""Arguments as JSON, after the redaction hook; only where captured content was asked for."""
+"""Arguments as JSON, after the redaction hook; only if content is captured."""
 GEN_AI_TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
-"""Result as JSON, after the redaction hook; only where captured content was asked for."""
+"""Result as JSON, after the redaction hook; only if content is captured."""
 JSONRPC_REQUEST_ID: Final = "jsonrpc.request.id"
 """Id of the JSON-RPC request, as text."""
 RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
-"""Code of a JSON-RPC error, as text: ``-32602``. Those of the caller's fault (-32700, -32600, -32601, -32602, -32002)
-come without ``error.type`` and leave the span's status unset."""
+"""Code of a JSON-RPC error, as text: ``-32602``. Errors that are the caller's fault (-32700, -32600, -32601, -32602,
+-32002) have no ``error.type`` and leave the span's status unset."""
 ERROR_TYPE: Final = "error.type"
-"""How it failed: ``tool_error`` (every ``isError``, also for a wrong call: see ``otel_mcp.failure``), a JSON-RPC code
-that is not the caller's fault, a status code of HTTP, ``cancelled``, ``disconnected`` or a class. Where a server
-without an SDK raises, it is the status that its client gets: ``500``."""
+"""Kind of error: ``tool_error`` (every ``isError``, even for a wrong call: see ``otel_mcp.failure``), a JSON-RPC
+code that is not the caller's fault, an HTTP status, ``cancelled``, ``disconnected`` or the class of an exception.
+If a server without an SDK raises, it is the status that the client gets: ``500``."""
 CLIENT_ADDRESS: Final = "client.address"
-"""Address of the client; behind a trusted proxy, the one that the proxy names."""
+"""Address of the client; behind a trusted proxy, the one that the proxy reports."""
 CLIENT_PORT: Final = "client.port"
-"""Port of the client at that address; behind a trusted proxy only where the proxy gives it."""
+"""Port of the client at that address; behind a trusted proxy only if the proxy reports it."""
 ENDUSER_ID: Final = "enduser.id"
-"""Who calls, in clear: the claim that ``AUDIT_CALLER=claim:NAME`` names, of a token that the app has verified."""
+"""Caller in clear text: the claim that ``AUDIT_CALLER=claim:NAME`` names, of a token that the app has verified."""
 ENDUSER_PSEUDO_ID: Final = "enduser.pseudo.id"
-"""Who calls, as a keyed hash that is another one in each service: the user, else the credential."""
+"""Caller as a keyed hash, which differs by service: of the user, else of the credential."""
 USER_AGENT: Final = "user_agent.original"
-"""The ``User-Agent`` header, 256 characters at most."""
+"""The ``User-Agent`` header, at most 256 characters."""
 USER_AGENT_NAME: Final = "user_agent.name"
-"""The client program: the name in ``clientInfo``, as ``otel_mcp.client.name``, for tools that know the conventions."""
+"""Name of the client program in ``clientInfo``; the same as ``otel_mcp.client.name``, under the conventions' name."""
 USER_AGENT_VERSION: Final = "user_agent.version"
-"""Its version there."""
+"""Version of the client program in ``clientInfo``."""
 SYNTHETIC_TYPE: Final = "user_agent.synthetic.type"
-"""``bot`` for registries, scanners and monitors, ``test`` for somebody's own checks."""
+"""``bot`` for registries, scanners and monitors, ``test`` for your own checks."""
 NETWORK_TRANSPORT: Final = "network.transport"
 """``tcp``."""
 NETWORK_PROTOCOL_NAME: Final = "network.protocol.name"
@@ -79,57 +79,58 @@ HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
 EXECUTE_TOOL: Final = "execute_tool"
 """Value of ``gen_ai.operation.name`` on tool calls."""
 TOOL_ERROR: Final = "tool_error"
-"""Value of ``error.type`` where the result has ``isError``."""
+"""Value of ``error.type`` for results with ``isError``."""
 OTHER: Final = "_OTHER"
-"""Stands for any value beyond the bound of an attribute."""
+"""Replaces values beyond the bound of an attribute."""
 
 # Attributes of our own.
 SESSION_SOURCE: Final = "otel_mcp.session.source"
-"""How the session is known: ``conversation``, ``header``, ``cookie``, ``inferred``, ``inferred_weak`` or ``none``."""
+"""How the session was recognised: ``conversation``, ``header``, ``cookie``, ``inferred``, ``inferred_weak`` or
+``none``."""
 SESSION_END_REASON: Final = "otel_mcp.session.end.reason"
 """Why the session ended: ``client_delete``, ``expired``, ``server_closed`` or ``replaced``."""
 SESSION_OUTCOME: Final = "otel_mcp.session.outcome"
 """How the session went: ``worked``, ``corrected``, ``looped``, ``retry_storm``, ``ping_pong``, ``gave_up``,
-``no_call`` or ``probe``; decided from order, digests and failures of its newest calls."""
+``no_call`` or ``probe``; decided from the order, digests and failures of its newest calls."""
 SESSION_INTERRUPTED_CAUSE: Final = "otel_mcp.session.interrupted.cause"
-"""Why a server did not know a session that lives: ``restart`` (the process is younger, or the one before has ended),
-``replica`` (another one has it) or ``idle_reaper`` (it has closed the session itself)."""
+"""Why a server refused a live session as unknown: ``restart`` (the process is younger, or the one that served the
+session has ended), ``replica`` (another process serves it) or ``idle_reaper`` (the process itself closed it)."""
 SESSION_RETURNED_WITHIN: Final = "otel_mcp.session.returned.within"
-"""How soon the client was back: ``1m``, ``5m`` or ``30m``."""
+"""How soon the client came back: ``1m``, ``5m`` or ``30m``."""
 SESSION_FINDING: Final = "otel_mcp.session.finding"
-"""A pattern that a session shows while it runs: ``looped``, ``retry_storm`` or ``ping_pong``."""
+"""A pattern in a running session: ``looped``, ``retry_storm`` or ``ping_pong``."""
 SESSION_FINDING_CALLS: Final = "otel_mcp.session.finding.calls"
-"""How many calls the pattern has, an integer; calls in parallel are one."""
+"""Number of calls in the pattern, an integer; parallel calls count as one."""
 SESSION_TOOL_CALLS: Final = "otel_mcp.session.tool_calls"
-"""Tool calls of the session, an integer."""
+"""Number of tool calls in the session, an integer."""
 SESSION_REQUESTS: Final = "otel_mcp.session.requests"
-"""Requests of the session, of any method, an integer."""
+"""Number of requests in the session, of any method, an integer."""
 SESSION_ERRORS: Final = "otel_mcp.session.errors"
-"""Requests of the session that failed by the fault of the server or a tool, an integer."""
+"""Number of requests in the session that failed by the fault of the server or a tool, an integer."""
 SESSION_CONTEXT_SIZE: Final = "otel_mcp.session.context.size"
-"""Bytes that the session gave its model: the list of tools, and results of tools, prompts and resources; an integer."""
+"""Bytes that the session gave the model: lists of tools, and results of tools, prompts and resources; an integer."""
 CLIENT_NAME: Final = "otel_mcp.client.name"
-"""Name in ``clientInfo``, remembered for the session; on metrics at most 20 names, else ``_OTHER``."""
+"""Name in ``clientInfo``, remembered for the session; on metrics at most 20 names, others are ``_OTHER``."""
 CLIENT_VERSION: Final = "otel_mcp.client.version"
 """Version in ``clientInfo``, remembered for the session."""
 TENANT: Final = "otel_mcp.tenant"
-"""The customer whose request it is, with `TENANT`; absent where none is named. On metrics at most 50, else
+"""Tenant of the request, as configured by `TENANT`; absent if the request names none. On metrics at most 50, others are
 ``_OTHER``."""
 FAILURE: Final = "otel_mcp.failure"
 """How a tool call failed: ``unknown_tool``, ``invalid_arguments`` (the caller's fault), ``tool`` (reported by the
 tool), ``exception``, ``cancelled`` or ``refused`` (by a middleware or the protocol)."""
 CALL_ROUND: Final = "otel_mcp.call.round"
-"""Which request of one logical call this is, an integer: 1 where its result asks for input, 2 and more where it brings
-what an earlier one has asked for. Those link to the span of the first."""
+"""Number of this request among those of one logical call, an integer: 1 if its result asks for input, 2 and more if the
+request brings the input. Later ones link to the span of the first."""
 CALL_DURATION: Final = "otel_mcp.call.duration"
-"""Seconds from the arrival of a tool call until its result was on its way, a double."""
+"""Seconds from the arrival of a tool call until its result was sent, a double."""
 CALL_RESULT_SIZE: Final = "otel_mcp.call.result.size"
 """Bytes of the answer to a tool call, an integer."""
 CALL_ARGUMENTS_HASH: Final = "otel_mcp.call.arguments.hash"
-"""Keyed hash of the arguments, where they have at most 64 KiB: shows which calls are repeated, and no more."""
+"""Keyed hash of the arguments, up to 64 KiB, by which repeated calls can be recognised."""
 AUDIT_NUMBER: Final = "otel_mcp.audit.number"
-"""Number of the audit record in its process, from 1 on without gaps, an integer: a number that is missing is a record
-that was lost, one that comes twice was sent twice."""
+"""Number of the audit record in its process, from 1 on without gaps, an integer: a missing number is a lost record, a
+repeated one was sent twice."""
 TOOL_EXCEPTION_TYPE: Final = "otel_mcp.tool.exception.type"
 """Class of the exception that the tool raised, never its text."""
 REJECT_REASON: Final = "otel_mcp.reason"
@@ -138,38 +139,38 @@ REJECT_REASON: Final = "otel_mcp.reason"
 other replicas do not know of, ``tasks``: ends of tasks; of audit records ``error``, ``export``, ``full``,
 ``shutdown``, ``unconfigured``."""
 STORE_OPERATION: Final = "otel_mcp.store.operation"
-"""What was asked of the store: ``flush``, ``recall``, ``sweep``, ``count``..."""
+"""Operation on the store: ``flush``, ``recall``, ``sweep``, ``count``..."""
 STORE_OUTCOME: Final = "otel_mcp.store.outcome"
-"""How it went: ``ok``, ``error``, ``denied`` (user, password or permissions) or ``timeout``."""
+"""Outcome of the operation: ``ok``, ``error``, ``denied`` (user, password or permissions) or ``timeout``."""
 OBSERVER: Final = "otel_mcp.observer"
 """Name of the observer."""
 HEADER: Final = "otel_mcp.header"
-"""Header of a request: ``mcp-method``, ``mcp-name`` or ``mcp-protocol-version``."""
+"""Header that contradicts the body: ``mcp-method``, ``mcp-name`` or ``mcp-protocol-version``."""
 STREAM_KIND: Final = "otel_mcp.stream.kind"
-"""Kind of stream: ``get``, ``listen`` (``subscriptions/listen``), ``sse`` (the stream of 2024-11-05) or ``post`` (an
-event stream of a second or more that answers a POST)."""
+"""Kind of stream: ``get``, ``listen`` (``subscriptions/listen``), ``sse`` (of 2024-11-05) or ``post`` (an answer to
+a POST that streams for a second or more)."""
 CATALOGUE_ADDED: Final = "otel_mcp.catalogue.added"
-"""Names of tools that are new in the catalogue, 100 at most."""
+"""Names of new tools in the catalogue, at most 100."""
 CATALOGUE_REMOVED: Final = "otel_mcp.catalogue.removed"
-"""Names of tools that are no longer in the catalogue, 100 at most."""
+"""Names of tools that were removed from the catalogue, at most 100."""
 CATALOGUE_CHANGED: Final = "otel_mcp.catalogue.changed"
-"""Names of tools whose definition differs: description, schema or anything else; 100 at most."""
+"""Names of tools whose definition has changed: description, schema or anything else; at most 100."""
 CATALOGUE_HASH: Final = "otel_mcp.catalogue.hash"
-"""Keyed hash of the catalogue, the same in whatever order it is listed."""
+"""Keyed hash of the catalogue, independent of the order of tools."""
 CATALOGUE_PREVIOUS_HASH: Final = "otel_mcp.catalogue.previous_hash"
-"""That of the catalogue that it is compared with: of those known, the one that differs least."""
+"""Keyed hash of the catalogue that it is compared with: the known one that differs least."""
 CATALOGUE_SIZE: Final = "otel_mcp.catalogue.size"
-"""Bytes of the definitions of all tools, as they are on the wire, an integer."""
+"""Bytes of the definitions of all tools, as sent, an integer."""
 CATALOGUE_PREVIOUS_SIZE: Final = "otel_mcp.catalogue.previous_size"
-"""That of the catalogue that it is compared with, an integer."""
+"""Bytes of the catalogue that it is compared with, an integer."""
 TASK_ID: Final = "otel_mcp.task.id"
-"""Keyed hash of the id of a task, the same on all replicas; in the session document it is ``task`` of the call."""
+"""Keyed hash of the task's id, the same on all replicas, and in the session document as ``task`` of the call."""
 TASK_STATUS: Final = "otel_mcp.task.status"
 """``working``, ``input_required``, ``completed``, ``failed`` or ``cancelled``; of tasks that were out of sight before
 their result was fetched, the last one seen, and ``_OTHER`` where they could not be followed: no room, or the store was
 away when the process ended."""
 COMPONENT: Final = "otel_mcp.component"
-"""Part of this package that failed."""
+"""Component of this package that failed."""
 
 # Metrics of the conventions.
 METRIC_OPERATION_DURATION: Final = "mcp.server.operation.duration"
@@ -223,7 +224,7 @@ METRIC_ERRORS: Final = "otel_mcp.errors"
 OPERATION_BUCKETS: Final = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
-"""Seconds; the boundaries that the conventions advise."""
+"""Seconds; the boundaries of the conventions."""
 SESSION_BUCKETS: Final = (*OPERATION_BUCKETS, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 43200.0, 86400.0)
 """Seconds; sessions and streams live for hours (semantic-conventions issue 3338)."""
 TOOL_CALLS_BUCKETS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
@@ -231,7 +232,7 @@ RESULT_SIZE_BUCKETS: Final = (
     100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0, 250_000.0,
     1_000_000.0, 4_000_000.0, 16_000_000.0,
 )  # fmt: skip
-"""Bytes of the JSON-RPC response that carried the result; close where most are, so that quantiles tell tools apart."""
+"""Bytes of the JSON-RPC response with the result; dense where most results are, for exact quantiles."""
 CATALOGUE_BUCKETS: Final = (
     1_000.0, 2_500.0, 5_000.0, 10_000.0, 20_000.0, 40_000.0, 60_000.0, 80_000.0, 100_000.0, 150_000.0, 250_000.0,
     500_000.0, 1_000_000.0,
@@ -241,7 +242,7 @@ CONTEXT_BUCKETS: Final = (
     1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0, 250_000.0, 500_000.0, 1_000_000.0, 2_500_000.0,
     5_000_000.0, 10_000_000.0,
 )  # fmt: skip
-"""Bytes that a session gave its model; a token is about four."""
+"""Bytes that a session gave the model; a token is about four."""
 STORE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Events (log records with an event name) and the session span.

@@ -36,16 +36,16 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     """``redis``, ``rediss``, ``unix``, ``redis+sentinel`` or ``redis+cluster`` URL; unset = memory of this process."""
     redis_prefix: str = ""
-    """Put before every key, for those who share a Redis."""
+    """Prefix of every key, for sharing a Redis."""
     service_name: str = Field(default_factory=lambda: _service_name())
-    """Whose sessions these are; from the OTEL resource variables unless given."""
+    """Name of the service; by default from the OTEL resource variables."""
 
     session_ttl: Seconds = 3600.0
     """Seconds without activity after which a session ends."""
     session_idle_gap: Seconds = 1800.0
-    """Seconds without activity after which an inferred session is another one."""
+    """Seconds without activity after which an inferred session ends."""
     session_sources: Names = ("conversation", "header", "inferred")
-    """Where a session may come from, in order of precedence; ``cookie`` can be added."""
+    """Sources of sessions, in order of precedence; ``cookie`` can be added."""
     session_headers: Names = ()
     """Further request headers that carry a session id, after the standard ones."""
     session_cookie: str = "mcp_session"
@@ -53,72 +53,72 @@ class Settings(BaseSettings):
     conversation_keys: Names = ()
     """Further ``_meta`` keys that carry a conversation id."""
     probe_clients: Names = ()
-    """Client names, or first products of user agents, of your own checks: their sessions are probes."""
+    """Client names, or first products of user agents, of your own checks, whose sessions count as probes."""
     session_id: Literal["raw", "hashed"] = "raw"
-    """``hashed`` keeps the ids of transport sessions out of everything we write."""
+    """``hashed`` = write the ids of transport sessions as keyed hashes only."""
     response_headers: Names = ("mcp-session-id", "x-session-id")
-    """Which headers we may add to responses; ``none`` for no header at all."""
+    """Headers that may be added to responses; ``none`` = no header."""
     trusted_proxies: Names = ()
-    """Addresses or networks of proxies that are believed when they say who the client is."""
+    """Addresses or networks of proxies that are trusted to name the client's address."""
     proxy_header: Literal["x-forwarded-for", "forwarded", "x-real-ip"] = "x-forwarded-for"
-    """The header in which these proxies say so; no other one is read, since clients may send it."""
+    """The header in which these proxies name the client; other headers are ignored, since clients can send them."""
     max_new_sessions: int = Field(default=600, ge=1)
-    """New sessions a minute in one process; beyond it calls have no session."""
+    """New sessions a minute in one process; further calls have no session."""
     max_sessions: int = Field(default=10_000, ge=1)
-    """Sessions held in the memory of one process."""
+    """Sessions in the memory of one process."""
     max_tool_calls: int = Field(default=25, ge=1)
-    """Newest tool calls kept in a document: at least this many, at most twice."""
+    """Newest tool calls in a document: at least this many, at most twice as many."""
     max_pending_calls: int = Field(default=10_000, ge=1)
-    """Calls kept in memory for a store that does not answer."""
+    """Calls kept in memory while the store does not answer."""
     flush_interval: Seconds = 1.0
-    """Seconds that Redis may be behind."""
+    """Seconds between two writes to Redis."""
     flush_calls: int = Field(default=64, ge=1)
-    """Finished calls that are written without waiting for the interval."""
+    """Finished calls after which a write does not wait for the interval."""
     sweep_interval: Seconds = 10.0
-    """Seconds between two looks for sessions whose time is over."""
+    """Seconds between two sweeps for expired sessions."""
 
     http_span: Literal["auto", "on", "off"] = "auto"
-    """Whether we open the HTTP server span: ``auto`` = where no instrumentation does."""
+    """Whether to open an HTTP server span; ``auto`` = unless another instrumentation does."""
     session_span: bool = False
-    """One ``mcp.session`` span when a session ends."""
+    """Emit one ``mcp.session`` span when a session ends."""
     store_content: bool = False
     """Keep arguments and results of tool calls in the session document."""
     capture_content: bool = False
-    """Put them on spans; ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says so as well."""
+    """Put arguments and results on spans, as ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` does."""
     redaction_hook: str | None = None
-    """``module:name`` of a function that gets and returns each captured value."""
+    """``module:name`` of a function that gets each captured value and returns it redacted."""
     excluded_urls: str | None = None
-    """Comma-separated regular expressions of URLs that are left alone."""
+    """Comma-separated regular expressions of URLs that are not observed."""
     tenant: str | None = None
     """Where a request names its tenant, a label of requests, sessions and sizes of results: ``claim:NAME`` of a token
-    that the app has verified, ``header:NAME``, or ``path:N``, the part of the path by its number from 1 on."""
+    that the app has verified, ``header:NAME``, or ``path:N``, the N-th part of the path."""
     tenant_names: Names = ()
-    """Tenants that have a label value of their own before any others; 50 have in all, the rest is ``_OTHER``."""
+    """Tenants that get a label value before others; at most 50 get one, the rest is ``_OTHER``."""
     observers: Names = ()
     """``module:name`` of observers, in addition to those found by entry point."""
     audit: Literal["off", "events"] = "off"
-    """``events`` = one log record for each tool call: who, what, when, how it went. See [audit.md](audit.md)."""
+    """``events`` = one log record for each tool call: who, what, when, outcome. See [audit.md](audit.md)."""
     audit_caller: str = "hash"
-    """Who called, on such a record: ``hash``, ``none``, or ``claim:NAME`` of a token that the app has verified."""
+    """The caller on audit records: ``hash``, ``none``, or ``claim:NAME`` of a token that the app has verified."""
     log_calls: bool = False
-    """Log a line for each tool call that failed or was slow, 60 a minute at most."""
+    """Log a line for each failed or slow tool call, at most 60 a minute."""
     slow_call: Seconds = 5.0
-    """Seconds from which such a call is slow."""
+    """Seconds from which a call counts as slow for ``LOG_CALLS``."""
     agent_model: str | None = None
-    """Model that the observer agent (extra `agent`) asks about sessions that struggle; unset = there is no agent."""
+    """Model that the observer agent (extra `agent`) asks about sessions that struggle; unset = no agent."""
     agent_url: str | None = None
-    """Base URL of its endpoint, such as ``http://127.0.0.1:11434/v1``, with the key in ``OTEL_PYTHON_MCP_AGENT_KEY``;
-    unset = ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``."""
+    """Base URL of the agent's endpoint, such as ``http://127.0.0.1:11434/v1``, with the key in
+    ``OTEL_PYTHON_MCP_AGENT_KEY``; unset = ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``."""
     agent_calls: int = Field(default=10, ge=1, le=1000)
-    """Questions an hour, of all replicas together."""
+    """Questions of the agent an hour, of all replicas together."""
     agent_content: bool = False
-    """With ``STORE_CONTENT``: it is shown arguments and results, after the redaction hook."""
+    """With ``STORE_CONTENT``: the agent's model gets arguments and results, after the redaction hook."""
     jaeger_url: str | None = None
-    """Where Jaeger's pages are, for the links of the command line."""
+    """Address of Jaeger's pages, for links of the command line."""
     grafana_url: str | None = None
-    """Where Grafana's pages are, for the links of the command line."""
+    """Address of Grafana's pages, for links of the command line."""
     hash_key: str | None = None
-    """Key of every hash we write; unset = shared through Redis, else random."""
+    """Key of all hashes; unset = shared through Redis, or random without Redis."""
 
     @field_validator(
         "session_sources",
