@@ -31,7 +31,7 @@ from otel_mcp.types import Message
 from otel_mcp.wire.jsonrpc import Failure
 from otel_mcp.wire.tasks import STATUSES
 from tests.support import registry
-from tests.support.asgi import JSON_HEADERS, announcing, delete, get, post
+from tests.support.asgi import JSON_HEADERS, announcing, delete, get, post, respond
 from tests.support.messages import CLIENT_INFO, MODERN, ask, call, initialize, legacy_headers
 from tests.support.providers import Telemetry
 from tests.support.registry import Emitted
@@ -164,6 +164,8 @@ async def _use_everything(redis_url: str) -> Emitted:
             headers = [*modern, ("authorization", f"Bearer {credential}")]
             await _post(client, call("add", 14, arguments={"a": 1, "b": 2}, meta=alone), headers)
         await _post(client, ask("tools/call", 15), legacy)  # Of no tool.
+        for headers, credential in ((legacy, "barred"), (modern, "barred-too")):
+            await _post(client, call("add", 16), [*headers, ("authorization", f"Bearer {credential}")])
         for number, status in ((14, "working"), (15, "completed")):
             await _post(client, call("build", number, arguments={}, meta=meta), [*modern[:2], ("mcp-name", "build")])
             tasks.put("task-1", status)
@@ -275,9 +277,10 @@ async def _server(telemetry: Telemetry, redis_url: str, tasks: TaskServer) -> As
     )
     try:
         app = server.streamable_http_app(stateless_http=True, json_response=True)
+        app.add_middleware(_Barring)
 
         async def authenticating(scope: Any, receive: Any, send: Any) -> None:
-            if (b"authorization", b"Bearer verified") in scope["headers"]:
+            if _credential(scope) in (b"Bearer verified", b"Bearer barred"):
                 token = SimpleNamespace(client_id="desk", claims={"email": "ann@example.com"})
                 scope["user"] = SimpleNamespace(is_authenticated=True, access_token=token)
             await app(scope, receive, send)
@@ -289,6 +292,21 @@ async def _server(telemetry: Telemetry, redis_url: str, tasks: TaskServer) -> As
     finally:
         MCPInstrumentor().uninstrument()
         guard.failures.clear()
+
+
+def _credential(scope: Any) -> bytes:
+    return dict(scope["headers"]).get(b"authorization", b"")
+
+
+class _Barring:
+    """Refuses some callers, as an app does that reads its scopes, before anybody reads the request."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        is_barred = scope["type"] == "http" and _credential(scope).startswith(b"Bearer barred")
+        await (respond(send, b"", 403) if is_barred else self._app(scope, receive, send))
 
 
 async def _successor(client: httpx2.AsyncClient) -> str:
