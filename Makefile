@@ -24,11 +24,13 @@ demo-serve: $(STAMP)  ## The same server stays up for a client of your own
 	$(BIN)/python -m examples.demo serve
 
 PYTEST = $(BIN)/python -m pytest
+# One more than two slow cores have: tests of server processes mostly wait.
+WORKERS ?= 3
 # Without byte code each worker, and each server that a test starts, would compile the tests and the package again.
 test: export PYTHONDONTWRITEBYTECODE =
 
 test: $(STAMP)  ## Unit, integration and process tests
-	$(PYTEST) -q -n 3
+	$(PYTEST) -q -n $(WORKERS)
 
 cover: $(STAMP)  ## The same tests, with the share of lines and branches that they reach
 	$(BIN)/coverage erase

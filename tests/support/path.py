@@ -46,9 +46,9 @@ _PACKAGE: Final = Path(otel_mcp.__file__).parent
 _WARM: Final = 20
 _TURNS: Final = 5
 """Calls of which the least counts."""
-_FLUSHED_WITHIN: Final = 10.0
-_INTERVAL: Final = 0.2
-"""Seconds between flushes."""
+_FLUSHED_WITHIN: Final = 60.0
+_INTERVAL: Final = 0.5
+"""Seconds between flushes; more than a call takes, also on a busy machine."""
 _QUIET: Final = 0.1
 """Seconds after the document has changed in which the flush comes to its end."""
 

@@ -52,7 +52,7 @@ def test_a_credential_is_read_from_standard_input(
     assert (caller != "") is has_caller
 
 
-def test_without_a_key_of_its_own_it_hashes_with_that_of_the_replicas(cli: Cli, redis: Any) -> None:
+def test_without_its_own_key_it_hashes_with_that_of_the_replicas(cli: Cli, redis: Any) -> None:
     assert cli("who", ALICE).code == 1
 
     redis.set("otel_mcp:shop:hash-key", "agreed")

@@ -154,7 +154,7 @@ async def test_pages_that_lead_back_to_themselves_are_no_catalogue(runtime: Runt
 
 
 @pytest.mark.parametrize("sse", [False, True])
-async def test_a_list_of_tools_may_be_four_times_as_large_as_other_answers(
+async def test_a_catalogue_may_be_four_times_as_large_as_other_answers(
     runtime: Runtime, telemetry: Telemetry, sse: bool
 ) -> None:
     large = {**ADD, "description": "x" * 1_000_000}
