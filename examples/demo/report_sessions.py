@@ -69,7 +69,7 @@ def session_story(seen: SeenSession, redis_url: str) -> Panel:
     """Return what the command line says of a session."""
     command = ["otel-mcp", "show", seen.session_id]
     program = Path(sys.executable).with_name(command[0])
-    environment = {"OTEL_PYTHON_MCP_REDIS_URL": redis_url, "COLUMNS": "136"}
+    environment = {"OTEL_PYTHON_MCP_REDIS_URL": redis_url, "COLUMNS": "112"}
     done = subprocess.run(
         [program, *command[1:], "-o", "table"], env=environment, capture_output=True, text=True, timeout=30, check=False
     )
