@@ -8,6 +8,7 @@ from typing import Final
 
 from otel_mcp.cli.document import Call, Document
 from otel_mcp.cli.rows import Field, duration, moment, size
+from otel_mcp.model.task import Task
 
 VERDICTS: Final = {"wrong": "yellow", "failed": "red", "cancelled": "dim", "refused": "magenta"}
 """Colors of results."""
@@ -44,15 +45,12 @@ def _exactly(seconds: float) -> str:
 
 def follow_tasks(calls: Iterable[Call], values: Iterable[bytes]) -> None:
     """Note what has become of the tasks that calls have begun, from those of the service as they stand in Redis."""
-    known: dict[str, tuple[str, int]] = {}
-    for value in values:
-        _, began, status, ended, _, _, link, *_ = (*value.decode("utf-8", "replace").split(" "), *[""] * 7)
-        if began.isdecimal() and ended.isdecimal():
-            known[link] = status, int(ended) - int(began) if int(ended) else -1
+    tasks = (Task.read(value.decode("utf-8", "replace")) for value in values)
+    known = {task.link: task for task in tasks if task is not None and task.link}
     for call in calls:
-        if call.task is not None and (found := known.get(f"{call.trace_id}-{call.span_id}")):
-            call.task_status, lasted = found
-            call.task_duration = lasted / 1e6 if lasted >= 0 else None
+        if call.task is not None and (task := known.get(f"{call.trace_id}-{call.span_id}")) is not None:
+            call.task_status = task.status
+            call.task_duration = max(task.ended - task.began, 0.0) if task.ended else None
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from otel_mcp.model.state import SessionState
+from otel_mcp.model.task import Task
 from otel_mcp.model.verdict import find, judge
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_listing import put
@@ -62,9 +63,13 @@ def went_on_as_tasks(redis: Any) -> None:
         for at in (1, 2, 3, 4)
     ]
     tell(redis, "s", begun, outcome="worked", ended=(9, "client_delete"))
-    known = {2: "9 1000000 completed 124200000 1 b {link} build", 3: "9 1000000 working 0 0 - {link} build"}
-    for at, text in {**known, 4: "9 0 failed 5000000 1 - - "}.items():
-        redis.hset("otel_mcp:shop:tasks", f"{at:016x}", text.format(link=f"{at:032x}-{at:016x}"))
+    known = {
+        2: Task(9.0, 1.0, "completed", 124.2, fetched=True, batch="b", tool="build"),
+        3: Task(9.0, 1.0, tool="build"),
+    }
+    for at, task in known.items():
+        redis.hset("otel_mcp:shop:tasks", f"{at:016x}", task._replace(link=f"{at:032x}-{at:016x}").text())
+    redis.hset("otel_mcp:shop:tasks", f"{4:016x}", Task(9.0, status="failed", ended=5.0).text())
     redis.hset("otel_mcp:shop:tasks", "other", "text that is not ours")
 
 
