@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -19,8 +19,9 @@ from otel_mcp.exchange.replies import Answer
 from otel_mcp.exchange.request import MAX_BODY
 from otel_mcp.exchange.response import X_SESSION_ID, Exchanges
 from otel_mcp.guard import report
+from otel_mcp.hashing import OURS
 from otel_mcp.identity.address import PROXY_HEADERS
-from otel_mcp.model.call import SCOPE_KEY, Exchange, Reading, current_call, current_exchange
+from otel_mcp.model.call import MODERN, SCOPE_KEY, Exchange, Reading, current_call, current_exchange
 from otel_mcp.model.outcomes import REFUSALS
 from otel_mcp.semconv import OTHER, TOOL_ERROR
 from otel_mcp.telemetry.census import MIN_STREAM_SECONDS
@@ -28,8 +29,6 @@ from otel_mcp.telemetry.propagation import without_ended_span
 from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.sse import result_size
-
-T = TypeVar("T")
 
 _RESULTS: Final = frozenset({None, TOOL_ERROR})
 """Outcomes that go out as a result; others become errors, whose code only the answer tells."""
@@ -90,7 +89,13 @@ class ExchangeHandler:
         exchange, error, token = self.exchange, None, None
         if exchange.transport_id is not None:
             try:
-                self._scope = await self._exchanges.session_ids.claim(exchange, self._scope)
+                owners, wire_id = self._exchanges.session_ids.owners, exchange.wire_session_id or OURS
+                is_plain = self._exchanges.resolver.hashes.ready and (exchange.protocol_version or "") < MODERN
+                if is_plain and owners.get(exchange.path) and not wire_id.startswith(OURS):
+                    owners.move_to_end(exchange.path)
+                    exchange.owns_sessions = True  # An id of the server's own.
+                else:
+                    self._scope = await self._exchanges.session_ids.claim(exchange, self._scope)
             except Exception as failure:
                 report("request", failure)
         if otel_context.get_current() is not self._outside:
@@ -184,15 +189,11 @@ class ExchangeHandler:
             report("send", failure)
 
     def _begin_known(self, message: Message) -> Message | None:
-        """Begin an answer as most are: a plain 200 of a session that is known, to a message that an SDK reads.
-
-        Returns the message to send; ``None`` = it is not as plain as that, and not begun.
-        """
+        """Begin an answer if it is a plain 200 of a known session, to what an SDK reads; ``None`` = not begun."""
         exchange, call = self.exchange, self.exchange.sdk_call
         headers: Any = message.get("headers")
-        if (call is None and exchange.unparsed_body is None) or exchange.status is not None:
-            return None
-        if message["status"] != 200 or type(headers) is not list:
+        is_first = exchange.status is None and not (call is None and exchange.unparsed_body is None)
+        if not is_first or message["status"] != 200 or type(headers) is not list:
             return None
         if b"content-encoding" in (present := wire_headers.by_name(cast("list[Any]", headers))):
             return None
@@ -206,9 +207,8 @@ class ExchangeHandler:
             session, exchange.reading = call.session, Reading.SIZE
         elif content_type.startswith(b"text/event-stream"):
             # It opens a stream before it tells what will be answered on it.
-            if exchange.unparsed_body is None or b'"initialize"' in exchange.unparsed_body:
-                return None
-            if (session := self._exchanges.resolver.known(exchange)) is None:
+            body, session = exchange.unparsed_body, self._exchanges.resolver.known(exchange)
+            if body is None or session is None or b'"initialize"' in body:
                 return None
             exchange.session, exchange.reading = session, Reading.QUIET_STREAM
             self._exchanges.inflight.census.streams[exchange] = perf_counter()
@@ -249,11 +249,10 @@ class ExchangeHandler:
             # It has brought nothing yet but perhaps the result whose outcome the SDK's seam has seen.
             if not body:
                 return
-            if call is not None and call.handler_outcome is not None and not call.running:
-                size = result_size(body, call.id)
-                if size is not None:
-                    self._exchanges.inflight.finish(call, call.handler_outcome, size)
-                    return
+            size = None if call is None or call.running else result_size(body, call.id)
+            if size is not None and call is not None and call.handler_outcome is not None:
+                self._exchanges.inflight.finish(call, call.handler_outcome, size)
+                return
             exchange.reading = Reading.STREAM
             self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
         self._answer.feed(body, more=more)
@@ -286,7 +285,7 @@ class ExchangeHandler:
             # Until its calls are recorded, an exchange keeps only what that takes: their spans have been made.
             exchange.ambient, exchange.headers = None, exchange.headers if exchange.tenant_of else _NOTHING
 
-    async def _as_outside(self, server: Callable[..., Awaitable[T]], *message: Message) -> T:
+    async def _as_outside(self, server: Callable[..., Awaitable[Any]], *message: Message) -> Any:
         """Wait for the server in the context that it called us in.
 
         A server may schedule callbacks meanwhile, which keep the context that they are scheduled in: in that of a

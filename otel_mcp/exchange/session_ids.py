@@ -48,7 +48,7 @@ class SessionIds:
         self._recorder = recorder
         self._inflight = inflight
         self._sessions = sessions
-        self._paths: Paths[bool] = Paths()
+        self.owners: Paths[bool] = Paths()
         self._late: dict[int, tuple[SessionDelta, asyncio.TimerHandle | loops.Timer]] = {}
         self._gone: OrderedDict[tuple[str, str | None], None] = OrderedDict()
         """Ids of sessions that have been closed, and by which user."""
@@ -61,8 +61,8 @@ class SessionIds:
             owns: the server gives out ids.
             named: the client had named an id, so that the answer says less: many servers repeat what they are sent.
         """
-        if not named or self._paths.use(exchange.path) is None:
-            self._paths.learn(exchange.path, owns)
+        if not named or self.owners.use(exchange.path) is None:
+            self.owners.learn(exchange.path, owns)
 
     async def claim(self, exchange: Exchange, scope: Scope) -> Scope:
         """Find out whose the id is that a request names; returns the scope for the app."""
@@ -70,14 +70,14 @@ class SessionIds:
             await self._resolver.prepare(exchange)
             hashes = self._hashes
             # Also one that another replica seems to have made, with another key: the server has given out neither.
-            if hashes.is_ours(wire_id) or (hashes.is_shaped(wire_id) and not self._paths.use(exchange.path)):
+            if hashes.is_ours(wire_id) or (hashes.is_shaped(wire_id) and not self.owners.use(exchange.path)):
                 exchange.owns_sessions = False
                 # As the app would have got it had we not given the client an id.
                 exchange.scope = scope = wire_headers.without(scope, wire_headers.SESSION_ID)
         elif (exchange.protocol_version or "") < MODERN:  # It has no transport sessions: an id there says nothing.
-            exchange.owns_sessions = self._paths.get(exchange.path)
+            exchange.owns_sessions = self.owners.get(exchange.path)
             if exchange.owns_sessions is not None:
-                self._paths.move_to_end(exchange.path)
+                self.owners.move_to_end(exchange.path)
             if not self._hashes.ready:
                 await self._resolver.prepare(exchange)
         return scope

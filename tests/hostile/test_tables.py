@@ -174,7 +174,7 @@ async def test_made_up_paths_do_not_evict_paths_in_use(runtime: Runtime, monkeyp
         await post(app, initialize(), path=f"/made-up/{number}")
         await post(app, call(), legacy_headers("own"), path="/mcp")
 
-    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["_paths"]
+    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["owners"]
     assert paths.get("/mcp") is True
     assert len(paths) == 10
     await post(app, initialize(), path="/" + "x" * 1000)
@@ -199,7 +199,7 @@ async def test_an_echoing_server_gives_out_no_ids(runtime: Runtime) -> None:
     await post(app, call(), legacy_headers("made-up"))
     await post(app, initialize(), [("mcp-session-id", "made-up")])
 
-    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["_paths"]
+    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["owners"]
     assert paths.get("/mcp") is False
 
 
@@ -213,5 +213,5 @@ async def test_one_odd_handshake_does_not_make_a_stateful_server_stateless(runti
     await post(watched, initialize())
     await post(watched, initialize(), [("mcp-session-id", "made-up")])
 
-    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["_paths"]
+    paths: Paths[bool] = vars(runtime.exchanges.session_ids)["owners"]
     assert paths.get("/mcp") is True

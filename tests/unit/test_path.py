@@ -17,11 +17,11 @@ from tests.support import path
 PATH = {
     ("2026-07-28", "off"): (36, 16),
     ("2026-07-28", "on"): (45, 18),
-    ("2025-11-25", "off"): (42, 18),
-    ("2025-11-25", "on"): (51, 20),
+    ("2025-11-25", "off"): (41, 17),
+    ("2025-11-25", "on"): (50, 19),
 }
 """Functions and files, at most, by revision and HTTP span."""
-UNTIL_FLUSHED = {"2026-07-28": (84, 29), "2025-11-25": (87, 31)}
+UNTIL_FLUSHED = {"2026-07-28": (84, 29), "2025-11-25": (86, 30)}
 """The same with drain and flush to Redis, without the HTTP span."""
 
 
