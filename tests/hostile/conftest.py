@@ -10,6 +10,7 @@ from tests.unit.conftest import (
     quick_entry_points,
     runtime,
     telemetry,
+    time_to_end,
     valkey,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "quick_entry_points",
     "runtime",
     "telemetry",
+    "time_to_end",
     "valkey",
 ]

@@ -9,4 +9,5 @@ from tests.unit.conftest import (  # noqa: F401
     quick_entry_points,
     runtime,
     telemetry,
+    time_to_end,
 )

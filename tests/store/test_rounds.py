@@ -12,6 +12,7 @@ import pytest
 
 from otel_mcp.model.delta import CallRecord, SessionDelta
 from otel_mcp.store.base import ProducerId, SessionStore
+from otel_mcp.store.redis import client
 from tests.store.test_contract import loaded, store
 from tests.store.test_interruptions import Replicas
 from tests.support.stores import call, delta, facts, flush
@@ -56,7 +57,10 @@ async def test_rounds_become_one_call_in_any_order_of_their_flushes(
     assert sum(seconds for answer in answers for _, seconds in answer.waits) == pytest.approx(19.5)
 
 
-async def test_rounds_that_are_written_at_once_become_one_call_each(backend: Any) -> None:
+async def test_rounds_that_are_written_at_once_become_one_call_each(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TIMEOUT", 20.0)  # Sixty connections begin at once.
     replicas, at = Replicas(backend), float(int(time.time())) - 90
     whole = [rounds_of(100 * number + 1, at) for number in range(20)]
     waits: list[tuple[str, float]] = []

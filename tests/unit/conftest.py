@@ -13,6 +13,7 @@ from importlib import metadata
 import pytest
 
 from otel_mcp import current, guard, settings
+from otel_mcp import runtime as runtime_module
 from otel_mcp.runtime import Runtime
 from otel_mcp.sessions import lookups, worker
 from tests.support.asgi import PATIENCE
@@ -33,6 +34,12 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(current, "_uninstrumented", False)
     monkeypatch.setattr(current, "_options", {})
     monkeypatch.setattr(current, "_failed", False)
+
+
+@pytest.fixture(autouse=True)
+def time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may need longer than a server that ends waits for its store and exporters."""
+    monkeypatch.setattr(runtime_module, "_FLUSH_SECONDS", 60.0)
 
 
 @lru_cache
