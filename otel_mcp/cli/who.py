@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from otel_mcp.cli.rows import Field, Format, write
 from otel_mcp.cli.store import CALLER_DIGITS, Connection, configured, run
-from otel_mcp.cli.terminal import Code, Failure, Terminal
+from otel_mcp.cli.terminal import Code, Failure, Terminal, say
 from otel_mcp.hashing import KeyedHashes
-from otel_mcp.identity.principal import as_user, audited, principal
+from otel_mcp.identity.principal import CREDENTIALS, as_user, audited, principal
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.redis.codec import Keys
 
@@ -54,16 +54,30 @@ def who(
     name, hashes = service or settings.service_name, KeyedHashes()
     hashes.learn(settings.hash_key.encode() if settings.hash_key else run(_agreed(redis_url, name), settings))
     if subject == _STDIN:
-        subject = sys.stdin.readline().rstrip("\r\n")
-        known = [("credential", principal(None, {b"authorization": subject.encode("utf-8")}, hashes))]
+        credential = _read_credential()
+        known = [("credential", principal(None, {b"authorization": credential}, hashes))] if credential else []
     else:
         known = [(way, as_user(*names, hashes=hashes)) for way, names in _ways(subject, issuer, client_id)]
-    if not subject:
+    if not subject or not known:
         raise Failure(Code.USAGE, "no name was given")
     found = [
         Identity(way, audited(hashes, name, one.digest), one.user and one.user[:CALLER_DIGITS]) for way, one in known
     ]
     write(terminal, found, FIELDS, form, "caller", headers=headers, service=name)
+
+
+def _read_credential() -> bytes:
+    """Read the value of a header from standard input: bytes, as they come over the wire; the name may stand before."""
+    line = sys.stdin.buffer.readline().strip()
+    name, sign, value = line.partition(b":")
+    if sign and name.strip().lower() in CREDENTIALS:
+        line = value.strip()
+    if line and b" " not in line:
+        say(
+            "there is no scheme: these are the hashes of a whole value without one, as of x-api-key. "
+            "For a token in Authorization write: Bearer TOKEN"
+        )
+    return line
 
 
 def _ways(subject: str, issuer: str | None, client_id: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:

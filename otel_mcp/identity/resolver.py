@@ -30,6 +30,8 @@ class Resolver:
         self._hides_ids = settings.session_id == "hashed"
         self._own_probes = frozenset(map(str.lower, settings.probe_clients))
         self.hashes = KeyedHashes()
+        if (key := sessions.shared_key).is_agreed:
+            self.hashes.learn(key.secret)
         self.registry = Registry(settings, rejected, time.time)
         self.reconciler = Reconciler(settings, self.registry, sessions, self.hashes)
         self._claims = Claims(settings, self.hashes)

@@ -128,10 +128,12 @@ class Audit:
                 return
             headers, names, tools = exchange.headers, self._metrics.clients, self._metrics.catalogues.tools
             agent, tool = wire_headers.text(headers, b"user-agent"), wire_headers.text(headers, wire_headers.NAME)
+            provider = self._provider if self._provider is not None else _logs.get_logger_provider()
+            service = self._service if self._logger is not None else self._name(provider)
             known: dict[str, Any] = {
                 semconv.HTTP_RESPONSE_STATUS_CODE: status,
                 semconv.CLIENT_NAME: names.bounded(agent.partition("/")[0], proven=False) if agent else None,
-                **(self._caller(exchange, self._service) if status == _FORBIDDEN and self._keys.ready else {}),
+                **(self._caller(exchange, service) if status == _FORBIDDEN and self._keys.ready else {}),
             }
             if tool is not None and headers.get(wire_headers.METHOD) == b"tools/call":
                 known[semconv.GEN_AI_TOOL_NAME] = tools.bounded(tool, proven=False)
@@ -145,7 +147,7 @@ class Audit:
                 event_name=semconv.EVENT_REQUEST_REFUSED,
                 attributes={attribute: value for attribute, value in known.items() if value is not None},
             )
-            (self._logger or self._make_logger(self._provider)).emit(made)
+            (self._logger or self._make_logger(provider)).emit(made)
 
     def _attributes(self, call: Call, stored: CallRecord | None) -> dict[str, Any]:
         outcome, (name, version) = call.outcome, client_of(call)
@@ -208,7 +210,7 @@ class Audit:
             )
         return self._logger
 
-    def _make_logger(self, provider: LoggerProvider | None) -> Logger:
+    def _make_logger(self, provider: LoggerProvider) -> Logger:
         return _logs.get_logger(semconv.SCOPE, __version__, logger_provider=provider, schema_url=semconv.SCHEMA_URL)
 
     def _name(self, provider: LoggerProvider) -> str:

@@ -17,7 +17,16 @@ from pydantic_core import from_json, to_json
 from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames, remember
 from otel_mcp.model.call import Call
-from otel_mcp.wire.catalogue import Definition, Listing, Page, digest_of, fingerprint, parse_page, unread_page
+from otel_mcp.wire.catalogue import (
+    MOST_TOOLS,
+    Definition,
+    Listing,
+    Page,
+    digest_of,
+    fingerprint,
+    parse_page,
+    unread_page,
+)
 from otel_mcp.wire.jsonrpc import field_of, listed_names
 
 logger = logging.getLogger("otel_mcp")
@@ -36,8 +45,7 @@ _MAX_NOTED: Final = 1000
 _LATELY: Final = 3600.0
 """Seconds: a catalogue that was not listed for so long while others were is one of the past."""
 _NEWS: Final = 10
-"""New catalogues an hour; a server that lists another one each time has no more news than that."""
-
+"""New catalogues an hour, and changes that are reported; a server that lists another one each time has no more news."""
 
 _TAKEN: Final = (
     ("claude-code", 50_000),
@@ -84,11 +92,17 @@ class Catalogues:
         """Pages of listings that take several, by who got them and by their cursors."""
         self._shared: OrderedDict[str | None, Page | None] = OrderedDict()
         """The page of each cursor where all got the same; ``None`` where they did not."""
+        self._whole: OrderedDict[tuple[tuple[bytes, int], ...], Catalogue] = OrderedDict()
+        """Catalogues, by digests and sizes of their pages."""
         self._known: OrderedDict[bytes, tuple[Catalogue, float]] = OrderedDict()
         """The catalogues, with when each was listed last."""
         self._noted: OrderedDict[bytes, float] = OrderedDict()
         """When the other processes have learned of a catalogue, or will."""
-        self._news: list[float] = []
+        self._met: list[float] = []
+        """When catalogues were new here, within the hour."""
+        self._reported: list[float] = []
+        """When changes were reported, within the hour."""
+        self._warned = -_LATELY
         self.waiting: OrderedDict[bytes, Catalogue] = OrderedDict()
         """Of these other processes have still to learn."""
         self.wake: Callable[[], None] = lambda: None
@@ -154,12 +168,21 @@ class Catalogues:
             pages = self._chain(owner) if page.next_cursor is None else []
         if not pages:
             return None
-        tools = [tool for part in pages for tool in part.tools or ()]
-        self._meet(Catalogue(digest_of(tools), sum(part.size for part in pages), {tool.name: tool for tool in tools}))
+        if sum(len(part.tools or ()) for part in pages) <= MOST_TOOLS:
+            self._meet(self._put_together(pages))
         return sum(part.size for part in pages)
 
+    def _put_together(self, pages: list[Page]) -> Catalogue:
+        key = tuple((part.digest, part.size) for part in pages)
+        if (whole := self._whole.get(key)) is None:
+            tools = [tool for part in pages for tool in part.tools or ()]
+            digest = pages[0].digest if len(pages) == 1 else digest_of(tools)
+            whole = Catalogue(digest, sum(part.size for part in pages), {tool.name: tool for tool in tools})
+        remember(self._whole, key, whole, _MAX_CATALOGUES)
+        return whole
+
     def _chain(self, owner: str) -> list[Page]:
-        """Put the pages of a listing together; another client's stands for one that another replica has answered."""
+        """Collect the pages of a listing; another client's stands for one that another replica has answered."""
         pages: list[Page] = []
         cursor: str | None = None
         while len(pages) < _MAX_PAGES:
@@ -181,20 +204,31 @@ class Catalogues:
                 del self._known[digest]
         if self._noted.get(met.digest, -_LATELY) > now - _LATELY:
             return
-        if met.digest not in self._noted:
-            self._news = [at for at in self._news if at > now - _LATELY]
-            if len(self._news) >= _NEWS:
-                return
-            self._news.append(now)
-            if len(self._news) == _NEWS:
-                logger.warning(
-                    "otel_mcp: the tools were listed in %d different ways within an hour: clients cannot keep such a "
-                    "catalogue in their caches; further changes are not reported for a while",
-                    _NEWS,
-                )
+        if met.digest not in self._noted and not self._is_within(self._met):
+            return
         remember(self._noted, met.digest, now, _MAX_PAGES)
         remember(self.waiting, met.digest, met, _MAX_CATALOGUES)
         self.wake()
+
+    def may_report(self) -> bool:
+        """Look whether one more change may be reported now, and count it."""
+        return self._is_within(self._reported)
+
+    def _is_within(self, times: list[float]) -> bool:
+        """Add the present to times of the last hour; false = there are `_NEWS` of them, of which one warning tells."""
+        now = self._clock()
+        times[:] = [at for at in times if at > now - _LATELY]
+        if len(times) < _NEWS:
+            times.append(now)
+            return True
+        if self._warned <= now - _LATELY:
+            self._warned = now
+            logger.warning(
+                "otel_mcp: the tools were listed in more than %d different ways within an hour: further changes are "
+                "not reported for a while. Clients cannot keep a catalogue in their caches that always changes",
+                _NEWS,
+            )
+        return False
 
     def summaries(self) -> list[tuple[str, str]]:
         """Return what the other processes have still to learn: keyed digests, and what is to be known of each."""

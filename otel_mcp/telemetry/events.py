@@ -95,7 +95,7 @@ class SessionReporter:
     def met(self, digest: str, summary: str, others: list[str]) -> None:
         with _GUARD:
             self._metrics.catalogues.noted(digest)
-            if (attributes := change(summary, others)) is not None:
+            if (attributes := change(summary, others)) is not None and self._metrics.catalogues.may_report():
                 self._emit(semconv.EVENT_CATALOGUE_CHANGED, time.time(), attributes)
 
     def tasks_seen(self, most: int) -> list[TaskNews]:

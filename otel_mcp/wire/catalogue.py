@@ -16,6 +16,8 @@ from otel_mcp.wire.jsonrpc import text
 
 LONGEST_NAME: Final = 128
 """Characters that are kept of the name of a tool."""
+MOST_TOOLS: Final = 5000
+"""That are read of a catalogue; a server with the most tools that is known lists some hundreds."""
 OWN_LIMIT: Final = "anthropic/maxResultSizeChars"
 """Key in the ``_meta`` of a tool: the characters of a result that Claude Code passes on whole."""
 
@@ -26,6 +28,10 @@ _LONGEST_TAIL: Final = 256
 """Bytes. Around the result stands what differs between two answers that say the same, in some order."""
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _decode: Final = json.JSONDecoder(strict=False).raw_decode
+
+
+class _TooMany(Exception):
+    """There are more than `MOST_TOOLS`."""
 
 
 class Definition(NamedTuple):
@@ -43,7 +49,7 @@ class Page(NamedTuple):
     """One answer, which may be a part of the catalogue."""
 
     tools: tuple[Definition, ...] | None
-    """``None`` = not read, since it is too large."""
+    """``None`` = not read, since it is too large or has too many."""
     size: int
     """Bytes of the definitions; of the whole answer where that was not read."""
     next_cursor: str | None
@@ -73,6 +79,8 @@ def parse_page(data: bytes | bytearray) -> Page | None:
         if found is None or found.get("tools") is None:
             return None
         tools, cursor = tuple(found["tools"]), found.get("nextCursor")
+    except _TooMany:
+        return unread_page(len(data))
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     # An empty one is no further page: the clients of the SDKs stop there.
@@ -81,7 +89,7 @@ def parse_page(data: bytes | bytearray) -> Page | None:
 
 
 def unread_page(size: int) -> Page:
-    """Make the page that an answer too large to be read stands for."""
+    """Make the page of an answer that is too large to be read, in bytes."""
     return Page(None, size, None, b"")
 
 
@@ -114,8 +122,11 @@ def _result(data: str, at: int) -> tuple[dict[str, Any], int]:
 
 def _tools(data: str, at: int) -> tuple[list[Definition], int]:
     tools: list[Definition] = []
-    at = _past(data, at, "[")
+    at, left = _past(data, at, "["), MOST_TOOLS
     while data[at] != "]":
+        left -= 1
+        if left < 0:
+            raise _TooMany
         value, end = _decode(data, at)
         if isinstance(value, dict):
             tools.append(_definition(cast("dict[str, Any]", value), data[at:end]))

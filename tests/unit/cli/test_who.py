@@ -37,19 +37,45 @@ def test_each_way_to_know_a_person_has_the_hash_of_its_requests(cli: Cli, claims
     assert [tuple(row[:2]) for row in rows] == expected
 
 
+JWT = jwt({"iss": "i", "sub": ALICE}).encode()
+
+
 @pytest.mark.parametrize(
-    ("header", "has_caller"), [("Bearer opaque", False), (f"Bearer {jwt({'iss': 'i', 'sub': ALICE})}", True)]
+    ("written", "header", "noted"),
+    [
+        (b"Bearer opaque", b"Bearer opaque", False),
+        (b"Bearer " + JWT, b"Bearer " + JWT, False),
+        (b"Authorization: Bearer opaque\r", b"Bearer opaque", False),
+        (b"Bearer \xe9", b"Bearer \xe9", False),
+        (b"x-api-key: k:1", b"k:1", True),
+        (JWT, JWT, True),
+    ],
+    ids=["opaque", "jwt", "with its name", "no utf-8", "key", "no scheme"],
 )
 def test_a_credential_is_read_from_standard_input(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, header: str, has_caller: bool
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, written: bytes, header: bytes, noted: bool
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{header}\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(written + b"\n"), "utf-8"))
 
-    (found,) = json.loads(cli("who", "-", "-o", "json", OTEL_PYTHON_MCP_HASH_KEY="the key").out)["callers"]
+    ran = cli("who", "-", "-o", "json", OTEL_PYTHON_MCP_HASH_KEY="the key")
 
-    pseudo_id, caller = on_record(keys(b"the key"), headers={b"authorization": header.encode()})
+    (found,) = json.loads(ran.out)["callers"]
+    pseudo_id, caller = on_record(keys(b"the key"), headers={b"authorization": header})
     assert (found["enduser_pseudo_id"], found["caller"] or "") == (pseudo_id, caller)
-    assert (caller != "") is has_caller
+    assert (caller != "") is header.startswith(b"Bearer ey")
+    assert ("no scheme" in ran.err) is noted
+
+
+def test_names_with_letters_of_any_language_have_the_hash_of_requests(cli: Cli) -> None:
+    name, hashes = "jörg 王 🎈", keys(b"the key")
+
+    rows = cli("who", name, "--issuer", ISSUER, OTEL_PYTHON_MCP_HASH_KEY="the key").rows
+
+    token = bearer(jwt({"iss": ISSUER, "sub": name}))
+    assert [tuple(row[:2]) for row in rows] == [
+        on_record(hashes, SimpleUser(name)),
+        on_record(hashes, headers=token),
+    ]
 
 
 def test_without_its_own_key_it_hashes_with_that_of_the_replicas(cli: Cli, redis: Any) -> None:
@@ -66,5 +92,8 @@ def test_hashes_differ_from_service_to_service(cli: Cli) -> None:
     assert of[0] != of[1]
 
 
-def test_nobody_has_no_hash(cli: Cli) -> None:
-    assert cli("who", "", OTEL_PYTHON_MCP_HASH_KEY="k").code == 2
+@pytest.mark.parametrize("name", ["", "-"])
+def test_nobody_has_no_hash(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+
+    assert cli("who", name, OTEL_PYTHON_MCP_HASH_KEY="k").code == 2

@@ -534,6 +534,24 @@ async def test_what_authentication_refuses_unread_is_on_record(audited: Runtime,
     assert (len(records(telemetry)), dropped(telemetry)) == (1, {})
 
 
+async def test_a_refused_caller_has_one_hash_before_and_after_others_call(telemetry: Telemetry) -> None:
+    logs, exporter = LoggerProvider(Resource({"service.name": "in code"})), IN_MEMORY_LOGS()
+    logs.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    settings = load(audit="events", hash_key="shared")
+    runtime = Runtime(settings, telemetry.tracer_provider, telemetry.meter_provider, logs)
+    app = MCPMiddleware(Doorkeeper(Server()), runtime)
+
+    for caller in ("Bearer bob", ANN[0][1], "Bearer bob"):
+        await post(app, modern("add"), [*MODERN_HEADERS, ("authorization", caller)])
+        runtime.recorder.drain()
+    runtime.disable()
+
+    found = [data.log_record.attributes or {} for data in exporter.get_finished_logs()]
+    hashes = runtime.resolver.hashes
+    bob = hashes.digest("audit", "in code", hashes.digest("user", "name", "bob"))
+    assert [each["enduser.pseudo.id"] == bob for each in found] == [True, False, True]
+
+
 async def test_a_flood_of_refused_requests_leaves_room_for_records_of_calls(
     audited: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -254,7 +254,62 @@ async def test_a_catalogue_that_always_changes_is_news_ten_times_an_hour(
     await runtime.shut_down()
 
     assert changes() == [{"changed": ("add",)}] * 9
-    assert len([line for line in logs() if "in 10 different ways" in line]) == 1
+    assert len([line for line in logs() if "in more than 10 different ways" in line]) == 1
+
+
+async def test_catalogues_of_very_many_users_are_news_ten_times_an_hour(
+    make_runtime: MakeRuntime,
+    changes: Callable[[], list[Message]],
+    logs: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime, clock = make_runtime(), Clock()
+    monkeypatch.setattr(runtime.metrics.catalogues, "_clock", lambda: clock.now)
+    server = Lister()
+    app = MCPMiddleware(server, runtime)
+    reported: list[int] = []
+
+    for _ in range(5):
+        before = len(changes())
+        for user in range(40):
+            clock.now += 90
+            server.tools = [{**ADD, "description": f"For user {user}."}]
+            await listing(app)
+            if user % 10 == 9:
+                await runtime.shut_down()
+        reported.append(len(changes()) - before)
+
+    assert reported == [9, 10, 10, 10, 10]
+    assert len([line for line in logs() if "in more than 10 different ways" in line]) == 4
+
+
+async def test_pages_of_too_many_tools_together_are_only_measured(runtime: Runtime, telemetry: Telemetry) -> None:
+    halves = [[{"name": f"tool-{half}-{number}"} for number in range(2600)] for half in range(2)]
+    pages: dict[str | None, Message] = {None: {"tools": halves[0], "nextCursor": "2"}, "2": {"tools": halves[1]}}
+    app = MCPMiddleware(Lister(pages=pages), runtime)
+
+    for cursor in (None, "2"):
+        await listing(app, cursor)
+
+    assert telemetry.points(SIZE) == [(CLIENT, (1, bytes_of(*halves[0], *halves[1])))]
+    assert telemetry.points("otel_mcp.catalogue.tools") == []
+
+
+async def test_what_was_listed_before_is_not_digested_again(
+    runtime: Runtime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: dict[str | None, Message] = {None: {"tools": [ADD], "nextCursor": "2"}, "2": {"tools": [SUB]}}
+    for server in (Lister(ADD, SUB), Lister(pages=pages)):
+        app = MCPMiddleware(server, runtime)
+        for again in (False, True):
+            with monkeypatch.context() as patch:
+                if again:
+                    patch.delattr("otel_mcp.telemetry.catalogue.digest_of")
+                for cursor in pages if server.pages else (None,):
+                    await listing(app, cursor)
+                runtime.recorder.drain()
+
+    assert telemetry.points(SIZE) == [(CLIENT, (4, 4 * bytes_of(ADD, SUB)))]
 
 
 async def test_very_many_answers_that_differ_are_only_measured(runtime: Runtime, telemetry: Telemetry) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_mcp.wire.catalogue import Page, fingerprint, parse_page
+from otel_mcp.wire.catalogue import MOST_TOOLS, Page, fingerprint, parse_page, unread_page
 from tests.support.answers import result
 
 JSON = st.recursive(
@@ -64,6 +64,14 @@ def test_what_is_no_listing_is_none(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b'{"result":{"tools":[{}', b'{"result":{"tools":[' + b"[" * 100_000, b'{"result":3}'])
 def test_what_is_broken_off_is_no_listing(data: bytes) -> None:
     assert parse_page(data) is None
+
+
+@pytest.mark.parametrize("member", [{}, 0])
+def test_a_list_of_very_many_tools_is_not_read(member: object) -> None:
+    written = json.dumps(answer(*[member] * (MOST_TOOLS + 1))).encode()
+
+    assert parse_page(written) == unread_page(len(written))
+    assert page_of(answer(*[member] * MOST_TOOLS)).tools is not None
 
 
 def test_the_digest_is_of_names_and_meaning_in_any_order() -> None:
