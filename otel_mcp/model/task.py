@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from otel_mcp.semconv import OTHER
-
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
@@ -18,17 +16,15 @@ if TYPE_CHECKING:
 
 FINAL: Final[frozenset[TaskStatus]] = frozenset({"completed", "failed", "cancelled"})
 """Statuses after which a task changes no more."""
-UNFOLLOWED: Final = OTHER
-"""Stands for the status of a task for which there was no room."""
 MOST: Final = 2_000
 """Tasks of a service that are followed at a time: each process reads them all with each of its sweeps."""
 OVER: Final = 600.0
-"""Seconds for which a task is known that is finished and fetched: its beginning may be sent again."""
+"""Seconds for which a task is known that is finished and fetched, or that no call has begun yet: its beginning may
+still come, or come again."""
 LONGEST: Final = 7 * 86_400.0
 """Seconds for which a task is followed at most."""
 _ENDLESS, _LATE = 86_400.0, 60.0
-"""Seconds for which a task is followed that its server keeps for good; and that are given to what comes late, or
-before the call that begins the task."""
+"""Seconds for which a task is followed that its server keeps for good; and that are given to what comes late."""
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +88,8 @@ class Task(NamedTuple):
     link: str = ""
     tool: str = ""
     former: tuple[str, str, str] | None = None
-    """Batch, tool and status of the task whose id it has taken, where that was still followed."""
+    """Batch, tool and status of the task whose id or place it has taken, where that was still followed: it is reported
+    with these news, however often they are sent."""
 
     @property
     def is_over(self) -> bool:
@@ -145,8 +142,8 @@ class Followed(NamedTuple):
     """What the store answers to news of tasks."""
 
     ends: Sequence[TaskEnd]
-    links: Sequence[str]
-    """For each of the news: which call has begun the task, where that is known."""
+    links: Sequence[str | None]
+    """For each of the news: which call has begun the task, where that is known; ``None`` = they are not stored."""
 
 
 @dataclass(slots=True)
@@ -164,5 +161,5 @@ class TaskCensus:
 def until_of(news: TaskNews) -> float:
     """Return until when a task is followed of which these are the first news."""
     if news.began is None:
-        return news.at + _LATE
+        return news.at + OVER
     return news.began + min(news.ttl or _ENDLESS, LONGEST) + _LATE

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from pydantic_core import to_json
 
 from otel_mcp.model.delta import OpenCall
-from otel_mcp.store.base import ABANDONED, ProducerId, SessionStore
+from otel_mcp.store.base import ABANDONED, Change, ProducerId, SessionStore
 
 KNOWN: Final = 86_400.0
 """Seconds that a catalogue which nobody lists is not news again."""
@@ -57,10 +57,9 @@ async def put(
         entries = sorted(_entries(held.items()), reverse=True)
         others = [entry for entry in entries if entry.name != name]
         stay = {entry.name for entry in others[: most - 1] if aged is None or entry.at > now - aged}
-        changes: dict[str, tuple[str | None, str | None]] = {
-            other: (former, None) for other, former in held.items() if other not in stay and other != name
-        }
-        changes[name] = held.get(name), None if text is None else f"{now * 1e6:.0f} {text}"
+        gone = [other for other in held if other not in stay and other != name]
+        changes = {other: Change(held[other], None) for other in gone}
+        changes[name] = Change(held.get(name), None if text is None else f"{now * 1e6:.0f} {text}")
         if name not in await store.swap(table, changes, most, kept):
             break
     return entries

@@ -7,18 +7,23 @@ beginning where they come later. What is not answered is sent again, with the sa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from random import randrange
 from typing import Final
 
-from otel_mcp.model.task import LONGEST, MOST, OVER, UNFOLLOWED, Followed, Task, TaskCensus, TaskEnd, TaskNews, until_of
+from otel_mcp.model.task import FINAL, LONGEST, MOST, OVER, Followed, Task, TaskCensus, TaskEnd, TaskNews, until_of
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
-from otel_mcp.store.base import ProducerId, SessionStore
+from otel_mcp.store.base import Change, ProducerId, SessionStore
 
 _BATCH: Final = 100
 """News at a time."""
+_TURN: Final = 5
+"""Batches before other things are written."""
 _TRIES: Final = 10
 """Times that news are added, where others change the same tasks."""
+_RECENT: Final = 60.0
+"""Seconds in which news are sent again, as a rule, whose answer was lost."""
 _TABLE: Final = "tasks"
 
 
@@ -31,18 +36,17 @@ class TaskTable:
     async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
         """Take what messages have shown of tasks, in the time of the store; `batch` names these news."""
         names = dict.fromkeys(each.key for each in news)
-        made_room: list[TaskEnd] = []
-        for attempt in range(_TRIES):
+        attempt = 0
+        while True:
             # Only where not all can be changed it has to be known whether there is room.
             held = await self._store.entries(_TABLE, None if attempt else list(names))
-            tasks = _Batch(batch, held, room=MOST - len(held) if attempt else MOST)
+            tasks = _Batch(batch, names, held, room=MOST - len(held) if attempt else MOST)
             links = [tasks.take(each) for each in news]
-            missed = await self._swap(held, tasks.tasks)
-            made_room += [end for name, end in tasks.made_room.items() if end is not None and name not in missed]
-            if not missed:
-                return Followed([*made_room, *tasks.ends], links)
-        lost = [TaskEnd(each.tool, UNFOLLOWED, None) for each in news if each.began is not None]
-        return Followed([*made_room, *lost], [""] * len(news))  # Something else has the table.
+            missed, attempt = await self._swap(held, tasks.tasks, tasks.places), attempt + 1
+            if missed.isdisjoint(names) or attempt == _TRIES:  # The latter where something else has the table.
+                ends = [end for name in names if name not in missed for end in tasks.ends(name)]
+                pairs = zip(news, links, strict=True)
+                return Followed(ends, [None if each.key in missed else link for each, link in pairs])
 
     async def count(self, batch: str) -> TaskCensus:
         """Count the tasks that have not ended, and claim those whose time is over; `batch` names this count."""
@@ -61,75 +65,82 @@ class TaskTable:
                 of, began = (task.tool, task.status), task.began - self._store.ahead
                 census.active[of] = census.active.get(of, 0) + 1
                 census.oldest[task.tool] = min(census.oldest.get(task.tool, began), began)
-        missed = await self._swap(held, changed)
+        missed = await self._swap(held, changed, {})
         census.ends += [end for name, end in claimed.items() if name not in missed]
         return census
 
-    async def _swap(self, held: dict[str, str], tasks: dict[str, Task | None]) -> set[str]:
+    async def _swap(
+        self, held: Mapping[str, str], tasks: Mapping[str, Task | None], places: Mapping[str, tuple[str, str]]
+    ) -> set[str]:
         """Write tasks that have changed, those that go first; return the names of those that others have changed."""
         texts = {name: None if task is None else task.text() for name, task in tasks.items()}
-        changes = {name: (held.get(name), text) for name, text in texts.items() if text != held.get(name)}
-        ordered = sorted(changes.items(), key=lambda change: change[1][1] is not None)
+        new = {name: text for name, text in texts.items() if text != held.get(name)}
+        changes = {name: Change(held.get(name), text, places.get(name)) for name, text in new.items()}
+        ordered = sorted(changes.items(), key=lambda change: change[1].new is not None)
         return await self._store.swap(_TABLE, dict(ordered), MOST, LONGEST) if changes else set()
 
 
 class _Batch:
     """Tasks as a batch of news leaves them, and what is to be reported of them."""
 
-    def __init__(self, name: str, held: dict[str, str], *, room: int) -> None:
+    def __init__(self, name: str, own: Collection[str], held: Mapping[str, str], *, room: int) -> None:
         self._name = name
+        self._own = own
+        self._held = held
         self._room = room
         self.tasks: dict[str, Task | None] = {key: Task.read(text) for key, text in held.items()}
-        self.ends: list[TaskEnd] = []
-        self.made_room: dict[str, TaskEnd | None] = {}
-        """Tasks that others have taken the place of, with what is to be reported of each."""
-        self._ended: set[str] = set()
-        """Tasks whose end is reported."""
-        self._spare: list[tuple[TaskEnd, str]] | None = None
-        """Tasks that may make room, the one that ended first at the end; ``None`` = not looked for."""
+        self.places: dict[str, tuple[str, str]] = {}
+        """Names and texts of tasks that go, by the names of those that take their places."""
+        self._spare: list[tuple[bool, float, str]] | None = None
+        """Tasks that may make room, the best first: is it followed, its end, its name; ``None`` = not looked for."""
 
-    def take(self, news: TaskNews) -> str:
-        """Add one of the news; return the call that has begun the task, where that is known."""
+    def take(self, news: TaskNews) -> str | None:
+        """Add one of the news; return the call that has begun the task, where that is known; ``None`` = no room."""
         task, key = self.tasks.get(news.key), news.key
         is_other = task is not None and news.began is not None and task.began not in (0.0, news.began)
         if task is None or is_other:  # The latter of a server that counts from 1 after each start.
             if task is None and not self._has_room(news):
-                if news.began is not None:
-                    self.ends.append(TaskEnd(news.tool, UNFOLLOWED, None))
-                return ""
-            self._room -= task is None
-            followed = task is not None and not task.is_over
-            task = Task(until_of(news), former=(self._name, task.tool, task.status) if task and followed else None)
-            self._ended.discard(key)
+                return None if news.began is not None else ""
+            former = self.tasks[self.places[key][0]] if key in self.places else task
+            if former is not None and (former.is_over or not former.began):
+                former = None
+            task = Task(until_of(news), former=None if former is None else (self._name, former.tool, former.status))
         task = task.with_news(news)
-        if news.began is not None and task.former is not None and task.former[0] == self._name:
-            self.ends.append(TaskEnd(*task.former[1:], None))
-        if task.began and task.ended and not task.closed and task.batch in ("", self._name):
+        if task.began and task.ended and not task.closed and not task.batch:
             task = task._replace(batch=self._name)
-            if key not in self._ended:
-                self.ends.append(TaskEnd(task.tool, task.status, max(task.ended - task.began, 0.0)))
-                self._ended.add(key)
         self.tasks[key] = task._replace(until=min(task.until, news.at + OVER)) if task.is_over else task
         return task.link
 
-    def _has_room(self, news: TaskNews) -> bool:
-        """Forget what is over, once; what begins takes the place of what has ended longest ago."""
-        if self._room <= 0 and self._spare is None:
-            known = [(key, task) for key, task in self.tasks.items() if task is not None and task.batch != self._name]
-            for key, task in known:
-                if task.is_over or (not task.began and task.until <= news.at):
-                    self._remove(key, None)
-            known = [(key, task) for key, task in known if task.batch and not task.is_over]
-            known.sort(key=lambda spare: spare[1].ended, reverse=True)
-            self._spare = [(TaskEnd(task.tool, task.status, None), key) for key, task in known]
-        if self._room <= 0 and news.began is not None and self._spare:
-            end, key = self._spare.pop()
-            self._remove(key, end)
-        return self._room > 0
+    def ends(self, key: str) -> Iterator[TaskEnd]:
+        """Return what is to be reported of a task: that it has taken the place of another one, and its end."""
+        if (task := self.tasks.get(key)) is None:
+            return
+        if task.former is not None and task.former[0] == self._name:
+            yield TaskEnd(*task.former[1:], None)
+        if task.batch == self._name:
+            yield TaskEnd(task.tool, task.status, max(task.ended - task.began, 0.0))
 
-    def _remove(self, key: str, end: TaskEnd | None) -> None:
-        self.tasks[key], self.made_room[key] = None, end
-        self._room += 1
+    def _has_room(self, news: TaskNews) -> bool:
+        """Forget what is over, once; what begins or ends takes the place of what is not begun, or ended long ago."""
+        if self._room <= 0 and self._spare is None:
+            self._spare = []
+            for key, task in [item for item in self.tasks.items() if item[0] not in self._own]:
+                followed = task is not None and task.began > 0 and not task.is_over
+                if task is None or (not followed and task.until <= news.at + OVER - _RECENT):
+                    self.tasks[key] = None
+                    self._room += 1
+                elif task.batch or not followed:
+                    self._spare.append((followed, task.ended, key))
+            self._spare.sort()
+        if self._room > 0:
+            self._room -= 1
+            return True
+        if not self._spare or (news.began is None and news.status not in FINAL):
+            return False
+        # One of the first, since other processes look for room at the same time.
+        *_, other = self._spare.pop(randrange(len(self._spare) // 8 + 1))
+        self.places[news.key] = other, self._held[other]
+        return True
 
 
 class Tasks:
@@ -152,9 +163,10 @@ class Tasks:
         """Send nothing any more, since the process ends."""
         self.due, self._sent = False, ()
 
-    async def follow(self) -> None:
-        """Send what waits, and report what has ended."""
-        while self.due and not self._health.is_away:
+    async def follow(self, batches: float = _TURN) -> None:
+        """Send what waits, in so many batches at most, and report what has ended."""
+        while batches > 0 and self.due and not self._health.is_away:
+            batches -= 1
             if not self._sent:
                 self.due = False
                 if not (news := self._events.tasks_seen(_BATCH)):

@@ -264,7 +264,7 @@ class Worker:
         if self._listed:
             await self._meet()
         if self._flusher.tasks.due and self._shared_key.is_agreed:
-            await self._flusher.tasks.follow()
+            await self._flusher.tasks.follow(inf)
         await self._flusher.endings.conclude(everything=True)
         if self._flusher.callers.waiting:
             await self._flusher.callers.count()

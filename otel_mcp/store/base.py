@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
 from otel_mcp.model.interruption import Interruption, Refusal, Return
@@ -53,6 +53,15 @@ class StoreDown(Exception):
         super().__init__(reason)
         self.reason = reason
         self.denied = denied
+
+
+class Change(NamedTuple):
+    """A change of one entry of a small table, made where that is still what it was; ``None`` = not there."""
+
+    former: str | None
+    new: str | None
+    place: tuple[str, str] | None = None
+    """Name and text of another entry, which goes for it: both are changed or neither."""
 
 
 class SessionStore(Protocol):
@@ -124,10 +133,8 @@ class SessionStore(Protocol):
         """Return the entries of a small table of the service: these, where they are there, or all."""
         ...
 
-    async def swap(
-        self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
-    ) -> set[str]:
-        """Change entries of a table that are still what they were: from one text to another, `None` = not there.
+    async def swap(self, table: str, changes: Mapping[str, Change], most: int, kept: float) -> set[str]:
+        """Change entries of a table that are still what they were.
 
         Args:
             table: its name.

@@ -16,7 +16,7 @@ from otel_mcp.model.delta import EndedSession, Flush, Known, SessionDelta, Sessi
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import GRACE
+from otel_mcp.store.base import GRACE, Change
 from otel_mcp.store.memory_record import Alone, CutSessions, Record, Visits, first_activity
 
 
@@ -233,16 +233,16 @@ class MemoryStore(CutSessions, Alone):
         held = self._tables.get(table, {})
         return dict(held) if names is None else {name: held[name] for name in names if name in held}
 
-    async def swap(
-        self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
-    ) -> set[str]:
+    async def swap(self, table: str, changes: Mapping[str, Change], most: int, kept: float) -> set[str]:
         held, missed = self._tables.setdefault(table, {}), set[str]()
-        for name, (former, new) in changes.items():
-            if held.get(name) != former or (former is None and len(held) >= most):
+        for name, (former, new, place) in changes.items():
+            other, text = place or ("", None)
+            is_full = former is None and place is None and len(held) >= most
+            if held.get(name) != former or held.get(other) != text or is_full:
                 missed.add(name)
-            elif new is None:
-                held.pop(name, None)
-            else:
+                continue
+            held.pop(name if new is None else other, None)
+            if new is not None:
                 held[name] = new
         return missed
 

@@ -159,17 +159,18 @@ class Tasks:
 
     def followed(self, answer: Followed) -> None:
         """Take what the store has answered to what was taken last."""
+        for end in answer.ends:
+            self._report(end)
         with self._lock:
             taken, self._taken = self._taken, []
             for news, link in zip(taken, answer.links, strict=False):
                 if link:  # Else its beginning is still to come, and may be lost with what the store has.
                     remember(self._known, news.key, _state(news), _MOST)
         for news, link in zip(taken, answer.links, strict=False):
-            if link and news.key not in self._calls:
-                trace_id, _, span_id = link.partition("-")
-                self._keep(news.key, SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True))
-        for end in answer.ends:
-            self._report(end)
+            if link is None:
+                self._lose(news)
+            elif link and news.key not in self._calls:
+                self._keep(news.key, _context(link))
 
     def abandon(self) -> None:
         """Count what is not known to be in the store as lost."""
@@ -216,6 +217,15 @@ class Tasks:
 
 def _news(task: TaskSeen, at: float) -> TaskNews:
     return TaskNews(task.id, at, task.status, task.updated, task.ttl, task.fetched)
+
+
+def _context(link: str) -> SpanContext | None:
+    """Read the link to a call; ``None`` where something else has been written."""
+    trace_id, _, span_id = link.partition("-")
+    try:
+        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True)
+    except ValueError:
+        return None
 
 
 def _state(news: TaskNews) -> object:

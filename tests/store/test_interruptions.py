@@ -3,61 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
-import fakeredis
 import pytest
 
 from otel_mcp.model.interruption import Interruption, Refusal
 from otel_mcp.model.state import EndReason
 from otel_mcp.sessions.tables import gone, leave
 from otel_mcp.store.base import ProducerId, SessionStore
-from otel_mcp.store.memory import MemoryStore
 from otel_mcp.store.redis import interruptions
-from otel_mcp.store.redis.client import Client
-from otel_mcp.store.redis.store import RedisStore
-from tests.support.stores import Server, delta, facts, flush, settings
+from tests.store.conftest import Replicas
+from tests.support.stores import delta, facts, flush
 
 pytestmark = pytest.mark.anyio
-
-
-class Replicas:
-    """Processes of one service that share a store; in memory there is but one."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self._memory = MemoryStore(settings())
-        self._fake = fakeredis.FakeServer()
-        self._made: list[SessionStore] = []
-        self.shared = backend != "memory"
-        if isinstance(backend, Server):
-            backend.client().flushall()
-
-    def store(self, started: float, service: str = "svc") -> tuple[SessionStore, ProducerId]:
-        process = ProducerId()
-        process.started_at = started
-        if self._backend == "memory":
-            return self._memory, process
-        options = {"service_name": service}
-        if isinstance(self._backend, Server):
-            made = RedisStore(settings(self._backend.url, **options), process)
-        else:
-            client = lambda: cast(Client, fakeredis.FakeAsyncRedis(server=self._fake))  # noqa: E731
-            made = RedisStore(settings(**options), process, client=client)
-        self._made.append(made)
-        return made, process
-
-    async def close(self) -> None:
-        for store in self._made:
-            await store.aclose()
-
-
-@pytest.fixture
-async def replicas(backend: Any) -> AsyncIterator[Replicas]:
-    made = Replicas(backend)
-    yield made
-    await made.close()
 
 
 @pytest.fixture

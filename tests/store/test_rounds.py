@@ -13,8 +13,8 @@ import pytest
 from otel_mcp.model.delta import CallRecord, SessionDelta
 from otel_mcp.store.base import ProducerId, SessionStore
 from otel_mcp.store.redis import client
+from tests.store.conftest import Replicas
 from tests.store.test_contract import loaded, store
-from tests.store.test_interruptions import Replicas
 from tests.support.stores import call, delta, facts, flush
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from otel_mcp.sessions import health
 from otel_mcp.sessions.flusher import BATCH
 from otel_mcp.sessions.health import PATIENCE
 from otel_mcp.sessions.service import Sessions
-from otel_mcp.store.base import StoreDown
+from otel_mcp.store.base import Change, StoreDown
 from otel_mcp.store.memory import MemoryStore
 from tests.support.stores import Listener, delta, facts, settings
 from tests.support.waiting import at_once
@@ -41,6 +41,7 @@ class Remote:
         self.memory = MemoryStore(settings())
         self.down: Exception | None = None
         self.loses_answer = False
+        self.ahead = 0.0
         self.answers = asyncio.Event()
         self.answers.set()
         self.asked: list[str] = []
@@ -102,20 +103,14 @@ class Remote:
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         return await (await self._reach("get_or_set_successor")).get_or_set_successor(old_id, candidate, user)
 
-    @property
-    def ahead(self) -> float:
-        return 0.0
-
     async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
         return await (await self._reach(f"read {table}")).entries(table, names)
 
-    async def swap(
-        self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
-    ) -> set[str]:
+    async def swap(self, table: str, changes: Mapping[str, Change], most: int, kept: float) -> set[str]:
         memory = await self._reach(f"change {table}")
         missed = await memory.swap(table, changes, most, kept)
         if table == "in_flight":
-            self.in_flight += [new for _, new in changes.values()]
+            self.in_flight += [change.new for change in changes.values()]
         if self.loses_answer:
             self.loses_answer = False
             raise StoreDown("lost")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -13,21 +12,13 @@ import pytest
 from otel_mcp.model.task import Followed, TaskCensus, TaskEnd, TaskNews
 from otel_mcp.sessions.tasks import TaskTable
 from otel_mcp.wire.tasks import TaskStatus
-from tests.store.test_interruptions import Replicas
-from tests.support.stores import Server
+from tests.store.conftest import Replicas
 
 pytestmark = pytest.mark.anyio
 
 LINK = f"{'ab' * 16}-{'cd' * 8}"
 DAY = 86_400.0
 _COUNTS = itertools.count()
-
-
-@pytest.fixture
-async def replicas(backend: Any) -> AsyncIterator[Replicas]:
-    made = Replicas(backend)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -108,6 +99,15 @@ async def test_an_end_that_comes_before_the_beginning_is_reported_with_that(repl
     assert await one.follow("1:1", [begun("a", now - 3)]) == Followed([TaskEnd("build it", "cancelled", 1.0)], [LINK])
 
 
+async def test_an_end_waits_ten_minutes_for_the_beginning_of_a_replica_cut_off(replicas: Replicas, now: float) -> None:
+    one, two = stores(replicas, now)
+    await two.follow("2:1", [seen("a", now - 590, "completed", fetched=True), seen("b", now - 610, "cancelled")])
+    await count(two)
+
+    assert (await one.follow("1:1", [begun("a", now - 600)])).ends == [TaskEnd("build it", "completed", 10.0)]
+    assert (await one.follow("1:2", [begun("b", now - 620)])).ends == []
+
+
 async def test_what_a_task_reached_first_stands(replicas: Replicas, now: float) -> None:
     one, two = stores(replicas, now)
     await one.follow("1:1", [begun("a", now - 3)])
@@ -166,55 +166,6 @@ async def test_an_id_that_a_server_gives_out_again_is_another_task(replicas: Rep
     assert await active(one) == {("build it", "working"): 1}
 
 
-async def test_beyond_the_bound_only_what_is_over_makes_room(
-    replicas: Replicas, now: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("otel_mcp.sessions.tasks.MOST", 3)
-    one, _ = stores(replicas, now)
-    await one.follow("1:1", [begun(str(number), now - 9) for number in range(3)])
-
-    full = await one.follow("1:2", [begun("3", now - 8), seen("unknown", now, "working"), begun("0", now - 9)])
-    await one.follow("1:3", [seen("0", now, "completed", fetched=True)])
-    taken = await one.follow("1:4", [begun("4", now - 7)])
-
-    assert full == Followed([TaskEnd("build it", "_OTHER", None)], ["", "", LINK])
-    assert (taken.ends, await active(one)) == ([], {("build it", "working"): 3})
-
-
-async def test_what_has_ended_longest_ago_makes_room_for_what_begins(
-    replicas: Replicas, now: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("otel_mcp.sessions.tasks.MOST", 3)
-    one, _ = stores(replicas, now)
-    await one.follow("1:1", [begun(str(number), now - 9) for number in range(3)])
-    await one.follow("1:2", [seen("1", now - 3, "completed"), seen("2", now - 5, "failed")])
-
-    unknown = await one.follow("1:3", [seen("unknown", now, "working")])
-    answer = await one.follow("1:4", [begun(key, now - 2) for key in ("3", "4", "5")])
-
-    assert unknown == Followed([], [""])
-    ends = [TaskEnd("build it", status, None) for status in ("failed", "completed", "_OTHER")]
-    assert answer == Followed(ends, [LINK, LINK, ""])
-    assert await active(one) == {("build it", "working"): 3}
-
-
-async def test_a_full_store_reads_its_tasks_once_in_a_batch(
-    replicas: Replicas, backend: Any, now: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not isinstance(backend, Server):
-        return
-    monkeypatch.setattr("otel_mcp.sessions.tasks.MOST", 10)
-    store, _ = stores(replicas, now)
-    await store.follow("1:1", [begun(str(number), now - 9) for number in range(10)])
-    both = [(seen(f"unknown-{number}", now, "working"), begun(str(number), now - 5)) for number in range(10)]
-    with backend.client() as client:
-        client.config_resetstat()
-        await store.follow("1:2", [news for pair in both for news in pair])
-        statistics: Any = client.info("commandstats")
-
-    assert statistics["cmdstat_hgetall"]["calls"] == 1
-
-
 async def test_a_count_that_is_sent_again_claims_the_same_tasks(replicas: Replicas, now: float) -> None:
     one, two = stores(replicas, now)
     await one.follow("1:1", [begun(key, now - 1000) for key in "ab"])
@@ -261,5 +212,5 @@ async def test_what_is_no_task_of_ours_is_cleared_away(replicas: Replicas, now: 
     assert await link.run(Run("HLEN", ("otel_mcp:svc:tasks",))) == 1
     await link.run(Run("DEL", ("otel_mcp:svc:tasks",)))
     await link.run(Run("SET", ("otel_mcp:svc:tasks",), ("somebody else's",)))
-    lost = Followed([TaskEnd("build it", "_OTHER", None)], [""])
+    lost = Followed([], [None])
     assert (await store.follow("1:2", [begun("a", now)]), await active(store)) == (lost, {})

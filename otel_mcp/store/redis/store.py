@@ -21,7 +21,7 @@ from otel_mcp.model.interruption import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
-from otel_mcp.store.base import VISITS, VISITS_KEPT, ProducerId, StoreDown
+from otel_mcp.store.base import VISITS, VISITS_KEPT, Change, ProducerId, StoreDown
 from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage, put_recent, recent
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
@@ -143,10 +143,9 @@ class RedisStore:
         values: Any = await self._unless_foreign("HMGET", key, *map(_raw, names)) or ()
         return {name: _text(value) for name, value in zip(names, values, strict=False) if value is not None}
 
-    async def swap(
-        self, table: str, changes: Mapping[str, tuple[str | None, str | None]], most: int, kept: float
-    ) -> set[str]:
-        parts = [_raw(part or "") for name, change in changes.items() for part in (name, *change)]
+    async def swap(self, table: str, changes: Mapping[str, Change], most: int, kept: float) -> set[str]:
+        of = ((name, former, new, *(place or ("", ""))) for name, (former, new, place) in changes.items())
+        parts = [_raw(part or "") for change in of for part in change]
         arguments = (most, round(kept * 1000), *parts)
         missed = await self._unless_foreign(codec.SWAP, (self._keys.agreement(table),), *arguments)
         return set(changes) if missed is None else set(map(_text, missed))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 
 import pytest
 
-from otel_mcp.model.task import Followed, TaskCensus, TaskEnd, TaskNews
-from otel_mcp.sessions.tasks import TaskTable
-from otel_mcp.store.base import StoreDown
+from otel_mcp.model.task import Followed, Task, TaskCensus, TaskEnd, TaskNews
+from otel_mcp.sessions.health import StoreHealth
+from otel_mcp.sessions.tasks import Tasks, TaskTable
+from otel_mcp.store.base import ProducerId, StoreDown
 from tests.store.test_service import Remote, remote_sessions, until
 from tests.support.stores import Listener
 
@@ -54,6 +56,38 @@ async def test_news_of_tasks_wait_through_an_outage_and_go_in_batches() -> None:
 
     assert [len(answer.links) for answer in listener.tasks if isinstance(answer, Followed)] == [100, 50]
     assert (await TaskTable(remote.memory).count("count")).active == {("add", "working"): 150}
+
+
+async def test_a_backlog_of_tasks_does_not_hold_up_what_else_is_written() -> None:
+    remote, listener = Remote(), Listener()
+    tasks = Tasks(remote, listener, StoreHealth(listener), ProducerId())
+    listener.task_news = [news for number in range(1000) for news in a_task(number)]
+    tasks.due = True
+
+    await tasks.follow()
+    assert (len(listener.tasks), len(listener.task_news), tasks.due) == (5, 500, True)
+    await tasks.follow(inf)
+    assert (len(listener.tasks), listener.task_news, tasks.due) == (10, [], False)
+
+
+async def test_news_sent_again_keep_their_instants_where_clocks_move() -> None:
+    remote, listener = Remote(), Listener()
+    health = StoreHealth(listener)
+    tasks = Tasks(remote, listener, health, ProducerId())
+    (news,) = listener.task_news = a_task()
+    tasks.due = remote.loses_answer = True
+    remote.ahead = 5.0
+
+    await tasks.follow()
+    assert (listener.tasks, tasks.due) == ([], True)
+    health.answered()
+    remote.ahead = 7.0
+    await tasks.follow()
+
+    assert listener.tasks == [Followed([], ["-"])]
+    (task,) = map(Task.read, (await remote.entries("tasks")).values())
+    assert task is not None
+    assert task.began == news.at + 5.0
 
 
 async def test_what_is_seen_last_is_followed_when_the_process_ends() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.model.task import Followed, TaskEnd
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message
 from tests.support.answers import FAILED, Server
@@ -342,3 +343,21 @@ async def test_a_forked_child_knows_nothing_of_the_tasks_of_its_parent(watched: 
 
     assert ([news.began for news in tasks.take(10)], tasks.active()) == ([None], {})
     assert not watched.telemetry.spans()[-1].links
+
+
+async def test_ends_are_reported_whatever_comes_with_them(watched: Watched) -> None:
+    for number in (1, 2):
+        await watched.ask("tools/call", number)
+    await watched.settle()
+    watched.runtime.metrics.forget()  # As another process.
+    for number in (1, 2):
+        watched.server.put(f"task-{number}", "completed")
+        await watched.ask("tasks/get", 10 + number, taskId=f"task-{number}")
+    watched.runtime.recorder.drain()
+    tasks = watched.runtime.metrics.tasks
+    assert len(tasks.take(10)) == 2
+
+    tasks.followed(Followed([TaskEnd("add", "failed", 2.0)], ["no link of ours", None]))
+
+    assert by_status(watched.telemetry.points(DURATION)) == {("add", "failed"): (1, 2.0)}
+    assert ({"otel_mcp.reason": "tasks"}, 1) in watched.telemetry.points("otel_mcp.store.dropped")
