@@ -206,6 +206,8 @@ def sessions(
             found = await find(reader, query)
         rows.write(terminal, found.documents, FIELDS, form, "session", headers=headers, live=found.live)
         say(found.summary)
+        if not found.documents and not query.scans:
+            say("  ended ones are left out: --all")
         if not found.documents and query.service is None and not reader.is_of_all:
             say(f"  only service {settings.service_name!r} was searched; for all services: --service '*'")
 

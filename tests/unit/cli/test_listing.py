@@ -280,7 +280,10 @@ def test_services_by_environment_by_pattern_and_where_none_is_named(cli: Cli, re
     assert names("--service", "shop*") == {"of-shop", "of-shop-eu"}
     assert names("--service", "*") == {"of-shop", "of-shop-eu", "of-bank"}
     assert names(OTEL_SERVICE_NAME="") == {"of-shop", "of-shop-eu", "of-bank"}
-    assert "--service '*'" in cli("sessions", OTEL_SERVICE_NAME="else").err
+    none = cli("sessions", OTEL_SERVICE_NAME="else").err
+    assert "left out: --all" in none
+    assert "--service '*'" in none
+    assert "--all" not in cli("sessions", "--all", OTEL_SERVICE_NAME="else").err
 
 
 def test_a_prefix_is_part_of_every_key(cli: Cli, redis_url: str) -> None:
