@@ -66,8 +66,9 @@ class Settings(BaseSettings):
     """New sessions a minute in one process; further calls have no session."""
     max_sessions: int = Field(default=10_000, ge=1)
     """Sessions in the memory of one process."""
-    max_tool_calls: int = Field(default=25, ge=1)
-    """Newest tool calls in a document: at least this many, at most twice as many."""
+    max_tool_calls: int = Field(default=25, ge=1, le=500)
+    """Newest tool calls in a document: at least this many, at most twice as many. Up to 500, since each write of a
+    session writes all of them."""
     max_pending_calls: int = Field(default=10_000, ge=1)
     """Calls kept in memory while the store does not answer."""
     flush_interval: Seconds = 1.0

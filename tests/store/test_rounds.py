@@ -141,3 +141,57 @@ async def test_rounds_with_content_are_joined_by_their_last_fields(store: Sessio
     (whole,) = (await loaded(store)).tool_calls
     assert (whole.rounds, whole.arguments, whole.result) == (2, tricky, brings.result)
     assert (whole.tool_name, whole.duration, whole.input_wait) == (asks.tool_name, 0.5, pytest.approx(9.75))
+
+
+async def test_a_flush_of_rounds_that_is_sent_again_is_answered_alike(store: SessionStore, process: ProducerId) -> None:
+    at = float(int(time.time())) - 40
+    asks, brings, last = rounds_of(1, at)
+    sent = flush(process, with_rounds(brings, at=at))
+
+    await store.apply([flush(ProducerId(), with_rounds(asks, at=at))])
+    (answer,) = await store.apply([sent])
+    await store.apply([flush(ProducerId(), with_rounds(last, at=at))])
+    (again,) = await store.apply([sent])
+
+    assert (list(answer.waits), answer.duplicate) == ([("add", pytest.approx(9.75))], False)
+    assert (list(again.waits), again.duplicate, again.total_calls) == (list(answer.waits), True, 1)
+    assert [each.rounds for each in (await loaded(store)).tool_calls] == [3]
+
+
+@pytest.mark.parametrize("is_reported", [False, True])
+async def test_input_for_a_session_that_has_expired_is_a_call_of_the_next(
+    store: SessionStore, process: ProducerId, *, is_reported: bool
+) -> None:
+    now = float(int(time.time()))
+    asks, brings, last = rounds_of(1, now - 4000)
+    brings.started_at, last.started_at = now - 30, now - 20
+    before, after = (
+        replace(with_rounds(*made, at=at), facts=facts(at=at, limit=600.0))
+        for made, at in (((asks,), now - 4000), ((brings, last), now - 30))
+    )
+
+    await store.apply([flush(process, before)])
+    ends = await store.claim_expired(now, 10) if is_reported else []
+    await store.ack_ends(ends)
+    (answer,) = await store.apply([flush(process, after)])
+
+    ends += [answer.expired] if answer.expired is not None else []
+    assert [(end.tool_call_count, [each.rounds for each in end.calls]) for end in ends] == [(1, [1])]
+    assert (answer.created, answer.total_calls, list(answer.waits)) == (True, 1, [("add", pytest.approx(9.75))])
+    state = await loaded(store)
+    assert [(each.request_id, each.rounds, each.answers) for each in state.tool_calls] == [(2, 2, brings.answers)]
+    assert (state.tool_call_count, state.request_count) == (1, 2)
+
+
+async def test_many_rounds_of_one_flush_are_joined(store: SessionStore, process: ProducerId) -> None:
+    at = float(int(time.time())) - 40
+    whole = [rounds_of(100 * number + 1, at) for number in range(20)]
+
+    for made in range(3):
+        (answer,) = await store.apply([flush(process, with_rounds(*(rounds[made] for rounds in whole), at=at))])
+        assert (len(answer.waits), answer.total_calls) == (20 if made else 0, 20)
+
+    state = await loaded(store)
+    assert [(each.request_id, each.rounds) for each in state.tool_calls] == [
+        (rounds[0].request_id, 3) for rounds in whole
+    ]

@@ -119,6 +119,7 @@ BAD = [
     ("MAX_NEW_SESSIONS", "0"),
     ("MAX_SESSIONS", "many"),
     ("MAX_TOOL_CALLS", "0"),
+    ("MAX_TOOL_CALLS", "501"),
     ("FLUSH_INTERVAL", "0"),
     ("FLUSH_CALLS", "1.5"),
     ("SWEEP_INTERVAL", "never"),

@@ -82,13 +82,18 @@ class Keys:
         return self.service + key
 
 
+def text_of(value: bytes | None) -> str | None:
+    """Decode what stands in Redis, whoever has written it."""
+    return None if value is None else value.decode("utf-8", "replace")
+
+
 def agreed_id(value: bytes | None) -> str | None:
     """Return an id that replicas agreed on; ``None`` where something stands there that no replica wrote.
 
     It goes out in a header: who can write to Redis must not write our answers.
     """
-    found = "" if value is None else value.decode("utf-8", "replace")
-    return found if _ID.match(found) else None
+    found = text_of(value)
+    return found if found is not None and _ID.match(found) else None
 
 
 def mark() -> float:
@@ -241,7 +246,8 @@ class Writer:
 
 def written(flush: Flush, joined: Joined | None, reply: list[Any]) -> WriteResult:
     """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
-    session_id, status, total, flags = flush.delta.facts.session_id, reply[0].decode(), reply[1], reply[2].decode()
+    session_id, status, total = flush.delta.facts.session_id, reply[0].decode(), reply[1]
+    flags = reply[2].decode("utf-8", "replace")
     if status == "bound":
         return WriteResult(session_id, owner=flags, total_calls=total)
     duplicate = status == "duplicate"
@@ -256,5 +262,5 @@ def written(flush: Flush, joined: Joined | None, reply: list[Any]) -> WriteResul
         after_end=status in ("late", "lost") or (duplicate and "l" in flags),
         refused={"foreign": "foreign", "lost": "ended"}.get(status),
         back_after=int(reply[4]) / 1e6 if len(reply) > 4 and reply[4] else None,
-        waits=joined.waits if joined is not None and status in ("written", "late") else (),
+        waits=joined.waits if joined is not None and status in ("written", "late", "duplicate") else (),
     )

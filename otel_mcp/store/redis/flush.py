@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, is_ours, out
 from otel_mcp.store.redis.codec import Keys, agreed_id, mark
 from otel_mcp.store.redis.rounds import Joined, join
 
-_AGAIN: Final = ("expired", "clock", "look")
+_AGAIN: Final = ("expired", "clock", "look", "fresh")
 """Values of `WriteResult.retry` with which the same flush can be written at once."""
 _TRIES: Final = 3
 """Times that it is."""
@@ -39,6 +39,9 @@ class FlushWriter:
         self._announced: WeakKeyDictionary[Flush, EndedSession | None] = WeakKeyDictionary()
         """Flushes to send again, since the store returned the end of an earlier session under the id first: that end,
         until an answer has carried it. A flush that the sender gives up is gone from here."""
+        self._joined: WeakKeyDictionary[Flush, Joined] = WeakKeyDictionary()
+        """What has been sent of flushes with rounds: again the same, unless the store refuses that. The answer may have
+        been lost, and with the document as it is then, the waits that are over."""
         self._callers: OrderedDict[str, float] = OrderedDict()
         """Visitors who call tools, and from when on (monotonic seconds) to forget their visits again."""
 
@@ -71,7 +74,8 @@ class FlushWriter:
                 break
             try:
                 some = [flushes[at] for at in again]
-                joined = await self._slow_join(some, is_last=attempt == _TRIES - 1)
+                fresh = {flushes[at] for at in again if answers[at].retry == "fresh"}
+                joined = await self._slow_join(some, fresh, is_last=attempt == _TRIES - 1)
                 found = await self._send(some, joined, again=True)
                 for at, answer in zip(again, found, strict=True):
                     answers[at] = answer
@@ -136,12 +140,19 @@ class FlushWriter:
                 break
         return answers
 
-    async def _slow_join(self, flushes: Sequence[Flush], *, is_last: bool = False) -> dict[Flush, Joined]:
-        """Join rounds with those in their documents; the last time whatever else there may look like one."""
+    async def _slow_join(
+        self, flushes: Sequence[Flush], fresh: Collection[Flush] = (), *, is_last: bool = False
+    ) -> dict[Flush, Joined]:
+        """Join rounds with those in their documents, but not where these are of the session before a `fresh` one.
+
+        The last time whatever else there may look like one.
+        """
         rounds = [flush for flush in flushes if flush.delta.has_rounds]
-        runs = [Run("GET", self._keys.session(flush.delta.facts.session_id)[:1]) for flush in rounds]
-        found = zip(rounds, await self._link.run_all(runs) if runs else (), strict=True)
-        joined = {flush: join(held, flush.delta.calls[-self._writer.cap :]) for flush, held in found}
+        unread = [flush for flush in rounds if flush not in self._joined]
+        runs = [Run("GET", self._keys.session(flush.delta.facts.session_id)[:1]) for flush in unread]
+        for flush, held in zip(unread, await self._link.run_all(runs) if runs else (), strict=True):
+            self._joined[flush] = join(None if flush in fresh else held, flush.delta.calls[-self._writer.cap :])
+        joined = {flush: self._joined[flush] for flush in rounds}
         return {flush: each._replace(absent=()) for flush, each in joined.items()} if is_last else joined
 
     async def _slow_conclude(self, answers: list[WriteResult], results: list[Any]) -> None:
@@ -193,8 +204,9 @@ class FlushWriter:
             ended = replies.ended_session(session_id, reply[3])
             self._announced[flush] = ended
             return WriteResult(session_id, retry="expired", expired=ended)
-        if status == "look":
-            return WriteResult(session_id, retry="look")
+        if status in ("look", "fresh"):
+            self._joined.pop(flush, None)
+            return WriteResult(session_id, retry=status)
         return codec.written(flush, joined, reply)
 
 
@@ -210,7 +222,7 @@ def _failed(session_id: str, error: Exception) -> WriteResult:
 
 def _has_no_session(reply: Any) -> bool:
     """Return whether the refused flush came to a document that is not ours."""
-    return not isinstance(reply, Exception) and (reply[0].decode(), reply[2].decode()) == ("foreign", "")
+    return not isinstance(reply, Exception) and (reply[0], reply[2]) == (b"foreign", b"")
 
 
 def _without_deadline(answers: list[WriteResult], error: Exception) -> None:

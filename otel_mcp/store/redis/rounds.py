@@ -6,8 +6,9 @@ then the sender looks again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -15,6 +16,9 @@ from otel_mcp.model.delta import CallRecord
 from otel_mcp.model.rounds import add_calls
 from otel_mcp.model.state import ToolCall
 from otel_mcp.store import document as text
+
+_MARK: Final = re.compile(r'"(?:answers|waiting)":"[0-9A-Za-z]+"')
+"""In the line of a call, what `_marks` makes."""
 
 
 class Joined(NamedTuple):
@@ -31,12 +35,12 @@ class Joined(NamedTuple):
 
 def join(document: object, calls: Sequence[CallRecord]) -> Joined:
     """Join the newest calls of a session with those in its document, where one answers what the other waits for."""
-    wanted = [f'"{name}":"{key}"' for call in calls for name, key in _marks(call)]
+    wanted = {mark for call in calls for mark in _marks(call)}
     lines = document.decode("utf-8", "replace").split("\n") if isinstance(document, bytes) and wanted else ()
     held: dict[int, str] = {}
     joined: list[CallRecord] = []
     for line in lines:
-        if any(mark in line for mark in wanted) and (known := _read(line := line.removesuffix(","))) is not None:
+        if not wanted.isdisjoint(_MARK.findall(line)) and (known := _read(line := line.removesuffix(","))) is not None:
             joined.append(known)
             held[id(known)] = line
     before = list(joined)
@@ -45,15 +49,15 @@ def join(document: object, calls: Sequence[CallRecord]) -> Joined:
     new = [call for call in joined if id(call) not in held]
     taken = [held[id(call)] for call in before if id(call) not in stay]
     # What stays though it has such a mark, as input that came before it was asked for, is known to be there.
-    left = "".join(held[id(call)] for call in before if id(call) in stay)
-    absent = [mark for call in new for name, key in _marks(call) if (mark := f'"{name}":"{key}"') not in left]
+    left = {mark for call in before if id(call) in stay for mark in _MARK.findall(held[id(call)])}
+    absent = [mark for call in new for mark in _marks(call) if mark not in left]
     return Joined(new, taken, absent, waits)
 
 
-def _marks(call: CallRecord) -> list[tuple[str, str]]:
-    """Return the fields by which the round before a call is known, and the one after it."""
+def _marks(call: CallRecord) -> list[str]:
+    """Return the texts by which the round before a call is known, and the one after it."""
     marks = (("waiting", call.answers), ("answers", call.waiting))
-    return [(name, key) for name, key in marks if key is not None]
+    return [f'"{name}":"{key}"' for name, key in marks if key is not None]
 
 
 def _read(line: str) -> CallRecord | None:

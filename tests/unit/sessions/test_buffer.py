@@ -97,7 +97,7 @@ def test_a_session_keeps_its_newest_calls() -> None:
 
 
 def test_when_memory_runs_out_the_oldest_records_go_and_are_still_counted() -> None:
-    buffer = Buffer(settings(max_pending_calls=100, max_tool_calls=1000))
+    buffer = Buffer(settings(max_pending_calls=100, max_tool_calls=500))
     for number in range(250):
         buffer.add(delta(1, of=facts(f"s{number % 10}"), at=EPOCH + number, first=number))
 

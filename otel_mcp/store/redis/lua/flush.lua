@@ -2,7 +2,7 @@
 -- calls, joined by ",\n". Returns {status, calls in total, flags, report or deadline, microseconds since a cut}:
 --   written, or late: the session had ended; duplicate: seen before. And where nothing is applied:
 --   clock: the sender's differs, and in place of the total stands what time it is here;
---   look: rounds in the document are others than the sender has seen;
+--   look: rounds in the document are others than the sender has seen; fresh: they are of an earlier session;
 --   expired: the end of an earlier session has to be reported first (its report), the next try has `announced`;
 --   foreign: the document is not ours, flags 's' where a session is; lost: late, and nowhere to count it;
 --   bound: to another user, which the flags name, and in place of the report stands its deadline or 0.
@@ -13,16 +13,21 @@
 -- replace, ARGV[4], and has seen none with a text of ARGV[5]; one a line. Returns nil where it has to look again, else
 -- the calls without those lines, and how many these are.
 local function take(calls)
-  local rest, count = ',\n' .. calls .. ',\n', 0
-  for line in string.gmatch(ARGV[4] or '', '[^\n]+') do
-    local from, to = string.find(rest, ',\n' .. line .. ',\n', 1, true)
-    if not from then return nil end
-    rest, count = string.sub(rest, 1, from + 1) .. string.sub(rest, to + 1), count + 1
+  local lines, texts, rest, count = {}, {}, {}, 0
+  for line in string.gmatch(ARGV[4] or '', '[^\n]+') do lines[line] = true end
+  for text in string.gmatch(ARGV[5] or '', '[^\n]+') do texts[text] = true end
+  if not (next(lines) or next(texts)) then return calls, 0 end
+  for line in string.gmatch(calls .. ',', '([^\n]+),') do
+    if lines[line] then lines[line], count = nil, count + 1 else rest[#rest + 1] = line end
   end
-  for text in string.gmatch(ARGV[5] or '', '[^\n]+') do
-    if string.find(rest, text, 1, true) then return nil end
+  if next(lines) then return nil end
+  local left = table.concat(rest, ',\n')
+  for _, name in ipairs({'"answers":"%w+"', '"waiting":"%w+"'}) do
+    for text in string.gmatch(left, name) do
+      if texts[text] then return nil end
+    end
   end
-  return string.sub(rest, 3, -3), count
+  return left, count
 end
 
 local f, now = cjson.decode(ARGV[1]), clock()
@@ -98,6 +103,8 @@ local calls, taken = '', 0
 if d and not fresh then
   calls, taken = take(d.calls)
   if not calls then return {'look', s.n or 0, '', false} end
+elseif fresh and (ARGV[4] or '') ~= '' then
+  return {'fresh', 0, '', false}
 end
 
 local flags, set, unseen = late and 'l' or '', {}, fresh or not s.f
