@@ -12,15 +12,22 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult, ErrorData
 
+from examples.demo.otlp_records import SpanRecord
 from tests.process.conftest import Servers
 from tests.support.documents import Documents
 from tests.support.rounds import ANSWER, Person
 from tests.support.servers import PROMPT, SDK, Launch, Server
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.anyio]
 
 CALLS = 4
 ASKING = Launch(SDK, "asking", "uvicorn rounds_app:app --port={port}", environment=PROMPT)
+
+
+def approvals(*replicas: Server) -> list[SpanRecord]:
+    spans = [span for replica in replicas for span in replica.telemetry.spans()]
+    return [span for span in spans if span.attributes.get("gen_ai.tool.name") == "approve"]
 
 
 async def test_rounds_at_two_replicas_are_one_logical_call(servers: Servers, documents: Documents) -> None:
@@ -36,9 +43,10 @@ async def test_rounds_at_two_replicas_are_one_logical_call(servers: Servers, doc
             await person.call(a=7)  # Nobody answers.
             assert "code" in await person.call("forged", ANSWER)
             await person.call(answers={}, a=8)  # As if it went on with something.
+            # A round ends once it is known what it goes on with, for which a server that stops does not wait.
+            assert wait_until(lambda: len(approvals(one, other)) == person.sent)
         for server in (one, other):
             server.stop()
-        spans = [span for server in (one, other) for span in server.telemetry.spans()]
         brought = [server.telemetry.histogram("otel_mcp.call.input.wait").count for server in (one, other)]
         counted = sum(server.telemetry.total("otel_mcp.tool.calls") for server in (one, other))
 
@@ -50,7 +58,7 @@ async def test_rounds_at_two_replicas_are_one_logical_call(servers: Servers, doc
     assert entries == {(3, False, False): CALLS, (1, True, False): 1, (1, True, True): 1, (1, False, True): 1}
     assert (document.fields["tool_call_count"], document.fields["request_count"]) == (CALLS + 3, person.sent)
     assert (sum(brought), counted) == (2 * CALLS, CALLS + 3)
-    calls = [span for span in spans if span.attributes.get("gen_ai.tool.name") == "approve"]
+    calls = approvals(one, other)
     by_round = {
         number: [each for each in calls if each.attributes.get("otel_mcp.call.round") == number]
         for number in (1, 2, 3, None)
