@@ -226,14 +226,15 @@ def _advice(problems: dict[str, Any]) -> Iterator[Advice]:
             yield Advice(problem, cause or "", change or "", tool, confidence or "", model or "a model")
 
 
-def open_calls(raw: object) -> list[Open]:
-    """Parse the calls that one process has in flight, from a value of the hash ``in_flight``."""
+def open_calls(raw: bytes) -> tuple[float, list[Open]]:
+    """Parse a value of the hash ``in_flight``: Unix seconds of its writing, and the calls that one process has."""
+    at, _, text = raw.partition(b" ")
     try:
-        known = json.loads(raw.partition(b" ")[2]) if isinstance(raw, bytes) else None
+        written, known = int(at) / 1e6, json.loads(text)
     except (ValueError, RecursionError):
-        return []
+        return 0.0, []
     calls = [(_text(each.get("tool_name")), _number(each.get("started_at")), each) for each in map(_dict, _list(known))]
-    return [
+    return written, [
         Open(tool, started, _text(each.get("session_id")), _text(each.get("service_instance_id")))
         for tool, started, each in calls
         if tool is not None and started

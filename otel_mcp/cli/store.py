@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from otel_mcp.cli.document import Document, Open, open_calls, parse
 from otel_mcp.cli.terminal import Code, Failure, say
+from otel_mcp.sessions.tables import IN_FLIGHT_KEPT
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.redis.client import connect, is_foreign, translated
@@ -152,8 +153,10 @@ class Reader:
 
     async def in_flight(self) -> list[Open]:
         """Return the calls that have been in flight for long, oldest first; none without permission."""
-        found = [call for value in await self.values("in_flight") for call in open_calls(value)]
-        return sorted(found, key=lambda call: call.started)
+        found = list(map(open_calls, await self.values("in_flight")))
+        # By the clock of the processes: entries of one that has died stay among those of others.
+        since = max((at for at, _ in found), default=0.0) - IN_FLIGHT_KEPT
+        return sorted((call for at, calls in found if at > since for call in calls), key=lambda call: call.started)
 
     async def values(self, key: str) -> list[bytes]:
         """Return all values of a hash that each service has; none without permission."""

@@ -256,7 +256,7 @@ class Flusher:
         calls = self._events.in_flight()
         if calls or self.shows_calls:
             with self._health.operation("in_flight"):
-                await put_in_flight(self._store, self.producer, calls)
+                await put_in_flight(self._store, self.producer, calls, again=self.shows_calls)
                 self.shows_calls = bool(calls)
 
     async def count(self) -> None:

@@ -16,7 +16,7 @@ KNOWN: Final = 86_400.0
 CATALOGUES: Final = 32
 """Catalogues that are known at most: those that were listed last."""
 IN_FLIGHT_KEPT: Final = 10.0
-"""Seconds that calls in flight stay in the store where their process does not say so again: it may be gone."""
+"""Seconds that calls in flight count where their process does not say so again: it may be gone."""
 _GONE_KEPT: Final = 3600.0
 """Seconds for which it is known of a process that it has ended."""
 _MOST_GONE: Final = 64
@@ -35,7 +35,15 @@ class Entry(NamedTuple):
 
 
 async def put(
-    store: SessionStore, table: str, name: str, text: str | None, *, most: int, kept: float, aged: float | None = None
+    store: SessionStore,
+    table: str,
+    name: str,
+    text: str | None,
+    *,
+    most: int,
+    kept: float,
+    aged: float | None = None,
+    alone: bool = False,
 ) -> list[Entry]:
     """Put an entry into a table as of now, or take it out where `text` is ``None``.
 
@@ -47,13 +55,15 @@ async def put(
         most: how many there are at most; the oldest make room.
         kept: seconds that the table is kept.
         aged: seconds after which an entry is taken out; left out, none is for its age.
+        alone: leave the other entries unread, unless there are too many.
 
     Returns:
-        What was there before, the newest first.
+        What was there before, as far as it was read, the newest first.
     """
     held, entries, now = dict[str, str](), list[Entry](), 0.0
     for _ in range(_TRIES):
-        held, now = await store.entries(table), time.time() + store.ahead
+        held, now = await store.entries(table, (name,) if alone else None), time.time() + store.ahead
+        alone = False
         entries = sorted(_entries(held.items()), reverse=True)
         others = [entry for entry in entries if entry.name != name]
         stay = {entry.name for entry in others[: most - 1] if aged is None or entry.at > now - aged}
@@ -87,11 +97,17 @@ async def meet(store: SessionStore, digest: str, summary: str) -> list[str]:
     return [] if is_known else [entry.text for entry in others[: CATALOGUES - 1]]
 
 
-async def put_in_flight(store: SessionStore, process: ProducerId, calls: Sequence[OpenCall]) -> None:
-    """Note which calls a process has in flight, for others to read in the next seconds; none = no longer any."""
+async def put_in_flight(
+    store: SessionStore, process: ProducerId, calls: Sequence[OpenCall], *, again: bool = False
+) -> None:
+    """Note which calls a process has in flight, for others to read in the next seconds; none = no longer any.
+
+    Entries of processes that are gone are taken out only by one that does so for the first time, not `again`: each of
+    many processes does so each second.
+    """
     known = to_json([call._asdict() for call in calls]).decode() if calls else None
     bounds = {"kept": IN_FLIGHT_KEPT, "aged": IN_FLIGHT_KEPT}
-    await put(store, "in_flight", process.token, known, most=_PROCESSES, **bounds)
+    await put(store, "in_flight", process.token, known, most=_PROCESSES, alone=again, **bounds)
 
 
 async def leave(store: SessionStore, process: ProducerId) -> None:

@@ -110,7 +110,7 @@ async def use(store: RedisStore) -> None:
     await store.ack_ends(await store.claim_held(["abc"], now))
     await store.active()
     await put_in_flight(store, process, [OpenCall("export", now, "abc", "shop-0")])
-    await put_in_flight(store, process, [])
+    await put_in_flight(store, process, [], again=True)
     await store.callers("2026-11-30", ["somebody"])
     for number in range(CATALOGUES + 1):
         await meet(store, str(number), "{}")

@@ -419,7 +419,7 @@ async def test_callers_of_a_day_are_counted_once(store: SessionStore) -> None:
 
 async def test_calls_in_flight_are_taken_and_make_no_session(store: SessionStore, process: ProducerId) -> None:
     await put_in_flight(store, process, [OpenCall("export", 1.0, "abc", "shop-0")])
-    await put_in_flight(store, process, [])
+    await put_in_flight(store, process, [], again=True)
 
     assert (await store.load("abc"), await store.active()) == (None, 0)
 

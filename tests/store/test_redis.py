@@ -60,10 +60,12 @@ async def test_calls_in_flight_stay_until_their_process_withdraws_them_or_dies(
     raw.hset(IN_FLIGHT, "nonsense", "who knows")
     assert 0 < raw.pttl(IN_FLIGHT) <= 10_000
 
+    await put_in_flight(other, another, [OpenCall("query", 3.0, "def", "shop-1")], again=True)
+    assert raw.hlen(IN_FLIGHT) == 4
     await put_in_flight(other, another, [OpenCall("query", 3.0, "def", "shop-1")])
-    held = [open_calls(value) for value in raw.hvals(IN_FLIGHT)]
-    await put_in_flight(store, process, [])
-    left = [open_calls(value) for value in raw.hvals(IN_FLIGHT)]
+    held = [open_calls(value)[1] for value in raw.hvals(IN_FLIGHT)]
+    await put_in_flight(store, process, [], again=True)
+    left = [open_calls(value)[1] for value in raw.hvals(IN_FLIGHT)]
     await put_in_flight(other, another, [])
 
     assert sorted(held) == [
@@ -385,10 +387,26 @@ async def test_a_document_that_was_removed_by_hand_is_written_again(
 
 
 async def test_a_deadline_without_a_session_is_dropped(store: RedisStore, raw: Any) -> None:
-    raw.zadd(DEADLINES, {"gone": 1})
+    raw.zadd(DEADLINES, {"gone": 1, b"\xff\xfe": 2})
 
     assert await store.claim_expired(time.time(), 10) == []
     assert raw.zcard(DEADLINES) == 0
+
+
+@pytest.mark.parametrize("field", ["y", "m", "user_agent", "n"])
+async def test_what_others_write_among_sessions_stops_no_end(
+    store: RedisStore, raw: Any, process: ProducerId, field: str
+) -> None:
+    at = time.time() - 1000
+    await store.apply([flush(process, delta(1, of=facts(name, at, 10.0), at=at)) for name in ("abc", "def")])
+    raw.delete(DOCUMENT)
+    raw.hset(STATS, field, b"\xff\xfe")
+    raw.zadd(DEADLINES, {b"\xff\xfe": time.time() + 20})
+
+    ends = await store.claim_expired(time.time(), 10)
+
+    found = {end.session_id for end in ends}
+    assert found == ({"def"} if field == "n" else {"abc", "def"})
 
 
 # Errors.

@@ -104,7 +104,7 @@ class Remote:
         return await (await self._reach("get_or_set_successor")).get_or_set_successor(old_id, candidate, user)
 
     async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
-        return await (await self._reach(f"read {table}")).entries(table, names)
+        return await (await self._reach(f"read {table}" if names else f"read all {table}")).entries(table, names)
 
     async def swap(self, table: str, changes: Mapping[str, Change], most: int, kept: float) -> set[str]:
         memory = await self._reach(f"change {table}")
@@ -768,6 +768,8 @@ async def test_calls_in_flight_are_written_while_there_are_any_and_withdrawn_onc
     assert '"tool_name":"export"' in (remote.in_flight[-1] or "")
     listener.open = []
     await until(lambda: remote.in_flight[-1] is None)
+
+    assert remote.asked.count("read all in_flight") == 1  # Not each second the table of all processes.
 
     written, swept = len(remote.in_flight), listener.operations["sweep", "ok"]
     await until(lambda: listener.operations["sweep", "ok"] > swept + 2)

@@ -92,8 +92,8 @@ def agreed_id(value: bytes | None) -> str | None:
 
     It goes out in a header: who can write to Redis must not write our answers.
     """
-    found = text_of(value)
-    return found if found is not None and _ID.match(found) else None
+    found = "" if value is None else value.decode("utf-8", "replace")
+    return found if _ID.match(found) else None
 
 
 def mark() -> float:

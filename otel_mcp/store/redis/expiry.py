@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from otel_mcp.model.delta import EndedSession
 from otel_mcp.store.base import ABANDONED, ProducerId, StoreDown
+from otel_mcp.store.document import utf8
 from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage
 from otel_mcp.store.redis.codec import Keys, Writer
@@ -65,7 +66,7 @@ class Sweep:
             now, over, left = await self._link.run(due)
             self._writer.learn_clock(int(now))
             found = [*over, *left]
-            scores = {found[at].decode(): float(found[at + 1]) for at in range(0, len(found), 2)}
+            scores = {found[at]: float(found[at + 1]) for at in range(0, len(found), 2)}
             ended, all_moved = await self._claim(scores, int(now), ahead) if scores else ([], True)
             # Of what has ended otherwise there may be very much.
             if ended or len(scores) < limit or not all_moved or time.monotonic() > until:
@@ -77,7 +78,7 @@ class Sweep:
         bounds = (f"{now:.6f}", f"{now + self._soon:.6f}", "LIMIT", 0, _MOST_KEPT)
         near = await self._link.run(Run("ZRANGEBYSCORE", (self._keys.deadlines,), bounds))
         kept = (round((self._soon + _LATE) * 1000), "GT")
-        await self._link.run_all([Run("PEXPIRE", self._keys.session(each.decode())[:1], kept) for each in near])
+        await self._link.run_all([Run("PEXPIRE", self._keys.session(_id(each))[:1], kept) for each in near])
 
     async def claim_held(self, session_ids: Sequence[str], ahead: float) -> list[EndedSession]:
         """Claim ends that this process holds, once what it has reported is acknowledged."""
@@ -85,33 +86,37 @@ class Sweep:
         if not session_ids:
             return []
         now = self._writer.instant(time.time())
-        return (await self._claim(dict.fromkeys(session_ids, 0.0), now, ahead, held=True))[0]
+        return (await self._claim(dict.fromkeys(map(utf8, session_ids), 0.0), now, ahead, held=True))[0]
 
     async def _claim(
-        self, scores: dict[str, float], now: int, ahead: float, *, held: bool = False
+        self, scores: dict[bytes, float], now: int, ahead: float, *, held: bool = False
     ) -> tuple[list[EndedSession], bool]:
         """Claim ends; return those that are ours to report, and whether none of these sessions is due any longer."""
         by = now + round(ahead * 1_000_000)
         # The claim stands for its time from now on, whatever it was asked for.
         lease = max(now, by) + self._lease
         arguments = (by, self._process.token, lease, self._writer.owner, int(held))
-        runs = [Run(codec.CLAIM, self._keys.session(session_id), arguments) for session_id in scores]
+        runs = [Run(codec.CLAIM, self._keys.session(_id(member)), arguments) for member in scores]
         ended: list[EndedSession] = []
         gone: list[Any] = []
         later: list[Any] = []
-        for (session_id, score), reply in zip(scores.items(), await self._link.run_all(runs), strict=True):
+        for (member, score), reply in zip(scores.items(), await self._link.run_all(runs), strict=True):
             if isinstance(reply, Exception):
                 if is_foreign(reply):
-                    gone += (session_id, score)
-            elif reply[0].decode() == "nothing":
-                gone += (session_id, score)
-            elif reply[0].decode() == "later":
-                later += (int(reply[1]) / 1e6, session_id)
-            elif reply[0].decode() == "claimed":
-                later += (codec.claimed(int(reply[1])), session_id)
+                    gone += (member, score)
+            elif reply[0] == b"later":
+                later += (int(reply[1]) / 1e6, member)
+            elif reply[0] == b"claimed":
+                later += (codec.claimed(int(reply[1])), member)
+            elif reply[0] == b"nothing":
+                gone += (member, score)
             else:
-                later += (codec.claimed(lease), session_id)
-                end = replies.ended_session(session_id, reply[1])
+                try:
+                    end = replies.ended_session(session_id := _id(member), reply[1])
+                except (TypeError, ValueError):  # Of numbers that somebody else has written.
+                    gone += (member, score)
+                    continue
+                later += (codec.claimed(lease), member)
                 known, _ = self._claimed.get(session_id, (end, 0.0))
                 if known.outcome is None:
                     ended.append(known := end)
@@ -159,6 +164,11 @@ class Sweep:
             await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", *begun)))
         for session_id in acknowledged:
             self._claimed.pop(session_id, None)
+
+
+def _id(member: bytes) -> str:
+    """Read a session's id among the deadlines, where somebody else may have written too."""
+    return member.decode("utf-8", "replace")
 
 
 def _within(value: float, bounds: tuple[float, float]) -> float:

@@ -15,7 +15,7 @@ from otel_mcp.model.delta import SessionFacts
 from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage, put_recent, recent
-from otel_mcp.store.redis.codec import AT_END, Keys, Writer, script
+from otel_mcp.store.redis.codec import AT_END, Keys, Writer, script, text_of
 
 _CUT: Final = script("cut")
 _BACK: Final = script("back")
@@ -58,9 +58,9 @@ class Interruptions:
                 continue
             cause, visitor, created, limit, calls, *labels = reply
             facts = _facts(refusal.session_id, created, limit, labels)
-            found.append(Interruption(facts, refusal.at, cause.decode(), int(calls) > 0))
+            found.append(Interruption(facts, refusal.at, cause.decode("utf-8", "replace"), int(calls) > 0))
             if visitor is not None:
-                key = self._keys.agreement(f"cut:{visitor.decode()}")
+                key = self._keys.agreement(f"cut:{text_of(visitor)}")
                 at = self._writer.instant(refusal.at)
                 listed += put_recent(key, refusal.session_id, at, _MOST_CUT, LOST)
         if listed:
@@ -73,14 +73,14 @@ class Interruptions:
         arguments = (self._writer.instant(at), self._writer.owner, f"{zlib.crc32(session_id.encode()):08x}")
         (found,) = await self._all([recent(key, self._writer.instant(time.time()), LOST)])
         for cut in found or ():
-            name = cut.decode()
+            name = cut.decode("utf-8", "replace")
             (reply,) = await self._all([Run(_BACK, self._keys.session(name), arguments)])
             if reply is None:
                 await self._link.run(Run("ZREM", (key,), (cut,)))
             else:  # Stays in the list, since this answer may be lost: the next one who asks takes it out.
                 since, over, user, created, limit, *labels = reply
                 facts = _facts(name, created, limit, labels)
-                facts.principal = None if user is None else user.decode()
+                facts.principal = text_of(user)
                 return Return(facts, int(since) / 1e6, bool(over))
         return None
 
@@ -98,5 +98,5 @@ class Interruptions:
 def _facts(session_id: str, created: bytes, limit: bytes, labels: Sequence[bytes | None]) -> SessionFacts:
     facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6)
     for name, label in zip(AT_END, labels, strict=True):
-        setattr(facts, name, None if label is None else label.decode())
+        setattr(facts, name, text_of(label))
     return facts

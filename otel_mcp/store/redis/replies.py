@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from otel_mcp.model.delta import FACTS, EndedSession, Known, SessionFacts
 from otel_mcp.model.state import ToolCall
-from otel_mcp.store.redis.codec import AT_END, agreed_id
+from otel_mcp.store.redis.codec import AT_END, agreed_id, text_of
 
 _CALLS: Final = TypeAdapter(list[ToolCall])
 
@@ -18,9 +18,9 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """Read the report of an end, as ``session.lua`` collects it."""
     end, created, limit, last, calls, errors, requests, context, visitor, findings, *labels, newest = report
     reason = end.split(b" ")[1].decode()
-    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=visitor and visitor.decode())
+    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=text_of(visitor))
     for name, label in zip(AT_END, labels, strict=True):
-        setattr(facts, name, None if label is None else label.decode())
+        setattr(facts, name, text_of(label))
     return EndedSession(
         facts,
         # An operator asked for it.
@@ -31,7 +31,7 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
         int(requests),
         int(context or 0),
         _calls(newest),
-        (findings or b"").decode().split(),
+        (text_of(findings) or "").split(),
     )
 
 
@@ -47,7 +47,7 @@ def _calls(lines: bytes) -> list[ToolCall]:
 def known(session_id: str, reply: list[Any]) -> Known:
     """Read what ``describe.lua`` answered."""
     exists, ended, successor, bound, opened, *about = reply
-    user = None if bound is None else bound.decode()
+    user = text_of(bound)
     answer = Known(False, bool(ended), agreed_id(successor), principal=user, opened=opened is not None)
     if not exists:
         return answer
@@ -57,7 +57,7 @@ def known(session_id: str, reply: list[Any]) -> Known:
     except ValueError:
         return Known(exists=False, successor=answer.successor)
     answer.facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, principal=user)
-    answer.facts.visitor, answer.facts.lasting = visitor and visitor.decode(), bool(lasting)
+    answer.facts.visitor, answer.facts.lasting = text_of(visitor), bool(lasting)
     for fact in FACTS:
         if isinstance(value := found.get(fact.name), str):
             setattr(answer.facts, fact.name, value)

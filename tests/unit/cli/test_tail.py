@@ -311,6 +311,8 @@ def test_top_shows_the_oldest_calls_in_flight_of_all_replicas_above_all(
     replicas.hang(*(OpenCall(f"query{n}", now - 70, "s2", "shop-1") for n in range(5)), replica=1)
     redis.hset("otel_mcp:shop:in_flight", "odd", b'1 [{"tool_name": 7}, 3, {"started_at": 5.0}]')
     redis.hset("otel_mcp:shop:in_flight", "odder", b"\xff")
+    died = b'%d [{"tool_name": "export", "started_at": 5.0}]' % ((now - 12) * 1e6)
+    redis.hset("otel_mcp:shop:in_flight", "died", died)
 
     recent.open = replicas.run(reader.in_flight)
     replicas.run(reader.aclose)

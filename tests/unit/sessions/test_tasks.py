@@ -158,8 +158,8 @@ async def test_tasks_whose_time_is_over_are_reported_though_the_answer_was_lost(
     remote.loses_answer = True
     sessions.ensure_running()
     await until(lambda: any(isinstance(census, TaskCensus) for census in listener.tasks))
-    asked = remote.asked.count("read tasks")
-    await until(lambda: remote.asked.count("read tasks") > asked)
+    asked = remote.asked.count("read all tasks")
+    await until(lambda: remote.asked.count("read all tasks") > asked)
     await sessions.aclose()
 
     counts = [census for census in listener.tasks if isinstance(census, TaskCensus)]
