@@ -187,15 +187,8 @@ class Worker:
         if health.is_away:
             return max(health.wait, 0.01)
         waits = flusher.frozen or flusher.buffer.pending or flusher.endings.held or flusher.findings.due
-        waits = (
-            waits
-            or interruptions.due < inf
-            or self._listed
-            or health.is_partial
-            or health.is_slow
-            or flusher.shows_calls
-            or flusher.tasks.due
-        )
+        waits = waits or interruptions.due < inf or self._listed or health.is_partial or health.is_slow
+        waits = waits or flusher.shows_calls or flusher.tasks.due
         return self._interval if waits else None
 
     def listed(self) -> None:
