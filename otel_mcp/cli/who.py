@@ -51,6 +51,10 @@ def who(
         Failure: there is no hash key, or no name.
     """
     settings = load(redis_url=redis_url)
+    if not settings.hash_key and not settings.redis_url:
+        raise Failure(
+            Code.USAGE, "there is no hash key", f"set {PREFIX}HASH_KEY or {PREFIX}REDIS_URL to the server's value"
+        )
     name, hashes = service or settings.service_name, KeyedHashes()
     hashes.learn(settings.hash_key.encode() if settings.hash_key else run(_agreed(redis_url, name), settings))
     if subject == _STDIN:

@@ -92,6 +92,13 @@ def test_hashes_differ_from_service_to_service(cli: Cli) -> None:
     assert of[0] != of[1]
 
 
+def test_without_any_key_it_names_both_ways_to_one(cli: Cli) -> None:
+    refused = cli("who", ALICE, OTEL_PYTHON_MCP_REDIS_URL="")
+
+    assert refused.code == 2
+    assert "HASH_KEY or OTEL_PYTHON_MCP_REDIS_URL" in refused.err
+
+
 @pytest.mark.parametrize("name", ["", "-"])
 def test_nobody_has_no_hash(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
