@@ -5,7 +5,7 @@ a Redis and default settings, but for a shorter flush interval. `sys.setprofile`
 every call in every thread; what counts are distinct code objects of the package (a
 lambda and a generator expression are some of their own) and the distinct files that
 hold them. The server is warm: calls of the same client were drained and flushed
-before. A figure is the least of a few calls, since a timer may fall into any of them.
+before. What counts ran in each of a few calls, since a timer may fall into any of them.
 It runs in a process of its own, because what is instrumented stays so.
 """
 
@@ -45,7 +45,7 @@ from otel_mcp import MCPInstrumentor
 _PACKAGE: Final = Path(otel_mcp.__file__).parent
 _WARM: Final = 20
 _TURNS: Final = 5
-"""Calls of which the least counts."""
+"""Calls, each of which runs what counts."""
 _FLUSHED_WITHIN: Final = 60.0
 _INTERVAL: Final = 0.5
 """Seconds between flushes; more than a call takes, also on a busy machine."""
@@ -137,6 +137,10 @@ async def _flushed(client: Any, before: list[str]) -> None:
     await asyncio.sleep(_QUIET)
 
 
+def _in_each(turns: list[Ran]) -> Ran:
+    return Ran(tuple(sorted(set.intersection(*(set(ran.names) for ran in turns)))))
+
+
 async def _call(app: ASGIApp, request: Request, number: int) -> None:
     exchange, _ = await call(app, request, number)
     assert exchange.status == 200, b"".join(exchange.chunks)
@@ -147,7 +151,8 @@ async def _count(profiler: _Profiler, app: ASGIApp, request: Request, client: An
     for number in range(_WARM):
         await _call(app, request, number)
     await _flushed(client, before)
-    paths: list[CallPath] = []
+    requests_ran: list[Ran] = []
+    until_flushed: list[Ran] = []
     for number in range(_WARM, _WARM + _TURNS):
         before = await _documents(client)
         with profiler.on():
@@ -156,11 +161,9 @@ async def _count(profiler: _Profiler, app: ASGIApp, request: Request, client: An
         with profiler.on():
             await _flushed(client, before)
         after = profiler.take()
-        paths.append(CallPath(request_ran, Ran(tuple(sorted({*request_ran.names, *after.names})))))
-    return CallPath(
-        min((path.request for path in paths), key=lambda ran: ran.functions),
-        min((path.until_flushed for path in paths), key=lambda ran: ran.functions),
-    )
+        requests_ran.append(request_ran)
+        until_flushed.append(Ran((*request_ran.names, *after.names)))
+    return CallPath(_in_each(requests_ran), _in_each(until_flushed))
 
 
 async def _main(http_span: str, redis_url: str) -> Paths:
