@@ -172,11 +172,6 @@ class Document:
         """Whether the document lacks older calls."""
         return self.call_count > len(self.calls)
 
-    @property
-    def last_tool(self) -> str | None:
-        """The tool of the newest call."""
-        return self.calls[-1].tool if self.calls else None
-
 
 def parse(raw: object) -> Document | None:
     """Parse the session in a value of Redis; ``None`` if it has no session id."""

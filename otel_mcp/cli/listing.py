@@ -62,7 +62,9 @@ IDLE: Final = Field[Document](
     "IDLE", lambda each: _since(each.last_activity), show=lambda each: age(_since(each.last_activity)), leaves=2
 )
 WRONG, FAILED = _tally("wrong", "yellow"), _tally("failed", "red")
-LAST_TOOL: Final = Field[Document]("LAST TOOL", lambda each: each.last_tool, "last_tool", least=9, leaves=3)
+LAST_TOOL: Final = Field[Document](
+    "LAST TOOL", lambda each: each.calls[-1].tool if each.calls else None, "last_tool", least=9, leaves=3
+)
 OUTCOME: Final = Field[Document](
     "OUTCOME",
     lambda each: each.outcome,

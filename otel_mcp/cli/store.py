@@ -17,7 +17,7 @@ from otel_mcp.cli.terminal import Code, Failure, say
 from otel_mcp.sessions.tables import IN_FLIGHT_KEPT
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.redis.client import connect, is_foreign, translated
+from otel_mcp.store.redis.client import connect, is_foreign, run_all, translated
 from otel_mcp.store.redis.codec import Keys
 
 T = TypeVar("T")
@@ -65,12 +65,7 @@ class Connection:
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run all commands in one round trip to each node; errors stand in place of results."""
         with translated():
-            if self.is_cluster:
-                return await self.client.run_all(commands)
-            pipeline = self.client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
+            return await run_all(self.client, commands)
 
     async def run_all(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run all commands; errors stand in place of results only for keys that hold others' data."""
