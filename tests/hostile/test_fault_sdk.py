@@ -169,4 +169,4 @@ def test_the_server_ends_even_when_the_store_swallows_its_cancellation() -> None
     ended = threading.Event()
     threading.Thread(target=lambda: (asyncio.run(server()), ended.set()), daemon=True).start()
 
-    assert ended.wait(20)
+    assert ended.wait(60)

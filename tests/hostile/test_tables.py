@@ -47,7 +47,7 @@ class Sse:
 
 @asynccontextmanager
 async def stream_of(server: Sse, app: MCPMiddleware, who: tuple[str, str]) -> AsyncGenerator[None]:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(get, app, [who], "/sse")
             await server.opened.wait()

@@ -18,9 +18,9 @@ from tests.matrix.environments import python_of
 from tests.support.servers import end_group
 
 APPS: Final = Path(__file__).parent / "apps"
-_READY_WITHIN: Final = 60.0
+_READY_WITHIN: Final = 120.0
 """Seconds; a busy machine imports slowly."""
-STOP_WITHIN: Final = 15.0
+STOP_WITHIN: Final = 60.0
 
 
 class ServerFailed(Exception):

@@ -29,7 +29,7 @@ _LASTS: Final = 1.0
 _CALLS: Final = ({"seconds": _LASTS}, {"seconds": _LASTS, "fail": True}, {"seconds": 60.0})
 """Arguments; the last one is cancelled."""
 _ENDS: Final = {"completed": 1, "failed": 1, "cancelled": 1}
-_WITHIN: Final = 20.0
+_WITHIN: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Client:
     def __init__(self, urls: list[str], revision: str) -> None:
         self._urls = urls if revision == MODERN else urls[:1]
         self._revision = revision
-        self._http = httpx2.Client(trust_env=False, timeout=30)
+        self._http = httpx2.Client(trust_env=False, timeout=60)
         self._own = {"accept": "application/json, text/event-stream"}
         self._number = 0
 

@@ -23,7 +23,7 @@ _IDS: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{
 _KEPT: Final = ("content-type", "content-encoding", "mcp-session-id", "www-authenticate")
 _MINTED: Final = "om1."
 """Begins every id that the package gives to a client."""
-_PATIENCE: Final = 30
+_PATIENCE: Final = 60
 
 
 @dataclass(frozen=True)

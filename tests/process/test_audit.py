@@ -54,7 +54,7 @@ class Crowd:
 
     async def call(self, times: int) -> None:
         turns = islice(self._turns, times)
-        async with httpx2.AsyncClient(trust_env=False, timeout=30) as client, anyio.create_task_group() as tasks:
+        async with httpx2.AsyncClient(trust_env=False, timeout=60) as client, anyio.create_task_group() as tasks:
             for _ in range(SIDE_BY_SIDE):
                 tasks.start_soon(self._call, client, turns)
 

@@ -47,7 +47,7 @@ def _stored(documents: Documents, service: str) -> dict[str | None, int]:
 async def _ask(url: str, org: str | None, tool: str, **arguments: Any) -> str:
     """Call a tool by a connection of its own, so that any worker may get it."""
     headers = {**dict(MODERN_HEADERS), "mcp-name": tool, "accept": "application/json, text/event-stream"}
-    async with httpx2.AsyncClient(trust_env=False, timeout=30, verify=False) as http:  # Loads no certificates.
+    async with httpx2.AsyncClient(trust_env=False, timeout=60, verify=False) as http:  # Loads no certificates.
         message = call(tool, arguments=arguments, meta=META)
         answer = await http.post(url, json=message, headers=headers | ({"x-org": org} if org else {}))
     assert answer.status_code == 200

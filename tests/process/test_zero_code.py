@@ -47,7 +47,7 @@ LAUNCHES = [
 
 CLIENTS = (("desk", LEGACY, False), ("guest", LEGACY, True), ("planner", MODERN, False), ("report", MODERN, False))
 """Name, protocol revision, and whether the client ends its session."""
-FLUSHED_WITHIN = 4.0
+FLUSHED_WITHIN = 8.0
 """Seconds from SIGTERM until everything has arrived, and as many more as the start took: a busy machine ends slowly."""
 
 

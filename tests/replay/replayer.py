@@ -21,7 +21,7 @@ from tests.replay.capture import Capture, Recorded
 from tests.support.asgi import make_scope
 from tests.support.providers import Clock
 
-PATIENCE: Final = 30
+PATIENCE: Final = 60
 """Seconds after which a replay that hangs fails."""
 App = Callable[[Any, Any, Any], Awaitable[None]]
 

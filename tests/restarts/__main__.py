@@ -46,7 +46,7 @@ def main() -> int:
                 continue
             began = time.monotonic()
             try:
-                problems = asyncio.run(asyncio.wait_for(_run(cell, scenario), 180))
+                problems = asyncio.run(asyncio.wait_for(_run(cell, scenario), 300))
             except (AssertionError, OSError, RuntimeError, httpx2.HTTPError) as failure:
                 problems = traceback.format_exception(failure)
             rows, wrong = rows + 1, wrong + bool(problems)
@@ -60,7 +60,7 @@ def main() -> int:
 async def _run(cell: Cell, scenario: Callable[[Service], Awaitable[None]]) -> list[str]:
     relay = Relay()
     with ValkeyServer(port=free_port()) as store, OtlpReceiver() as receiver:
-        async with relay.serving(), httpx2.AsyncClient(base_url=relay.url, trust_env=False, timeout=30) as http:
+        async with relay.serving(), httpx2.AsyncClient(base_url=relay.url, trust_env=False, timeout=60) as http:
             service = Service(cell, relay, http, receiver.endpoint, store.connection_url)
             try:
                 await scenario(service)

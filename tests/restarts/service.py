@@ -21,7 +21,7 @@ from tests.support.documents import Documents
 from tests.support.servers import PLAIN, PROMPT, end_group
 from tests.support.visitors import REFUSED, Visitor
 
-PATIENCE: Final = 15.0
+PATIENCE: Final = 60.0
 """Seconds until everything has been reported."""
 _QUICK: Final = {**PROMPT, **PLAIN}
 _HABITS: Final = ("back", "repeat", "back", "listen", "leave", "silent")

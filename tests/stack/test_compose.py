@@ -155,7 +155,7 @@ def test_compose_itself_takes_it(tmp_path: Path, old: str, new: str) -> None:
     assert old in text
     file = tmp_path / "docker-compose.yml"
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
-    read = subprocess.run([program, file], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    read = subprocess.run([program, file], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (read.returncode == 0) is (old == new), read.stderr
     if old == new:
         assert yaml.safe_load(read.stdout)["services"].keys() == composed.read()["services"].keys()

@@ -127,5 +127,5 @@ def test_nginx_itself_takes_it(tmp_path: Path) -> None:
     # Nobody knows the replicas' name here.
     config.write_text(PROXY.replace("server upstream:8000", "server 127.0.0.1:8000").replace("/tmp/", f"{tmp_path}/"))
     command = [nginx, "-t", "-e", "stderr", "-c", config, "-g", "daemon off;"]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stderr

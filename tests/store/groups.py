@@ -16,7 +16,7 @@ SLOTS = 16_384
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 15
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until, "the servers did not find each other"
         time.sleep(0.02)

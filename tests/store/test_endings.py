@@ -90,7 +90,7 @@ async def test_a_task_cancelled_while_it_reports_leaves_no_end_to_another(
 
     monkeypatch.setattr(sessions._store, when, lost)  # pyright: ignore[reportPrivateUsage]
     sessions.submit(delta(0, of=facts(visitor="v" * 32), at=time.time(), requests=1, ended="server_closed"))
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), 60)
     task = sessions.worker._task()  # pyright: ignore[reportPrivateUsage]
     assert task is not None
 

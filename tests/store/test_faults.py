@@ -43,7 +43,7 @@ def fresh(process: ProducerId, calls: int = 1) -> Flush:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.01)
 

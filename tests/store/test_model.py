@@ -208,7 +208,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-async def comes_true(what: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> bool:
+async def comes_true(what: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> bool:
     with anyio.move_on_after(seconds):
         while not await what():  # noqa: ASYNC110 (what is waited for lies in a store)
             await anyio.sleep(0.1)

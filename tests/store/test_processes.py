@@ -47,7 +47,7 @@ class Worker:
 
     def stop(self) -> str:
         """End it in order; what it logged."""
-        _, logged = self._process.communicate(json.dumps({"do": "stop"}) + "\n", timeout=20)
+        _, logged = self._process.communicate(json.dumps({"do": "stop"}) + "\n", timeout=60)
         assert self._process.returncode == 0, logged
         return logged
 

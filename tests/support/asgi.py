@@ -15,7 +15,7 @@ from otel_mcp.types import Message, Receive, Send
 Headers = Iterable[tuple[str, str]]
 
 
-PATIENCE: Final = 20
+PATIENCE: Final = 60
 """Seconds after which a test that hangs fails."""
 
 

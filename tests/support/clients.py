@@ -93,7 +93,7 @@ async def connect(
     async with httpx2.AsyncClient(
         headers=dict(headers or {}),
         event_hooks={"request": [wire.sent], "response": [wire.got]},
-        timeout=httpx2.Timeout(30, read=60),
+        timeout=60,
         trust_env=False,
     ) as http:
         transport = streamable_http_client(url, http_client=http, terminate_on_close=goodbye)

@@ -17,7 +17,7 @@ from tests.support.servers import PLAIN
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _READY_WITHIN: Final = 60
-_STOP_WITHIN: Final = 20
+_STOP_WITHIN: Final = 60
 
 
 class Uvicorn:

@@ -205,7 +205,7 @@ async def serve(app: ASGIApp) -> list[Reply]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
     replies.append(Reply(sent))
     return replies

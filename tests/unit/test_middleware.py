@@ -582,7 +582,7 @@ async def test_a_lifespan_passes_and_flushes_before_its_end_is_reported(
     async def send(message: Message) -> None:
         order.append(message["type"])
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await MCPMiddleware(app, runtime)({"type": "lifespan"}, receive, send)
 
     assert order == ["lifespan.startup.complete", "flushed", "lifespan.shutdown.complete"]

@@ -61,7 +61,7 @@ class Dropped(dict[str, int]):
 
 
 async def settled(until: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while not until():
             await anyio.lowlevel.checkpoint()
 

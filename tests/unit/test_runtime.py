@@ -35,7 +35,7 @@ def test_a_loop_ends_although_something_was_submitted_in_its_last_turn(runtime: 
         tasks = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
         for task in tasks:
             task.cancel()
-        _, unfinished = await asyncio.wait(tasks, timeout=5)
+        _, unfinished = await asyncio.wait(tasks, timeout=60)
         for task in unfinished:
             task.cancel()  # So that a failing test does not hang for ever.
         return unfinished
@@ -176,7 +176,7 @@ class Exporter(MetricExporter):
 
     def export(self, metrics_data: object, timeout_millis: float = 0, **_: object) -> Any:
         if self._over is not None:
-            self._over.wait(30)
+            self._over.wait(60)
         self.has_sent = True
         return SimpleNamespace(name="SUCCESS")
 

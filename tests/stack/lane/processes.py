@@ -12,7 +12,7 @@ from typing import Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-STOPS_WITHIN: Final = 15.0
+STOPS_WITHIN: Final = 60.0
 
 
 class NotUp(Exception):

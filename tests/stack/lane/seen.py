@@ -22,7 +22,7 @@ VALUES: Final = {
 }
 """What the variables of dashboards are set to."""
 SERVICE: Final = VALUES["service"]
-ARRIVES_WITHIN: Final = 30.0
+ARRIVES_WITHIN: Final = 90.0
 
 
 @dataclass

@@ -102,7 +102,7 @@ async def test_an_endpoint_that_hangs_is_given_up(server: Completions, monkeypat
     server.hangs = True
     endpoint = made(server)
 
-    with anyio.fail_after(5), pytest.raises((TimeoutError, openai.APITimeoutError)):
+    with anyio.fail_after(15), pytest.raises((TimeoutError, openai.APITimeoutError)):
         await endpoint.ask(ASKED)
 
     assert endpoint.is_paused
@@ -113,7 +113,7 @@ async def test_a_flood_is_not_read_to_its_end(server: Completions, status: int) 
     server.floods, server.status = True, status
     endpoint = made(server)
 
-    with anyio.fail_after(10), pytest.raises((AnswerTooLarge, openai.APIStatusError)):
+    with anyio.fail_after(60), pytest.raises((AnswerTooLarge, openai.APIStatusError)):
         await endpoint.ask(ASKED)
 
     assert endpoint.is_paused

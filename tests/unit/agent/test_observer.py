@@ -65,7 +65,7 @@ async def fail(runtime: Runtime, session_id: str, times: int = 3, tool: str = "f
 
 
 async def until(holds: Callable[[], bool | Awaitable[Any]]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not (found if isinstance(found := holds(), bool) else await found):  # noqa: ASYNC110
             await anyio.sleep(0.01)
 

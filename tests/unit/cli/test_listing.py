@@ -318,7 +318,7 @@ def test_a_list_takes_five_commands_at_most(arguments: list[str], cli: Cli, redi
         other.ping()
         assert cli("sessions", *arguments).code == 0
         other.echo("over")
-        listener.join(10)
+        listener.join(60)
 
     # A database other than the first one is chosen by a command of its own.
     assert 3 <= len([name for name in seen if name != "SELECT"]) <= 5, seen

@@ -71,7 +71,7 @@ async def opened(
     server: Streams, app: MCPMiddleware, path: str = "/sse", *headers: tuple[str, str]
 ) -> AsyncGenerator[None]:
     """A client that holds a GET stream open."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(get, app, headers, path)
             await server.opened.wait()

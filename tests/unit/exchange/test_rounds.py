@@ -79,7 +79,7 @@ def asks(state: str) -> Message:
 async def replicas(
     valkey: Valkey, make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> Replicas:
-    monkeypatch.setattr(lookups, "PATIENCE", 5.0)  # The machine may be slow.
+    monkeypatch.setattr(lookups, "PATIENCE", 60.0)  # The machine may be slow.
     made = Replicas(make_runtime, valkey)
     for replica in range(2):
         await made.call(replica, OK)  # From here on both know the session and the key of its hashes.

@@ -191,7 +191,7 @@ async def test_two_loops_may_ask_at_the_same_time(lookups: Lookups) -> None:
 
     def slow(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         begun.set()
-        other_done.wait(10)
+        other_done.wait(60)
         return asyncio.Task(coroutine, loop=loop, **options)
 
     async def question() -> str:

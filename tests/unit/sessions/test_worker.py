@@ -32,7 +32,7 @@ async def test_a_task_that_could_not_start_is_started_by_the_next_request(monkey
 
     worker.start(loop)
     try:
-        await asyncio.wait_for(flushed.wait(), 20)
+        await asyncio.wait_for(flushed.wait(), 60)
     finally:
         worker.stop()
         await asyncio.sleep(0)
@@ -55,7 +55,7 @@ async def test_connections_stay_until_the_task_has_ended_its_turn(monkeypatch: p
     sessions.worker.turn = turn
     monkeypatch.setattr(sessions.worker, "_close", close)
     sessions.worker.start(asyncio.get_running_loop())
-    await asyncio.wait_for(under_way.wait(), 20)
+    await asyncio.wait_for(under_way.wait(), 60)
 
     await sessions.aclose()
 

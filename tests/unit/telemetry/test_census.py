@@ -81,7 +81,7 @@ POST = post_stream(call(), legacy_headers("own"))
 
 @asynccontextmanager
 async def opened(app: MCPMiddleware, server: Held, ask: Ask) -> AsyncGenerator[None]:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(ask, app)
             await server.opened.wait()
