@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 APPS: Final = Path(__file__).resolve().parents[1] / "process" / "apps"
 BIN: Final = Path(sys.executable).parent
-STOP_WITHIN: Final = 60.0
+STOP_WITHIN: Final = 120.0
 
 SDK: Final = "sdk"
 FASTMCP: Final = "fastmcp"

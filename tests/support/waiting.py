@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
-WITHIN: Final = 60.0
+WITHIN: Final = 120.0
 """Seconds until a condition is taken for one that never comes true; a busy machine takes long for everything."""
 
 
