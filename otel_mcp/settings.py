@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     """Calls kept in memory while the store does not answer."""
     flush_interval: Seconds = 1.0
     """Seconds between two writes to Redis."""
-    flush_calls: int = Field(default=64, ge=1)
+    flush_calls: int = Field(default=256, ge=1)
     """Finished calls after which a write does not wait for the interval."""
     sweep_interval: Seconds = 10.0
     """Seconds between two sweeps for expired sessions."""

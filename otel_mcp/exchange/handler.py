@@ -263,10 +263,9 @@ class ExchangeHandler:
         began = inflight.census.streams.pop(exchange, None)
         if began is not None and (exchange.sdk_call is None or perf_counter() - began >= MIN_STREAM_SECONDS):
             self._exchanges.stream_ended(exchange, began)
-        is_kept = not exchange.at_sdk
-        if is_kept or exchange.dispatch is not None or exchange.unparsed_body is not None:
+        if (is_kept := not exchange.at_sdk) or exchange.dispatch is not None or exchange.unparsed_body is not None:
             self._exchanges.end_unread(exchange, self._scope)
-        exchange.closed = True
+        exchange.closed = is_over = True
         if exchange.scope is not None:
             exchange.user, exchange.scope = exchange.scope.get("user"), None
         if inflight.waiting:
@@ -274,6 +273,7 @@ class ExchangeHandler:
         for call in exchange.calls:
             if not call.finished and not call.running:
                 inflight.leave(call)
+            is_over = is_over and call.finished and not call.running
             is_kept = is_kept or not (call.dispatched and call.finished)
         if exchange.transport_id is not None and (exchange.http_method != "POST" or exchange.status in REFUSALS):
             self._exchanges.session_ids.ended(exchange, exchange.transport_id)
@@ -281,9 +281,10 @@ class ExchangeHandler:
             self._exchanges.refused(exchange, exchange.status)
         if exchange.http_span is not None:
             self._exchanges.http_spans.end(exchange, error)
-        if not is_kept:
-            # Until its calls are recorded, an exchange keeps only what that takes: their spans have been made.
+        if not is_kept:  # Until its calls are recorded, it keeps only what that takes: their spans have been made.
             exchange.ambient, exchange.headers = None, exchange.headers if exchange.tenant_of else _NOTHING
+        if is_over:
+            exchange.calls, exchange.sdk_call, exchange.dispatch = [], None, None  # As in `Exchange.forget_calls`.
 
     async def _as_outside(self, server: Callable[..., Awaitable[Any]], *message: Message) -> Any:
         """Wait for the server in the context that it called us in.

@@ -176,6 +176,7 @@ class InFlight:
         party = self.waiting.get(call)
         if call.exchange.closed and (party is None or not party.streams):
             self.finish(call, call.handler_outcome)
+        call.exchange.forget_calls()
 
     def leave(self, call: Call) -> None:
         """Wait for the answer of a call whose request is over, where another stream may bring it; else finish it."""

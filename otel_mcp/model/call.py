@@ -271,6 +271,12 @@ class Exchange:
         self.calls.append(call)
         return call
 
+    def forget_calls(self) -> None:
+        """Let the calls of a closed request go once all are over, else they and it refer to each other for good."""
+        if self.closed and all(call.finished and not call.running for call in self.calls):
+            self.calls.clear()
+            self.sdk_call = self.dispatch = None
+
     def find(self, request_id: JsonId | None, method: str | None = None) -> Call | None:
         """Find the call of this exchange with that id, and method where given."""
         for call in self.calls:

@@ -24,7 +24,7 @@ from pydantic_core import to_json
 from otel_mcp.model.delta import CallRecord, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
 
-_FULL: Final = 16
+_FULL: Final = 4
 """Times `flush_calls`, over all sessions, are worth a flush as well."""
 _MAX_CONTENT: Final = 32 * 1024 * 1024
 """Bytes of JSON of arguments and results that may wait."""

@@ -28,6 +28,8 @@ _GUARD: Final = guarded("record")
 _MAX_QUEUE: Final = 10_000
 _MAX_WAITING: Final = 1000
 """Calls that wait for turns of the loop; more are drained where they end."""
+_MAX_WITH_CONTENT: Final = 64
+"""The same where they hold their arguments and results."""
 _DRAIN_SHARE: Final = 0.25
 """Part of the flush interval after which the queue is drained: the rest is the store's."""
 _SLICE: Final = 16
@@ -65,8 +67,7 @@ class Recorder:
         self._links = settings.session_span
         self._redact = redactor(settings.redaction_hook)
         self._idle_gap = min(settings.session_idle_gap, settings.session_ttl)
-        # Waiting calls hold their content, where it is kept: then fewer may wait.
-        self._most = settings.flush_calls if settings.store_content else _MAX_WAITING
+        self._most = min(settings.flush_calls, _MAX_WITH_CONTENT) if settings.store_content else _MAX_WAITING
         self.clear()
         loops.leave_to_parent(self)
 

@@ -39,7 +39,7 @@ def test_without_configuration_everything_has_its_default() -> None:
         "max_tool_calls": 25,
         "max_pending_calls": 10_000,
         "flush_interval": 1.0,
-        "flush_calls": 64,
+        "flush_calls": 256,
         "sweep_interval": 10.0,
         "http_span": "auto",
         "session_span": False,

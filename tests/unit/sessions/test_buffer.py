@@ -76,11 +76,11 @@ def test_a_batch_is_bounded_by_its_records() -> None:
 
 def test_it_says_when_writing_is_worth_while() -> None:
     buffer = Buffer(settings(flush_calls=10))
-    assert not any(buffer.add(delta(1, of=facts(f"s{number}"))) for number in range(100))
+    assert not any(buffer.add(delta(1, of=facts(f"s{number}"))) for number in range(20))
     assert not buffer.add(delta(9, of=facts("many")))
     assert buffer.add(delta(1, of=facts("many")))
     assert buffer.add(delta(0, of=facts("over"), ended="client_delete"))
-    assert [buffer.add(delta(1, of=facts(f"t{number}"))) for number in range(50)] == [False] * 49 + [True]
+    assert [buffer.add(delta(1, of=facts(f"t{number}"))) for number in range(10)] == [False] * 9 + [True]
 
 
 def test_a_session_keeps_its_newest_calls() -> None:
