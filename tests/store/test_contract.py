@@ -941,22 +941,22 @@ async def test_the_later_of_two_sessions_for_one_client_learns_the_agreed_one(
 async def test_what_was_agreed_is_kept_alive_by_its_own_session_alone(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
     first, second = (delta(1, of=facts(name, now), at=now) for name in ("first", "second"))
-    first.touch_key, second.touch_key = ("client:1", 0.2), ("client:1", 60.0)
+    first.touch_key, second.touch_key = ("client:1", 0.1), ("client:1", 60.0)
     await store.apply([flush(process, first)])
     await store.apply([flush(process, second)])
-    await anyio.sleep(0.3)
+    await anyio.sleep(0.2)
 
     assert await store.get("client:1") is None
 
 
 async def test_a_flush_prolongs_what_was_agreed_about_its_session(store: SessionStore, process: ProducerId) -> None:
     now = time.time()
-    await store.get_or_set("client:1", "abc", 0.2)
+    await store.get_or_set("client:1", "abc", 1.0)
     change = delta(1, of=facts(at=now), at=now)
     change.touch_key = ("client:1", 60.0)
 
     await store.apply([flush(process, change)])
-    await anyio.sleep(0.3)
+    await anyio.sleep(1.1)
 
     assert await store.get("client:1") == "abc"
 

@@ -41,7 +41,7 @@ async def replica(server: Server, raw: Any) -> AsyncIterator[Callable[..., Repli
 async def test_an_end_is_reported_with_what_other_replicas_write_meanwhile(
     replica: Callable[..., Replica], raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endings, "TRAVEL", 0.3)
+    monkeypatch.setattr(endings, "TRAVEL", 1.0)
     (here, listener), (there, others) = replica(), replica()
     now = time.time()
     failed = delta(1, at=now)

@@ -197,7 +197,7 @@ async def test_where_nothing_may_be_inferred_each_transport_session_is_one(
 async def test_who_comes_back_after_the_idle_gap_has_another_session(
     make_runtime: MakeRuntime, valkey: Valkey, telemetry: Telemetry
 ) -> None:
-    clients = Clients(valkey, make_runtime, telemetry, session_idle_gap=0.4)
+    clients = Clients(valkey, make_runtime, telemetry, session_idle_gap=1.0)
     for _ in range(2):
         await clients.visit(0)
 
