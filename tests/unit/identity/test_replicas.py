@@ -409,8 +409,8 @@ def dispatching(runtime: Runtime, tool: Callable[[], Awaitable[Message]]) -> MCP
 
 
 async def test_a_call_longer_than_the_idle_gap_ends_its_session(make_runtime: MakeRuntime) -> None:
-    runtime = make_runtime(session_idle_gap=1.0)
-    takes = [0.0, 1.1, 0.0, 0.0]
+    runtime = make_runtime(session_idle_gap=0.6)
+    takes = [0.0, 0.8, 0.0, 0.0]
 
     async def tool() -> Message:
         await asyncio.sleep(takes.pop(0))
