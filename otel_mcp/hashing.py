@@ -69,10 +69,11 @@ class KeyedHashes:
         """Return the keyed hash of the parts, which are kept apart, as hexadecimal of `size` bytes."""
         return _hash(self._key(), *parts, size=size).hex()
 
-    def digest_json(self, value: object) -> str | None:
+    def digest_json(self, value: object, person: bytes = b"") -> str | None:
         """Return a 64-bit keyed hash of arguments, enough to recognise repeats within a session.
 
-        ``None`` = too large, too deeply nested, or with lone surrogates.
+        Another `person`, of at most 16 bytes, leads to another hash. ``None`` = too large, too deeply nested, or with
+        lone surrogates.
         """
         try:
             encoded = to_json(value)
@@ -80,7 +81,7 @@ class KeyedHashes:
             return None
         if len(encoded) > _MAX_DIGESTED:
             return None
-        return blake2b(encoded, key=self._keys[0] if self._keys else b"", digest_size=8).hexdigest()
+        return blake2b(encoded, key=self._keys[0] if self._keys else b"", digest_size=8, person=person).hexdigest()
 
     def mint(self, user: str | None = None) -> str:
         """Make an id for a client: 128 random bits, the time, a mark of its user, and a tag that only our key makes.

@@ -11,23 +11,23 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
 from opentelemetry import _logs, trace
-from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber
-from opentelemetry.sdk import _logs as sdk
-from opentelemetry.trace import NonRecordingSpan, TracerProvider, set_span_in_context
+from opentelemetry._logs import Logger, LoggerProvider
+from opentelemetry.trace import TracerProvider
 
 from otel_mcp import semconv
 from otel_mcp.guard import guarded, report
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.model.call import Call, Exchange, client_of
-from otel_mcp.model.delta import CallRecord
 from otel_mcp.model.session import Session
 from otel_mcp.telemetry.exporters import Watch, watch_exports
-from otel_mcp.telemetry.logs import within
+from otel_mcp.telemetry.logs import MakeRecord, quick, record_of
 from otel_mcp.telemetry.metrics import Metrics
-from otel_mcp.telemetry.spans import NO_SPAN, session_attributes
+from otel_mcp.telemetry.spans import session_attributes
 from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
 
@@ -72,43 +72,35 @@ class Audit:
         self._keys = keys
         self._caller = caller
         self._service = service
+        self._person = b""
+        """Keeps the hashes of arguments of one service apart from those of others, and from those in documents."""
         self._watches: Sequence[Watch] = ()
         self._metrics = metrics
         self._logger: Logger | None = None
-        self._wrap: Callable[[LogRecord], Any] | None = None
-        """Makes of a record without attributes what the SDK makes of it; ``None`` = its logger has to do so."""
+        self._make: MakeRecord | None = None
+        """The short way to a record."""
         self._warned = False
         self._refusals = 0, 0
         """The current second, and the requests that have been refused in it."""
         metrics.audits = REASONS
 
-    def record(self, call: Call, stored: CallRecord | None) -> None:
-        """Make the record of a finished call; `stored` is what its session keeps of it."""
+    def record(self, call: Call) -> None:
+        """Make the record of a finished call."""
         try:
             emitter = self._logger or self._slow_find()
             if emitter is None:
                 self._metrics.audit_dropped(1, "unconfigured")
                 return
-            attributes = self._attributes(call, stored)
-            made = LogRecord(
-                timestamp=call.exchange.started_ns + int(call.duration * 1e9),
-                context=NO_SPAN,
-                severity_number=SeverityNumber.INFO,
-                event_name=semconv.EVENT_TOOL_CALL,
-                attributes=None if self._wrap is not None else attributes,
-            )
-            if (span := call.span_context) is not None and span.is_valid:
-                made.context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
-                made.trace_id, made.span_id, made.trace_flags = span.trace_id, span.span_id, span.trace_flags
+            attributes = self._attributes(call)
+            ended_ns = call.exchange.started_ns + int(call.duration * 1e9)
+            make = self._make or record_of
+            made = make(semconv.EVENT_TOOL_CALL, ended_ns, attributes, call.span_context)
         except Exception as failure:
             report("audit", failure)
             self._metrics.audit_dropped(1, "error")
             return
         number = Audit.numbered = attributes[semconv.AUDIT_NUMBER] = Audit.numbered + 1
         try:
-            if self._wrap is not None:
-                made = self._wrap(made)
-                within(made.log_record.attributes, len(attributes)).update(attributes)
             emitter.emit(made)
         except Exception as failure:
             report("audit", failure)  # Its number is used: where no exporter gets it, that is counted.
@@ -139,35 +131,38 @@ class Audit:
                 known[semconv.GEN_AI_TOOL_NAME] = tools.bounded(tool, proven=False)
             if session is not None:
                 known |= {semconv.SESSION_ID: session.facts.session_id, semconv.SESSION_SOURCE: session.source}
-            span = exchange.http_span
-            made = LogRecord(
-                timestamp=time.time_ns(),
-                context=set_span_in_context(span, NO_SPAN) if span is not None else NO_SPAN,
-                severity_number=SeverityNumber.INFO,
-                event_name=semconv.EVENT_REQUEST_REFUSED,
-                attributes={attribute: value for attribute, value in known.items() if value is not None},
-            )
+            attributes = {attribute: value for attribute, value in known.items() if value is not None}
+            context = exchange.http_span.get_span_context() if exchange.http_span is not None else None
+            made = record_of(semconv.EVENT_REQUEST_REFUSED, time.time_ns(), attributes, context)
             (self._logger or self._make_logger(provider)).emit(made)
 
-    def _attributes(self, call: Call, stored: CallRecord | None) -> dict[str, Any]:
+    def _attributes(self, call: Call) -> dict[str, Any]:
         outcome, (name, version) = call.outcome, client_of(call)
-        client = self._metrics.clients.bounded(name, proven=False) if name is not None else None
-        known: dict[str, Any] = {
-            semconv.GEN_AI_TOOL_NAME: self._tool(call),
-            semconv.CLIENT_NAME: client,
-            semconv.CLIENT_VERSION: version if client == name and version and _VERSION.match(version) else None,
-            semconv.CALL_DURATION: call.duration,
-            semconv.CALL_RESULT_SIZE: call.result_bytes,
-            semconv.CALL_ARGUMENTS_HASH: self._digest(call, stored),
-            semconv.ERROR_TYPE: outcome.error_type if outcome is not None else None,
-            semconv.RPC_RESPONSE_STATUS_CODE: outcome.status_code if outcome is not None else None,
-            semconv.FAILURE: call.failure,
-            semconv.CALL_ROUND: (call.round.number or None) if call.round is not None else None,
-            semconv.TENANT: call.tenant,
-            **self._caller(call.exchange, self._service),
-            **session_attributes(call),
-        }
-        return {attribute: value for attribute, value in known.items() if value is not None}
+        known: dict[str, Any] = {}
+        if (tool := self._tool(call)) is not None:
+            known[semconv.GEN_AI_TOOL_NAME] = tool
+        if name is not None:
+            known[semconv.CLIENT_NAME] = client = self._metrics.clients.bounded(name, proven=False)
+            if version and client == name and _is_version(version):
+                known[semconv.CLIENT_VERSION] = version
+        known[semconv.CALL_DURATION] = call.duration
+        if call.result_bytes is not None:
+            known[semconv.CALL_RESULT_SIZE] = call.result_bytes
+        if (digest := self._digest(call)) is not None:
+            known[semconv.CALL_ARGUMENTS_HASH] = digest
+        if outcome is not None and outcome.error_type is not None:
+            known[semconv.ERROR_TYPE] = outcome.error_type
+        if outcome is not None and outcome.status_code is not None:
+            known[semconv.RPC_RESPONSE_STATUS_CODE] = outcome.status_code
+        if call.failure is not None:
+            known[semconv.FAILURE] = call.failure
+        if call.round is not None and call.round.number:
+            known[semconv.CALL_ROUND] = call.round.number
+        if call.tenant is not None:
+            known[semconv.TENANT] = call.tenant
+        known.update(self._caller(call.exchange, self._service))
+        known.update(session_attributes(call))
+        return known
 
     def _tool(self, call: Call) -> str | None:
         """Return the name of the tool; one that the server is not known to have may be any text."""
@@ -175,12 +170,9 @@ class Audit:
             return call.target
         return self._metrics.catalogues.tools.bounded(call.target, proven=False)
 
-    def _digest(self, call: Call, stored: CallRecord | None) -> str | None:
+    def _digest(self, call: Call) -> str | None:
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
-        if not arguments or not self._keys.ready:
-            return None
-        digest = stored.arguments_digest if stored is not None else self._keys.digest_json(arguments)
-        return self._keys.digest("arguments", self._service, digest, size=8) if digest is not None else None
+        return self._keys.digest_json(arguments, self._person) if arguments and self._keys.ready else None
 
     def look(self) -> None:
         """Count what is lost already, though no exporter has been given a later record."""
@@ -200,8 +192,9 @@ class Audit:
         watches = watch_exports(provider, _numbers, Audit.numbered + 1, self._metrics.audit_dropped)
         if watches is not None:
             self._watches, self._service = watches, self._name(provider)
+            self._person = sha256(self._service.encode("utf-8", "replace")).digest()[:16]
             self._logger = self._make_logger(provider)
-            self._wrap = wrapping(self._logger)
+            self._make = quick(self._logger)
         elif not self._warned:
             self._warned = True
             logger.warning(
@@ -223,17 +216,9 @@ class Audit:
         return self._service
 
 
-def wrapping(emitter: Any) -> Callable[[LogRecord], Any] | None:
-    """Return what makes of a record the SDK's own, whose attributes are still to be set; ``None`` = only a logger can.
-
-    Where the attributes are set behind it, the SDK does not check each of them again.
-    """
-    wrapper: Any = getattr(sdk, "ReadWriteLogRecord", None)
-    limits = getattr(emitter, "_log_record_limits", None)
-    if wrapper is None or limits is None or type(emitter) is not sdk.Logger:
-        return None
-    scope = emitter.instrumentation_scope
-    return lambda made: wrapper(made, resource=emitter.resource, instrumentation_scope=scope, limits=limits)
+@lru_cache(maxsize=64)
+def _is_version(text: str) -> bool:
+    return _VERSION.match(text) is not None
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""Put the session and the tool on log records that are made inside a call.
+"""Put the session and the tool on log records that are made inside a call; and make those of our own events of calls.
 
 The OpenTelemetry context of a record decides, as for spans (`processor.session_beneath`), whichever library logs.
 """
@@ -6,23 +6,32 @@ The OpenTelemetry context of a record decides, as for spans (`processor.session_
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from threading import Lock
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import _logs, trace
 from opentelemetry import context as otel_context
-from opentelemetry._logs import LoggerProvider
+from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 from opentelemetry.context import Context
+from opentelemetry.sdk import _logs as sdk
 from opentelemetry.sdk._logs import LogRecordProcessor
+from opentelemetry.trace import SpanContext
 
 from otel_mcp import semconv
 from otel_mcp.guard import report
 from otel_mcp.model.call import Call
 from otel_mcp.telemetry.processor import is_beneath, session_beneath
-from otel_mcp.telemetry.spans import CALL, session_attributes
+from otel_mcp.telemetry.spans import CALL, NO_SPAN, session_attributes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadWriteLogRecord  # Has another name before OpenTelemetry 1.39.
+
+MakeRecord = Callable[[str, int, dict[str, Any], SpanContext | None], Any]
+"""Makes what a logger takes: of the event's name, its Unix nanoseconds, attributes, which it keeps, and span."""
+_MOST_ATTRIBUTES: Final = 32
+"""Of a record of ours, at most: where fewer are allowed, the SDK decides which of them go."""
 
 
 def described(context: Context | None) -> tuple[Mapping[str, str], str | None]:
@@ -45,6 +54,63 @@ def within(attributes: Any, more: int) -> Any:
     most, held = getattr(attributes, "maxlen", 0), getattr(attributes, "_dict", None)
     fits = held is not None and attributes.max_value_len is None and (most is None or len(held) + more <= most)
     return held if fits else attributes
+
+
+class _Record(LogRecord):
+    """A record whose fields are given at once, and copied at once: the SDK puts copies into its batches."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        object.__setattr__(self, "__dict__", fields)
+
+    def __copy__(self) -> _Record:
+        return _Record(self.__dict__.copy())
+
+
+def record_of(event: str, time: int, attributes: dict[str, Any], span: SpanContext | None) -> LogRecord:
+    """Make the record of an event. It has the ids of a span, but no context, which would cost as much as the rest."""
+    made = LogRecord(
+        timestamp=time, context=NO_SPAN, severity_number=SeverityNumber.INFO, event_name=event, attributes=attributes
+    )
+    if span is not None and span.is_valid:
+        made.trace_id, made.span_id, made.trace_flags = span.trace_id, span.span_id, span.trace_flags
+    return made
+
+
+def quick(emitter: Any) -> MakeRecord | None:
+    """Return what makes the same of an event as `record_of` and the SDK's logger, which cleans attributes again.
+
+    ``None`` where the SDK is not as expected, or attributes have limits that may concern ours, which are clean.
+    """
+    try:
+        kind = cast(Any, sdk.ReadWriteLogRecord)
+        like = cast(Any, record_of("", 0, {}, None))
+        limits, scope = emitter._log_record_limits, emitter.instrumentation_scope
+        sample = kind(like, resource=emitter.resource, instrumentation_scope=scope, limits=limits)
+        inner = like.attributes
+        whole: dict[str, Any] = sample.__dict__
+        fields: dict[str, Any] = like.__dict__
+        held: dict[str, Any] = inner.__dict__
+        is_expected = (
+            type(emitter) is sdk.Logger
+            and whole.keys() == {"log_record", "resource", "instrumentation_scope", "limits"}
+            and held.keys() == {"_dict", "maxlen", "dropped", "max_value_len", "_lock", "_immutable"}
+            and inner.max_value_len is None
+            and (inner.maxlen is None or inner.maxlen >= _MOST_ATTRIBUTES)
+        )
+    except Exception:  # Private parts may be anything.
+        return None
+
+    def make(event: str, time: int, attributes: dict[str, Any], span: SpanContext | None) -> Any:
+        within: Any = object.__new__(inner.__class__)
+        within.__dict__ = {**held, "_dict": attributes, "_lock": Lock()}
+        own = {**fields, "timestamp": time, "observed_timestamp": time_ns(), "event_name": event, "attributes": within}
+        if span is not None and span.is_valid:
+            own["trace_id"], own["span_id"], own["trace_flags"] = span.trace_id, span.span_id, span.trace_flags
+        made = object.__new__(kind)
+        made.__dict__ = {**whole, "log_record": _Record(own), "resource": emitter.resource}
+        return made
+
+    return make if is_expected else None
 
 
 class SessionLogProcessor(LogRecordProcessor):

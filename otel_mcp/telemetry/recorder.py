@@ -65,6 +65,7 @@ class Recorder:
         self._delay = settings.flush_interval * _DRAIN_SHARE
         self._content = settings.store_content
         self._links = settings.session_span
+        self._newest = settings.max_tool_calls
         self._redact = redactor(settings.redaction_hook)
         self._idle_gap = min(settings.session_idle_gap, settings.session_ttl)
         self._most = min(settings.flush_calls, _MAX_WITH_CONTENT) if settings.store_content else _MAX_WAITING
@@ -85,7 +86,8 @@ class Recorder:
         """The recording thread goes on until nothing waits."""
         self._open = 0
         """Calls of the batch that is being recorded; with what is known of it, only touched under the lock."""
-        self._deltas: dict[Session, SessionDelta] = {}
+        self._deltas: dict[Session, tuple[SessionDelta, deque[Call | CallRecord]]] = {}
+        """By session, with its newest tool calls: as many as a document has room for, the others need no record."""
         self.metrics.forget()
 
     def add(self, call: Call) -> None:
@@ -185,28 +187,36 @@ class Recorder:
         if call.task is not None:
             with _GUARD:
                 self.metrics.tasks.finished(call, call.task.seen)
-        record: CallRecord | None = None
         try:
             if call.session is not None and (call.accepted or was_accepted(call)):
-                record = self._add_to(call.session.conversation or call.session, call)
+                self._add_to(call.session.conversation or call.session, call)
         except Exception as failure:
             report("record", failure)
         if self.audit is not None and call.method == "tools/call":
-            self.audit.record(call, record)
+            self.audit.record(call)
 
     def _close(self) -> None:
         """Complete a batch: submit one delta for each session that its calls belong to."""
         self._open = 0
         deltas, self._deltas = self._deltas, {}
         self.metrics.close()
-        for delta in deltas.values():
+        for session, (delta, newest) in deltas.items():
+            if delta.requests and session.agreement is not None:
+                delta.touch_key = (session.agreement, self._idle_gap)
+            for call in newest:
+                try:
+                    delta.calls.append(call if isinstance(call, CallRecord) else self._call_record(call))
+                except Exception as failure:
+                    report("record", failure)
             self._submit(delta)
 
-    def _add_to(self, session: Session, call: Call) -> CallRecord | None:
-        """Add a call to what its session is to be written; return the record of one that called a tool."""
-        delta = self._deltas.get(session)
-        if delta is None:
-            self._deltas[session] = delta = SessionDelta(session.facts, session.last_activity)
+    def _add_to(self, session: Session, call: Call) -> None:
+        """Add a call to what its session is to be written."""
+        found = self._deltas.get(session)
+        if found is None:
+            delta = SessionDelta(session.facts, session.last_activity)
+            found = self._deltas[session] = delta, deque[Call | CallRecord](maxlen=self._newest)
+        delta, newest = found
         started = call.exchange.started_ns / 1e9
         ended = started + call.duration  # Its own end: by now the session may have ended.
         if ended - session.last_activity >= session.facts.limit:
@@ -218,7 +228,7 @@ class Recorder:
         if self._links and is_tool:
             self._slow_link(session, call)
         if call.id is None:
-            return None
+            return
         delta.requests += 1
         delta.began = started if started > delta.began else delta.began
         outcome = call.outcome or FINE
@@ -227,34 +237,34 @@ class Recorder:
         if call.method in _GIVEN and call.result_bytes and outcome.status_code is None and outcome.asks is None:
             delta.context += call.result_bytes
             delta.listed += call.result_bytes if call.method == "tools/list" else 0
-        if session.agreement is not None and delta.touch_key is None:
-            delta.touch_key = (session.agreement, self._idle_gap)
         if is_tool and call.target is not None:
             session.tool_calls += 1
             delta.call_count += 1
+            if delta.first_activity is None or started < delta.first_activity:
+                delta.first_activity = started
             caller, address = call.exchange.caller, None if call.exchange.client_is_shared else call.exchange.client
             # One whose hash is by a key that the replicas do not share would be another caller to each.
             if self._keys.is_agreed and (caller is None or caller[1] == self._keys.generation):
                 delta.callers.add((caller[2].digest if caller is not None else "") or address or "")
-            delta.calls.append(record := self._call_record(call, started))
             delta.has_rounds = delta.has_rounds or call.round is not None
-            if self._observers is not None:
+            if self._observers is None:
+                newest.append(call)
+            else:
+                newest.append(record := self._call_record(call))
                 self._observers.deliver(record, session)
-            return record
-        return None
 
     def _slow_link(self, session: Session, call: Call) -> None:
         if call.span_context is not None and call.span_context.trace_flags.sampled:
             session.sampled = session.sampled if session.sampled is not None else deque(maxlen=_MAX_LINKS)
             session.sampled.append(call.span_context)
 
-    def _call_record(self, call: Call, started: float) -> CallRecord:
+    def _call_record(self, call: Call) -> CallRecord:
         context = call.span_context if call.span_context is not None and call.span_context.is_valid else None
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
         record = CallRecord(
             call.target or "",
             call.id,
-            started,
+            call.exchange.started_ns / 1e9,
             call.duration,
             call.outcome.error_type if call.outcome else None,
             call.failure,

@@ -481,12 +481,12 @@ def test_a_forked_child_begins_to_number_again(runtime: Runtime, telemetry: Tele
     audit = Audit((provider, None), runtime.resolver.hashes, lambda exchange, service: {}, "unit", runtime.metrics)
     finished = Exchange("POST", "/mcp", {}).add(RpcMessage("tools/call", 1, {}))
     for _ in range(2):
-        audit.record(finished, None)
+        audit.record(finished)
 
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
-            audit.record(finished, None)
+            audit.record(finished)
             number = records(telemetry)[-1].attributes["otel_mcp.audit.number"]
             (tmp_path / "seen").write_text(f"{number} {dropped(telemetry)}")
         os._exit(0)
@@ -600,16 +600,22 @@ async def test_the_short_way_to_attributes_leaves_the_same_record(
         with monkeypatch.context() as patched, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if not short:
-                patched.setattr(audit, "wrapping", lambda _: None)
+                patched.setattr(audit, "quick", lambda _: None)
             patched.setattr(Audit, "numbered", 0)
             settings = load(audit="events", hash_key="shared")
             runtime = Runtime(settings, telemetry.tracer_provider, telemetry.meter_provider, provider)
             await post(MCPMiddleware(Server(), runtime), modern(arguments={"a": 1}), MODERN_HEADERS)
             runtime.disable()
         (data,) = exporter.get_finished_logs()
-        attributes = {**data.log_record.attributes}
+        record = data.log_record
+        attributes, bounded = {**record.attributes}, dict(vars(record.attributes))
         for own in ("otel_mcp.call.duration", "session.id"):
             attributes.pop(own, None)
-        record = data.log_record
-        found.append((attributes, record.attributes.dropped, record.event_name, record.severity_number, data.resource))
+        for own in ("_dict", "_lock"):
+            del bounded[own]
+        fields = dict(vars(record))
+        assert fields.pop("timestamp") <= fields.pop("observed_timestamp")
+        for own in ("attributes", "context", "trace_id", "span_id"):
+            assert fields.pop(own)
+        found.append((attributes, bounded, fields, {**vars(data), "log_record": None, "limits": repr(data.limits)}))
     assert found[0] == found[1]

@@ -380,7 +380,7 @@ async def test_a_session_is_active_until_its_last_call_ended(
 
 
 async def test_a_batch_in_many_parts_is_one_delta_of_a_session(make_runtime: MakeRuntime) -> None:
-    runtime = make_runtime(flush_calls=20)
+    runtime = make_runtime(flush_calls=20, max_tool_calls=5)
     deltas: list[SessionDelta] = []
     runtime.recorder._submit = deltas.append  # pyright: ignore[reportPrivateUsage]
     app = MCPMiddleware(Server(session_id="own"), runtime)
@@ -391,7 +391,10 @@ async def test_a_batch_in_many_parts_is_one_delta_of_a_session(make_runtime: Mak
         await asyncio.sleep(0)
 
     assert [delta.call_count for delta in deltas] == [20]
-    assert deltas[0].began == max(call.started_at for call in deltas[0].calls)
+    assert [record.request_id for record in deltas[0].calls] == [15, 16, 17, 18, 19]
+    assert deltas[0].began == max(record.started_at for record in deltas[0].calls)
+    assert deltas[0].first_activity is not None
+    assert deltas[0].first_activity < deltas[0].calls[0].started_at
 
 
 async def test_however_many_calls_end_at_once_none_is_lost(
