@@ -6,7 +6,7 @@ Nothing but zeros is recorded before the first request: values from before a for
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
@@ -70,6 +70,8 @@ class Metrics:
         self.calls: Counter[str] = Counter()  # Of tools, by their bounded names.
         self._requests: Counter[Series] = Counter()
         """Of the batch that is being recorded, by the series of client and method."""
+        self._values: defaultdict[Series, list[float]] = defaultdict(list)
+        """Durations and sizes of this batch, which are recorded together."""
         self._exemplified: set[tuple[Series, int]] = set()
         """Buckets that have been offered an exemplar by this batch: they keep one, and an offer costs a record."""
 
@@ -102,17 +104,22 @@ class Metrics:
             name, label, tenant, requests, duration, sizes = usual or self.labels.slow_find(call, key)
             if requests is not None:
                 self._requests[requests] += 1
-            context = NO_SPAN
-            if (span := call.span_context) is not None and span.trace_flags.sampled:
-                bucket = duration, bisect_left(semconv.OPERATION_BUCKETS, call.duration)
-                if bucket not in self._exemplified:
-                    self._exemplified.add(bucket)
-                    context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
-            duration.record(call.duration, context)
+            if (
+                (span := call.span_context) is not None
+                and span.trace_flags.sampled
+                and (bucket := (duration, bisect_left(semconv.OPERATION_BUCKETS, call.duration)))
+                not in self._exemplified
+            ):
+                self._exemplified.add(bucket)
+                context = set_span_in_context(call.span or NonRecordingSpan(span), NO_SPAN)
+                duration.record(call.duration, context=context)
+            else:
+                self._values[duration].append(call.duration)
             if call.method == "tools/call":
                 self.calls[name or semconv.OTHER] += call.round is None or not call.round.continues
                 if call.result_bytes is not None:
-                    (sizes.get(tenant) or self.labels.slow_size(sizes, name, tenant)).record(call.result_bytes)
+                    size = sizes.get(tenant) or self.labels.slow_size(sizes, name, tenant)
+                    self._values[size].append(call.result_bytes)
                     if call.result_bytes > self.labels.taken.get(label, inf) and (
                         outcome is None or outcome.asks is None
                     ):
@@ -138,13 +145,15 @@ class Metrics:
 
     def close(self) -> None:
         """Count what is counted once for a whole batch, which ends here."""
-        requests, self._requests = self._requests, Counter()
+        requests, values, self._requests, self._values = self._requests, self._values, Counter(), defaultdict(list)
         self._exemplified.clear()
         try:
             if self._waiting:
                 self.settle()
             for series, count in requests.items():
                 series.record(count)
+            for series, several in values.items():
+                series.record(*several)
         except Exception as failure:
             report("record", failure)
 

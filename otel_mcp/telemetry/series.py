@@ -43,25 +43,30 @@ class Series:
         self._public = instrument.record if isinstance(instrument, Histogram) else instrument.add
         self._found: _Found | None = None
 
-    def record(self, value: float, context: Context = NO_SPAN) -> None:
-        """Record a value, or add it to a counter; neither may be negative."""
+    def record(self, *values: float, context: Context = NO_SPAN) -> None:
+        """Record values, or add them to a counter; none may be negative."""
         found = self._found
         if found is None or found.consumer._reader_storages is not found.storages:
             found = self._found = _find(self._instrument, self._attributes)
             if found is None:
-                return self._public(value, self._attributes, context)
+                for value in values:
+                    self._public(value, self._attributes, context)
+                return
         if found.is_enabled():
-            now = time_ns()
+            kept, renewed, now = found.kept, found.renewed, time_ns()
             measurement: Any = object.__new__(found.kind)
-            measurement.__dict__.update(found.fields, value=value, time_unix_nano=now, context=context)
-            sampled = found.always_asks or context is not NO_SPAN
-            sampled = sampled and found.should_sample(value, now, found.fields["attributes"], context)
-            for aggregation in found.kept:
-                aggregation.aggregate(measurement, sampled)
-            for match, key, attributes in found.renewed:
-                with match._lock:
-                    match._get_or_create_aggregation(key, attributes).aggregate(measurement, sampled)
-        return None
+            fields = measurement.__dict__
+            fields.update(found.fields, time_unix_nano=now, context=context)
+            asks, sampled = found.always_asks or context is not NO_SPAN, False
+            for value in values:
+                fields["value"] = value
+                if asks:
+                    sampled = found.should_sample(value, now, fields["attributes"], context)
+                for aggregation in kept:
+                    aggregation.aggregate(measurement, sampled)
+                for match, key, attributes in renewed:
+                    with match._lock:
+                        match._get_or_create_aggregation(key, attributes).aggregate(measurement, sampled)
 
 
 class _Found(NamedTuple):

@@ -25,7 +25,7 @@ from otel_mcp.telemetry import series
 from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.spans import NO_SPAN
 
-Record = Callable[[Any, float, dict[str, Any], Context], None]
+Record = Callable[[Any, Sequence[float], dict[str, Any], Context], None]
 
 DELTA = dict.fromkeys((sdk.Counter, sdk.Histogram), AggregationTemporality.DELTA)
 ATTRIBUTES: list[dict[str, Any]] = [{}, {"tool": "add"}, {"tool": "list", "version": "1.1", "n": 1}, {"tool": "\u00e9"}]
@@ -35,20 +35,23 @@ SPANS = [
 ]
 
 
-def publicly(instrument: Histogram | Counter, value: float, attributes: dict[str, Any], context: Context) -> None:
+def publicly(
+    instrument: Histogram | Counter, values: Sequence[float], attributes: dict[str, Any], context: Context
+) -> None:
     record = instrument.record if isinstance(instrument, Histogram) else instrument.add
-    record(value, attributes, context)
+    for value in values:
+        record(value, attributes, context)
 
 
 def shortly() -> Record:
     """Record through a series for each instrument and set of attributes."""
     made: dict[str, Series] = {}
 
-    def record(instrument: Any, value: float, attributes: dict[str, Any], context: Context) -> None:
+    def record(instrument: Any, values: Sequence[float], attributes: dict[str, Any], context: Context) -> None:
         key = json.dumps([id(instrument), attributes])
         if key not in made:
             made[key] = Series(instrument, attributes)
-        made[key].record(value, context)
+        made[key].record(*values, context=context)
         assert made[key]._found is not None  # pyright: ignore[reportPrivateUsage]
 
     return record
@@ -76,8 +79,8 @@ def exports(record: Record, readers: Sequence[InMemoryMetricReader], **options: 
         for number in range(30):
             context = [NO_SPAN, *SPANS][number % 3]
             attributes = ATTRIBUTES[(number + round_) % len(ATTRIBUTES)]
-            record(histogram, number / 10, attributes, context)
-            record(counter, number, attributes, context)
+            record(histogram, (number / 10, number / 7), attributes, context)
+            record(counter, (number, 1), attributes, context)
         yield [collected(reader) for reader in readers]
     provider.shutdown()
 
@@ -185,9 +188,9 @@ def test_where_the_sdk_differs_records_take_the_public_way(
     series._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
     differs(monkeypatch)
 
-    Series(counter, {"tool": "add"}).record(1)
+    Series(counter, {"tool": "add"}).record(1, 2)
 
-    assert recorded == [(1, {"tool": "add"}, NO_SPAN)]
+    assert recorded == [(value, {"tool": "add"}, NO_SPAN) for value in (1, 2)]
     series._is_as_expected.cache_clear()  # pyright: ignore[reportPrivateUsage]
     provider.shutdown()
 
