@@ -7,6 +7,7 @@ is none of asyncio at all. Then a thread keeps one: it writes, sweeps and asks.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 from otel_mcp.guard import guarded
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 _MANY: Final = 2
 """Loops gone, after which we keep one of our own."""
@@ -173,6 +175,17 @@ async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     # A caller that awaits without asyncio runs on trio, which has been imported for that.
     wait: Callable[..., Awaitable[T]] = sys.modules["trio"].to_thread.run_sync
     return await wait(done.result)
+
+
+def as_coroutine_function(function: F) -> F:
+    """Mark a function that returns an awaitable, since some callers, such as asgiref, warn of what is not marked.
+
+    It saves a coroutine of our own, which every suspension would pass through.
+    """
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # pyright: ignore
+    return function
 
 
 def current_task() -> object:

@@ -114,6 +114,8 @@ class Dispatch:
     """What the handler runs in; ``None`` before it does."""
     own: Span | None = None
     """The span, where it is ours."""
+    fine: object = _GUARD
+    """The result that a layer has found fine, inside which nothing can change it any more; at first none."""
     _attached: Token[Context] | None = None
     _call_token: Token[Call | None] | None = None
 
@@ -137,14 +139,14 @@ class Dispatch:
                     call.span = call.span_context = None
                     dispatcher.inflight.handed_over.paths.learn(call.exchange.path, True)
                 # Whatever the task carried: it may be older than the request.
-                self.parent = otel_context.set_value(CALL, call, parent_of(call))
+                self.parent = Context({**parent_of(call), CALL: call})
                 self._attached = otel_context.attach(self._opened(self.parent) if self.opens else self.parent)
                 self._call_token = current_call.set(call)
             except Exception as failure:
                 report("dispatch", failure)
             result = await handler()
             try:
-                outcome = self.outcome_of(result)
+                outcome = FINE if result is self.fine else self.outcome_of(result)
             except Exception as failure:
                 report("dispatch", failure)
             return result

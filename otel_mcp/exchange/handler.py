@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
 
 from otel_mcp.exchange.replies import Answer
 from otel_mcp.exchange.request import MAX_BODY
-from otel_mcp.exchange.response import X_SESSION_ID, Exchanges
+from otel_mcp.exchange.response import Exchanges
 from otel_mcp.guard import report
 from otel_mcp.hashing import OURS
 from otel_mcp.identity.address import PROXY_HEADERS
+from otel_mcp.loops import as_coroutine_function
 from otel_mcp.model.call import MODERN, SCOPE_KEY, Exchange, Reading, current_call, current_exchange
-from otel_mcp.model.outcomes import REFUSALS
 from otel_mcp.semconv import OTHER, TOOL_ERROR
 from otel_mcp.telemetry.census import MIN_STREAM_SECONDS
 from otel_mcp.telemetry.propagation import without_ended_span
@@ -39,8 +38,8 @@ class ExchangeHandler:
     """Serves one request."""
 
     __slots__ = (
-        "_answer", "_call", "_exchanges", "_held_body", "_outside", "_receive", "_scope", "_send", "_size", "_start",
-        "exchange",
+        "_answer", "_around", "_call", "_exchanges", "_held_body", "_outside", "_receive", "_scope", "_send", "_size",
+        "_start", "exchange",
     )  # fmt: skip
 
     def __init__(
@@ -49,26 +48,18 @@ class ExchangeHandler:
         """Take up a request that may be MCP. One that names a session has still to be claimed, see `run`."""
         headers, certain = seen
         version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
-        client, ambient = scope.get("client"), otel_context.get_current()
+        client, self._around = scope.get("client"), (around := otel_context.get_current())
         wire_session_id = session_id[:512].decode("latin-1") if session_id else None
+        self._outside = ambient = without_ended_span(around) if around else around
+        # By place, since a dozen keywords cost as much as all the rest.
         self.exchange = exchange = Exchange(
-            scope.get("method", ""),
-            scope.get("path", ""),
-            headers,
+            scope.get("method", ""), scope.get("path", ""), headers,
             wire_headers.HTTP_VERSIONS.get(scope.get("http_version", "1.1"), OTHER),
-            str(client[0]) if client and client[0] else None,
-            client[1] if client and len(client) > 1 else None,
-            scope=scope,
-            protocol_version=version[:32].decode("latin-1") if version else None,
-            wire_session_id=wire_session_id,
-            transport_id=wire_session_id,
-            confirmed=certain,
-            capture=exchanges.capture,
-            tenant_of=exchanges.tenant_of,
-            hides_ids=exchanges.hides_ids,
-            http_decided=exchanges.http_spans.is_off,
-            ambient=without_ended_span(ambient) if ambient else ambient,
-        )
+            str(client[0]) if client and client[0] else None, client[1] if client and len(client) > 1 else None,
+            scope, version[:32].decode("latin-1") if version else None, wire_session_id, wire_session_id,
+            certain, ambient,
+            exchanges.capture, exchanges.tenant_of, exchanges.hides_ids, exchanges.http_spans.is_off,
+        )  # fmt: skip
         if version and exchange.http_method != "POST" and exchange.modern:
             exchange.protocol_version = None  # GET and DELETE are of the revisions before it.
         # A proxy that adds no header is known by its HTTP/1.0: no client of MCP speaks it, nginx does by default.
@@ -77,7 +68,7 @@ class ExchangeHandler:
         if wire_session_id is None and scope.get("query_string"):
             exchange.transport_id = wire_headers.query_session_id(scope)
         self._exchanges, self._scope, self._receive, self._send = exchanges, scope, receive, send
-        self._outside, self._call = exchange.ambient or Context(), current_call.get()
+        self._call = current_call.get()
         self._held_body: bytearray | None = None  # So far, where it comes in pieces.
         self._start: Message | None = None  # Of an answer whose headers depend on its body, which is about to come.
         self._answer: Answer | None = None  # Reads the answer, where that is needed.
@@ -86,7 +77,7 @@ class ExchangeHandler:
 
     async def run(self, app: ASGIApp) -> None:
         """Serve the request. What `app` raises passes untouched."""
-        exchange, error, token = self.exchange, None, None
+        exchange, error = self.exchange, None
         if exchange.transport_id is not None:
             try:
                 owners, wire_id = self._exchanges.session_ids.owners, exchange.wire_session_id or OURS
@@ -98,8 +89,8 @@ class ExchangeHandler:
                     self._scope = await self._exchanges.session_ids.claim(exchange, self._scope)
             except Exception as failure:
                 report("request", failure)
-        if otel_context.get_current() is not self._outside:
-            token = otel_context.attach(self._outside)  # The span that was current has ended.
+        if self._outside is not self._around:
+            otel_context.attach(self._outside)  # The span that was current has ended.
         here = current_exchange.set(exchange)
         try:
             await app(self._scope, self.receive, self.send)
@@ -120,8 +111,8 @@ class ExchangeHandler:
                 except Exception as failure:
                     report("end of request", failure)
                 error = None  # Or this frame and its traceback refer to each other.
-                if token is not None:
-                    otel_context.detach(token)
+                if otel_context.get_current() is not self._around:
+                    otel_context.attach(self._around)  # Whatever the app has left attached.
 
     async def receive(self) -> Message:
         """Pass a message on to the app, and read it."""
@@ -135,35 +126,45 @@ class ExchangeHandler:
                 # Servers also say so after a completed response: then nobody has left early.
                 exchange.disconnected = not exchange.responded
             elif not exchange.parsed and message["type"] == "http.request":
-                body, is_whole = message.get("body", b""), not message.get("more_body", False) and not self._held_body
+                body, more = message.get("body", b""), message.get("more_body", False)
                 is_read = exchange.at_sdk and exchange.confirmed and exchange.http_method == "POST"
                 is_read = is_read and exchange.transport_id not in self._exchanges.asked
-                if is_read and is_whole and body[:1] == b"{" and len(body) <= MAX_BODY:
+                if is_read and not more and not self._held_body and body[:1] == b"{" and len(body) <= MAX_BODY:
                     # The SDK parses it anyway, and the dispatch seam tells. Bytes stay the object that they are.
                     exchange.unparsed_body, exchange.body_size, exchange.parsed = bytes(body), len(body), True
                 else:
-                    await self._slow_read(message)
+                    self._held_body = self._exchanges.requests.feed(exchange, self._held_body, body, more=more)
+                    if exchange.parsed and exchange.confirmed and not (exchange.at_sdk or exchange.attaches_inside):
+                        await self._exchanges.dispatcher.attach(exchange, self._scope)  # A bare app.
         except Exception as failure:
             report("receive", failure)
         return message
 
-    async def _slow_read(self, message: Message) -> None:
-        """Read a piece of the request body; once it is whole, a bare app is put under the span of its call."""
-        exchange, body, more = self.exchange, message.get("body", b""), message.get("more_body", False)
-        self._held_body = self._exchanges.requests.feed(exchange, self._held_body, body, more=more)
-        if exchange.parsed and exchange.confirmed and not (exchange.at_sdk or exchange.attaches_inside):
-            await self._exchanges.dispatcher.attach(exchange, self._scope)
-
-    async def send(self, message: Message) -> None:
+    @as_coroutine_function
+    def send(self, message: Message) -> Awaitable[None]:
         """Pass a message of the app on, the start of an answer with headers of ours, and read it."""
-        exchange, outgoing, is_body = self.exchange, message, False
+        exchange, begun = self.exchange, None
+        if exchange.foreign and not exchange.at_sdk:
+            return self._send(message)
         if self._start is not None:
-            await self._slow_resume(self._start, message)
+            return self._slow_resume(self._start, message)
         try:
-            kind = message.get("type")
-            is_body = kind == "http.response.body"
-            if kind == "http.response.start":
-                if (started := self._begin_known(message) or await self._slow_begin(message)) is None:
+            if message["type"] == "http.response.start":
+                begun = self._begin_known(message)
+        except Exception as failure:
+            report("send", failure)
+        if begun is None:
+            return self._forward(message)
+        if otel_context.get_current() is self._outside and current_call.get() is self._call:
+            return self._send(begun)
+        return self._as_outside(self._send, begun)
+
+    async def _forward(self, message: Message) -> None:
+        """Pass on a message of the app that is to be read, or begins an answer of which less is known."""
+        exchange, outgoing = self.exchange, message
+        try:
+            if message.get("type") == "http.response.start":
+                if (started := await self._slow_begin(message)) is None:
                     return  # It waits for the body.
                 outgoing = started
         except Exception as failure:
@@ -172,7 +173,7 @@ class ExchangeHandler:
             await self._send(outgoing)
         else:
             await self._as_outside(self._send, outgoing)
-        if not is_body:
+        if message.get("type") != "http.response.body":
             return
         try:
             body, more = message.get("body", b""), message.get("more_body", False)
@@ -190,14 +191,10 @@ class ExchangeHandler:
 
     def _begin_known(self, message: Message) -> Message | None:
         """Begin an answer if it is a plain 200 of a known session, to what an SDK reads; ``None`` = not begun."""
-        exchange, call = self.exchange, self.exchange.sdk_call
-        headers: Any = message.get("headers")
-        is_first = exchange.status is None and not (call is None and exchange.unparsed_body is None)
-        if not is_first or message["status"] != 200 or type(headers) is not list:
+        exchange, call, body = self.exchange, self.exchange.sdk_call, self.exchange.unparsed_body
+        if exchange.status is not None or (call is None and body is None) or message["status"] != 200:
             return None
-        if b"content-encoding" in (present := wire_headers.by_name(cast("list[Any]", headers))):
-            return None
-        content_type = present.get(b"content-type", b"")
+        content_type = wire_headers.plain_type(message.get("headers"))
         if content_type == b"application/json":
             # The SDK has served the one tool call already: all but the size of its result is known.
             if call is None or call.running or call.session is None or (outcome := call.handler_outcome) is None:
@@ -205,9 +202,9 @@ class ExchangeHandler:
             if outcome.status_code is not None or outcome.error_type not in _RESULTS:
                 return None
             session, exchange.reading = call.session, Reading.SIZE
-        elif content_type.startswith(b"text/event-stream"):
+        elif content_type is not None and content_type.startswith(b"text/event-stream"):
             # It opens a stream before it tells what will be answered on it.
-            body, session = exchange.unparsed_body, self._exchanges.resolver.known(exchange)
+            session = self._exchanges.resolver.known(exchange)
             if body is None or session is None or b'"initialize"' in body:
                 return None
             exchange.session, exchange.reading = session, Reading.QUIET_STREAM
@@ -217,9 +214,10 @@ class ExchangeHandler:
         exchange.status = 200
         if exchange.http_span is not None:
             message = self._exchanges.http_spans.respond(exchange, message)
-        if not self._exchanges.responses.adds_session_id or X_SESSION_ID in present:
+        if not self._exchanges.responses.adds_session_id:
             return message
-        return {**message, "headers": [*message["headers"], (X_SESSION_ID, session.facts.session_id.encode("ascii"))]}
+        public = session.facts.session_id.encode("ascii")
+        return {**message, "headers": [*message["headers"], (wire_headers.X_SESSION_ID, public)]}
 
     async def _slow_begin(self, message: Message, body: bytes | None = None) -> Message | None:
         """Begin any other answer; ``None`` = its start waits for its body."""
@@ -227,25 +225,24 @@ class ExchangeHandler:
         if body is None and exchange.status is not None:
             return message  # Some transports start twice; the first one stands.
         message = wire_headers.with_headers_at_hand(message)
-        if (begun := await self._exchanges.begin(exchange, self._scope, message, body)) is None:
-            self._start = message
-        elif exchange.reading is not Reading.NOTHING:
-            self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
+        begun = await self._exchanges.begin(exchange, self._scope, message, body)
+        self._start = message if begun is None else None
         return begun
 
     async def _slow_resume(self, start: Message, message: Message) -> None:
-        """Send the start that has waited for its body, which is here."""
+        """Send the start that has waited for its body, and then this."""
         self._start = None
         try:
             start = await self._slow_begin(start, message.get("body", b"")) or start
         except Exception as failure:
             report("send", failure)
         await self._as_outside(self._send, start)
+        await self._forward(message)
 
     def _slow_answer(self, body: bytes | memoryview, *, more: bool) -> None:
         """Read a piece of the response body that has been sent."""
         exchange, call = self.exchange, self.exchange.sdk_call
-        if self._answer is None:
+        if exchange.reading is Reading.QUIET_STREAM:
             # It has brought nothing yet but perhaps the result whose outcome the SDK's seam has seen.
             if not body:
                 return
@@ -254,12 +251,16 @@ class ExchangeHandler:
                 self._exchanges.inflight.finish(call, call.handler_outcome, size)
                 return
             exchange.reading = Reading.STREAM
+        if self._answer is None:
             self._answer = Answer(self._exchanges.replies, exchange, exchange.reading)
         self._answer.feed(body, more=more)
 
     def _close(self, error: BaseException | None) -> None:
         """End the request: the app has returned or raised."""
         exchange, inflight = self.exchange, self._exchanges.inflight
+        if exchange.foreign and not exchange.at_sdk:
+            exchange.closed, exchange.scope = True, None
+            return
         began = inflight.census.streams.pop(exchange, None)
         if began is not None and (exchange.sdk_call is None or perf_counter() - began >= MIN_STREAM_SECONDS):
             self._exchanges.stream_ended(exchange, began)
@@ -275,10 +276,8 @@ class ExchangeHandler:
                 inflight.leave(call)
             is_over = is_over and call.finished and not call.running
             is_kept = is_kept or not (call.dispatched and call.finished)
-        if exchange.transport_id is not None and (exchange.http_method != "POST" or exchange.status in REFUSALS):
-            self._exchanges.session_ids.ended(exchange, exchange.transport_id)
-        if exchange.status in REFUSALS:
-            self._exchanges.refused(exchange, exchange.status)
+        if exchange.status != 200 or exchange.http_method != "POST":
+            self._exchanges.ended(exchange)
         if exchange.http_span is not None:
             self._exchanges.http_spans.end(exchange, error)
         if not is_kept:  # Until its calls are recorded, it keeps only what that takes: their spans have been made.
@@ -287,10 +286,9 @@ class ExchangeHandler:
             exchange.calls, exchange.sdk_call, exchange.dispatch = [], None, None  # As in `Exchange.forget_calls`.
 
     async def _as_outside(self, server: Callable[..., Awaitable[Any]], *message: Message) -> Any:
-        """Wait for the server in the context that it called us in.
+        """Wait for the server in the context that it called us in, which callbacks that it schedules meanwhile keep.
 
-        A server may schedule callbacks meanwhile, which keep the context that they are scheduled in: in that of a
-        request, the later ones of its connection would seem to be part of it (uvicorn with h11 or httptools, asyncio).
+        In that of a request, later ones of the connection would seem to be part of it (uvicorn on asyncio).
         """
         token, call_token = otel_context.attach(self._outside), current_call.set(self._call)
         try:

@@ -5,13 +5,14 @@ Bounded: a JSON body or an event beyond the limit is measured, not held.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 from otel_mcp.exchange.inflight import InFlight
 from otel_mcp.exchange.request import Requests
 from otel_mcp.guard import report
 from otel_mcp.identity.resolver import Resolver
+from otel_mcp.loops import as_coroutine_function
 from otel_mcp.model.call import Call, Exchange, Reading
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.metrics import Metrics
@@ -255,10 +256,12 @@ class _Within:
         self._passes = False
         """It is read further out, or is no MCP."""
 
-    async def send(self, message: Message) -> None:
+    @as_coroutine_function
+    def send(self, message: Message) -> Awaitable[None]:
         """Forward first, and read where nobody further out can."""
-        if self._passes:
-            return await self._send(message)
+        return self._send(message) if self._passes or self._exchange.foreign else self._read(message)
+
+    async def _read(self, message: Message) -> None:
         # Who compresses puts the compressed body into the same message.
         body, more = message.get("body", b""), message.get("more_body", False)
         try:

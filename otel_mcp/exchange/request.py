@@ -80,6 +80,7 @@ class Requests:
                 exchange.unparsed_body = whole  # The SDK parses it anyway, and the dispatch seam tells.
             else:
                 self._parse(exchange, whole)
+                exchange.foreign = not exchange.confirmed and exchange.transport_id is None
         return None
 
     def read(self, exchange: Exchange) -> None:

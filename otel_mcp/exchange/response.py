@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final
+from typing import Any
 
 from otel_mcp.exchange.dispatch import Dispatcher
 from otel_mcp.exchange.inflight import InFlight
@@ -20,6 +20,7 @@ from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Call, Exchange, client_of
+from otel_mcp.model.outcomes import REFUSALS
 from otel_mcp.model.tenant import TenantOf
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.census import kind_of
@@ -28,8 +29,6 @@ from otel_mcp.telemetry.recorder import Recorder
 from otel_mcp.types import Message, Scope
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.jsonrpc import is_handshake, outcome_of, parse_replies
-
-X_SESSION_ID: Final = b"x-session-id"
 
 
 class Responses:
@@ -105,8 +104,8 @@ class Responses:
         status, ours = exchange.status or 500, list[tuple[bytes, bytes]]()
         if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
             ours.append((wire_headers.SESSION_ID, exchange.minted.encode("ascii")))
-        if public is not None and status < 400 and self.adds_session_id and X_SESSION_ID not in present:
-            ours.append((X_SESSION_ID, public.encode("ascii")))
+        if public is not None and status < 400 and self.adds_session_id and wire_headers.X_SESSION_ID not in present:
+            ours.append((wire_headers.X_SESSION_ID, public.encode("ascii")))
         return {**message, "headers": [*(message.get("headers") or ()), *ours]} if ours else message
 
     def _pending_id(self, exchange: Exchange) -> str | None:
@@ -238,7 +237,15 @@ class Exchanges:
         if exchange.calls and not exchange.at_sdk:
             self.requests.learn_bare(exchange)
 
-    def refused(self, exchange: Exchange, status: int) -> None:
+    def ended(self, exchange: Exchange) -> None:
+        """Take the end of a request that is no POST, or was not answered with 200."""
+        status = exchange.status if exchange.status in REFUSALS else None
+        if exchange.transport_id is not None and (exchange.http_method != "POST" or status is not None):
+            self.session_ids.ended(exchange, exchange.transport_id)
+        if status is not None:
+            self._refused(exchange, status)
+
+    def _refused(self, exchange: Exchange, status: int) -> None:
         """Count a request that HTTP answered with a refusal: of a named client, if not before anybody has read it."""
         if exchange.confirmed or (not exchange.parsed and wire_headers.takes_streams(exchange.headers)):
             self.recorder.metrics.request_refused(status, self._client(exchange))

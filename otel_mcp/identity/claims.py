@@ -17,7 +17,6 @@ from otel_mcp.model.session import Claim, Principal
 from otel_mcp.settings import Settings
 from otel_mcp.wire import headers as wire_headers
 
-_OUR_HEADER: Final = b"x-session-id"
 _HOST_HEADERS: Final = (b"x-claude-code-session-id", b"x-hermes-session-id", b"mcp-client-session-id")
 _FRESH: Final = 30.0
 """Seconds in which an id of ours may be unknown to the store: another replica has still to write it."""
@@ -37,7 +36,7 @@ class Claims:
         self._host_headers = (*_HOST_HEADERS, *(name.encode("latin-1") for name in settings.session_headers))
         self._meta = frozenset({"baggage", *(entry.key for entry in self._host_keys)})
         cookie = (b"cookie",) if "cookie" in settings.session_sources else ()
-        self._headers = frozenset({b"baggage", _OUR_HEADER, *self._host_headers, *cookie})
+        self._headers = frozenset({b"baggage", wire_headers.X_SESSION_ID, *self._host_headers, *cookie})
         self._telling = self._headers.union(CREDENTIALS)
         self._cache: dict[tuple[object, ...], Claim | None] = {}
         self._generation = hashes.generation
@@ -132,7 +131,7 @@ class Claims:
     def _header(self, exchange: Exchange, who: Principal) -> Claim | None:
         if exchange.transport_id and not exchange.modern:
             return self._named(exchange.transport_id, who, transport=True)
-        if value := exchange.headers.get(_OUR_HEADER):
+        if value := exchange.headers.get(wire_headers.X_SESSION_ID):
             # We send this one out ourselves, so a client may bring back the id of a session.
             return self._named(value.decode("latin-1"), who)
         for name in self._host_headers:

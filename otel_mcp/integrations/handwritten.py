@@ -69,8 +69,8 @@ async def serve(
                 outcome = exchange.dispatch.failed(error)
         raise
     finally:
-        with _GUARD:
-            if (dispatch := exchange.dispatch) is not None:
+        if (dispatch := exchange.dispatch) is not None:
+            with _GUARD:
                 exchange.dispatch = None
                 dispatch.leave(outcome)
         if token is not None:
@@ -83,8 +83,8 @@ def _attaching(runtime: Runtime, exchange: Exchange, scope: Scope, receive: Rece
 
     async def attaching() -> Message:
         message = await receive()
-        with _GUARD:
-            if exchange.parsed and exchange.routed is routed:  # Otherwise a route further in attaches it.
+        if exchange.parsed and exchange.confirmed and exchange.routed is routed:  # Else a route further in attaches it.
+            with _GUARD:
                 await runtime.dispatcher.attach(exchange, scope)
         return message
 

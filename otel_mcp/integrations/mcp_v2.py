@@ -20,11 +20,11 @@ from opentelemetry import context as otel_context
 from pydantic import ValidationError
 
 from otel_mcp import current, semconv
-from otel_mcp.exchange.dispatch import Dispatch, exchange_of
+from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.guard import guarded, report
 from otel_mcp.integrations.patching import ORIGINAL, Patches
 from otel_mcp.integrations.tools import was_entered
-from otel_mcp.model.call import Call, current_call
+from otel_mcp.model.call import SCOPE_KEY, Call, Exchange, current_call
 from otel_mcp.model.outcomes import completed_by
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.spans import call_attributes, capture_result, scope_of
@@ -61,7 +61,9 @@ def _composed(compose: Compose) -> Compose:
             if (runtime := current.runtime) is None:
                 return compose(self, inner)(ctx)
             try:
-                if (exchange := exchange_of(getattr(ctx, "request", None))) is None:
+                scope: Any = getattr(getattr(ctx, "request", None), "scope", None)
+                exchange: object = scope.get(SCOPE_KEY) if type(scope) is dict else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+                if not isinstance(exchange, Exchange):
                     call = _handed_over(runtime, self, ctx)
                     if call is None:
                         return compose(self, inner)(ctx)
@@ -78,8 +80,9 @@ def _composed(compose: Compose) -> Compose:
                 if call.method != "tools/call" or call.target not in runtime.metrics.catalogues.tools.known:
                     dispatch.slow_learn(ctx)
                 # A patched middleware that opens spans observes its inner part itself.
-                is_layered = self.server.middleware and hasattr(type(self.server.middleware[0]).__call__, ORIGINAL)
-                chain = compose(self, inner if is_layered else partial(dispatch.observe, inner))
+                if self.server.middleware and hasattr(type(self.server.middleware[0]).__call__, ORIGINAL):
+                    dispatch.is_layered = True
+                chain = compose(self, inner if dispatch.is_layered else partial(dispatch.observe, inner))
                 return dispatch.run(partial(chain, ctx))
             except Exception as failure:
                 report("dispatch", failure)
@@ -116,6 +119,8 @@ def layer(original: Callable[..., Awaitable[Any]], *, opening: bool = False) -> 
 
 @dataclass(slots=True, eq=False)
 class _Dispatch(Dispatch):
+    is_layered: bool = False
+    """The outermost middleware opens the span, so what passes there is what the message ends with."""
     observed: bool = False
     """A layer further out reads the result and completes the span."""
     spans_outside: bool = False
@@ -155,7 +160,8 @@ class _Dispatch(Dispatch):
                     token = self.open_unless_opened()
             result = await call_next(ctx)
             try:
-                outcome = self.outcome_of(result)
+                if (outcome := self.outcome_of(result)) is FINE and self.is_layered:
+                    self.fine = result
                 if outcome is not FINE or call.method != "tools/call" or call.exchange.capture is not None:
                     await self._slow_observed(result, outcome)
             except Exception as failure:

@@ -165,10 +165,31 @@ class Exchange:
     """Address of the client: the peer's, or what a trusted proxy says."""
     client_port: int | None = None
     """Its port there, where known."""
-    client_is_shared: bool = False
-    """That address is a proxy's and stands for many clients."""
     scope: Mapping[str, Any] | None = None
     """The innermost scope that has been seen; kept until the request is over, since it refers to this record."""
+    protocol_version: str | None = None
+    """Asked for by header or body, then what the server agreed to."""
+    wire_session_id: str | None = None
+    """The ``Mcp-Session-Id`` that the client sent, also where we take it off before the app."""
+    transport_id: str | None = None
+    """The transport session that the client names: by that header, else (2024-11-05) by the ``session_id`` of the
+    query, or of the ``endpoint`` event that hands it out."""
+    confirmed: bool = False
+    """MCP for sure; else the body or the stream has still to tell."""
+    ambient: Context | None = None
+    """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
+    Its span has not ended."""
+    capture: Callable[[Any], str | None] | None = None
+    """Turns arguments and results into span attributes; ``None`` = neither may be captured."""
+    tenant_of: Callable[[Exchange], str | None] | None = None
+    """Reads the tenant; ``None`` = nobody asks for it."""
+    hides_ids: bool = False
+    """Ids of transport sessions may not be written anywhere."""
+    http_decided: bool = False
+    """It is known whether the HTTP span is ours or somebody else's."""
+
+    client_is_shared: bool = False
+    """That address is a proxy's and stands for many clients."""
     user: object = None
     """What an authentication middleware put into the scope, once that has been looked at."""
     caller: tuple[object, int, Principal] | None = None
@@ -180,13 +201,6 @@ class Exchange:
     started: float = field(default_factory=perf_counter)
     """Seconds of `perf_counter`."""
 
-    protocol_version: str | None = None
-    """Asked for by header or body, then what the server agreed to."""
-    wire_session_id: str | None = None
-    """The ``Mcp-Session-Id`` that the client sent, also where we take it off before the app."""
-    transport_id: str | None = None
-    """The transport session that the client names: by that header, else (2024-11-05) by the ``session_id`` of the
-    query, or of the ``endpoint`` event that hands it out."""
     minted: str | None = None
     """The id that we add, or have added, to the answer of this ``initialize``."""
     owns_sessions: bool | None = None
@@ -194,17 +208,14 @@ class Exchange:
     server_session_id: str | None = None
     """The id that the server itself put on its answer."""
 
-    confirmed: bool = False
-    """MCP for sure; else the body or the stream has still to tell."""
     calls: list[Call] = field(default_factory=_no_calls)
     body_size: int = 0
     unparsed_body: bytes | bytearray | None = None
     """The request body, while the seam at the SDK is expected to tell what it says."""
     parsed: bool = False
     """All of the body that is to be read has been, though an SDK may have it parsed for us."""
-    ambient: Context | None = None
-    """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
-    Its span has not ended."""
+    foreign: bool = False
+    """Its body is no MCP, so nothing of its answer is read, unless an SDK gets it all the same."""
     at_sdk: bool = False
     """It has reached the transport of an SDK."""
     routed: bool = False
@@ -215,8 +226,6 @@ class Exchange:
     """The `AppDispatch` of its one call, where the handler is the HTTP app itself."""
     http_span: Span | None = None
     """The HTTP server span, where it is ours and has not ended."""
-    http_decided: bool = False
-    """It is known whether that span is ours or somebody else's."""
     stream: tuple[str, str | None] | None = None
     """Session and user of a GET stream that answers may come on."""
     sse_endpoint: bool = False
@@ -240,13 +249,6 @@ class Exchange:
     """The app has returned."""
     raised: bool = False
     """It has raised, so that its answer is not whole."""
-
-    capture: Callable[[Any], str | None] | None = None
-    """Turns arguments and results into span attributes; ``None`` = neither may be captured."""
-    tenant_of: Callable[[Exchange], str | None] | None = None
-    """Reads the tenant; ``None`` = nobody asks for it."""
-    hides_ids: bool = False
-    """Ids of transport sessions may not be written anywhere."""
 
     @property
     def shown_session_id(self) -> str | None:

@@ -8,7 +8,7 @@ accepts an event stream, the body or the answer may have to decide.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 from otel_mcp.types import Message
@@ -17,10 +17,13 @@ SESSION_ID: Final = b"mcp-session-id"
 PROTOCOL_VERSION: Final = b"mcp-protocol-version"
 METHOD: Final = b"mcp-method"
 NAME: Final = b"mcp-name"
+X_SESSION_ID: Final = b"x-session-id"
 
 HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "3", "3.0": "3"}
 """Versions of HTTP as servers write them, with their values in the conventions; clients can make up others."""
 
+_JSON: Final = b"application/json"
+_HELD: Final = (list, tuple)
 _BYTES: Final = (bytes, bytearray, memoryview)
 HeaderMap = Mapping[bytes, bytes]
 Seen = tuple[HeaderMap, bool]
@@ -37,12 +40,19 @@ def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
     if method != "POST" and method != "GET" and method != "DELETE":
         return None
     lines: Any = scope.get("headers") or ()
-    if type(lines) is not list and type(lines) is not tuple:
+    if type(lines) not in _HELD:
         # Adapters and tests may pass an iterator, which the app must be able to read after us.
-        scope["headers"] = lines = list(cast("Iterable[Any]", lines))
-    headers = by_name(cast("list[Any]", lines)[::-1])
+        scope["headers"] = lines = list(lines)
+    try:
+        headers: HeaderMap = dict(lines[::-1])
+        is_plain = type(headers.get(b"host")) is bytes  # As this server writes one name, it writes them all.
+    except (TypeError, ValueError):
+        headers, is_plain = {}, False
+    if not is_plain:
+        headers = by_name(lines[::-1])
     if method == "POST":
-        if headers.get(b"content-type", b"").lstrip()[:16].lower() != b"application/json":
+        content_type = headers.get(b"content-type", b"")
+        if content_type != _JSON and content_type.lstrip()[:16].lower() != _JSON:
             return None
         return headers, METHOD in headers or PROTOCOL_VERSION in headers or SESSION_ID in headers
     if SESSION_ID in headers:
@@ -65,6 +75,23 @@ def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
     except (TypeError, ValueError):
         pass
     return dict(pairs({"headers": lines}))
+
+
+def plain_type(lines: Any) -> bytes | None:
+    """Return the content type of a response as its server wrote it, read without making a map.
+
+    Returns:
+        ``None`` where headers ask for a closer look: encoded, with an ``X-Session-Id``, not as ASGI requires them.
+    """
+    if type(lines) not in _HELD:
+        return None
+    found: bytes | None = None
+    for name, value in lines:
+        if name == b"content-type":
+            found = value
+        elif name == b"content-encoding" or name == X_SESSION_ID or not name.islower():
+            return None
+    return found if type(found) is bytes else None
 
 
 def with_headers_at_hand(message: Message) -> Message:

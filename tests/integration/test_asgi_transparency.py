@@ -243,7 +243,7 @@ async def test_messages_pass_unchanged_where_everything_of_ours_fails(
         raise RuntimeError("sabotage")
 
     for owner, methods in (
-        (ExchangeHandler, ("_begin_known", "_slow_begin", "_slow_read", "_slow_answer", "_close")),
+        (ExchangeHandler, ("_begin_known", "_slow_begin", "_slow_answer", "_close")),
         (observed.runtime.exchanges.requests, ("feed",)),
         (observed.runtime.exchanges.session_ids, ("claim",)),
     ):

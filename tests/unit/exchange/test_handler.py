@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import ModuleType
@@ -29,6 +31,8 @@ from tests.support.providers import Telemetry
 
 pytestmark = pytest.mark.anyio
 
+is_coroutine_function = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
+
 
 async def test_receive_and_send_are_bound_methods_of_one_object(runtime: Runtime) -> None:
     owners: list[object] = []
@@ -42,6 +46,38 @@ async def test_receive_and_send_are_bound_methods_of_one_object(runtime: Runtime
 
     assert owners[0] is owners[1]
     assert type(owners[0]).__name__ == "ExchangeHandler"
+
+
+async def test_receive_and_send_pass_for_coroutine_functions(runtime: Runtime) -> None:
+    asked: list[bool] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        asked.extend([is_coroutine_function(receive), is_coroutine_function(send)])
+        await read(receive)
+        await respond(send, result())
+
+    await post(MCPMiddleware(app, runtime), call())
+
+    assert asked == [True, True]
+
+
+async def test_an_answer_to_other_json_is_not_read_unless_an_sdk_serves_it(runtime: Runtime) -> None:
+    seen: list[tuple[bool, int | None]] = []
+
+    def serving(*, at_sdk: bool) -> App:
+        async def app(scope: Message, receive: Receive, send: Send) -> None:
+            await read(receive)
+            scope[SCOPE_KEY].at_sdk = at_sdk
+            await respond(send, {"fine": True})
+            seen.append((scope[SCOPE_KEY].foreign, scope[SCOPE_KEY].status))
+
+        return app
+
+    for at_sdk in (False, True):
+        reply = await post(MCPMiddleware(serving(at_sdk=at_sdk), runtime), {"number": 1})
+        assert reply.status == 200
+
+    assert seen == [(True, None), (True, 200)]
 
 
 def classes() -> Iterator[type]:
