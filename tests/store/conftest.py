@@ -34,7 +34,7 @@ class Replicas:
             return self._memory, process
         options = {"service_name": service}
         if isinstance(self._backend, Server):
-            made = RedisStore(settings(self._backend.url, **options), process)
+            made = RedisStore(settings(self._backend.patient_url, **options), process)
         else:
             client = lambda: cast(Client, fakeredis.FakeAsyncRedis(server=self._fake))  # noqa: E731
             made = RedisStore(settings(**options), process, client=client)
@@ -75,7 +75,7 @@ def raw(server: Server) -> Iterator[Any]:
 @pytest.fixture
 async def store(server: Server, raw: Any, process: ProducerId) -> AsyncIterator[RedisStore]:
     """The store of `process`."""
-    store = RedisStore(settings(server.url), process)
+    store = RedisStore(settings(server.patient_url), process)
     yield store
     await store.aclose()
 

@@ -209,7 +209,7 @@ async def _see_what_runs(url: str) -> None:
 
 
 def test_an_account_that_may_only_read_suffices_for_the_command_line(server: Server) -> None:
-    anyio.run(use, RedisStore(settings(server.url), PROCESS))
+    anyio.run(use, RedisStore(settings(server.patient_url), PROCESS))
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "limited", "reset", *READER)
         client.execute_command("ACL", "LOG", "RESET")
@@ -235,7 +235,7 @@ def test_an_account_that_may_only_read_suffices_for_the_command_line(server: Ser
 
 @pytest.mark.parametrize("rule", [rule for rule in READER if rule[0] in "+~"])
 def test_nothing_of_what_the_reader_may_do_can_be_left_out(rule: str, server: Server) -> None:
-    anyio.run(use, RedisStore(settings(server.url), PROCESS))
+    anyio.run(use, RedisStore(settings(server.patient_url), PROCESS))
     rules = [other for other in READER if other != rule]
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "limited", "reset", *rules)

@@ -28,7 +28,8 @@ async def replica(server: Server, raw: Any) -> AsyncIterator[Callable[..., Repli
 
     def make(**values: Any) -> Replica:
         listener = Listener()
-        sessions = Sessions(settings(server.url, flush_interval=0.05, sweep_interval=0.1, **values), listener)
+        given = {"flush_interval": 0.05, "sweep_interval": 0.1, **values}
+        sessions = Sessions(settings(server.patient_url, **given), listener)
         sessions.ensure_running()
         made.append(sessions)
         return sessions, listener
@@ -144,9 +145,9 @@ async def test_the_end_of_a_session_without_documents_to_spare_knows_its_calls(
     replica: Callable[..., Replica], raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flusher, "_AFTER_OUTAGE", 0.0)
-    sessions, listener = replica(session_ttl=1.0)
+    sessions, listener = replica(session_ttl=2.0, sweep_interval=0.5)
     now = time.time()
-    failed = delta(3, of=facts("abc", now, 1.0), at=now)
+    failed = delta(3, of=facts("abc", now, 2.0), at=now)
     for call in failed.calls:
         call.failure, call.waiting = "tool", "w" * 16
     sessions.submit(failed)
@@ -155,7 +156,7 @@ async def test_the_end_of_a_session_without_documents_to_spare_knows_its_calls(
 
     (end,) = listener.ends
     assert (end.reason, [call.failure for call in end.calls]) == ("expired", ["tool"] * 3)
-    assert end.last_activity + 1.0 + endings.TRAVEL < time.time()
+    assert end.last_activity + 2.0 + endings.TRAVEL < time.time()
     assert 0 < raw.ttl("mcp_session:abc") <= 600
 
 
@@ -244,7 +245,7 @@ async def test_deleting_a_session_reports_its_end_before_its_document_is_gone(
 
 async def test_ends_are_held_in_bounded_memory(raw: Any, server: Server) -> None:
     listener = Listener()
-    sessions = Sessions(settings(server.url, max_sessions=10), listener)
+    sessions = Sessions(settings(server.patient_url, max_sessions=10), listener)
     now = time.time()
     for number in range(25):
         sessions.submit(delta(1, of=facts(f"s{number}", now), at=now, ended="client_delete"))

@@ -103,7 +103,7 @@ async def test_a_server_that_is_absent_at_the_start_is_found_later(
 
 async def test_more_tools_than_connections_are_no_outage(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener()
-    sessions = Sessions(settings(server.url), listener)
+    sessions = Sessions(settings(server.patient_url), listener)
     sessions.submit(delta(2, at=time.time()))
     await sessions.flush()
 
@@ -119,7 +119,7 @@ async def test_a_server_that_became_a_replica_is_one_outage_without_pending_writ
 ) -> None:
     caplog.set_level(logging.INFO, "otel_mcp")
     listener = Listener()
-    sessions = Sessions(settings(server.url, flush_interval=0.01, sweep_interval=0.1), listener)
+    sessions = Sessions(settings(server.patient_url, flush_interval=0.01, sweep_interval=0.1), listener)
     sessions.ensure_running()
     await until(lambda: listener.operations["sweep", "ok"] >= 2)
     with server.client() as client:
@@ -156,7 +156,7 @@ async def far_away(server: Server, delay: float) -> AsyncGenerator[str]:
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)
     try:
-        yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        yield server.patient_url.replace(str(server.port), str(listening.sockets[0].getsockname()[1]))
     finally:
         listening.close()
         for task in tasks:

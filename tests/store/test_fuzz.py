@@ -41,7 +41,7 @@ USERS = ("a" * 32, "a" * 32, "a" * 32, "b" * 32, None)
 @pytest.fixture
 async def store(server: Server, process: ProducerId) -> AsyncIterator[RedisStore]:
     server.client().flushall()
-    store = RedisStore(settings(server.url, max_tool_calls=CAP), process)
+    store = RedisStore(settings(server.patient_url, max_tool_calls=CAP), process)
     yield store
     await store.aclose()
 

@@ -37,7 +37,7 @@ WEEK = 7 * 86_400
 @pytest.fixture
 async def other(server: Server) -> AsyncIterator[RedisStore]:
     """Another process on the same server."""
-    store = RedisStore(settings(server.url))
+    store = RedisStore(settings(server.patient_url))
     yield store
     await store.aclose()
 
@@ -469,7 +469,7 @@ async def test_a_missing_or_wrong_password_is_no_outage(server: Server, raw: Any
             await store.aclose()
             assert caught.value.denied
             assert "wrong" not in str(caught.value)
-        store = RedisStore(settings(server.url.replace("//", "//:secret@")))
+        store = RedisStore(settings(server.patient_url.replace("//", "//:secret@")))
         assert (await store.apply([fresh(process)]))[0].created
         await store.aclose()
     finally:
@@ -482,7 +482,7 @@ async def test_missing_permissions_are_no_outage(
     server: Server, raw: Any, process: ProducerId, rules: tuple[str, ...]
 ) -> None:
     raw.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">pw", *rules)
-    store = RedisStore(settings(server.url.replace("//", "//limited:pw@")))
+    store = RedisStore(settings(server.patient_url.replace("//", "//limited:pw@")))
     try:
         with pytest.raises(StoreDown) as caught:
             await store.apply([fresh(process)])
@@ -529,7 +529,7 @@ async def test_none_of_our_commands_is_instrumented(server: Server, raw: Any, pr
             enabled.append(is_instrumentation_enabled())
             await self._client.aclose()
 
-    store = RedisStore(settings(server.url), client=Watched)
+    store = RedisStore(settings(server.patient_url), client=Watched)
     await store.apply([fresh(process)])
     await store.describe("abc")
     await store.claim_expired(time.time(), 10)
@@ -549,7 +549,7 @@ async def test_a_restart_resumes_each_session_once(store: RedisStore, server: Se
     async def serve(started: float, at: float) -> bool:
         worker = ProducerId()
         worker.started_at = started
-        served = RedisStore(settings(server.url), worker)
+        served = RedisStore(settings(server.patient_url), worker)
         (answer,) = await served.apply([flush(worker, delta(1, of=facts(at=now - 3000), at=at))])
         await served.aclose()
         return answer.resumed
@@ -957,7 +957,7 @@ async def test_many_sessions_that_ended_otherwise_do_not_delay_an_expiry(
 
 async def test_sweeper_and_flush_of_one_process_do_not_report_an_end_twice(server: Server, raw: Any) -> None:
     process, now = ProducerId(), time.time()
-    store = RedisStore(settings(server.url), process)
+    store = RedisStore(settings(server.patient_url), process)
     await store.apply([flush(process, delta(3, of=facts(at=now - 99, limit=10.0), at=now - 99))])
     claimed = await store.claim_expired(now, 10)
 
@@ -996,7 +996,7 @@ async def test_the_end_of_a_session_is_reported_by_its_own_service(
     server: Server, store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
-    others = RedisStore(settings(server.url, service_name="two"))
+    others = RedisStore(settings(server.patient_url, service_name="two"))
     await store.apply([flush(process, delta(3, of=facts(at=now, limit=10.0), at=now))])
     (answer,) = await others.apply(
         [flush(ProducerId(), delta(1, of=facts(at=now, limit=10.0, client_name="x"), at=now))]
@@ -1013,7 +1013,7 @@ async def test_saving_the_session_of_another_service_does_not_take_its_end(
     server: Server, store: RedisStore, raw: Any, process: ProducerId
 ) -> None:
     now = time.time()
-    others = RedisStore(settings(server.url, service_name="two", session_ttl=5.0))
+    others = RedisStore(settings(server.patient_url, service_name="two", session_ttl=5.0))
     await store.apply([flush(process, delta(3, of=facts(at=now, limit=10.0), at=now))])
     answer = await others.save(SessionState(session_id="abc"))
     raw.zadd("otel_mcp:two:deadlines", {"abc": now + 5})  # As after a crash before it was taken out.
@@ -1030,7 +1030,7 @@ async def test_another_service_cannot_take_an_overdue_session_without_document(
     server: Server, store: RedisStore, raw: Any, process: ProducerId, what: str
 ) -> None:
     now = time.time()
-    others = RedisStore(settings(server.url, service_name="two"))
+    others = RedisStore(settings(server.patient_url, service_name="two"))
     await store.apply([flush(process, delta(3, of=facts(at=now - 20, limit=10.0), at=now - 20))])
     raw.delete(DOCUMENT)
 
@@ -1048,7 +1048,7 @@ async def test_another_service_cannot_take_an_overdue_session_without_document(
 
 async def test_a_document_of_the_users_is_swept_by_its_service(server: Server, store: RedisStore, raw: Any) -> None:
     now = time.time()
-    others = RedisStore(settings(server.url, service_name="two"))
+    others = RedisStore(settings(server.patient_url, service_name="two"))
     await store.save(SessionState(session_id="abc"))
     raw.zadd("otel_mcp:two:deadlines", {"abc": now})
 
@@ -1217,7 +1217,7 @@ async def test_an_end_that_was_left_is_reported_once_by_who_sweeps_next(
 ) -> None:
     now, process = time.time(), ProducerId()
     await store.apply([flush(process, delta(3, of=facts(at=now, client_name="c"), at=now))])
-    operator = RedisStore(settings(server.url))
+    operator = RedisStore(settings(server.patient_url))
 
     assert await operator.end("abc") is True
     assert await operator.end("abc") is False
@@ -1255,7 +1255,7 @@ async def test_a_session_that_goes_on_after_such_an_end_is_another_one(store: Re
 async def test_only_its_own_service_may_end_a_session(server: Server, store: RedisStore) -> None:
     now = time.time()
     await store.apply([flush(ProducerId(), delta(1, of=facts(at=now), at=now))])
-    other = RedisStore(settings(server.url, service_name="other"))
+    other = RedisStore(settings(server.patient_url, service_name="other"))
 
     assert await other.end("abc") is False
     await other.aclose()

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def ours(server: Server, raw: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(settings(server.url))
+    store = RedisStore(settings(server.patient_url))
     yield store
     await store.aclose()
 
@@ -34,7 +34,7 @@ async def ours(server: Server, raw: Any) -> AsyncIterator[RedisStore]:
 @pytest.fixture
 async def theirs(server: Server, raw: Any) -> AsyncIterator[RedisStore]:
     """The store of another service."""
-    store = RedisStore(settings(server.url, service_name="other"))
+    store = RedisStore(settings(server.patient_url, service_name="other"))
     yield store
     await store.aclose()
 
@@ -109,7 +109,7 @@ async def test_under_its_own_service_a_session_goes_on_with_other_facts(ours: Re
 
 
 async def test_a_client_using_its_id_on_another_server_has_another_session(server: Server, raw: Any) -> None:
-    runtimes = [Runtime(load(service_name=name, redis_url=server.url)) for name in ("shop", "bank", "bank")]
+    runtimes = [Runtime(load(service_name=name, redis_url=server.patient_url)) for name in ("shop", "bank", "bank")]
     ids: list[str | None] = []
     for runtime in runtimes:
         reply = await post(MCPMiddleware(App(), runtime), call(), legacy_headers("my-own-id"))
@@ -129,7 +129,7 @@ async def test_who_may_write_to_redis_does_not_write_our_answers(server: Server,
     raw.set("mcp_session:old", "{}")
     raw.hset("{mcp_session:old}:stats", mapping={"t": "1 x", "i": "1", "x": "x expired 1"})
     raw.set("{mcp_session:old}:next:shop", "a\r\nset-cookie: b")
-    runtime = Runtime(load(service_name="shop", redis_url=server.url))
+    runtime = Runtime(load(service_name="shop", redis_url=server.patient_url))
 
     reply = await post(MCPMiddleware(App(), runtime), call(), legacy_headers("old"))
     await runtime.shut_down()

@@ -58,6 +58,11 @@ class Server:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def patient_url(self) -> str:
+        """The same for what no busy machine may make fail: half a second without an answer is a failure by default."""
+        return f"{self.url}?socket_timeout=60&socket_connect_timeout=60"
+
     def client(self, **options: Any) -> Any:
         return Redis(host="127.0.0.1", port=self.port, **options)
 
