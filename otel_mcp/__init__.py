@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from otel_mcp.version import __version__
 
 if TYPE_CHECKING:
-    from otel_mcp.api import SessionState, current_session
+    from otel_mcp.api import MCPMiddleware, SessionState, current_session
     from otel_mcp.instrumentor import MCPInstrumentor
-    from otel_mcp.middleware import MCPMiddleware
     from otel_mcp.model.state import ToolCall
     from otel_mcp.observers import Observer
     from otel_mcp.telemetry.logs import SessionLogFilter
@@ -32,7 +31,7 @@ __all__ = [
 
 _HOMES: Final = {
     "MCPInstrumentor": "otel_mcp.instrumentor",
-    "MCPMiddleware": "otel_mcp.middleware",
+    "MCPMiddleware": "otel_mcp.api",
     "Observer": "otel_mcp.observers",
     "SessionLogFilter": "otel_mcp.telemetry.logs",
     "SessionState": "otel_mcp.api",

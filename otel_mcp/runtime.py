@@ -28,11 +28,10 @@ from otel_mcp.exchange.response import Exchanges, Responses
 from otel_mcp.exchange.rounds import Rounds
 from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.guard import guarded
-from otel_mcp.identity.principal import on_record
+from otel_mcp.identity.principal import on_record, tenant_reader
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, WriteResult
 from otel_mcp.model.state import SessionState
-from otel_mcp.model.tenant import reader as tenant_reader
 from otel_mcp.model.verdict import Finding
 from otel_mcp.observers import Observers
 from otel_mcp.sessions.service import Sessions

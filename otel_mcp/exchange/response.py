@@ -18,10 +18,10 @@ from otel_mcp.exchange.replies import LIMIT, Replies, reading_of
 from otel_mcp.exchange.request import Requests
 from otel_mcp.exchange.session_ids import SessionIds
 from otel_mcp.hashing import OURS
+from otel_mcp.identity.principal import TenantOf
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import Call, Exchange, client_of
 from otel_mcp.model.outcomes import REFUSALS
-from otel_mcp.model.tenant import TenantOf
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.census import kind_of
 from otel_mcp.telemetry.http_span import HTTPSpans

@@ -15,7 +15,7 @@ from otel_mcp.hashing import OURS
 from otel_mcp.identity.resolver import Resolver
 from otel_mcp.model.call import MODERN, Exchange
 from otel_mcp.model.delta import SessionDelta, SessionFacts
-from otel_mcp.model.interruption import Refusal
+from otel_mcp.model.session import Refusal
 from otel_mcp.model.state import EndReason
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings

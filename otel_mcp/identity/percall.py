@@ -17,8 +17,7 @@ from typing import Final
 
 from otel_mcp.bounded import remember
 from otel_mcp.hashing import OURS, minted_at
-from otel_mcp.identity.conversations import Conversations
-from otel_mcp.identity.reconcile import Directory, Later
+from otel_mcp.identity.reconcile import Conversations, Directory, Later
 from otel_mcp.identity.registry import Registry
 from otel_mcp.model.delta import SessionDelta, SessionFacts
 from otel_mcp.model.session import Claim, Principal, Session

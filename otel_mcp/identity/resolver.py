@@ -7,12 +7,11 @@ from collections.abc import Callable
 
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.claims import Claims
-from otel_mcp.identity.conversations import Conversations
+from otel_mcp.identity.hosts import synthetic_type
 from otel_mcp.identity.lookup import Lookup
 from otel_mcp.identity.percall import PerCall
 from otel_mcp.identity.principal import CREDENTIALS, caller, is_foreign, own_id
-from otel_mcp.identity.probes import synthetic_type
-from otel_mcp.identity.reconcile import Reconciler
+from otel_mcp.identity.reconcile import Conversations, Reconciler
 from otel_mcp.identity.registry import Registry
 from otel_mcp.model.call import MODERN, Call, Exchange, client_info
 from otel_mcp.model.session import Claim, Session

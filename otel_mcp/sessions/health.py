@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from otel_mcp.guard import report
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.interruption import Interruption
+from otel_mcp.model.session import Interruption
 from otel_mcp.model.state import SessionState
 from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding

@@ -15,7 +15,7 @@ from typing import Final
 from otel_mcp.bounded import remember
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import SessionDelta, SessionFacts
-from otel_mcp.model.interruption import Refusal
+from otel_mcp.model.session import Refusal
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.sessions.tables import gone

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly, report
 from otel_mcp.model.delta import Known, SessionDelta
-from otel_mcp.model.interruption import Refusal
+from otel_mcp.model.session import Refusal
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.documents import SessionDocuments
@@ -26,8 +26,8 @@ from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.sessions.lookups import Lookups, SharedKey
 from otel_mcp.sessions.worker import Worker
 from otel_mcp.settings import Settings
+from otel_mcp.store import choose, is_divided
 from otel_mcp.store.base import ProducerId, SessionStore
-from otel_mcp.store.factory import choose, is_divided
 from otel_mcp.store.memory import MemoryStore
 from otel_mcp.types import Asker
 

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final, NamedTuple, Protocol
 
 from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
-from otel_mcp.model.interruption import Interruption, Refusal, Return
+from otel_mcp.model.session import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 
 GRACE: Final = 600.0

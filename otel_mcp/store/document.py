@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from json.encoder import encode_basestring
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
+from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from otel_mcp.model.delta import FACTS, CallRecord, SessionFacts
+from otel_mcp.model.rounds import add_calls
 from otel_mcp.model.state import ToolCall
 
 logger = logging.getLogger("otel_mcp")
@@ -30,6 +34,8 @@ _TEXTS: Final = ("error_type", "failure", "arguments_digest", "trace_id", "span_
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = 253402300799_000000
 """Microseconds: the end of the year 9999."""
+_MARK: Final = re.compile(r'"(?:answers|waiting)":"[0-9A-Za-z]+"')
+"""In the line of a call, what `_marks` makes."""
 
 
 def micros(seconds: float) -> int:
@@ -194,3 +200,53 @@ def _warn_once() -> None:
         "and null if it cannot be written as JSON; so are others to come",
         CONTENT,
     )
+
+
+class Joined(NamedTuple):
+    """Calls of a flush, as they are to be written."""
+
+    calls: list[CallRecord]
+    taken: Sequence[str] = ()
+    """Lines of the document that they replace."""
+    absent: Sequence[str] = ()
+    """Texts of lines that they would have to replace, if there were any."""
+    waits: Sequence[tuple[str, float]] = ()
+    """Inputs that calls had waited for and that have come: tool and seconds."""
+
+
+def join(document: object, calls: Sequence[CallRecord]) -> Joined:
+    """Join the newest calls of a session with those in its document, where one answers what the other waits for.
+
+    ``flush.lua`` puts the whole in the place of the lines that it takes along, unless the document has changed in
+    between: then the sender looks again.
+    """
+    wanted = {mark for call in calls for mark in _marks(call)}
+    lines = document.decode("utf-8", "replace").split("\n") if isinstance(document, bytes) and wanted else ()
+    held: dict[int, str] = {}
+    joined: list[CallRecord] = []
+    for line in lines:
+        if not wanted.isdisjoint(_MARK.findall(line)) and (known := _read(line := line.removesuffix(","))) is not None:
+            joined.append(known)
+            held[id(known)] = line
+    before = list(joined)
+    waits = add_calls(joined, calls)
+    stay = {id(call) for call in joined}
+    new = [call for call in joined if id(call) not in held]
+    taken = [held[id(call)] for call in before if id(call) not in stay]
+    # What stays though it has such a mark, as input that came before it was asked for, is known to be there.
+    left = {mark for call in before if id(call) in stay for mark in _MARK.findall(held[id(call)])}
+    absent = [mark for call in new for mark in _marks(call) if mark not in left]
+    return Joined(new, taken, absent, waits)
+
+
+def _marks(call: CallRecord) -> list[str]:
+    """Return the texts by which the round before a call is known, and the one after it."""
+    marks = (("waiting", call.answers), ("answers", call.waiting))
+    return [f'"{name}":"{key}"' for name, key in marks if key is not None]
+
+
+def _read(line: str) -> CallRecord | None:
+    try:
+        return record(ToolCall.model_validate_json(line))
+    except ValidationError:
+        return None  # Another part of the document, or not of ours.

@@ -11,8 +11,8 @@ from pydantic_core import from_json
 
 from otel_mcp.bounded import remember
 from otel_mcp.model.delta import CallRecord, EndedSession, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
 from otel_mcp.model.rounds import add_calls
+from otel_mcp.model.session import LOST, Interruption, Refusal, Return
 from otel_mcp.model.state import Cause, Ended, EndReason, Interrupted, SessionState
 from otel_mcp.store import document as text
 from otel_mcp.store.base import GRACE, VISITS

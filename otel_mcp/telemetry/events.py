@@ -12,7 +12,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
 from otel_mcp import semconv
 from otel_mcp.guard import guarded
 from otel_mcp.model.delta import FACTS, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.interruption import Interruption, within
+from otel_mcp.model.session import Interruption, within
 from otel_mcp.model.state import SessionState
 from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding

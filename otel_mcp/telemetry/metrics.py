@@ -1,4 +1,4 @@
-"""How finished calls become measurements.
+"""How finished calls, and questions to clients, become measurements.
 
 Nothing but zeros is recorded before the first request: values from before a fork would be exported by every child.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any, Final
@@ -16,17 +16,17 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import semconv
+from otel_mcp.bounded import BoundedNames
 from otel_mcp.guard import report
 from otel_mcp.model.call import Call, client_of
 from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
 from otel_mcp.telemetry.catalogue import Catalogues
 from otel_mcp.telemetry.census import Census
-from otel_mcp.telemetry.inputs import InputMetrics
 from otel_mcp.telemetry.instruments import Instruments, Readings
 from otel_mcp.telemetry.labels import Labels, has_worked
 from otel_mcp.telemetry.series import Series
-from otel_mcp.telemetry.session_metrics import SessionMetrics
+from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.telemetry.tasks import Tasks
 from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
@@ -36,6 +36,8 @@ _MAX_WAITING: Final = 1000
 """Refusals and streams that wait to be recorded."""
 _MAX_REMEMBERED: Final = 16
 """Tools of a session whose last failure is remembered."""
+_MAX_ERRORS: Final = 20
+"""Error codes of clients that have label values of their own."""
 
 
 class Metrics:
@@ -225,3 +227,33 @@ class Metrics:
 
     def observer_dropped(self, observer: str, count: int) -> None:
         self._on.observer_dropped.add(count, {semconv.OBSERVER: observer}, NO_SPAN)
+
+
+class InputMetrics:
+    """Measurements of questions to clients."""
+
+    def __init__(self, on: Instruments, tools: BoundedNames) -> None:
+        self._on = on
+        self._tools = tools
+        self._errors = BoundedNames(_MAX_ERRORS, ("unanswered", "-1", "-32601", "-32602", "-32603"))
+
+    def given(self, tool: str, seconds: float) -> None:
+        """Measure how long a tool call has waited for input that has come."""
+        self._on.input_wait.record(seconds, self._of_tool(tool), NO_SPAN)
+
+    def abandoned(self, tool: str) -> None:
+        """Count a tool call whose session is over, and that still waits for input."""
+        self._on.input_abandoned.add(1, self._of_tool(tool), NO_SPAN)
+
+    def asked(self, method: str, version: str | None, failure: Mapping[str, str], seconds: float) -> None:
+        """Measure a request of the server to its client, with the attributes of its failure."""
+        attributes = {semconv.MCP_METHOD_NAME: method}
+        if version is not None:
+            attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in PROTOCOL_VERSIONS else semconv.OTHER
+        for key, error in failure.items():  # Any client may make up codes.
+            attributes[key] = self._errors.bounded(error, proven=False, likely=True)
+        self._on.client_duration.record(seconds, attributes, NO_SPAN)
+
+    def _of_tool(self, tool: str) -> dict[str, str]:
+        # A young process has seen none of its tools work yet, but the store has.
+        return {semconv.GEN_AI_TOOL_NAME: self._tools.bounded(tool, proven=False, likely=True)}

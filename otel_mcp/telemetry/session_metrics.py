@@ -8,7 +8,7 @@ from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames
 from otel_mcp.model.call import MODERN
 from otel_mcp.model.delta import EndedSession, SessionFacts
-from otel_mcp.model.interruption import CAUSES, WITHIN, Interruption, within
+from otel_mcp.model.session import CAUSES, WITHIN, Interruption, within
 from otel_mcp.model.verdict import PATTERNS
 from otel_mcp.telemetry.instruments import Instruments
 from otel_mcp.telemetry.spans import NO_SPAN

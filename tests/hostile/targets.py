@@ -26,8 +26,8 @@ from otel_mcp.model.state import SessionState
 from otel_mcp.settings import load
 from otel_mcp.store import document as document_text
 from otel_mcp.telemetry.metrics import Metrics
+from otel_mcp.telemetry.propagation import carried
 from otel_mcp.wire import headers, jsonrpc, sse
-from otel_mcp.wire.carrier import carried
 
 HASHES: Final = KeyedHashes()
 HASHES.learn(b"k" * 32)

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pytest
 
+from otel_mcp.api import MCPMiddleware
 from otel_mcp.exchange.handler import ExchangeHandler
-from otel_mcp.middleware import MCPMiddleware
 from otel_mcp.model.call import SCOPE_KEY
 from tests.integration.conftest import Observed
 from tests.support.scripted import OURS, RECEIVE, Conversation, Scripted, Step, converse, http_scope

@@ -22,7 +22,7 @@ from docs import conventions, generate, signals, source
 from grafana.boards import contract
 from otel_mcp import MCPInstrumentor, current, guard, semconv
 from otel_mcp.model.delta import SessionDelta, SessionFacts
-from otel_mcp.model.interruption import CAUSES, WITHIN, Refusal
+from otel_mcp.model.session import CAUSES, WITHIN, Refusal
 from otel_mcp.model.state import EndReason
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import PREFIX, Settings

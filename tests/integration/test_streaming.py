@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from otel_mcp.middleware import MCPMiddleware
+from otel_mcp.api import MCPMiddleware
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import ASGIApp, Receive, Scope, Send

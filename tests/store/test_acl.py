@@ -19,7 +19,7 @@ from otel_mcp import guard
 from otel_mcp.cli.app import run
 from otel_mcp.cli.store import Reader
 from otel_mcp.model.delta import EndedSession, OpenCall, SessionFacts
-from otel_mcp.model.interruption import Refusal
+from otel_mcp.model.session import Refusal
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.tables import CATALOGUES, leave, meet, put_in_flight
 from otel_mcp.store.base import ProducerId, StoreDown

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from otel_mcp.model.interruption import Interruption, Refusal
+from otel_mcp.model.session import Interruption, Refusal
 from otel_mcp.model.state import EndReason
 from otel_mcp.sessions.tables import gone, leave
 from otel_mcp.store.base import ProducerId, SessionStore

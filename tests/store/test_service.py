@@ -17,7 +17,7 @@ import pytest
 
 from otel_mcp import loops
 from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, WriteResult
-from otel_mcp.model.interruption import Interruption, Refusal, Return
+from otel_mcp.model.session import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import health
 from otel_mcp.sessions.flusher import BATCH

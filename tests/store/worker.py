@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from otel_mcp.model.delta import CallRecord, EndedSession, OpenCall, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.interruption import Interruption
+from otel_mcp.model.session import Interruption
 from otel_mcp.model.state import SessionState
 from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding

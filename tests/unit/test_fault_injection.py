@@ -41,8 +41,8 @@ pytestmark = pytest.mark.anyio
 SHELL = {
     "otel_mcp.current.look",
     "otel_mcp.current.serve",
-    "otel_mcp.middleware.MCPMiddleware.__init__",
-    "otel_mcp.middleware.MCPMiddleware.__call__",
+    "otel_mcp.api.MCPMiddleware.__init__",
+    "otel_mcp.api.MCPMiddleware.__call__",
     "otel_mcp.exchange.handler.ExchangeHandler.run",
     "otel_mcp.exchange.handler.ExchangeHandler.receive",
     "otel_mcp.exchange.handler.ExchangeHandler.send",

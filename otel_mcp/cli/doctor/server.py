@@ -27,7 +27,7 @@ _PATHS: Final = ("/mcp", "/mcp/", "/sse")
 _PATCHED: Final = (
     "starlette.applications.Starlette",
     "litestar.app.Litestar",
-    "otel_mcp.middleware.MCPMiddleware",
+    "otel_mcp.api.MCPMiddleware",
 )
 """Apps that are observed on any server."""
 _DISPATCH: Final = ("_compose_server_middleware", "_handle_request")

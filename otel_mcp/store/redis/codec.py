@@ -10,12 +10,12 @@ from importlib.resources import files
 from typing import Any, Final, NamedTuple, get_args
 
 from otel_mcp.model.delta import FACTS, Flush, SessionDelta, SessionFacts, WriteResult
-from otel_mcp.model.interruption import LOST
+from otel_mcp.model.session import LOST
 from otel_mcp.model.state import SessionState
 from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.store import document as text
 from otel_mcp.store.base import ABANDONED, BRIEF, GRACE, ProducerId
-from otel_mcp.store.redis.rounds import Joined
+from otel_mcp.store.document import Joined
 
 LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that still counts as a limit."""

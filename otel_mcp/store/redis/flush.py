@@ -15,10 +15,10 @@ from otel_mcp.bounded import remember
 from otel_mcp.guard import guarded, report
 from otel_mcp.model.delta import EndedSession, Flush, WriteResult
 from otel_mcp.store.base import StoreDown
+from otel_mcp.store.document import Joined, join
 from otel_mcp.store.redis import codec, replies
 from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, is_ours, outage
 from otel_mcp.store.redis.codec import Keys, agreed_id, mark
-from otel_mcp.store.redis.rounds import Joined, join
 
 _AGAIN: Final = ("expired", "clock", "look", "fresh")
 """Values of `WriteResult.retry` with which the same flush can be written at once."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from otel_mcp.model.delta import SessionFacts
-from otel_mcp.model.interruption import LOST, Interruption, Refusal, Return
+from otel_mcp.model.session import LOST, Interruption, Refusal, Return
 from otel_mcp.store.base import ProducerId
 from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage, put_recent, recent
 from otel_mcp.store.redis.codec import AT_END, Keys, Writer, script, text_of

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from redis.exceptions import ResponseError
 
 from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
-from otel_mcp.model.interruption import Interruption, Refusal, Return
+from otel_mcp.model.session import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
 from otel_mcp.store import document as text

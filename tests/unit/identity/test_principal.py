@@ -1,4 +1,4 @@
-"""Who is calling: the authenticated user, a token's subject, or a bare credential, as keyed hashes only."""
+"""Who is calling: the authenticated user, a token's subject, or a bare credential, as keyed hashes only; the tenant."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from starlette.authentication import BaseUser, SimpleUser, UnauthenticatedUser
 
 from otel_mcp.hashing import KeyedHashes
-from otel_mcp.identity.principal import principal
+from otel_mcp.identity.principal import LONGEST_TENANT, principal, tenant_reader, token_claim
+from otel_mcp.model.call import Exchange
 from otel_mcp.model.session import NOBODY, Principal
 
 
@@ -230,3 +233,123 @@ def test_a_user_and_a_token_of_the_same_name_are_two_callers() -> None:
     token = principal(None, bearer(jwt({"iss": "name", "sub": "ann"})), made)
 
     assert principal(SimpleUser("ann"), {}, made) != token
+
+
+@dataclass
+class TenantUser:
+    """What an authentication middleware of the app's own may put into the scope."""
+
+    is_authenticated: object = True
+    claims: object = field(default_factory=lambda: {"org": "acme"})
+    access_token: Any = None
+
+
+class Raising:
+    @property
+    def is_authenticated(self) -> bool:
+        raise NotImplementedError
+
+
+def authenticated(**claims: object) -> AuthenticatedUser:
+    """The user of the SDK's own middleware, with a token that a verifier has accepted."""
+    return AuthenticatedUser(AccessToken(token="t", client_id="app", scopes=[], subject="ann", claims=claims or None))
+
+
+def tenant(source: str, user: object = None, path: str = "/mcp", **headers: str) -> str | None:
+    read = tenant_reader(source)
+    assert read is not None
+    named = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in headers.items()}
+    return read(Exchange("POST", path, named, scope={"user": user}))
+
+
+def test_nobody_asks_for_tenants_by_default() -> None:
+    assert tenant_reader(None) is None
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "found"),
+    [
+        (authenticated(org="acme"), "org", "acme"),
+        (authenticated(**{"https://shop.example/org": 7}), "https://shop.example/org", "7"),
+        (authenticated(), "client_id", "app"),
+        (authenticated(), "sub", "ann"),
+        (authenticated(sub="bob"), "sub", "bob"),
+        (TenantUser(), "org", "acme"),
+        (authenticated(), "org", None),
+        (authenticated(org=["acme", "other"]), "org", None),
+        (authenticated(org=True), "org", None),
+        (authenticated(org=""), "org", None),
+        (TenantUser(is_authenticated=False), "org", None),
+        (TenantUser(is_authenticated=lambda: True), "org", None),
+        (TenantUser(claims="org"), "org", None),
+        (TenantUser(claims=None, access_token=object()), "sub", None),
+        (SimpleUser("acme"), "org", None),
+        (UnauthenticatedUser(), "sub", None),
+        (Raising(), "org", None),
+        (None, "org", None),
+    ],
+)
+def test_a_claim_is_that_of_an_authenticated_user(user: object, name: str, found: str | None) -> None:
+    assert tenant(f"claim:{name}", user) == found
+
+
+def test_a_token_that_nobody_has_verified_names_no_tenant() -> None:
+    forged = bearer(jwt({"iss": "https://issuer", "sub": "ann", "org": "acme"}))
+    read = tenant_reader("claim:org")
+    assert read is not None
+
+    assert read(Exchange("POST", "/mcp", forged, scope={})) is None
+    assert read(Exchange("POST", "/mcp", forged, scope={"user": UnauthenticatedUser()})) is None
+
+
+def test_the_user_is_known_after_the_request_too() -> None:
+    read = tenant_reader("claim:org")
+    assert read is not None
+
+    assert read(Exchange("POST", "/mcp", {}, user=authenticated(org="acme"))) == "acme"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("acme", "acme"),
+        ("Größe", "Größe"),
+        ("x" * LONGEST_TENANT, "x" * LONGEST_TENANT),
+        ("x" * (LONGEST_TENANT + 1), "_OTHER"),
+        ("a\tb", "_OTHER"),
+        ("a\x00", "_OTHER"),
+        ("", None),
+        ("  ", None),
+    ],
+)
+def test_a_header_names_the_tenant_as_it_stands_or_not_at_all(value: str, found: str | None) -> None:
+    assert tenant("header:x-org", x_org=value) == found
+    assert tenant("claim:org", authenticated(org=value)) == found
+
+
+def test_half_a_surrogate_pair_is_no_name() -> None:
+    assert tenant("claim:org", authenticated(org="a\ud800")) == "_OTHER"
+
+
+def test_a_request_without_the_header_has_no_tenant() -> None:
+    assert tenant("header:x-org", x_other="acme") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "found"),
+    [
+        ("/acme/mcp", 1, "acme"),
+        ("/t/acme/mcp", 2, "acme"),
+        ("/acme", 1, "acme"),
+        ("/acme", 2, None),
+        ("//mcp", 1, None),
+        ("/", 1, None),
+        ("", 1, None),
+    ],
+)
+def test_a_part_of_the_path_names_the_tenant(path: str, number: int, found: str | None) -> None:
+    assert tenant(f"path:{number}", path=path) == found
+
+
+def test_a_claim_is_read_as_it_is() -> None:
+    assert token_claim(authenticated(roles=["admin"]), "roles") == ["admin"]

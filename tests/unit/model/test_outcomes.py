@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from otel_mcp.identity.probes import synthetic_type
+from otel_mcp.identity.hosts import synthetic_type
 from otel_mcp.model.delta import CallRecord, Flush, SessionDelta
 from otel_mcp.model.state import ToolCall
 from otel_mcp.model.verdict import find, judge, visits_regularly

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otel_mcp.model.delta import SessionFacts
-from otel_mcp.model.interruption import Interruption, Refusal, Return, within
+from otel_mcp.model.session import Interruption, Refusal, Return, within
 from otel_mcp.sessions import interruptions
 from otel_mcp.sessions.buffer import Buffer
 from otel_mcp.sessions.health import StoreHealth

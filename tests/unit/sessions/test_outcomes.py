@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from otel_mcp import MCPMiddleware, SessionState
-from otel_mcp.identity.probes import synthetic_type
+from otel_mcp.identity.hosts import synthetic_type
 from otel_mcp.model.delta import CallRecord, SessionDelta, SessionFacts
 from otel_mcp.runtime import Runtime
 from tests.support.agents import STORIES, Story, tell

@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_mcp import MCPMiddleware, semconv
 from otel_mcp.model.delta import EndedSession, SessionFacts
-from otel_mcp.model.interruption import Interruption
+from otel_mcp.model.session import Interruption
 from otel_mcp.model.task import TaskCensus, TaskEnd
 from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.runtime import Runtime

@@ -1,4 +1,4 @@
-"""Trace context comes by the configured propagator, whatever kind of object that is; its faults reach nobody."""
+"""Trace context comes by the configured propagator, of any kind, which gets what it can read; faults stay inside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import propagate, trace
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
@@ -16,10 +18,13 @@ from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagato
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_mcp import MCPMiddleware
+from otel_mcp.telemetry.propagation import carried
+from tests.hostile.strategies import texts
 from tests.support.answers import Server
 from tests.support.asgi import post
 from tests.support.messages import MODERN_HEADERS, modern
 from tests.support.providers import Telemetry, described
+from tests.support.sides import log_lines
 from tests.unit.conftest import MakeRuntime
 
 pytestmark = pytest.mark.anyio
@@ -146,3 +151,46 @@ async def test_what_cannot_be_read_writes_no_line(
         assert (await post(app, modern(**{name: text}), traced)).status == 200
 
     assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
+
+
+TRACEPARENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
+BAGGAGE = [
+    "a=b",
+    "session.id=x, user = y ;prop;q=1",
+    "a=%20%E4,b=",
+    ",".join(f"k{number}=v" for number in range(180)),
+]
+STATES = ["a=b", "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7", "0a@b=c d", " x=1 ,\ty=2\t"]
+
+
+@pytest.mark.parametrize("value", BAGGAGE)
+def test_baggage_that_w3c_allows_goes_through(value: str) -> None:
+    context = propagate.extract(carried([("baggage", value)]), Context())
+
+    plain = {"baggage": value.replace(" ", "")}
+    assert baggage.get_all(context) == baggage.get_all(propagate.extract(plain, Context()))
+    assert len(baggage.get_all(context)) == value.count(",") + 1
+
+
+@pytest.mark.parametrize("value", STATES)
+def test_tracestate_that_w3c_allows_goes_through(value: str) -> None:
+    context = propagate.extract(carried([("traceparent", TRACEPARENT), ("tracestate", value)]), Context())
+
+    assert len(trace.get_current_span(context).get_span_context().trace_state) == value.count(",") + 1
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))  # pyright: ignore[reportArgumentType]
+@given(st.one_of(texts, st.text(alphabet='a0=,; \t@%"\\x', max_size=30)), st.text(alphabet="a0=,; \t@_", max_size=30))
+@example(",".join(f"k{number}=v" for number in range(181)), ",".join(f"k{number}=v" for number in range(33)))
+@example("a=" + "b" * 4095, "a=" + "b" * 300)
+@example("a=b," * 3000, "a" * 9000)
+@example("a=b;", "a=b,a=c")
+@example("a=b; c", "A=b")
+def test_whatever_is_sent_the_propagators_log_nothing(said: str, state: str) -> None:
+    logging.getLogger("opentelemetry").setLevel(logging.WARNING)
+
+    with log_lines("opentelemetry") as lines:
+        for parent in (TRACEPARENT, said):
+            propagate.extract(carried([("traceparent", parent), ("tracestate", state), ("baggage", said)]), Context())
+
+    assert lines == []
