@@ -107,7 +107,7 @@ class KeyedHashes:
         return session_id.startswith(OURS) and self._is_tagged(session_id, self._keys)
 
     def is_shaped(self, session_id: str) -> bool:
-        """Return whether the id has our format and a plausible time, whoever's key made it."""
+        """Return whether the id has our format and a plausible time, of any key."""
         return -_MAX_CLOCK_SKEW < self._clock() - minted_at(session_id) < _MAX_AGE
 
     def storable(self, session_id: str, *, hashed: bool) -> str:

@@ -97,7 +97,7 @@ def calls(*matchers: str, by: str = "", window: str = RATE) -> str:
 
 
 def failures(*matchers: str, by: str = "", window: str = RATE) -> str:
-    """Return the rate of tool calls that failed, whoever's fault it was."""
+    """Return the rate of tool calls that failed, by the caller's fault or the server's."""
     return rate(CALL_FAILURES.series, *matchers, by=by, window=window)
 
 

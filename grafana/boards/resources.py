@@ -17,7 +17,7 @@ READS: Final = f'{query.METHOD}="{READ}"'
 GETS: Final = f'{query.METHOD}="prompts/get", {query.PROMPT}=~"$prompt"'
 CLIENT: Final = f'{query.CLIENT}=~"$client"'
 REFUSED: Final = f'{query.CODE}!=""'
-"""Answered with a JSON-RPC error, whoever's fault it is."""
+"""Answered with a JSON-RPC error, by the caller's fault or the server's."""
 CODES: Final = ("-32602", "-32002", "-32603", "0")
 """Codes for a missing resource or prompt: in 2026-07-28, in older revisions, and of SDKs for prompts."""
 

@@ -19,8 +19,8 @@ from otel_mcp.agent.question import Advice, Question, likeness, question, read, 
 from otel_mcp.bounded import remember
 from otel_mcp.guard import logger
 from otel_mcp.model.delta import CallRecord
-from otel_mcp.model.outcomes import LEFT
 from otel_mcp.model.state import ADVICE, SessionState, ToolCall
+from otel_mcp.model.verdict import went
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.settings import Settings
 
@@ -67,8 +67,7 @@ class Agent:
 
     def wants(self, call: CallRecord | ToolCall) -> bool:
         """Return whether a call failed, other than by its client leaving, and the agent may ask."""
-        failed = call.failure is not None or call.error_type is not None
-        return failed and call.failure != "cancelled" and call.error_type not in LEFT and self._may_ask()
+        return went(call) == "failed" and self._may_ask()
 
     async def __call__(self, call: ToolCall, session: SessionState) -> None:
         """Examine the session's calls of all replicas now and then, while some fail."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, StringConstraints
 
 from otel_mcp.model.state import SessionState, ToolCall
-from otel_mcp.model.verdict import find
+from otel_mcp.model.verdict import find, went
 
 FAILURES: Final = "failures"
 """The problem of repeated failures of one tool, without a pattern."""
@@ -85,14 +85,14 @@ def struggle(state: SessionState) -> str | None:
     """Return the problem of a session that is worth a question; ``None`` = no problem."""
     if found := find(state.tool_calls):
         return found[0].name
-    failed = [call.tool_name for call in _newest(state) if _failed(call)]
+    failed = [call.tool_name for call in _newest(state) if went(call) == "failed"]
     return FAILURES if any(failed.count(name) >= _MIN_FAILURES for name in set(failed)) else None
 
 
 def likeness(state: SessionState, problem: str) -> tuple[object, ...]:
     """Return a key that is equal for sessions with the same answer: the problem, its tool, and how that tool fails."""
     tools = [found.tool_name for found in find(state.tool_calls) if found.name == problem]
-    failed = [call for call in state.tool_calls if _failed(call)]
+    failed = [call for call in state.tool_calls if went(call) == "failed"]
     counts = Counter(call.tool_name for call in failed)
     tool = tools[0] if tools else max(counts, key=counts.__getitem__, default="")
     return problem, tool, frozenset(call.failure or call.error_type for call in failed if call.tool_name == tool)
@@ -145,10 +145,6 @@ def read(text: str, tools: frozenset[str]) -> Advice:
 
 def _newest(state: SessionState) -> list[ToolCall]:
     return sorted(state.tool_calls, key=lambda call: call.started_at)[-_MAX_CALLS:]
-
-
-def _failed(call: ToolCall) -> bool:
-    return (call.failure or call.error_type) not in {None, "cancelled", "disconnected"}
 
 
 def _name(call: ToolCall, names: dict[str, str], content: bool) -> str:

@@ -222,7 +222,7 @@ class PerCall:
     async def _publish(self, session: Session) -> None:
         """Have the next transport session of the client go on with this one, which has taken a call."""
         if not session.id.startswith(OURS):
-            await self._sessions.flush()  # Whoever asks for it finds it in the store.
+            await self._sessions.flush()  # Who asks for it finds it in the store.
         await self._directory.set_value(_calls(session), session.id, self._gap)
         # The one in which the client has only asked for the tools, just before, is part of it.
         listing = await self._directory.get(_lists(session))

@@ -46,7 +46,7 @@ class Labels:
             on: the instruments.
             names: of tools and prompts, by the method that calls them.
             census: learns what has been served.
-            tenants: have a label value of their own, whoever comes first.
+            tenants: have a label value of their own in any order of requests.
         """
         self._on = on
         self._names = names

@@ -84,7 +84,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether the request failed, whoever's fault it is."""
+        """Whether the request failed, by the caller's fault or the server's."""
         return self.error_type is not None or self.status_code is not None
 
 

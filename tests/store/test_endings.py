@@ -254,5 +254,5 @@ async def test_ends_are_held_in_bounded_memory(raw: Any, server: Server) -> None
     await sessions.aclose()
 
     assert (held, len(listener.ends)) == (10, 10)
-    # Those that were forgotten are left to whoever sweeps when their claims are over.
+    # Those that were forgotten are left to the sweeper of the time when their claims are over.
     assert (raw.zcard("otel_mcp:svc:deadlines"), raw.zcount("otel_mcp:svc:deadlines", 0, "+inf")) == (15, 0)

@@ -11,7 +11,7 @@ from otel_mcp.model.session import Interruption, Refusal
 from otel_mcp.model.state import EndReason
 from otel_mcp.sessions.tables import gone, leave
 from otel_mcp.store.base import ProducerId, SessionStore
-from otel_mcp.store.redis import interruptions
+from otel_mcp.store.redis import reports
 from tests.store.conftest import Replicas
 from tests.support.stores import delta, facts, flush
 
@@ -236,7 +236,7 @@ async def test_of_a_visitor_with_very_many_cut_sessions_the_newest_are_kept(
 ) -> None:
     if not replicas.shared:
         pytest.skip("memory keeps as many as there are sessions")
-    monkeypatch.setattr(interruptions, "_MOST_CUT", 3)
+    monkeypatch.setattr(reports, "_MOST_CUT", 3)
     store, process = replicas.store(now - 1000)
     names = [f"s{number}" for number in range(5)]
     for name in names:

@@ -242,6 +242,16 @@ class RedisLink:
                         break
         return results
 
+    async def answers(self, runs: Sequence[Run]) -> list[Any]:
+        """Run many as `run_all` does, and raise their errors; ``None`` = the key is not ours."""
+        results = await self.run_all(runs)
+        for at, result in enumerate(results):
+            if isinstance(result, Exception):
+                if not is_foreign(result):
+                    raise outage(result) or result
+                results[at] = None
+        return results
+
     async def _slow_run_by_source(self, client: Client, runs: Sequence[Run], results: list[Any]) -> None:
         unknown = [at for at, result in enumerate(results) if isinstance(result, redis.NoScriptError)]
         again = await run_all(client, [runs[at].command(by_source=True) for at in unknown])

@@ -83,7 +83,7 @@ class Keys:
 
 
 def text_of(value: bytes | None) -> str | None:
-    """Decode what stands in Redis, whoever has written it."""
+    """Decode what stands in Redis, of any writer."""
     return None if value is None else value.decode("utf-8", "replace")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,9 +19,8 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
     """Read the report of an end, as ``session.lua`` collects it."""
     end, created, limit, last, calls, errors, requests, context, visitor, findings, *labels, newest = report
     reason = end.split(b" ")[1].decode()
-    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, visitor=text_of(visitor))
-    for name, label in zip(AT_END, labels, strict=True):
-        setattr(facts, name, text_of(label))
+    facts = facts_of(session_id, created, limit, labels)
+    facts.visitor = text_of(visitor)
     return EndedSession(
         facts,
         # An operator asked for it.
@@ -33,6 +33,14 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
         _calls(newest),
         (text_of(findings) or "").split(),
     )
+
+
+def facts_of(session_id: str, created: bytes, limit: bytes, labels: Sequence[bytes | None]) -> SessionFacts:
+    """Read those of `AT_END`, which come last in a reply."""
+    facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6)
+    for name, label in zip(AT_END, labels, strict=True):
+        setattr(facts, name, text_of(label))
+    return facts
 
 
 def _calls(lines: bytes) -> list[ToolCall]:

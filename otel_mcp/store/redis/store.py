@@ -23,11 +23,10 @@ from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import VISITS, VISITS_KEPT, Change, ProducerId, StoreDown
 from otel_mcp.store.redis import codec, replies
-from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, outage, put_recent, recent
+from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, put_recent, recent
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
-from otel_mcp.store.redis.expiry import Sweep
 from otel_mcp.store.redis.flush import FlushWriter
-from otel_mcp.store.redis.interruptions import Interruptions
+from otel_mcp.store.redis.reports import Interruptions, Sweep
 
 _UNWRITTEN: Final = 120_000
 """Milliseconds after which a handshake is written that will be: more than the longest flush interval."""
@@ -180,12 +179,8 @@ class RedisStore:
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
         key = (self._keys.callers(day),)
         kept = [Run("PFADD", key, tuple(hashes)), Run("PEXPIRE", key, (codec.CALLERS_KEPT,))] if hashes else []
-        *_, number = await self._link.run_all([*kept, Run("PFCOUNT", key)])
-        if isinstance(number, Exception):
-            if is_foreign(number):
-                return 0
-            raise outage(number) or number
-        return int(number)
+        *_, number = await self._link.answers([*kept, Run("PFCOUNT", key)])
+        return int(number or 0)
 
     async def mark(self, session_id: str, finding: str) -> bool:
         run = Run(codec.MARK, self._keys.session(session_id), (self._writer.owner, finding))
@@ -231,18 +226,15 @@ class RedisStore:
         for _ in range(2):
             deadline = round(self._writer.instant(time.time()) / 1e6 + self._ttl, 6)
             arguments = self._writer.save(state, self._ttl, replaces, ended=ended, only_new=only_new)
-            results = await self._link.run_all(
+            results = await self._link.answers(
                 [
                     # A session that exists has one, by its own limit.
                     Run("ZADD", (self._keys.deadlines,), ("NX", deadline, state.session_id)),
                     Run(codec.SAVE, self._keys.session(state.session_id), arguments),
                 ]
             )
-            for result in reversed(results):
-                if isinstance(result, Exception):
-                    if is_foreign(result):
-                        return None
-                    raise outage(result) or result
+            if None in results:
+                return None
             status, created = results[1]
             if status.decode() != "clock":
                 break
@@ -266,7 +258,7 @@ class RedisStore:
 
 
 def _text(raw: bytes) -> str:
-    """Decode text that can be made the same bytes again, whoever wrote it."""
+    """Decode text that can be made the same bytes again, of any writer."""
     return raw.decode("utf-8", "surrogateescape")
 
 

@@ -495,7 +495,7 @@ def test_a_forked_child_begins_to_number_again(runtime: Runtime, telemetry: Tele
 
 
 class Doorkeeper:
-    """Refuses whoever brings no token that it knows, before it reads anything; Ann may come in, and Bob may not."""
+    """Refuses all without a token that it knows, before it reads anything; Ann may come in, and Bob may not."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What the catalogue costs, which of its tools are used, and when it changes: once, whoever lists it."""
+"""What the catalogue costs, which of its tools are used, and when it changes: once for all who list it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log records made inside a call carry its session and tool, whoever logs and wherever the work goes."""
+"""Log records made inside a call carry its session and tool, of any logger and wherever the work goes."""
 
 from __future__ import annotations
 

@@ -22,17 +22,15 @@ local FIELDS, NUMBERS =
 local function int(number) return string.format('%.0f', number) end
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
 
--- By the calendar that begins in March, whose leap day is the last of its year.
+-- By the calendar that begins in March, whose leap day is the last of its year: centuries, years, months of 153 / 5 days.
 local function iso(instant)
   local seconds = math.floor(instant / 1000000)
-  local day = math.floor(seconds / 86400) + 719468
-  local era = math.floor(day / 146097)
-  day = day - era * 146097
-  local year = math.floor((day - math.floor(day / 1460) + math.floor(day / 36524) - math.floor(day / 146096)) / 365)
-  day = day - 365 * year - math.floor(year / 4) + math.floor(year / 100)
-  local month = math.floor((5 * day + 2) / 153)
-  day = day - math.floor((153 * month + 2) / 5) + 1
-  year, month = year + era * 400 + (month > 9 and 1 or 0), month > 9 and month - 9 or month + 3
+  local century = 4 * math.floor(seconds / 86400) + 2877875
+  local year = 4 * math.floor(century % 146097 / 4) + 3
+  local month = 5 * math.floor(year % 1461 / 4) + 461
+  local day = math.floor(month % 153 / 5) + 1
+  century, year, month = math.floor(century / 146097), math.floor(year / 1461), math.floor(month / 153)
+  year, month = 100 * century + year + (month > 12 and 1 or 0), month > 12 and month - 12 or month
   return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, day, math.floor(seconds / 3600) % 24,
     math.floor(seconds / 60) % 60, seconds % 60, instant - seconds * 1000000)
 end

@@ -1,23 +1,27 @@
-"""Finding sessions whose time is over, and giving each end to one process.
+"""What one process alone reports of a session: its end, that a server has cut it, and that its client is back.
 
 A lease keeps replicas from doing the same work at once. That each end is
 reported once rests on the claim script alone: a claim is acknowledged after the
-report, and falls to another process if it never is.
+report, and falls to another process if it never is. The mark of a cut lies with
+the session, so each cut, and each way back, is given to one process too. Apart
+from it there is a short list of each visitor: its sessions that were cut.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+import zlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 from otel_mcp.model.delta import EndedSession
+from otel_mcp.model.session import LOST, Interruption, Refusal, Return
 from otel_mcp.store.base import ABANDONED, ProducerId, StoreDown
 from otel_mcp.store.document import utf8
 from otel_mcp.store.redis import codec, replies
-from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, outage
-from otel_mcp.store.redis.codec import Keys, Writer
+from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, put_recent, recent
+from otel_mcp.store.redis.codec import Keys, Writer, script, text_of
 
 _SWEEPER: Final = (1.0, 10.0)
 """Seconds, at least and at most, that one process sweeps alone: two sweeps long."""
@@ -29,6 +33,10 @@ _MOST_KEPT: Final = 2_000
 """Such documents of one sweep: some ms of the server."""
 _TURN: Final = 1.0
 """Seconds after which the search for an end is left to the next sweep."""
+_CUT: Final = script("cut")
+_BACK: Final = script("back")
+_MOST_CUT: Final = 1000
+"""Sessions of one visitor: a gateway may hold very many."""
 
 
 class Sweep:
@@ -133,9 +141,7 @@ class Sweep:
             runs.append(Run(codec.FORGET, (self._keys.deadlines,), tuple(gone)))
         if later:
             runs.append(Run("ZADD", (self._keys.deadlines,), ("XX", *later)))
-        for result in await self._link.run_all(runs):
-            if isinstance(result, Exception):
-                raise outage(result) or result
+        await self._link.answers(runs)
 
     async def _ack_reported(self) -> None:
         """Acknowledge what has been reported while the store was away, or by a task that was cancelled."""
@@ -164,6 +170,68 @@ class Sweep:
             await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", *begun)))
         for session_id in acknowledged:
             self._claimed.pop(session_id, None)
+
+
+class Interruptions:
+    """Marks of cuts, and lists of cut sessions, of one service."""
+
+    def __init__(self, link: RedisLink, keys: Keys, writer: Writer, process: ProducerId) -> None:
+        self._link = link
+        self._keys = keys
+        self._writer = writer
+        self._process = process
+
+    async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str]) -> list[Interruption]:
+        """Mark the sessions that these refusals have cut; return those that nobody had marked."""
+        start, token, owner = self._writer.instant(self._process.started_at), self._process.token, self._writer.owner
+        runs = [
+            Run(
+                _CUT,
+                self._keys.session(each.session_id),
+                (
+                    self._writer.instant(each.at),
+                    start,
+                    token,
+                    "" if each.served is None else int(each.served),
+                    owner,
+                    each.user or "",
+                    *gone,
+                ),
+            )
+            for each in refusals
+        ]
+        found: list[Interruption] = []
+        listed: list[Run] = []
+        for refusal, reply in zip(refusals, await self._link.answers(runs), strict=True):
+            if reply is None:
+                continue
+            cause, visitor, created, limit, calls, *labels = reply
+            facts = replies.facts_of(refusal.session_id, created, limit, labels)
+            found.append(Interruption(facts, refusal.at, cause.decode("utf-8", "replace"), int(calls) > 0))
+            if visitor is not None:
+                key = self._keys.agreement(f"cut:{text_of(visitor)}")
+                at = self._writer.instant(refusal.at)
+                listed += put_recent(key, refusal.session_id, at, _MOST_CUT, LOST)
+        if listed:
+            await self._link.answers(listed)
+        return found
+
+    async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
+        """Have the first of a visitor's sessions that were cut be continued by `session_id`, begun at `at`."""
+        key = self._keys.agreement(f"cut:{visitor}")
+        arguments = (self._writer.instant(at), self._writer.owner, f"{zlib.crc32(session_id.encode()):08x}")
+        (found,) = await self._link.answers([recent(key, self._writer.instant(time.time()), LOST)])
+        for cut in found or ():
+            name = cut.decode("utf-8", "replace")
+            (reply,) = await self._link.answers([Run(_BACK, self._keys.session(name), arguments)])
+            if reply is None:
+                await self._link.run(Run("ZREM", (key,), (cut,)))
+            else:  # Stays in the list, since this answer may be lost: the next one who asks takes it out.
+                since, over, user, created, limit, *labels = reply
+                facts = replies.facts_of(name, created, limit, labels)
+                facts.principal = text_of(user)
+                return Return(facts, int(since) / 1e6, bool(over))
+        return None
 
 
 def _id(member: bytes) -> str:
