@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -46,21 +46,26 @@ def instrumented(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+def known_calls() -> list[Call]:
+    return [each for each in gc.get_objects() if type(each) is Call]
+
+
 @contextmanager
-def no_collector() -> Generator[None]:
+def no_collector() -> Generator[Callable[[], list[str]]]:
+    """Stop the collector; the value drains, and names the calls that are still there, but for those of other tests."""
     gc.collect()
+    others = known_calls()
     gc.disable()
+
+    def left_over() -> list[str]:
+        assert current.runtime is not None
+        current.runtime.recorder.drain()
+        return [each.method for each in known_calls() if all(each is not other for other in others)]
+
     try:
-        yield
+        yield left_over
     finally:
         gc.enable()
-
-
-def left_over() -> list[str]:
-    """Drain, and name the calls that are still there."""
-    assert current.runtime is not None
-    current.runtime.recorder.drain()
-    return [each.method for each in gc.get_objects() if type(each) is Call]
 
 
 @asynccontextmanager
@@ -96,7 +101,7 @@ async def test_a_call_of_the_sdk_leaves_nothing(revision: str, number: object, t
             for _ in range(20):  # What a request has started comes to its end.
                 await asyncio.sleep(0)
 
-        with no_collector():
+        with no_collector() as left_over:
             await ask_for(3)
             assert left_over() == []
 
@@ -106,7 +111,7 @@ async def test_a_call_of_the_sdk_leaves_nothing(revision: str, number: object, t
 async def test_a_call_of_a_server_without_an_sdk_leaves_nothing(answer: Message, sse: bool) -> None:
     app = ObservedApp(Server({"tools/call": answer} if answer else {}, session_id="own", sse=sse))
     await post(app, initialize())
-    with no_collector():
+    with no_collector() as left_over:
         for number in range(3):
             assert (await post(app, call(request_id=number), legacy_headers("own"))).status == 200
         assert left_over() == []
@@ -116,7 +121,7 @@ async def test_a_call_whose_app_raises_leaves_nothing() -> None:
     async def app(*_: object) -> None:
         raise RuntimeError("broken")
 
-    with no_collector():
+    with no_collector() as left_over:
         for number in range(3):
             assert (await post(ObservedApp(app), call(request_id=number), MODERN_HEADERS)).error is not None
         assert left_over() == []
