@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
@@ -43,13 +44,20 @@ _VERSION: Final = re.compile(r"[vV]?[0-9][0-9A-Za-z.+_-]{0,31}\Z")
 """Others are text that somebody may have put there."""
 
 
+@dataclass(slots=True)
+class _Count:
+    """Records of this process, whichever runtime has made them."""
+
+    numbered: int = 0
+    emitted: int = 0
+    """Number of the last one that the provider has been given."""
+
+
+COUNT: Final = _Count()
+
+
 class Audit:
     """Makes the records; only one thread at a time may."""
-
-    numbered = 0
-    """Records of this process, whichever runtime has made them."""
-    emitted = 0
-    """Number of the last one that the provider has been given."""
 
     def __init__(
         self,
@@ -99,12 +107,12 @@ class Audit:
             report("audit", failure)
             self._metrics.audit_dropped(1, "error")
             return
-        number = Audit.numbered = attributes[semconv.AUDIT_NUMBER] = Audit.numbered + 1
+        number = COUNT.numbered = attributes[semconv.AUDIT_NUMBER] = COUNT.numbered + 1
         try:
             emitter.emit(made)
         except Exception as failure:
             report("audit", failure)  # Its number is used: where no exporter gets it, that is counted.
-        Audit.emitted = number
+        COUNT.emitted = number
 
     def refused(self, exchange: Exchange, status: int, session: Session | None) -> None:
         """Make the record of a request that authentication has refused before anybody read it. From any thread.
@@ -139,7 +147,9 @@ class Audit:
     def _attributes(self, call: Call) -> dict[str, Any]:
         outcome, (name, version) = call.outcome, client_of(call)
         known: dict[str, Any] = {}
-        if (tool := self._tool(call)) is not None:
+        if (tool := call.target) is not None:
+            if not (call.trusted_name or call.tool_entered):  # The server is not known to have it: it may be any text.
+                tool = self._metrics.catalogues.tools.bounded(tool, proven=False)
             known[semconv.GEN_AI_TOOL_NAME] = tool
         if name is not None:
             known[semconv.CLIENT_NAME] = client = self._metrics.clients.bounded(name, proven=False)
@@ -164,12 +174,6 @@ class Audit:
         known.update(session_attributes(call))
         return known
 
-    def _tool(self, call: Call) -> str | None:
-        """Return the name of the tool; one that the server is not known to have may be any text."""
-        if call.target is None or call.trusted_name or call.tool_entered:
-            return call.target
-        return self._metrics.catalogues.tools.bounded(call.target, proven=False)
-
     def _digest(self, call: Call) -> str | None:
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
         return self._keys.digest_json(arguments, self._person) if arguments and self._keys.ready else None
@@ -178,18 +182,18 @@ class Audit:
         """Count what is lost already, though no exporter has been given a later record."""
         for watch in self._watches:
             with guarded("audit"):
-                watch.look(Audit.emitted)
+                watch.look(COUNT.emitted)
 
     def give_up(self) -> None:
         """Count what the exporters have not done with: the process ends."""
         for watch in self._watches:
             with guarded("audit"):
-                watch.give_up(Audit.numbered)
+                watch.give_up(COUNT.numbered)
 
     def _slow_find(self) -> Logger | None:
         """Return the logger, once there is a provider that exports."""
         provider = self._provider if self._provider is not None else _logs.get_logger_provider()
-        watches = watch_exports(provider, _numbers, Audit.numbered + 1, self._metrics.audit_dropped)
+        watches = watch_exports(provider, _numbers, COUNT.numbered + 1, self._metrics.audit_dropped)
         if watches is not None:
             self._watches, self._service = watches, self._name(provider)
             self._person = sha256(self._service.encode("utf-8", "replace")).digest()[:16]
@@ -222,7 +226,7 @@ def _is_version(text: str) -> bool:
 
 
 def _after_fork() -> None:
-    Audit.numbered = Audit.emitted = 0
+    COUNT.numbered = COUNT.emitted = 0
 
 
 if hasattr(os, "register_at_fork"):

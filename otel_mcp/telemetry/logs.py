@@ -71,7 +71,7 @@ def record_of(event: str, time: int, attributes: dict[str, Any], span: SpanConte
     made = LogRecord(
         timestamp=time, context=NO_SPAN, severity_number=SeverityNumber.INFO, event_name=event, attributes=attributes
     )
-    if span is not None and span.is_valid:
+    if span is not None:
         made.trace_id, made.span_id, made.trace_flags = span.trace_id, span.span_id, span.trace_flags
     return made
 
@@ -104,7 +104,7 @@ def quick(emitter: Any) -> MakeRecord | None:
         within: Any = object.__new__(inner.__class__)
         within.__dict__ = {**held, "_dict": attributes, "_lock": Lock()}
         own = {**fields, "timestamp": time, "observed_timestamp": time_ns(), "event_name": event, "attributes": within}
-        if span is not None and span.is_valid:
+        if span is not None:
             own["trace_id"], own["span_id"], own["trace_flags"] = span.trace_id, span.span_id, span.trace_flags
         made = object.__new__(kind)
         made.__dict__ = {**whole, "log_record": _Record(own), "resource": emitter.resource}

@@ -601,7 +601,7 @@ async def test_the_short_way_to_attributes_leaves_the_same_record(
             warnings.simplefilter("ignore")
             if not short:
                 patched.setattr(audit, "quick", lambda _: None)
-            patched.setattr(Audit, "numbered", 0)
+            patched.setattr(audit.COUNT, "numbered", 0)
             settings = load(audit="events", hash_key="shared")
             runtime = Runtime(settings, telemetry.tracer_provider, telemetry.meter_provider, provider)
             await post(MCPMiddleware(Server(), runtime), modern(arguments={"a": 1}), MODERN_HEADERS)
