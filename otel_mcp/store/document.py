@@ -146,11 +146,6 @@ def record(kept: ToolCall) -> CallRecord:
     return CallRecord(**values)
 
 
-def calls(records: list[CallRecord]) -> str:
-    """Write calls as they stand in a document, one a line."""
-    return ",\n".join(map(call, records))
-
-
 def facts(known: SessionFacts, service: str) -> str:
     """Write the JSON object of what is known; the first part of a document."""
     text = f'{{"session_id":{string(known.session_id)},"service":{string(service)}'

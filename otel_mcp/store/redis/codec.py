@@ -204,7 +204,7 @@ class Writer:
             f'"visitor":"{delta.facts.visitor or ""}","lasting":{delta.facts.lasting:d},'
             f'"announced":{announced:d}{ended}}}'
         )
-        arguments = counted.encode(), facts, text.utf8(text.calls(records))
+        arguments = counted.encode(), facts, text.utf8(",\n".join(map(text.call, records)))
         if joined is None:
             return arguments
         return (*arguments, text.utf8("\n".join(joined.taken)), text.utf8("\n".join(joined.absent)))
@@ -236,7 +236,7 @@ class Writer:
             counted.encode(),
             text.utf8(text.facts(facts, self._service)),
             text.utf8(text.attributes(state.attributes, state.model_extra)),
-            text.utf8(text.calls([text.record(call) for call in kept])),
+            text.utf8(",\n".join(text.call(text.record(call)) for call in kept)),
         )
 
     def is_of(self, state: SessionState) -> bool:

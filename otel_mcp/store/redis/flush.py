@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,7 @@ _TRIES: Final = 3
 _CALLS_AGAIN: Final = 10.0
 """Seconds after which the visits of one who goes on to call tools are forgotten again: fewer than two visits take."""
 _CALLERS: Final = 10_000
+_RUN: Final = itemgetter(2)
 
 
 class FlushWriter:
@@ -121,10 +123,11 @@ class FlushWriter:
             scripts.append(Run(codec.FLUSH, self._keys.session(delta.facts.session_id), arguments))
         # Before the sessions: a deadline without one is found out and dropped, a session without a deadline would
         # never end.
-        runs = [Run("ZADD", (self._keys.deadlines,), (option, *scores)) for option, scores in deadlines.items()]
+        runs: list[Run] = []
+        for option, scores in deadlines.items():
+            runs += (Run("ZADD", (self._keys.deadlines,), (option, *scores)),)
         first = len(runs)
-        for _, _, run in kept_alive:
-            runs += (run,)
+        runs += map(_RUN, kept_alive)
         results = await self._link.run_all([*runs, *scripts])
         replies = results[len(runs) :]
         answers = list(map(self._answer, flushes, replies, map(joined.get, flushes)))
