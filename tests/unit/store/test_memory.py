@@ -60,6 +60,7 @@ async def test_a_catalogue_that_comes_back_is_new_after_a_day() -> None:
     assert await meet(store, "b", "b") == []
     clock.now += 200
     assert await meet(store, "b", "b") == []
+    clock.now += 1
     assert await meet(store, "a", "a") == ["b"]
     clock.now += 100_000
     assert await meet(store, "a", "a") == []  # Nobody listed another one since.
