@@ -206,7 +206,7 @@ def document(data: bytes) -> None:
     record = CallRecord(given[:256], given[:256], 1.0, 0.1, error_type=given[:64], result_bytes=1)
     record.arguments = {given: [given]}
     facts = SessionFacts("id", 1.0, 3600.0, user_agent=given, client_name=given, source="header")
-    calls = document_text.calls([record])
+    calls = document_text.call(record)
     assert "\n" not in calls
     whole = f'{document_text.facts(facts, "s")[:-1]},"attributes":{{}},"tool_calls":[{calls}]}}'
     state = SessionState.model_validate_json(document_text.utf8(whole))
