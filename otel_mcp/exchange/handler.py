@@ -274,7 +274,8 @@ class ExchangeHandler:
         for call in exchange.calls:
             if not call.finished and not call.running:
                 inflight.leave(call)
-            is_over = is_over and call.finished and not call.running
+            # A notification is answered before the SDK takes it up: it is still to be found then.
+            is_over = is_over and call.finished and not call.running and (call.dispatched or not exchange.at_sdk)
             is_kept = is_kept or not (call.dispatched and call.finished)
         if exchange.status != 200 or exchange.http_method != "POST":
             self._exchanges.ended(exchange)

@@ -275,7 +275,7 @@ class Exchange:
 
     def forget_calls(self) -> None:
         """Let the calls of a closed request go once all are over, else they and it refer to each other for good."""
-        if self.closed and all(call.finished and not call.running for call in self.calls):
+        if self.closed and all(call.dispatched and call.finished and not call.running for call in self.calls):
             self.calls.clear()
             self.sdk_call = self.dispatch = None
 

@@ -30,7 +30,7 @@ ENVELOPE: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def instrumented(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def instrumented(monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
     telemetry = Telemetry()
     logging.disable()  # A record of a log keeps the frames of its exception.
     monkeypatch.setattr("mcp.shared._otel._tracer", telemetry.tracer_provider.get_tracer("mcp-python-sdk"))
@@ -40,7 +40,7 @@ def instrumented(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         service_name="garbage",
         http_span="off",
     )
-    yield
+    yield telemetry
     MCPInstrumentor().uninstrument()
     telemetry.shut_down()
     logging.disable(logging.NOTSET)
@@ -125,3 +125,18 @@ async def test_a_call_whose_app_raises_leaves_nothing() -> None:
         for number in range(3):
             assert (await post(ObservedApp(app), call(request_id=number), MODERN_HEADERS)).error is not None
         assert left_over() == []
+
+
+async def test_a_notification_that_is_taken_up_after_its_answer_is_counted_once(instrumented: Telemetry) -> None:
+    async with sdk_server() as app:
+        headers = legacy_headers((await post(app, initialize())).headers["mcp-session-id"])
+        for _ in range(3):
+            await post(app, notify("notifications/initialized"), headers)
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+        counts = instrumented.counts("mcp.server.operation.duration")
+        assert {dict(of)["mcp.method.name"]: count for of, count in counts.items()} == {
+            "initialize": 1,
+            "notifications/initialized": 3,
+        }
