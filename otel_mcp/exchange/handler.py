@@ -116,11 +116,15 @@ class ExchangeHandler:
 
     async def receive(self) -> Message:
         """Pass a message on to the app, and read it."""
-        if otel_context.get_current() is self._outside and current_call.get() is self._call:
+        exchange, token, call_token = self.exchange, None, None
+        if otel_context.get_current() is not self._outside or current_call.get() is not self._call:
+            token, call_token = otel_context.attach(self._outside), current_call.set(self._call)  # See `_as_outside`.
+        try:
             message = await self._receive()
-        else:
-            message = await self._as_outside(self._receive)
-        exchange = self.exchange
+        finally:
+            if token is not None and call_token is not None:
+                current_call.reset(call_token)
+                otel_context.detach(token)
         try:
             if message["type"] == "http.disconnect":
                 # Servers also say so after a completed response: then nobody has left early.
@@ -287,10 +291,7 @@ class ExchangeHandler:
             exchange.calls, exchange.sdk_call, exchange.dispatch = [], None, None  # As in `Exchange.forget_calls`.
 
     async def _as_outside(self, server: Callable[..., Awaitable[Any]], *message: Message) -> Any:
-        """Wait for the server in the context that it called us in, which callbacks that it schedules meanwhile keep.
-
-        In that of a request, later ones of the connection would seem to be part of it (uvicorn on asyncio).
-        """
+        """Wait for the server in the context that it called us in, which it leaves to later requests (uvicorn)."""
         token, call_token = otel_context.attach(self._outside), current_call.set(self._call)
         try:
             return await server(*message)

@@ -88,7 +88,11 @@ class ObservedApp:
         # The server already knows that the app is ASGI 3, so this need not be a coroutine function.
         if (seen := look(scope, from_server=True)) is None:
             return self.app(scope, receive, send)
-        return serve(seen, self.app, scope, receive, send)
+        app = self.app
+        call: Any = type(app).__call__
+        if getattr(call, "__code__", None) is _AGAIN:
+            app = partial(call.__wrapped__, app)  # Seen here, it need not be seen by our replacement.
+        return serve(seen, app, scope, receive, send)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
@@ -107,6 +111,10 @@ def _app(original: Callable[..., Any]) -> Callable[..., Any]:
             await serve(seen, partial(original, self), scope, receive, send)
 
     return __call__
+
+
+_AGAIN: Final = _app(ObservedApp.__call__).__code__
+"""Of our replacements of `__call__`, and of nothing that somebody else has put around them."""
 
 
 def _route(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -15,15 +15,15 @@ import pytest
 from tests.support import path
 
 PATH = {
-    ("2026-07-28", "off"): (36, 16),
-    ("2026-07-28", "on"): (45, 18),
-    ("2025-11-25", "off"): (41, 17),
-    ("2025-11-25", "on"): (50, 19),
-    (path.OTHER, "off"): (20, 8),
-    (path.OTHER, "on"): (20, 8),
+    ("2026-07-28", "off"): (35, 16),
+    ("2026-07-28", "on"): (44, 18),
+    ("2025-11-25", "off"): (40, 17),
+    ("2025-11-25", "on"): (49, 19),
+    (path.OTHER, "off"): (19, 8),
+    (path.OTHER, "on"): (19, 8),
 }
 """Functions and files, at most, by revision and HTTP span; the last two of a request that is none of ours."""
-UNTIL_FLUSHED = {"2026-07-28": (83, 29), "2025-11-25": (84, 30)}
+UNTIL_FLUSHED = {"2026-07-28": (82, 29), "2025-11-25": (83, 30)}
 """The same with drain and flush to Redis, without the HTTP span.
 
 Two of them may be missing: one that writes a second's time once, and one that wakes a worker if it sleeps.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -91,3 +92,29 @@ async def test_patches_within_each_other_observe_a_request_once(
     assert len(app.scopes) == 1
     runtime.recorder.drain()
     assert runtime.sessions.local == 1
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_server_calls_what_others_put_around_a_patched_app(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    monkeypatch.setattr(current, "runtime", runtime)
+    module, made = _module("Starlette")
+    http.starlette(module, Patches())
+    replaced: Callable[..., Any] = vars(made)["__call__"]
+    passed: list[str] = []
+
+    @wraps(replaced)
+    async def around(self: App, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        passed.append(scope["path"])
+        await replaced(self, scope, receive, send)
+
+    if wrapped:
+        monkeypatch.setattr(made, "__call__", around)
+    app: Any = made()
+    reply = await post(http.ObservedApp(app), modern("tools/call", name="add"), MODERN_HEADERS)
+
+    assert reply.status == 200
+    assert len(app.scopes) == 1
+    assert isinstance(app.scopes[0][SCOPE_KEY], Exchange)
+    assert passed == (["/mcp"] if wrapped else [])
