@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import uvicorn
 from app import app
@@ -22,8 +23,11 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     threads = [threading.Thread(target=server.run) for server in servers]
-    for thread in threads:
+    for server, thread in zip(reversed(servers), reversed(threads), strict=True):
+        # Whoever gets an answer at the first port may use the second.
         thread.start()
+        while thread.is_alive() and not server.started:
+            time.sleep(0.01)
     for thread in threads:
         thread.join()
 
