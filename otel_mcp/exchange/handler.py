@@ -107,12 +107,13 @@ class ExchangeHandler:
             finally:  # Where the request is cancelled, so is that.
                 try:
                     self._close(error)
-                    current_exchange.reset(here)
                 except Exception as failure:
                     report("end of request", failure)
                 error = None  # Or this frame and its traceback refer to each other.
-                if otel_context.get_current() is not self._around:
-                    otel_context.attach(self._around)  # Whatever the app has left attached.
+                with suppress(ValueError):  # Where a collector ends this, the context is that of another task.
+                    current_exchange.reset(here)
+                    if otel_context.get_current() is not self._around:
+                        otel_context.attach(self._around)  # Whatever the app has left attached.
 
     async def receive(self) -> Message:
         """Pass a message on to the app, and read it."""
@@ -150,8 +151,6 @@ class ExchangeHandler:
         exchange, begun = self.exchange, None
         if exchange.foreign and not exchange.at_sdk:
             return self._send(message)
-        if self._start is not None:
-            return self._slow_resume(self._start, message)
         try:
             if message["type"] == "http.response.start":
                 begun = self._begin_known(message)
@@ -166,6 +165,8 @@ class ExchangeHandler:
     async def _forward(self, message: Message) -> None:
         """Pass on a message of the app that is to be read, or begins an answer of which less is known."""
         exchange, outgoing = self.exchange, message
+        if self._start is not None:
+            return await self._slow_resume(self._start, message)
         try:
             if message.get("type") == "http.response.start":
                 if (started := await self._slow_begin(message)) is None:
@@ -278,7 +279,6 @@ class ExchangeHandler:
         for call in exchange.calls:
             if not call.finished and not call.running:
                 inflight.leave(call)
-            # A notification is answered before the SDK takes it up: it is still to be found then.
             is_over = is_over and call.finished and not call.running and (call.dispatched or not exchange.at_sdk)
             is_kept = is_kept or not (call.dispatched and call.finished)
         if exchange.status != 200 or exchange.http_method != "POST":

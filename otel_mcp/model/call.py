@@ -274,7 +274,10 @@ class Exchange:
         return call
 
     def forget_calls(self) -> None:
-        """Let the calls of a closed request go once all are over, else they and it refer to each other for good."""
+        """Let the calls of a closed request go once all are over, else they and it refer to each other for good.
+
+        A notification is answered before the SDK takes it up, which has to find it then.
+        """
         if self.closed and all(call.dispatched and call.finished and not call.running for call in self.calls):
             self.calls.clear()
             self.sdk_call = self.dispatch = None

@@ -45,7 +45,8 @@ def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
         scope["headers"] = lines = list(lines)
     try:
         headers: HeaderMap = dict(lines[::-1])
-        is_plain = type(headers.get(b"host")) is bytes  # As this server writes one name, it writes them all.
+        b"".join(headers.values())
+        is_plain = b"".join(headers).islower()  # Of these a middleware may have added one otherwise.
     except (TypeError, ValueError):
         headers, is_plain = {}, False
     if not is_plain:

@@ -7,7 +7,8 @@ import inspect
 import json
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextvars import copy_context
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 
 from otel_mcp import MCPMiddleware, current, exchange
 from otel_mcp.integrations import http
@@ -24,7 +26,7 @@ from otel_mcp.model.call import SCOPE_KEY, Reading, current_exchange
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import ASGIApp as App
 from otel_mcp.types import Message, Receive, Send
-from tests.support.answers import Server, error, result
+from tests.support.answers import Server, error, initialized, result
 from tests.support.asgi import JSON_HEADERS, event, make_scope, post, read, request, respond, stream
 from tests.support.messages import call, initialize, legacy_headers
 from tests.support.providers import Telemetry
@@ -197,3 +199,42 @@ async def test_a_request_that_is_cancelled_with_its_start_held_ends(runtime: Run
     assert otel_context.get_current() is before
     assert runtime.metrics.census.calls == {}
     assert [span.name for span in telemetry.spans()] == ["initialize"]
+
+
+@pytest.mark.parametrize("at_once", [asyncio.gather, lambda *sent: asyncio.wait(map(asyncio.ensure_future, sent))])
+async def test_a_start_that_is_kept_back_goes_before_a_body_sent_at_once(
+    runtime: Runtime, at_once: Callable[..., Awaitable[object]]
+) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        message = json.loads(await read(receive))
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+        body = json.dumps(initialized(message["id"])).encode()
+        await at_once(
+            send(start),
+            send({"type": "http.response.body", "body": body[:9], "more_body": True}),
+            send({"type": "http.response.body", "body": body[9:]}),
+        )
+
+    reply = await post(MCPMiddleware(app, runtime), initialize())
+
+    assert [message["type"] for message in reply.messages] == ["http.response.start", *["http.response.body"] * 2]
+    assert json.loads(reply.body)["id"] == 0
+
+
+async def test_a_request_that_a_collector_ends_changes_no_other_task(runtime: Runtime, telemetry: Telemetry) -> None:
+    tracer = telemetry.tracer_provider.get_tracer("test")
+
+    async def app(*_: object) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    def serve() -> Coroutine[Any, Any, Any]:
+        with tracer.start_as_current_span("server"):
+            serving: Any = MCPMiddleware(app, runtime)(make_scope(headers=JSON_HEADERS), app, app)
+            serving.send(None)
+            return serving
+
+    served = copy_context().run(serve)
+    with tracer.start_as_current_span("other") as other:
+        served.close()
+        assert trace.get_current_span() is other
+    assert runtime.metrics.census.calls == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from otel_mcp.current import look
@@ -44,6 +46,18 @@ def test_a_request_is_recognised_by_its_method_and_headers(
     seen = headers.recognise({"method": method, "headers": list(given.items())})
 
     assert seen == (None if certain is None else (given, certain))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [(b"Mcp-Session-Id", b"own"), (b"mcp-session-id", "own"), ("mcp-session-id", "own"), ("Mcp-Session-Id", b"own")],
+)
+def test_one_header_may_be_written_otherwise_than_the_others(odd: tuple[Any, Any]) -> None:
+    plain = (b"host", b"shop"), (b"content-type", b"application/json")
+    for lines in ([*plain, odd], [odd, *plain]):
+        seen = headers.recognise({"method": "POST", "headers": lines})
+        assert seen is not None
+        assert (seen[0][b"mcp-session-id"], seen[1]) == (b"own", True)
 
 
 def test_of_a_repeated_header_the_first_stands() -> None:
