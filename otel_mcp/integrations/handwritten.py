@@ -53,7 +53,8 @@ async def serve(
         exchange.routed = exchange.attaches_inside = True
         send = runtime.exchanges.replies.within(exchange, send)
         if exchange.http_span is None:
-            exchange.ambient = without_ended_span(otel_context.get_current())
+            around = otel_context.get_current()
+            exchange.ambient = without_ended_span(around) if around else around
         if exchange.confirmed and (context := runtime.http_spans.begin(exchange, scope)) is not None:
             token = otel_context.attach(context)
         if exchange.parsed:  # A middleware has read the body.
