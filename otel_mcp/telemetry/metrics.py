@@ -17,7 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames
-from otel_mcp.guard import report
+from otel_mcp.guard import quietly, report
 from otel_mcp.model.call import Call, client_of
 from otel_mcp.model.outcomes import failure_of
 from otel_mcp.model.session import Session
@@ -149,15 +149,15 @@ class Metrics:
         """Count what is counted once for a whole batch, which ends here."""
         requests, values, self._requests, self._values = self._requests, self._values, Counter(), defaultdict(list)
         self._exemplified.clear()
-        try:
-            if self._waiting:
-                self.settle()
-            for series, count in requests.items():
-                series.record(count)
-            for series, several in values.items():
+        if self._waiting:
+            quietly("record", self.settle)
+        for series, count in requests.items():
+            values[series].append(count)
+        for series, several in values.items():
+            try:
                 series.record(*several)
-        except Exception as failure:
-            report("record", failure)
+            except Exception as failure:
+                report("record", failure)
 
     def classify(self, call: Call, outcome: Outcome) -> None:
         """Set how a tool call failed."""
@@ -210,7 +210,10 @@ class Metrics:
         with suppress(IndexError):  # Whichever thread takes the last one.
             while True:
                 record, value, client, by = self._waiting.popleft()
-                record(value, self._of_client(client, by), NO_SPAN)
+                try:
+                    record(value, self._of_client(client, by), NO_SPAN)
+                except Exception as failure:  # It costs no other.
+                    report("record", failure)
 
     def store_dropped(self, count: int, reason: str) -> None:
         self._on.dropped.add(count, {semconv.REJECT_REASON: reason}, NO_SPAN)

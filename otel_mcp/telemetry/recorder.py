@@ -33,7 +33,7 @@ _MAX_WITH_CONTENT: Final = 64
 _DRAIN_SHARE: Final = 0.25
 """Part of the flush interval after which the queue is drained: the rest is the store's."""
 _SLICE: Final = 16
-"""Calls that are drained in one turn of the loop: a fraction of a millisecond."""
+"""Calls that are drained, or records that are made, in one turn of the loop: a fraction of a millisecond."""
 _MEANWHILE: Final = 0.01
 """Seconds until the loop looks again for what another thread is recording."""
 _MAX_LINKS: Final = 100
@@ -81,13 +81,15 @@ class Recorder:
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
         self._lock = threading.Lock()
         self._instance = ""
-        """Name of this process, once it is needed: by then there is a tracer provider."""
+        """Name of this process in its telemetry, once it is needed: by then there is a tracer provider."""
         self._wanted = False
         """The recording thread goes on until nothing waits."""
         self._open = 0
         """Calls of the batch that is being recorded; with what is known of it, only touched under the lock."""
         self._deltas: dict[Session, tuple[SessionDelta, deque[Call | CallRecord]]] = {}
         """By session, with its newest tool calls: as many as a document has room for, the others need no record."""
+        self._closed: deque[tuple[Session, tuple[SessionDelta, deque[Call | CallRecord]]]] = deque()
+        """Of the batch before, what is still to be submitted; the next one begins after it."""
         self.metrics.forget()
 
     def add(self, call: Call) -> None:
@@ -134,35 +136,36 @@ class Recorder:
             drained = self._drain(max(_SLICE, len(self._queue) // 8))
             if self._observers is not None:
                 self._observers.ensure_running()
-            if self._queue:
+            if self._queue or self._open or self._closed:
                 self._schedule(0.0 if drained else _MEANWHILE)
         except Exception as failure:
             report("record", failure)
 
     def drain(self) -> None:
         """Record everything that has finished. From any thread; a second caller leaves it to the first."""
-        if self._queue or self._open:
+        if self._queue or self._open or self._closed:
             self._wanted = True
             self._drain(0)
         with _GUARD:
             self.metrics.settle()
 
     def _drain(self, most: int) -> bool:
-        """Record so many calls, oldest first, or all where that is wanted. Returns whether this caller did it."""
+        """Take so many steps, oldest calls first, or all where that is wanted. Returns whether this caller did it."""
         drained = False
         # Once more where it was wanted while the lock was held, but after the last look.
-        while not drained or (self._wanted and (self._queue or self._open)):
+        while not drained or (self._wanted and (self._queue or self._open or self._closed)):
             if not self._lock.acquire(blocking=False):
                 break
             try:
-                while self._queue and (most > 0 or self._wanted):
-                    most -= 1
-                    self._record(self._queue.popleft())
-                    if self._open >= self._batch:
-                        self._close()
-                if not self._queue:
-                    self._wanted = False
-                    self._close()
+                while most > 0 or self._wanted:
+                    if self._queue and self._open < self._batch and not self._closed:
+                        most -= 1
+                        self._record(self._queue.popleft())
+                    elif self._open or self._closed:
+                        most = self._close(most)
+                    else:
+                        self._wanted = False
+                        break
             finally:
                 self._lock.release()
             drained = True
@@ -195,20 +198,31 @@ class Recorder:
         if self.audit is not None and call.method == "tools/call":
             self.audit.record(call)
 
-    def _close(self) -> None:
-        """Complete a batch: submit one delta for each session that its calls belong to."""
-        self._open = 0
-        deltas, self._deltas = self._deltas, {}
-        self.metrics.close()
-        for session, (delta, newest) in deltas.items():
-            if delta.requests and session.agreement is not None:
-                delta.touch_key = (session.agreement, self._idle_gap)
-            for call in newest:
-                try:
+    def _close(self, most: int) -> int:
+        """Complete a batch, or go on with it: submit one delta for each session that its calls belong to.
+
+        Returns how many of the steps are left; one makes a record, or submits a delta that has none.
+        """
+        if not self._closed:
+            self._open = 0
+            self.metrics.close()
+            self._closed.extend(self._deltas.items())
+            self._deltas.clear()
+        while self._closed and (most > 0 or self._wanted):
+            most -= 1
+            session, (delta, newest) = self._closed[0]
+            try:
+                if newest:
+                    call = newest.popleft()
                     delta.calls.append(call if isinstance(call, CallRecord) else self._call_record(call))
-                except Exception as failure:
-                    report("record", failure)
-            self._submit(delta)
+                if not newest:
+                    self._closed.popleft()
+                    if delta.requests and session.agreement is not None:
+                        delta.touch_key = (session.agreement, self._idle_gap)
+                    self._submit(delta)
+            except Exception as failure:
+                report("record", failure)
+        return most
 
     def _add_to(self, session: Session, call: Call) -> None:
         """Add a call to what its session is to be written."""
@@ -261,6 +275,7 @@ class Recorder:
     def _call_record(self, call: Call) -> CallRecord:
         context = call.span_context if call.span_context is not None and call.span_context.is_valid else None
         arguments = call.arguments if call.arguments is not None else call.params.get("arguments")
+        self._instance = self._instance or self._spans.instance()
         record = CallRecord(
             call.target or "",
             call.id,
@@ -272,7 +287,7 @@ class Recorder:
             self._keys.digest_json(arguments) if arguments else None,
             f"{context.trace_id:032x}" if context is not None else None,
             f"{context.span_id:016x}" if context is not None else None,
-            self._instance or self._name_instance(),
+            self._instance,
         )
         if call.round is not None:
             record.answers, record.waiting = call.round.key, call.round.waits
@@ -282,8 +297,3 @@ class Recorder:
             record.arguments = self._redact(arguments)
             record.result = self._redact(call.result)
         return record
-
-    def _name_instance(self) -> str:
-        """Name this process as its telemetry does; the SDK may find another name after a fork, and so do we."""
-        self._instance = self._spans.instance()
-        return self._instance

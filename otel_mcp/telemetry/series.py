@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Counter, Histogram
 from opentelemetry.sdk.metrics import TraceBasedExemplarFilter
 
+from otel_mcp.guard import report
 from otel_mcp.telemetry.spans import NO_SPAN
 
 _SDK: Final = "opentelemetry.sdk.metrics._internal"
@@ -44,13 +45,16 @@ class Series:
         self._found: _Found | None = None
 
     def record(self, *values: float, context: Context = NO_SPAN) -> None:
-        """Record values, or add them to a counter; none may be negative."""
+        """Record values, or add them to a counter; none may be negative. One that fails costs no other."""
         found = self._found
         if found is None or found.consumer._reader_storages is not found.storages:
             found = self._found = _find(self._instrument, self._attributes)
             if found is None:
                 for value in values:
-                    self._public(value, self._attributes, context)
+                    try:
+                        self._public(value, self._attributes, context)
+                    except Exception as failure:
+                        report("record", failure)
                 return
         if found.is_enabled():
             kept, renewed, now = found.kept, found.renewed, time_ns()
@@ -60,13 +64,16 @@ class Series:
             asks, sampled = found.always_asks or context is not NO_SPAN, False
             for value in values:
                 fields["value"] = value
-                if asks:
-                    sampled = found.should_sample(value, now, fields["attributes"], context)
-                for aggregation in kept:
-                    aggregation.aggregate(measurement, sampled)
-                for match, key, attributes in renewed:
-                    with match._lock:
-                        match._get_or_create_aggregation(key, attributes).aggregate(measurement, sampled)
+                try:  # Filters and reservoirs of exemplars may be the user's.
+                    if asks:
+                        sampled = found.should_sample(value, now, fields["attributes"], context)
+                    for aggregation in kept:
+                        aggregation.aggregate(measurement, sampled)
+                    for match, key, attributes in renewed:
+                        with match._lock:
+                            match._get_or_create_aggregation(key, attributes).aggregate(measurement, sampled)
+                except Exception as failure:
+                    report("record", failure)
 
 
 class _Found(NamedTuple):

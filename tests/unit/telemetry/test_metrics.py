@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_mcp import MCPMiddleware, semconv
+from otel_mcp.model.call import Call, Exchange
 from otel_mcp.model.delta import EndedSession, SessionFacts
 from otel_mcp.model.session import Interruption
 from otel_mcp.model.task import TaskCensus, TaskEnd
@@ -19,8 +20,10 @@ from otel_mcp.model.verdict import SessionOutcome
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.telemetry.labels import MAX_CLIENTS, MAX_TENANTS
+from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.session_metrics import MAX_SERIES, PROTOCOL_VERSIONS
 from otel_mcp.types import Message, Receive, Send
+from otel_mcp.wire.jsonrpc import FINE
 from tests.support import registry
 from tests.support.answers import FAILED, OK, Server, error, result
 from tests.support.asgi import delete, get, post, read, respond, stream
@@ -740,6 +743,45 @@ def test_refusals_that_wait_are_bounded(runtime: Runtime, telemetry: Telemetry) 
     assert len(runtime.metrics._waiting) < 1000  # pyright: ignore[reportPrivateUsage]
 
     assert telemetry.points(REFUSED) == [({"http.response.status_code": 403}, 1500)]
+
+
+def test_a_series_that_fails_costs_no_other_of_its_batch(
+    runtime: Runtime, telemetry: Telemetry, failures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, failed = Series.record, list[Series]()
+
+    def broken(self: Series, *values: float, **options: Any) -> None:
+        if not failed or self in failed:
+            failed.append(self)
+            raise RuntimeError("secret")
+        record(self, *values, **options)
+
+    for number in range(20):
+        measured = Call(Exchange("POST", "/mcp", {}), "tools/call", number, f"tool{number % 4}", {}, {})
+        measured.outcome, measured.finished, measured.trusted_name, measured.result_bytes = FINE, True, True, 10
+        runtime.metrics.record(measured)
+    monkeypatch.setattr(Series, "record", broken)
+
+    runtime.metrics.close()
+
+    recorded = sum(telemetry.counts(DURATION).values()) + sum(
+        telemetry.counts(semconv.METRIC_TOOL_RESULT_SIZE).values()
+    )
+    assert recorded == 35
+    assert failures["record"] == 1
+
+
+def test_a_refusal_that_fails_costs_no_other(runtime: Runtime, telemetry: Telemetry, failures: Any) -> None:
+    def broken(*_: Any) -> None:
+        raise IndexError
+
+    runtime.metrics._record_later(broken, 1, None, {})  # pyright: ignore[reportPrivateUsage]
+    runtime.metrics.request_refused(403, None)
+
+    runtime.metrics.settle()
+
+    assert _counted(telemetry, REFUSED) == [({"http.response.status_code": 403}, 1)]
+    assert failures["record"] == 1
 
 
 def test_two_threads_may_record_what_waits(runtime: Runtime) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from otel_mcp import MCPMiddleware, ToolCall
 from otel_mcp.model.call import Call, Exchange
-from otel_mcp.model.delta import SessionDelta
+from otel_mcp.model.delta import CallRecord, SessionDelta
 from otel_mcp.model.outcomes import was_accepted
 from otel_mcp.runtime import Runtime
 from otel_mcp.telemetry.content import as_attribute, redactor
@@ -395,6 +395,96 @@ async def test_a_batch_in_many_parts_is_one_delta_of_a_session(make_runtime: Mak
     assert deltas[0].began == max(record.started_at for record in deltas[0].calls)
     assert deltas[0].first_activity is not None
     assert deltas[0].first_activity < deltas[0].calls[0].started_at
+
+
+async def submitted_in_turns(runtime: Runtime, sessions: list[int]) -> tuple[list[int], list[SessionDelta]]:
+    """Finish a call for each of `sessions` within one turn. Returns the records made in each turn, and the deltas."""
+    deltas: list[SessionDelta] = []
+    made: list[CallRecord] = []
+    recorder, finished = cast("Any", runtime.recorder), list[Call]()
+    make = recorder._call_record
+
+    def counted(call: Call) -> CallRecord:
+        made.append(record := make(call))
+        return record
+
+    recorder._call_record, recorder._submit = counted, deltas.append
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime.recorder, "add", finished.append)
+        for number, session in enumerate(sessions):
+            app = MCPMiddleware(Server(session_id=f"own{session}"), runtime)
+            await post(app, call(request_id=number), legacy_headers(f"own{session}"))
+    for call_ in finished:
+        runtime.recorder.add(call_)
+    turns: list[int] = []
+    while sum(delta.call_count for delta in deltas) < len(sessions):
+        before = len(made), len(deltas)
+        await asyncio.sleep(0)
+        turns.append(max(len(made) - before[0], len(deltas) - before[1]))
+        assert len(turns) < 100
+    return turns, deltas
+
+
+@pytest.mark.parametrize(
+    "sessions", [list(range(64)), [0] * 64, [0] * 30 + list(range(34))], ids=["many", "one", "both"]
+)
+async def test_records_of_a_batch_are_made_in_parts(make_runtime: MakeRuntime, sessions: list[int]) -> None:
+    turns, deltas = await submitted_in_turns(make_runtime(flush_calls=64, max_tool_calls=64), sessions)
+
+    assert max(turns) == 16
+    assert sum(turns) == 64
+    assert len(deltas) == len(set(sessions))
+    for session, delta in zip(dict.fromkeys(sessions), deltas, strict=True):
+        assert [entry.request_id for entry in delta.calls] == [n for n, own in enumerate(sessions) if own == session]
+
+
+async def test_the_next_batch_begins_after_the_records_of_the_one_before(make_runtime: MakeRuntime) -> None:
+    sessions = [number % 20 for number in range(60)]
+
+    _, deltas = await submitted_in_turns(make_runtime(flush_calls=30), sessions)
+
+    assert [delta.call_count for delta in deltas] == ([2] * 10 + [1] * 10) * 2
+    assert [[entry.request_id for entry in delta.calls] for delta in deltas[:20:19]] == [[0, 20], [19]]
+    assert [entry.request_id for delta in deltas for entry in delta.calls if delta.facts is deltas[0].facts] == [
+        0,
+        20,
+        40,
+    ]
+
+
+async def test_a_drain_submits_what_is_left_of_a_closed_batch(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(flush_calls=40)
+    deltas: list[SessionDelta] = []
+    recorder = cast("Any", runtime.recorder)
+    recorder._submit = deltas.append
+    for number in range(40):
+        app = MCPMiddleware(Server(session_id=f"own{number}"), runtime)
+        await post(app, call(request_id=number), legacy_headers(f"own{number}"))
+    recorder._drain(45)
+    assert len(deltas) == 5
+
+    runtime.recorder.drain()
+
+    assert [entry.request_id for delta in deltas for entry in delta.calls] == list(range(40))
+
+
+async def test_a_delta_that_cannot_be_submitted_costs_no_other(make_runtime: MakeRuntime, failures: Any) -> None:
+    runtime = make_runtime()
+    deltas: list[SessionDelta] = []
+
+    def submit(delta: SessionDelta) -> None:
+        if not failures["record"]:
+            raise RuntimeError("secret")
+        deltas.append(delta)
+
+    cast("Any", runtime.recorder)._submit = submit
+    for number in range(3):
+        app = MCPMiddleware(Server(session_id=f"own{number}"), runtime)
+        await post(app, call(request_id=number), legacy_headers(f"own{number}"))
+
+    runtime.recorder.drain()
+
+    assert [entry.request_id for delta in deltas for entry in delta.calls] == [1, 2]
 
 
 async def test_however_many_calls_end_at_once_none_is_lost(

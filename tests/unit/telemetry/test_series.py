@@ -205,3 +205,32 @@ def test_another_provider_than_the_sdk_gets_records_in_public() -> None:
     series.record(1.0)
 
     assert series._found is None  # pyright: ignore[reportPrivateUsage]
+
+
+class Failing(AlwaysOnExemplarFilter):
+    """A user's filter with a fault."""
+
+    def should_sample(self, value: float, time_unix_nano: int, attributes: Any, context: Context) -> bool:
+        if value == 13.0:
+            raise RuntimeError("secret")
+        return super().should_sample(value, time_unix_nano, attributes, context)
+
+
+@pytest.mark.parametrize("temporality", [{}, DELTA], ids=["cumulative", "delta"])
+@pytest.mark.parametrize("public", [False, True])
+def test_a_value_that_fails_costs_no_other_and_none_counts_twice(
+    monkeypatch: pytest.MonkeyPatch, failures: Any, temporality: Any, *, public: bool
+) -> None:
+    reader = InMemoryMetricReader(preferred_temporality=temporality)
+    provider = sdk.MeterProvider([reader], exemplar_filter=Failing(), shutdown_on_exit=False)
+    if public:
+        monkeypatch.setattr(series, "_is_as_expected", lambda: False)
+    made = Series(provider.get_meter("test").create_histogram("duration"), {"tool": "add"})
+
+    made.record(1.0, 13.0, 2.0, 13.0, 4.0)
+
+    assert (made._found is None) is public  # pyright: ignore[reportPrivateUsage]
+    point = _point(reader)
+    assert (point.count, point.sum) == (3, 7.0)
+    assert failures["record"] == 2
+    provider.shutdown()
