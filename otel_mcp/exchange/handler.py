@@ -106,11 +106,13 @@ class ExchangeHandler:
                         await self._as_outside(self._send, start)
             finally:  # Where the request is cancelled, so is that.
                 try:
-                    self._close(error)
-                    if type(error) is not GeneratorExit:  # A collector ends this in the context of another task.
-                        current_exchange.reset(here)
-                        if otel_context.get_current() is not self._around:
-                            otel_context.attach(self._around)  # Whatever the app has left attached.
+                    try:
+                        self._close(error)
+                    finally:
+                        if type(error) is not GeneratorExit:  # A collector ends this in the context of another task.
+                            current_exchange.reset(here)
+                            if otel_context.get_current() is not self._around:
+                                otel_context.attach(self._around)  # Whatever the app has left attached.
                 except Exception as failure:
                     report("end of request", failure)
                 error = None  # Or this frame and its traceback refer to each other.
