@@ -29,8 +29,6 @@ from otel_mcp.types import ASGIApp, Message, Receive, Scope, Send
 from otel_mcp.wire import headers as wire_headers
 from otel_mcp.wire.sse import result_size
 
-_RESULTS: Final = frozenset({None, TOOL_ERROR})
-"""Outcomes that go out as a result; others become errors, whose code only the answer tells."""
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 
@@ -206,8 +204,8 @@ class ExchangeHandler:
             # The SDK has served the one tool call already: all but the size of its result is known.
             if call is None or call.running or call.session is None or (outcome := call.handler_outcome) is None:
                 return None
-            if outcome.status_code is not None or outcome.error_type not in _RESULTS:
-                return None
+            if outcome.status_code is not None or (outcome.error_type is not None and outcome.error_type != TOOL_ERROR):
+                return None  # An error, whose code only the answer tells.
             session, exchange.reading = call.session, Reading.SIZE
         elif content_type is not None and content_type.startswith(b"text/event-stream"):
             # It opens a stream before it tells what will be answered on it.
