@@ -112,7 +112,7 @@ def connections(b: Board) -> None:
             "Tool calls for each handshake",
             "By client, in the selected time range. About one: the client reconnects for each call, which costs a "
             "handshake and a list of tools each time. Clients of 2026-07-28 need no handshake.",
-            now(query.share(called, began), query.legend(query.CLIENT)),
+            now(query.named(query.share(called, began), query.CLIENT), query.legend(query.CLIENT)),
             panels.COUNT,
         ).decimals(1),
         8,

@@ -39,7 +39,7 @@ def cost(b: Board) -> None:
         "Catalogue",
         "The definitions of all tools, which every conversation reads before its first call; mean of what clients got, "
         "which is exact where all got the same. If it jumps, see the event `catalogue.changed`.",
-        [over_time(f"{listed} / ({listings} > 0)", query.legend(query.CLIENT))],
+        [over_time(query.named(f"{listed} / ({listings} > 0)", query.CLIENT), query.legend(query.CLIENT))],
         panels.BYTES,
     )
     given = query.quantile(0.5, m.SESSION_CONTEXT_SIZE, by=query.CLIENT)
@@ -47,7 +47,7 @@ def cost(b: Board) -> None:
         "Given to the model by a session",
         "The catalogue and all results together, median of ended sessions. A model's context is some hundred thousand "
         "tokens of about four bytes; it reads everything again at each step.",
-        [over_time(given, query.legend(query.CLIENT))],
+        [over_time(query.named(given, query.CLIENT), query.legend(query.CLIENT))],
         panels.BYTES,
     )
     client = f'{query.CLIENT}=~"$client"'
@@ -67,7 +67,7 @@ def cost(b: Board) -> None:
         "tools that are never called, or move them behind another tool.",
         [column("A", size), column("B", calls)],
         panels.COUNT,
-    ).decimals(0)
+    )
     table = table.override_by_name("Value #A", [panels.prop("unit", panels.BYTES)])
     names = {"Value #A": "definition", "Value #B": "calls"}
     b.add(panels.columns(table, names, (query.TOOL, *names)), 18)

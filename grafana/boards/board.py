@@ -161,7 +161,7 @@ class Board:
         width: int = 8,
     ) -> Board:
         """Add the rates of a counter over time, stacked, a line for each value of the label `by`."""
-        target = over_time(query.rate(counter, *matchers, by=by), query.legend(by))
+        target = over_time(query.named(query.rate(counter, *matchers, by=by), by), query.legend(by))
         return self.lines(title, description, [target], unit, width=width, stacked=True)
 
     def bars(self, title: str, description: str, target: Target, unit: str, *, width: int = 8) -> Board:

@@ -52,7 +52,7 @@ def refused(b: Board) -> None:
         "Totals of the selected time range. A click on a status leads to traces, on a client to its sessions.",
         [column("A", f"{expr} > 0")],
         panels.COUNT,
-    ).decimals(0)
+    )
     table = table.override_by_name(query.CLIENT, [panels.prop("links", [links.client_sessions(query.CLIENT)])])
     table = table.override_by_name(query.STATUS, [panels.prop("links", [links.refused(query.STATUS)])])
     b.add(panels.columns(table, {"Value": "refused"}, (query.CLIENT, query.STATUS, "Value")), 8)

@@ -74,7 +74,7 @@ def went(b: Board) -> None:
         ],
         panels.SHARE,
     )
-    whole = [panels.prop("unit", panels.COUNT), panels.prop("decimals", 0)]
+    whole = [panels.prop("unit", panels.WHOLE), panels.prop("decimals", 0)]
     table = table.override_by_name("Value #A", whole)
     table = table.override_by_name(query.CLIENT, [panels.prop("links", [links.client_tools(query.CLIENT)])])
     titles = {"Value #A": "sessions", "Value #B": "struggled", "Value #C": "gave up", "Value #D": "called nothing"}
@@ -126,6 +126,6 @@ def restarts(b: Board) -> None:
         ],
         panels.SHARE,
     )
-    table = table.override_by_name("Value #A", [panels.prop("unit", panels.COUNT), panels.prop("decimals", 0)])
+    table = table.override_by_name("Value #A", [panels.prop("unit", panels.WHOLE), panels.prop("decimals", 0)])
     titles = {"Value #A": "cut", "Value #B": "back", "Value #C": "within a minute"}
     b.add(panels.columns(table, titles, (query.CLIENT, *titles)), 24, 6)

@@ -208,8 +208,6 @@ def _worst(b: Board) -> None:
                 )
             ],
         )
-        if unit == panels.COUNT:
-            table = table.decimals(0)
         b.add(panels.columns(table, {"Value": name}, order), 8)
     b.add(
         dashboard.Panel()

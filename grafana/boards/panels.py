@@ -25,6 +25,7 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 
+from .query import HEADS
 from .targets import JAEGER, LOKI, PROMETHEUS
 
 PER_SECOND: Final = "reqps"
@@ -36,6 +37,8 @@ EVENTS: Final = "eps"
 SECONDS: Final = "s"
 SHARE: Final = "percentunit"
 COUNT: Final = "short"
+WHOLE: Final = "locale"
+"""Counts in bars and tables, with all their digits."""
 BYTES: Final = "bytes"
 
 Target = Builder[Any]
@@ -133,13 +136,12 @@ def bars(title: str, description: str, target: Target, unit: str) -> bargauge.Pa
         .display_mode(common_models.BarGaugeDisplayMode.BASIC)
         .color_scheme(fixed("blue"))
     )
-    # Prometheus extrapolates increases, so that counts have decimals.
-    return panel.decimals(0) if unit == COUNT else panel
+    return panel.unit(WHOLE).decimals(0) if unit == COUNT else panel  # Prometheus extrapolates increases.
 
 
 def rows(title: str, description: str, targets: Sequence[Target], unit: str) -> table.Panel:
     """Return a table of several instant queries, joined on their labels."""
-    return (
+    panel = (
         table.Panel()
         .title(title)
         .description(description)
@@ -149,6 +151,7 @@ def rows(title: str, description: str, targets: Sequence[Target], unit: str) -> 
         .filterable(True)
         .with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
     )
+    return panel.unit(WHOLE).decimals(0) if unit == COUNT else panel
 
 
 def found(title: str, description: str, target: Target) -> table.Panel:
@@ -191,9 +194,11 @@ def fixed(color: str) -> dashboard.FieldColor:
 
 
 def columns(panel: table.Panel, names: dict[str, str], order: Sequence[str]) -> table.Panel:
-    """Name the columns of a joined table, order them, and drop the time."""
+    """Name the columns of a joined table, order them, and drop the time; labels have names of their own."""
     index = {name: position for position, name in enumerate(order)}
-    options = {"excludeByName": {"Time": True}, "renameByName": names, "indexByName": index}
+    # Overrides and links still find a renamed column by its label.
+    heads = {label: head for label, head in HEADS.items() if label in index} | names
+    options = {"excludeByName": {"Time": True}, "renameByName": heads, "indexByName": index}
     return panel.with_transformation(models.DataTransformerConfig(id_val="organize", options=options))
 
 

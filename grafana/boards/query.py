@@ -41,6 +41,12 @@ FINDING: Final = label(names.SESSION_FINDING)
 CAUSE: Final = label(names.SESSION_INTERRUPTED_CAUSE)
 WITHIN: Final = label(names.SESSION_RETURNED_WITHIN)
 
+HEADS: Final = {
+    SERVICE: "service", VERSION: "release", TOOL: "tool", METHOD: "method", PROMPT: "prompt", FAILURE: "failure",
+    STATUS: "status", CLIENT: "client", TENANT: "tenant", PROTOCOL: "revision",
+}  # fmt: skip
+"""Heads of columns of tables, by label."""
+
 PROBE: Final = "probe"
 """The outcome of sessions of registries and monitors."""
 OUTCOMES: Final = ("gave_up", "looped", "retry_storm", "ping_pong", "corrected", "worked", "no_call", PROBE)

@@ -139,4 +139,5 @@ def _clients(b: Board) -> None:
         ),
     ):
         expr = query.increase(m.CLIENT_REQUESTS.series, CLIENT, which, by=query.CLIENT)
-        b.bars(title, description, now(expr, query.legend(query.CLIENT)), panels.COUNT)
+        named = query.named(expr, query.CLIENT)
+        b.bars(title, description, now(named, query.legend(query.CLIENT)), panels.COUNT)

@@ -19,24 +19,24 @@ def usage(b: Board) -> None:
     """Add what each tenant uses."""
     by = query.TENANT
     columns = {
-        "A": ("requests", panels.COUNT, query.increase(m.CLIENT_REQUESTS.series, CHOSEN, by=by)),
-        "B": ("sessions begun", panels.COUNT, query.increase(m.SESSION_STARTED.series, CHOSEN, by=by)),
-        "C": ("sessions ended", panels.COUNT, query.increase(m.SESSION_ENDED.series, CHOSEN, by=by)),
+        "A": ("requests", panels.WHOLE, query.increase(m.CLIENT_REQUESTS.series, CHOSEN, by=by)),
+        "B": ("sessions begun", panels.WHOLE, query.increase(m.SESSION_STARTED.series, CHOSEN, by=by)),
+        "C": ("sessions ended", panels.WHOLE, query.increase(m.SESSION_ENDED.series, CHOSEN, by=by)),
         "D": ("bytes answered", panels.BYTES, query.increase(m.TOOL_RESULT_SIZE.sum, CHOSEN, by=by)),
     }
     table = panels.rows(
         "Use by tenant",
-        "Totals of the selected time range. The row without a name is for requests without a tenant, and for all "
-        "requests without the setting `TENANT`. The rows add up to the totals. For a bill, use the recording rules "
+        "Totals of the selected time range. `no name` is for requests without a tenant, and for all requests "
+        "without the setting `TENANT`. The rows add up to the totals. For a bill, use the recording rules "
         "`mcp:tenant_…:increase1h`.",
-        [column(ref, expr) for ref, (_, _, expr) in columns.items()],
+        [column(ref, query.named(expr, by)) for ref, (_, _, expr) in columns.items()],
         panels.COUNT,
-    ).decimals(0)
+    )
     for ref, (_, unit, _) in columns.items():
         table = table.override_by_name(f"Value #{ref}", [panels.prop("unit", unit)])
-    names = {by: "tenant"} | {f"Value #{ref}": title for ref, (title, _, _) in columns.items()}
-    b.add(panels.columns(table, names, tuple(names)), 12)
-    requests = query.rate(m.CLIENT_REQUESTS.series, CHOSEN, by=by)
+    names = {f"Value #{ref}": title for ref, (title, _, _) in columns.items()}
+    b.add(panels.columns(table, names, (by, *names)), 12)
+    requests = query.named(query.rate(m.CLIENT_REQUESTS.series, CHOSEN, by=by), by)
     b.lines(
         "Requests by tenant",
         "One tenant that grows alone: its agent loops, or it is new. 50 have a name, all others are `_OTHER`.",
@@ -59,7 +59,7 @@ def revisions(b: Board) -> None:
             f"{requests} > 0",
             panels.COUNT,
             (query.CLIENT, query.PROTOCOL),
-        ).decimals(0),
+        ),
         12,
     )
 
@@ -99,7 +99,7 @@ def _matrix(title: str, description: str, expr: str, unit: str, by: tuple[str, s
     for name, options in (
         ("sortBy", {"sort": [{"field": col}]}),
         ("groupingToMatrix", {"rowField": row, "columnField": col, "valueField": "Value", "emptyValue": "null"}),
-        ("organize", {"renameByName": {f"{row}\\{col}": row}}),
+        ("organize", {"renameByName": {f"{row}\\{col}": query.HEADS[row]}}),
     ):
         panel = panel.with_transformation(models.DataTransformerConfig(id_val=name, options=options))
     return panel

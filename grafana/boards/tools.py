@@ -57,7 +57,7 @@ def _table(b: Board) -> None:
         "Every tool in the selected time range. A click on a name leads to its traces in Jaeger. The failing share "
         "counts the server's failures only, and is red from the threshold of its alert on.",
         [column(ref, expr) for ref, (_, _, expr) in columns.items()],
-        panels.COUNT,
+        panels.PER_SECOND,
     )
     for ref, (_, unit, _) in columns.items():
         table = table.override_by_name(f"Value #{ref}", [panels.prop("unit", unit)])
@@ -167,7 +167,7 @@ def _wrong(b: Board) -> None:
         "kind leads to traces, on a client to its sessions.",
         [column("A", f"{wrong} > 0"), column("B", query.share(corrected, wrong))],
         panels.COUNT,
-    ).decimals(0)
+    )
     table = table.override_by_name("Value #B", [panels.prop("unit", panels.SHARE)])
     table = table.override_by_name(query.CLIENT, [panels.prop("links", [links.client_sessions(query.CLIENT)])])
     table = table.override_by_name(query.FAILURE, [panels.prop("links", [links.wrong_calls(query.FAILURE)])])
@@ -216,7 +216,7 @@ def _input(b: Board) -> None:
             column("B", query.increase(m.CALL_INPUT_ABANDONED.series, CHOSEN, by=query.TOOL)),
         ],
         panels.COUNT,
-    ).decimals(0)
+    )
     names = {"Value #A": "brought", "Value #B": "never brought"}
     b.add(panels.columns(table, names, (query.TOOL, *names)), 12)
     failed, by = f'{query.ERROR}!=""', (query.METHOD, query.ERROR)

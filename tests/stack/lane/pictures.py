@@ -149,10 +149,11 @@ class Pictures:
 
     def _bars(self, panel: Mapping[str, Any], axes: Axes) -> None:
         unit = panel["fieldConfig"]["defaults"]["unit"]
+        decimals = panel["fieldConfig"]["defaults"].get("decimals")
         found = sorted(((float(value[1]), name) for name, _, value in self._asked(panel, over_time=False)))[-LINES:]
         axes.barh([name for _, name in found], [value for value, _ in found], color=COLORS[2], height=0.6)
         for index, (value, name) in enumerate(found):
-            axes.text(0, index, f" {name}  {written(value, unit)}", color=INK, fontsize=7, va="center")
+            axes.text(0, index, f" {name}  {written(value, unit, decimals)}", color=INK, fontsize=7, va="center")
         axes.set(xticks=[], yticks=[])
 
     def _table(self, panel: Mapping[str, Any], axes: Axes) -> None:
@@ -163,6 +164,7 @@ class Pictures:
             o["matcher"]["options"]: p["value"] for o in _overrides(panel) for p in o["properties"] if p["id"] == "unit"
         }
         targets = list(dashboards.targets(panel, "prometheus"))
+        decimals = panel["fieldConfig"]["defaults"].get("decimals")
         rows: dict[tuple[str, ...], dict[str, str]] = {}
         columns = sorted(options["indexByName"], key=lambda name: options["indexByName"][name])
         for target in targets:
@@ -170,7 +172,7 @@ class Pictures:
             unit = units.get(key) or panel["fieldConfig"]["defaults"]["unit"]
             for _, labels, value in self._asked({**panel, "targets": [target]}, over_time=False):
                 identity = tuple(labels.get(name, "") for name in columns if not name.startswith("Value"))
-                rows.setdefault(identity, dict(labels))[key] = written(float(value[1]), unit)
+                rows.setdefault(identity, dict(labels))[key] = written(float(value[1]), unit, decimals)
         heads = [options["renameByName"].get(name, name) for name in columns]
         self._cells(heads, [[row.get(name, "") for name in columns] for row in rows.values()], axes)
         return None
@@ -178,12 +180,14 @@ class Pictures:
     def _matrix(self, panel: Mapping[str, Any], axes: Axes) -> None:
         options = next(t["options"] for t in panel["transformations"] if t["id"] == "groupingToMatrix")
         rows: dict[str, dict[str, str]] = {}
+        defaults = panel["fieldConfig"]["defaults"]
         for _, labels, value in self._asked(panel, over_time=False):
             row, column = (labels.get(options[field], "") for field in ("rowField", "columnField"))
-            rows.setdefault(row, {})[column] = written(float(value[1]), panel["fieldConfig"]["defaults"]["unit"])
+            rows.setdefault(row, {})[column] = written(float(value[1]), defaults["unit"], defaults.get("decimals"))
         columns = sorted({column for row in rows.values() for column in row})
         lines = [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
-        self._cells([options["rowField"], *columns], lines, axes)
+        heads = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")["renameByName"]
+        self._cells([*heads.values(), *columns], lines, axes)
 
     def _cells(self, heads: list[str], lines: list[list[str]], axes: Axes) -> None:
         axes.set_axis_off()

@@ -7,10 +7,11 @@ from typing import Final
 
 _TIMES: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"))
 _SIZES: Final = ((1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
+_MANY: Final = ((10**6, "Mil"), (10**3, "K"))
 
 
-def written(value: float, unit: str) -> str:
-    """Return a value with its unit, as Grafana would write it."""
+def written(value: float, unit: str, decimals: int | None = None) -> str:
+    """Return a value with its unit, as Grafana would write it; `decimals` of a count, where the panel says how many."""
     if not isfinite(value):
         return "inf" if value > 0 else "-"
     if unit == "percentunit":
@@ -19,7 +20,11 @@ def written(value: float, unit: str) -> str:
         return _scaled(value, _TIMES)
     if unit == "bytes":
         return _scaled(value, _SIZES)
+    if unit == "locale":
+        return f"{value:,.{decimals or 0}f}"
     suffix = "/s" if unit in {"reqps", "ops", "eps"} else ""
+    if value >= _MANY[-1][0]:
+        return f"{_scaled(value, _MANY)}{suffix}"
     return f"{value:.3g}{suffix}"
 
 
