@@ -19,7 +19,7 @@ from otel_mcp.model.call import CLIENT_INFO, MODERN, Call, Exchange, Reading, cl
 from otel_mcp.model.outcomes import left_open, merged, was_refused
 from otel_mcp.settings import Settings
 from otel_mcp.telemetry.recorder import Recorder
-from otel_mcp.wire.jsonrpc import FINE, JsonId, Outcome, json_id
+from otel_mcp.wire.jsonrpc import FINE, JsonId, Outcome, json_id, other_form
 
 PATIENCE: Final = 600.0
 """Seconds that an answer may take; tools run on after their client has gone."""
@@ -236,9 +236,9 @@ class InFlight:
         if not users:
             return None
         own = users.get(self._resolver.user(exchange))
-        if own is not None and (call := own.waiting.get(request_id)) is not None:
-            return call
-        return next((party.waiting[request_id] for party in users.values() if request_id in party.waiting), None)
+        parties = [*([own] if own is not None else ()), *users.values()]
+        forms = request_id, other_form(request_id)
+        return next((party.waiting[key] for party in parties for key in forms if key in party.waiting), None)
 
     def only_waiting(self, exchange: Exchange) -> Call | None:
         """Return the call of the user of this stream that waits for an answer; ``None`` unless it is exactly one."""

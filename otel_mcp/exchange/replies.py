@@ -45,7 +45,7 @@ _MESSAGES: Final = (b"message", b"")
 def reading_of(present: Mapping[bytes, bytes]) -> Reading:
     """Choose how to read the body of a response with these headers; under a content encoding it passes unread."""
     if present.get(b"content-encoding", b"identity").strip().lower() in _PLAIN:
-        content_type = present.get(b"content-type", b"")
+        content_type = wire_headers.media_type(present)
         if content_type.startswith(b"text/event-stream"):
             return Reading.STREAM
         if content_type.startswith(b"application/json"):
@@ -121,7 +121,7 @@ class Replies:
         if call is None:
             call = only_unfinished(exchange)
             # Refusals carry no id, or one of the server's own making.
-            refused = (exchange.status or 0) >= 400 or (reply.get("id") is None and "error" in reply)
+            refused = (exchange.status or 0) >= 400 or reply.get("id") is None
             if call is None or not (call.id_unknown or refused):
                 return
         try:

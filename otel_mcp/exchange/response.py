@@ -54,7 +54,7 @@ class Responses:
         if call.method != "initialize" or call.handler_outcome is not None:
             return False
         present = wire_headers.by_name(message.get("headers", ()))
-        return b"content-encoding" not in present and present.get(b"content-type", b"").startswith(b"application/json")
+        return b"content-encoding" not in present and wire_headers.media_type(present).startswith(b"application/json")
 
     def foresee(self, exchange: Exchange, body: bytes) -> None:
         """Read the first piece of such a body: whether the handshake has succeeded."""
@@ -70,7 +70,7 @@ class Responses:
         """Learn from the start of a response, and find or begin its session; returns the start with our headers."""
         present = wire_headers.by_name(message.get("headers", ()))
         exchange.reading = reading_of(present)
-        if present.get(b"content-type", b"").startswith(b"text/event-stream"):
+        if wire_headers.media_type(present).startswith(b"text/event-stream"):
             self._inflight.census.streams[exchange] = perf_counter()
         if not exchange.confirmed:
             return message

@@ -16,12 +16,11 @@ from otel_mcp import semconv
 from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.guard import guarded
 from otel_mcp.integrations.patching import Patches
+from otel_mcp.integrations.tools import note_missing
 from otel_mcp.model.call import Call, current_call
 from otel_mcp.telemetry.spans import rename, same_span
 
 _GUARD = guarded("FastMCP")
-_MISSING: Final = frozenset({"NotFoundError", "DisabledError"})
-"""Exceptions of FastMCP for a component that is unknown or disabled."""
 _NO_FAILURES: Final = {"record_exception": False, "set_status_on_exception": False}
 
 
@@ -76,7 +75,7 @@ def _record(original: Callable[[Span, Exception], None]) -> Callable[[Span, Exce
         if call is None or call.span is not span:
             return original(span, e)
         with _GUARD:
-            _note_missing(call, e)
+            note_missing(call, e)
             if call.failure is not None and call.tool_failure is not None:
                 call.failure = call.tool_failure
                 span.set_attribute(semconv.FAILURE, call.failure)
@@ -109,11 +108,6 @@ class _QuietTracer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tracer, name)
-
-
-def _note_missing(call: Call, error: BaseException | None) -> None:
-    if call.method == "tools/call" and not call.tool_entered and type(error).__name__ in _MISSING:
-        call.tool_failure = "unknown_tool"
 
 
 def _opening() -> Dispatch | None:
@@ -206,7 +200,7 @@ class _Described:
     ) -> None:
         self._dispatch.described = False
         with _GUARD:
-            _note_missing(self._call, error)
+            note_missing(self._call, error)
 
 
 def _description(

@@ -22,7 +22,7 @@ from otel_mcp import current
 from otel_mcp.exchange.dispatch import Dispatch, exchange_of
 from otel_mcp.guard import guarded
 from otel_mcp.integrations.patching import Patches
-from otel_mcp.integrations.tools import note
+from otel_mcp.integrations.tools import note, note_missing
 from otel_mcp.model.call import Call, current_call
 from otel_mcp.wire.jsonrpc import Outcome, error_outcome, protocol_error
 from otel_mcp.wire.tasks import TASK_METHODS
@@ -141,7 +141,10 @@ def _note(server: Any, call: Call, error: BaseException | None, message: str) ->
     validates = within is not None and within.tb_frame.f_globals.get("__name__", "").startswith("jsonschema")
     if error is None or validates:
         call.tool_failure = "invalid_arguments" if validates and message.startswith("Input") else "exception"
-    elif call.tool_failure is None and not _is_refusal(server, error):
+        return
+    if _is_fastmcp(server):
+        note_missing(call, error)
+    if call.tool_failure is None and not _is_refusal(server, error):
         note(call, error, None)
 
 

@@ -21,6 +21,8 @@ from otel_mcp.wire.jsonrpc import Failure, Outcome, protocol_error
 _GUARD = guarded("tool")
 _WRAPPERS: Final = frozenset({"ToolError", "UnexpectedToolError", "_ToolBodyError"})
 """Exceptions in which the libraries wrap one that a tool raised."""
+_MISSING: Final = frozenset({"NotFoundError", "DisabledError"})
+"""Exceptions of FastMCP for a component that is unknown or disabled."""
 _BY_CODE: Final[dict[int, Failure]] = {-32602: "invalid_arguments", -32603: "exception", 0: "exception"}
 """Kinds of failure by the code of a protocol error that a tool raises; any other code counts as ``tool``."""
 
@@ -87,6 +89,12 @@ def note(call: Call, error: BaseException, function: object) -> None:
     """
     call.handler_outcome = Outcome(exception_type=type(error).__qualname__[:128])
     call.tool_failure = _kind(error, function)
+
+
+def note_missing(call: Call, error: BaseException | None) -> None:
+    """Note on a call that FastMCP has no such tool, if that is what `error` says."""
+    if call.method == "tools/call" and not call.tool_entered and type(error).__name__ in _MISSING:
+        call.tool_failure = "unknown_tool"
 
 
 def _kind(error: BaseException, function: object) -> Failure:

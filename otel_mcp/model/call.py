@@ -14,7 +14,7 @@ from enum import Enum, auto
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from otel_mcp.wire.jsonrpc import text
+from otel_mcp.wire.jsonrpc import other_form, text
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -283,8 +283,11 @@ class Exchange:
             self.sdk_call = self.dispatch = None
 
     def find(self, request_id: JsonId | None, method: str | None = None) -> Call | None:
-        """Find the call of this exchange with that id, and method where given."""
+        """Find the call of this exchange with that id, and method where given; text may have become a number."""
+        alike = None
         for call in self.calls:
-            if call.id == request_id and (method is None or call.method == method):
-                return call
-        return None
+            if method is None or call.method == method:
+                if call.id == request_id:
+                    return call
+                alike = call if request_id is not None and call.id == other_form(request_id) else alike
+        return alike

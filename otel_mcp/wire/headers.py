@@ -95,6 +95,11 @@ def plain_type(lines: Any) -> bytes | None:
     return found if type(found) is bytes else None
 
 
+def media_type(headers: HeaderMap) -> bytes:
+    """Return the content type in lower case, with its parameters; empty = none."""
+    return headers.get(b"content-type", b"").strip().lower()
+
+
 def with_headers_at_hand(message: Message) -> Message:
     """Return the start of a response with its headers in a list, since ASGI allows an iterator."""
     headers = message.get("headers", ())

@@ -164,6 +164,17 @@ def json_id(value: object) -> JsonId | None:
     return text(value) if isinstance(value, str) else None
 
 
+def other_form(request_id: JsonId) -> JsonId | None:
+    """Return an id as text if it is a number, and as a number if it is one in text; ``None`` = other text.
+
+    Some servers answer with the other one (the SDK 1.9 makes numbers of digits), and the clients of the Python and
+    TypeScript SDKs accept that.
+    """
+    if isinstance(request_id, int):
+        return str(request_id)
+    return int(request_id) if len(request_id) < 19 and request_id.isascii() and request_id.isdecimal() else None
+
+
 def is_handshake(params: Mapping[str, Any]) -> bool:
     """Return whether the parameters of ``initialize`` are complete."""
     client = params.get("clientInfo")

@@ -161,8 +161,9 @@ async def test_an_event_stream_that_begins_otherwise_is_somebody_elses(runtime: 
     assert telemetry.events() == []
 
 
+@pytest.mark.parametrize("answered", [1, "1"])
 async def test_the_answer_may_come_by_a_later_stream_of_the_same_session(
-    clock: Clock, runtime: Runtime, telemetry: Telemetry
+    clock: Clock, runtime: Runtime, telemetry: Telemetry, answered: object
 ) -> None:
     server = Streams()
     began = clock.now_ns
@@ -180,7 +181,7 @@ async def test_the_answer_may_come_by_a_later_stream_of_the_same_session(
     clock.now += 3
 
     async with opened(server, wrapped, "/mcp", *legacy_headers("own"), ("last-event-id", "6")):
-        await server.put(result(1, FAILED))
+        await server.put(result(answered, FAILED))
         await settled()
         span = telemetry.span()
 
@@ -297,6 +298,31 @@ async def test_two_calls_with_one_id_in_one_session_are_both_recorded(runtime: R
         await settled()
 
     assert sorted(span.name for span in telemetry.spans()) == ["tools/call one", "tools/call two"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered", "content_type"),
+    [
+        (1, "1", "application/json"),
+        ("1", 1, "application/json"),
+        (1, "1", "text/event-stream"),
+        (1, None, "application/json"),
+        (1, 1, "Application/JSON; Charset=UTF-8"),
+        (1, 1, "Text/Event-Stream"),
+    ],
+)
+async def test_what_clients_take_for_the_answer_ends_the_call(
+    runtime: Runtime, telemetry: Telemetry, sent: object, answered: object, content_type: str
+) -> None:
+    reply = result(answered, FAILED)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await respond(send, event(reply) if "event" in content_type.lower() else reply, content_type=content_type)
+
+    await post(MCPMiddleware(app, runtime), call(request_id=sent), legacy_headers("own"))
+
+    assert (telemetry.span().attributes or {})["error.type"] == "tool_error"
 
 
 async def test_a_batch_is_a_span_for_each_of_its_requests(runtime: Runtime, telemetry: Telemetry) -> None:

@@ -44,6 +44,9 @@ def make_lowlevel() -> ModuleType:
         async def _get_cached_tool_definition(self, tool_name: str) -> object:
             return self._tool_cache.get(tool_name)
 
+        def _make_error_result(self, error_message: str) -> Any:
+            return SimpleNamespace(root=SimpleNamespace(isError=True))
+
     module = ModuleType("fake_lowlevel")
     module.__dict__["Server"] = Server
     return module
@@ -52,12 +55,15 @@ def make_lowlevel() -> ModuleType:
 class Sdk1:
     """An ASGI app on the stand-in of the SDK 1.x."""
 
-    def __init__(self, module: ModuleType, handler: Handler) -> None:
+    def __init__(self, module: ModuleType, handler: Handler, *, coerces_ids: bool = False) -> None:
         self.server = module.Server(handler)
+        self.coerces_ids = coerces_ids
         self.context: Context | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         message = json.loads(await read(receive))
+        if self.coerces_ids:  # As up to 1.9.
+            message["id"] = int(message["id"])
         own = [("mcp-session-id", "own")]
         if message["method"] == "initialize":
             self.context = copy_context()
@@ -139,6 +145,37 @@ async def test_an_error_is_its_code(lowlevel: ModuleType, telemetry: Telemetry) 
     names = ("error.type", "rpc.response.status_code")
     found = [tuple(map((span.attributes or {}).get, names)) for span in telemetry.spans()]
     assert found == [(None, "-32602"), ("-32603", "-32603")]
+
+
+async def test_fastmcp_2_knows_no_such_tool_before_it_has_listed_them(
+    lowlevel: ModuleType, telemetry: Telemetry
+) -> None:
+    class NotFoundError(Exception):
+        pass
+
+    lowlevel.__dict__["Server"] = type("Server", (lowlevel.Server,), {"__module__": "fastmcp.server.low_level"})
+    sdk = Sdk1(lowlevel, lambda _: missing())
+
+    async def missing() -> Any:
+        try:
+            raise NotFoundError("secret")
+        except NotFoundError as error:
+            return sdk.server._make_error_result(str(error))
+
+    await post(MCPMiddleware(sdk), call(), legacy_headers("own"))
+
+    assert (telemetry.span().attributes or {})["otel_mcp.failure"] == "unknown_tool"
+
+
+async def test_a_number_that_the_sdk_makes_of_an_id_is_that_id(lowlevel: ModuleType, telemetry: Telemetry) -> None:
+    async def handler(_: Any) -> Any:
+        return SimpleNamespace(root=SimpleNamespace(isError=True))
+
+    app = MCPMiddleware(Sdk1(lowlevel, handler, coerces_ids=True))
+    await post(app, call(request_id="7"), legacy_headers("own"))
+
+    attributes = telemetry.span().attributes or {}
+    assert (attributes["jsonrpc.request.id"], attributes["error.type"]) == ("7", "tool_error")
 
 
 async def test_a_handler_that_raises_passes_untouched(lowlevel: ModuleType, telemetry: Telemetry) -> None:
