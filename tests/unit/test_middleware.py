@@ -418,10 +418,10 @@ async def test_a_server_request_with_the_same_id_is_no_answer(runtime: Runtime, 
     assert (telemetry.span().attributes or {})["error.type"] == "-32000"
 
 
-async def test_ids_are_compared_with_their_type(runtime: Runtime, telemetry: Telemetry) -> None:
+async def test_the_answer_to_another_id_ends_no_call(runtime: Runtime, telemetry: Telemetry) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await read(receive)
-        await stream(send, [event(error(-1, "0")), event(error(-2, True)), event(error(-3, 1)), event(error(-4, 0))])
+        await stream(send, [event(error(-1, "0x")), event(error(-2, True)), event(error(-3, 1)), event(error(-4, 0))])
 
     await post(MCPMiddleware(app, runtime), call(request_id=0))
 
