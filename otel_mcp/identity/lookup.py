@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from functools import partial
 
-from otel_mcp.hashing import OURS, KeyedHashes, new_id
+from otel_mcp.hashing import KeyedHashes, new_id
 from otel_mcp.identity.principal import is_foreign, own_id
 from otel_mcp.identity.reconcile import Directory, Reconciler
 from otel_mcp.identity.registry import Registry
@@ -155,9 +154,6 @@ class Lookup:
         if session is None and (session := self._registry.begin(self._registry.draft(mine, "header"))) is not None:
             session.bind(principal)
             session.facts.opened = True
-            if not session_id.startswith(OURS):  # Which says so itself.
-                # Its handshake is written later: until then other processes must not take it for somebody else's.
-                self._reconciler.later.run(partial(self._directory.bind, session.id, session.facts.principal))
         return session
 
     def owned_id(self, session_id: str, principal: Principal) -> str:
@@ -179,11 +175,11 @@ class Lookup:
             plan = self._planned(claim, decision, claim.key, known)
             plan.is_blind = known is None and not claim.derived and not owned
         elif known is not None and known.successor is not None:
-            plan = await self._continued(claim, known.successor, asker)
+            plan = await self._continued(claim, known.successor, known, asker)
         else:
             # One that a client may get to know, where the protocol has a way to.
             candidate = self._hashes.mint(claim.principal.user) if claim.transport else new_id()
-            plan = self._planned(claim, decision, candidate)
+            plan = self._planned(claim, decision, candidate, known)
             plan.must_agree = True
         plan.known = known
         return plan
@@ -191,7 +187,7 @@ class Lookup:
     def _planned(
         self, claim: Claim, decision: Decision, session_id: str, known: Known | None = None, *, exists: bool = False
     ) -> _Plan:
-        """Plan for the session of that id, of which the store knows `known`."""
+        """Plan for the session of that id; `known` is what the store knows of it, or of the id that it continues."""
         registry = self._registry
         if decision is Decision.JOIN and known is not None and known.facts is not None:
             facts = replace(known.facts, source=known.facts.source or claim.source)
@@ -206,20 +202,21 @@ class Lookup:
         is_opened = decision is Decision.BEGIN and known is not None and known.opened
         if claim.whose == "nobody" or (is_opened and known is not None and known.principal is None):
             session.facts.principal = None
+        session.facts = replace(session.facts, **known.client) if known is not None else session.facts
         return _Plan(decision, session, exists)
 
     def _separate(self, claim: Claim, session_id: str) -> _Plan:
         return self._planned(claim, Decision.SEPARATE, own_id(self._hashes, session_id, claim.principal.digest))
 
-    async def _continued(self, claim: Claim, successor: str, asker: Asker | None) -> _Plan:
-        """Plan for an id that another process has continued."""
+    async def _continued(self, claim: Claim, successor: str, former: Known | None, asker: Asker | None) -> _Plan:
+        """Plan for an id, known as `former`, that another process has continued."""
         self._registry.follow(claim.key, successor)
         known = await self._directory.describe(successor, asker)
         if known is not None and known.ended and known.may_go_on and known.facts is not None:
             # Its client has closed it and goes on: see `percall`.
             known = replace(known, ended=False, facts=replace(known.facts, lasting=True, limit=self._gap))
         if known is None or known.live is None:
-            return self._planned(claim, Decision.CONTINUE, successor, exists=known is None or not known.ended)
+            return self._planned(claim, Decision.CONTINUE, successor, former, exists=known is None or not known.ended)
         if is_foreign(known.live, claim.principal):
             return self._separate(claim, successor)
         return self._planned(claim, Decision.JOIN, successor, known)
@@ -241,8 +238,8 @@ class Lookup:
             answer = await self._directory.get_or_set_successor(claim.key, candidate, user, asker)
         successor = registry.agreed(claim.key, answer, candidate)
         if answer != candidate and self.peek(claim) is None:
-            return await self._continued(claim, successor, asker)
-        return self._planned(claim, Decision.CONTINUE, successor)
+            return await self._continued(claim, successor, plan.known, asker)
+        return self._planned(claim, Decision.CONTINUE, successor, plan.known)
 
     async def _infer(self, claim: Claim, proposed: Session | None, asker: Asker | None) -> _Plan | None:
         """Plan for a client that names no session: one on all replicas within the idle gap."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -38,7 +38,6 @@ class Directory(Protocol):
     """The part of the shared store that identity asks, for an `asker` that waits within its patience."""
 
     async def describe(self, session_id: str, asker: Asker | None = None) -> Known | None: ...
-    async def bind(self, session_id: str, user: str | None, asker: Asker | None = None) -> None: ...
     async def get(self, key: str, asker: Asker | None = None) -> str | None: ...
     async def get_or_set(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str: ...
     async def set_value(self, key: str, value: str, ttl: float) -> None: ...
@@ -120,8 +119,8 @@ class Reconciler:
             if blind and known.successor is not None:
                 self._registry.follow(session_id, known.successor)
                 session.ended = True
-            elif known.live is not None:
-                learn(session, known.live)
+            else:
+                learn(session, known)
             await asyncio.sleep(_PAUSE)
 
     def apply(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
@@ -170,17 +169,23 @@ class Reconciler:
         return replace(delta, facts=own.facts, touch_key=None)
 
 
-def learn(session: Session, facts: SessionFacts) -> None:
+def learn(session: Session, known: Known) -> None:
     """Complete a session by what the store has of it; the users that they are bound to may differ."""
-    if not session.facts.opened and facts.principal != session.facts.principal:
-        if facts.principal is not None:
+    facts, has = session.facts, known.live.known() if known.live is not None else {}
+    if known.live is not None and not facts.opened and known.live.principal != facts.principal:
+        if known.live.principal is not None:
             # Two met the id at once; the store has it from the other one first. What is under way here is refused.
             session.ended = True
             return
-        session.facts.principal = None
-    for name, value in facts.known().items():
-        if getattr(session.facts, name) is None:
-            setattr(session.facts, name, value)
+        facts.principal = None
+    complete(facts, {**known.client, **has})
+
+
+def complete(facts: SessionFacts, known: Mapping[str, str]) -> None:
+    """Add what is known to facts that lack it."""
+    for name, value in known.items():
+        if getattr(facts, name) is None:
+            setattr(facts, name, value)
 
 
 class Conversations:
@@ -229,6 +234,8 @@ class Conversations:
         known = await self._sessions.describe(transport_id)
         if known is None or known.ended or known.has_tool_calls:
             return
+        if known.principal in (None, claim.principal.user):
+            complete(conversation.facts, known.client)
         if known.live is None:
             if again:
                 look = partial(self._look, transport_id, conversation, claim, again=False)

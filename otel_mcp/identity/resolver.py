@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from otel_mcp.hashing import KeyedHashes
 from otel_mcp.identity.claims import Claims
@@ -217,6 +218,10 @@ class Resolver:
             session = self._lookup.open(self.storable(session_id), who)
             self._join(call, session)
             if session is not None:
+                if self._sessions.is_shared:
+                    # Its handshake is written later: until then other processes must not take it for somebody else's,
+                    # and know its client.
+                    self.reconciler.later.run(partial(self._sessions.bind, session.facts))
                 self.per_call.opened(session, who)
 
     async def succeeded(self, call: Call) -> None:

@@ -5,7 +5,7 @@ Plain slots dataclasses: one of these is touched for every finished request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, NamedTuple
 
@@ -270,6 +270,8 @@ class Known:
     """Keyed hash of the user that it is bound to, also where it has ended, or has still to be written."""
     opened: bool = False
     """Its `initialize` has decided that, or that it is nobody's."""
+    client: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Facts of it that its `initialize` has shown, also where it has still to be written."""
 
     @property
     def live(self) -> SessionFacts | None:

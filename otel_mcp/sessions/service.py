@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from otel_mcp import loops
 from otel_mcp.guard import guarded, quietly, report
-from otel_mcp.model.delta import Known, SessionDelta
+from otel_mcp.model.delta import Known, SessionDelta, SessionFacts
 from otel_mcp.model.session import Refusal
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.buffer import Buffer
@@ -196,9 +196,9 @@ class Sessions:
         """Describe an id that this process meets for the first time; `None` = not known."""
         return await self._ask("recall", session_id, lambda: self._store.describe(session_id), None, asker)
 
-    async def bind(self, session_id: str, user: str | None, asker: Asker | None = None) -> None:
-        """Publish whose a session is that has just shaken hands here; `None` = nobody's."""
-        await self._ask("bind", session_id, lambda: self._store.bind(session_id, user), None, asker)
+    async def bind(self, facts: SessionFacts) -> None:
+        """Publish whose a session is that has just shaken hands here, and its client."""
+        await self._ask("bind", facts.session_id, lambda: self._store.bind(facts), None)
 
     async def get(self, key: str, asker: Asker | None = None) -> str | None:
         """Return the value that was agreed on under `key`; `None` where there is none, or it is not known."""

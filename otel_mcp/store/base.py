@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Final, NamedTuple, Protocol
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionFacts, WriteResult
 from otel_mcp.model.session import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 
@@ -106,8 +106,8 @@ class SessionStore(Protocol):
         """Return what is known of an id that this process meets for the first time."""
         ...
 
-    async def bind(self, session_id: str, user: str | None) -> None:
-        """Note whose a session is that has just shaken hands, and is written later."""
+    async def bind(self, facts: SessionFacts) -> None:
+        """Note whose a session is that has just shaken hands, and its client; it is written later."""
         ...
 
     async def get(self, key: str) -> str | None:

@@ -189,7 +189,7 @@ class MemoryStore(CutSessions, Alone):
             known.may_go_on = may_go_on
         return known
 
-    async def bind(self, session_id: str, user: str | None) -> None:
+    async def bind(self, facts: SessionFacts) -> None:
         """Do nothing: the one process that could ask has opened it."""
 
     async def get(self, key: str) -> str | None:

@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from redis import exceptions
 
 from otel_mcp.cli.document import open_calls
-from otel_mcp.model.delta import Flush, OpenCall
+from otel_mcp.model.delta import Flush, OpenCall, SessionFacts
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions.service import Sessions
 from otel_mcp.sessions.tables import meet, put_in_flight
@@ -101,6 +101,12 @@ async def test_a_key_of_another_kind_keeps_calls_in_flight_to_themselves(
 # Whose a session is that has shaken hands, and is written later.
 
 ANN, BOB = "a" * 32, "b" * 32
+CLIENT = {"client_name": "my-agent", "client_version": "3.1"}
+
+
+def shown(user: str | None) -> SessionFacts:
+    """What a handshake of this user has shown."""
+    return facts(principal=user, opened=True, **CLIENT)
 
 
 @pytest.mark.parametrize("whose", [ANN, None], ids=["a user's", "nobody's"])
@@ -108,7 +114,7 @@ async def test_a_handshake_says_whose_a_session_is_before_anything_is_written(
     store: RedisStore, raw: Any, process: ProducerId, whose: str | None
 ) -> None:
     now = time.time()
-    await store.bind("abc", whose)
+    await store.bind(shown(whose))
     known = await store.describe("abc")
 
     first = flush(process, delta(1, of=facts(at=now, principal=BOB), at=now))
@@ -116,6 +122,7 @@ async def test_a_handshake_says_whose_a_session_is_before_anything_is_written(
     answers = [(await store.apply([each]))[0] for each in (first, hers)]
 
     assert (known.exists, known.ended, known.principal, known.opened) == (False, False, whose, True)
+    assert known.client == CLIENT
     assert [answer.owner for answer in answers] == [whose, None]
     described = await store.describe("abc")
     assert (described.exists, described.principal, described.opened) == (True, whose, True)
@@ -123,8 +130,21 @@ async def test_a_handshake_says_whose_a_session_is_before_anything_is_written(
     assert raw.ttl(STATS) > WEEK + 3500
 
 
+async def test_a_client_is_known_where_another_replica_has_written_first(
+    store: RedisStore, process: ProducerId
+) -> None:
+    now = time.time()
+    await store.apply([flush(process, delta(1, of=facts(at=now), at=now))])
+    await store.bind(shown(None))
+
+    found = (await store.describe("abc")).facts
+
+    assert found is not None
+    assert {name: getattr(found, name) for name in CLIENT} == CLIENT
+
+
 async def test_facts_of_a_handshake_are_forgotten_where_nothing_follows(store: RedisStore, raw: Any) -> None:
-    await store.bind("abc", ANN)
+    await store.bind(shown(ANN))
 
     assert 0 < raw.ttl(STATS) <= 120
     assert raw.keys() == [STATS.encode()]
@@ -138,12 +158,12 @@ async def test_a_handshake_that_comes_later_takes_over_only_what_no_handshake_be
 ) -> None:
     now = time.time()
     if before == "said by another user":
-        await store.bind("abc", BOB)
+        await store.bind(shown(BOB))
     else:
         ended = "client_delete" if before == "ended" else None
         await store.apply([flush(process, delta(1, of=facts(at=now, principal=BOB), at=now, ended=ended))])
 
-    await store.bind("abc", ANN)
+    await store.bind(shown(ANN))
 
     assert (await store.describe("abc")).principal == (ANN if before == "written by another user" else BOB)
 
@@ -155,7 +175,7 @@ async def test_a_handshake_does_not_take_the_session_of_another_service(
     theirs = RedisStore(Settings.model_validate({"redis_url": server.url, "service_name": "other"}))
     await theirs.apply([flush(process, delta(1, of=facts(at=now, principal=BOB), at=now))])
 
-    await store.bind("abc", ANN)
+    await store.bind(shown(ANN))
 
     assert (await theirs.describe("abc")).principal == BOB
     await theirs.aclose()

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from otel_mcp import loops
-from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, OpenCall, SessionDelta, SessionFacts, WriteResult
 from otel_mcp.model.session import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 from otel_mcp.sessions import health
@@ -116,8 +116,8 @@ class Remote:
             raise StoreDown("lost")
         return missed
 
-    async def bind(self, session_id: str, user: str | None) -> None:
-        await (await self._reach("bind")).bind(session_id, user)
+    async def bind(self, facts: SessionFacts) -> None:
+        await (await self._reach("bind")).bind(facts)
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
         return await (await self._reach("claim_expired")).claim_expired(now, limit)

@@ -54,9 +54,11 @@ def _calls(lines: bytes) -> list[ToolCall]:
 
 def known(session_id: str, reply: list[Any]) -> Known:
     """Read what ``describe.lua`` answered."""
-    exists, ended, successor, bound, opened, *about = reply
+    exists, ended, successor, bound, opened, name, version, *about = reply
     user = text_of(bound)
     answer = Known(False, bool(ended), agreed_id(successor), principal=user, opened=opened is not None)
+    client = {"client_name": text_of(name), "client_version": text_of(version)}
+    answer.client = {fact: value for fact, value in client.items() if value}
     if not exists:
         return answer
     text_of_facts, created, limit, calls, visitor, lasting, may_go_on = about
@@ -67,7 +69,7 @@ def known(session_id: str, reply: list[Any]) -> Known:
     answer.facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6, principal=user)
     answer.facts.visitor, answer.facts.lasting = text_of(visitor), bool(lasting)
     for fact in FACTS:
-        if isinstance(value := found.get(fact.name), str):
+        if isinstance(value := found.get(fact.name, answer.client.get(fact.name)), str):
             setattr(answer.facts, fact.name, value)
     answer.exists, answer.has_tool_calls, answer.may_go_on = True, calls > 0, bool(may_go_on)
     return answer

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from redis.exceptions import ResponseError
 
-from otel_mcp.model.delta import EndedSession, Flush, Known, WriteResult
+from otel_mcp.model.delta import EndedSession, Flush, Known, SessionFacts, WriteResult
 from otel_mcp.model.session import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 from otel_mcp.settings import Settings
@@ -113,9 +113,10 @@ class RedisStore:
         reply = await self._unless_foreign(codec.DESCRIBE, keys, self._writer.owner)
         return Known(exists=False) if reply is None else replies.known(session_id, reply)
 
-    async def bind(self, session_id: str, user: str | None) -> None:
-        keys = self._keys.session(session_id)
-        await self._unless_foreign(codec.BIND, keys, user or "", self._writer.owner, _UNWRITTEN)
+    async def bind(self, facts: SessionFacts) -> None:
+        keys, shown = self._keys.session(facts.session_id), text.known(facts)
+        client = shown.get("client_name", ""), shown.get("client_version", "")
+        await self._unless_foreign(codec.BIND, keys, facts.principal or "", self._writer.owner, _UNWRITTEN, *client)
 
     async def get(self, key: str) -> str | None:
         return agreed_id(await self._link.run(Run("GET", (self._keys.agreement(key),))))

@@ -47,11 +47,6 @@ class Store:
         known = self.documents.get(session_id, Known(exists=False))
         return replace(known, successor=self.agreed.get(f"{session_id}:next"))
 
-    async def bind(self, session_id: str, user: str | None, asker: object = None) -> None:
-        self.asked["bind"] += 1
-        if not self.down:
-            self.documents[session_id] = Known(exists=False, principal=user, opened=True)
-
     async def get(self, key: str, asker: object = None) -> str | None:
         self.asked["get"] += 1
         return None if self.down else self.agreed.get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from otel_mcp import MCPMiddleware
 from otel_mcp.exchange.dispatch import Dispatch
 from otel_mcp.identity.reconcile import Later
 from otel_mcp.model.call import SCOPE_KEY
+from otel_mcp.model.delta import SessionFacts
 from otel_mcp.runtime import Runtime
 from otel_mcp.types import Message, Receive, Send
 from tests.support.answers import OK, Server, result
@@ -216,6 +218,39 @@ async def test_the_user_of_the_handshake_is_that_of_the_session(replicas: Replic
     assert anns.session_id == opened.headers["mcp-session-id"] != bobs.session_id
 
 
+async def test_a_replica_knows_the_client_whose_handshake_another_one_has_served(replicas: Replicas) -> None:
+    opened = await replicas.post(0, initialize())
+    headers = legacy_headers(opened.headers["mcp-session-id"])
+
+    async def is_bound() -> bool:
+        return any(replicas.redis.hget(key, "client_name") for key in replicas.redis.keys("*:stats"))
+
+    await replicas.eventually(is_bound)
+    await replicas.post(1, call(), headers)
+    await replicas.settle()
+
+    served = [span for span in replicas.telemetry.spans() if span.name == "tools/call add"]
+    assert [(span.attributes or {}).get("otel_mcp.client.name") for span in served] == ["unit-client"]
+    clients = {
+        (given["mcp.method.name"], given["otel_mcp.client.name"]): count
+        for given, count in replicas.telemetry.points("otel_mcp.client.requests")
+    }
+    assert clients == {("initialize", "unit-client"): 1, ("tools/call", "unit-client"): 1}
+
+
+async def test_a_replica_learns_of_a_client_that_was_noted_after_its_first_call(replicas: Replicas) -> None:
+    await replicas.runtimes[0].resolver.prepare()
+    session_id = replicas.runtimes[0].resolver.hashes.mint()
+    await replicas.post(1, call(), legacy_headers(session_id))
+    facts = SessionFacts(session_id, time.time(), 3600.0, client_name="unit-client", opened=True)
+    await replicas.runtimes[0].sessions.bind(facts)
+
+    async def knows() -> bool:
+        return replicas.runtimes[1].resolver.registry.sessions[session_id].facts.client_name == "unit-client"
+
+    await replicas.eventually(knows, 1)
+
+
 @pytest.mark.parametrize("owned", [True, False], ids=["stateful", "stateless"])
 async def test_a_chat_that_shakes_hands_for_every_call_is_one_session(replicas: Replicas, owned: bool) -> None:
     found: set[str | None] = set()
@@ -275,6 +310,7 @@ async def test_a_handshake_with_one_replica_for_a_call_to_another_is_replaced(re
     assert replicas.living() == [session_id]
     reasons = {each.get("ended", {}).get("reason") for each in replicas.documents().values()}
     assert reasons == {"replaced", None}
+    assert replicas.runtimes[1].resolver.registry.sessions[session_id or ""].facts.client_name == "unit-client"
     # What names the transport session alone means the conversation from now on, with either replica.
     for number in (0, 1):
 

@@ -1,8 +1,10 @@
--- Note whose a session is that has shaken hands, before anything of it is written: what comes first may be another's.
--- ARGV: user ('' = nobody), digest of the service, ms until it is forgotten if nothing is written.
+-- Note whose a session is that has shaken hands, and what its client is, before anything of it is written: what comes
+-- first may be another's, or come by another replica. ARGV: user ('' = nobody), digest of the service, ms until it is
+-- forgotten if nothing is written, name and version of the client ('' = not known).
 local s = read_stats()
 if s.k or s.x or (s.v and s.v ~= ARGV[2]) then return 0 end
 redis.call('HSET', stats, 'k', '1', 'v', ARGV[2], 'u', ARGV[1])
 if ARGV[1] == '' then redis.call('HDEL', stats, 'u') end
+if ARGV[4] ~= '' then redis.call('HSET', stats, 'client_name', ARGV[4], 'client_version', ARGV[5]) end
 if not s.t then redis.call('PEXPIRE', stats, ARGV[3]) end
 return 1
