@@ -101,7 +101,7 @@ async def test_a_key_of_another_kind_keeps_calls_in_flight_to_themselves(
 # Whose a session is that has shaken hands, and is written later.
 
 ANN, BOB = "a" * 32, "b" * 32
-CLIENT = {"client_name": "my-agent", "client_version": "3.1"}
+CLIENT: dict[str, Any] = {"client_name": "my-agent", "client_version": "3.1"}
 
 
 def shown(user: str | None) -> SessionFacts:

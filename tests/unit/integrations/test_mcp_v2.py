@@ -23,7 +23,7 @@ from otel_mcp.exchange.request import Requests
 from otel_mcp.identity.reconcile import learn
 from otel_mcp.integrations import mcp_v2, tools
 from otel_mcp.integrations.patching import Patches
-from otel_mcp.model.delta import SessionFacts
+from otel_mcp.model.delta import Known
 from otel_mcp.runtime import Runtime
 from otel_mcp.settings import load
 from otel_mcp.types import Message, Receive, Send
@@ -744,7 +744,7 @@ async def test_facts_that_a_session_learns_stand_on_its_later_spans(
     await post(app, call(meta=meta), legacy_headers("own"))
     session = runtime.resolver.registry.get("own")
     assert session is not None
-    learn(session, SessionFacts("own", 1.0, 3600.0, client_name="late", client_version="1"))  # Of another replica.
+    learn(session, Known(False, client={"client_name": "late", "client_version": "1"}))  # Of another replica.
     await post(app, call(request_id=2), legacy_headers("own"))
 
     names = [(span.attributes or {}).get("otel_mcp.client.name") for span in telemetry.spans()]
