@@ -1,1 +1,1 @@
-"""One HTTP request as it passes: what it asks, what is answered, and which calls it carries."""
+"""Observe one HTTP exchange and its calls, from the request until the answer."""

@@ -1,6 +1,6 @@
 """Run the handler of a message under the message's one span, in the handler's own task.
 
-Only there is it certain whether somebody opens a span for it, and which context its handler really has.
+Only there it is certain whether a library opens a span, and which context the handler has.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _GUARD = guarded("dispatch")
 
 
 def exchange_of(request: object) -> Exchange | None:
-    """Return the `Exchange` that carried a message; ``None`` where the request's scope has none."""
+    """Return the `Exchange` in the scope of a message's HTTP request; ``None`` = not observed."""
     scope: Any = getattr(request, "scope", None)
     exchange: object = scope.get(SCOPE_KEY) if isinstance(scope, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return exchange if isinstance(exchange, Exchange) else None
@@ -44,7 +44,7 @@ def exchange_of(request: object) -> Exchange | None:
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """Holds what a dispatch works with; one for a process."""
+    """The dependencies of each `Dispatch`; one object per process."""
 
     requests: Requests
     inflight: InFlight
@@ -53,16 +53,16 @@ class Dispatcher:
     http_spans: HTTPSpans
     metrics: Metrics
     reads_results: bool
-    """Answers are read from the wire, since somebody wants their content."""
+    """Answers are parsed, because their content is stored or captured."""
 
     def handed_over(self, request_id: JsonId | None, method: str, params: object, *, native: bool) -> Call | None:
-        """Find the call of a message that a transport other than the SDK's passed on without its HTTP request.
+        """Find the call of a message that a custom transport passed to the SDK without its HTTP request.
 
         Args:
             request_id: of the message.
             method: of the message.
             params: of the message, as dictionary or model.
-            native: whether a library opens a span for it. Where it is not certain which call it is, that is its span.
+            native: whether a library opens a span for it; if several calls match, that is the only span.
         """
         found = self.inflight.handed_over.find(json_id(request_id), method, params)
         for call in found:
@@ -70,18 +70,17 @@ class Dispatcher:
         if len(found) == 1:
             (call,) = found
             if call.exchange is current_exchange.get() and call.span is None:
-                call.exchange.ambient = otel_context.get_current()  # Inside whatever instruments HTTP.
+                call.exchange.ambient = otel_context.get_current()  # Below the span of an HTTP instrumentation.
             return call
         for call in found:
             call.dispatched = call.dispatched or native
         return None
 
     async def attach(self, exchange: Exchange, scope: Scope) -> None:
-        """Put the rest of a bare app, which has read its request, under the span of its one call.
+        """Make the span of its only call current in a bare app that has read its request.
 
-        Runs in the app's own task, so that what is attached is the app's context. The
-        first request of an app shows that nobody else opens a span; it gets its own
-        afterwards.
+        Runs in the app's own task, so the app's context changes. The first request
+        of an app shows that no library opens a span; its span is made afterwards.
         """
         if exchange.dispatch is not None or not self.requests.is_bare(exchange):
             return
@@ -94,33 +93,33 @@ class Dispatcher:
 
 @dataclass(slots=True, eq=False)
 class Dispatch:
-    """One message on its way through a handler of an SDK."""
+    """One message in a handler of an SDK."""
 
     dispatcher: Dispatcher
     call: Call
     server: Any = None
-    """What the SDK serves it with."""
+    """The SDK's server object."""
     served_by: object = None
-    """The session object of the SDK 2.x; a message with another one is another server's in this process."""
+    """Session object of the SDK 2.x; a message with another one belongs to another server of this process."""
     before: Awaitable[None] | None = None
     """Awaited before the handler runs."""
     opens: bool = False
-    """No library opens a span for it, so we do."""
+    """No library opens its span, so we do."""
     opening: bool = False
     """FastMCP 4 is about to open the span of this message."""
     described: bool = False
-    """FastMCP 3 is within what would be its span."""
+    """FastMCP 3 runs inside its own span, or would if it recorded."""
     parent: Context | None = None
-    """What the handler runs in; ``None`` before it does."""
+    """Context that the handler runs in; ``None`` before it runs."""
     own: Span | None = None
-    """The span, where it is ours."""
+    """The span, if we opened it."""
     fine: object = _GUARD
-    """The result that a layer has found fine, inside which nothing can change it any more; at first none."""
+    """A result that an inner layer has found fine: if the handler returns this object, it is not read again."""
     _attached: Token[Context] | None = None
     _call_token: Token[Call | None] | None = None
 
     async def run(self, handler: Callable[[], Awaitable[T]]) -> T:
-        """Run `handler` as this message. What it returns or raises passes untouched."""
+        """Run `handler` under the span of this message. Its result or exception passes unchanged."""
         call, dispatcher, outcome = self.call, self.dispatcher, None
         try:
             try:
@@ -135,10 +134,10 @@ class Dispatch:
                 if call.round is not None:
                     dispatcher.inflight.rounds.resume(call)
                 if call.span is not None:
-                    # A route around an SDK has opened it; the SDK decides. Never ended, so it is never exported.
+                    # `AppDispatch` opened this span before the SDK. Without an end it is never exported.
                     call.span = call.span_context = None
                     dispatcher.inflight.handed_over.paths.learn(call.exchange.path, True)
-                # Whatever the task carried: it may be older than the request.
+                # Not the task's context: the task may be older than the request.
                 self.parent = Context({**parent_of(call), CALL: call})
                 self._attached = otel_context.attach(self._opened(self.parent) if self.opens else self.parent)
                 self._call_token = current_call.set(call)
@@ -161,13 +160,13 @@ class Dispatch:
                 report("dispatch", failure)
 
     async def _slow_resolve(self) -> None:
-        """Find the session of a message that is new to this process; a handshake has one only once it has succeeded."""
+        """Find the session of a message that is new to this process, unless it is a handshake."""
         with _GUARD:
             if self.call.method != "initialize":
                 await self.dispatcher.resolver.resolve(self.call)
 
     def outcome_of(self, result: Any) -> Outcome | None:
-        """Read from the handler's result, a dictionary or model, how the message ended; ``None`` = the answer tells."""
+        """Return how the message ended, by the handler's result, a dictionary or model."""
         fields: Any = result
         if isinstance(result, dict):
             failed, kind, is_plain = fields.get("isError"), fields.get("resultType"), "content" in fields
@@ -181,22 +180,22 @@ class Dispatch:
         return Outcome(TOOL_ERROR) if failed is True else FINE
 
     def failed(self, error: BaseException) -> Outcome:
-        """Return how an exception out of the handler ends the message."""
+        """Return the outcome of a message whose handler raised `error`."""
         return Outcome(error_type="cancelled" if is_cancellation(error) else type(error).__name__)
 
     def judge(self) -> None:
-        """Note what the server itself knows of the tool of a call that has failed."""
+        """Learn what the server knows about the tool of a failed call."""
 
     def owes_span(self) -> bool:
-        """Return whether a message without a span needs one from us: ``False`` = a sampler may have dropped it."""
+        """Return whether a message without a span needs one of ours; ``False`` = a sampler may have dropped it."""
         return True
 
     def leave(self, outcome: Outcome | None) -> None:
-        """Note that the handler has returned or raised."""
+        """Set the outcome after the handler has returned or raised, and restore the context."""
         call = self.call
         call.running, call.dispatch = False, None
         if call.span_context is None and call.id is not None and self.owes_span():
-            call.dispatched = False  # Something in between has answered by itself: the span is made afterwards.
+            call.dispatched = False  # An inner layer answered: make the span later.
         if call.handler_outcome is not None and call.handler_outcome is not outcome:
             outcome = completed_by(call.handler_outcome, outcome)
         call.handler_outcome = outcome
@@ -216,7 +215,7 @@ class Dispatch:
         self.dispatcher.spans.close(self.call, span)
 
     def open_unless_opened(self) -> Token[Context] | None:
-        """Adopt the span of a native layer from inside that, else open ours. Returns what to detach afterwards."""
+        """Inside a library's layer, adopt its span, or else open ours. Returns the token to detach afterwards."""
         call = self.call
         if call.span is not None or self.parent is None:
             return None
@@ -224,33 +223,33 @@ class Dispatch:
         around = trace.get_current_span(self.parent).get_span_context()
         if not same_span(span.get_span_context(), around) and (self.adopts(span) or not span.is_recording()):
             return None
-        # A notification gets no span where its library gives it none.
+        # A notification without a span of the library gets none.
         return otel_context.attach(self._opened(None)) if call.id is not None else None
 
     def adopts(self, span: Span) -> bool:
-        """Take note of a span that somebody has opened around the handler. Returns whether it is to be completed."""
+        """Adopt a span that a library has opened around the handler. Returns whether it is this message's span."""
         call = self.call
         if call.span is None and is_native(span):
             adopt(call, span, scope_of(span))
         elif not span.is_recording():
-            # The sampler has dropped it: then there is one, and it is not for us to repeat.
+            # The sampler dropped it: do not make another one.
             call.span_context = span.get_span_context()
         return call.span is span
 
     def _opened(self, context: Context | None) -> Context:
-        """Open our own span in `context`, or in the current one; returns the context for what lies beneath it."""
+        """Open our own span in `context`, or in the current one. Returns the context that has it."""
         self.own = self.dispatcher.spans.open(self.call, context)
         return trace.set_span_in_context(self.own, context)
 
     def settle(self, span: Span, error: BaseException | None) -> Outcome | None:
-        """Complete the span that a library has opened for this message, at the last moment while it is open.
+        """Complete a library's span of this message, just before the library ends it.
 
         Args:
             span: still open.
-            error: what passes out of the library's layer, if anything does.
+            error: the exception that leaves the library's layer.
 
         Returns:
-            How the message failed; ``None`` where it did not.
+            How the message failed; ``None`` = it did not.
         """
         call, outcome = self.call, self.call.handler_outcome
         if error is not None:
@@ -269,12 +268,12 @@ class Dispatch:
 
 
 class AppDispatch(Dispatch):
-    """One message whose handler is the HTTP app itself, which may yet refuse it: its session is tentative."""
+    """One message whose handler is the HTTP app itself. The app may still refuse it, so its session is tentative."""
 
     _task: object = None
 
     async def enter(self) -> None:
-        """Open our span and make it current in the task of the app."""
+        """Open our span and make it current in the app's task."""
         call = self.call
         call.dispatched = call.running = True
         call.dispatch = self
@@ -288,7 +287,7 @@ class AppDispatch(Dispatch):
             self._call_token = current_call.set(call)
 
     def leave(self, outcome: Outcome | None) -> None:
-        """Note that the app has returned or raised, perhaps in another task: then its context ended with that task."""
+        """Set the outcome after the app; in another task than `enter`, the context to restore has ended with that."""
         if self._task is not None and self._task is not current_task():
             self._call_token = self._attached = None
         super().leave(outcome)
@@ -297,4 +296,4 @@ class AppDispatch(Dispatch):
         if self.call.finished:
             super()._close(span)
         else:
-            self.call.open_span = span  # Its end is that of the answer, which may come on another stream.
+            self.call.open_span = span  # It ends with the answer, perhaps on another stream.

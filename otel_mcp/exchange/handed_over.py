@@ -1,4 +1,4 @@
-"""Requests that were read on their way to an app, until an SDK takes them out of its hands."""
+"""Match messages that reach an SDK without their HTTP request with the calls that were read from requests."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from otel_mcp.model.call import Call, current_exchange
 from otel_mcp.wire.jsonrpc import JsonId
 
 _MOST: Final = 10_000
-"""Messages, by id and method."""
+"""Entries of the table."""
 
 
 class HandedOver:
-    """Requests that were read on their way to an app, until an SDK takes them out of its hands."""
+    """Calls that were read from requests, for an SDK that a custom transport passes them to."""
 
     def __init__(self) -> None:
         self.calls: OrderedDict[tuple[JsonId | None, str], list[Call]] = OrderedDict()
         self.paths: Paths[bool] = Paths()
-        """Paths of apps that hand their messages over to an SDK, which decides on their spans."""
+        """Paths of apps that pass their messages to an SDK, which decides about their spans."""
 
     def add(self, call: Call) -> None:
-        """Keep a call that has been read."""
+        """Add a call that was read."""
         key = call.id, call.method
         remember(self.calls, key, [*self.calls.get(key, ()), call], _MOST)
 
     def drop(self, call: Call) -> None:
-        """Forget a call that has its outcome."""
+        """Remove a call that has its outcome."""
         key = call.id, call.method
         if call in (waiting := self.calls.get(key, ())):
             self.calls[key] = [other for other in waiting if other is not call]
@@ -35,9 +35,9 @@ class HandedOver:
                 del self.calls[key]
 
     def find(self, request_id: JsonId | None, method: str, params: object) -> list[Call]:
-        """Find the calls that may be the message which an SDK got without its HTTP request; several = not certain.
+        """Find the calls that may be this message; several = it is not certain which.
 
-        The request that the task was started in decides: it, or an earlier one of its transport session.
+        Calls of the request that the current task began in come first, then those of its transport session.
         """
         waiting = self.calls.get((request_id, method), ())
         found = [call for call in waiting if not call.accepted and _asks_for(call, params)]
@@ -50,7 +50,7 @@ class HandedOver:
 
 
 def _asks_for(call: Call, params: object) -> bool:
-    """Return whether a call asks for the same as `params`, the dictionary or model that an SDK has got."""
+    """Return whether a call has the same name and arguments as `params`, a dictionary or model."""
     for name in ("name", "arguments"):
         given: object = params.get(name) if isinstance(params, dict) else getattr(params, name, None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if name in call.params and call.params[name] != given and not (given is None and not call.params[name]):

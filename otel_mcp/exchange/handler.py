@@ -1,8 +1,8 @@
-"""One HTTP request that may be MCP: an object whose bound methods are the `receive` and `send` of the app.
+"""Serve one HTTP request that may be MCP, by an object whose bound methods are the app's `receive` and `send`.
 
-Every message is forwarded first and read afterwards; nothing is buffered, delayed or reordered, and what the app
-raises passes untouched. But for one: the answer to ``initialize`` in JSON starts with its first body message, as
-servers may have it too; only then is it known which headers it gets.
+Every message is forwarded first and read afterwards. Nothing is buffered, delayed or reordered, and the app's
+exceptions pass unchanged. One exception: the start of a JSON answer to ``initialize`` waits for the first body message,
+because the headers that we add depend on it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class ExchangeHandler:
     def __init__(
         self, exchanges: Exchanges, seen: wire_headers.Seen, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Take up a request that may be MCP. One that names a session has still to be claimed, see `run`."""
+        """Read the headers of a request. If they name a session, `run` finds out whose id it is."""
         headers, certain = seen
         version, session_id = headers.get(wire_headers.PROTOCOL_VERSION), headers.get(wire_headers.SESSION_ID)
         client, self._around = scope.get("client"), (around := otel_context.get_current())
         wire_session_id = session_id[:512].decode("latin-1") if session_id else None
         self._outside = ambient = without_ended_span(around) if around else around
-        # By place, since a dozen keywords cost as much as all the rest.
+        # Positional, because a dozen keyword arguments would cost as much as the rest of this function.
         self.exchange = exchange = Exchange(
             scope.get("method", ""), scope.get("path", ""), headers,
             wire_headers.HTTP_VERSIONS.get(scope.get("http_version", "1.1"), OTHER),
@@ -59,22 +59,22 @@ class ExchangeHandler:
             exchanges.capture, exchanges.tenant_of, exchanges.hides_ids, exchanges.http_spans.is_off,
         )  # fmt: skip
         if version and exchange.http_method != "POST" and exchange.modern:
-            exchange.protocol_version = None  # GET and DELETE are of the revisions before it.
-        # A proxy that adds no header is known by its HTTP/1.0: no client of MCP speaks it, nginx does by default.
+            exchange.protocol_version = None  # Only earlier revisions use GET and DELETE.
+        # HTTP/1.0 means a proxy that adds no headers: nginx uses it by default, and no MCP client does.
         if exchange.http_version == "1.0" or not PROXY_HEADERS.isdisjoint(headers):
             exchange.client, exchange.client_port, exchange.client_is_shared = exchanges.requests.clients.of(scope)
         if wire_session_id is None and scope.get("query_string"):
             exchange.transport_id = wire_headers.query_session_id(scope)
         self._exchanges, self._scope, self._receive, self._send = exchanges, scope, receive, send
         self._call = current_call.get()
-        self._held_body: bytearray | None = None  # So far, where it comes in pieces.
-        self._start: Message | None = None  # Of an answer whose headers depend on its body, which is about to come.
-        self._answer: Answer | None = None  # Reads the answer, where that is needed.
-        self._size = 0  # Of a result that is not read.
+        self._held_body: bytearray | None = None  # The request body so far, if it comes in pieces.
+        self._start: Message | None = None  # A start that waits for its body.
+        self._answer: Answer | None = None  # Reads the answer, if it has to be read.
+        self._size = 0  # Bytes of a result that is only measured.
         scope[SCOPE_KEY] = exchange
 
     async def run(self, app: ASGIApp) -> None:
-        """Serve the request. What `app` raises passes untouched."""
+        """Serve the request. Exceptions of `app` pass unchanged."""
         exchange, error = self.exchange, None
         if exchange.transport_id is not None:
             try:
@@ -82,7 +82,7 @@ class ExchangeHandler:
                 is_plain = self._exchanges.resolver.hashes.ready and (exchange.protocol_version or "") < MODERN
                 if is_plain and owners.get(exchange.path) and not wire_id.startswith(OURS):
                     owners.move_to_end(exchange.path)
-                    exchange.owns_sessions = True  # An id of the server's own.
+                    exchange.owns_sessions = True  # The server made this id.
                 else:
                     self._scope = await self._exchanges.session_ids.claim(exchange, self._scope)
             except Exception as failure:
@@ -100,23 +100,23 @@ class ExchangeHandler:
             try:
                 if (start := self._start) is not None:
                     self._start = None
-                    with suppress(Exception):  # The app has ended without a body, and what it raised is what counts.
+                    with suppress(Exception):  # The app sent no body; its own exception counts.
                         await self._as_outside(self._send, start)
-            finally:  # Where the request is cancelled, so is that.
+            finally:  # The send above may be cancelled.
                 try:
                     try:
                         self._close(error)
                     finally:
-                        if type(error) is not GeneratorExit:  # A collector ends this in the context of another task.
+                        if type(error) is not GeneratorExit:  # The garbage collector runs this in another context.
                             current_exchange.reset(here)
                             if otel_context.get_current() is not self._around:
-                                otel_context.attach(self._around)  # Whatever the app has left attached.
+                                otel_context.attach(self._around)  # The app may have left its own attached.
                 except Exception as failure:
                     report("end of request", failure)
-                error = None  # Or this frame and its traceback refer to each other.
+                error = None  # Breaks the cycle between this frame and its traceback.
 
     async def receive(self) -> Message:
-        """Pass a message on to the app, and read it."""
+        """Pass the next message to the app, and read it."""
         exchange, token, call_token = self.exchange, None, None
         if otel_context.get_current() is not self._outside or current_call.get() is not self._call:
             token, call_token = otel_context.attach(self._outside), current_call.set(self._call)  # See `_as_outside`.
@@ -128,26 +128,26 @@ class ExchangeHandler:
                 otel_context.detach(token)
         try:
             if message["type"] == "http.disconnect":
-                # Servers also say so after a completed response: then nobody has left early.
+                # Servers send it after a complete response too; then the client has not left early.
                 exchange.disconnected = not exchange.responded
             elif not exchange.parsed and message["type"] == "http.request":
                 body, more = message.get("body", b""), message.get("more_body", False)
                 is_read = exchange.at_sdk and exchange.confirmed and exchange.http_method == "POST"
                 is_read = is_read and exchange.transport_id not in self._exchanges.asked
                 if is_read and not more and not self._held_body and body[:1] == b"{" and len(body) <= MAX_BODY:
-                    # The SDK parses it anyway, and the dispatch seam tells. Bytes stay the object that they are.
+                    # The SDK parses it anyway and reports the message. `bytes()` does not copy bytes.
                     exchange.unparsed_body, exchange.body_size, exchange.parsed = bytes(body), len(body), True
                 else:
                     self._held_body = self._exchanges.requests.feed(exchange, self._held_body, body, more=more)
                     if exchange.parsed and exchange.confirmed and not (exchange.at_sdk or exchange.attaches_inside):
-                        await self._exchanges.dispatcher.attach(exchange, self._scope)  # A bare app.
+                        await self._exchanges.dispatcher.attach(exchange, self._scope)  # No SDK will report the call.
         except Exception as failure:
             report("receive", failure)
         return message
 
     @as_coroutine_function
     def send(self, message: Message) -> Awaitable[None]:
-        """Pass a message of the app on, the start of an answer with headers of ours, and read it."""
+        """Pass a message of the app to the server, with our headers if it starts the answer, and read it."""
         exchange, begun = self.exchange, None
         if exchange.foreign and not exchange.at_sdk:
             return self._send(message)
@@ -163,14 +163,14 @@ class ExchangeHandler:
         return self._as_outside(self._send, begun)
 
     async def _forward(self, message: Message) -> None:
-        """Pass on a message of the app that is to be read, or begins an answer of which less is known."""
+        """Pass on a message that has to be read, or a start that `_begin_known` could not handle."""
         exchange, outgoing = self.exchange, message
         if self._start is not None:
             return await self._slow_resume(self._start, message)
         try:
             if message.get("type") == "http.response.start":
                 if (started := await self._slow_begin(message)) is None:
-                    return  # It waits for the body.
+                    return  # It waits for its body.
                 outgoing = started
         except Exception as failure:
             report("send", failure)
@@ -195,20 +195,20 @@ class ExchangeHandler:
             report("send", failure)
 
     def _begin_known(self, message: Message) -> Message | None:
-        """Begin an answer if it is a plain 200 of a known session, to what an SDK reads; ``None`` = not begun."""
+        """Begin a 200 answer of a known session if an SDK read the request; ``None`` = use `_slow_begin`."""
         exchange, call, body = self.exchange, self.exchange.sdk_call, self.exchange.unparsed_body
         if exchange.status is not None or (call is None and body is None) or message["status"] != 200:
             return None
         content_type = wire_headers.plain_type(message.get("headers"))
         if content_type == b"application/json":
-            # The SDK has served the one tool call already: all but the size of its result is known.
+            # The SDK has already served the tool call: only the size of its result is unknown.
             if call is None or call.running or call.session is None or (outcome := call.handler_outcome) is None:
                 return None
             if outcome.status_code is not None or (outcome.error_type is not None and outcome.error_type != TOOL_ERROR):
-                return None  # An error, whose code only the answer tells.
+                return None  # Only the answer has the code of this error.
             session, exchange.reading = call.session, Reading.SIZE
         elif content_type is not None and content_type.startswith(b"text/event-stream"):
-            # It opens a stream before it tells what will be answered on it.
+            # The stream opens before its answer is known.
             session = self._exchanges.resolver.known(exchange)
             if body is None or session is None or b'"initialize"' in body:
                 return None
@@ -225,17 +225,17 @@ class ExchangeHandler:
         return {**message, "headers": [*message["headers"], (wire_headers.X_SESSION_ID, public)]}
 
     async def _slow_begin(self, message: Message, body: bytes | None = None) -> Message | None:
-        """Begin any other answer; ``None`` = its start waits for its body."""
+        """Begin any other answer; ``None`` = the start waits for its body."""
         exchange = self.exchange
         if body is None and exchange.status is not None:
-            return message  # Some transports start twice; the first one stands.
+            return message  # Some transports send two starts; the first one counts.
         message = wire_headers.with_headers_at_hand(message)
         begun = await self._exchanges.begin(exchange, self._scope, message, body)
         self._start = message if begun is None else None
         return begun
 
     async def _slow_resume(self, start: Message, message: Message) -> None:
-        """Send the start that has waited for its body, and then this."""
+        """Send the start that waited for its body, then `message`."""
         self._start = None
         try:
             start = await self._slow_begin(start, message.get("body", b"")) or start
@@ -245,10 +245,10 @@ class ExchangeHandler:
         await self._forward(message)
 
     def _slow_answer(self, body: bytes | memoryview, *, more: bool) -> None:
-        """Read a piece of the response body that has been sent."""
+        """Read a chunk of the response body that was sent."""
         exchange, call = self.exchange, self.exchange.sdk_call
         if exchange.reading is Reading.QUIET_STREAM:
-            # It has brought nothing yet but perhaps the result whose outcome the SDK's seam has seen.
+            # No event so far. This one may be the result whose outcome the SDK has reported.
             if not body:
                 return
             size = None if call is None or call.running else result_size(body, call.id)
@@ -261,7 +261,7 @@ class ExchangeHandler:
         self._answer.feed(body, more=more)
 
     def _close(self, error: BaseException | None) -> None:
-        """End the request: the app has returned or raised."""
+        """End the request after the app has returned or raised."""
         exchange, inflight = self.exchange, self._exchanges.inflight
         if exchange.foreign and not exchange.at_sdk:
             exchange.closed, exchange.scope = True, None
@@ -285,13 +285,13 @@ class ExchangeHandler:
             self._exchanges.ended(exchange)
         if exchange.http_span is not None:
             self._exchanges.http_spans.end(exchange, error)
-        if not is_kept:  # Until its calls are recorded, it keeps only what that takes: their spans have been made.
+        if not is_kept:  # The spans exist, so keep only what recording the calls needs.
             exchange.ambient, exchange.headers = None, exchange.headers if exchange.tenant_of else _NOTHING
         if is_over:
-            exchange.calls, exchange.sdk_call, exchange.dispatch = [], None, None  # As in `Exchange.forget_calls`.
+            exchange.calls, exchange.sdk_call, exchange.dispatch = [], None, None  # As `Exchange.forget_calls` does.
 
     async def _as_outside(self, server: Callable[..., Awaitable[Any]], *message: Message) -> Any:
-        """Wait for the server in the context that it called us in, which it leaves to later requests (uvicorn)."""
+        """Await the server in the context of its own call: uvicorn passes the current one to later requests."""
         token, call_token = otel_context.attach(self._outside), current_call.set(self._call)
         try:
             return await server(*message)

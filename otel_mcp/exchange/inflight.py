@@ -1,7 +1,7 @@
-"""Calls between their arrival and their outcome, in tables by everything that may end or cancel them.
+"""Keep the calls that have no outcome, in tables for each event that may end or cancel them.
 
-The answer may come on another stream of the session (always so in 2024-11-05); a client
-may cancel by another request; a call may reach its SDK without the HTTP request it came with.
+The answer may come on another stream of the session (in 2024-11-05 it always does). Another
+request may cancel a call. A call may reach its SDK without its HTTP request.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from otel_mcp.telemetry.recorder import Recorder
 from otel_mcp.wire.jsonrpc import FINE, JsonId, Outcome, json_id, other_form
 
 PATIENCE: Final = 600.0
-"""Seconds that an answer may take; tools run on after their client has gone."""
+"""Seconds that an answer may take; tools continue after their client has disconnected."""
 MAX_CALLS: Final = 10_000
-"""Calls that can be cancelled; as many may be counted, or wait for an answer."""
+"""Limit of each table: calls that are counted, that can be cancelled, and that wait for an answer."""
 MAX_CALLS_OF_ONE: Final = 1000
-"""Those that can be cancelled of one user of a session."""
+"""Calls that can be cancelled, of one user of a session."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of the requests of all that wait, as they came."""
+"""Bytes of the request bodies of all waiting calls."""
 _SHARE: Final = 8
-"""One user of one session may fill this part of the limits on waiting calls: one in so many."""
+"""One user of one session may use 1/8 of the limits on waiting calls."""
 _MAX_KEPT: Final = 64 * 1024
-"""Bytes of a request whose arguments are kept until it is recorded."""
+"""Bytes of a request body; the arguments of a larger one are not kept until the call is recorded."""
 _MAX_META: Final = 1024
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(slots=True, eq=False)
 class _Party:
-    """One user of one transport session: ids are unique only for such a one, and a stranger may use any."""
+    """One user of one transport session: message ids are unique only within it."""
 
     session_id: str
     user: str | None
@@ -55,7 +55,7 @@ _NO_PARTIES: Final[Mapping[str | None, _Party]] = {}
 
 
 class InFlight:
-    """Every unfinished call of this process. Nobody's call is given up for another's."""
+    """Every unfinished call of this process. No user can push out the calls of another."""
 
     def __init__(
         self, settings: Settings, resolver: Resolver, recorder: Recorder, rounds: Rounds, outgoing: Outgoing
@@ -76,7 +76,7 @@ class InFlight:
         self._size = 0
 
     def begin(self, exchange: Exchange, call: Call) -> None:
-        """Take up a call that has arrived; a ``notifications/cancelled`` marks the one that it names."""
+        """Add a call that has arrived; ``notifications/cancelled`` marks the call that it names."""
         if len(self.census.calls) < MAX_CALLS:
             self.census.calls[call] = None
         if "requestState" in call.params or "inputResponses" in call.params:
@@ -100,7 +100,7 @@ class InFlight:
             self._slow_cancel(exchange, party, json_id(call.params.get("requestId")))
 
     def _forget(self, call: Call) -> None:
-        """Forget a call that cannot be cancelled any more, and what it has asked its client."""
+        """Remove a call that can no longer be cancelled, and its requests to the client."""
         if call.exchange.transport_id in self.outgoing.waiting:
             self.outgoing.ended(call.exchange.transport_id, call)
         if call.cancel_key is not None:
@@ -130,7 +130,7 @@ class InFlight:
                 del self._parties[party.session_id]
 
     def finish(self, call: Call, outcome: Outcome | None, size: int | None = None) -> None:
-        """Note the outcome of a call and the size of its answer. The first one stands."""
+        """Set the outcome of a call and the size of its answer in bytes, unless it has one."""
         if call.finished:
             return
         exchange, call.finished = call.exchange, True
@@ -141,7 +141,7 @@ class InFlight:
         if call.method != "initialize":
             pass
         elif was_refused(call) or (call.outcome is not None and call.outcome.failed):
-            # Only a handshake that succeeds begins a session, or goes on with one.
+            # Only a successful handshake begins or continues a session.
             call.session = exchange.session = call.pending_session_id = None
         else:
             self._resolver.opened(call)
@@ -158,10 +158,10 @@ class InFlight:
         if exchange.body_size > _MAX_KEPT:
             self._slow_slim(call)
         if call.dispatched:
-            # It waits to be recorded: nothing that only the path needed is kept until then.
+            # Keep only what recording the call needs: many may wait for that.
             call.arguments = call.params.get("arguments")
             if call.session is None:
-                _slim(call)  # Nobody else remembers which client it was.
+                _slim(call)  # Nothing else has the name of its client.
             else:
                 call.params = call.meta = _NOTHING
         self._recorder.add(call)
@@ -172,14 +172,14 @@ class InFlight:
             _slim(call)
 
     def handled(self, call: Call) -> None:
-        """Finish a call whose handler returned after its request, unless an open stream may still bring the answer."""
+        """Finish a call whose handler returned after its request ended, unless a stream may still bring the answer."""
         party = self.waiting.get(call)
         if call.exchange.closed and (party is None or not party.streams):
             self.finish(call, call.handler_outcome)
         call.exchange.forget_calls()
 
     def leave(self, call: Call) -> None:
-        """Wait for the answer of a call whose request is over, where another stream may bring it; else finish it."""
+        """Let a call whose request has ended wait for its answer if another stream may bring it; else finish it."""
         exchange = call.exchange
         ends_open = exchange.disconnected or exchange.status == 202
         ends_open = ends_open or (exchange.status == 200 and exchange.reading in (Reading.STREAM, Reading.QUIET_STREAM))
@@ -192,7 +192,7 @@ class InFlight:
         self.finish(call, left_open(call))
 
     def _wait(self, session_id: str, call: Call) -> bool:
-        """Keep a call until its answer comes; returns whether there is room for it."""
+        """Keep a call until its answer comes. Returns whether there was room for it."""
         if call.id is None:
             return False
         size, party = call.exchange.body_size, self._party(session_id, self._resolver.user(call.exchange))
@@ -203,7 +203,7 @@ class InFlight:
         if self._is_full(party, size):
             self._drop_if_empty(party)
             return False
-        party = self._party(session_id, party.user)  # The last one that was given up has perhaps taken it along.
+        party = self._party(session_id, party.user)  # Giving up its last call may have dropped it.
         party.waiting[call.id] = call
         self.waiting[call] = party
         party.size += size
@@ -231,7 +231,7 @@ class InFlight:
         self.finish(call, call.handler_outcome or Outcome(error_type="disconnected"))
 
     def find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
-        """Find the waiting call that an answer on this stream belongs to: of its own user, or else of another one."""
+        """Find the waiting call that a reply on this stream answers: of the same user, or else of another one."""
         users = self._parties.get(exchange.transport_id or "")
         if not users:
             return None
@@ -241,17 +241,17 @@ class InFlight:
         return next((party.waiting[key] for party in parties for key in forms if key in party.waiting), None)
 
     def only_waiting(self, exchange: Exchange) -> Call | None:
-        """Return the call of the user of this stream that waits for an answer; ``None`` unless it is exactly one."""
+        """Return the only call that the user of this stream waits for; ``None`` if there are none or several."""
         party = self._parties.get(exchange.transport_id or "", _NO_PARTIES).get(self._resolver.user(exchange))
         return next(iter(party.waiting.values())) if party is not None and len(party.waiting) == 1 else None
 
     def stream_opened(self, exchange: Exchange, session_id: str) -> None:
-        """Note that a GET stream has begun, on which answers of its session may come."""
+        """Count a GET stream that has begun: answers of its session may come on it."""
         exchange.stream = session_id, self._resolver.user(exchange)
         self._party(*exchange.stream).streams += 1
 
     def stream_closed(self, party_key: tuple[str, str | None]) -> None:
-        """Note that a GET stream has ended: whom the last one of a session has asked something may have gone."""
+        """Count a GET stream that has ended; after the last one, requests to the client stay unanswered."""
         party = self._party(*party_key)
         party.streams -= 1
         if not any(each.streams for each in self._parties[party.session_id].values()):
@@ -259,7 +259,7 @@ class InFlight:
         self._drop_if_empty(party)
 
     def session_closed(self, session_id: str) -> None:
-        """Give up what waits on the streams of a session that is closed: no answer can come any more."""
+        """Give up the waiting calls of a closed session: no answer can come, but running ones still finish."""
         self.outgoing.closed(session_id)
         for party in list(self._parties.get(session_id, {}).values()):
             for call in list(party.waiting.values()):
@@ -269,7 +269,7 @@ class InFlight:
                     self._give_up(call)
 
     def expire(self) -> None:
-        """Give up the calls that have waited too long. Cheap: looks at the oldest only."""
+        """Give up the calls that have waited longer than `PATIENCE`. Cheap: it checks only the oldest."""
         limit = perf_counter() - PATIENCE
         while self.waiting and (call := next(iter(self.waiting))).exchange.started <= limit:
             self._give_up(call)
@@ -283,7 +283,7 @@ class InFlight:
 
 
 def _slim(call: Call) -> None:
-    """Keep of a large message only what its span and its session may still ask for."""
+    """Keep only the parts of a large message that its span and its session may need."""
     name, version = client_info(call)
     info = {"name": name, "version": version}
     call.params = {"clientInfo": info} if call.method == "initialize" else {}

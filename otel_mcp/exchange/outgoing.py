@@ -1,7 +1,7 @@
-"""Requests of the server to its client, up to 2025-11-25: elicitation, sampling, roots.
+"""Measure requests of the server to its client, up to 2025-11-25: elicitation, sampling, roots.
 
-They go out on an event stream, mostly that of the call which needs the answer, and are answered by a POST of their own.
-The conventions have the one who asks report it, as a client, whichever side that is.
+The server sends them on an event stream, usually that of the call that needs the answer. The client answers by a POST.
+By the semantic conventions, the side that sends a request reports it as a client.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from otel_mcp.wire.jsonrpc import JsonId, field_of, json_id, outcome_of, parse_r
 _GUARD: Final = guarded("requests to clients")
 METHODS: Final = frozenset({"elicitation/create", "sampling/createMessage", "roots/list"})
 UNANSWERED: Final = "unanswered"
-"""Value of ``error.type`` where no answer came before the call or the session ended, or in time."""
+"""Value of ``error.type`` if no answer came in time, or before the call or session ended."""
 PATIENCE: Final = 600.0
 """Seconds that an answer may take."""
 _MOST: Final = 1000
-"""Transport sessions whose clients are asked something."""
+"""Transport sessions with waiting requests."""
 _MOST_OF_ONE: Final = 100
-"""Requests to the client of one of them that wait for an answer."""
+"""Waiting requests of one transport session."""
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One that waits for its answer."""
+    """A request that waits for its answer."""
 
     method: str
     id: JsonId
     call: Call | None
-    """The one that needs the answer, as far as the stream tells."""
+    """The call that needs the answer, if the stream shows it."""
     version: str | None
     sent: float
     """Seconds of `perf_counter`."""
     sent_ns: int
     """Unix nanoseconds."""
     has_span: bool
-    """A library has opened a span for it, whose context it carries."""
+    """A library has opened its span: the message carries a trace context."""
 
 
 class Outgoing:
@@ -56,11 +56,11 @@ class Outgoing:
         self._metrics = metrics
         self._spans = spans
         self.waiting: dict[str, dict[JsonId, _Request]] = {}
-        """By transport session, oldest first; for a session that is not in it nothing here runs."""
+        """By transport id, oldest first. The path skips this module for ids that it does not contain."""
         loops.leave_to_parent(self)
 
     def sent(self, exchange: Exchange, call: Call | None, message: Mapping[str, Any]) -> None:
-        """Take up a message of the server on a stream of `exchange`, on which `call` alone waits for an answer."""
+        """Add a request that the server sent on a stream of `exchange`; `call` is the only call waiting there."""
         with _GUARD:
             method, request_id, session = message.get("method"), json_id(message.get("id")), exchange.transport_id
             if method not in METHODS or request_id is None or session is None:
@@ -69,7 +69,7 @@ class Outgoing:
                 self.closed(next(iter(self.waiting)))
             of_session = self.waiting.setdefault(session, {})
             if request_id in of_session:
-                return  # A server repeats it where its client has lost the stream.
+                return  # Sent again because the client lost the stream.
             if len(of_session) >= _MOST_OF_ONE:
                 self._give_up(of_session, [next(iter(of_session))])
             params = message.get("params")
@@ -81,7 +81,7 @@ class Outgoing:
             )
 
     def read(self, exchange: Exchange, body: bytes | bytearray) -> None:
-        """Take the client's answers out of the body of a POST."""
+        """Find the client's answers in the body of a POST."""
         session = exchange.transport_id or ""
         if not (of_session := self.waiting.get(session)):
             self.waiting.pop(session, None)
@@ -90,7 +90,7 @@ class Outgoing:
             try:
                 messages = parse_replies(body)
             except ValueError:
-                return  # Not JSON, as the server will say.
+                return  # Not JSON: the server will refuse it.
             for message in messages:
                 request_id, outcome = json_id(message.get("id")), outcome_of(message)
                 if "method" in message or request_id is None or outcome is None:
@@ -102,24 +102,24 @@ class Outgoing:
             self._drop_if_empty(session)
 
     def ended(self, session: str | None, call: Call | None) -> None:
-        """Give up what a call has asked, or what no call is known for: nobody waits for it any longer."""
+        """Give up the requests of a call that has ended; ``None`` = those of no known call."""
         if session is not None and (of_session := self.waiting.get(session)) is not None:
             self._give_up(of_session, [key for key, request in list(of_session.items()) if request.call is call])
             self._drop_if_empty(session)
 
     def closed(self, session: str) -> None:
-        """Give up what a session has been asked that is over."""
+        """Give up the requests of a session that has ended."""
         if (of_session := self.waiting.pop(session, None)) is not None:
             self._give_up(of_session, list(of_session))
 
     def expire(self) -> None:
-        """Give up what has waited too long. From any thread: it drops no table that `sent` may be about to fill."""
+        """Give up what has waited longer than `PATIENCE`. Thread-safe: it keeps the tables that `sent` fills."""
         limit = perf_counter() - PATIENCE
         for of_session in list(self.waiting.values()):
             self._give_up(of_session, [key for key, request in list(of_session.items()) if request.sent <= limit])
 
     def clear(self) -> None:
-        """Start again in a forked child: the answers come to the parent."""
+        """Start empty in a forked child: the parent gets the answers."""
         self.waiting.clear()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The answer of an exchange, read as it streams by: how each call ended, and what servers tell by the way.
+"""Read the answer of an exchange while it passes: how each call ended, and other facts such as listed names.
 
-Bounded: a JSON body or an event beyond the limit is measured, not held.
+Memory is bounded: a larger JSON body or event is measured, but not kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from otel_mcp.wire.tasks import NOTIFICATIONS, TASK_METHODS
 LIMIT: Final = 256 * 1024
 """Bytes held of one answer."""
 _LISTING_LIMIT: Final = 1024 * 1024
-"""The same of a list of tools: those of public servers with some hundred tools have 250 KB."""
+"""The same for a list of tools: public servers with a few hundred tools send 250 KB."""
 
 _PLAIN: Final = frozenset({b"identity", b""})
 _MESSAGES: Final = (b"message", b"")
@@ -43,7 +43,7 @@ _MESSAGES: Final = (b"message", b"")
 
 
 def reading_of(present: Mapping[bytes, bytes]) -> Reading:
-    """Choose how to read the body of a response with these headers; under a content encoding it passes unread."""
+    """Choose how to read the body of a response with these headers; a compressed body is not read."""
     if present.get(b"content-encoding", b"identity").strip().lower() in _PLAIN:
         content_type = wire_headers.media_type(present)
         if content_type.startswith(b"text/event-stream"):
@@ -54,7 +54,7 @@ def reading_of(present: Mapping[bytes, bytes]) -> Reading:
 
 
 class Replies:
-    """Applies what answers say to the calls that they belong to."""
+    """Applies answers to their calls."""
 
     def __init__(
         self, settings: Settings, metrics: Metrics, resolver: Resolver, requests: Requests, inflight: InFlight
@@ -64,10 +64,10 @@ class Replies:
         self._requests = requests
         self._inflight = inflight
         self.keeps_results = settings.store_content
-        """The results themselves are wanted."""
+        """Results are stored, so each one is parsed."""
 
     def find(self, exchange: Exchange, request_id: JsonId) -> Call | None:
-        """Find the call that an answer with this id belongs to."""
+        """Find the call that a reply with this id answers."""
         if exchange.unparsed_body is not None:
             self._requests.read(exchange)
             if 200 <= (exchange.status or 0) < 300:
@@ -79,13 +79,13 @@ class Replies:
         return call
 
     def read(self, exchange: Exchange, data: bytes | bytearray, size: int) -> None:
-        """Read a JSON-RPC answer or a batch of them, unless it is a result that the SDK's seam has seen before."""
+        """Read a JSON-RPC reply or a batch, unless the SDK has already reported the outcome."""
         if not self.keeps_results and self._is_known(exchange, data, size):
             return
         try:
             replies = parse_replies(data)
         except ValueError:
-            return  # The server's answer makes no sense; that is between it and its client.
+            return  # Not JSON: nothing to learn from it.
         for reply in replies:
             self._apply(exchange, reply, size // len(replies), data if data[:1] != b"[" else b"")
 
@@ -106,7 +106,7 @@ class Replies:
         return True
 
     def _apply(self, exchange: Exchange, reply: Mapping[str, Any], size: int, data: bytes | bytearray) -> None:
-        # Requests of the server's own have ids as well, and those of the two directions collide.
+        # A request of the server: its id may equal the id of a client's request.
         if "method" in reply:
             if reply["method"] in NOTIFICATIONS:
                 self._metrics.tasks.notified(reply.get("params"))
@@ -120,7 +120,7 @@ class Replies:
         call = self.find(exchange, request_id) if request_id is not None else None
         if call is None:
             call = only_unfinished(exchange)
-            # Refusals carry no id, or one of the server's own making.
+            # Refusals have no id, or one that the server made up.
             refused = (exchange.status or 0) >= 400 or reply.get("id") is None
             if call is None or not (call.id_unknown or refused):
                 return
@@ -132,7 +132,7 @@ class Replies:
             self._inflight.finish(call, outcome, size)
 
     def _learn(self, call: Call, reply: Mapping[str, Any]) -> None:
-        """Note what else an answer tells: the revision, listed names, the result."""
+        """Learn the other facts of a reply: the revision, listed names, the result."""
         fields: Any = (result := reply.get("result"))
         self._metrics.catalogues.learn(call.method, result)
         is_task = isinstance(result, dict) and call.method in TASK_METHODS
@@ -144,12 +144,12 @@ class Replies:
             if call.session is not None:
                 call.session.facts.protocol_version = version
         elif call.method == "server/discover" and "error" in reply and not call.accepted:
-            call.session = None  # A probe that failed: the session will be that of the handshake which follows.
+            call.session = None  # The probe failed: a handshake follows, and has the session.
         if self.keeps_results or call.exchange.capture is not None:
             call.result = result
 
     def too_large(self, exchange: Exchange, size: int) -> None:
-        """Take an answer that cannot be read; where one call is left there is no doubt which one it ends."""
+        """End the only unfinished call, if there is just one, when an answer is too large to read."""
         if (call := only_unfinished(exchange)) is not None:
             if call.method == "tools/list":
                 call.listing = Listing(None, unread_page(size))
@@ -158,25 +158,25 @@ class Replies:
             self._inflight.finish(call, call.handler_outcome or Outcome(unclassified=True), size)
 
     def endpoint(self, exchange: Exchange, data: bytes) -> None:
-        """Take the first event of a 2024-11-05 stream: where to post, and with which session."""
+        """Learn the transport id from the first event of a 2024-11-05 stream, the address for POSTs."""
         if (session_id := wire_headers.endpoint_session_id(data)) is not None:
             exchange.confirmed = exchange.owns_sessions = exchange.sse_endpoint = True
             exchange.transport_id = session_id
             self._inflight.stream_opened(exchange, session_id)
 
     def within(self, exchange: Exchange, send: Send) -> Send:
-        """Wrap the `send` of a handler whose answer may be compressed on its way out."""
+        """Wrap the `send` of a handler whose answer a middleware may compress."""
         return _Within(self, exchange, send).send if b"accept-encoding" in exchange.headers else send
 
 
 def only_unfinished(exchange: Exchange) -> Call | None:
-    """Return the call of an exchange that has no outcome; ``None`` unless it is exactly one."""
+    """Return the only unfinished call of an exchange; ``None`` if there are none or several."""
     unfinished = [call for call in exchange.calls if not call.finished]
     return unfinished[0] if len(unfinished) == 1 else None
 
 
 def limit_of(exchange: Exchange) -> int:
-    """Return how many bytes may be held of the answer of an exchange."""
+    """Return how many bytes of an answer may be kept."""
     return _LISTING_LIMIT if exchange.calls and exchange.calls[0].method == "tools/list" else LIMIT
 
 
@@ -196,8 +196,8 @@ class Answer:
         """Size of an event that was too large to read."""
 
     def feed(self, body: bytes | bytearray | memoryview, *, more: bool) -> None:
-        """Read one body message that has already been forwarded."""
-        # Starlette passes a memoryview on, and servers take a bytearray: what is not ours may not be kept.
+        """Read one body message that was already forwarded."""
+        # Apps may send a memoryview or bytearray and reuse it afterwards, so only copies may be kept.
         chunk = body if type(body) is bytes else memoryview(body).cast("B")
         if self._reading is Reading.STREAM:
             most = LIMIT if len(chunk) <= LIMIT else limit_of(self._exchange)
@@ -224,7 +224,7 @@ class Answer:
 
     def _hold(self, chunk: bytes | memoryview) -> None:
         if not self._body:
-            self._body = bytes(chunk)  # Of an app that uses its buffer again, a copy.
+            self._body = bytes(chunk)  # Copies if the app may reuse its buffer.
         elif isinstance(self._body, bytearray):
             self._body += chunk
         else:
@@ -235,15 +235,15 @@ class Answer:
             if event.name == b"endpoint" and event.data:
                 self._replies.endpoint(self._exchange, event.data)
             if not self._exchange.confirmed:
-                self._reading = Reading.NOTHING  # Somebody else's event stream.
+                self._reading = Reading.NOTHING  # An event stream that is not MCP.
         elif event.data is None:
-            self._unread = event.size  # The answer, or some notification: the end of the stream will tell.
+            self._unread = event.size  # Answer or notification: the end of the stream shows which.
         elif event.name in _MESSAGES and (b'"id"' in event.data or b'"notifications/tasks' in event.data):
             self._replies.read(self._exchange, event.data, event.size)
 
 
 class _Within:
-    """The answer of a server without an SDK, read where its handler sends it, before a middleware compresses it."""
+    """Reads the answer of a hand-written server before a middleware compresses it."""
 
     __slots__ = ("_answer", "_exchange", "_passes", "_reading", "_replies", "_send")
 
@@ -254,15 +254,15 @@ class _Within:
         self._reading = Reading.NOTHING
         self._answer: Answer | None = None
         self._passes = False
-        """It is read further out, or is no MCP."""
+        """The outer handler reads it, or it is not MCP."""
 
     @as_coroutine_function
     def send(self, message: Message) -> Awaitable[None]:
-        """Forward first, and read where nobody further out can."""
+        """Forward the message, and read it if the outer handler cannot."""
         return self._send(message) if self._passes or self._exchange.foreign else self._read(message)
 
     async def _read(self, message: Message) -> None:
-        # Who compresses puts the compressed body into the same message.
+        # Taken before sending: a compressing middleware replaces the body in the same dictionary.
         body, more = message.get("body", b""), message.get("more_body", False)
         try:
             if message["type"] == "http.response.start":

@@ -1,8 +1,7 @@
-"""What a request asks for: the messages of its body, or what its headers say of one that is too large to be read.
+"""Turn the body of a request into calls, or its headers if the body is too large.
 
-The body says what a message is. Headers repeat parts of it for proxies, since the
-revision of 2026-07-28, whose servers refuse a request where the two differ; one
-that differs is counted and not believed.
+Since 2026-07-28, headers repeat parts of the body for proxies, and servers refuse a
+request whose headers differ from its body. We use the body, and count headers that differ.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from otel_mcp.wire.jsonrpc import (
 )
 
 MAX_BODY: Final = 1024 * 1024
-"""Bytes of a request body that are read; of a larger one its headers or the dispatch seam tell."""
+"""Bytes. A larger request body is not parsed: its beginning, its headers or the SDK say which call it is."""
 _MAX_HEAD: Final = 64 * 1024
-"""Bytes that are read of a larger body."""
+"""Bytes that are read of the beginning of a larger body."""
 _VERSION_META: Final = f"{META_NAMESPACE}protocolVersion"
 _COMPARED: Final = (wire_headers.METHOD, wire_headers.NAME)
 _NOTHING: Final[dict[str, Any]] = {}
 _ENCODED: Final = b"=?"
-"""Begins a header whose value is not as it stands."""
+"""Prefix of a header whose value is encoded."""
 
 
 class Requests:
@@ -53,12 +52,12 @@ class Requests:
         self.contradicted: Counter[str] = Counter({
             name.decode(): 0 for name in (*_COMPARED, wire_headers.PROTOCOL_VERSION)
         })  # fmt: skip
-        """Headers that were not believed, by their names."""
+        """Number of headers that differed from the body, by name."""
         self._bare: Paths[bool] = Paths()
-        """Paths of apps that no seam reaches: the HTTP app itself is the handler."""
+        """Paths where no patched SDK reports calls: the HTTP app itself is the handler."""
 
     def feed(self, exchange: Exchange, held: bytearray | None, body: bytes, *, more: bool) -> bytearray | None:
-        """Read a piece of the request body that has been handed to the app, after those that are held; returns both."""
+        """Read a chunk of the request body; `held` has the chunks before it. Returns what to hold for the next one."""
         exchange.body_size += len(body)
         if exchange.body_size > MAX_BODY:
             exchange.parsed = True
@@ -73,18 +72,18 @@ class Requests:
                 return held
         exchange.parsed = True
         if exchange.http_method == "POST":
-            whole = bytes(body) if held is None else held  # Some servers pass a memoryview on.
+            whole = bytes(body) if held is None else held  # Some servers pass a memoryview.
             if exchange.transport_id in self._inflight.outgoing.waiting:
                 self._inflight.outgoing.read(exchange, whole)
             if exchange.at_sdk and exchange.confirmed and whole[:1] == b"{":
-                exchange.unparsed_body = whole  # The SDK parses it anyway, and the dispatch seam tells.
+                exchange.unparsed_body = whole  # The SDK parses it anyway, and reports the message.
             else:
                 self._parse(exchange, whole)
                 exchange.foreign = not exchange.confirmed and exchange.transport_id is None
         return None
 
     def read(self, exchange: Exchange) -> None:
-        """Parse the request body after all."""
+        """Parse the body that was left to the SDK, if it is still unparsed."""
         body, exchange.unparsed_body = exchange.unparsed_body, None
         if body is not None:
             self._parse(exchange, body)
@@ -92,11 +91,11 @@ class Requests:
     def call_of(
         self, exchange: Exchange, request_id: JsonId | None, method: str, params: Mapping[str, Any] | None
     ) -> Call | None:
-        """Find the call of the message that an SDK hands to its handler.
+        """Find the call of a message that an SDK passes to its handler.
 
         Returns:
-            ``None`` for a message that never was on the wire: the SDK of 2026-07-28 lists
-            tools by itself, under the id of the call that it is about to serve.
+            ``None`` for a message that was not in the request: the SDK 2.x lists tools
+            by itself, under the id of the call that it is about to serve.
         """
         params = params or {}
         target: Any = params.get("name")
@@ -105,17 +104,17 @@ class Requests:
         is_plain = is_plain and type(params.get("_meta", _NOTHING)) is dict
         if not is_plain or type(request_id) is not int or request_id not in PLAIN_IDS:
             request_id, target, meta = parts(method, request_id, params)
-            if method not in KNOWN_METHODS:  # A stranger's: only what can be exported of it.
+            if method not in KNOWN_METHODS:  # From a stranger: clean it for export.
                 method = text(method)
         if not exchange.calls:
             named = exchange.headers.get(wire_headers.METHOD)
             if named is not None and named != method.encode():
                 if exchange.modern and exchange.at_sdk:
-                    return None  # The SDK has compared the header with the body.
+                    return None  # The SDK checks that header and body agree.
                 self.read(exchange)
         if exchange.calls:
             return self._slow_call_of(exchange, Call(exchange, method, request_id, target, params, meta))
-        # The SDK has read the body, which holds this one message.
+        # The SDK has read the body: it contains only this message.
         exchange.unparsed_body = None
         call = Call(exchange, method, request_id, target, params, meta)
         exchange.calls.append(call)
@@ -128,14 +127,14 @@ class Requests:
             return exchange.find(message.id, message.method)
         if call.method != message.method:
             return None
-        # The body was too large to be read on its way.
+        # The body was too large for us to parse.
         call.id, call.id_unknown, call.target = message.id, False, message.target or call.target
         if message.params:
             call.params, call.meta = message.params, message.meta
         return call
 
     def _too_large(self, exchange: Exchange, head: bytes | bytearray) -> None:
-        """Recognise a body beyond the bound by its beginning, or else by its headers, where the revision has them."""
+        """Recognise the call of a body over `MAX_BODY` by its beginning, or by its headers (since 2026-07-28)."""
         message = parse_head(head)
         if message is None and exchange.modern and (method := wire_headers.text(exchange.headers, wire_headers.METHOD)):
             message = Message(method, None, {"name": wire_headers.text(exchange.headers, wire_headers.NAME)})
@@ -152,7 +151,7 @@ class Requests:
         try:
             messages = parse_messages(body) if body else []
         except ValueError:
-            return  # Not JSON: the server will say so, and there is no message to speak of.
+            return  # Not JSON: the server will refuse it.
         exchange.confirmed = exchange.confirmed or any(map(is_mcp, messages))
         if exchange.confirmed:
             for message in messages:
@@ -181,17 +180,17 @@ class Requests:
         elif initial or self._is_of_session(exchange, call):
             self.contradicted[wire_headers.PROTOCOL_VERSION.decode()] += 1
             version = None
-        # A client may ask for anything: it is of the old world until the server has agreed to something else.
+        # A client may ask `initialize` for any revision; a modern one counts only once the server has agreed.
         exchange.protocol_version = None if initial and version is not None and version >= MODERN else version
 
     def _is_of_session(self, exchange: Exchange, call: Call) -> bool:
-        """Return whether a message has nothing of a revision without sessions, and names a session that there is."""
+        """Return whether a message names a session that exists, and has no field of a revision without sessions."""
         if exchange.transport_id is None or any(key.startswith(META_NAMESPACE) for key in call.meta):
             return False
         return self._resolver.is_begun(exchange.transport_id)
 
     def is_bare(self, exchange: Exchange) -> bool:
-        """Return whether nobody but us will open a span for the calls of this exchange."""
+        """Return whether no patched SDK will report the calls of this exchange."""
         if exchange.at_sdk or not exchange.confirmed or self._inflight.handed_over.paths.use(exchange.path):
             return False
         if exchange.routed:
@@ -199,10 +198,10 @@ class Requests:
         return self._bare.use(exchange.path) is True and exchange.transport_id == exchange.wire_session_id
 
     def learn_bare(self, exchange: Exchange) -> None:
-        """Note, at the end of a request, that its app itself is the handler: no seam has seen the calls answered."""
+        """Learn at the end of a request that its app is bare: it answered calls that no patched SDK reported."""
         if exchange.status is None or not 200 <= exchange.status < 300:
             return
-        # What cannot be read is an answer as well, unless it only says that one will come.
+        # A 200 that cannot be read is an answer too; a 202 only promises one.
         unread = exchange.status == 200 and exchange.reading is Reading.NOTHING
         if any(call.id is not None and not call.dispatched and (call.finished or unread) for call in exchange.calls):
             self._bare.learn(exchange.path, True)

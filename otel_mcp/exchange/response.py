@@ -1,8 +1,7 @@
-"""How a response begins: what its status and headers say of the session, and the two headers that we may add.
+"""Find or begin the session when a response starts, and add our two headers.
 
-Headers that the server set are never changed. A session begins only with a
-handshake that succeeds, which the SDK's seam may have seen by now, and which an
-answer in JSON tells by the body that comes with its start.
+Headers of the server are never changed. A session begins only if its handshake
+succeeds: the SDK has reported that by now, or the body of a JSON answer shows it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from otel_mcp.wire.jsonrpc import is_handshake, outcome_of, parse_replies
 
 
 class Responses:
-    """Sees responses begin, and gives ``initialize`` an id of ours where the server keeps no sessions."""
+    """Handles the starts of responses; an ``initialize`` gets an id of ours if the server keeps no sessions."""
 
     def __init__(
         self, settings: Settings, resolver: Resolver, requests: Requests, inflight: InFlight, session_ids: SessionIds
@@ -45,7 +44,7 @@ class Responses:
         self.adds_session_id = "x-session-id" in settings.response_headers
 
     def waits_for_body(self, exchange: Exchange, message: Message) -> bool:
-        """Return whether the headers of this response depend on its body, which is about to come."""
+        """Return whether the headers of this response depend on its body."""
         if exchange.unparsed_body is not None and b'"initialize"' in exchange.unparsed_body:
             self._requests.read(exchange)
         if exchange.http_method != "POST" or message["status"] != 200 or len(exchange.calls) != 1:
@@ -57,17 +56,17 @@ class Responses:
         return b"content-encoding" not in present and wire_headers.media_type(present).startswith(b"application/json")
 
     def foresee(self, exchange: Exchange, body: bytes) -> None:
-        """Read the first piece of such a body: whether the handshake has succeeded."""
+        """Read from the first chunk of such a body whether the handshake succeeded."""
         try:
             replies = parse_replies(bytes(body)) if len(body) <= LIMIT else []
         except ValueError:
-            return  # Not whole yet, or no JSON.
+            return  # Incomplete, or not JSON.
         for reply in replies:
             if (outcome := outcome_of(reply)) is not None:
                 exchange.foreseen = not outcome.failed
 
     async def begin(self, exchange: Exchange, message: Message) -> Message:
-        """Learn from the start of a response, and find or begin its session; returns the start with our headers."""
+        """Find or begin the session of a response from its start. Returns the start with our headers."""
         present = wire_headers.by_name(message.get("headers", ()))
         exchange.reading = reading_of(present)
         if wire_headers.media_type(present).startswith(b"text/event-stream"):
@@ -81,7 +80,7 @@ class Responses:
                 exchange.owns_sessions = True
                 self._session_ids.learn(exchange, owns=True, named=True)
             if exchange.unparsed_body is not None:
-                # A stream, which begins before the SDK knows its answer.
+                # A stream begins before the SDK has its answer.
                 exchange.session = self._resolver.known(exchange)
                 if exchange.session is None:
                     self._requests.read(exchange)
@@ -100,7 +99,7 @@ class Responses:
     def _with_ids(
         self, exchange: Exchange, message: Message, present: Mapping[bytes, bytes], public: str | None
     ) -> Message:
-        """Add our headers after those of the server, in a copy of the message."""
+        """Return a copy of the start with our headers after those of the server."""
         status, ours = exchange.status or 500, list[tuple[bytes, bytes]]()
         if exchange.minted and 200 <= status < 300 and wire_headers.SESSION_ID not in present:
             ours.append((wire_headers.SESSION_ID, exchange.minted.encode("ascii")))
@@ -109,30 +108,30 @@ class Responses:
         return {**message, "headers": [*(message.get("headers") or ()), *ours]} if ours else message
 
     def _pending_id(self, exchange: Exchange) -> str | None:
-        """Return the id of the session that begins if the rest of the answer says so."""
+        """Return the id of the session that begins if the handshake succeeds."""
         for call in exchange.calls:
             if call.pending_session_id is not None and is_handshake(call.params):
                 return self._resolver.named_by(exchange, call.pending_session_id)
         return None
 
     async def _accepted(self, call: Call, given: str | None) -> None:
-        """Give a call that the server answers with success its session; only ``initialize`` may bring an id."""
+        """Give its session to a call that the server accepted; `given` is the session id of the response."""
         exchange = call.exchange
         if call.method != "initialize":
             await self._resolver.resolve(call)
             if call.method == "server/discover":
-                exchange.session = None  # Only the body tells whether this answers the probe or refuses it.
+                exchange.session = None  # Only the body shows whether the probe failed.
             return
         if not exchange.transport_id:
             await self._new(call, given)
         elif exchange.status == 202:
-            # 2024-11-05: the stream has given out the id, and the answer comes on it.
+            # 2024-11-05: the event stream gave out the id, and will carry the answer.
             await self._resolver.opens(call, exchange.transport_id)
         elif not (has_succeeded(call) or is_handshake(call.params)):
-            pass  # It goes on with no session: most likely it is about to be refused.
+            pass  # The handshake most likely fails: leave it without a session.
         elif call.session is None or call.tentative:
             if given is None and exchange.status == 200 and not exchange.modern:
-                # It knew no such session, and gave out none: it keeps none.
+                # The server ignored the id and gave out none: it keeps no sessions.
                 exchange.owns_sessions = exchange.owns_sessions or False
                 self._session_ids.learn(exchange, owns=False, named=True)
             await self._resolver.resolve(call)
@@ -141,7 +140,7 @@ class Responses:
             exchange.minted = new if new.startswith(OURS) and new != exchange.wire_session_id else exchange.minted
 
     async def _new(self, call: Call, given: str | None) -> None:
-        """Take an ``initialize`` without an id: under that of the server, or else one of ours."""
+        """Begin the session of an ``initialize`` without an id: with the server's id, or else with one of ours."""
         exchange = call.exchange
         if exchange.status == 200 and not exchange.modern:
             self._session_ids.learn(exchange, owns=given is not None)
@@ -156,14 +155,14 @@ class Responses:
     def _may_tell(self, exchange: Exchange) -> bool:
         """Return whether the answer to an ``initialize`` may carry an id of ours.
 
-        Not where a browser asks: once the id is exposed to it, its next
-        preflight would name a header that the app may not allow.
+        Browsers get none: their next preflight would name a header that the
+        app may not allow.
         """
         is_legacy_post = exchange.http_method == "POST" and not exchange.modern
         return self._adds_transport_id and is_legacy_post and b"origin" not in exchange.headers
 
     async def mint(self, call: Call) -> None:
-        """Give an ``initialize`` that the server keeps no session for an id of ours, should it succeed."""
+        """Give an id of ours to an ``initialize`` that succeeds, if the server keeps no sessions."""
         exchange = call.exchange
         if exchange.minted is not None or exchange.wire_session_id or not self._may_tell(exchange):
             return
@@ -174,7 +173,7 @@ class Responses:
 
 
 def has_succeeded(call: Call) -> bool | None:
-    """Return whether a handshake has succeeded; ``None`` = only the rest of the answer tells."""
+    """Return whether a handshake succeeded; ``None`` = unknown until the body is read."""
     return call.exchange.foreseen if call.handler_outcome is None else not call.handler_outcome.failed
 
 
@@ -195,18 +194,24 @@ class Exchanges:
     """See `Exchange.capture`."""
     tenant_of: TenantOf | None
     asked: Mapping[str, Any]
-    """What clients are asked at present: their answers are read as they come."""
+    """`Outgoing.waiting`: a body of one of its transport sessions may have an answer."""
     hides_ids: bool
 
     def close(self) -> None:
-        """Wait for nothing any longer: the process is about to end."""
+        """End everything that waits: the process is about to end."""
         self.inflight.close()
         self.session_ids.close()
 
     async def begin(
         self, exchange: Exchange, scope: Scope, message: Message, body: bytes | None = None
     ) -> Message | None:
-        """Begin an answer, whose body comes with its start where that has waited for it.
+        """Begin an answer.
+
+        Args:
+            exchange: of the answer.
+            scope: of the request.
+            message: the start of the answer.
+            body: its first chunk, if the start has waited for it.
 
         Returns:
             The start to send; ``None`` = it waits for its body.
@@ -214,7 +219,7 @@ class Exchanges:
         if body is None:
             exchange.status = int(message["status"])
             if not exchange.http_decided:
-                # In the order of what the app sees: the span first, whose context the message's span belongs under.
+                # First, because it is the parent of the message's span.
                 self.http_spans.decide(exchange, scope)
         else:
             self.responses.foresee(exchange, body)
@@ -227,7 +232,7 @@ class Exchanges:
         return message
 
     def end_unread(self, exchange: Exchange, scope: Scope) -> None:
-        """Finish a request that no SDK has read or run."""
+        """Parse what no SDK has read, and end what a bare app has run."""
         if exchange.dispatch is not None:
             exchange.dispatch.leave(None)
         if exchange.confirmed and not exchange.http_decided:
@@ -238,7 +243,7 @@ class Exchanges:
             self.requests.learn_bare(exchange)
 
     def ended(self, exchange: Exchange) -> None:
-        """Take the end of a request that is no POST, or was not answered with 200."""
+        """Handle the end of a request that was not a POST answered with 200: it may end or refuse a session."""
         status = exchange.status if exchange.status in REFUSALS else None
         if exchange.transport_id is not None and (exchange.http_method != "POST" or status is not None):
             self.session_ids.ended(exchange, exchange.transport_id)
@@ -246,21 +251,21 @@ class Exchanges:
             self._refused(exchange, status)
 
     def _refused(self, exchange: Exchange, status: int) -> None:
-        """Count a request that HTTP answered with a refusal: of a named client, if not before anybody has read it."""
+        """Count a request that was refused by its HTTP status."""
         if exchange.confirmed or (not exchange.parsed and wire_headers.takes_streams(exchange.headers)):
             self.recorder.metrics.request_refused(status, self._client(exchange))
-            # What has been read has a call, and that call a record.
+            # A body that was read has a call, which has its own audit record.
             if (audit := self.recorder.audit) is not None and not exchange.calls:
                 audit.refused(exchange, status, self.resolver.known(exchange))
 
     def stream_ended(self, exchange: Exchange, began: float) -> None:
-        """Measure a stream that has ended, which began at `began` by `perf_counter`."""
+        """Measure a stream that has ended; `began` is in seconds of `perf_counter`."""
         seconds = perf_counter() - began
         if (kind := kind_of(exchange, seconds)) is not None:
             self.recorder.metrics.stream_ended(kind, self._client(exchange), seconds)
 
     def _client(self, exchange: Exchange) -> str | None:
-        """Return the name of the client, where its calls or their session know it."""
+        """Return the client's name from its calls or their session; ``None`` = unknown."""
         if not exchange.confirmed:
             return None
         client = next((name for call in exchange.calls if (name := client_of(call)[0]) is not None), None)

@@ -1,8 +1,8 @@
-"""Which requests of a client are rounds of one logical call (2026-07-28).
+"""Find out which requests of a client are rounds of one logical call (2026-07-28).
 
-A result may ask for input; the client gets it, perhaps from a person, and sends the request again with it, perhaps
-to another replica. What the two have in common is the opaque ``requestState`` that the client repeats byte by byte,
-or, where there is none, tool and arguments; always within one session.
+A result may ask for input. The client obtains it, perhaps from a person, and sends the request again with the input,
+perhaps to another replica. The rounds have the same opaque ``requestState``, or if there is none, the same tool and
+arguments, within one session.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ _GUARD: Final = guarded("rounds")
 _ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Requests whose results may ask for input."""
 _PAUSE: Final = 0.05
-"""Seconds before the second look for what another replica has asked, which may be on its way."""
+"""Seconds before the second look in the store: the note of another replica may be on its way."""
 _MOST_LOOKS: Final = 100
-"""Looks that are under way: anybody may forge what has to be looked up."""
+"""Concurrent lookups: a client may send any state, and each has to be looked up."""
 _MOST_NOTES: Final = 1000
-"""Notes for other replicas that are under way."""
+"""Concurrent writes of notes for other replicas."""
 _LOST: Final = 1.0
-"""Seconds after which a look or note is taken for lost, as where the loop that it ran on has ended."""
+"""Seconds after which a lookup or write counts as lost, because its event loop has ended."""
 _MOST: Final = 10_000
-"""Calls that wait for input and are remembered here."""
+"""Calls that wait for input, in memory."""
 _LONGEST: Final = 600.0
-"""Seconds that they are, at most; the SDK takes no older state either."""
+"""Seconds that they are kept, at most; the SDK accepts no older state either."""
 _MOST_OF_ONE: Final = 64
-"""Notes for other replicas of one session in that time: a client can have the store keep no more."""
+"""Notes of one session in that time: limits what one client can make the store keep."""
 
 
 @dataclass(slots=True)
 class _Asked:
-    """A result that has asked for input."""
+    """A result that asked for input."""
 
     number: int
-    """Of the round that answers it."""
+    """Number of the round that answers it."""
     first: SpanContext | None
     """The span of the first round."""
     until: float = 0.0
     """Monotonic seconds."""
     answered: bool = False
-    """A round has brought what it asks for, as far as this process knows: any other is a call of its own."""
+    """A round has brought the input, as far as this process knows: a further one is a new call."""
 
 
 class Rounds:
-    """Results of this process that have asked for input, and a look at those of other replicas."""
+    """Results that asked for input: in memory those of this process, in the store those of all replicas."""
 
     def __init__(
         self, settings: Settings, hashes: KeyedHashes, sessions: Sessions, later: Later, metrics: Metrics
@@ -74,32 +74,29 @@ class Rounds:
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
         self._looks: dict[Round, float] = {}
         self._notes: dict[Round, float] = {}
-        """What is under way, and until when at most (monotonic seconds)."""
+        """Lookups and writes in progress, and when each counts as lost (monotonic seconds)."""
         self._noted: OrderedDict[str, tuple[float, int]] = OrderedDict()
-        """By session: until when notes are counted (monotonic seconds), and how many there are."""
+        """By session: end of its counting period (monotonic seconds), and its number of notes."""
         loops.leave_to_parent(self)
 
     def clear(self) -> None:
-        """Start again in a forked child: what is under way is the parent's."""
+        """Start empty in a forked child: work in progress belongs to the parent."""
         for table in (self._asked, self._looks, self._notes, self._noted):
             table.clear()
 
     def close(self) -> None:
-        """Wait for no look any longer: the process is about to end."""
+        """End all lookups: the process is about to end."""
         for this in list(self._looks):
             this.looked()
 
     def arrived(self, call: Call) -> None:
-        """Note that a request looks like one that brings input.
-
-        Which call it continues is clear only once the session is known.
-        """
+        """Mark a request that seems to bring input; `resume` finds the call that it continues."""
         state, given = call.params.get("requestState"), call.params.get("inputResponses")
         if call.method in _ASKING and (isinstance(state, str) or given is not None):
             call.round = Round(state if isinstance(state, str) else "")
 
     def resume(self, call: Call) -> None:
-        """Find what a request goes on with, once it has its session; what another replica has asked comes later."""
+        """Find the call that a request continues, once its session is known; the store is read later."""
         with _GUARD:
             this = call.round
             if this is None or this.state is None or this.key is not None:
@@ -116,7 +113,7 @@ class Rounds:
                     self._looked(call, this)
 
     def finished(self, call: Call) -> None:
-        """Note that a call has its outcome: it may ask for input, or be a round that no seam has seen."""
+        """Handle the outcome of a call: it may ask for input, or be a round that no SDK reported."""
         self.resume(call)
         outcome = call.outcome
         if outcome is None or outcome.asks is None:
@@ -129,8 +126,8 @@ class Rounds:
             this.when_known(partial(self._note, call, this, _name(call, this.waits)))
 
     def _note(self, call: Call, this: Round, name: str) -> None:
-        """Remember what a round has asked for, here and for other replicas."""
-        # Without a number, what it continues was not found; since it brings input, it is at least the second.
+        """Remember a result that asked for input, in memory and for other replicas."""
+        # Without a number, its earlier rounds were not found; it brings input, so it is at least the second.
         asked = _Asked((this.number or 2) + 1, this.first or call.span_context, monotonic() + self._kept)
         remember(self._asked, name, asked, _MOST)
         if not self._asks_others():
@@ -141,7 +138,7 @@ class Rounds:
             self._metrics.store_dropped(1, "rounds")
 
     def _may_note(self, session: str) -> bool:
-        """Count a note of a session; returns whether that may be."""
+        """Count a note of a session. Returns whether it is within the limit."""
         until, count = self._noted.get(session, (0.0, 0))
         if until <= (now := monotonic()):
             until, count = now + self._kept, 0
@@ -155,7 +152,7 @@ class Rounds:
             self._notes.pop(this, None)
 
     def _find(self, this: Round, name: str) -> bool:
-        """Have a round go on with what is remembered here."""
+        """Continue a round from memory. Returns whether that had it."""
         asked = self._asked.get(name)
         if asked is None or asked.until <= monotonic():
             return False
@@ -164,7 +161,7 @@ class Rounds:
         return True
 
     async def _look(self, call: Call, this: Round, name: str, *, is_last: bool = False) -> None:
-        """Ask what another replica has asked."""
+        """Look in the store for the note of another replica."""
         goes_on = False
         try:
             asked = _read(await self._sessions.get(name))
@@ -187,11 +184,11 @@ class Rounds:
         this.looked()
 
     def _asks_others(self) -> bool:
-        """Whether other replicas may know more, and the store answers."""
+        """Return whether other replicas may have notes, and the store answers."""
         return self._sessions.is_shared and not self._sessions.degraded
 
     def _key(self, call: Call, state: str) -> str | None:
-        """Hash what the rounds have in common; ``None`` where that cannot be known, or compared between replicas."""
+        """Hash what the rounds have in common; ``None`` = unknown, or the shared key is not ready."""
         if call.session is None or not self._hashes.ready:
             return None
         target = call.target or resource_uri(call.params) or ""
@@ -203,7 +200,7 @@ class Rounds:
 
 
 def _has_room(under_way: dict[Round, float], this: Round, limit: int) -> bool:
-    """Take a round up among those under way, unless there are too many."""
+    """Add a round to those in progress. Returns whether it is within the limit."""
     now = monotonic()
     while under_way and (oldest := next(iter(under_way.items())))[1] < now:
         under_way.pop(oldest[0], None)
@@ -231,7 +228,7 @@ def _text(asked: _Asked) -> str:
 
 
 def _read(text: str | None) -> _Asked | None:
-    """Read what another replica has written."""
+    """Parse the note of another replica."""
     number, *span = (text or "").split(".")
     if not number.isdecimal():
         return None

@@ -1,1 +1,1 @@
-"""Patches of other libraries: each module meets one of them, guarded, and can be undone."""
+"""Patches of other libraries, one module for each kind. Failures are contained, and each patch can be undone."""
