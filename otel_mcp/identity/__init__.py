@@ -1,1 +1,1 @@
-"""Which session a request belongs to, and how we know."""
+"""Find the session that a request belongs to."""

@@ -1,7 +1,6 @@
-"""The ordered list of sources: which session a request claims to belong to.
+"""Make the claim of a request: by which source it identifies which session.
 
-Pure: looks at one request, asks nobody, creates nothing. `lookup` turns the
-claim into a session.
+Without I/O: reads one request and creates no session; `lookup` finds the session of a claim.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from otel_mcp.wire import headers as wire_headers
 
 _HOST_HEADERS: Final = (b"x-claude-code-session-id", b"x-hermes-session-id", b"mcp-client-session-id")
 _FRESH: Final = 30.0
-"""Seconds in which an id of ours may be unknown to the store: another replica has still to write it."""
+"""Seconds for which the store may not have an id of ours: another replica still has to write it."""
 _MAX_KNOWN: Final = 1024
 _MAX_KEY: Final = 8192
-"""Characters of what a claim is cached by."""
+"""Characters of a cache key."""
 
 
 class Claims:
-    """Makes the claims of requests, and caches recent ones, since a client repeats itself."""
+    """Makes the claims of requests, and caches them, since requests of a client are alike."""
 
     def __init__(self, settings: Settings, hashes: KeyedHashes) -> None:
         self._settings = settings
@@ -42,7 +41,7 @@ class Claims:
         self._generation = hashes.generation
 
     def of(self, call: Call) -> Claim | None:
-        """Return the claim of the first source that has one; ``None`` = nothing can be known."""
+        """Return the claim of the first source that has one; ``None`` = no source has."""
         if self._generation != self._hashes.generation:
             self._cache.clear()
             self._generation = self._hashes.generation
@@ -60,7 +59,7 @@ class Claims:
             exchange.client_is_shared,
             headers.get(b"user-agent"),
             call.tenant,
-            # Most requests have no more.
+            # Most requests need neither of these.
             None
             if user is None and headers.keys().isdisjoint(self._telling) and call.method != "initialize"
             else self._slow_headers(call),
@@ -70,7 +69,7 @@ class Claims:
             return self._cache[key]
         except KeyError:
             return self._slow_of(call, key)
-        except TypeError:  # Something in `_meta` cannot be a key.
+        except TypeError:  # A value in `_meta` is not hashable.
             return self.read(call)
 
     def _slow_of(self, call: Call, key: tuple[object, ...]) -> Claim | None:
@@ -90,7 +89,7 @@ class Claims:
         )
 
     def _slow_meta(self, call: Call) -> tuple[object, ...]:
-        """Return what hosts put into ``_meta``, and which client opened the transport session."""
+        """Return the conversation ids in ``_meta``, and the name of the client that opened the transport session."""
         session = call.exchange.transport_session
         return session.facts.client_name if session is not None else None, tuple(map(call.meta.get, self._meta))
 
@@ -107,7 +106,7 @@ class Claims:
             elif source == "cookie":
                 claim = self._cookie(exchange)
             elif source == "inferred" and call.method != "initialize":
-                # The answer to `initialize` brings the id, so nothing is inferred for it.
+                # The answer to `initialize` brings an id, so nothing is inferred for it.
                 claim = self._inferred(call, who)
             if claim is not None:
                 claim.principal, claim.conversation_id = who, named[1] if named else None
@@ -132,16 +131,16 @@ class Claims:
         if exchange.transport_id and not exchange.modern:
             return self._named(exchange.transport_id, who, transport=True)
         if value := exchange.headers.get(wire_headers.X_SESSION_ID):
-            # We send this one out ourselves, so a client may bring back the id of a session.
+            # We send this header, so a client may return our session id in it.
             return self._named(value.decode("latin-1"), who)
         for name in self._host_headers:
             if value := exchange.headers.get(name):
-                # A stranger's word, perhaps the same at several servers: never an id of ours as it stands.
+                # A client chose the value, perhaps the same for several servers, so hash it.
                 return self._derived("header", name.decode(), value.decode("latin-1"))
         return None
 
     def _named(self, session_id: str, who: Principal, *, transport: bool = False) -> Claim:
-        """Make the claim to an id; under the id of another user the caller has a session of its own."""
+        """Make the claim to an id; if it is another user's, the caller gets a separate session."""
         hashes = self._hashes
         key = hashes.storable(session_id, hashed=transport and self._settings.session_id == "hashed")
         whose = hashes.whose(session_id, who.user)
@@ -170,9 +169,9 @@ class Claims:
         return None if key is None else Claim("inferred" if who.digest else "inferred_weak", key)
 
     def visitor(self, call: Call, who: Principal) -> str | None:
-        """Return what all sessions of a client have in common, as a keyed hash: who calls, from where, with what.
+        """Return a keyed hash of the client: caller, address, user agent, name, version and tenant.
 
-        `None` = neither the caller nor an address of its own is known.
+        ``None`` = neither the caller nor an unshared address is known.
         """
         exchange = call.exchange
         address = "" if exchange.client_is_shared else exchange.client or ""

@@ -1,13 +1,13 @@
-"""What is known of clients by name: where hosts put the ids of their conversations, and which clients are probes.
+"""Find the conversation ids of hosts, and recognise probes.
 
-``HOST_KEYS`` says which key of ``params._meta`` names the conversation of which host. A key without a namespace
-could be anybody's, so it counts only together with the name of its host. Users add keys by configuration or by the
-entry point group ``otel_mcp_conversation_keys``.
+``HOST_KEYS`` lists the keys of ``params._meta`` that contain the conversation ids of hosts. A key without a namespace
+is ambiguous, so it counts only together with the name of its host. Users add keys by configuration or by the entry
+point group ``otel_mcp_conversation_keys``.
 
-Probes are clients that are neither agents nor people: registries, scanners, monitors, tests. On a public server most
-sessions are theirs. They are known by the name that they give themselves, in ``clientInfo`` or as the first product of
-their user agent, which is compared whole: part of a name proves nothing, and a wrong entry hides a customer. The
-Inspector is a person's tool, and ``mcp`` is the default of an SDK. Sources of both: ``docs/sessions.md``.
+Probes are registries, scanners, monitors and tests: on a public server, most sessions are theirs. We recognise them by
+their name in ``clientInfo``, or by the first product of their user agent. Whole names are compared, because a wrong
+match hides a customer. The Inspector is not listed, since people use it, nor ``mcp``, the default name of an SDK.
+Sources of both tables: ``docs/sessions.md``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONVERSATION_KEYS: Final = "otel_mcp_conversation_keys"
 
 @dataclass(frozen=True, slots=True)
 class HostKey:
-    """One place where a host puts the id of its conversation."""
+    """The key of a host's conversation id."""
 
     key: str
     """Key in ``_meta``."""
@@ -85,7 +85,7 @@ BOTS: Final = frozenset({
     "yellowmcp-healthchecker",
     "yellowmcp-securityscanner",
 })  # fmt: skip
-"""Registries, scanners and monitors that nobody here has asked for; in lower case."""
+"""Registries, scanners and monitors that the operator did not set up; in lower case."""
 TESTS: Final = frozenset({
     "blackbox exporter",
     "conformance-test-client",
@@ -95,18 +95,18 @@ TESTS: Final = frozenset({
     "uptime-kuma",
     "uptimerobot",
 })  # fmt: skip
-"""Checks that somebody has set up for this server, and that can send a POST; in lower case."""
+"""Checks that an operator sets up, and that can send a POST; in lower case."""
 _PROBING: Final = ("-probe", "-prober")
-"""How the names of dozens of probes end; ``glimind-probe`` alone was a quarter of all sessions of one server."""
+"""Endings of the names of dozens of probes; ``glimind-probe`` made a quarter of all sessions of one server."""
 
 _MAX: Final = 512
 _MAX_BAGGAGE: Final = 8192
 _MAX_MEMBERS: Final = 180
-"""Both as W3C limits them."""
+"""Both are limits of W3C."""
 
 
 def host_keys(settings: Settings) -> tuple[HostKey, ...]:
-    """Return the keys that count, those of the user first."""
+    """Return all keys, those of the user first."""
     keys = [HostKey(key) for key in settings.conversation_keys]
     for entry in entry_points(group=CONVERSATION_KEYS):
         with guarded(f"conversation keys {entry.name}"):
@@ -140,8 +140,8 @@ def _value(value: object, inside: str | None) -> str | None:
 def from_baggage(baggage: str) -> tuple[str, str] | None:
     """Read the session of an instrumented agent from the text of W3C baggage.
 
-    Not by way of OpenTelemetry's propagator: that logs what it cannot read, and
-    so would let a stranger write our log.
+    OpenTelemetry's propagator is not used: it logs what it cannot parse, so a
+    client could write to our log.
     """
     found: dict[str, str] = {}
     if len(baggage) <= _MAX_BAGGAGE:
@@ -156,7 +156,7 @@ def from_baggage(baggage: str) -> tuple[str, str] | None:
 
 
 def synthetic_type(name: str | None, user_agent: str | None, tests: Collection[str] = ()) -> Synthetic | None:
-    """Return what kind of synthetic client this is; ``None`` = an agent or a person, as far as its names tell.
+    """Return the kind of a probe; ``None`` = an agent or a person, by its names.
 
     Args:
         name: of ``clientInfo``.
@@ -173,6 +173,6 @@ def synthetic_type(name: str | None, user_agent: str | None, tests: Collection[s
 
 
 def _product(user_agent: str) -> str:
-    """Return the first product of a user agent; of one that calls itself a browser, what it is ``compatible`` with."""
+    """Return the first product of a user agent, or the one after ``(compatible;``."""
     _, _, compatible = user_agent.partition("(compatible;")
     return (compatible or user_agent).partition("/")[0].partition("(")[0]

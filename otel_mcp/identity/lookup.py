@@ -1,8 +1,8 @@
-"""The rules that turn a claim into a session.
+"""Find or begin the session of a claim.
 
-In steady state this is a look-up in a dictionary. Only an id or a client that
-this process meets for the first time asks the shared store, for 50 ms at most
-in all, so that replicas agree; while the store is degraded it is answered from here.
+In steady state this is a dictionary lookup. For an id or client that is new to this
+process, the shared store is asked, for 50 ms at most in all, so that replicas agree.
+While the store is degraded, this process decides alone.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from otel_mcp.types import Asker
 
 
 class Decision(Enum):
-    """What becomes of the claim to an id that this process does not know."""
+    """The result of a claim to an id that is new to this process."""
 
     JOIN = auto()
-    """The store has the session, and it lives."""
+    """The store has the session, and it is live."""
     BEGIN = auto()
-    """A session begins under the id itself."""
+    """A session begins with the id itself."""
     CONTINUE = auto()
-    """Another session continues the id, the same one on all replicas."""
+    """A successor continues the id, the same one on all replicas."""
     SEPARATE = auto()
-    """The id is another user's: the caller has a session of its own instead."""
+    """The id is another user's, so the caller gets a separate session."""
 
 
 def decide(claim: Claim, known: Known | None, owned: bool | None, now: float) -> Decision:
-    """Decide whose session the claim to an id is. Pure.
+    """Decide what a claim to an id leads to, without I/O.
 
     Args:
-        claim: what the request says; not an inferred one.
-        known: what the store knows of the id; ``None`` = it cannot be asked.
-        owned: the server itself gives out transport ids; ``None`` = not known.
+        claim: of the request; not an inferred one.
+        known: what the store knows about the id; ``None`` = the store did not answer.
+        owned: whether the server gives out transport ids; ``None`` = unknown.
         now: Unix seconds.
     """
     stands = claim.derived or (bool(owned) and claim.transport)
@@ -47,7 +47,7 @@ def decide(claim: Claim, known: Known | None, owned: bool | None, now: float) ->
         if known.principal not in (None, claim.principal.user):
             return Decision.SEPARATE
         if known.successor is not None and not stands:
-            return Decision.CONTINUE  # Also where a session has begun under the id.
+            return Decision.CONTINUE  # Also if a session has begun with the id itself.
         if known.live is not None:
             return Decision.JOIN
     if stands:
@@ -55,33 +55,33 @@ def decide(claim: Claim, known: Known | None, owned: bool | None, now: float) ->
     if claim.forged:
         return Decision.CONTINUE
     if known is None:
-        return Decision.BEGIN  # The id itself is the best there is.
+        return Decision.BEGIN  # Without the store, the id itself is the best choice.
     if known.ended:
         return Decision.CONTINUE
-    # Another replica may have given it out just now; or it is the server's own, which has accepted it.
+    # Either another replica has just given out the id, or it is the server's own.
     is_fresh = not known.exists and now < claim.fresh_until
     return Decision.BEGIN if is_fresh or (owned is None and claim.transport) else Decision.CONTINUE
 
 
 @dataclass(slots=True)
 class _Plan:
-    """Where a claim leads, before anything is opened."""
+    """The session of a claim, before it is added to the registry."""
 
     decision: Decision
     session: Session
-    """Not held yet: nobody else sees it."""
+    """Not in the registry yet."""
     exists: bool = False
-    """Another process has begun it, and has counted it."""
+    """Another process has begun and counted it."""
     known: Known | None = None
-    """What the store knows of the id claimed."""
+    """What the store knows about the claimed id."""
     must_agree: bool = False
-    """Replicas have still to agree on an id; this one is proposed."""
+    """The replicas still have to agree on its id; this one is a proposal."""
     is_blind: bool = False
-    """It begins under an id of which only the store could tell more, and cannot be asked."""
+    """It begins before the store answered about its id."""
 
 
 class Lookup:
-    """Finds and opens the sessions that requests claim."""
+    """Finds and begins the sessions of claims."""
 
     def __init__(
         self, settings: Settings, registry: Registry, directory: Directory, hashes: KeyedHashes, reconciler: Reconciler
@@ -94,11 +94,11 @@ class Lookup:
         self._gap = min(settings.session_idle_gap, settings.session_ttl)
 
     def peek(self, claim: Claim) -> Session | None:
-        """Return what `resolve` would, if it is known without asking or creating."""
+        """Return the session of a claim if this process knows it; neither asks the store nor begins a session."""
         registry = self._registry
         if claim.inferred:
             session = registry.followed(claim.key)
-            # One that came back by its id is none that replicas have agreed on, as far as is known here.
+            # Without an agreement, the session was joined by its id, and replicas may not have agreed on it.
             return session if session is not None and session.agreement is not None else None
         session = registry.get(claim.key) or registry.followed(claim.key)
         if session is None or is_foreign(session.facts, claim.principal):
@@ -107,7 +107,7 @@ class Lookup:
         return None if is_foreign(whole.facts, claim.principal) else whole
 
     async def propose(self, claim: Claim, *, owned: bool | None, asker: Asker | None = None) -> Session | None:
-        """Return the session that a message would have if the server accepted it; opens and writes nothing."""
+        """Return the session that a message gets if the server accepts it; begins and writes nothing."""
         if (session := self.peek(claim)) is not None:
             return session
         if claim.inferred:
@@ -122,9 +122,9 @@ class Lookup:
     async def resolve(
         self, claim: Claim, *, owned: bool | None, proposed: Session | None = None, asker: Asker | None = None
     ) -> Session | None:
-        """Return the session of a message that the server has accepted; opens one where needed, within the limit.
+        """Return the session of an accepted message; begins one if needed, within the limit.
 
-        `proposed` is what `propose` answered for this very message.
+        `proposed` is what `propose` returned for the same message.
         """
         session = self.peek(claim)
         if session is None:
@@ -132,7 +132,7 @@ class Lookup:
                 plan = await self._infer(claim, proposed, asker)
             else:
                 plan = await self._agree(claim, owned, proposed, asker)
-            # Perhaps another request has asked the same, and was answered.
+            # Another request may have found the session meanwhile.
             session = self.peek(claim) or self._begin(claim, plan)
         if session is not None:
             if claim.conversation_id and session.facts.conversation_id is None:
@@ -144,9 +144,9 @@ class Lookup:
         return session
 
     def open(self, session_id: str, principal: Principal) -> Session | None:
-        """Begin a session under an id that the protocol has just given out, within the limit.
+        """Begin a session with an id that an answer has just given out, within the limit.
 
-        It is bound at once: another user who learns the id must not be the first to use it.
+        It is bound to its user at once, so that another user who learns the id cannot take it.
         """
         if (mine := self.owned_id(session_id, principal)) != session_id:
             self._registry.rejected("principal")
@@ -157,15 +157,15 @@ class Lookup:
         return session
 
     def owned_id(self, session_id: str, principal: Principal) -> str:
-        """Return the id of the session that a caller means by an id: under another user it is another session."""
+        """Return `session_id`, or the id of the caller's separate session if it is another user's."""
         held = self._registry.get(session_id)
         if held is not None and is_foreign(held.facts, principal):
             return own_id(self._hashes, session_id, principal.digest)
         return session_id
 
     async def _plan(self, claim: Claim, owned: bool | None, earlier: Known | None, asker: Asker | None) -> _Plan:
-        """Ask the store; `earlier` is what it answered to this request before, which may have no time left."""
-        if self._registry.get(claim.key) is not None:  # Or `peek` would have found it.
+        """Ask the store; `earlier` is its last answer to this request, used if there is no time to ask again."""
+        if self._registry.get(claim.key) is not None:  # Another user's, or `peek` would have found it.
             return self._separate(claim, claim.key)
         known = await self._directory.describe(claim.key, asker) or earlier
         decision = decide(claim, known, owned, self._registry.clock())
@@ -177,7 +177,7 @@ class Lookup:
         elif known is not None and known.successor is not None:
             plan = await self._continued(claim, known.successor, known, asker)
         else:
-            # One that a client may get to know, where the protocol has a way to.
+            # An id that may be given to the client, if the protocol can do that.
             candidate = self._hashes.mint(claim.principal.user) if claim.transport else new_id()
             plan = self._planned(claim, decision, candidate, known)
             plan.must_agree = True
@@ -187,7 +187,7 @@ class Lookup:
     def _planned(
         self, claim: Claim, decision: Decision, session_id: str, known: Known | None = None, *, exists: bool = False
     ) -> _Plan:
-        """Plan for the session of that id; `known` is what the store knows of it, or of the id that it continues."""
+        """Plan the session with this id; `known` is what the store knows about it or about the id that it continues."""
         registry = self._registry
         if decision is Decision.JOIN and known is not None and known.facts is not None:
             facts = replace(known.facts, source=known.facts.source or claim.source)
@@ -209,11 +209,11 @@ class Lookup:
         return self._planned(claim, Decision.SEPARATE, own_id(self._hashes, session_id, claim.principal.digest))
 
     async def _continued(self, claim: Claim, successor: str, former: Known | None, asker: Asker | None) -> _Plan:
-        """Plan for an id, known as `former`, that another process has continued."""
+        """Plan the successor that another process chose for an id; `former` is what the store knows about the id."""
         self._registry.follow(claim.key, successor)
         known = await self._directory.describe(successor, asker)
         if known is not None and known.ended and known.may_go_on and known.facts is not None:
-            # Its client has closed it and goes on: see `percall`.
+            # A lasting session continues after a close, see `percall`.
             known = replace(known, ended=False, facts=replace(known.facts, lasting=True, limit=self._gap))
         if known is None or known.live is None:
             return self._planned(claim, Decision.CONTINUE, successor, former, exists=known is None or not known.ended)
@@ -224,7 +224,7 @@ class Lookup:
     async def _agree(
         self, claim: Claim, owned: bool | None, proposed: Session | None, asker: Asker | None
     ) -> _Plan | None:
-        """Plan so that all replicas agree; ``None`` beyond the limit on new sessions."""
+        """Plan the session that all replicas agree on; ``None`` = over the limit on new sessions."""
         registry = self._registry
         plan = await self._plan(claim, owned, proposed.known if proposed is not None else None, asker)
         if self.peek(claim) is None and registry.get(claim.key) is not None:
@@ -242,27 +242,27 @@ class Lookup:
         return self._planned(claim, Decision.CONTINUE, successor, plan.known)
 
     async def _infer(self, claim: Claim, proposed: Session | None, asker: Asker | None) -> _Plan | None:
-        """Plan for a client that names no session: one on all replicas within the idle gap."""
+        """Plan the session of a client that names none: the same on all replicas, until the idle gap."""
         registry, agreement = self._registry, _agreement(claim)
         if registry.may_open():
             candidate = proposed.id if proposed is not None else new_id()
             with registry.room():
                 answer = await self._directory.get_or_set(agreement, candidate, self._gap, asker)
             exists = answer != candidate or (proposed is not None and proposed.agreement is not None)
-        else:  # Another replica's session may still be joined: that opens none.
+        else:  # Joining another replica's session begins none.
             candidate, exists, answer = "", True, await self._directory.get(agreement, asker)
         if answer is None:
             return None
         return self._planned(claim, Decision.BEGIN, registry.agreed(claim.key, answer, candidate), exists=exists)
 
     def _begin(self, claim: Claim, plan: _Plan | None) -> Session | None:
-        """Hold the session of a plan, unless it is held already."""
+        """Add the session of a plan to the registry, unless it is there."""
         registry = self._registry
         if plan is None:
             registry.rejected("limit")
             return None
         held = registry.get(plan.session.id)
-        if held is not None and is_foreign(held.facts, claim.principal):  # Somebody else was the first to need it.
+        if held is not None and is_foreign(held.facts, claim.principal):  # Another user took it meanwhile.
             plan = self._separate(claim, plan.session.id)
             held = registry.get(plan.session.id)
         is_new = held is None and plan.decision in (Decision.BEGIN, Decision.CONTINUE)

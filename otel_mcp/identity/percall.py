@@ -1,9 +1,9 @@
-"""Clients that open a transport session for each tool call, and name no conversation.
+"""Join the transport sessions of a client that opens one for each tool call and names no conversation.
 
-LangChain's adapters do by default: ``initialize``, one call, DELETE. From the second on these are one session, which
-lasts as long as one that is inferred: its client is the same, within the idle gap. The end of a session that has a
-call at most is therefore kept for a while, in which the next transport session takes it back. One that makes a second
-call after all is given back to itself, and nothing is joined any more until the client shows again that it calls so.
+LangChain's adapters do so by default: ``initialize``, one call, DELETE. From the second on, these transport sessions
+form one *lasting* session, which ends like an inferred one, after the idle gap. The end of a session with at most one
+call is delayed, and the next transport session cancels it. If a transport session makes a second call, it becomes a
+session again, and later ones are not joined until the client again makes one call in one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from otel_mcp.settings import Settings
 from otel_mcp.store.base import BRIEF
 
 _SEVERAL: Final = "several"
-"""How many calls a session that was closed had, at least."""
+"""Value for a closed session with more than one call."""
 _NONE: Final = "none"
-"""In place of the session of calls of a client that has none any more."""
+"""Value for a client that no longer has a lasting session."""
 
 
 class PerCall:
-    """Joins transport sessions of one client that follow each other."""
+    """Joins successive transport sessions of one client."""
 
     def __init__(
         self, settings: Settings, registry: Registry, sessions: Sessions, conversations: Conversations, later: Later
@@ -47,19 +47,19 @@ class PerCall:
         self._is_on = "inferred" in settings.session_sources
         self._most = settings.max_sessions
         self._last: OrderedDict[str, tuple[Session, float]] = OrderedDict()
-        """The session of calls of each visitor that was closed here last, and until when it goes on without asking."""
+        """By visitor: the session closed here last, and until when (Unix seconds) it continues without the store."""
         self._open: OrderedDict[str, tuple[Session, float]] = OrderedDict()
-        """The transport session of each visitor that was joined here last, and until when it counts as open."""
+        """By visitor: the last transport session joined here, and until when (Unix seconds) it counts as open."""
         self._called: OrderedDict[str, None] = OrderedDict()
-        """Transport sessions that have made their one call since they were joined."""
+        """Joined transport sessions that have made a call."""
 
     def opened(self, session: Session, caller: Principal) -> None:
-        """Go on with the session of calls before this one, where this process knows it; else ask in the background."""
+        """Join a new transport session to the client's earlier one if this process knows it; ask the store later."""
         visitor = session.facts.visitor
         if not self._is_on or visitor is None or session.conversation is not None:
             return
         last, until = self._last.get(visitor, (None, 0.0))
-        # One that lasts is over only where the store says so.
+        # Only the store decides that a lasting session has ended.
         is_free = self._open_of(visitor) is None
         if is_free and last is not None and self._registry.clock() < until and not (last.facts.lasting and last.ended):
             self._join(session, last.facts, caller)
@@ -69,22 +69,22 @@ class PerCall:
         before, visitor = await self._directory.get(_calls(session)), session.facts.visitor or ""
         if session.conversation is not None:
             if before is not None and before != session.conversation.id:
-                self._last.pop(visitor, None)  # Other replicas go on in another one.
+                self._last.pop(visitor, None)  # Other replicas continue another one.
             return
         if (other := self._open_of(visitor)) is not None:
             closed = await self._directory.get(_closed(other.id)) if other.id.startswith(OURS) else None
             if closed is None:
-                return  # Clients that act at the same time are not one.
+                return  # Sessions that overlap are of different clients.
             if closed == _SEVERAL:
                 self._last.pop(visitor, None)
                 before = _NONE
         goes_on = before not in (None, _NONE, session.id) and await self._look(session, before, caller)
         if not goes_on and session.id.startswith(OURS):
-            # Another replica, which does not know the client, may serve its call and its goodbye.
+            # Another replica, which does not know the visitor, may get the call and the DELETE.
             await self._directory.set_value(_calls(session), session.id, self._gap)
 
     async def _look(self, session: Session, before: str, caller: Principal) -> bool:
-        """Join the session in which the client was before, if it may go on; return whether it does."""
+        """Join the client's earlier session if that may continue. Returns whether it does."""
         known, is_closed = await asyncio.gather(self._directory.describe(before), self._directory.get(_closed(before)))
         held = self._registry.sessions.get(before)
         if known is None or session.ended or session.tool_calls > 1 or session.conversation is not None:
@@ -103,7 +103,7 @@ class PerCall:
         elif not facts.lasting:
             is_closed = is_closed or known.ended or (held is not None and held.ended)
             has_calls = known.has_tool_calls or (held is not None and held.tool_calls > 0)
-            # Of a new one the call may be another replica's, which has still to write it.
+            # The call of a new session may be on another replica, not written yet.
             may_go_on = may_go_on and bool(is_closed) and (has_calls or is_new)
         if not may_go_on or not self._join(session, facts, caller):
             return False
@@ -111,7 +111,7 @@ class PerCall:
         return True
 
     def _join(self, session: Session, facts: SessionFacts, caller: Principal) -> bool:
-        """Make a transport session part of the one with these facts; not if a call has been written of it meanwhile."""
+        """Make a transport session part of the session with these facts, unless its calls were already written."""
         lasting = self._registry.get(facts.session_id)
         if lasting is None or not lasting.facts.lasting:
             lasting = Session(self._as_lasting(facts, session), self._registry.clock(), tool_calls=1)
@@ -122,7 +122,7 @@ class PerCall:
         if session.tool_calls:
             remember(self._called, session.id, None, self._most)
         session.tool_calls = 0
-        # The goodbye to one of ours may come to another replica.
+        # Another replica may get the DELETE of an id of ours.
         until = self._registry.clock() + BRIEF if session.id.startswith(OURS) else inf
         remember(self._open, session.facts.visitor or "", (session, until), self._most)
         claim = Claim(lasting.source, _calls(session), principal=caller)
@@ -130,16 +130,16 @@ class PerCall:
         return True
 
     def _open_of(self, visitor: str) -> Session | None:
-        """Return the transport session of a client that was joined here and that the client has not closed."""
+        """Return the visitor's joined transport session that is still open."""
         session, until = self._open.get(visitor, (None, 0.0))
         if session is None or session.conversation is None or self._registry.clock() >= until:
             return None
         return session if self._registry.get(session.id) is session else None
 
     def called(self, claim: Claim, lasting: Session, *, counts: bool = True) -> Session:
-        """Return whose a tool call is that has come on a transport session which is part of `lasting`.
+        """Return the session of a tool call whose transport session is part of `lasting`.
 
-        With the second one that goes on as a session of its own. Without `counts` the call may yet be refused.
+        On its second call, the transport session becomes a session again. Without `counts`, the call may be refused.
         """
         transport = self._registry.get(claim.key)
         is_part = transport is None or transport.conversation is lasting
@@ -155,13 +155,13 @@ class PerCall:
                 remember(self._called, claim.key, None, self._most)
             return lasting
         now, visitor = self._registry.clock(), lasting.facts.visitor or ""
-        if transport is None:  # Another replica has its handshake.
+        if transport is None:  # Another replica served its handshake.
             its = {"source": claim.source, "previous_id": None, "opened": False, "lasting": False}
             facts = replace(lasting.facts, session_id=claim.key, limit=self._ttl, **its)
             transport = self._registry.put(Session(facts, now))
             transport.caller = lasting.caller
         transport.conversation, transport.last_activity, transport.facts.created_at = None, now, now
-        transport.tool_calls = 2  # Whatever becomes of this one.
+        transport.tool_calls = 2  # This call counts even if it fails.
         self._last.pop(visitor, None)
         self._later.run(partial(self._directory.set_value, _calls(lasting), _NONE, self._gap))
         return transport
@@ -176,13 +176,13 @@ class PerCall:
         return replace(facts, limit=self._gap, source=source, lasting=True, **shared)
 
     def closed_elsewhere(self, session_id: str, calls: int = 0) -> None:
-        """Note that the client has closed a session, with so many calls here, of which another replica knows more."""
+        """Tell other replicas that the client has closed a session, which had `calls` tool calls here."""
         if self._is_on and session_id.startswith(OURS):
             value = _SEVERAL if calls > 1 else "1"
             self._later.run(partial(self._directory.set_value, _closed(session_id), value, BRIEF))
 
     def closed(self, session: Session) -> bool:
-        """Note that the client has closed a transport session; return whether the session goes on without it."""
+        """Handle that the client has closed a transport session. Returns whether its session continues."""
         self.closed_elsewhere(session.id, session.tool_calls)
         whole = session.conversation or session
         if not self._is_on or session.facts.visitor is None:
@@ -202,29 +202,29 @@ class PerCall:
             return False
         now = self._registry.clock()
         if last is not None and last.facts.lasting and now < until and self._registry.get(last.id) is last:
-            return False  # It ran at the same time as another one, and the client goes on in that.
+            return False  # It overlapped the lasting session, which continues.
         self._later.run(partial(self._publish, session))
         if session.continues is None:
             self._remember(session, min(BRIEF / 2, self._gap))
             return False
-        # The end of the one before has been reported already.
+        # The end of its predecessor was already reported.
         session.facts = replace(self._as_lasting(session.facts, session), previous_id=session.continues)
         self._remember(session, self._gap)
         self._sessions.submit(SessionDelta(session.facts, now))
         return True
 
     def ended(self, facts: SessionFacts) -> None:
-        """Note that the end of a session has been reported here: nothing goes on in it."""
+        """Forget a session whose end was reported here: no session continues it."""
         last, _ = self._last.get(facts.visitor or "", (None, 0.0))
         if last is not None and last.id == facts.session_id:
             del self._last[facts.visitor or ""]
 
     async def _publish(self, session: Session) -> None:
-        """Have the next transport session of the client go on with this one, which has taken a call."""
+        """Let the client's next transport session continue this one, which has one call."""
         if not session.id.startswith(OURS):
-            await self._sessions.flush()  # Who asks for it finds it in the store.
+            await self._sessions.flush()  # Write it first, so that other replicas find it.
         await self._directory.set_value(_calls(session), session.id, self._gap)
-        # The one in which the client has only asked for the tools, just before, is part of it.
+        # A transport session just before, which only listed the tools, is part of it.
         listing = await self._directory.get(_lists(session))
         known = await self._directory.describe(listing) if listing is not None else None
         if known is not None and known.facts is not None and known.may_go_on and not known.has_tool_calls:
@@ -234,9 +234,9 @@ class PerCall:
 
 
 def _was_joined(claim: Claim, session: Session) -> bool:
-    """Return whether another replica has made a transport session part of an earlier one, and has still to write it."""
+    """Return whether another replica has joined a transport session to this earlier one, but not written that yet."""
     earlier, then = minted_at(session.id), minted_at(claim.key)
-    # What continues an id is the later one.
+    # A successor is later than the id that it continues.
     return -inf < earlier < then or (-inf < earlier == then and session.facts.previous_id != claim.key)
 
 

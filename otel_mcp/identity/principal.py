@@ -1,8 +1,8 @@
-"""Who is calling: the user that the app authenticated, else what the credential says; whose a session is; the tenant.
+"""Identify the caller of a request, by the user that the app authenticated or else by its credential; read its tenant.
 
-Used to group and to bind sessions, never to let anybody in. Of a caller only keyed hashes leave this module; of a
-tenant, where one is asked for, its name. A session is that of the user who began it: under another one the same id is
-another session. Only users bind: a bare token may be rotated.
+The result groups sessions and binds them to users; it never grants access. Only keyed hashes of callers leave this
+module, and names of tenants if a setting asks for them. A session belongs to the user who began it: with another user,
+the same id is another session. A token that names no user binds nothing, because it may be rotated.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
 _MAX_JWT: Final = 16_384
 _MAX_CLAIM: Final = 128
 _NAMES: Final = ("identity", "username", "display_name")
-"""Attributes that name an authenticated user, the most certain one first."""
+"""Attributes that name an authenticated user, the most reliable first."""
 LONGEST_TENANT: Final = 64
-"""Characters; what is longer is ``_OTHER``, since two that are cut may become one."""
+"""Characters; a longer name is ``_OTHER``, since cutting could make two names equal."""
 _OF_TOKENS: Final = {"sub": "subject", "client_id": "client_id"}
-"""Claims that the access tokens of the SDK have as attributes, also where they have no claims."""
+"""Claims that are attributes of the SDK's access tokens, even of those without `claims`."""
 
 TenantOf = Callable[[Exchange], str | None]
 
 
 def caller(exchange: Exchange, hashes: KeyedHashes) -> Principal:
-    """Return the caller of a request, as far as the app has authenticated it by now."""
+    """Return the caller of a request, as authenticated so far."""
     user, known = exchange.see_user(), exchange.caller
     if known is not None and known[0] is user and known[1] == hashes.generation:
         return known[2]
@@ -48,7 +48,7 @@ def caller(exchange: Exchange, hashes: KeyedHashes) -> Principal:
 
 
 def principal(user: object, headers: HeaderMap, hashes: KeyedHashes) -> Principal:
-    """Return the caller of a request with these headers, whom the app has authenticated as `user`."""
+    """Return the caller by the app's `user`, or else by a credential in the headers."""
     if user is not None and (authenticated := _by_token(user) or _by_name(user)) is not None:
         return as_user("user", *authenticated, hashes=hashes)
     for name in CREDENTIALS:
@@ -60,9 +60,10 @@ def principal(user: object, headers: HeaderMap, hashes: KeyedHashes) -> Principa
 
 
 def on_record(exchange: Exchange, service: str, *, hashes: KeyedHashes, way: str) -> dict[str, str]:
-    """Return the attribute that names the caller of a finished request on its audit record, as `AUDIT_CALLER` says.
+    """Return the caller's attribute for the audit record of a finished request.
 
-    Where the claim that it names is in no verified token, that is the hash. Nobody has none.
+    `way` is the setting `AUDIT_CALLER`. If no verified token has the claim that it names, the hash is used. Empty = the
+    caller is unknown, or not to be shown.
     """
     if way == "none":
         return {}
@@ -70,18 +71,18 @@ def on_record(exchange: Exchange, service: str, *, hashes: KeyedHashes, way: str
     claim = token_claim(user, way.removeprefix("claim:")) if way != "hash" else None
     if isinstance(claim, (str, int)) and claim != "":
         return {semconv.ENDUSER_ID: text(str(claim), _MAX_CLAIM)}
-    # The request may be over, and its headers gone: what was known of it stands, also where the key is another by now.
+    # Use the cached caller, even of an earlier key: the request may have ended, and its headers are gone.
     who = known[2] if known is not None and known[0] is user else caller(exchange, hashes)
     return {semconv.ENDUSER_PSEUDO_ID: audited(hashes, service, who.digest)} if who.digest else {}
 
 
 def audited(hashes: KeyedHashes, service: str, digest: str) -> str:
-    """Return what stands for a caller on the records of one service."""
+    """Return the hash of a caller on the audit records of one service."""
     return hashes.digest("audit", service, digest)
 
 
 def as_user(*names: str, hashes: KeyedHashes) -> Principal:
-    """Return the user of these names: in which way they are known, and what each way knows."""
+    """Return the principal of a user; the first name says how the others are known."""
     digest = hashes.digest(*names)
     return Principal(digest, digest)
 
@@ -92,12 +93,12 @@ def is_foreign(facts: SessionFacts, principal: Principal) -> bool:
 
 
 def own_id(hashes: KeyedHashes, session_id: str, caller: str) -> str:
-    """Return the id of the session that a caller, known by a digest, has instead of another user's."""
+    """Return the id of the separate session that a caller gets instead of another user's session."""
     return f"p_{hashes.digest('bound', session_id, caller)}"
 
 
 def _by_token(user: object) -> tuple[str, ...] | None:
-    """Return client, issuer and subject, as the middlewares of the SDK and of FastMCP have verified them."""
+    """Return client, issuer and subject of a token that a middleware of the SDK or of FastMCP has verified."""
     token: object = getattr(user, "access_token", None)
     if token is None:
         return None
@@ -111,7 +112,7 @@ def _by_token(user: object) -> tuple[str, ...] | None:
 
 
 def _by_name(user: object) -> tuple[str, ...] | None:
-    """Return the name of a user like Starlette's and Django's, if it is authenticated."""
+    """Return the name of an authenticated user of Starlette or Django."""
     if _attribute(user, "is_authenticated") is not True:
         return None
     for attribute in _NAMES:
@@ -122,7 +123,7 @@ def _by_name(user: object) -> tuple[str, ...] | None:
 
 
 def _attribute(user: object, name: str) -> object:
-    """Read an attribute of a user's class, which may raise anything: Starlette's raise ``NotImplementedError``."""
+    """Read an attribute of a user, which may raise: Starlette's raise ``NotImplementedError``."""
     try:
         return getattr(user, name, None)
     except Exception:
@@ -130,7 +131,7 @@ def _attribute(user: object, name: str) -> object:
 
 
 def _claims(credential: bytes) -> tuple[str, str] | None:
-    """Read issuer and subject of a JWT, unverified: good enough to group by, and for nothing else."""
+    """Read issuer and subject of a JWT without verifying it: enough to group by, and for nothing else."""
     scheme, _, token = credential.partition(b" ")
     parts = token.strip().split(b".")
     if scheme.lower() != b"bearer" or len(parts) != 3 or len(token) > _MAX_JWT:
@@ -150,7 +151,7 @@ def tenant_reader(source: str | None) -> TenantOf | None:
     """Make the function that reads the tenant of a request from ``claim:NAME``, ``header:NAME`` or ``path:N``.
 
     Returns:
-        ``None`` where no tenants are asked for, so that nothing need be called.
+        ``None`` = no tenants are configured.
     """
     kind, _, name = (source or "").partition(":")
     if kind == "claim":
@@ -161,10 +162,10 @@ def tenant_reader(source: str | None) -> TenantOf | None:
 
 
 def token_claim(user: object, name: str) -> object:
-    """Return a claim of the token with which the app itself has authenticated a user; ``None`` = there is none.
+    """Return a claim of the token with which the app authenticated a user; ``None`` = there is none.
 
-    A user is what an authentication middleware has put into the scope: that of the SDK and of FastMCP holds the token,
-    another one may have the claims itself. A token that nobody has verified is never looked at.
+    `user` is the scope's: with the SDK and FastMCP it has the token, with another middleware it may have the claims
+    itself. Unverified tokens are never read.
     """
     try:
         if getattr(user, "is_authenticated", None) is not True:
@@ -174,7 +175,7 @@ def token_claim(user: object, name: str) -> object:
         if isinstance(claims, Mapping) and name in claims:
             return cast("Mapping[str, object]", claims)[name]
         return getattr(token, _OF_TOKENS[name], None) if name in _OF_TOKENS else None
-    except Exception:  # Attributes of a user's class may raise anything.
+    except Exception:  # The user's class may raise anything.
         return None
 
 

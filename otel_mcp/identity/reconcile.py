@@ -1,7 +1,7 @@
-"""What other processes know and decide about the sessions of this one, and how it follows them.
+"""Update the sessions of this process by what other processes have written and decided.
 
-An answer to a write comes by itself. What another replica had not written yet
-when it was asked for is asked for once more, in the background.
+The answers to writes show some of it. For the rest, the store is asked once more in the
+background, after other replicas have flushed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from otel_mcp.settings import Settings
 from otel_mcp.types import Asker
 
 _LOOK_AGAIN: Final = 2.0
-"""Flush intervals after which the store knows what other replicas knew at the time."""
+"""Flush intervals after which other replicas have written what they knew."""
 _MAX_UNSEEN: Final = 1000
 _PAUSE: Final = 0.01
-"""Seconds between two questions about them."""
+"""Seconds between two lookups of sessions."""
 
 
 class Directory(Protocol):
-    """The part of the shared store that identity asks, for an `asker` that waits within its patience."""
+    """The part of the shared store that identity uses; an `asker` limits the time of its answers."""
 
     async def describe(self, session_id: str, asker: Asker | None = None) -> Known | None: ...
     async def get(self, key: str, asker: Asker | None = None) -> str | None: ...
@@ -47,14 +47,14 @@ class Directory(Protocol):
 
 
 class Later:
-    """Runs questions in the background; their failures are counted and harm nobody."""
+    """Runs store lookups in the background; failures are counted."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
     def run(self, question: Callable[[], Awaitable[None]], delay: float = 0.0) -> bool:
-        """Run `question` in `delay` seconds; ``False`` = there is no running loop, so nobody to wait for the answer."""
+        """Run `question` after `delay` seconds; ``False`` = there is no loop to run it."""
         with guarded("session facts"):
             if (loop := loops.home()) is not None:
                 self._ending.discard(loop)
@@ -63,7 +63,7 @@ class Later:
         return False
 
     def close(self) -> None:
-        """Ask nothing more of what is due: the running loop is about to end, and a task that begins then never does."""
+        """Cancel all questions of the running loop, which is about to end, and start no more there."""
         ending = asyncio.get_running_loop()
         self._ending.add(ending)
         for task in [task for task in self._tasks if task.get_loop() is ending]:
@@ -81,7 +81,7 @@ class Later:
 
 
 class Reconciler:
-    """Has the sessions of this process follow the store."""
+    """Updates the sessions of this process from the store."""
 
     def __init__(self, settings: Settings, registry: Registry, directory: Directory, hashes: KeyedHashes) -> None:
         self._registry = registry
@@ -89,14 +89,14 @@ class Reconciler:
         self._hashes = hashes
         self._delay = _LOOK_AGAIN * settings.flush_interval
         self._unseen: OrderedDict[str, tuple[float, Session, bool]] = OrderedDict()
-        """Sessions to ask about, from when on, and whether the store could not be asked when they began."""
+        """Sessions to look up, by id: when (monotonic seconds), the session, and whether it is blind."""
         self._look_at = 0.0
         self.later = Later()
 
     def look_later(self, session: Session, *, blind: bool = False) -> None:
-        """Ask about a session that has just been met, once other replicas have written what they knew of it.
+        """Look up a session that is new to this process, after other replicas have written what they knew.
 
-        Where nobody could be asked about its id (`blind`), it may have been continued elsewhere.
+        If it began without an answer of the store (`blind`), its id may have a successor.
         """
         due = time.monotonic() + self._delay
         remember(self._unseen, session.id, (due, session, blind), _MAX_UNSEEN)
@@ -108,7 +108,7 @@ class Reconciler:
         self.later.run(self._look, max(due - time.monotonic(), 0.0))
 
     async def _look(self) -> None:
-        """Ask one after another: after an outage requests come first."""
+        """Look up one session at a time: after an outage, requests come first."""
         while self._unseen:
             session_id, (due, session, blind) = next(iter(self._unseen.items()))
             if (now := time.monotonic()) < due:
@@ -124,10 +124,10 @@ class Reconciler:
             await asyncio.sleep(_PAUSE)
 
     def apply(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
-        """Follow what the store has answered about a session that went on here.
+        """Apply the store's answer to a write.
 
         Returns:
-            What is to be written instead, where the session is another user's and another one may begin.
+            The delta to write instead, if the session is another user's and a separate one may begin.
         """
         if result.owner is not None:
             return self._separate(delta, result.owner)
@@ -139,19 +139,19 @@ class Reconciler:
         is_over = result.after_end and delta.ended is None
         is_over = is_over and session is not None and (session.source == "header" or session.facts.lasting)
         if session is not None and session.conversation is None and (result.agreed_session is not None or is_over):
-            session.ended = True  # What names it next is to be asked about.
+            session.ended = True  # So the next request that names it asks the store.
         return None
 
     def _separate(self, delta: SessionDelta, owner: str) -> SessionDelta | None:
-        """Move what came under the session of `owner`, by the store's word, to one of the caller's own."""
+        """Move a delta to a separate session of its caller: the store says that `owner` has the id."""
         registry, facts = self._registry, delta.facts
         registry.rejected("principal")
         session = registry.sessions.get(facts.session_id)
         if session is not None and session.facts is not facts:
-            session = None  # That of its own user, of which this process has learned since.
+            session = None  # Its own user's, which this process has learned since.
         if session is not None:
             session.ended = True
-            # The next user to name it is recognised even if the store cannot be asked.
+            # Remember the owner, in case the store does not answer next time.
             owned = registry.put(registry.draft(facts.session_id, session.source))
             owned.facts.principal = owner
             self.look_later(owned)
@@ -165,16 +165,16 @@ class Reconciler:
             own.caller = caller
             own.facts = replace(facts, session_id=mine, previous_id=None, opened=False)
         if session is not None:
-            session.conversation = own  # Calls may be under way in it.
+            session.conversation = own  # Later calls of the old one join it.
         return replace(delta, facts=own.facts, touch_key=None)
 
 
 def learn(session: Session, known: Known) -> None:
-    """Complete a session by what the store has of it; the users that they are bound to may differ."""
+    """Complete a session with the facts in the store, whose user may differ."""
     facts, has = session.facts, known.live.known() if known.live is not None else {}
     if known.live is not None and not facts.opened and known.live.principal != facts.principal:
         if known.live.principal is not None:
-            # Two met the id at once; the store has it from the other one first. What is under way here is refused.
+            # Two users used the id at once, and the other one was written first: writes of this one will be refused.
             session.ended = True
             return
         facts.principal = None
@@ -182,7 +182,7 @@ def learn(session: Session, known: Known) -> None:
 
 
 def complete(facts: SessionFacts, known: Mapping[str, str]) -> None:
-    """Add what is known to facts that lack it."""
+    """Set the facts that are missing, from `known`."""
     for name, value in known.items():
         if getattr(facts, name) is None:
             setattr(facts, name, value)
@@ -191,22 +191,22 @@ def complete(facts: SessionFacts, known: Mapping[str, str]) -> None:
 class Conversations:
     """Makes transport sessions part of conversations.
 
-    ChatGPT opens a transport session for every call. An operator wants to see one
-    session: the conversation. A transport session that has done nothing but shake
-    hands when a call names a conversation is therefore part of that conversation:
-    it is never begun, or, if the store knows it already, it ends as ``replaced``.
-    One in which tools were called before is a session in its own right, and stays.
+    ChatGPT opens a transport session for every call, but an operator wants to see
+    one session for the conversation. So if a call names a conversation, and its
+    transport session has made only a handshake, that becomes part of the
+    conversation: it is not written, or ends as ``replaced`` if the store has it.
+    A transport session with earlier tool calls stays a session.
     """
 
     def __init__(self, settings: Settings, registry: Registry, sessions: Sessions, later: Later) -> None:
         self._registry = registry
         self._sessions = sessions
         self._later = later
-        # By then another replica has given up keeping it back, and has written it.
+        # Seconds after which another replica has written a session that it held back.
         self._written = sessions.buffer.hold_time + 2 * settings.flush_interval
 
     def absorb(self, transport_id: str, conversation: Session, claim: Claim, *, owned: bool) -> None:
-        """Have `conversation`, which a call has named by `claim`, take in the transport session that it came on."""
+        """Make a call's transport session part of `conversation`, the session of its `claim`."""
         transport = self._registry.get(transport_id)
         if transport is conversation:
             return
@@ -214,13 +214,13 @@ class Conversations:
             if not owned:
                 self._later.run(partial(self._look, transport_id, conversation, claim, again=True))
         elif transport.conversation is not None:
-            transport.conversation = conversation  # The one that it spoke for last.
+            transport.conversation = conversation  # The latest one counts.
         elif not transport.tool_calls and not is_foreign(transport.facts, claim.principal):
             transport.conversation = conversation
             if not self._sessions.buffer.hand_over(transport_id, conversation.facts):
                 self._replace(transport.facts, conversation)
             if not owned:
-                # Any replica may be asked about it next.
+                # Any replica may get its next request.
                 self._later.run(partial(self._agree, transport_id, conversation))
 
     def _replace(self, facts: SessionFacts, conversation: Session) -> None:
@@ -230,7 +230,7 @@ class Conversations:
         self._sessions.submit(SessionDelta(facts, now, ended=(now, "replaced")))
 
     async def _look(self, transport_id: str, conversation: Session, claim: Claim, *, again: bool) -> None:
-        """Replace the session that another replica has written, or is about to write, after a handshake."""
+        """End a transport session as ``replaced`` that another replica has written or is about to write."""
         known = await self._sessions.describe(transport_id)
         if known is None or known.ended or known.has_tool_calls:
             return

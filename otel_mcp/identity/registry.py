@@ -1,4 +1,4 @@
-"""The sessions that this process knows: bounded, by last use, and with a limit on new ones."""
+"""Keep the sessions that this process knows: the most recently used ones, and a limited rate of new ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MINUTE: Final = 60.0
 
 
 class Registry:
-    """Holds sessions by the id that keys them, and which sessions other ids and clients lead to."""
+    """Sessions by id, and the ids of sessions that continue other ids or belong to clients."""
 
     def __init__(self, settings: Settings, rejected: Callable[[str], None], clock: Callable[[], float]) -> None:
-        """Begin without sessions; `rejected` counts those that may not be, `clock` tells Unix seconds."""
+        """Begin without sessions; `rejected` counts rejected ones by reason, `clock` returns Unix seconds."""
         self.rejected = rejected
         self.clock = clock
         self._ttl = settings.session_ttl
@@ -29,7 +29,7 @@ class Registry:
         self._most_new = settings.max_new_sessions
         self.sessions: OrderedDict[str, Session] = OrderedDict()
         self._followed: OrderedDict[str, str] = OrderedDict()
-        """Ids of sessions, by the ids that they continue and by the fingerprints of clients."""
+        """Ids of sessions, by the ids that they continue and by the hashes of clients."""
         self._window_began = 0.0
         self._opened = 0
         self._asking = 0
@@ -40,7 +40,7 @@ class Registry:
         return session if session is not None and session.is_live(self.clock()) else None
 
     def calls_of(self, session_id: str) -> list[SpanContext]:
-        """Return the sampled calls of a session in this process, also of one that has ended."""
+        """Return the sampled calls of a session in this process, which may have ended."""
         session = self.sessions.get(session_id)
         return list(session.sampled) if session is not None and session.sampled is not None else []
 
@@ -53,7 +53,7 @@ class Registry:
 
     @contextmanager
     def room(self) -> Generator[None]:
-        """Count a session that may begin while the store is asked: it writes down what it agrees to."""
+        """Count one more new session while the store is asked, since the answer may begin it."""
         self._asking += 1
         try:
             yield
@@ -63,12 +63,12 @@ class Registry:
     def draft(
         self, session_id: str, source: str, *, limit: float | None = None, previous: str | None = None
     ) -> Session:
-        """Make a session that is not held, so nobody else sees it; it ends after `limit` seconds of silence."""
+        """Make a session without adding it; it ends after `limit` seconds without activity."""
         now = self.clock()
         return Session(SessionFacts(session_id, now, limit or self._ttl, source=source, previous_id=previous), now)
 
     def begin(self, session: Session) -> Session | None:
-        """Hold a session that begins here, within the limit."""
+        """Add a session that begins here; ``None`` = over the limit."""
         if not self.may_open():
             self.rejected("limit")
             return None
@@ -76,21 +76,21 @@ class Registry:
         return self.put(session)
 
     def put(self, session: Session) -> Session:
-        """Hold a session, also one that began elsewhere."""
+        """Add a session, which may have begun elsewhere."""
         remember(self.sessions, session.id, session, self._most)
         return session
 
     def follow(self, key: str, session_id: str) -> None:
-        """Have what names `key`, an id or the fingerprint of a client, mean that session from now on."""
+        """Let `key`, an id or the hash of a client, lead to that session from now on."""
         remember(self._followed, key, session_id, self._most)
 
     def followed(self, key: str) -> Session | None:
-        """Return the live session that `key` means since."""
+        """Return the live session that `key` leads to."""
         session_id = self._followed.get(key)
         return self.get(session_id) if session_id is not None else None
 
     def agreed(self, key: str, answer: str, candidate: str) -> str:
-        """Decide which id `key` means: where the store has answered neither of two requests, the first one's."""
+        """Let `key` lead to the id that the store returned; without an answer, the id of an earlier request stays."""
         earlier = (self.followed(key) or self.get(key)) if answer == candidate else None
         self.follow(key, answer if earlier is None else earlier.id)
         return answer if earlier is None else earlier.id

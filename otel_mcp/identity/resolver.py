@@ -1,4 +1,4 @@
-"""From a request to its session, and the facts that the session learns on the way."""
+"""Find the session of each request, and add facts from the request to it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from otel_mcp.wire import headers as wire_headers
 
 
 class Resolver:
-    """Decides the session of calls and exchanges."""
+    """Finds the sessions of calls and exchanges."""
 
     def __init__(self, settings: Settings, sessions: Sessions, rejected: Callable[[str], None]) -> None:
-        """Begin without sessions; `rejected` counts those that may not be, by reason."""
+        """Begin without sessions; `rejected` counts rejected ones by reason."""
         self._sessions = sessions
         self._hides_ids = settings.session_id == "hashed"
         self._own_probes = frozenset(map(str.lower, settings.probe_clients))
@@ -40,26 +40,26 @@ class Resolver:
         self.per_call = PerCall(settings, self.registry, sessions, self._conversations, self.reconciler.later)
 
     async def prepare(self, exchange: Exchange | None = None) -> None:
-        """Learn a hash key; at once, except for the first request of the process."""
+        """Get the hash key; only the first request of the process waits for it."""
         if not self.hashes.ready:
             secret = await self._sessions.hash_key(exchange)
             if not self.hashes.ready:
                 self.hashes.learn(secret, agreed=self._sessions.shared_key.is_agreed)
 
     def cached(self, call: Call) -> bool:
-        """Give a call that the server has accepted the session that the same claim has led to before.
+        """Give an accepted call the session that its claim has led to before.
 
         Returns:
-            False where it takes `resolve`.
+            False = use `resolve`.
         """
         exchange = call.exchange
         if call.method == "initialize" or not self.hashes.ready:
             return False
-        if call.meta and exchange.transport_id:  # Where it may be asked for.
+        if call.meta and exchange.transport_id:  # `Claims` may need it.
             exchange.transport_session = self._transport(exchange)
         claim = call.claim = self._claims.of(call)
         if claim is None:
-            return True  # Nothing can be known of it.
+            return True  # No source identifies a session.
         session = claim.session
         if session is None or session.ended or session.superseded or session.conversation is not None:
             return False
@@ -79,15 +79,15 @@ class Resolver:
         return True
 
     def rejoin(self, call: Call) -> None:
-        """Give a call its session that was read only when its answer came, where that is known without asking."""
+        """Give a session to a call that was parsed only when its answer came, if this process knows it."""
         if not self.cached(call) and call.claim is not None:
             self._join(call, self._own(call, call.claim, self._lookup.peek(call.claim)))
 
     async def resolve(self, call: Call) -> None:
-        """Give a call that the server has accepted its session; asks the store only at first sight.
+        """Give an accepted call its session; asks the store only about new ids and clients.
 
-        A notification joins a session and never opens one. ``initialize`` has no
-        session until its answer brings one: see `opened`.
+        A notification never begins a session. ``initialize`` without an id gets its
+        session from the answer, see `opened`.
         """
         exchange = call.exchange
         if (
@@ -105,7 +105,7 @@ class Resolver:
             session = await self._lookup.resolve(claim, owned=owned, proposed=proposed, asker=exchange)
             call.rate_limited = session is None
         if call.tentative:
-            call.session = None  # Over the limit, what was proposed may not come in by the back door.
+            call.session = None  # A proposed session does not bypass the limit.
         call.tentative = False
         session = self._own(call, claim, session)
         self._join(call, session)
@@ -115,7 +115,7 @@ class Resolver:
             self._conversations.absorb(self.storable(transport_id), session, claim, owned=owned)
 
     async def propose(self, call: Call) -> None:
-        """Find the session of a call that the server may yet refuse: asks, writes nothing, opens nothing."""
+        """Find the session of a call that the server may still refuse; begins and writes nothing."""
         exchange = call.exchange
         if call.session is not None or call.id is None or call.method == "initialize":
             return
@@ -126,7 +126,7 @@ class Resolver:
             call.tentative, exchange.session = True, None
 
     def _own(self, call: Call, claim: Claim, session: Session | None, *, counts: bool = True) -> Session | None:
-        """Return the session of a call: that of its transport where this is no session of one call: see `percall`."""
+        """Return the session of a call, which may be its transport session, see `PerCall.called`."""
         if session is None or session.id == claim.key or call.method != "tools/call" or call.id is None:
             return session
         session = self.per_call.called(claim, session, counts=counts)
@@ -141,7 +141,7 @@ class Resolver:
         return call.claim
 
     def known(self, exchange: Exchange) -> Session | None:
-        """Return the session that an exchange names by its transport id, if this process knows it."""
+        """Return the session of an exchange's transport id, if this process knows it."""
         session, transport_id = exchange.session, exchange.transport_id
         if session is not None or not transport_id or (exchange.protocol_version or "") >= MODERN:
             return session
@@ -164,7 +164,7 @@ class Resolver:
         return None if self._is_foreign(session.conversation, exchange) else session.conversation
 
     def _transport(self, exchange: Exchange) -> Session | None:
-        """Return the caller's session of the transport itself, also where a conversation has taken it in."""
+        """Return the caller's transport session, even if it is part of a conversation."""
         if not exchange.transport_id or exchange.modern or not self.hashes.ready:
             return None
         session = self.registry.get(self.storable(exchange.transport_id))
@@ -176,42 +176,42 @@ class Resolver:
         return session.facts.principal is not None and is_foreign(session.facts, caller(exchange, self.hashes))
 
     def is_begun(self, transport_id: str) -> bool:
-        """Return whether a transport id is known to be that of a session: this process has met it, or gave it out."""
+        """Return whether a transport id is ours, or leads to a session that this process knows."""
         if not self.hashes.ready:
             return False
         return self.hashes.is_ours(transport_id) or self.registry.get(self.storable(transport_id)) is not None
 
     def storable(self, session_id: str) -> str:
-        """Return the id under which a transport session is kept."""
+        """Return the id to store for a transport session."""
         return self.hashes.storable(session_id, hashed=self._hides_ids)
 
     def named_by(self, exchange: Exchange, session_id: str) -> str:
-        """Return the session that a caller means by a transport id: under another user it is another one."""
+        """Return the session id for a transport id, or for the caller's separate session if it is another user's."""
         who, key = caller(exchange, self.hashes), self.storable(session_id)
         if self.hashes.whose(session_id, who.user) == "another":
             return own_id(self.hashes, key, who.digest)
         return self._lookup.owned_id(key, who)
 
     def conversation_of(self, exchange: Exchange) -> str | None:
-        """Return the session of the conversation that a refused request names."""
+        """Return the session id of the conversation that a refused request names."""
         claims = map(self._claims.of, exchange.calls)
         return next((claim.key for claim in claims if claim is not None and claim.source == "conversation"), None)
 
     def user(self, exchange: Exchange) -> str | None:
-        """Return the user of this exchange, to whom its session may be bound."""
+        """Return the user of an exchange, to whom its session may be bound."""
         user = exchange.user if exchange.scope is None else exchange.scope.get("user")
         if not self.hashes.ready or (user is None and exchange.headers.keys().isdisjoint(CREDENTIALS)):
             return None
         return caller(exchange, self.hashes).user
 
     async def opens(self, call: Call, session_id: str) -> None:
-        """Note that the answer to this ``initialize`` gives out `session_id`: see `opened`."""
+        """Set the id that the answer to an ``initialize`` gives out, for `opened`."""
         if call.session is None:
             await self.prepare(call.exchange)
             call.pending_session_id = session_id
 
     def opened(self, call: Call) -> None:
-        """Begin the session whose id an ``initialize`` was given, which has succeeded."""
+        """Begin the session of an ``initialize`` that succeeded and was given an id."""
         session_id, call.pending_session_id = call.pending_session_id, None
         if session_id is not None and call.session is None:
             who = caller(call.exchange, self.hashes)
@@ -219,20 +219,19 @@ class Resolver:
             self._join(call, session)
             if session is not None:
                 if self._sessions.is_shared:
-                    # Its handshake is written later: until then other processes must not take it for somebody else's,
-                    # and know its client.
+                    # The handshake is written later; until then, other processes need its user and client.
                     self.reconciler.later.run(partial(self._sessions.bind, session.facts))
                 self.per_call.opened(session, who)
 
     async def succeeded(self, call: Call) -> None:
-        """Begin the session of an ``initialize`` that has succeeded, or join the one that the client has named."""
+        """Begin the session of an ``initialize`` that succeeded, or join the one that the client named."""
         if call.pending_session_id is not None:
             self.opened(call)
         else:
             await self.resolve(call)
 
     def _join(self, call: Call, session: Session | None) -> None:
-        """Make it the session of a call, and note what the call shows of the client."""
+        """Set the session of a call, and add the facts that the call shows."""
         if session is None:
             return
         exchange, facts, is_handshake = call.exchange, session.facts, call.method == "initialize"
@@ -241,7 +240,7 @@ class Resolver:
             call.claim.attributes = None
         if is_handshake:
             self._sessions.buffer.hold(session.id)
-        # The transport session has what `initialize` brought, whichever session the call belongs to.
+        # The transport session has the facts of `initialize`, even if the call belongs to another session.
         transport = exchange.transport_session
         if transport is not None and transport is not session:
             facts.client_name = facts.client_name or transport.facts.client_name
