@@ -1,4 +1,4 @@
-"""What users import: the middleware for apps that no patch reaches, and functions for authors of tools."""
+"""The public API: the middleware for apps that no patch reaches, and functions for authors of tools."""
 
 from __future__ import annotations
 

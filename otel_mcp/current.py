@@ -1,7 +1,7 @@
-"""Where connections meet the runtime of this process, which is built when it is first needed.
+"""Hold the runtime of this process, built when first needed, and pass MCP requests to it.
 
-Light, because everything that a request passes imports it: a process without MCP
-loads neither the runtime nor what that needs.
+Every patch imports this module, so it imports little: a process without MCP never
+loads the runtime or its dependencies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from otel_mcp.sessions.service import Sessions
 
 runtime: Runtime | None = None
-"""The runtime, once this process has had a reason to build one."""
+"""The runtime, once it was needed."""
 
 _GUARD: Final = guarded("lifespan")
 _NOTHING: Final[Seen] = ({}, False)
@@ -31,7 +31,7 @@ _REPEATED: Final = (
     *(b"host", b"user-agent", b"authorization", b"cookie", b"content-type", b"accept"),
     *(SESSION_ID, PROTOCOL_VERSION, METHOD, NAME),
 )
-"""What an adapter may leave out, but has no reason to change. (It may well write the same message in other bytes.)"""
+"""Headers that an adapter may omit, but does not change. (It may serialise the body differently.)"""
 
 _lock = threading.Lock()
 _options: dict[str, Any] = {}
@@ -40,10 +40,10 @@ _failed = False
 
 
 def configure(**options: Any) -> None:
-    """Keep keyword arguments for the runtime; it is not built before it is needed.
+    """Keep keyword arguments for the runtime, which is built when first needed.
 
-    One that was needed before, by code that asked for sessions while the process
-    started, is flushed and makes way for another if its arguments were others.
+    A runtime with other arguments, built earlier because code asked for sessions at
+    start, is flushed and discarded.
     """
     global _options, _uninstrumented, _failed
     if runtime is not None and options != _options:
@@ -52,7 +52,7 @@ def configure(**options: Any) -> None:
 
 
 def build() -> Runtime | None:
-    """Build the runtime unless it is there; ``None`` where OpenTelemetry is switched off."""
+    """Return the runtime, built if needed; ``None`` = OpenTelemetry is switched off."""
     global runtime, _failed
     if runtime is not None:
         return runtime
@@ -65,7 +65,7 @@ def build() -> Runtime | None:
     state.bind(sessions)
     with _lock:
         if runtime is None:
-            _failed = True  # Unless it goes well: half a runtime for every request would be worse than none.
+            _failed = True  # An attempt that fails is not repeated on every request.
             options = dict(_options)
             providers = {
                 name: options.pop(name, None) for name in ("tracer_provider", "meter_provider", "logger_provider")
@@ -88,7 +88,7 @@ def sessions() -> Sessions:
 
 
 def discard() -> None:
-    """Flush and forget the runtime: what is still wrapped passes through from now on."""
+    """Flush and discard the runtime; apps that are still wrapped run unobserved from now on."""
     global runtime, _uninstrumented
     _uninstrumented = True
     held, runtime = runtime, None
@@ -97,15 +97,15 @@ def discard() -> None:
 
 
 def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
-    """Take the first look at a connection, at every seam that it passes.
+    """Decide whether to observe a connection; called by every patch that it passes.
 
     Args:
-        scope: the connection.
-        from_server: it comes from the server itself, so it is of no other request.
+        scope: of the connection.
+        from_server: whether the web server calls, so that no other request is around it.
 
     Returns:
-        What `serve` needs; ``None`` where there is nothing to observe: no MCP by its
-        headers, or a seam further out observes it, perhaps under another scope.
+        The argument for `serve`; ``None`` = nothing to observe: the headers exclude MCP,
+        or an outer patch observes the request, perhaps with another scope.
     """
     try:
         if SCOPE_KEY in scope:
@@ -127,11 +127,11 @@ def look(scope: Scope, *, from_server: bool = False) -> Seen | None:
 
 
 def _is_same(around: Exchange, scope: Scope, headers: HeaderMap) -> bool:
-    """Return whether a scope without our mark belongs to the request that the current task already serves.
+    """Return whether an unmarked scope is that of the request that the current task serves.
 
-    Frameworks that are not ASGI take a request apart and make a scope of their own for
-    the SDK. It is the same where no SDK has got that request yet, and whatever both say
-    of it agrees; else the server asks another one in this process.
+    Frameworks that are not ASGI make a new scope for the SDK. It is the same request if no
+    SDK has it yet, and method, path and headers agree; otherwise the server sends a request
+    to another server of this process.
     """
     if around.at_sdk or around.closed or around.responded or around.http_method != scope.get("method"):
         return False
@@ -144,14 +144,13 @@ def _is_same(around: Exchange, scope: Scope, headers: HeaderMap) -> bool:
 def serve(
     seen: Seen, app: ASGIApp, scope: Scope, receive: Receive, send: Send, given: Runtime | None = None
 ) -> Awaitable[None]:
-    """Run `app` for a connection that :func:`look` found worth it, observed by `given` or the runtime of this process.
+    """Run `app` for a connection that :func:`look` accepted, observed by `given` or the runtime of this process.
 
-    The runtime is asked for only where the headers allow MCP: other traffic, and
-    processes without any, never load it.
+    The runtime is built here, so only traffic that may be MCP loads it.
     """
     try:
         if scope["type"] == "lifespan":
-            scope[SCOPE_KEY] = None  # Once is enough: flushing waits, perhaps for exporters that are away.
+            scope[SCOPE_KEY] = None  # Flush only once: it may wait for unreachable exporters.
             send = _lifespan(send, given)
         elif (held := given or runtime or build()) is None:
             pass
@@ -170,10 +169,9 @@ def serve(
 
 
 def _lifespan(send: Send, given: Runtime | None) -> Send:
-    """Get ready before the first request, and flush before the server hears that the app has shut down.
+    """Return a `send` that warms up before the first request, and flushes before the shutdown is reported.
 
-    Some servers end without running ``atexit``: they raise the signal again that
-    stopped them.
+    Some servers then raise the signal that stopped them, so ``atexit`` never runs.
     """
 
     async def observed(message: Message) -> None:

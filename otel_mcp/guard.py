@@ -1,10 +1,10 @@
 """Contain our own failures: telemetry may fail, requests may not.
 
-Our code at a boundary to the user's program runs under :func:`guarded`, which
-counts an exception, logs it without content, at most once a minute for each
-component, and swallows it. Exceptions of the user's app are never caught here.
+Our code that runs in the user's program runs under :func:`guarded`, which counts an
+exception, logs it without content, at most once a minute for each component, and
+suppresses it. It never contains the user's code.
 
-Code that every request runs writes ``try`` with :func:`report` in ``except``
+Code that runs on every request uses ``try`` with :func:`report` in ``except``
 instead, which saves two calls.
 """
 

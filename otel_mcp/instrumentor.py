@@ -1,4 +1,4 @@
-"""Entry point of ``opentelemetry-instrument``: registers the patches without importing what they patch."""
+"""Register the patches for ``opentelemetry-instrument``, without importing the patched libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otel_mcp.guard import guarded
 from otel_mcp.integrations.patching import TARGETS, Patches
 
 INSTRUMENTS_ANY = ("mcp >= 1.9", "fastmcp >= 2.0", "starlette >= 0.37", "uvicorn >= 0.30")
-"""Libraries of which one is enough, as a hand-written server has no SDK; also an extra in ``pyproject.toml``."""
+"""One of these libraries is enough, since a hand-written server has no SDK; also an extra in ``pyproject.toml``."""
 
 
 class MCPInstrumentor(BaseInstrumentor):
@@ -25,7 +25,7 @@ class MCPInstrumentor(BaseInstrumentor):
 
     _patches = Patches()
     is_early = False
-    """Whether `load_early` has registered the patches, and OpenTelemetry has yet to call `instrument`."""
+    """Whether `load_early` registered the patches, and OpenTelemetry has not called `instrument` yet."""
 
     def instrument(self, **kwargs: Any) -> None:
         """Register the patches, unless `load_early` has just done so."""

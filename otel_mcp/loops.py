@@ -1,7 +1,6 @@
-"""Where our own work runs: on the server's event loop, or on one of ours where there is none that lasts.
+"""Choose the event loop for our background work: the server's, or our own in a thread if the server has no lasting one.
 
-Under WSGI each request has a loop of its own, which ends with it; under trio there
-is none of asyncio at all. Then a thread keeps one: it writes, sweeps and asks.
+Under WSGI, the loop of a request ends with the request. Under trio, there is no asyncio loop.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 _MANY: Final = 2
-"""Loops gone, after which we keep one of our own."""
+"""Closed loops of the server, after which we start our own."""
 _STOP: Final = 5.0
-"""Seconds that the thread may take to end."""
+"""Seconds to wait for the end of the thread."""
 _LOOK: Final = 0.05
-"""Seconds between two looks at the clock."""
+"""Seconds between two checks whether the loop is late."""
 _LATE: Final = 0.1
-"""Seconds of lateness from which a time limit says nothing of the store."""
+"""Seconds: if the loop was this late, a timeout is not the store's fault."""
 
 
 class _Own:
-    """A loop in a thread, which ends with the process."""
+    """A loop in a daemon thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -44,7 +43,7 @@ class _Own:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
-            # As servers do: the task that is cancelled here writes what waits.
+            # Cancel tasks as servers do: the worker then writes what is pending.
             tasks = asyncio.all_tasks(self.loop)
             for task in tasks:
                 task.cancel()
@@ -63,11 +62,11 @@ _own: _Own | None = None
 
 
 running: Final = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage]
-"""The loop of asyncio that runs in this thread, if any. (In `__all__` of its module, for such as keep a loop.)"""
+"""Returns the running asyncio loop of this thread or ``None``. Exported by `asyncio.events` for event loops."""
 
 
 def own() -> AbstractEventLoop:
-    """Our own loop, started where there is none yet: from now on all our work runs there."""
+    """Return our own loop, started if needed; from now on all our work runs there."""
     global _own
     with _lock:
         if _own is None:
@@ -76,7 +75,7 @@ def own() -> AbstractEventLoop:
 
 
 def stop() -> None:
-    """End our own loop, if there is one; not from itself."""
+    """Stop our own loop, if there is one. Must not run on that loop."""
     global _own
     with _lock:
         ending, _own = _own, None
@@ -85,28 +84,28 @@ def stop() -> None:
 
 
 def home() -> AbstractEventLoop | None:
-    """Return the loop for our work: our own one if there is any, else the running one."""
+    """Return the loop for our work: our own, or else the running one; ``None`` = neither."""
     return _own.loop if _own is not None else running()
 
 
 def elsewhere() -> AbstractEventLoop | None:
-    """Our own loop, where the caller does not run on it."""
+    """Return our own loop unless the caller runs on it."""
     return _own.loop if _own is not None and running() is not _own.loop else None
 
 
 class Turnover:
-    """Counts loops that end by themselves, without any end of the server: those of single requests do."""
+    """Counts loops that closed while the server went on, as the loops of single requests do."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Start counting again: the server has ended in order, and its loop with it."""
+        """Reset the count after a normal shutdown of the server."""
         self._last: Callable[[], AbstractEventLoop | None] | None = None
         self._gone = 0
 
     def is_high(self, loop: AbstractEventLoop) -> bool:
-        """Return whether `loop` comes after others that ended by themselves, so that it will not last either."""
+        """Return whether earlier loops closed so often that `loop` is unlikely to last."""
         last = self._last() if self._last is not None else loop
         self._gone += last is None or last.is_closed()
         self._last = weakref.ref(loop)
@@ -114,7 +113,7 @@ class Turnover:
 
 
 class Timer:
-    """A timer on the loop of another thread."""
+    """A timer on a loop of another thread."""
 
     def __init__(self, loop: AbstractEventLoop, delay: float, callback: Callable[[], object]) -> None:
         self._callback: Callable[[], object] | None = callback
@@ -129,7 +128,7 @@ class Timer:
 
 
 def call_later(loop: AbstractEventLoop, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle | Timer:
-    """Call on `loop`, from whatever thread, and in no request's context."""
+    """Call `callback` on `loop` after `delay` seconds, in an empty context. Thread-safe."""
     if running() is loop:
         return Context().run(loop.call_later, delay, callback)
     return Timer(loop, delay, callback)
@@ -138,9 +137,9 @@ def call_later(loop: AbstractEventLoop, delay: float, callback: Callable[[], obj
 async def once_more_if_late(
     attempt: Callable[[], Awaitable[T]], timeouts: tuple[type[Exception], ...] = (TimeoutError,)
 ) -> T:
-    """Wait for `attempt`, which may be made twice: again where it ran into a time limit on a late loop.
+    """Await `attempt`, and repeat it once if it timed out while the loop was blocked.
 
-    A loop that is kept from running has given the answer no chance to be read: that is no silence of the other side.
+    A blocked loop could not read the answer, so the timeout does not show that the other side is silent.
     """
     loop = asyncio.get_running_loop()
     due, late = loop.time() + _LOOK, 0.0
@@ -165,22 +164,22 @@ async def once_more_if_late(
 
 
 async def at_home(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Wait for work that has to be done where our other work is done."""
+    """Run `work` on the loop of our other work, and wait for it."""
     loop = elsewhere() or (own() if running() is None else None)
     if loop is None:
         return await work()
     done = asyncio.run_coroutine_threadsafe(work(), loop)
     if running() is not None:
         return await asyncio.wrap_future(done)
-    # A caller that awaits without asyncio runs on trio, which has been imported for that.
+    # A caller outside asyncio runs on trio, so trio is imported.
     wait: Callable[..., Awaitable[T]] = sys.modules["trio"].to_thread.run_sync
     return await wait(done.result)
 
 
 def as_coroutine_function(function: F) -> F:
-    """Mark a function that returns an awaitable, since some callers, such as asgiref, warn of what is not marked.
+    """Mark a function that returns an awaitable, because asgiref and others warn about unmarked ones.
 
-    It saves a coroutine of our own, which every suspension would pass through.
+    Compared with a coroutine function, it saves a coroutine that every suspension would pass through.
     """
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
@@ -189,7 +188,7 @@ def as_coroutine_function(function: F) -> F:
 
 
 def current_task() -> object:
-    """Return the task that runs, of asyncio or of trio."""
+    """Return the current task of asyncio or trio."""
     if running() is not None:
         return asyncio.current_task()
     trio = sys.modules.get("trio")
@@ -200,7 +199,7 @@ def current_task() -> object:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Return whether a task is cancelled, of asyncio or of trio."""
+    """Return whether an exception is a cancellation of asyncio or trio."""
     kind = type(error)
     return isinstance(error, asyncio.CancelledError) or (kind.__name__ == "Cancelled" and kind.__module__ == "trio")
 
@@ -213,12 +212,12 @@ _inherited: weakref.WeakSet[_Clears] = weakref.WeakSet()
 
 
 def leave_to_parent(holder: _Clears) -> None:
-    """Have a forked child forget what is the parent's."""
+    """Call `clear` of `holder` in a forked child, since its content belongs to the parent."""
     _inherited.add(holder)
 
 
 def _after_fork() -> None:
-    """Forget thread and loop after a fork as well: they are the parent's."""
+    """Forget thread and loop, which exist only in the parent, and clear all holders."""
     global _lock, _own
     _lock, _own = threading.Lock(), None
     for holder in list(_inherited):

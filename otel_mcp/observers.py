@@ -1,6 +1,6 @@
-"""Observers: the user's code that gets finished tool calls, and patterns of sessions, in the background.
+"""Pass finished tool calls and patterns of sessions to observers, the user's code, in the background.
 
-Each has a bounded queue and a task of its own, so that none waits for another.
+Each observer has a bounded queue and a task of its own, so none waits for another.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Patches for servers without an SDK, whose HTTP handler also handles the message.
 
-A function behind a Starlette or FastAPI route runs inside all middlewares. Bare
-ASGI apps have nothing to patch; for them, known middlewares are patched where
-they call the app.
+The function of a Starlette or FastAPI route runs inside all middlewares. Bare ASGI
+apps cannot be patched, so known middlewares are patched where they call the app.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def _attaching(runtime: Runtime, exchange: Exchange, scope: Scope, receive: Rece
 
     async def attaching() -> Message:
         message = await receive()
-        if exchange.parsed and exchange.confirmed and exchange.routed is routed:  # Else a route further in attaches it.
+        if exchange.parsed and exchange.confirmed and exchange.routed is routed:  # Else an inner route attaches it.
             with _GUARD:
                 await runtime.dispatcher.attach(exchange, scope)
         return message

@@ -1,9 +1,8 @@
 """Patches of the apps, routes and SDK transports that an HTTP request passes.
 
-None starts a span of a message. The outermost patch that sees a request observes
-it. The SDK's transports only note what cannot be known further out: the context
-inside any HTTP instrumentation, the authenticated user, and whether the SDK keeps
-sessions.
+They open no span of a message. The outermost patch that a request passes observes it.
+Patches of the SDK's transports add what only they can see: the context inside any HTTP
+instrumentation, the authenticated user, and whether the SDK keeps sessions.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from otel_mcp.types import ASGIApp, Receive, Scope, Send
 _FUNCTIONS: Final = (FunctionType, MethodType)
 """Types of a hand-written route's endpoint; an SDK's endpoint is an object."""
 _SESSION_TABLES: Final = ("_server_instances", "_read_stream_writers")
-"""Private fields of the SDK's transports with an entry for each session: Streamable HTTP, and that of 2024-11-05."""
+"""Private fields of the SDK's transports with an entry for each session: Streamable HTTP and 2024-11-05."""
 _FindHolder = Callable[[Any], Any]
 """Returns the object that holds the SDK's transport sessions."""
 
@@ -91,15 +90,15 @@ class ObservedApp:
         app = self.app
         call: Any = type(app).__call__
         if getattr(call, "__code__", None) is _AGAIN:
-            app = partial(call.__wrapped__, app)  # Seen here, it need not be seen by our replacement.
+            app = partial(call.__wrapped__, app)  # Skips our replacement, which would look again.
         return serve(seen, app, scope, receive, send)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
 
 
-# Replacements stay coroutine functions like the originals, by which servers, test clients and asgiref tell ASGI 3 from
-# ASGI 2 and WSGI. (From Python 3.12 on, `inspect.markcoroutinefunction` would save the coroutine.)
+# Replacements are coroutine functions like the originals, since servers, test clients and asgiref recognise ASGI 3 by
+# that. (From Python 3.12 on, `inspect.markcoroutinefunction` would save the coroutine.)
 
 
 def _app(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,7 +113,7 @@ def _app(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _AGAIN: Final = _app(ObservedApp.__call__).__code__
-"""Of our replacements of `__call__`, and of nothing that somebody else has put around them."""
+"""Code of our replacements of `__call__`: it identifies them, but no wrapper of another library."""
 
 
 def _route(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -123,7 +122,7 @@ def _route(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[
         exchange = scope.get(SCOPE_KEY)
         if not isinstance(exchange, Exchange):
             return original(self, scope, receive, send)
-        exchange.scope = scope  # Middlewares have run, and some copy the scope.
+        exchange.scope = scope  # Some middlewares copy the scope.
         if exchange.at_sdk or current.runtime is None or not isinstance(getattr(self, "endpoint", None), _FUNCTIONS):
             return original(self, scope, receive, send)
         return handwritten.serve(partial(original, self), current.runtime, exchange, scope, receive, send)
@@ -165,7 +164,7 @@ def _sdk(find_holder: _FindHolder) -> Callable[[Callable[..., Any]], Callable[..
 
 
 def _slow_learn(exchange: Exchange, runtime: Runtime, holder: Any) -> None:
-    """Remember whether the SDK keeps sessions, for requests that do not get here, such as refused ones."""
+    """Learn whether the SDK keeps sessions, for requests that are refused before they get here."""
     if holder is None:
         return
     exchange.owns_sessions = not getattr(holder, "stateless", False)
@@ -182,7 +181,7 @@ def _watch(runtime: Runtime, holder: Any) -> None:
 
 
 def _connecting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Watch a transport of 2024-11-05 when a client connects, which may never post."""
+    """Count the sessions of a 2024-11-05 transport from the first connection, since clients may never post."""
 
     @wraps(original)
     def connect_sse(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -120,7 +120,7 @@ def layer(original: Callable[..., Awaitable[Any]], *, opening: bool = False) -> 
 @dataclass(slots=True, eq=False)
 class _Dispatch(Dispatch):
     is_layered: bool = False
-    """The outermost middleware opens the span, so what passes there is what the message ends with."""
+    """The outermost middleware opens the span, so its result is the result of the message."""
     observed: bool = False
     """A layer further out reads the result and completes the span."""
     spans_outside: bool = False

@@ -1,4 +1,4 @@
-"""Replace attributes of other libraries, and restore them; the table of all patches."""
+"""Replace and restore attributes of other libraries; list all patches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Patches:
 
     _undo: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     generation: int = 0
-    """Grows with `restore`; hooks registered before it do nothing."""
+    """Grows with `restore`, after which earlier import hooks do nothing."""
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> bool:
         """Replace ``owner.name`` with ``make(original)``.
@@ -42,7 +42,7 @@ class Patches:
         setattr(owner, name, replacement)
 
         def undo() -> None:
-            # Another library may have wrapped ours meanwhile: then its wrapper stays, and ours passes calls through.
+            # If another library has wrapped ours, both stay, and ours only passes calls on.
             if held.get(name) is replacement:
                 setattr(owner, name, original)
 
@@ -58,7 +58,7 @@ class Patches:
         generation = self.generation
 
         def hook(loaded: ModuleType) -> None:
-            # Runs inside the user's import statement: nothing may escape.
+            # Runs inside the user's import statement, so it must not raise.
             with guarded(f"patch {module}"):
                 if generation == self.generation:
                     apply(loaded, self)

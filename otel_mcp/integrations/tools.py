@@ -1,6 +1,6 @@
-"""Patches of the tools of high-level servers, which note that a tool was entered and how it failed.
+"""Patches of the tools of high-level servers: they note that a tool was entered, and how it failed.
 
-The answer does not show it: the SDK turns every exception into a result marked as an error.
+The answer does not show this, because the SDK turns every exception into a result marked as an error.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def was_entered(function: object, traceback: TracebackType | None) -> bool:
     if code is None:
         code = getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004  # pyright: ignore[reportUnknownArgumentType]
     if code is None:
-        return True  # There is no code to look for: any validation is the user's own.
+        return True  # Without code to look for, assume the user's code.
     while traceback is not None:
         if traceback.tb_frame.f_code is code:
             return True

@@ -1,1 +1,1 @@
-"""MCP over HTTP as pure functions: bytes and headers in, facts out. No I/O, no OpenTelemetry."""
+"""Parse MCP over HTTP, by functions without I/O and without OpenTelemetry."""

@@ -1,7 +1,6 @@
-"""The answer to ``tools/list``, byte for byte: what each definition costs its readers, and what changed.
+"""Parse the answer to ``tools/list``: the size of each definition in bytes, and digests that show changes.
 
-Sizes are those of the text on the wire, digests those of its meaning: neither the order of keys nor spacing changes
-them, and nothing of the text is kept.
+Sizes are bytes on the wire. Digests depend neither on the order of keys nor on white space. No text is kept.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from otel_mcp.wire.jsonrpc import text
 LONGEST_NAME: Final = 128
 """Characters that are kept of the name of a tool."""
 MOST_TOOLS: Final = 5000
-"""That are read of a catalogue; a server with the most tools that is known lists some hundreds."""
+"""Tools that are read of a catalogue; the largest known servers list a few hundred."""
 OWN_LIMIT: Final = "anthropic/maxResultSizeChars"
-"""Key in the ``_meta`` of a tool: the characters of a result that Claude Code passes on whole."""
+"""Key in the ``_meta`` of a tool: length up to which Claude Code passes on a whole result, in characters."""
 
 _FRAME: Final = rb'(?:"jsonrpc"\s*:\s*"2\.0"|"id"\s*:\s*(?:\d+|"[^"\\]*"))\s*'
 _HEAD: Final = re.compile(rb"\s*\{\s*(?:" + _FRAME + rb",\s*)*")
 _TAIL: Final = re.compile(rb"(?:,\s*" + _FRAME + rb")+\}\s*$")
 _LONGEST_TAIL: Final = 256
-"""Bytes. Around the result stands what differs between two answers that say the same, in some order."""
+"""Bytes after the result. ``jsonrpc`` and ``id`` may come before or after it, and the id differs in each answer."""
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _decode: Final = json.JSONDecoder(strict=False).raw_decode
 
@@ -35,44 +34,44 @@ class _TooMany(Exception):
 
 
 class Definition(NamedTuple):
-    """One tool, as it is listed."""
+    """One listed tool."""
 
     name: str
     size: int
     """Bytes."""
     digest: bytes
     limit: int | None
-    """What the tool itself asks hosts to take of a result, in characters."""
+    """Characters of a result that the tool asks hosts to accept; ``None`` = none."""
 
 
 class Page(NamedTuple):
-    """One answer, which may be a part of the catalogue."""
+    """One answer, the catalogue or a part of it."""
 
     tools: tuple[Definition, ...] | None
-    """``None`` = not read, since it is too large or has too many."""
+    """``None`` = not read: the answer is too large or lists too many tools."""
     size: int
-    """Bytes of the definitions; of the whole answer where that was not read."""
+    """Bytes of the definitions; of the whole answer if it was not read."""
     next_cursor: str | None
     digest: bytes
 
 
 class Listing(NamedTuple):
-    """A page, and by which cursor it was asked for; ``None`` = the first one."""
+    """A page and the cursor of its request; ``None`` = the first page."""
 
     cursor: str | None
     page: Page
 
 
 def fingerprint(data: bytes | bytearray) -> int:
-    """Hash an answer but for its id, fast: one that says the same as an earlier one need not be read again."""
+    """Hash an answer without its id, so that an answer equal to an earlier one is not parsed again."""
     head = _HEAD.match(data)
     tail = None if data[-2:] == b"}}" else _TAIL.search(data, max(0, len(data) - _LONGEST_TAIL))
-    # One copy, even of what is 1 MB large.
+    # Only one copy: the answer may have 1 MB.
     return hash(bytes(memoryview(data)[head.end() if head else 0 : tail.start() if tail else len(data)]))
 
 
 def parse_page(data: bytes | bytearray) -> Page | None:
-    """Read one answer; ``None`` where it is none, or none that makes sense."""
+    """Parse one answer; ``None`` = not a valid list of tools."""
     try:
         message, _ = _fields(data.decode(), 0, {"result": _result})
         found = message.get("result")
@@ -83,18 +82,18 @@ def parse_page(data: bytes | bytearray) -> Page | None:
         return unread_page(len(data))
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    # An empty one is no further page: the clients of the SDKs stop there.
+    # An empty cursor is the last page, as for the clients of the SDKs.
     following = text(cursor, 1024) if isinstance(cursor, str) and cursor else None
     return Page(tools, sum(tool.size for tool in tools), following, digest_of(tools))
 
 
 def unread_page(size: int) -> Page:
-    """Make the page of an answer that is too large to be read, in bytes."""
+    """Make the page of an answer of `size` bytes that is too large to read."""
     return Page(None, size, None, b"")
 
 
 def digest_of(tools: Iterable[Definition]) -> bytes:
-    """Digest a catalogue; in whichever order it lists the same tools, the digest is the same."""
+    """Digest a catalogue, independently of the order of its tools."""
     whole = blake2b(digest_size=16)
     for name, digest in sorted((tool.name, tool.digest) for tool in tools):
         whole.update(digest + name.encode("utf-8", "replace") + b"\0")
@@ -102,11 +101,11 @@ def digest_of(tools: Iterable[Definition]) -> bytes:
 
 
 _Read = Callable[[str, int], tuple[Any, int]]
-"""Reads the value that begins at an index; returns it with the index of its end."""
+"""Parses the value at an index. Returns it with the index of its end."""
 
 
 def _fields(data: str, at: int, readers: Mapping[str, _Read]) -> tuple[dict[str, Any], int]:
-    """Read an object, with functions of their own for some of its values."""
+    """Parse an object; `readers` has the functions for some of its keys."""
     found: dict[str, Any] = {}
     at = _past(data, at, "{")
     while data[at] != "}":
@@ -147,7 +146,7 @@ def _definition(tool: dict[str, Any], written: str) -> Definition:
 
 
 def _past(data: str, at: int, sign: str) -> int:
-    """Return where the text goes on after a sign that has to come next, and the spaces around it."""
+    """Return the index after the required `sign` and the white space around it."""
     at = _space(data, at)
     if data[at] != sign:
         raise ValueError(f"not {sign}")
@@ -155,7 +154,7 @@ def _past(data: str, at: int, sign: str) -> int:
 
 
 def _next(data: str, at: int) -> int:
-    """Return where the next member begins, or what closes them all."""
+    """Return the index of the next member, or of the closing bracket."""
     at = _space(data, at)
     return _space(data, at + 1) if data[at] == "," else at
 

@@ -1,8 +1,8 @@
 """Decide from the ASGI scope whether an HTTP request is MCP; read headers and session ids.
 
-Streamable HTTP requests carry an ``mcp-*`` header, except ``initialize``, which only
-its body shows; requests of 2024-11-05 carry none. So for a JSON POST, or a GET that
-accepts an event stream, the body or the answer may have to decide.
+Streamable HTTP requests have an ``mcp-*`` header, except ``initialize``; requests of
+2024-11-05 have none. So for a JSON POST, or a GET that accepts an event stream, the
+body or the answer may have to decide.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME: Final = b"mcp-name"
 X_SESSION_ID: Final = b"x-session-id"
 
 HTTP_VERSIONS: Final = {"1.0": "1.0", "1.1": "1.1", "2": "2", "2.0": "2", "3": "3", "3.0": "3"}
-"""Versions of HTTP as servers write them, with their values in the conventions; clients can make up others."""
+"""HTTP versions as servers write them, with their values in the conventions; clients can invent others."""
 
 _JSON: Final = b"application/json"
 _HELD: Final = (list, tuple)
@@ -31,22 +31,22 @@ Seen = tuple[HeaderMap, bool]
 
 
 def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
-    """Return the headers of a request that may be MCP, without reading those of any other.
+    """Return the headers of a request that may be MCP; of a repeated header the first counts, as in frameworks.
 
     Returns:
-        ``None`` = not MCP. Of a repeated header the first counts, as in frameworks.
+        ``None`` = not MCP.
     """
     method = scope.get("method")
     if method != "POST" and method != "GET" and method != "DELETE":
         return None
     lines: Any = scope.get("headers") or ()
     if type(lines) not in _HELD:
-        # Adapters and tests may pass an iterator, which the app must be able to read after us.
+        # Adapters and tests may pass an iterator, which the app has to read, too.
         scope["headers"] = lines = list(lines)
     try:
         headers: HeaderMap = dict(lines[::-1])
         b"".join(headers.values())
-        is_plain = b"".join(headers).islower()  # Of these a middleware may have added one otherwise.
+        is_plain = b"".join(headers).islower()  # A middleware may have added one in upper case.
     except (TypeError, ValueError):
         headers, is_plain = {}, False
     if not is_plain:
@@ -64,9 +64,9 @@ def recognise(scope: MutableMapping[str, Any]) -> Seen | None:
 
 
 def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
-    """Map headers by lower-case name; of a repeated one the last counts.
+    """Map headers by lower-case name; of a repeated header the last counts.
 
-    ASGI requires bytes and lower-case names; the slow way is for servers that pass text or upper case.
+    ASGI requires bytes and lower-case names; the slow path handles servers that pass text or upper case.
     """
     try:
         named = dict(lines)
@@ -79,10 +79,10 @@ def by_name(lines: Iterable[tuple[bytes, bytes]]) -> HeaderMap:
 
 
 def plain_type(lines: Any) -> bytes | None:
-    """Return the content type of a response as its server wrote it, read without making a map.
+    """Return the unchanged content type of a response, without making a map.
 
     Returns:
-        ``None`` where headers ask for a closer look: encoded, with an ``X-Session-Id``, not as ASGI requires them.
+        ``None`` = use `by_name`: the body is encoded, there is an ``X-Session-Id``, or the headers are not valid ASGI.
     """
     if type(lines) not in _HELD:
         return None
@@ -137,7 +137,7 @@ def takes_streams(headers: HeaderMap) -> bool:
 
 
 def query_session_id(scope: Mapping[str, Any]) -> str | None:
-    """Return the ``session_id`` of the query, by which posts of 2024-11-05 name their session."""
+    """Return the ``session_id`` in the query, the transport id of a POST of 2024-11-05."""
     query: bytes = scope.get("query_string", b"")
     return _session_id(query) if b"session" in query else None
 

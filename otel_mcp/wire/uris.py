@@ -22,8 +22,8 @@ _HOST: Final = re.compile(r"(?:\[[0-9a-f:.%]*\]|[^:@%/\\?#;]*)(?::\d*)?(?=[/\\?#
 def resource_uri(params: Mapping[str, Any]) -> str | None:
     """Return the URI of the requested resource without the parts that may be secret.
 
-    Removes user and password, query, fragment, parameters, and the content of a ``data:`` URI; of a malformed URI
-    rather too much, as a slash in a password would end the authority early.
+    Removes user and password, query, fragment, parameters, and the content of a ``data:`` URI. Of a malformed URI it
+    may remove more: a slash in a password would otherwise end the authority early.
 
     Returns:
         At most 256 characters; ``None`` = the request names no resource.
