@@ -125,6 +125,7 @@ class Runtime:
             capturer(settings),
             tenant_reader(settings.tenant),
             outgoing.waiting,
+            self.resolver.conversations,
             hides_ids=settings.session_id == "hashed",
         )
         self.handler: Final = partial(ExchangeHandler, self.exchanges)

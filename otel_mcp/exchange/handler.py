@@ -210,7 +210,7 @@ class ExchangeHandler:
         elif content_type is not None and content_type.startswith(b"text/event-stream"):
             # The stream opens before its answer is known.
             session = self._exchanges.resolver.known(exchange)
-            if body is None or session is None or b'"initialize"' in body:
+            if body is None or session is None or b'"initialize"' in body or self._exchanges.conversations.search(body):
                 return None
             exchange.session, exchange.reading = session, Reading.QUIET_STREAM
             self._exchanges.inflight.census.streams[exchange] = perf_counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from re import Pattern
 from time import perf_counter
 from typing import Any
 
@@ -80,10 +81,7 @@ class Responses:
                 exchange.owns_sessions = True
                 self._session_ids.learn(exchange, owns=True, named=True)
             if exchange.unparsed_body is not None:
-                # A stream begins before the SDK has its answer.
-                exchange.session = self._resolver.known(exchange)
-                if exchange.session is None:
-                    self._requests.read(exchange)
+                self._begin_early(exchange, exchange.unparsed_body)
             for call in exchange.calls:
                 if call.method == "initialize" and has_succeeded(call) is False:
                     call.session = call.pending_session_id = exchange.minted = None
@@ -95,6 +93,13 @@ class Responses:
                 self._inflight.stream_opened(exchange, exchange.transport_id)
         public = exchange.session.id if exchange.session is not None else self._pending_id(exchange)
         return self._with_ids(exchange, message, present, public)
+
+    def _begin_early(self, exchange: Exchange, body: bytes | bytearray) -> None:
+        """Find the session of a stream, which begins before the SDK has its answer; else parse the message."""
+        if not self._resolver.conversations.search(body):
+            exchange.session = self._resolver.known(exchange)
+        if exchange.session is None:
+            self._requests.read(exchange)
 
     def _with_ids(
         self, exchange: Exchange, message: Message, present: Mapping[bytes, bytes], public: str | None
@@ -195,6 +200,8 @@ class Exchanges:
     tenant_of: TenantOf | None
     asked: Mapping[str, Any]
     """`Outgoing.waiting`: a body of one of its transport sessions may have an answer."""
+    conversations: Pattern[bytes]
+    """See `Claims.conversations`."""
     hides_ids: bool
 
     def close(self) -> None:

@@ -35,6 +35,7 @@ class Resolver:
         self.registry = Registry(settings, rejected, time.time)
         self.reconciler = Reconciler(settings, self.registry, sessions, self.hashes)
         self._claims = Claims(settings, self.hashes)
+        self.conversations = self._claims.conversations
         self._lookup = Lookup(settings, self.registry, sessions, self.hashes, self.reconciler)
         self._conversations = Conversations(settings, self.registry, sessions, self.reconciler.later)
         self.per_call = PerCall(settings, self.registry, sessions, self._conversations, self.reconciler.later)

@@ -121,6 +121,18 @@ async def test_another_clients_answer_on_the_stream_does_not_end_the_call(
     assert measured(telemetry, SIZE) == [(None, (1, len(data)))]
 
 
+async def test_a_stream_names_the_conversation_of_its_call(streaming: Streaming, telemetry: Telemetry) -> None:
+    await post(streaming, initialize())
+    chats = ("a", "b", "a", None)
+    metas = [{"openai/session": chat} if chat else {"progressToken": 1} for chat in chats]
+    replies = [await post(streaming, call(meta=meta), legacy_headers("own")) for meta in metas]
+
+    spans = [span for span in telemetry.spans() if span.name.startswith("tools/call")]
+    assert [reply.session_id for reply in replies] == [(span.attributes or {})["session.id"] for span in spans]
+    assert len({reply.session_id for reply in replies[:2]} - {"own"}) == 2
+    assert replies[2].session_id == replies[0].session_id
+
+
 async def test_a_stream_that_answers_initialize_begins_the_session_it_names(
     streaming: Streaming, runtime: Runtime
 ) -> None:
