@@ -69,9 +69,6 @@ class _Lane:
         self.task: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def is_idle(self) -> bool:
-        return self.task is None or self.task.done() or self.loop is None or self.loop.is_closed()
-
 
 class Observers:
     """All observers of a process: those found by name, and those given."""
@@ -113,7 +110,7 @@ class Observers:
         except RuntimeError:
             return
         for lane in self._lanes:
-            if lane.queue and lane.is_idle():
+            if lane.queue and (lane.task is None or lane.task.done() or lane.loop is None or lane.loop.is_closed()):
                 lane.loop = loop
                 # In an empty context: an observer's work does not belong to the request that started it.
                 name = f"otel_mcp observer {lane.name}"

@@ -15,8 +15,7 @@ from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -24,7 +23,13 @@ logger = logging.getLogger("otel_mcp")
 
 PREFIX: Final = "OTEL_PYTHON_MCP_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Names = Annotated[tuple[str, ...], NoDecode]
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A comma-separated list in the environment, a tuple of strings in Python."""
 
 
@@ -120,23 +125,6 @@ class Settings(BaseSettings):
     """Address of Grafana's pages, for links of the command line."""
     hash_key: str | None = None
     """Key of all hashes; unset = shared through Redis, or random without Redis."""
-
-    @field_validator(
-        "session_sources",
-        "session_headers",
-        "conversation_keys",
-        "probe_clients",
-        "response_headers",
-        "trusted_proxies",
-        "tenant_names",
-        "observers",
-        mode="before",
-    )
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
 
     @field_validator("session_headers", "response_headers", mode="after")
     @classmethod
@@ -255,7 +243,8 @@ def _read(given: dict[str, Any]) -> tuple[Settings, set[str]]:
         bad = {str(part["loc"][0]).lower(): _takes(part) for part in error.errors() if part["loc"]}
     for name, takes in sorted(bad.items()):
         logger.warning("otel_mcp: %s%s cannot be used%s; the default stands", PREFIX, name.upper(), takes)
-    defaults = {name: field.get_default(call_default_factory=True) for name, field in _fields(set(bad))}
+    fields = Settings.model_fields
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in bad if name in fields}
     return Settings(**{**given, **defaults}), set(bad)
 
 
@@ -264,10 +253,6 @@ def _takes(error: ErrorDetails) -> str:
     if error["type"] == "form":
         return f" (it takes {error['msg']})"
     return f" (it takes {error['ctx']['expected']})" if error["type"] == "literal_error" and "ctx" in error else ""
-
-
-def _fields(names: set[str]) -> list[tuple[str, FieldInfo]]:
-    return [(name, field) for name, field in Settings.model_fields.items() if name in names]
 
 
 @lru_cache(maxsize=1)

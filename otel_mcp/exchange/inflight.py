@@ -90,14 +90,18 @@ class InFlight:
             if (earlier := self._cancellable.get(key)) is not None:
                 self._forget(earlier)
             if len(self._cancellable) >= MAX_CALLS:
-                self._slow_make_room()
+                oldest = next(iter(self._cancellable.values()))
+                if oldest.exchange.started < perf_counter() - PATIENCE:
+                    self._forget(oldest)
             count = self._counts.get(party, 0)
             if count < MAX_CALLS_OF_ONE and len(self._cancellable) < MAX_CALLS:
                 call.cancel_key = key
                 self._cancellable[key] = call
                 self._counts[party] = count + 1
-        elif call.method == "notifications/cancelled":
-            self._slow_cancel(exchange, party, json_id(call.params.get("requestId")))
+        elif call.method == "notifications/cancelled" and (named := json_id(call.params.get("requestId"))) is not None:
+            cancelled = self._cancellable.get((*party, named))
+            if cancelled is not None and self._resolver.user(cancelled.exchange) == party[1]:
+                cancelled.cancel_requested = True
 
     def _forget(self, call: Call) -> None:
         """Remove a call that can no longer be cancelled, and its requests to the client."""
@@ -108,16 +112,6 @@ class InFlight:
             party, call.cancel_key = call.cancel_key[:2], None
             if (count := self._counts.pop(party)) > 1:
                 self._counts[party] = count - 1
-
-    def _slow_make_room(self) -> None:
-        oldest = next(iter(self._cancellable.values()))
-        if oldest.exchange.started < perf_counter() - PATIENCE:
-            self._forget(oldest)
-
-    def _slow_cancel(self, exchange: Exchange, party: tuple[str, str | None], request_id: JsonId | None) -> None:
-        call = self._cancellable.get((*party, request_id)) if request_id is not None else None
-        if call is not None and self._resolver.user(exchange) == self._resolver.user(call.exchange):
-            call.cancel_requested = True
 
     def _party(self, session_id: str, user: str | None) -> _Party:
         return self._parties.setdefault(session_id, {}).setdefault(user, _Party(session_id, user))

@@ -177,17 +177,16 @@ class Requests:
         if version is None:
             asked = call.params.get("protocolVersion") if initial else call.meta.get(_VERSION_META)
             version = text(asked, 32) if isinstance(asked, str) else None
-        elif initial or self._is_of_session(exchange, call):
+        elif initial or (
+            # Names a session that exists, and has no field of a revision without sessions.
+            exchange.transport_id is not None
+            and not any(key.startswith(META_NAMESPACE) for key in call.meta)
+            and self._resolver.is_begun(exchange.transport_id)
+        ):
             self.contradicted[wire_headers.PROTOCOL_VERSION.decode()] += 1
             version = None
         # A client may ask `initialize` for any revision; a modern one counts only once the server has agreed.
         exchange.protocol_version = None if initial and version is not None and version >= MODERN else version
-
-    def _is_of_session(self, exchange: Exchange, call: Call) -> bool:
-        """Return whether a message names a session that exists, and has no field of a revision without sessions."""
-        if exchange.transport_id is None or any(key.startswith(META_NAMESPACE) for key in call.meta):
-            return False
-        return self._resolver.is_begun(exchange.transport_id)
 
     def is_bare(self, exchange: Exchange) -> bool:
         """Return whether no patched SDK will report the calls of this exchange."""

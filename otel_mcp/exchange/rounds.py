@@ -86,8 +86,8 @@ class Rounds:
 
     def close(self) -> None:
         """End all lookups: the process is about to end."""
-        for this in list(self._looks):
-            this.looked()
+        for round_ in list(self._looks):
+            round_.looked()
 
     def arrived(self, call: Call) -> None:
         """Mark a request that seems to bring input; `resume` finds the call that it continues."""
@@ -98,19 +98,19 @@ class Rounds:
     def resume(self, call: Call) -> None:
         """Find the call that a request continues, once its session is known; the store is read later."""
         with _GUARD:
-            this = call.round
-            if this is None or this.state is None or this.key is not None:
+            round_ = call.round
+            if round_ is None or round_.state is None or round_.key is not None:
                 return
-            this.key = self._key(call, this.state)
-            if this.key is None:
+            round_.key = self._key(call, round_.state)
+            if round_.key is None:
                 return
-            name = _name(call, this.key)
-            if self._find(this, name) or _failed(call) or not self._asks_others():
+            name = _name(call, round_.key)
+            if self._find(round_, name) or _failed(call) or not self._asks_others():
                 return
-            if _has_room(self._looks, this, _MOST_LOOKS):
-                this.looking = True
-                if not self._later.run(partial(self._look, call, this, name)):
-                    self._looked(call, this)
+            if _has_room(self._looks, round_, _MOST_LOOKS):
+                round_.looking = True
+                if not self._later.run(partial(self._look, call, round_, name)):
+                    self._looked(call, round_)
 
     def finished(self, call: Call) -> None:
         """Handle the outcome of a call: it may ask for input, or be a round that no SDK reported."""
@@ -119,69 +119,66 @@ class Rounds:
         if outcome is None or outcome.asks is None:
             return
         with _GUARD:
-            this = call.round = call.round or Round(None, number=1)
-            this.waits = self._key(call, outcome.asks)
-            if this.waits is None:
+            round_ = call.round = call.round or Round(None, number=1)
+            round_.waits = self._key(call, outcome.asks)
+            if round_.waits is None:
                 return
-            this.when_known(partial(self._note, call, this, _name(call, this.waits)))
+            round_.when_known(partial(self._note, call, round_, _name(call, round_.waits)))
 
-    def _note(self, call: Call, this: Round, name: str) -> None:
+    def _note(self, call: Call, round_: Round, name: str) -> None:
         """Remember a result that asked for input, in memory and for other replicas."""
         # Without a number, its earlier rounds were not found; it brings input, so it is at least the second.
-        asked = _Asked((this.number or 2) + 1, this.first or call.span_context, monotonic() + self._kept)
+        asked = _Asked((round_.number or 2) + 1, round_.first or call.span_context, monotonic() + self._kept)
         remember(self._asked, name, asked, _MOST)
         if not self._asks_others():
             return
-        if self._may_note(name.rpartition(":")[0]) and _has_room(self._notes, this, _MOST_NOTES):
-            self._later.run(partial(self._write, this, name, _text(asked)))
+        session, now = name.rpartition(":")[0], monotonic()
+        until, count = self._noted.get(session, (0.0, 0))
+        if until <= now:
+            until, count = now + self._kept, 0
+        remember(self._noted, session, (until, count + 1), _MOST)
+        if count < _MOST_OF_ONE and _has_room(self._notes, round_, _MOST_NOTES):
+            self._later.run(partial(self._write, round_, name, _text(asked)))
         else:
             self._metrics.store_dropped(1, "rounds")
 
-    def _may_note(self, session: str) -> bool:
-        """Count a note of a session. Returns whether it is within the limit."""
-        until, count = self._noted.get(session, (0.0, 0))
-        if until <= (now := monotonic()):
-            until, count = now + self._kept, 0
-        remember(self._noted, session, (until, count + 1), _MOST)
-        return count < _MOST_OF_ONE
-
-    async def _write(self, this: Round, name: str, text: str) -> None:
+    async def _write(self, round_: Round, name: str, text: str) -> None:
         try:
             await self._sessions.set_value(name, text, self._kept)
         finally:
-            self._notes.pop(this, None)
+            self._notes.pop(round_, None)
 
-    def _find(self, this: Round, name: str) -> bool:
+    def _find(self, round_: Round, name: str) -> bool:
         """Continue a round from memory. Returns whether that had it."""
         asked = self._asked.get(name)
         if asked is None or asked.until <= monotonic():
             return False
-        this.number, this.first, this.continues = asked.number, asked.first, not asked.answered
+        round_.number, round_.first, round_.continues = asked.number, asked.first, not asked.answered
         asked.answered = True
         return True
 
-    async def _look(self, call: Call, this: Round, name: str, *, is_last: bool = False) -> None:
+    async def _look(self, call: Call, round_: Round, name: str, *, is_last: bool = False) -> None:
         """Look in the store for the note of another replica."""
         goes_on = False
         try:
             asked = _read(await self._sessions.get(name))
-            if not self._find(this, name):
+            if not self._find(round_, name):
                 if asked is not None:
                     asked.until = monotonic() + self._kept
                     remember(self._asked, name, asked, _MOST)
-                    self._find(this, name)
-                elif not is_last and this.looking and self._asks_others() and not _failed(call):
-                    goes_on = self._later.run(partial(self._look, call, this, name, is_last=True), _PAUSE)
+                    self._find(round_, name)
+                elif not is_last and round_.looking and self._asks_others() and not _failed(call):
+                    goes_on = self._later.run(partial(self._look, call, round_, name, is_last=True), _PAUSE)
         finally:
             if not goes_on:
-                self._looked(call, this)
+                self._looked(call, round_)
 
-    def _looked(self, call: Call, this: Round) -> None:
-        self._looks.pop(this, None)
-        this.looking = False
+    def _looked(self, call: Call, round_: Round) -> None:
+        self._looks.pop(round_, None)
+        round_.looking = False
         if call.span is not None and call.span.is_recording():
-            this.mark(call.span)
-        this.looked()
+            round_.mark(call.span)
+        round_.looked()
 
     def _asks_others(self) -> bool:
         """Return whether other replicas may have notes, and the store answers."""
@@ -199,7 +196,7 @@ class Rounds:
         return None if digest is None else self._hashes.digest("round", call.method, target, "", digest, size=8)
 
 
-def _has_room(under_way: dict[Round, float], this: Round, limit: int) -> bool:
+def _has_room(under_way: dict[Round, float], round_: Round, limit: int) -> bool:
     """Add a round to those in progress. Returns whether it is within the limit."""
     now = monotonic()
     while under_way and (oldest := next(iter(under_way.items())))[1] < now:
@@ -207,7 +204,7 @@ def _has_room(under_way: dict[Round, float], this: Round, limit: int) -> bool:
         oldest[0].looked()
     if len(under_way) >= limit:
         return False
-    under_way[this] = now + _LOST
+    under_way[round_] = now + _LOST
     return True
 
 

@@ -27,8 +27,6 @@ MAX_KEPT: Final = 10_000
 _KEEPS_NONE: Final = frozenset({404, 405})
 _UNKNOWN: Final = frozenset({400, 404})
 """Answers to an unknown id: 404 by the protocol; 400 by the SDK up to 1.12 and some hand-written servers."""
-_USES: Final = frozenset({"GET", "POST"})
-"""Methods by which a client uses a session: DELETE only closes it."""
 _DELAY: Final = 2.0
 """Flush intervals: delay of an end if several replicas may serve the session."""
 _HANDSHAKE: Final = 4.0
@@ -99,7 +97,7 @@ class SessionIds:
         ):
             # A DELETE that the server refuses ends nothing.
             self._end(exchange, transport_id, "client_delete")
-        if status in _UNKNOWN and exchange.http_method in _USES:
+        if status in _UNKNOWN and exchange.http_method != "DELETE":
             self._refused(exchange, transport_id, status)
         if status == 404 and exchange.owns_sessions:
             self._end(exchange, transport_id, "server_closed")

@@ -112,7 +112,8 @@ class Claims:
                 claim = self._cookie(exchange)
             elif source == "inferred" and call.method != "initialize":
                 # The answer to `initialize` brings an id, so nothing is inferred for it.
-                claim = self._inferred(call, who)
+                key = self.visitor(call, who)
+                claim = None if key is None else Claim("inferred" if who.digest else "inferred_weak", key)
             if claim is not None:
                 claim.principal, claim.conversation_id = who, named[1] if named else None
                 return claim
@@ -168,10 +169,6 @@ class Claims:
             return None
         morsel = cookies.get(self._settings.session_cookie)
         return self._derived("cookie", morsel.value) if morsel is not None and morsel.value else None
-
-    def _inferred(self, call: Call, who: Principal) -> Claim | None:
-        key = self.visitor(call, who)
-        return None if key is None else Claim("inferred" if who.digest else "inferred_weak", key)
 
     def visitor(self, call: Call, who: Principal) -> str | None:
         """Return a keyed hash of the client: caller, address, user agent, name, version and tenant.

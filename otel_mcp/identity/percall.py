@@ -17,7 +17,7 @@ from typing import Final
 
 from otel_mcp.bounded import remember
 from otel_mcp.hashing import OURS, minted_at
-from otel_mcp.identity.reconcile import Conversations, Directory, Later
+from otel_mcp.identity.reconcile import Conversations, Later
 from otel_mcp.identity.registry import Registry
 from otel_mcp.model.delta import SessionDelta, SessionFacts
 from otel_mcp.model.session import Claim, Principal, Session
@@ -39,7 +39,6 @@ class PerCall:
     ) -> None:
         self._registry = registry
         self._sessions = sessions
-        self._directory: Directory = sessions
         self._conversations = conversations
         self._later = later
         self._gap = min(settings.session_idle_gap, settings.session_ttl)
@@ -66,13 +65,13 @@ class PerCall:
         self._later.run(partial(self._ask, session, caller))
 
     async def _ask(self, session: Session, caller: Principal) -> None:
-        before, visitor = await self._directory.get(_calls(session)), session.facts.visitor or ""
+        before, visitor = await self._sessions.get(_calls(session)), session.facts.visitor or ""
         if session.conversation is not None:
             if before is not None and before != session.conversation.id:
                 self._last.pop(visitor, None)  # Other replicas continue another one.
             return
         if (other := self._open_of(visitor)) is not None:
-            closed = await self._directory.get(_closed(other.id)) if other.id.startswith(OURS) else None
+            closed = await self._sessions.get(_closed(other.id)) if other.id.startswith(OURS) else None
             if closed is None:
                 return  # Sessions that overlap are of different clients.
             if closed == _SEVERAL:
@@ -81,11 +80,11 @@ class PerCall:
         goes_on = before not in (None, _NONE, session.id) and await self._look(session, before, caller)
         if not goes_on and session.id.startswith(OURS):
             # Another replica, which does not know the visitor, may get the call and the DELETE.
-            await self._directory.set_value(_calls(session), session.id, self._gap)
+            await self._sessions.set_value(_calls(session), session.id, self._gap)
 
     async def _look(self, session: Session, before: str, caller: Principal) -> bool:
         """Join the client's earlier session if that may continue. Returns whether it does."""
-        known, is_closed = await asyncio.gather(self._directory.describe(before), self._directory.get(_closed(before)))
+        known, is_closed = await asyncio.gather(self._sessions.describe(before), self._sessions.get(_closed(before)))
         held = self._registry.sessions.get(before)
         if known is None or session.ended or session.tool_calls > 1 or session.conversation is not None:
             return False
@@ -107,7 +106,7 @@ class PerCall:
             may_go_on = may_go_on and bool(is_closed) and (has_calls or is_new)
         if not may_go_on or not self._join(session, facts, caller):
             return False
-        await self._directory.set_value(_calls(session), before, self._gap)
+        await self._sessions.set_value(_calls(session), before, self._gap)
         return True
 
     def _join(self, session: Session, facts: SessionFacts, caller: Principal) -> bool:
@@ -163,7 +162,7 @@ class PerCall:
         transport.conversation, transport.last_activity, transport.facts.created_at = None, now, now
         transport.tool_calls = 2  # This call counts even if it fails.
         self._last.pop(visitor, None)
-        self._later.run(partial(self._directory.set_value, _calls(lasting), _NONE, self._gap))
+        self._later.run(partial(self._sessions.set_value, _calls(lasting), _NONE, self._gap))
         return transport
 
     def _remember(self, session: Session, seconds: float) -> None:
@@ -179,7 +178,7 @@ class PerCall:
         """Tell other replicas that the client has closed a session, which had `calls` tool calls here."""
         if self._is_on and session_id.startswith(OURS):
             value = _SEVERAL if calls > 1 else "1"
-            self._later.run(partial(self._directory.set_value, _closed(session_id), value, BRIEF))
+            self._later.run(partial(self._sessions.set_value, _closed(session_id), value, BRIEF))
 
     def closed(self, session: Session) -> bool:
         """Handle that the client has closed a transport session. Returns whether its session continues."""
@@ -193,12 +192,12 @@ class PerCall:
         if whole.facts.lasting:
             if last is whole:
                 self._remember(whole, self._gap)
-                self._later.run(partial(self._directory.set_value, _calls(session), whole.id, self._gap))
+                self._later.run(partial(self._sessions.set_value, _calls(session), whole.id, self._gap))
             return whole is session
         if session.conversation is not None or session.tool_calls > 1:
             return False
         if not session.tool_calls:
-            self._later.run(partial(self._directory.set_value, _lists(session), session.id, BRIEF))
+            self._later.run(partial(self._sessions.set_value, _lists(session), session.id, BRIEF))
             return False
         now = self._registry.clock()
         if last is not None and last.facts.lasting and now < until and self._registry.get(last.id) is last:
@@ -223,10 +222,10 @@ class PerCall:
         """Let the client's next transport session continue this one, which has one call."""
         if not session.id.startswith(OURS):
             await self._sessions.flush()  # Write it first, so that other replicas find it.
-        await self._directory.set_value(_calls(session), session.id, self._gap)
+        await self._sessions.set_value(_calls(session), session.id, self._gap)
         # A transport session just before, which only listed the tools, is part of it.
-        listing = await self._directory.get(_lists(session))
-        known = await self._directory.describe(listing) if listing is not None else None
+        listing = await self._sessions.get(_lists(session))
+        known = await self._sessions.describe(listing) if listing is not None else None
         if known is not None and known.facts is not None and known.may_go_on and not known.has_tool_calls:
             now = self._registry.clock()
             facts = replace(known.facts, lasting=True)

@@ -103,12 +103,11 @@ def _by_token(user: object) -> tuple[str, ...] | None:
     if token is None:
         return None
     client = getattr(token, "client_id", None)
-    claims: object = getattr(token, "claims", None)
-    issuer = cast(Mapping[str, object], claims).get("iss") if isinstance(claims, Mapping) else None
-    subject = getattr(token, "subject", None)
-    if subject is None and isinstance(claims, Mapping):
-        subject = cast(Mapping[str, object], claims).get("sub")
-    return (str(client), str(issuer), str(subject)) if client or subject else None
+    found: object = getattr(token, "claims", None)
+    claims: Mapping[str, object] = cast(Mapping[str, object], found) if isinstance(found, Mapping) else {}
+    if (subject := getattr(token, "subject", None)) is None:
+        subject = claims.get("sub")
+    return (str(client), str(claims.get("iss")), str(subject)) if client or subject else None
 
 
 def _by_name(user: object) -> tuple[str, ...] | None:

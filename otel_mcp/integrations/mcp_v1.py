@@ -160,7 +160,7 @@ def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
     async def listed(self: Any, tool_name: str) -> Any:
         token = None
         with _GUARD:
-            if tool_name not in self._tool_cache and type(self).__module__.startswith("fastmcp"):
+            if tool_name not in self._tool_cache and _is_fastmcp(self):
                 # FastMCP 3 would open a server span for this listing, which no client requested.
                 unsampled = trace.NonRecordingSpan(_unsampled(trace.get_current_span().get_span_context()))
                 token = otel_context.attach(trace.set_span_in_context(unsampled))
@@ -177,11 +177,5 @@ def _quiet_listing(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
 def _unsampled(context: trace.SpanContext) -> trace.SpanContext:
     if not context.is_valid:
         # Only a valid parent decides about sampling; these ids are never exported.
-        context = trace.SpanContext(secrets.randbits(127) + 1, secrets.randbits(63) + 1, is_remote=False)
-    return trace.SpanContext(
-        context.trace_id,
-        context.span_id,
-        is_remote=False,
-        trace_flags=trace.TraceFlags(0),
-        trace_state=context.trace_state,
-    )
+        return trace.SpanContext(secrets.randbits(127) + 1, secrets.randbits(63) + 1, is_remote=False)
+    return trace.SpanContext(context.trace_id, context.span_id, is_remote=False, trace_state=context.trace_state)

@@ -64,7 +64,9 @@ def _composed(compose: Compose) -> Compose:
                 scope: Any = getattr(getattr(ctx, "request", None), "scope", None)
                 exchange: object = scope.get(SCOPE_KEY) if type(scope) is dict else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
                 if not isinstance(exchange, Exchange):
-                    call = _handed_over(runtime, self, ctx)
+                    native = any(map(_is_native, self.server.middleware))
+                    native = native or type(self.server).__module__.startswith("fastmcp")
+                    call = runtime.dispatcher.handed_over(ctx.request_id, ctx.method, ctx.params, native=native)
                     if call is None:
                         return compose(self, inner)(ctx)
                     if ctx.method == "initialize":
@@ -251,11 +253,6 @@ def _keep(span: Any, outcome: Outcome) -> None:
 
 def _is_native(middleware: object) -> bool:
     return type(middleware).__name__ == _NATIVE
-
-
-def _handed_over(runtime: Runtime, owner: Any, ctx: Any) -> Call | None:
-    native = any(map(_is_native, owner.server.middleware)) or type(owner.server).__module__.startswith("fastmcp")
-    return runtime.dispatcher.handed_over(ctx.request_id, ctx.method, ctx.params, native=native)
 
 
 def _is_tool(owner: Any, call: Call) -> bool:

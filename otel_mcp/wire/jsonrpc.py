@@ -193,9 +193,7 @@ def is_mcp(message: Message) -> bool:
     return message.method in _UNAMBIGUOUS or message.method.startswith("notifications/")
 
 
-_UNAMBIGUOUS: Final = frozenset(
-    method for method in KNOWN_METHODS if not method.startswith("tasks/")
-)  # fmt: skip
+_UNAMBIGUOUS: Final = frozenset(method for method in KNOWN_METHODS if not method.startswith("tasks/"))
 
 
 def parse_replies(data: bytes | bytearray) -> list[Mapping[str, Any]]:

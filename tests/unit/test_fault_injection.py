@@ -57,7 +57,7 @@ SHELL = {
 CODEX = ("user-agent", "codex")
 PARENT = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 OURS = str(Path(otel_mcp.__file__).parent)
-KEPT_ELSEWHERE = "otel_mcp.settings.Settings._"
+KEPT_ELSEWHERE = ("otel_mcp.settings.Settings._", "otel_mcp.settings._split")
 """Validators: pydantic has taken them up, so they cannot be replaced."""
 
 
