@@ -208,9 +208,9 @@ class ExchangeHandler:
                 return None  # Only the answer has the code of this error.
             session, exchange.reading = call.session, Reading.SIZE
         elif content_type is not None and content_type.startswith(b"text/event-stream"):
-            # The stream opens before its answer is known.
-            session = self._exchanges.resolver.known(exchange)
-            if body is None or session is None or b'"initialize"' in body or self._exchanges.conversations.search(body):
+            if body is None or b'"initialize"' in body or (session := self._exchanges.resolver.known(exchange)) is None:
+                return None  # The stream opens before its answer is known.
+            if b'"_meta"' in body and self._exchanges.conversations.search(body):
                 return None
             exchange.session, exchange.reading = session, Reading.QUIET_STREAM
             self._exchanges.inflight.census.streams[exchange] = perf_counter()

@@ -96,7 +96,7 @@ class Responses:
 
     def _begin_early(self, exchange: Exchange, body: bytes | bytearray) -> None:
         """Find the session of a stream, which begins before the SDK has its answer; else parse the message."""
-        if not self._resolver.conversations.search(body):
+        if b'"_meta"' not in body or not self._resolver.conversations.search(body):
             exchange.session = self._resolver.known(exchange)
         if exchange.session is None:
             self._requests.read(exchange)

@@ -35,10 +35,10 @@ class Claims:
         self._host_keys = host_keys(settings)
         self._host_headers = (*_HOST_HEADERS, *(name.encode("latin-1") for name in settings.session_headers))
         self._meta = frozenset({"baggage", *(entry.key for entry in self._host_keys)})
-        keys = b"|".join(re.escape(key.encode()) for key in self._meta)
-        pattern = rb'"_meta"[\s\S]*?"(?:%b)"' % keys if "conversation" in settings.session_sources else b"(?!)"
-        self.conversations: Final = re.compile(pattern)
-        """Finds in the bytes of a message what may name its conversation."""
+        named = self._meta if "conversation" in settings.session_sources else ()
+        keys = b"|".join(re.escape(key.encode()) for key in named) or b"(?!)"
+        self.conversations: Final = re.compile(b'"(?:%b)"' % keys)  # Takes linear time, whatever a stranger sends.
+        """Finds the keys by which ``_meta`` may name a conversation, in the bytes of a message with one."""
         cookie = (b"cookie",) if "cookie" in settings.session_sources else ()
         self._headers = frozenset({b"baggage", wire_headers.X_SESSION_ID, *self._host_headers, *cookie})
         self._telling = self._headers.union(CREDENTIALS)
