@@ -1,1 +1,1 @@
-"""Brings what happened in sessions to the store, off the path of requests."""
+"""Writes sessions to the store in the background, and asks the store about them."""

@@ -1,13 +1,13 @@
-"""Deltas that wait for the store, one a session, in bounded memory.
+"""Buffers deltas for the store, one per session, in bounded memory.
 
-The newest calls of each session are kept, counts of all of them. When memory
-runs out, arguments and results go first (where they are kept at all), then
+Keeps records of the newest calls of each session, and counts all calls. When memory
+runs out, it removes arguments and results first (if they are kept at all), then
 call records (oldest first; they are still counted), then whole sessions
-(oldest first; their calls are dropped, and counted as such).
+(oldest first; their calls are counted as dropped).
 
-Some hosts open a transport session for every call of a conversation. So what a
-session does between its handshake and its first tool call is held for a moment:
-the call shows whether it is a session of its own, or there is nothing to begin.
+Some hosts open a transport session for every call of a conversation. So the buffer
+holds a new session until its first tool call, or for `Buffer.hold_time`: only that
+call shows whether it belongs to a conversation, and then no session begins.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from otel_mcp.model.delta import CallRecord, SessionDelta, SessionFacts
 from otel_mcp.settings import Settings
 
 _FULL: Final = 4
-"""Times `flush_calls`, over all sessions, are worth a flush as well."""
+"""Flush early at this many times `flush_calls`, over all sessions."""
 _MAX_CONTENT: Final = 32 * 1024 * 1024
-"""Bytes of JSON of arguments and results that may wait."""
+"""Maximum bytes of JSON of buffered arguments and results."""
 _RECORD: Final = 4096
-"""Bytes of content that take as long to write as one more record."""
+"""Bytes of content that take as long to write as one call record."""
 _MAX_HELD: Final = 1000
-"""Handshakes that are held at once."""
+"""Maximum number of held sessions."""
 _HANDSHAKE: Final = 2.0
-"""Flush intervals that a call has to follow its handshake."""
+"""Flush intervals for which a new session is held."""
 
 
 class Buffer:
-    """Merges what waits. Thread-safe; holds its lock for microseconds."""
+    """Merges deltas until they are taken. Thread-safe; holds its lock for microseconds."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._cap = settings.max_tool_calls
@@ -46,26 +46,26 @@ class Buffer:
         self._enough = settings.flush_calls
         self._clock = clock
         self.hold_time = _HANDSHAKE * settings.flush_interval
-        """Seconds that a handshake is held."""
+        """Seconds for which a session is held after its handshake."""
         self._lock = threading.Lock()
         self.pending: dict[str, SessionDelta] = {}
-        """By the id of the session, and by user too where two act under one id: their facts must not merge."""
+        """By session id; by session id and user if two users share an id, since their facts must not merge."""
         self._held: dict[str, float] = {}
-        """Sessions that have only shaken hands, and until when they are held."""
+        """Held sessions without a tool call, and until when (seconds of the clock)."""
         self._records = 0
         self._content = 0
         self.dropped = 0
-        """Calls of dropped sessions that have still to be reported."""
+        """Calls of dropped sessions, not yet reported."""
         self.calls = 0
-        """Calls that wait, with and without a record."""
+        """Buffered calls, with and without a record."""
 
     def add(self, delta: SessionDelta) -> bool:
-        """Merge `delta` into what waits; it belongs to the buffer from here on.
+        """Merge `delta` into the delta of its session. The caller must not use it afterwards.
 
         Returns:
-            Whether it is worth writing at once: an end, or a session with many
-            calls. Many sessions with a call each are not, since each of them
-            costs what the many calls of one cost together.
+            Whether to flush at once: after an end, or many calls. The limit for one
+            session is lower: writing its many calls costs as much as writing one
+            call of one session.
         """
         first = delta.last_activity if delta.first_activity is None else delta.first_activity
         for call in delta.calls:
@@ -102,7 +102,7 @@ class Buffer:
             return waiting.call_count >= self._enough or self.calls >= _FULL * self._enough or waiting.ended is not None
 
     def hold(self, session_id: str) -> None:
-        """Hold a session that has only shaken hands, until its first tool call or until the time is over."""
+        """Hold a new session until its first tool call, or for `hold_time`."""
         now = self._clock()
         with self._lock:
             while self._held and (oldest := next(iter(self._held.items())))[1] <= now:
@@ -111,16 +111,16 @@ class Buffer:
                 self._held.setdefault(session_id, now + self.hold_time)
 
     def hand_over(self, session_id: str, facts: SessionFacts, *, called: bool = False) -> bool:
-        """Count what is held of a session with the one that has these facts; `False` where nothing is.
+        """Move the held delta of a session to the session with these facts. Return `False` if there is none.
 
-        With `called` what waits of one that is not held, since a tool was called, as well.
+        With `called`, also move a delta that is no longer held because of a tool call.
         """
         with self._lock:
             until = self._held.pop(session_id, None)
             if called and session_id in self.pending:
                 until = inf
             if until is None or (until <= self._clock() and session_id not in self.pending):
-                return False  # Or it has been written meanwhile.
+                return False  # Not held, or already written.
             held = self._remove(session_id) if session_id in self.pending else None
         if held is not None:
             held.facts = facts
@@ -128,7 +128,7 @@ class Buffer:
         return True
 
     def release(self, session_id: str | None = None) -> None:
-        """Hold this session no longer; without an id: none, since the process is about to end."""
+        """Stop holding this session; without an id, stop holding all (before the last flush)."""
         with self._lock:
             if session_id is None:
                 self._held.clear()
@@ -136,9 +136,9 @@ class Buffer:
                 self._held.pop(session_id, None)
 
     def take(self, limit: int, busy: Container[str] = (), records: float = inf) -> list[SessionDelta]:
-        """Take up to `limit` sessions to write, those that wait longest first, none that is held or of `busy`.
+        """Take the deltas of up to `limit` sessions, oldest first. Skip held sessions and those in `busy`.
 
-        And no more once they have `records` call records together: these are what takes time to write.
+        Stop early after `records` call records: these take most of the time to write.
         """
         taken: list[SessionDelta] = []
         ids: set[str] = set()
@@ -160,13 +160,13 @@ class Buffer:
         return taken
 
     def discard(self, session_id: str) -> None:
-        """Forget what waits of one session."""
+        """Remove the delta of one session without counting it."""
         with self._lock:
             if session_id in self.pending:
                 self._remove(session_id)
 
     def take_dropped(self) -> int:
-        """Take the calls of dropped sessions, to report them."""
+        """Return the number of calls of dropped sessions, and reset it."""
         with self._lock:
             dropped, self.dropped = self.dropped, 0
             return dropped
@@ -186,7 +186,7 @@ class Buffer:
     def _drop_content(self) -> None:
         for delta in self.pending.values():
             if delta.content:
-                # Copies: observers may have still to look at the others.
+                # Copies: observers may still read the originals.
                 delta.calls = [replace(call, arguments=None, result=None) for call in delta.calls]
                 self._content -= delta.content
                 delta.content = 0
@@ -194,7 +194,7 @@ class Buffer:
                 return
 
     def _drop_records(self) -> None:
-        # A quarter at once, so that the search for the oldest is rare.
+        # Removes a quarter at once, so that the search for the oldest records is rare.
         excess = self._records - self._max_records * 3 // 4
         started = sorted(call.started_at for delta in self.pending.values() for call in delta.calls)
         limit = started[excess - 1]
@@ -206,7 +206,7 @@ class Buffer:
 
 
 def _size(call: CallRecord) -> int:
-    """Count the bytes of JSON of arguments and result; about, where they are no JSON."""
+    """Return the bytes of the JSON of arguments and result; an estimate if they cannot be JSON."""
     try:
         return len(to_json((call.arguments, call.result), serialize_unknown=True))
     except ValueError:

@@ -1,6 +1,6 @@
-"""How many callers have called tools today: a number of the service, no names.
+"""Counts today's distinct callers of tools in the whole service, without their names.
 
-A caller that this process has counted today costs a look into a set; who is new waits for the next turn of the worker.
+A caller that this process has already counted today costs one lookup in a set; a new one waits for the worker.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from otel_mcp.store.base import SessionStore
 
 _DAY: Final = 86_400.0
 _MOST: Final = 10_000
-"""Callers that are known to be counted, and such as wait for that. Who is forgotten is counted again, which changes
-nothing; for whom there is no room, with a later call."""
+"""Maximum number of counted callers in memory, and of waiting ones. A forgotten caller is added again, which is
+idempotent; one that finds no room is added with a later call."""
 _BATCH: Final = 1000
 _ESTIMATED: Final = 1.03
-"""A HyperLogLog of Redis is right within 0.81 %, mostly."""
+"""Tolerance: the standard error of a HyperLogLog of Redis is 0.81 %."""
 
 
 class Callers:
-    """Keyed hashes on their way into the store's count of a UTC day. `clock` returns Unix seconds."""
+    """Adds keyed hashes of callers to the store's count of a UTC day. `clock` returns Unix seconds."""
 
     def __init__(self, store: SessionStore, health: StoreHealth, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._health = health
         self._clock = clock
         self.counted = {""}
-        """Who need not be added any more, and nobody."""
+        """Callers that need not be added again, and "" (no caller)."""
         self.until = 0.0
-        """Unix seconds at which they have to be: the next day."""
+        """When the next UTC day begins (Unix seconds)."""
         self.waiting: deque[tuple[str, str]] = deque()
-        """The day, and the hash."""
+        """Day and hash of each caller to add."""
         self._key = b""
         self._recoveries = self._health.recoveries
         self.number: int | None = None
-        """Callers of today in all processes, as of the last look."""
+        """Today's callers in all processes at the last count."""
 
     def add(self, names: set[str], key: bytes) -> None:
-        """Have callers counted; what waits is a hash of the name with the key of all replicas. From any thread."""
+        """Queue callers for counting, as hashes with the shared key. Thread-safe."""
         today, self._key = self._today(), key
         if len(self.counted) >= _MOST:
             self.counted = {""}
@@ -58,7 +58,7 @@ class Callers:
         return time.strftime("%Y-%m-%d", time.gmtime(now))
 
     async def count(self) -> None:
-        """Add those that wait, and ask how many there are; a failure opens the breaker."""
+        """Add the waiting callers, and read the count. A failure opens the breaker."""
         today, is_whole = self._today(), False
         while not self._health.is_away:
             batch = [self.waiting[at] for at in range(min(len(self.waiting), _BATCH))]
@@ -77,7 +77,7 @@ class Callers:
                 self.number = number
                 if is_whole or not (is_lost or self._recoveries != self._health.recoveries):
                     return
-                # The store has lost the count, or may have. Who has called does not depend on who calls again.
+                # The store has lost the count, or may have: add all known callers again, not only those who call again.
                 is_whole, self._recoveries = True, self._health.recoveries
                 self.waiting.extend((today, self._hashed(name)) for name in counted)
 

@@ -1,7 +1,7 @@
-"""The public API of session documents: ``save``, ``load``, ``get_or_create``, ``delete``.
+"""Implements the public API of session documents: ``save``, ``load``, ``get_or_create``, ``delete``.
 
-These wait for the store, since a tool's author asked for them. While it is
-away they work on what this process knows, and the store is updated afterwards.
+These wait for the store, since the author of a tool called them. During an
+outage they work on what this process knows, and the store is updated afterwards.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class _Unwritten(NamedTuple):
 
     state: SessionState
     only_new: bool
-    """One that the store has stands."""
+    """Do not overwrite a document in the store."""
 
 
 class SessionDocuments:
-    """Documents in the store, and in bounded memory while it is away."""
+    """Reads and writes documents in the store; during an outage, in bounded memory."""
 
     def __init__(self, settings: Settings, store: SessionStore, flusher: Flusher, health: StoreHealth) -> None:
         self._settings = settings
@@ -37,15 +37,15 @@ class SessionDocuments:
         self._flusher = flusher
         self._health = health
         self.unwritten: OrderedDict[str, _Unwritten | float] = OrderedDict()
-        """What the store does not know yet: a document to save, or when (Unix seconds) one was deleted."""
+        """Changes not yet in the store: a document to save, or when (Unix seconds) one was deleted."""
 
     async def save(self, state: SessionState, *, only_new: bool = False) -> None:
-        """Write the user's document, after what waits of this process; `only_new`: unless there is one."""
+        """Write the user's document after this process's buffered calls; `only_new`: unless there is one."""
         if not self._health.wait:
             with guarded("session flush"):
                 await self._flusher.flush()
         if self._is_deleted(state.session_id):
-            await self.catch_up()  # What is written now is not what was to be deleted.
+            await self.catch_up()  # Delete first: the deletion must not remove the new document.
         wanted = await self._over_kept(_Unwritten(state, only_new))
         if not self._health.is_away and await self._save(wanted):
             self.unwritten.pop(state.session_id, None)
@@ -53,7 +53,7 @@ class SessionDocuments:
             self._keep(state.session_id, wanted._replace(state=wanted.state.model_copy(deep=True)))
 
     async def load(self, session_id: str) -> SessionState | None:
-        """Read the document, this process's calls included."""
+        """Read the document, with this process's calls."""
         if not self._health.is_away and self._flusher.waiting(session_id):
             await self._flusher.flush()
         if self._is_deleted(session_id):
@@ -64,7 +64,7 @@ class SessionDocuments:
         return await self._load_here(session_id)
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
-        """Read the document; begin a new one where there is none."""
+        """Read the document, or create it."""
         state = await self.load(session_id)
         if state is None:
             await self.save(SessionState(session_id=session_id, user_agent=user_agent), only_new=True)
@@ -72,7 +72,7 @@ class SessionDocuments:
         return state or SessionState(session_id=session_id, user_agent=user_agent)
 
     async def delete(self, session_id: str) -> bool:
-        """End a session and remove it; `False` where there was none."""
+        """End a session and delete its document; return whether it existed."""
         known = await self.load(session_id)
         self._flusher.buffer.discard(session_id)
         self._keep(session_id, time.time())
@@ -80,7 +80,7 @@ class SessionDocuments:
         return known is not None
 
     async def catch_up(self) -> None:
-        """Give the store what it missed."""
+        """Write the changes that the store does not have yet."""
         while self.unwritten and not self._health.is_away:
             session_id, wanted = next(iter(self.unwritten.items()))
             done = await (self._save(wanted) if isinstance(wanted, _Unwritten) else self._delete(session_id, wanted))
@@ -92,10 +92,10 @@ class SessionDocuments:
         return isinstance(self.unwritten.get(session_id), float)
 
     async def _over_kept(self, wanted: _Unwritten) -> _Unwritten:
-        """Put a document over the one that waits, as over one in the store."""
+        """Merge a document into the unwritten one, as the store would."""
         kept = self.unwritten.get(wanted.state.session_id)
         if not isinstance(kept, _Unwritten):
-            # What was to be deleted must not stand.
+            # A document that was to be deleted must be overwritten.
             return wanted if kept is None else wanted._replace(only_new=False)
         if wanted.only_new:
             return kept
@@ -111,7 +111,7 @@ class SessionDocuments:
             self.unwritten.popitem(last=False)
 
     async def _load_here(self, session_id: str) -> SessionState | None:
-        """Return the document as far as this process knows it: what was saved, and what waits over it."""
+        """Return the document as this process knows it: the unwritten one, with the buffered deltas."""
         memory = MemoryStore(self._settings)
         saved = self.unwritten.get(session_id)
         if isinstance(saved, _Unwritten):
@@ -121,7 +121,7 @@ class SessionDocuments:
         return await memory.load(session_id)
 
     async def _save(self, wanted: _Unwritten) -> bool:
-        """Write the document; return whether the store has decided about it."""
+        """Write the document; return whether the store has answered."""
         with self._health.operation("save"):
             result = await self._store.save(wanted.state, only_new=wanted.only_new)
             created = wanted.state.created_at
@@ -132,14 +132,14 @@ class SessionDocuments:
         return False
 
     async def _delete(self, session_id: str, at: float) -> bool:
-        """Delete the document; return whether it is gone. Its end comes first, so that it is reported."""
+        """Delete the document; return whether it is gone. End the session first, so that its end is reported."""
         known = Known(exists=False)
         with self._health.operation("recall") as use:
             known = await self._store.describe(session_id)
         if use.down is not None:
             return False
         if known.exists or known.ended:
-            # Its time may be over, its document gone, and its end not reported yet.
+            # The session may have expired and its document be gone, while its end is not reported yet.
             facts = known.facts or SessionFacts(session_id, at, self._settings.session_ttl, principal=known.principal)
             self._flusher.buffer.add(SessionDelta(facts, at, ended=(at, "server_closed")))
             await self._flusher.flush()

@@ -1,7 +1,7 @@
-"""Reports ends: how the session went is decided once other processes have written what they know of it.
+"""Reports ends of sessions, after other processes have had time to write their calls.
 
-The store keeps each end for the process that brought it. One that dies before it reports
-leaves it to the next sweep of another, so nothing is lost here that is forgotten.
+The store reserves each end for the process that wrote it. If that process dies,
+the next sweep of another process reports the end.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from otel_mcp.store.base import BRIEF, SessionStore
 from otel_mcp.store.memory import MemoryStore
 
 TRAVEL: Final = 1.0
-"""Seconds that a flush of another process may take, beyond its interval."""
+"""Seconds that another process's flush may take, beyond its interval."""
 BATCH: Final = 100
 """Ends in one round trip."""
 _SWEEP: Final = 1.0
-"""Seconds of one sweep; a backlog must not occupy the loop."""
+"""Maximum seconds of one sweep: a backlog must not occupy the loop."""
 
 
 class Endings:
-    """Ends that this process has still to report."""
+    """Holds the ends that this process has to report."""
 
     def __init__(self, settings: Settings, store: SessionStore, events: SessionEvents, health: StoreHealth) -> None:
         self._store = store
@@ -37,24 +37,24 @@ class Endings:
         self._health = health
         self._most = settings.max_sessions
         self._settle = 0.0 if isinstance(store, MemoryStore) else settings.flush_interval + TRAVEL
-        """Seconds in which other processes write what they know."""
+        """Seconds to wait for the flushes of other processes."""
         self._brief = min(BRIEF, settings.session_idle_gap) if "inferred" in settings.session_sources else 0.0
         self.held: OrderedDict[str, float] = OrderedDict()
-        """Sessions that have ended, and from when on (monotonic seconds) to report it."""
+        """Ended sessions, and when to report each (monotonic seconds)."""
 
     def hold(self, session_id: str, *, brief: bool = False) -> None:
-        """Keep the end of a session, which this process has brought, until it is time to report it.
+        """Keep an end that this process has written, until it is time to report it.
 
-        A client that calls a tool in each of its transport sessions (`brief`) may go on with it meanwhile.
+        A `brief` session is kept longer: its client opens a transport session for each call, and may continue it.
         """
         seconds = max(self._settle, self._brief) if brief else self._settle
         remember(self.held, session_id, time.monotonic() + seconds, self._most)
 
     async def conclude(self, session_id: str | None = None, *, everything: bool = False) -> None:
-        """Report the ends whose time has come, that of one session, or all."""
+        """Report the ends that are due, also that of `session_id`; with `everything`, report all."""
         now = time.monotonic()
         due = [key for key, at in self.held.items() if everything or at <= now or key == session_id]
-        # At last also without one: what was reported may have still to be acknowledged.
+        # With `everything` also an empty batch: it lets the store send pending acknowledgements.
         for first in range(0, max(len(due), everything), BATCH):
             if self._health.is_away:
                 return
@@ -65,12 +65,12 @@ class Endings:
                     await self._settled(await self._store.claim_held(list(batch), time.time() - self._settle))
                     settled = True
             finally:
-                if not settled:  # Asked again, the store leaves out what is reported.
+                if not settled:  # Asked again, the store leaves out reported ends.
                     for key, at in batch.items():
                         self.held.setdefault(key, at)
 
     async def sweep(self) -> None:
-        """Report the ends of sessions that nobody closed, or whose process is gone."""
+        """Report the ends of expired sessions, and those left by processes that died."""
         until = time.monotonic() + _SWEEP
         while time.monotonic() < until:
             ended = await self._store.claim_expired(time.time() - self._settle, BATCH)
@@ -84,7 +84,7 @@ class Endings:
             await self._store.ack_ends(ended)
 
     async def report(self, ended: Sequence[EndedSession]) -> None:
-        """Decide how these sessions went and report their ends, whatever happens: the store gives each out once."""
+        """Decide outcomes and report these ends, also after a failure: the store returns each end once."""
         visits: Sequence[Sequence[float]] = [()] * len(ended)
         try:
             if any(end.facts.visitor is not None for end in ended):
@@ -98,7 +98,7 @@ class Endings:
 
 
 def _decide(end: EndedSession, starts: Sequence[float]) -> None:
-    """Set how a session went; a visitor that comes regularly and calls no tool is a program that only looks."""
+    """Set the outcome of a session. A visitor that comes regularly and calls no tool is marked as a bot."""
     end.outcome = "worked" if end.tool_call_count else "no_call"
     with guarded("session outcome"):
         if end.facts.synthetic_type is None and not end.tool_call_count and visits_regularly(starts):

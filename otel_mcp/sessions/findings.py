@@ -1,8 +1,8 @@
-"""Finds patterns in sessions that still run: loops, retry storms, ping-pong.
+"""Finds patterns in running sessions: loops, retry storms, ping-pong.
 
-A process sees its own calls only, so it looks into the store, where those of all replicas are: after a call that
-failed, or that it has seen in the session before. What is new is marked in the store, and reported by the one process
-whose mark came first. Nothing here runs on the path of a request.
+A process sees its own calls only, so it reads the session from the store, which has the calls of all replicas. It does
+so after a failed or repeated call. A new pattern is marked in the store and reported by the process whose mark came
+first. Nothing here runs on the path of a request.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.store.base import SessionStore
 
 PAUSE: Final = 5.0
-"""Seconds between two looks at one session."""
+"""Minimum seconds between two reads of one session."""
 LOOKS: Final = 10
-"""Looks in one turn of the worker: each reads a document, and parses it."""
+"""Sessions read in one turn of the worker: each document is parsed."""
 _SESSIONS: Final = 2000
-"""Sessions that wait for a look, at most, and of which the last look is remembered."""
+"""Maximum number of sessions to read, and of remembered times of reading."""
 
 
 class Findings:
-    """Sessions that may go in circles, and the looks that show it. `clock` returns monotonic seconds."""
+    """Reads sessions that may show a pattern. `clock` returns monotonic seconds."""
 
     def __init__(
         self,
@@ -43,19 +43,19 @@ class Findings:
         self._health = health
         self._clock = clock
         self.due: dict[str, float] = {}
-        """Sessions to look at, and from when on (monotonic seconds)."""
+        """Sessions to read, and when (monotonic seconds)."""
         self.next_at = inf
         """The earliest of these."""
         self._looked: OrderedDict[str, float] = OrderedDict()
 
     def want(self, session_id: str) -> None:
-        """Ask for a look at a session of which this process has written calls; beyond a limit nobody looks."""
+        """Queue a session for reading; ignore it if `_SESSIONS` are queued."""
         if len(self.due) < _SESSIONS:
             self.due[session_id] = at = max(self._clock(), self._looked.get(session_id, -inf) + PAUSE)
             self.next_at = min(self.next_at, at)
 
     async def look(self) -> None:
-        """Look at the sessions whose time has come, as far as one turn allows."""
+        """Read the sessions that are due, up to `LOOKS`."""
         now = self._clock()
         if self._health.is_away:
             return
@@ -69,7 +69,7 @@ class Findings:
     async def _look(self, session_id: str) -> None:
         state = await self._store.load(session_id)
         if state is None or state.ended is not None:
-            return  # Its outcome says so.
+            return  # The outcome of an ended session covers its patterns.
         for finding in find(state.tool_calls):
             if finding.name not in state.findings and await self._store.mark(session_id, finding.name):
                 state.findings.append(finding.name)

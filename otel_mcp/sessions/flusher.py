@@ -1,7 +1,7 @@
-"""Writes what waits, once each, whatever the store does meanwhile.
+"""Writes buffered deltas to the store, each exactly once.
 
-What was sent and not answered is frozen and sent again unchanged, since the
-store may have written it; a session with a frozen flush sends no other.
+A flush without an answer is frozen: it is sent again unchanged, since the store
+may have written it. A session with a frozen flush sends no other.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from otel_mcp.store.base import ProducerId, SessionStore, StoreDown
 logger = logging.getLogger("otel_mcp")
 
 BATCH: Final = 32
-"""Sessions in one round trip: some ms of work, for which the requests of the loop wait."""
+"""Sessions in one round trip: this takes some ms, during which the loop serves no request."""
 RECORDS: Final = 200
-"""Call records from which on a round trip takes no further session."""
+"""Call records after which a round trip takes no more sessions."""
 _LONGEST_PAUSE: Final = 0.05
-"""Seconds between two round trips, at most."""
+"""Maximum seconds between two round trips."""
 _SESSIONS: Final = 2000
 _CALLS: Final = 16
-"""Sessions whose newest calls are remembered, and how many: an agent in a circle comes back within a minute."""
+"""Sessions whose newest calls are remembered, and how many calls: an agent in a loop repeats itself within a minute."""
 _CALLED: Final = attrgetter("tool_name", "arguments_digest")
 _FAILURE: Final = attrgetter("failure")
 _WENT_ON: Final = frozenset({None, "cancelled"})
-"""After such a call nobody has to look at what its session shows."""
+"""Failures after which `Findings` need not read the session."""
 _AFTER_OUTAGE: Final = 5.0
-"""Seconds in which all processes write what they kept; ends seen sooner may be none."""
+"""Seconds after an outage until all processes have written their buffers; before that, a session may look expired."""
 
 
 class Flusher:
-    """Takes from the buffer, gives to the store, reports what comes back."""
+    """Takes deltas from the buffer, writes them to the store and reports the results."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Flusher:
         self.callers = Callers(store, health)
         self.interruptions = Interruptions(settings, store, buffer, events, health)
         self.active: int | None = None
-        """Live sessions of the service, as of the last count."""
+        """Live sessions of the service at the last count."""
         self.frozen: dict[str, Flush] = {}
         self._recent: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         """Hashes of the newest calls of the sessions that were written last."""
@@ -79,27 +79,27 @@ class Flusher:
         self._holder: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None
         self._warned: set[str] = set()
         self.has_news = False
-        """Sessions have begun or ended since they were counted."""
+        """Whether sessions have begun or ended since the last count."""
         self.shows_calls = False
-        """The store has calls in flight of this process."""
+        """Whether the store lists calls in flight of this process."""
         self._moved = False
         self._through = 0
         self._down: StoreDown | None = None
 
     @property
     def calls(self) -> int:
-        """Tool calls that are not known to be in the store."""
+        """Number of tool calls that the store has not confirmed."""
         return self.buffer.calls + sum(flush.delta.call_count for flush in list(self.frozen.values()))
 
     def waiting(self, session_id: str) -> list[SessionDelta]:
-        """Return what of a session is not known to be in the store."""
+        """Return the deltas of a session that the store has not confirmed."""
         frozen, waiting = self.frozen.get(session_id), self.buffer.pending.get(session_id)
         return [delta for delta in (frozen.delta if frozen is not None else None, waiting) if delta is not None]
 
     async def flush(self, *, yielding: bool = False) -> None:
-        """Write everything that waits, or as much as the store takes.
+        """Write everything in the buffer, or as much as the store accepts.
 
-        `yielding` leaves the loop to requests for at least half of the time, where an outage has left much to write.
+        `yielding` pauses between batches, so that requests get at least half of the loop's time after an outage.
         """
         if not self._turn.acquire(blocking=False):
             await self._slow_acquire()
@@ -112,7 +112,7 @@ class Flusher:
                 self._moved = False
                 if self.frozen:
                     await self._resend()
-                # What comes in meanwhile waits for the next flush: it may well be of the same sessions.
+                # Deltas that arrive meanwhile wait for the next flush: they often belong to the same sessions.
                 left = len(self.buffer.pending)
                 while left > 0 and (batch := self.buffer.take(min(BATCH, left), self.frozen, RECORDS)):
                     left -= len(batch)
@@ -127,7 +127,7 @@ class Flusher:
                     if yielding and left > 0:
                         await asyncio.sleep(min(time.thread_time() - busy, _LONGEST_PAUSE))
                 if not self._moved:
-                    break  # Else once more, for what goes on in another session.
+                    break  # Otherwise once more: `apply` has moved a delta to another session.
             if self.endings.held:
                 await self.endings.conclude()
         finally:
@@ -140,22 +140,22 @@ class Flusher:
         for at in range(0, len(frozen), BATCH):
             batch = frozen[at : at + BATCH]
             if not await self._send(batch):
-                # The next time the others come first.
+                # Moved to the end, so that the others are sent first the next time.
                 for flush in batch:
                     self.frozen[flush.delta.facts.session_id] = self.frozen.pop(flush.delta.facts.session_id)
                 return
 
     async def _send(self, flushes: list[Flush]) -> bool:
-        """Send flushes; return whether the store took any of them."""
+        """Send flushes; return whether the store accepted any of them."""
         results: list[WriteResult] = []
-        # A divided store is judged by the whole flush. Another one at once: no request may wait for it any longer.
+        # `_judge` judges a divided store after the whole flush; another one fails at once: no request may wait for it.
         with self._health.operation("flush", deferred=self._health.divided) as use:
             results = await self._store.apply(flushes)
             for result in results:
                 if result.retry:
                     raise StoreDown(result.retry)
             if self._down is None and self._health.is_away:
-                self._health.succeeded()  # Not only when all is written: after an outage that takes its time.
+                self._health.succeeded()  # Now, not when all is written: after an outage that takes long.
         self._down = use.down or self._down
         before, expired = self._through, list[EndedSession]()
         for flush, result in zip(flushes, results, strict=False):
@@ -179,7 +179,7 @@ class Flusher:
         return self._through > before
 
     def _judge(self) -> None:
-        """Note what this flush has shown of the store."""
+        """Update the health of a divided store after a flush."""
         health, down = self._health, self._down
         if down is None:
             if not self.frozen:
@@ -190,7 +190,7 @@ class Flusher:
             health.failed(down)
 
     def apply(self, delta: SessionDelta, result: WriteResult) -> None:
-        """Act on what the store has answered about a session."""
+        """Act on the store's result for a session."""
         instead: SessionDelta | None = None
         more = result.agreed_session is not None or result.agreed_successor is not None or result.waits
         if result.created or result.resumed or result.after_end or more or result.owner or result.back_after:
@@ -210,11 +210,11 @@ class Flusher:
             self.endings.hold(result.session_id, brief=result.brief)
 
     def drop(self, calls: int, reason: str) -> None:
-        """Count calls that will not be written."""
+        """Count calls that will not be written, and log the first of each reason."""
         if reason not in self._warned:
             self._warned.add(reason)
             logger.warning(
-                "otel_mcp: %d tool calls cannot be stored: %s; these and others to come are counted as dropped",
+                "otel_mcp: %d tool calls cannot be stored: %s; these and later ones are counted as dropped",
                 calls,
                 _WHY[reason],
             )
@@ -223,7 +223,7 @@ class Flusher:
                 self._events.dropped(calls, reason)
 
     def abandon(self) -> None:
-        """Count what is not known to be written as lost: nobody comes after to write it."""
+        """Count everything unconfirmed as dropped: the process ends."""
         calls = self.calls
         self.frozen.clear()
         self.buffer.release()
@@ -240,7 +240,7 @@ class Flusher:
             self.drop(calls, "full")
 
     async def sweep(self) -> None:
-        """Report ends that nobody has reported, then count."""
+        """Report expired sessions that no process has reported, then count live sessions."""
         if self._health.is_away:
             return
         await self.flush()
@@ -250,7 +250,7 @@ class Flusher:
         await self.count()
 
     async def report_in_flight(self) -> None:
-        """Write which calls have been in flight for long, where there are any, or were."""
+        """Write the calls that have been in flight for long; once more after the last one ended."""
         if self._health.is_away:
             return
         calls = self._events.in_flight()
@@ -260,28 +260,28 @@ class Flusher:
                 self.shows_calls = bool(calls)
 
     async def count(self) -> None:
-        """Count live sessions, and the callers of today; a failure opens the breaker."""
+        """Count live sessions and today's callers. A failure opens the breaker."""
         if not self._health.is_away:
             with self._health.operation("count"):
                 self.active = await self._store.active()
         await self.callers.count()
 
     async def _slow_acquire(self) -> None:
-        """Wait for the flush under way, perhaps on another loop of this process."""
+        """Wait for the running flush, which may be on another loop of this process."""
         while not self._turn.acquire(blocking=False):
             holder = self._holder()
             if holder is not None and holder.is_running():
                 await asyncio.sleep(0.002)
             else:
-                # Its loop was stopped in the middle of a flush; what it sent is frozen.
+                # Its loop was stopped in the middle of a flush; the flushes that it sent are frozen.
                 self._turn = threading.Lock()
 
 
 _WHY: Final = {
-    "full": "too many sessions wait for the store",
-    "foreign": "a key of ours holds a value that is not ours, which is left alone",
-    "error": "the store refuses what we send",
+    "full": "too many sessions are waiting for the store",
+    "foreign": "another program has written to a key of otel_mcp, and its value is kept",
+    "error": "the store rejects the write",
     "ended": "their session had ended, and its document is gone",
-    "principal": "their session is another user's, and there is no room for one of their own",
-    "shutdown": "the process ends before the store is back",
+    "principal": "their session belongs to another user, and there is no room for a new one",
+    "shutdown": "the process ended before the store was available again",
 }

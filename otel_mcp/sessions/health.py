@@ -1,4 +1,4 @@
-"""Whether the store works: a circuit breaker that times each use of it, and logs an outage once."""
+"""Tracks whether the store works: a circuit breaker that times each operation and logs each outage once."""
 
 from __future__ import annotations
 
@@ -23,55 +23,55 @@ from otel_mcp.store.base import StoreDown
 logger = logging.getLogger("otel_mcp")
 
 PATIENCE: Final = 0.05
-"""Seconds that a request may wait for the store, in all that it asks."""
+"""Maximum seconds that one request waits for the store, over all its lookups."""
 _FIRST: Final = 0.25
 _LONGEST: Final = 2.0
-"""Seconds between two tries of a store that fails: first and at most. Never in step with other processes."""
+"""First and maximum seconds between two attempts after a failure, with jitter."""
 _DENIED: Final = 30.0
-"""Seconds between two tries where the store denies access."""
+"""Seconds between two attempts if the store denies access."""
 _CALM: Final = 5.0
-"""Seconds without a failure after which a part that failed counts as back: not every flush needs it."""
+"""Seconds without a failure after which a failed part counts as recovered; a single flush may not have used it."""
 _LOGGED: Final = 5
 _WITHIN: Final = 60.0
-"""Outages that are logged in so many seconds: a store that comes and goes must not fill the log."""
+"""Rate limit of the log: at most `_LOGGED` outages in `_WITHIN` seconds."""
 
 
 class SessionEvents(Protocol):
-    """What sessions report to the rest of the package; what it raises stops here."""
+    """Receives what happens in sessions. Its exceptions are contained by the caller."""
 
     def written(self, delta: SessionDelta, result: WriteResult) -> SessionDelta | None:
-        """Act on what the store has answered about a session, where that is more than that it was written.
+        """Act on a store result that says more than "written".
 
         Returns:
-            What is to be written instead, where the session is another user's (`WriteResult.owner`).
+            The delta to write instead if the session belongs to another user (`WriteResult.owner`).
         """
         ...
 
     def ended(self, session: EndedSession) -> None:
-        """Report the end of a session; no other process does."""
+        """Report the end of a session. Called in one process only."""
         ...
 
     def found(self, finding: Finding, state: SessionState) -> None:
-        """Report a pattern that a running session shows; no other process does. `state` is its document."""
+        """Report a pattern in a running session. Called in one process only. `state` is its document."""
         ...
 
     def interrupted(self, cut: Interruption) -> None:
-        """Report that a server refused a session that lives; no other process does."""
+        """Report that a server refused a live session. Called in one process only."""
         ...
 
     def returned(self, facts: SessionFacts, after: float) -> None:
-        """Report that a client is back, with the session of these facts, so many seconds after one was cut."""
+        """Report that a client is back, with the session of these facts, `after` seconds after one was cut."""
         ...
 
     def dropped(self, count: int, reason: str) -> None:
-        """Count tool calls that will not be in the store: ``full``, ``foreign``, ``error``, ``shutdown``.
+        """Count tool calls that will not be in the store: ``full``, ``foreign``, ``error``, ``shutdown``...
 
-        Of ``interruptions`` it is refused requests that were not looked at.
+        With ``interruptions``, count refused requests that were not checked.
         """
         ...
 
     def store_operation(self, operation: str, outcome: str, seconds: float) -> None:
-        """Record a use of the store: ``flush``, ``recall``... with ``ok``, ``error``, ``denied`` or ``timeout``."""
+        """Record an operation (``flush``, ``recall``...) with ``ok``, ``error``, ``denied`` or ``timeout``."""
         ...
 
     def in_flight(self) -> Sequence[OpenCall]:
@@ -79,81 +79,81 @@ class SessionEvents(Protocol):
         ...
 
     def hash_key(self, key: bytes) -> None:
-        """Take over the hash key that all replicas have agreed on."""
+        """Use the hash key that all replicas have agreed on."""
         ...
 
     def listed(self) -> list[tuple[str, str]]:
-        """Return the catalogues of which other processes have still to learn: digest, and what is to be known of it."""
+        """Return digest and summary of each catalogue that is not yet in the store."""
         ...
 
     def met(self, digest: str, summary: str, others: list[str]) -> None:
-        """Act on what the store has answered about one of them (see `tables.meet`)."""
+        """Act on the result of `tables.meet` for one of them: the summaries in `others`."""
         ...
 
     def tasks_seen(self, most: int) -> Sequence[TaskNews]:
-        """Return what calls have shown of tasks, oldest first, once."""
+        """Take up to `most` news of tasks, oldest first."""
         ...
 
     def tasks_followed(self, answer: Followed) -> None:
-        """Act on what the store has answered to those that were returned last."""
+        """Act on the store's answer to the news that were taken last."""
         ...
 
     def tasks_abandoned(self) -> None:
-        """Count as lost what the store is not known to have of tasks."""
+        """Count as lost the news of tasks that the store has not confirmed."""
         ...
 
     def tasks_counted(self, census: TaskCensus | None) -> None:
-        """Take the tasks of the service, and report those whose time is over; ``None`` = they are not known."""
+        """Record the counts of the service's tasks, and report expired ones; ``None`` = unknown."""
         ...
 
     def closing(self) -> None:
-        """Submit what has still to be submitted: the running loop, or the process, is about to end."""
+        """Submit all pending calls, since the running loop or the process is about to end."""
         ...
 
 
 class Use:
-    """One use of the store."""
+    """One operation on the store."""
 
     down: StoreDown | None = None
     """Why it failed."""
 
 
 class StoreHealth:
-    """What is known of the store from using it."""
+    """Infers the state of the store from the outcomes of operations."""
 
     def __init__(
         self, events: SessionEvents, *, divided: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin healthy. `divided`: parts of the store may fail by themselves, as those of a cluster do."""
+        """Begin healthy. `divided`: parts of the store may fail independently, as in a cluster."""
         self.divided = divided
         self.events = events
         self._clock = clock
         self.is_away = False
-        """The last use of the store failed (the breaker is open)."""
+        """The breaker is open: the last operation failed."""
         self.is_partial = False
-        """Some nodes of a cluster, or slots, do not work; the others do."""
+        """Some nodes or slots of a cluster do not work; the others do."""
         self.is_slow = False
-        """It works, but a request has waited for it in vain: none does until a probe has been answered in time."""
+        """The store works, but a lookup has timed out: no request waits until a probe is answered in time."""
         self.recoveries = 0
         self.recovered_at = -inf
-        """By the clock."""
+        """When the store recovered last, in seconds of the clock."""
         self._failures = 0
         self._retry_at = 0.0
         self._last_failure = 0.0
         self._logged: deque[float] = deque(maxlen=_LOGGED)
         self._is_logged = False
-        """The outage under way has been logged, so its end will be."""
+        """Whether the current outage was logged, so that its end is logged too."""
 
     @property
     def wait(self) -> float:
-        """Seconds until the next try; 0 = now."""
+        """Seconds until the next attempt; 0 = now."""
         return max(0.0, self._retry_at - self._clock()) if self.is_away else 0.0
 
     @contextmanager
     def operation(self, name: str, *, proof: bool = False, deferred: bool = False) -> Generator[Use]:
-        """Time a use of the store. Its failures end here, and open the breaker (for `proof` see `failed`).
+        """Time a store operation. Contain its failure and open the breaker (for `proof` see `failed`).
 
-        Those that are `deferred` do not: the caller judges what they mean.
+        With `deferred`, leave the breaker to the caller, who reads `Use.down`.
         """
         started = time.perf_counter()
         use, outcome = Use(), "ok"
@@ -162,7 +162,7 @@ class StoreHealth:
         except StoreDown as down:
             use.down, outcome = down, "denied" if down.denied else "error"
         except asyncio.CancelledError:
-            outcome = "error"  # Nobody knows whether it was done.
+            outcome = "error"  # Unknown: the store may have executed it.
             raise
         except Exception as error:
             use.down, outcome = StoreDown(type(error).__name__), "error"
@@ -176,9 +176,9 @@ class StoreHealth:
                 report("session events", error)
 
     def failed(self, down: StoreDown, *, proof: bool = False) -> None:
-        """Note that the store does not work; one warning an outage.
+        """Open the breaker after a failure; log one warning per outage.
 
-        While a part of it is known not to work, only what does not concern that part is a `proof`.
+        While `is_partial`, a failure opens it only with `proof`: others may come from the failed part.
         """
         if self.is_partial and not proof:
             self._last_failure = self._clock()
@@ -192,12 +192,12 @@ class StoreHealth:
                 self._log(down)
 
     def succeeded(self) -> None:
-        """Note that the store works; one line an outage."""
+        """Close the breaker; log the end of an outage once."""
         if self._close() and not self.is_partial:
             self._log_end()
 
     def partly(self, down: StoreDown) -> None:
-        """Note that a part of the store does not work, and that the rest does; one warning, as of an outage."""
+        """Close the breaker although a part of the store does not work; log one warning, as for an outage."""
         self._last_failure = self._clock()
         was_away = self._close()
         if not self.is_partial:
@@ -206,21 +206,21 @@ class StoreHealth:
                 self._log(down, "a part of ")
 
     def answered(self) -> None:
-        """Note that it answers one question: of a divided store that says nothing of the other parts."""
+        """Note a successful probe. After an outage of a divided store it says nothing about the other parts."""
         if self.divided and self.is_away and not self.is_partial:
             self.partly(StoreDown("unknown"))
         else:
             self.succeeded()
 
     def all_written(self) -> None:
-        """Note that nothing waits which could not be written: a part that failed before is back by now."""
+        """Note that every flush was written: a failed part has recovered if it was calm for `_CALM` seconds."""
         if self.is_partial and not self.is_away and self._clock() - self._last_failure >= _CALM:
             self.is_partial = False
             self._log_end()
             self._recovered()
 
     def _close(self) -> bool:
-        """Close the breaker; `True` if it was open."""
+        """Close the breaker; return whether it was open."""
         was_away, self.is_away, self._failures = self.is_away, False, 0
         if was_away:
             self._recovered()
@@ -245,13 +245,13 @@ class StoreHealth:
         else:
             logger.warning(
                 "otel_mcp: %sRedis cannot be used (%s); requests are not affected, "
-                "sessions are kept in memory and written when it is back",
+                "sessions are kept in memory and written when it is available again",
                 part,
                 down.reason,
             )
 
     def _log_end(self) -> None:
         if self._is_logged:
-            # For information; but a reader of the warning has to see this, also where nobody set up logging.
+            # INFO if it is shown; otherwise WARNING, so that the end is logged wherever the outage was.
             level = logging.INFO if logger.isEnabledFor(logging.INFO) else logging.WARNING
             logger.log(level, "otel_mcp: Redis can be used again; what was kept in memory is being written")

@@ -1,7 +1,7 @@
-"""Asks the store which refused requests have cut a session, and which new session is a client that is back.
+"""Asks the store which refused requests have cut a session, and which new sessions belong to clients that are back.
 
-In the background and in batches: a stranger who makes up ids costs one short question each, a limited number of
-them in each turn, and is counted nowhere.
+It asks in the background and in batches: an invented id costs one short question, of which each turn asks a limited
+number, and is not counted anywhere.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ BATCH: Final = 50
 MOST: Final = 500
 """Questions in one turn."""
 KEPT: Final = 10_000
-"""Questions that wait: sessions that one process may have held."""
+"""Maximum number of waiting questions: as many sessions as one process may have served."""
 _AGAIN: Final = 5.0
-"""Seconds after which a refused id is worth another question: clients repeat themselves."""
+"""Seconds before the same refused id is asked about again: clients repeat requests."""
 _TRAVEL: Final = 1.0
-"""Seconds that a batch of another process may take, beyond its flush interval."""
+"""Seconds that another process's batch may take, beyond its flush interval."""
 
 _Key = tuple[str, str | None]
 
 
 class Interruptions:
-    """What this process has seen of cuts, and of clients that may be back."""
+    """Queues questions about refused requests, and about clients that may be back."""
 
     def __init__(
         self, settings: Settings, store: SessionStore, buffer: Buffer, events: SessionEvents, health: StoreHealth
@@ -47,21 +47,21 @@ class Interruptions:
         self._buffer = buffer
         self._events = events
         self._health = health
-        # By then a process that ends has written its last words, and by then one that was asked has marked the cut.
+        # After `_settle`, a process that ends has written its last flush; after `_settle_back`, the cut is marked.
         shared = not isinstance(store, MemoryStore)
         self._settle = settings.flush_interval if shared else 0.0
         self._settle_back = 3 * settings.flush_interval + _TRAVEL if shared else 0.0
         self.refusals: OrderedDict[_Key, tuple[float, Refusal]] = OrderedDict()
-        """To be asked about, from when on (monotonic seconds)."""
+        """Refusals, and when to ask about each (monotonic seconds)."""
         self._asked: OrderedDict[_Key, float] = OrderedDict()
-        """What was asked about, and when (monotonic seconds)."""
+        """Refusals that were asked about, and when (monotonic seconds)."""
         self.begun: OrderedDict[str, tuple[float, SessionFacts]] = OrderedDict()
-        """Sessions whose clients may be back, and from when on (monotonic seconds) to ask."""
+        """Sessions whose clients may be back, and when to ask about each (monotonic seconds)."""
         self.due = inf
-        """When there is something to ask next, in monotonic seconds."""
+        """When the next question is due (monotonic seconds)."""
 
     def refused(self, refusal: Refusal) -> bool:
-        """Take a request that the server refused; returns whether it is to be asked about. From any thread."""
+        """Queue a question about a refused request; return whether it was queued. Thread-safe."""
         key, now = _key(refusal), time.monotonic()
         if key in self.refusals or now - self._asked.get(key, -_AGAIN) < _AGAIN:
             return False
@@ -73,7 +73,7 @@ class Interruptions:
         return True
 
     def began(self, facts: SessionFacts) -> None:
-        """Take a session that has begun with a handshake here: perhaps its client was cut off before."""
+        """Queue a question about a session that began with a handshake here: its client may have been cut before."""
         if facts.opened and facts.visitor is not None:
             at = time.monotonic() + self._settle_back
             if len(self.begun) >= KEPT:
@@ -82,12 +82,12 @@ class Interruptions:
             self.due = min(self.due, at)
 
     def _drop(self) -> None:
-        """Count a question that is never asked: a cut, or a way back, that is not noticed."""
+        """Count a question that is not asked: one cut or return stays unnoticed."""
         with guarded("session events"):
             self._events.dropped(1, "interruptions")
 
     async def ask(self, *, everything: bool = False) -> None:
-        """Ask what is due; with `everything` also what is not yet, since the process ends."""
+        """Ask the questions that are due; with `everything`, all (the process ends)."""
         now = time.monotonic()
         refused = [refusal for at, refusal in list(self.refusals.values()) if everything or at <= now]
         begun = [facts for at, facts in list(self.begun.values()) if everything or at <= now]
@@ -101,7 +101,7 @@ class Interruptions:
         self.due = min((at for at, _ in left), default=inf)
 
     async def _ask_cut(self, refused: list[Refusal]) -> None:
-        # At the end of the process another turn may be asking still.
+        # `pop` again: at the end of the process, another turn may still be asking.
         batch = [refusal for refusal in refused if self.refusals.pop(_key(refusal), None) is not None]
         for refusal in batch:
             remember(self._asked, _key(refusal), time.monotonic(), KEPT)
@@ -138,5 +138,5 @@ class Interruptions:
 
 
 def _key(refusal: Refusal) -> _Key:
-    """Users ask for themselves: nobody else may keep a user's question from being asked."""
+    """Return the key of a question. It has the user, so that no user can suppress the question of another."""
     return refusal.session_id, refusal.user

@@ -1,9 +1,9 @@
-"""Short questions to the store on the path of a request: answered within 50 ms, or not waited for any longer.
+"""Asks the store on the path of a request, which waits for at most 50 ms.
 
-The same question is asked once at a time (single-flight). A question whose
-answer is late goes on by itself: nothing that was sent is cancelled, so no
-connection is lost by it. Once a request has waited in vain, none waits until
-the background task has found the store fast again (see `StoreHealth.is_slow`).
+Equal lookups share one answer (single-flight). A lookup that times out is not
+cancelled, since that would cost its connection: it continues in the background.
+After a timeout no request waits until a probe of the background task is answered
+in time (see `StoreHealth.is_slow`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from otel_mcp.types import Asker
 T = TypeVar("T")
 
 _AT_ONCE: Final = 8
-"""Questions under way in one loop; the others wait for their turn."""
+"""Maximum number of concurrent lookups in one loop; the others wait."""
 _STEP: Final = 0.0025
-"""Seconds between two looks at the clock while a request waits."""
+"""Seconds of one step of waiting, see `wait`."""
 
 
 class Lookups:
@@ -47,14 +47,14 @@ class Lookups:
         otherwise: T,
         asker: Asker | None = None,
     ) -> T:
-        """Return the store's answer, or `otherwise` where it does not come in time.
+        """Return the store's answer, or `otherwise` if it does not arrive in time.
 
         Args:
-            operation: its name, for metrics.
-            key: what is asked about; the same question is asked once at a time.
-            question: asks.
-            otherwise: the answer from here.
-            asker: the request that waits. One that has waited enough for others does not wait, but asks all the same.
+            operation: name in metrics.
+            key: subject; lookups with the same operation and key share one answer.
+            question: performs the lookup.
+            otherwise: local answer.
+            asker: the waiting request. If its time is used up, the lookup starts all the same, but nobody waits for it.
         """
         if self._health.is_slow:
             return otherwise
@@ -81,7 +81,7 @@ class Lookups:
         return answer
 
     async def aclose(self) -> None:
-        """Cancel what is under way on the running loop: its connections are about to go."""
+        """Cancel the lookups of the running loop before its connections are closed."""
         ending = asyncio.get_running_loop()
         tasks = [task for task in self._asked.values() if task.get_loop() is ending]
         for task in tasks:
@@ -94,7 +94,7 @@ class Lookups:
         name = (id(loop), operation, key)
         task = self._asked.get(name)
         if task is None or task.get_loop() is not loop:
-            # Without the context of the request: others may wait for the same answer.
+            # In an empty context: several requests may wait for the same answer.
             task = contextvars.Context().run(loop.create_task, self._in_turn(loop, question))
             self._asked[name] = task
             task.add_done_callback(lambda done: self._asked.pop(name, None) and _retrieved(done))
@@ -109,9 +109,9 @@ class Lookups:
 
 
 class SharedKey:
-    """The key of our hashes, the same on all replicas of a service.
+    """Holds the key of our hashes, which all replicas of a service share.
 
-    Configured, else what the first process left in the store, else this process's own until it can be asked.
+    It is configured, or agreed in the store, or this process's own until the store answers.
     """
 
     name = "hash-key"
@@ -123,39 +123,38 @@ class SharedKey:
         self._configured = configured is not None
         self._key = configured if configured is not None else secrets.token_hex(32)
         self.is_agreed = self._configured
-        """Whether all replicas have it, as far as is known."""
+        """Whether the key is configured or agreed in the store."""
 
     @property
     def secret(self) -> bytes:
-        """The key as it is known at present."""
+        """The current key."""
         return self._key.encode()
 
     def take_over(self, parent: SharedKey) -> None:
-        """Go on with what the process had that this one was forked from."""
+        """Take the key of the parent process after a fork."""
         self._key, self.is_agreed = parent._key, parent.is_agreed
 
     def ask(self) -> Awaitable[str]:
-        """Ask the store for the key, and offer ours."""
+        """Return the key in the store; ours is stored if there is none."""
         return self._store.get_or_set(self.name, self._key, 0)
 
     def learn(self, agreed: str) -> None:
-        """Take over what the replicas have agreed on."""
+        """Use the key that the replicas have agreed on."""
         self._key, self.is_agreed = agreed, True
         with guarded("session hash key"):
             self._events.hash_key(agreed.encode())
 
     async def agree(self) -> None:
-        """Learn it without the haste of a request; also where it is known, since the store may have lost it."""
+        """Agree on the key in the background. Repeated when it is known, since the store may have lost it."""
         if not self._configured:
             with self._health.operation("agree"):
                 self.learn(await self.ask())
 
 
 async def wait(task: asyncio.Future[Any], patience: float = PATIENCE) -> float:
-    """Wait until the answer is there or patience is over; returns the seconds that count as waited.
+    """Wait for `task` up to `patience` seconds; return the seconds that count as waited.
 
-    A step that took longer counts little more than one: a loop that is late itself (it works, the machine is busy)
-    has given the answer no chance to be read.
+    One step counts as two at most, however long it took: a busy loop could not have read the answer meanwhile.
     """
     loop = asyncio.get_running_loop()
     waited = 0.0
@@ -167,7 +166,7 @@ async def wait(task: asyncio.Future[Any], patience: float = PATIENCE) -> float:
 
 
 def _retrieved(task: asyncio.Task[object]) -> None:
-    """Take notice of an error, also of one that nobody waited for any more."""
+    """Retrieve the error of a lookup, also of one that timed out."""
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, StoreDown):
         report("session lookup", error)

@@ -1,8 +1,8 @@
-"""Sessions as the rest of the package uses them: submit what happened, ask what is known.
+"""Offers sessions to the rest of the package: submit deltas, look up ids, read and write documents.
 
-Nothing here waits for the store on the path of a request but the lookups, 50
-ms at most for all of a request. The work is done by the parts: `buffer` keeps, `flusher`
-writes, `worker` runs them, `lookups` asks, a store remembers.
+On the path of a request only lookups wait for the store, 50 ms at most in total. The
+parts do the work: `buffer` keeps deltas, `flusher` writes them, `worker` runs both in
+the background, `lookups` asks the store.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Sessions:
-    """The sessions of this process, in the store that the settings name."""
+    """Connects the parts that keep this process's sessions in the configured store."""
 
     def __init__(self, settings: Settings, events: SessionEvents, *, store: SessionStore | None = None) -> None:
         self._settings = settings
@@ -48,18 +48,18 @@ class Sessions:
                 "sessions live in the memory of this process only"
             )
         self._parents: list[SessionStore] = []
-        """Stores of the processes that this one was forked from: they have connections that must not be closed here."""
+        """Stores of parent processes, referenced so that their connections are not closed in this fork."""
         self._build()
         loops.leave_to_parent(self)
 
     def _build(self) -> None:
-        """Make the parts, which hold what this process alone knows."""
+        """Build the parts, which hold the state of this process."""
         settings, events = self._settings, self._events
         self._producer = ProducerId()
         self._store: SessionStore = choose(settings, self._producer) if self._given is None else self._given
         self._in_memory = isinstance(self._store, MemoryStore)
         self.buffer = Buffer(settings)
-        """What waits to be written; handshakes are held in it for a moment."""
+        """Deltas to write."""
         self._health = StoreHealth(events, divided=is_divided(settings))
         self._flusher = Flusher(settings, self.buffer, self._store, events, self._producer, self._health)
         self._lookups = Lookups(self._health)
@@ -70,10 +70,10 @@ class Sessions:
         )
         self._turnover = loops.Turnover()
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-        """Those that have served since they were closed last."""
+        """Loops that have served since their last `aclose`."""
 
     def clear(self) -> None:
-        """Leave to the parent, after a fork, what is the parent's: its calls, its task, its connections, its locks."""
+        """Start with new parts after a fork: calls, task, connections and locks belong to the parent."""
         self._parents.append(self._store)
         self.worker.clear()
         self.buffer.pending.clear()
@@ -82,10 +82,10 @@ class Sessions:
         self._build()
         self.shared_key.take_over(key)
 
-    # What happens: from any thread; never waits, never raises.
+    # Submitting: thread-safe; never waits, never raises.
 
     def submit(self, delta: SessionDelta) -> None:
-        """Hand over what happened; `delta` belongs to us from here on."""
+        """Buffer a delta. The caller must not use it afterwards."""
         try:
             worker, callers = self.worker, self._flusher.callers
             if not delta.callers <= callers.counted or delta.last_activity >= callers.until:
@@ -98,25 +98,25 @@ class Sessions:
             report("session submit", error)
 
     def refused(self, refusal: Refusal) -> None:
-        """Take a request that the server refused as one of an unknown session."""
+        """Note a request that the server refused because it does not know the session."""
         with guarded("session refused"):
             if self._flusher.interruptions.refused(refusal) and not self.worker.woken:
                 self.worker.notify()
 
     def follow_tasks(self) -> None:
-        """Have what has been seen of tasks written; from any thread."""
+        """Make the background task write news of tasks. Thread-safe."""
         self._flusher.tasks.due = True
         if not self.worker.woken:
             self.worker.notify()
 
     def list_catalogues(self) -> None:
-        """Have a catalogue noted that a client was shown; from any thread."""
+        """Make the background task write a newly listed catalogue. Thread-safe."""
         self.worker.listed()
 
-    # The task in the background.
+    # The background task.
 
     def ensure_running(self) -> None:
-        """Have the background task on the running loop, on another one that runs, or on one of ours."""
+        """Ensure that the background task runs: on the running loop, another one of the host, or our own."""
         try:
             if self.worker.loop() is get_running_loop():
                 return
@@ -142,15 +142,15 @@ class Sessions:
         return self.worker.loop() is not None
 
     async def flush(self) -> None:
-        """Write everything that waits, now; not while the store is known to be away."""
+        """Flush now, unless the breaker is open."""
         if not self._health.wait:
             with guarded("session flush"):
                 await self._flusher.flush()
 
     async def aclose(self, timeout: float = 2.0) -> None:
-        """Write what waits within `timeout` seconds, and stop; the next request begins again.
+        """Flush within `timeout` seconds, and stop; the next request starts again.
 
-        What cannot be written is counted as dropped, unless another loop of this process goes on serving.
+        The rest is counted as dropped, unless another loop of this process still serves.
         """
         self._turnover.forget()
         await self.worker.aclose(timeout)
@@ -159,28 +159,28 @@ class Sessions:
             self._flusher.abandon()
 
     def flush_at_exit(self) -> None:
-        """Write what waits where no loop runs any more, within two seconds."""
+        """Flush within two seconds after the last loop has stopped."""
         with guarded("last session flush"):
             self.worker.write_at_exit()
 
     # Documents: the public API.
 
     async def save(self, state: SessionState) -> None:
-        """Write the user's document at once; while the store is away it is kept and written later."""
+        """Write the user's document at once; during an outage, keep it in memory and write it later."""
         await self._document(state.session_id, lambda: self._documents.save(state))
 
     async def load(self, session_id: str) -> SessionState | None:
-        """Read the document, this process's calls included; while the store is away, what this process knows."""
+        """Read the document, with this process's calls; during an outage, return what this process knows."""
         return await self._document(session_id, lambda: self._documents.load(session_id))
 
     async def get_or_create(self, session_id: str, *, user_agent: str | None = None) -> SessionState:
-        """Read the document; begin a new one where there is none."""
+        """Read the document, or create it."""
         return await self._document(
             session_id, lambda: self._documents.get_or_create(session_id, user_agent=user_agent)
         )
 
     async def delete(self, session_id: str) -> bool:
-        """End a session and remove it at once; `False` where there was none."""
+        """End a session and delete its document at once; return whether it existed."""
         return await self._document(session_id, lambda: self._documents.delete(session_id))
 
     async def _document(self, session_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -190,40 +190,40 @@ class Sessions:
         finally:
             self._wake()
 
-    # Questions on behalf of an `asker`, which waits for 50 ms in all of them.
+    # Lookups: an `asker` (a request) waits for 50 ms at most, over all its lookups.
 
     async def describe(self, session_id: str, asker: Asker | None = None) -> Known | None:
-        """Describe an id that this process meets for the first time; `None` = not known."""
+        """Describe an id that is new to this process; `None` = unknown."""
         return await self._ask("recall", session_id, lambda: self._store.describe(session_id), None, asker)
 
     async def bind(self, facts: SessionFacts) -> None:
-        """Publish whose a session is that has just shaken hands here, and its client."""
+        """Publish the owner and the client of a session after its handshake."""
         await self._ask("bind", facts.session_id, lambda: self._store.bind(facts), None)
 
     async def get(self, key: str, asker: Asker | None = None) -> str | None:
-        """Return the value that was agreed on under `key`; `None` where there is none, or it is not known."""
+        """Return the agreed value of `key`; `None` = none or unknown."""
         return await self._ask("consult", key, lambda: self._store.get(key), None, asker)
 
     async def get_or_set(self, key: str, candidate: str, ttl: float, asker: Asker | None = None) -> str:
-        """Return the value that all replicas have under `key`; `candidate` where it is not known."""
+        """Return the value of `key` on all replicas, set to `candidate` if there is none; `candidate` if unknown."""
         return await self._ask("agree", key, lambda: self._store.get_or_set(key, candidate, ttl), candidate, asker)
 
     async def set_value(self, key: str, value: str, ttl: float) -> None:
-        """Set the value that all replicas have under `key`; nothing where it cannot be set now."""
+        """Set the value of `key` on all replicas; do nothing during an outage."""
         await self._ask("agree", f"{key} {value}", lambda: self._store.set_value(key, value, ttl), None)
 
     async def get_or_set_successor(
         self, old_id: str, candidate: str, user: str | None = None, asker: Asker | None = None
     ) -> str:
-        """Return the session that continues `old_id` on all replicas; `candidate` where it is not known."""
-        # Users do not share an answer: for one of them the id may be another's.
+        """Return the session that continues `old_id` on all replicas; `candidate` if unknown."""
+        # Users do not share an answer: the session may belong to one of them only.
         key = old_id if user is None else f"{old_id} {user}"
         return await self._ask(
             "succeed", key, lambda: self._store.get_or_set_successor(old_id, candidate, user), candidate, asker
         )
 
     async def hash_key(self, asker: Asker | None = None) -> bytes:
-        """Return the key of our hashes: configured, else agreed by all replicas, else this process's own for now."""
+        """Return the key of our hashes (see `SharedKey`); ask the store if it is not agreed yet."""
         if not self.shared_key.is_agreed:
             agreed = await self._ask("agree", self.shared_key.name, self.shared_key.ask, None, asker)
             if agreed is not None:
@@ -246,7 +246,7 @@ class Sessions:
             return await question()
         answer, home, was_slow = otherwise, loops.elsewhere(), self._health.is_slow
         if home is not None and loops.running() is None:
-            return otherwise  # On trio nobody waits for the store: what is asked is agreed on later.
+            return otherwise  # Requests on trio do not wait for the store; replicas agree later.
         with guarded("session lookup"):
             asked = self._lookups.ask(operation, key, question, otherwise, asker)
             if home is None:
@@ -257,11 +257,11 @@ class Sessions:
         return answer
 
     def _wake(self, *, now: bool = False) -> None:
-        """Have the task find out when a store that has just failed, or is slow, can be used again."""
+        """Wake the task if the store is degraded, so that it probes the store."""
         if now or (self.degraded and not self.worker.woken):
             self.worker.notify(now=now)
 
-    # What is known of the store.
+    # The state of the store.
 
     @property
     def is_shared(self) -> bool:
@@ -270,27 +270,27 @@ class Sessions:
 
     @property
     def degraded(self) -> bool:
-        """Whether questions are answered locally at present, since the store is away or slow."""
+        """Whether lookups are answered locally, since the store is away or slow."""
         return self._health.is_away or self._health.is_slow
 
     @property
     def active(self) -> int | None:
-        """Live sessions in all processes; `None` where it is not known."""
+        """Number of live sessions in all processes; `None` = unknown."""
         return None if self._health.is_away else self._flusher.active
 
     @property
     def callers(self) -> int | None:
-        """Callers of today in all processes; `None` where it is not known."""
+        """Number of today's callers in all processes; `None` = unknown."""
         return None if self._health.is_away else self._flusher.callers.number
 
     @property
     def local(self) -> int:
-        """Sessions held in the memory of this process, for want of a store or of its answer."""
+        """Number of sessions in this process's memory: without a store, or not yet written."""
         held = len(self._store) if isinstance(self._store, MemoryStore) else 0
         sent = sum(1 for session_id in list(self._flusher.frozen) if session_id not in self.buffer.pending)
         return held + len(self.buffer.pending) + sent + len(self._documents.unwritten)
 
     @property
     def pending(self) -> int:
-        """Tool calls that are not known to be in the store."""
+        """Number of tool calls that the store has not confirmed."""
         return self._flusher.calls

@@ -1,4 +1,4 @@
-"""What the processes of a service tell each other in small tables of the store."""
+"""Shares small tables between the processes of a service: catalogues, calls in flight, ended processes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from otel_mcp.model.delta import OpenCall
 from otel_mcp.store.base import ABANDONED, Change, ProducerId, SessionStore
 
 KNOWN: Final = 86_400.0
-"""Seconds that a catalogue which nobody lists is not news again."""
+"""Seconds for which an unlisted catalogue stays known, so that it is not reported again."""
 CATALOGUES: Final = 32
-"""Catalogues that are known at most: those that were listed last."""
+"""Maximum number of known catalogues: those listed last."""
 IN_FLIGHT_KEPT: Final = 10.0
-"""Seconds that calls in flight count where their process does not say so again: it may be gone."""
+"""Seconds after which calls in flight expire unless their process writes them again."""
 _GONE_KEPT: Final = 3600.0
-"""Seconds for which it is known of a process that it has ended."""
+"""Seconds for which an ended process is listed."""
 _MOST_GONE: Final = 64
 _PROCESSES: Final = 1000
 _TRIES: Final = 5
-"""Times that an entry is put where others do so at the same moment."""
+"""Attempts to put an entry while other processes change the table."""
 
 
 class Entry(NamedTuple):
-    """One entry: newer ones are greater."""
+    """One entry of a table; newer ones compare greater."""
 
     at: float
     """Unix seconds, by the clock of the store."""
@@ -45,20 +45,20 @@ async def put(
     aged: float | None = None,
     alone: bool = False,
 ) -> list[Entry]:
-    """Put an entry into a table as of now, or take it out where `text` is ``None``.
+    """Put an entry into a table with the current time, or remove it if `text` is ``None``.
 
     Args:
-        store: has the table.
-        table: its name.
-        name: of the entry.
-        text: its new text.
-        most: how many there are at most; the oldest make room.
-        kept: seconds that the table is kept.
-        aged: seconds after which an entry is taken out; left out, none is for its age.
-        alone: leave the other entries unread, unless there are too many.
+        store: the store.
+        table: name of the table.
+        name: name of the entry.
+        text: new text of the entry.
+        most: maximum number of entries; the oldest are removed.
+        kept: seconds for which the table is kept.
+        aged: seconds after which entries are removed; by default, never.
+        alone: do not read the other entries at the first attempt.
 
     Returns:
-        What was there before, as far as it was read, the newest first.
+        The entries before, as far as they were read, newest first.
     """
     held, entries, now = dict[str, str](), list[Entry](), 0.0
     for _ in range(_TRIES):
@@ -78,16 +78,16 @@ async def put(
 def _entries(held: Iterable[tuple[str, str]]) -> Iterable[Entry]:
     for name, known in held:
         at, _, text = known.partition(" ")
-        if at.isdecimal():  # Else something else has written there.
+        if at.isdecimal():  # Otherwise another program has written it.
             yield Entry(int(at) / 1e6, name, text)
 
 
 async def meet(store: SessionStore, digest: str, summary: str) -> list[str]:
-    """Note that the catalogue of this digest is listed, with what is to be known of it.
+    """Note that the catalogue with this digest is listed.
 
     Returns:
-        The summaries of the others that are known, newest first, where this one is new: it was not listed within
-        `KNOWN`, and another was listed since. Else, and where it is the first, none.
+        If this catalogue is new, the summaries of the other known ones, newest first; otherwise none.
+        It is new if it was not listed within `KNOWN` seconds and another one was listed since.
     """
     entries = await put(store, "catalogues", digest, summary, most=CATALOGUES, kept=ABANDONED)
     others = [entry for entry in entries if entry.name != digest]
@@ -100,10 +100,10 @@ async def meet(store: SessionStore, digest: str, summary: str) -> list[str]:
 async def put_in_flight(
     store: SessionStore, process: ProducerId, calls: Sequence[OpenCall], *, again: bool = False
 ) -> None:
-    """Note which calls a process has in flight, for others to read in the next seconds; none = no longer any.
+    """Publish the calls that a process has in flight for `IN_FLIGHT_KEPT` seconds; without calls, remove its entry.
 
-    Entries of processes that are gone are taken out only by one that does so for the first time, not `again`: each of
-    many processes does so each second.
+    Expired entries of other processes are removed only by the first write, not `again`: reading the whole table
+    each second in every process would cost too much.
     """
     known = to_json([call._asdict() for call in calls]).decode() if calls else None
     bounds = {"kept": IN_FLIGHT_KEPT, "aged": IN_FLIGHT_KEPT}
@@ -111,11 +111,11 @@ async def put_in_flight(
 
 
 async def leave(store: SessionStore, process: ProducerId) -> None:
-    """Note that a process ends: what it has served is not at another replica."""
+    """Note that a process ends, so that its transport sessions are not taken for those of a live replica."""
     await put(store, "gone", process.token, "", most=_MOST_GONE, kept=_GONE_KEPT, aged=_GONE_KEPT)
 
 
 async def gone(store: SessionStore) -> list[str]:
-    """Return the processes that have ended not long ago."""
+    """Return the tokens of the processes that ended within the last hour."""
     since = time.time() + store.ahead - _GONE_KEPT
     return [entry.name for entry in _entries((await store.entries("gone")).items()) if entry.at > since]

@@ -1,7 +1,8 @@
-"""Keeps up in the store which tasks tool calls have begun, and what has become of them.
+"""Tracks in the store the tasks that tool calls have begun, and their ends.
 
-Any process may see the end of a task, and each is reported once: with the news that show it, or with those of its
-beginning where they come later. What is not answered is sent again, with the same name: then it is answered alike.
+Any process may see the end of a task. Each end is reported once: by the process whose news complete the task (its
+end, or its beginning if that is written later). Batches are idempotent by their names: one without an answer is sent
+again, and gets the same answer.
 """
 
 from __future__ import annotations
@@ -17,39 +18,39 @@ from otel_mcp.sessions.health import SessionEvents, StoreHealth
 from otel_mcp.store.base import Change, ProducerId, SessionStore
 
 _BATCH: Final = 100
-"""News at a time."""
+"""News in one batch."""
 _TURN: Final = 5
-"""Batches before other things are written."""
+"""Batches in one turn of the worker."""
 _TRIES: Final = 10
-"""Times that news are added, where others change the same tasks."""
+"""Attempts to write a batch while other processes change the same tasks."""
 _RECENT: Final = 60.0
-"""Seconds in which news are sent again, as a rule, whose answer was lost."""
+"""Seconds for which an ended task is kept if there is no room: unanswered news are usually sent again within them."""
 _TABLE: Final = "tasks"
 
 
 class TaskTable:
-    """The tasks of a service, by the hash of their ids, in a table that all its processes share."""
+    """Changes the table of a service's tasks, by hash of the task id, which all its processes share."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
 
     async def follow(self, batch: str, news: Sequence[TaskNews]) -> Followed:
-        """Take what messages have shown of tasks, in the time of the store; `batch` names these news."""
+        """Add news of tasks, whose times are by the store's clock; `batch` names these news."""
         names = dict.fromkeys(each.key for each in news)
         attempt = 0
         while True:
-            # Only where not all can be changed it has to be known whether there is room.
+            # The first attempt assumes that there is room; the others read the whole table to know.
             held = await self._store.entries(_TABLE, None if attempt else list(names))
             tasks = _Batch(batch, names, held, room=MOST - len(held) if attempt else MOST)
             links = [tasks.take(each) for each in news]
             missed, attempt = await self._swap(held, tasks.tasks, tasks.places), attempt + 1
-            if missed.isdisjoint(names) or attempt == _TRIES:  # The latter where something else has the table.
+            if missed.isdisjoint(names) or attempt == _TRIES:  # The latter if another program uses the key.
                 ends = [end for name in names if name not in missed for end in tasks.ends(name)]
                 pairs = zip(news, links, strict=True)
                 return Followed(ends, [None if each.key in missed else link for each, link in pairs])
 
     async def count(self, batch: str) -> TaskCensus:
-        """Count the tasks that have not ended, and claim those whose time is over; `batch` names this count."""
+        """Count the active tasks, and claim the expired ones; `batch` names this count."""
         held, census = await self._store.entries(_TABLE), TaskCensus()
         now, changed, claimed = time.time() + self._store.ahead, dict[str, Task | None](), dict[str, TaskEnd]()
         for name, text in held.items():
@@ -72,7 +73,7 @@ class TaskTable:
     async def _swap(
         self, held: Mapping[str, str], tasks: Mapping[str, Task | None], places: Mapping[str, tuple[str, str]]
     ) -> set[str]:
-        """Write tasks that have changed, those that go first; return the names of those that others have changed."""
+        """Write the changed tasks, removals first; return the names of those that other processes have changed."""
         texts = {name: None if task is None else task.text() for name, task in tasks.items()}
         new = {name: text for name, text in texts.items() if text != held.get(name)}
         changes = {name: Change(held.get(name), text, places.get(name)) for name, text in new.items()}
@@ -81,7 +82,7 @@ class TaskTable:
 
 
 class _Batch:
-    """Tasks as a batch of news leaves them, and what is to be reported of them."""
+    """Applies a batch of news to tasks, and tells which ends to report."""
 
     def __init__(self, name: str, own: Collection[str], held: Mapping[str, str], *, room: int) -> None:
         self._name = name
@@ -90,15 +91,15 @@ class _Batch:
         self._room = room
         self.tasks: dict[str, Task | None] = {key: Task.read(text) for key, text in held.items()}
         self.places: dict[str, tuple[str, str]] = {}
-        """Names and texts of tasks that go, by the names of those that take their places."""
+        """Key and text of each removed task, by the key of the task that replaces it."""
         self._spare: list[tuple[bool, float, str]] | None = None
-        """Tasks that may make room, the best first: is it followed, its end, its name; ``None`` = not looked for."""
+        """Removable tasks, best first: whether it is followed, its end, its key; ``None`` = not searched yet."""
 
     def take(self, news: TaskNews) -> str | None:
-        """Add one of the news; return the call that has begun the task, where that is known; ``None`` = no room."""
+        """Add one of the news; return the link to the call that began the task, "" if unknown; ``None`` = no room."""
         task, key = self.tasks.get(news.key), news.key
         is_other = task is not None and news.began is not None and task.began not in (0.0, news.began)
-        if task is None or is_other:  # The latter of a server that counts from 1 after each start.
+        if task is None or is_other:  # The latter if a server numbers its tasks from 1 after each start.
             if task is None and not self._has_room(news):
                 return None if news.began is not None else ""
             former = self.tasks[self.places[key][0]] if key in self.places else task
@@ -112,7 +113,7 @@ class _Batch:
         return task.link
 
     def ends(self, key: str) -> Iterator[TaskEnd]:
-        """Return what is to be reported of a task: that it has taken the place of another one, and its end."""
+        """Return the ends to report for a task: that of the task it replaced, and its own."""
         if (task := self.tasks.get(key)) is None:
             return
         if task.former is not None and task.former[0] == self._name:
@@ -121,7 +122,7 @@ class _Batch:
             yield TaskEnd(task.tool, task.status, max(task.ended - task.began, 0.0))
 
     def _has_room(self, news: TaskNews) -> bool:
-        """Forget what is over, once; what begins or ends takes the place of what is not begun, or ended long ago."""
+        """Make room for news: remove ended tasks once; then a beginning or an end replaces a removable task."""
         if self._room <= 0 and self._spare is None:
             self._spare = []
             for key, task in [item for item in self.tasks.items() if item[0] not in self._own]:
@@ -137,14 +138,14 @@ class _Batch:
             return True
         if not self._spare or (news.began is None and news.status not in FINAL):
             return False
-        # One of the first, since other processes look for room at the same time.
+        # A random one of the best eighth, since other processes make room at the same time.
         *_, other = self._spare.pop(randrange(len(self._spare) // 8 + 1))
         self.places[news.key] = other, self._held[other]
         return True
 
 
 class Tasks:
-    """News on their way to the store; those that are not answered are sent again as they are."""
+    """Sends news to the store; a batch without an answer is sent again unchanged."""
 
     def __init__(self, store: SessionStore, events: SessionEvents, health: StoreHealth, producer: ProducerId) -> None:
         self._store = store
@@ -153,18 +154,18 @@ class Tasks:
         self._health = health
         self._producer = producer
         self.due = False
-        """News wait, or have been sent and not answered."""
+        """Whether news wait, or a batch has no answer."""
         self._batch = ""
         self._sent: Sequence[TaskNews] = ()
         self._count = ""
-        """Names the count that is not answered: what it has claimed is claimed again."""
+        """Name of the count that has no answer: the next one reuses it, and gets the same claims."""
 
     def abandon(self) -> None:
-        """Send nothing any more, since the process ends."""
+        """Stop sending, since the process ends."""
         self.due, self._sent = False, ()
 
     async def follow(self, batches: float = _TURN) -> None:
-        """Send what waits, in so many batches at most, and report what has ended."""
+        """Send waiting news, in at most `batches` batches, and report ends."""
         while batches > 0 and self.due and not self._health.is_away:
             batches -= 1
             if not self._sent:
@@ -177,11 +178,11 @@ class Tasks:
                 answer = await self._table.follow(self._batch, self._sent)
                 self._sent = ()
                 self._events.tasks_followed(answer)
-            if self._sent:  # The store has failed, which is noted: the next time sends the same again.
+            if self._sent:  # The store has failed (`operation` noted it): the next turn sends the same batch.
                 return
 
     async def count(self) -> None:
-        """Count the tasks that have not ended, and report those whose time is over."""
+        """Count the active tasks, and report the expired ones."""
         census = None
         if not self._health.is_away:
             with self._health.operation("tasks"):
@@ -195,6 +196,6 @@ class Tasks:
 
 
 def _in_time(news: TaskNews, ahead: float) -> TaskNews:
-    """Convert the instants of news to the time of the store, `ahead` of ours."""
+    """Convert the times of news to the store's clock, which is `ahead` seconds of ours."""
     ended, began = (None if instant is None else instant + ahead for instant in (news.ended, news.began))
     return replace(news, at=news.at + ahead, ended=ended, began=began)

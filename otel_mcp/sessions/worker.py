@@ -1,9 +1,9 @@
-"""The one task that writes and sweeps while the host serves, and what is written at the end.
+"""Runs the background task that flushes and sweeps, and the last flush when a loop or the process ends.
 
-It belongs to the running loop and never outlives it: a cancelled task (that
-is how servers end their loops) writes what waits, closes the client and goes.
-The loop holds the task, and we hold neither, so that a loop which is thrown
-away takes the task with it.
+The task belongs to the running loop and never outlives it: when it is cancelled (this
+is how servers end their loops), it flushes once more and closes the client.
+We hold only weak references to the loop and the task, so a discarded loop is freed
+together with its task.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from otel_mcp.settings import Settings
 from otel_mcp.store.base import SessionStore, StoreDown
 
 _FINAL: Final = 1.5
-"""Seconds for the last flush of a loop that ends."""
+"""Maximum seconds of the last flush of a loop."""
 _EXIT: Final = 2.0
-"""Seconds that the end of the process may wait for the store."""
+"""Maximum seconds that the exit of the process waits for the store."""
 _PROBE: Final = "probe"
 _PROBE_KEPT: Final = 0.001
-"""Seconds: gone before the next probe, which has to write again."""
+"""Seconds: it expires before the next probe, so that each probe writes."""
 
 
 def _nothing() -> None:
@@ -42,7 +42,7 @@ def _nothing() -> None:
 
 
 class Worker:
-    """Wakes for work, at the interval of flushes, and to sweep."""
+    """Owns the background task: it flushes while there is work, and sweeps periodically."""
 
     def __init__(
         self,
@@ -66,21 +66,21 @@ class Worker:
         self._shared_key = shared_key
         self._recoveries = 0
         self._listed = False
-        """A catalogue has still to be noted."""
+        """Whether a catalogue has to be written to the store."""
         self.clear()
 
     def clear(self) -> None:
-        """Forget the task, which ends at its next turn (or lives in the parent, after a fork)."""
+        """Drop the references to the task. It ends when it wakes next; after a fork, it runs in the parent."""
         self.loop: Callable[[], asyncio.AbstractEventLoop | None] = _nothing
         self._event: Callable[[], asyncio.Event | None] = _nothing
         self._task: Callable[[], asyncio.Task[None] | None] = _nothing
         self.woken = False
-        """Something waits, and the task knows."""
+        """Whether the task has been notified of work."""
         self.asked = False
-        """A flush was asked for without waiting for the interval."""
+        """Whether to flush now, without waiting for the interval."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run on `loop`, unless the task lives on another one that runs."""
+        """Start the task on `loop`, unless it already runs on a running loop."""
         current = self.loop()
         if current is not None and not current.is_closed() and current.is_running():
             return
@@ -89,21 +89,21 @@ class Worker:
         self.loop, self._event = weakref.ref(loop), weakref.ref(event)
         work = self._run(event)
         try:
-            # Without the context of the request that happens to be the first.
+            # In an empty context, not in that of the request that came first.
             task = contextvars.Context().run(loop.create_task, work)
             self._task = weakref.ref(task)
         except BaseException:
             work.close()
-            self.clear()  # Nothing runs there: the next request tries again.
+            self.clear()  # The next request tries again.
             raise
 
     def stop(self) -> None:
-        """Have the task end at once; the one that stops it writes what waits."""
+        """Make the task end without its last flush, which is left to the caller."""
         self.notify()
         self.clear()
 
     def notify(self, *, now: bool = False) -> None:
-        """Wake the task, since something waits; from any thread."""
+        """Wake the task because there is work; `now` skips the flush interval. Thread-safe."""
         loop, event = self.loop(), self._event()
         if loop is None or event is None:
             return
@@ -134,7 +134,7 @@ class Worker:
                         await self._sweep()
                     sweep_at = time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)
                 if task.cancelling():
-                    # An awaited call has swallowed it; whatever ends the loop would wait for this task for ever.
+                    # An awaited call has swallowed the cancellation; the code that ends the loop would wait for ever.
                     raise asyncio.CancelledError
                 now = time.monotonic()
                 if flush_at is None and (self.woken or self._health.is_away or self._flusher.shows_calls):
@@ -158,7 +158,7 @@ class Worker:
                 self.clear()
 
     async def turn(self) -> float | None:
-        """Write what waits; the seconds until the next try, if there is one to make."""
+        """Do all pending work once. Return the seconds until the next turn, or ``None`` if nothing is left."""
         health, flusher, key, interruptions = self._health, self._flusher, self._shared_key, self._flusher.interruptions
         if health.is_away and health.wait:
             return health.wait
@@ -168,7 +168,7 @@ class Worker:
         if self._documents.unwritten:
             await self._documents.catch_up()
         if not health.is_away and (not key.is_agreed or self._recoveries != health.recoveries):
-            # After an outage the store may be empty: the key has to be there for replicas to come.
+            # After an outage the store may be empty: new replicas need the key.
             self._recoveries = health.recoveries
             await key.agree()
         if interruptions.due <= time.monotonic():
@@ -192,12 +192,12 @@ class Worker:
         return self._interval if waits else None
 
     def listed(self) -> None:
-        """Have the task note a catalogue that a client was shown; from any thread."""
+        """Make the task write a newly listed catalogue to the store. Thread-safe."""
         self._listed = True
         self.notify()
 
     async def _meet(self) -> None:
-        """Note in the store which catalogues clients are shown: the first process to do so reports a change."""
+        """Write listed catalogues to the store. The first process to write a new one reports the change."""
         if not self._shared_key.is_agreed or self._health.is_away:
             return
         self._listed = False
@@ -207,10 +207,10 @@ class Worker:
             self._listed = self._listed or use.down is not None
 
     async def _probe(self) -> None:
-        """Ask where perhaps nothing waited that could have shown whether the store, or its other parts, can be used."""
+        """Test whether the store works, since a flush with nothing to write does not show it."""
         health = self._health
         with health.operation("probe", proof=True):
-            # It writes: a server that is full or read-only answers everything else.
+            # A write: a server that is full or read-only still answers reads.
             probe = asyncio.ensure_future(self._store.get_or_set(_PROBE, _PROBE, _PROBE_KEPT))
             try:
                 health.is_slow = await wait(probe) >= PATIENCE
@@ -225,17 +225,17 @@ class Worker:
         await self._flusher.report_in_flight()
         await self._flusher.tasks.count()
         if not self._health.is_away:
-            # Or the next process makes another key, where the store has lost it unnoticed: emptied, evicted.
+            # The store may have lost the key (emptied, evicted); then the next new process would make another one.
             await self._shared_key.agree()
 
     async def aclose(self, timeout: float) -> None:
-        """Write what waits within `timeout` seconds, and stop."""
+        """Flush within `timeout` seconds, and stop."""
         task, until = self._task(), time.monotonic() + timeout
         self.stop()
         if task is not None and task is not asyncio.current_task() and task.get_loop() is asyncio.get_running_loop():
-            # Connections are about to go: that may not look like an outage to what the task has begun.
+            # Let the task finish its operation: closed connections would look like an outage to it.
             await asyncio.wait((task,), timeout=timeout / 2)
-        # Half of the time is left, also where the loop was kept from running meanwhile.
+        # At least half of the time, even if the loop was blocked meanwhile.
         await self._finish(max(until - time.monotonic(), timeout / 2))
 
     async def _finish(self, timeout: float) -> None:
@@ -271,7 +271,7 @@ class Worker:
         await self._store.aclose()
 
     def write_at_exit(self) -> None:
-        """Write what waits where no loop runs any more, within two seconds; what is left is counted as dropped."""
+        """Flush within two seconds after the last loop has stopped; count the rest as dropped."""
         if loops.running() is not None:
             self.notify(now=True)
             return
@@ -290,8 +290,8 @@ class Worker:
 
 
 class _ExitLoop(asyncio.SelectorEventLoop):
-    """Resolves names without the thread pool, which is shut down before exit handlers run."""
+    """Resolves host names without the thread pool, which is shut down before exit handlers run."""
 
     async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
-        """Ask the resolver in this thread."""
+        """Call the resolver in this thread."""
         return socket.getaddrinfo(*args, **options)
