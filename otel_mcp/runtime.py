@@ -134,7 +134,7 @@ class Runtime:
 
     def _read(self) -> Readings:
         """Return the values of observable metrics; record finished calls first, so that an export misses none."""
-        self.recorder.drain()
+        self._drain()
         self.exchanges.inflight.outgoing.expire()
         if self._audit is not None:
             self._audit.look()
@@ -153,6 +153,10 @@ class Runtime:
             tasks.active(),
             tasks.oldest(),
         )
+
+    def _drain(self) -> None:
+        self.recorder.drain()
+        self.metrics.listings.finish()
 
     async def warm_up(self) -> None:
         """Connect to the store, learn the shared key and register metrics, before the first request.
@@ -199,7 +203,7 @@ class Runtime:
 
     async def _end(self) -> None:
         self.exchanges.close()
-        self.recorder.drain()
+        self._drain()
         await self.observers.aclose(1.0)
         await self.sessions.aclose(_FLUSH_SECONDS)
         self.recorder.drain()
@@ -225,7 +229,7 @@ class Runtime:
         with guarded("exit"):
             self.exchanges.close()
         with guarded("exit"):
-            self.recorder.drain()
+            self._drain()
         with guarded("exit"):
             self.sessions.flush_at_exit()
 

@@ -95,7 +95,7 @@ class Replies:
         call = exchange.sdk_call
         if call is None or call.id != request_id:
             call = self.find(exchange, request_id)
-        if call is not None and call.method == "tools/list" and self._metrics.catalogues.see(call, data):
+        if call is not None and call.method == "tools/list" and self._metrics.listings.see(call, data):
             self._inflight.finish(call, FINE, size)
             return True
         if call is None or call.method != "tools/call" or not call.accepted:
@@ -126,7 +126,7 @@ class Replies:
                 return
         try:
             if call.method == "tools/list" and call.listing is None and data:
-                self._metrics.catalogues.see(call, data)
+                self._metrics.listings.see(call, data)
             self._learn(call, reply)
         finally:
             self._inflight.finish(call, outcome, size)

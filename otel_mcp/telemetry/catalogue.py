@@ -17,25 +17,14 @@ from pydantic_core import from_json, to_json
 from otel_mcp import semconv
 from otel_mcp.bounded import BoundedNames, remember
 from otel_mcp.model.call import Call
-from otel_mcp.wire.catalogue import (
-    MOST_TOOLS,
-    Definition,
-    Listing,
-    Page,
-    digest_of,
-    fingerprint,
-    parse_page,
-    unread_page,
-)
+from otel_mcp.wire.catalogue import MOST_TOOLS, Definition, Page, digest_of
 from otel_mcp.wire.jsonrpc import field_of, listed_names
 
 logger = logging.getLogger("otel_mcp")
 
 MAX_TOOLS: Final = 200
 _MAX_PAGES: Final = 128
-"""Answers that are known by their bytes, and pages of listings that are not complete."""
-_MAX_READ: Final = 16 * 1024 * 1024
-"""Bytes of new answers that are read in a minute, which takes half a second."""
+"""Pages of listings that are not complete."""
 _MAX_CATALOGUES: Final = 16
 """Catalogues that differ, as of users or of mounted servers."""
 _MAX_SHOWN: Final = 100
@@ -84,10 +73,6 @@ class Catalogues:
         self.prompts = BoundedNames(MAX_TOOLS)
         self._all_listed = False
         """The server has listed all its tools."""
-        self._minute, self._new = -60.0, 0
-        """When the current minute began, and bytes of answers since then that were new."""
-        self._read: OrderedDict[int, Page | None] = OrderedDict()
-        """Pages, by the fingerprints of the answers."""
         self._pages: OrderedDict[tuple[str, str | None], Page] = OrderedDict()
         """Pages of listings that take several, by who got them and by their cursors."""
         self._shared: OrderedDict[str | None, Page | None] = OrderedDict()
@@ -127,40 +112,21 @@ class Catalogues:
             return False
         return len(call.target) <= BoundedNames.MAX_LENGTH and call.target not in self.tools.known
 
-    def see(self, call: Call, data: bytes | bytearray) -> bool:
-        """Take the answer to ``tools/list`` from the wire. Returns whether one that says the same was read before."""
-        key = fingerprint(data)
-        known = key in self._read
-        page = self._read[key] if known else self._slow_read(key, data)
-        if known:
-            self._read.move_to_end(key)
-        if page is not None:
-            cursor = call.params.get("cursor")
-            call.listing = Listing(cursor if isinstance(cursor, str) and cursor else None, page)
-        return known and page is not None
+    def listed(self, cursor: str | None, page: Page, owner: str) -> int | None:
+        """Take what a finished ``tools/list`` of a client has listed.
 
-    def _slow_read(self, key: int, data: bytes | bytearray) -> Page | None:
-        """Read an answer that is new, which takes 3 ms for 100 KB; too many of them are only measured."""
-        now = self._clock()
-        if now - self._minute >= 60.0:
-            self._minute, self._new = now, 0
-        self._new += len(data)
-        if self._new > _MAX_READ:
-            return unread_page(len(data))
-        page = parse_page(data)
-        remember(self._read, key, page, _MAX_PAGES)
-        return page
+        Args:
+            cursor: by which it was asked for.
+            page: the answer.
+            owner: names the client.
 
-    def listed(self, call: Call) -> int | None:
-        """Take a finished ``tools/list``. Returns the size of the whole catalogue where that is complete, in bytes."""
-        if call.listing is None:
-            return None
-        cursor, page = call.listing
+        Returns:
+            The size of the whole catalogue where that is complete, in bytes.
+        """
         if page.tools is None:
             return page.size
         pages = [page]
         if cursor is not None or page.next_cursor is not None:
-            owner = call.session.id if call.session is not None else ""
             remember(self._pages, (owner, cursor), page, _MAX_PAGES)
             if self._shared.setdefault(cursor, page) != page:
                 self._shared[cursor] = None

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Any, Final
 
@@ -25,10 +26,12 @@ from otel_mcp.telemetry.catalogue import Catalogues
 from otel_mcp.telemetry.census import Census
 from otel_mcp.telemetry.instruments import Instruments, Readings
 from otel_mcp.telemetry.labels import Labels, has_worked
+from otel_mcp.telemetry.listings import Listings
 from otel_mcp.telemetry.series import Series
 from otel_mcp.telemetry.session_metrics import PROTOCOL_VERSIONS, SessionMetrics
 from otel_mcp.telemetry.spans import NO_SPAN
 from otel_mcp.telemetry.tasks import Tasks
+from otel_mcp.wire.catalogue import Page
 from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
 
 DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions", "rounds", "tasks")
@@ -46,7 +49,7 @@ class Metrics:
     def __init__(self, provider: MeterProvider | None, tenants: Iterable[str] = ()) -> None:
         """Begin without measurements; `tenants` are those that always have a label value of their own."""
         self._on = Instruments(provider)
-        self.catalogues = Catalogues()
+        self.catalogues, self.listings = Catalogues(), Listings()
         self.names = {"tools/call": self.catalogues.tools, "prompts/get": self.catalogues.prompts}
         self.census = Census(self.catalogues.tools)
         self.tasks = Tasks(self._on, self.catalogues.tools)
@@ -69,6 +72,7 @@ class Metrics:
         self._waiting.clear()
         self.census.forget()
         self.tasks.forget()
+        self.listings.forget()
         self.calls: Counter[str] = Counter()  # Of tools, by their bounded names.
         self._requests: Counter[Series] = Counter()
         """Of the batch that is being recorded, by the series of client and method."""
@@ -130,13 +134,14 @@ class Metrics:
                 if call.failure is not None or (session is not None and session.failed):
                     self._slow_failure(call, session, name)
             elif call.listing is not None:
-                self._slow_listed(call, label)
+                owner = session.id if session is not None else ""
+                self.listings.when_read(call.listing, partial(self._listed, owner, label))
         except Exception as failure:
             report("record", failure)
 
-    def _slow_listed(self, call: Call, client: str) -> None:
+    def _listed(self, owner: str, client: str, cursor: str | None, page: Page) -> None:
         """Measure the catalogue where this has completed it."""
-        if (size := self.catalogues.listed(call)) is not None:
+        if (size := self.catalogues.listed(cursor, page, owner)) is not None:
             self._on.catalogue_size.record(size, {semconv.CLIENT_NAME: client} if client else {}, NO_SPAN)
 
     def _slow_oversized(self, call: Call, size: int, tool: str | None, client: str) -> None:

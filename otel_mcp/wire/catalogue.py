@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from hashlib import blake2b
+from math import inf
 from typing import Any, Final, NamedTuple, cast
 
 from otel_mcp.wire.jsonrpc import text
@@ -55,11 +56,43 @@ class Page(NamedTuple):
     digest: bytes
 
 
+class PageReader:
+    """Reads one answer tool by tool, as much at a time as the caller wants: 100 KB take 4 ms and more."""
+
+    __slots__ = ("_steps", "is_read", "page")
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self.page: Page | None = None
+        """``None`` = not read yet, or no answer that makes sense."""
+        self.is_read = False
+        self._steps = self._read(data)
+
+    def read(self, most: float = inf) -> int:
+        """Read on for so many characters, or a tool more, or to the end; returns how many."""
+        read = 0
+        for size in self._steps:
+            read += size
+            if read >= most:
+                break
+        return read
+
+    def _read(self, data: bytes | bytearray) -> Iterator[int]:
+        try:
+            message, _ = yield from _fields(data.decode(), 0, {"result": _result})
+            self.page = _page(message)
+        except _TooMany:
+            self.page = unread_page(len(data))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass
+        finally:
+            self.is_read = True
+
+
 class Listing(NamedTuple):
     """A page and the cursor of its request; ``None`` = the first page."""
 
     cursor: str | None
-    page: Page
+    page: PageReader | Page
 
 
 def fingerprint(data: bytes | bytearray) -> int:
@@ -70,18 +103,11 @@ def fingerprint(data: bytes | bytearray) -> int:
     return hash(bytes(memoryview(data)[head.end() if head else 0 : tail.start() if tail else len(data)]))
 
 
-def parse_page(data: bytes | bytearray) -> Page | None:
-    """Parse one answer; ``None`` = not a valid list of tools."""
-    try:
-        message, _ = _fields(data.decode(), 0, {"result": _result})
-        found = message.get("result")
-        if found is None or found.get("tools") is None:
-            return None
-        tools, cursor = tuple(found["tools"]), found.get("nextCursor")
-    except _TooMany:
-        return unread_page(len(data))
-    except (ValueError, LookupError, TypeError, RecursionError):
+def _page(message: Mapping[str, Any]) -> Page | None:
+    found = message.get("result")
+    if found is None or found.get("tools") is None:
         return None
+    tools, cursor = tuple(found["tools"]), found.get("nextCursor")
     # An empty cursor is the last page, as for the clients of the SDKs.
     following = text(cursor, 1024) if isinstance(cursor, str) and cursor else None
     return Page(tools, sum(tool.size for tool in tools), following, digest_of(tools))
@@ -100,26 +126,27 @@ def digest_of(tools: Iterable[Definition]) -> bytes:
     return whole.digest()
 
 
-_Read = Callable[[str, int], tuple[Any, int]]
-"""Parses the value at an index. Returns it with the index of its end."""
+_Reading = Generator[int, None, tuple[Any, int]]
+"""Parses the value at an index. Yields the sizes of its parts; returns it with the index of its end."""
 
 
-def _fields(data: str, at: int, readers: Mapping[str, _Read]) -> tuple[dict[str, Any], int]:
+def _fields(data: str, at: int, readers: Mapping[str, Callable[[str, int], _Reading]]) -> _Reading:
     """Parse an object; `readers` has the functions for some of its keys."""
     found: dict[str, Any] = {}
     at = _past(data, at, "{")
     while data[at] != "}":
         key, at = _decode(data, at)
-        found[key], at = readers.get(key, _decode)(data, _past(data, at, ":"))
+        at, read = _past(data, at, ":"), readers.get(key)
+        found[key], at = _decode(data, at) if read is None else (yield from read(data, at))
         at = _next(data, at)
     return found, at + 1
 
 
-def _result(data: str, at: int) -> tuple[dict[str, Any], int]:
+def _result(data: str, at: int) -> _Reading:
     return _fields(data, at, {"tools": _tools})
 
 
-def _tools(data: str, at: int) -> tuple[list[Definition], int]:
+def _tools(data: str, at: int) -> _Reading:
     tools: list[Definition] = []
     at, left = _past(data, at, "["), MOST_TOOLS
     while data[at] != "]":
@@ -129,6 +156,7 @@ def _tools(data: str, at: int) -> tuple[list[Definition], int]:
         value, end = _decode(data, at)
         if isinstance(value, dict):
             tools.append(_definition(cast("dict[str, Any]", value), data[at:end]))
+        yield end - at
         at = _next(data, end)
     return tools, at + 1
 

@@ -328,7 +328,7 @@ async def test_what_was_only_measured_is_read_a_minute_later(
     make_runtime: MakeRuntime, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime, clock = make_runtime(), Clock()
-    monkeypatch.setattr(runtime.metrics.catalogues, "_clock", lambda: clock.now)
+    monkeypatch.setattr(runtime.metrics.listings, "_clock", lambda: clock.now)
     server = Lister()
     app = MCPMiddleware(server, runtime)
     for number in range(18):

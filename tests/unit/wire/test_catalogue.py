@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_mcp.wire.catalogue import MOST_TOOLS, Page, fingerprint, parse_page, unread_page
+from otel_mcp.wire.catalogue import MOST_TOOLS, Page, PageReader, fingerprint, unread_page
 from tests.support.answers import result
 
 JSON = st.recursive(
@@ -24,6 +24,13 @@ SUB = {"name": "sub", "description": "Zieht ab: ä, \u2028 und 🎈."}
 
 def answer(*tools: Any, request_id: object = 1, **more: Any) -> Any:
     return result(request_id, {**more, "tools": list(tools)})
+
+
+def parse_page(data: bytes) -> Page | None:
+    reader = PageReader(data)
+    reader.read()
+    assert reader.is_read
+    return reader.page
 
 
 def page_of(message: Any, **style: Any) -> Page:
@@ -64,6 +71,20 @@ def test_what_is_no_listing_is_none(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b'{"result":{"tools":[{}', b'{"result":{"tools":[' + b"[" * 100_000, b'{"result":3}'])
 def test_what_is_broken_off_is_no_listing(data: bytes) -> None:
     assert parse_page(data) is None
+
+
+@pytest.mark.parametrize("most", [1, 300])
+def test_what_is_read_in_parts_is_what_is_read_at_once(most: int) -> None:
+    written = json.dumps(answer(*[{**ADD, "name": f"add-{number}"} for number in range(20)])).encode()
+    reader, parts = PageReader(written), list[int]()
+
+    while not reader.is_read:
+        assert reader.page is None
+        parts.append(reader.read(most))
+
+    assert reader.page == parse_page(written)
+    assert len(parts) >= 20 * len(json.dumps(ADD)) // (most + len(json.dumps(ADD)))
+    assert max(parts) < most + len(json.dumps(ADD)) + 10
 
 
 @pytest.mark.parametrize("member", [{}, 0])
