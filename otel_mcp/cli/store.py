@@ -17,8 +17,9 @@ from otel_mcp.cli.terminal import Code, Failure, say
 from otel_mcp.sessions.tables import IN_FLIGHT_KEPT
 from otel_mcp.settings import PREFIX, Settings, load
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.redis.client import connect, is_foreign, run_all, translated
+from otel_mcp.store.redis.client import connect, run_all, translated
 from otel_mcp.store.redis.codec import Keys
+from otel_mcp.store.redis.errors import is_foreign
 
 T = TypeVar("T")
 CALLER_DIGITS: Final = 8

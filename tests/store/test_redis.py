@@ -497,7 +497,9 @@ async def test_a_missing_or_wrong_password_is_no_outage(server: Server, raw: Any
             client.config_set("requirepass", "")
 
 
-@pytest.mark.parametrize("rules", [("~*", "+@all", "-evalsha", "-eval"), ("~other:*", "+@all"), ("~*", "+@read")])
+@pytest.mark.parametrize(
+    "rules", [("~*", "+@all", "-evalsha", "-eval"), ("~other:*", "+@all"), ("~*", "+@read"), ("~*", "+@all", "-hset")]
+)
 async def test_missing_permissions_are_no_outage(
     server: Server, raw: Any, process: ProducerId, rules: tuple[str, ...]
 ) -> None:
@@ -1230,6 +1232,23 @@ async def test_an_answer_that_cannot_be_understood_holds_no_other(
 
     assert (odd.refused, odd.retry) == ("error", None)
     assert answer.created
+
+
+async def test_stats_that_no_script_understands_hold_no_other_session(
+    store: RedisStore, process: ProducerId, raw: Any
+) -> None:
+    now = time.time()
+    raw.hset(STATS, f"p:{process.token}", "junk")
+    raw.hset("{mcp_session:over}:stats", mapping={"x": "1 expired", "w": "junk"})
+    raw.zadd("otel_mcp:svc:deadlines", {"over": now - 10})
+    beside = flush(process, delta(1, of=facts("beside", at=now), at=now))
+
+    (odd, answer) = await store.apply([fresh(process), beside])
+
+    assert (odd.refused, odd.retry) == ("error", None)
+    assert answer.created
+    assert await store.claim_expired(time.time(), 10) == []
+    assert raw.zscore("otel_mcp:svc:deadlines", "over") is None
 
 
 async def test_an_end_that_was_left_is_reported_once_by_who_sweeps_next(

@@ -64,7 +64,7 @@ class Server:
         return f"{self.url}?socket_timeout=60&socket_connect_timeout=60"
 
     def client(self, **options: Any) -> Any:
-        return Redis(host="127.0.0.1", port=self.port, **options)
+        return Redis(host="127.0.0.1", port=self.port, protocol=2, **options)
 
     def start(self) -> None:
         command = [

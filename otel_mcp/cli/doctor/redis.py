@@ -14,15 +14,15 @@ from otel_mcp.cli.doctor.report import Finding, export, fail, ok, skip, warn
 from otel_mcp.cli.store import Connection
 from otel_mcp.settings import PREFIX, Settings
 from otel_mcp.store.base import StoreDown
-from otel_mcp.store.redis.client import outage
 from otel_mcp.store.redis.codec import Keys
+from otel_mcp.store.redis.errors import OLDEST, outage, unwrapped
 
 URL: Final = f"{PREFIX}REDIS_URL"
 _PROBE_ID: Final = "otel-mcp-doctor"
 """The id of a session that does not exist."""
 SESSION_COMMANDS: Final = (
     "GET k", "DEL k", "HDEL k f", "HGETALL k", "HLEN k", "HMGET k f", "PEXPIRE k 1",
-    "TIME", "SET k v", "HSET k f v", "EVAL x 1 k", "EVALSHA x 1 k",
+    "TIME", "PTTL k", "SET k v", "HSET k f v", "EVAL x 1 k", "EVALSHA x 1 k",
 )  # fmt: skip
 """Commands on the keys of a session."""
 INDEX_COMMANDS: Final = (
@@ -44,7 +44,8 @@ end
 for index = 2, #ARGV do
   local words = {}
   for word in string.gmatch(ARGV[index], '%S+') do words[#words + 1] = word == 'k' and KEYS[1] or word end
-  if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(words)) then refused[#refused + 1] = words[1] end
+  if not redis.acl_check_cmd then return {unpack(refused), 'unknown'} end
+  if not redis.acl_check_cmd(unpack(words)) then refused[#refused + 1] = words[1] end
 end
 return refused
 """
@@ -118,6 +119,8 @@ async def _check(redis: Connection, url: str, settings: Settings) -> list[Findin
     server = info.get("valkey_version") or info.get("redis_version")
     name = f", {'Valkey' if 'valkey_version' in info else 'Redis'} {server}" if server else ""
     found = f"{place(url)} answers in {min(times) * 1000:.1f} ms{name}"
+    if "valkey_version" not in info and server and int(str(server).partition(".")[0]) < OLDEST:
+        return [fail(f"{found}: sessions need Redis {OLDEST}.0 or newer", export(URL, "redis://NEWER:6379/0"))]
     slow = warn(f"{found}: requests do not wait longer than {_SLOW * 1000:.0f} ms")
     return [slow if min(times) > _SLOW else ok(found), await _permissions(redis, url, settings), _memory(info)]
 
@@ -161,7 +164,7 @@ async def _permissions(redis: Connection, url: str, settings: Settings) -> Findi
         if isinstance(results, Exception):
             refused.add("keys" if "key" in str(results) else "EVAL")
             continue
-        for text in (result.decode() if isinstance(result, bytes) else str(result) for result in results):
+        for text in (unwrapped(result.decode() if isinstance(result, bytes) else str(result)) for result in results):
             reason = text.split(maxsplit=1)[0].lstrip("-") if text else ""
             if reason in _NO_WRITES:
                 found, mend = _NO_WRITES[reason]
@@ -170,6 +173,10 @@ async def _permissions(redis: Connection, url: str, settings: Settings) -> Findi
                 refused.add(text)
             elif "OOM" not in text[:8]:  # The check of memory reports this.
                 refused.add("keys" if "key" in text else "ZADD")
+    if refused == {"unknown"}:
+        found = "all required keys are allowed; before Redis 7.0 no server says which commands are"
+        return replace(ok(found), check="permissions")
+    refused.discard("unknown")
     if not refused:
         return replace(ok("all required commands and keys are allowed"), check="permissions")
     user = urlsplit(url).username or "default"

@@ -1,4 +1,4 @@
-"""One client for each running event loop of this process, commands run through it, and what their errors mean.
+"""One client for each running event loop of this process, and commands run through it.
 
 Connections belong to the loop and the process that opened them. After a fork
 the child never touches those of its parent, not even to close them: the two
@@ -25,9 +25,9 @@ from redis.backoff import NoBackoff
 
 from otel_mcp.guard import guarded
 from otel_mcp.loops import once_more_if_late
-from otel_mcp.store.base import StoreDown
 from otel_mcp.store.redis.cluster import TIMEOUTS, Cluster, cluster, sentinel
 from otel_mcp.store.redis.codec import Script
+from otel_mcp.store.redis.errors import is_foreign, outage
 
 TIMEOUT: Final = 0.5
 """Seconds for connecting and for each reply."""
@@ -39,15 +39,6 @@ taken, and a cluster client needs some to ask about slots."""
 
 _RECENT: Final = 64
 """Members of a sorted set that are read at once."""
-_DENIED: Final = (
-    redis.AuthenticationError,
-    redis.AuthorizationError,
-    redis.NoPermissionError,
-    redis.AuthenticationWrongNumberOfArgsError,
-)
-_ANY: Final = (redis.RedisError, redis.RedisClusterException, OSError, EOFError)
-_SCRIPT: Final = ("ERR user_script", "ERR Error running script", "ERR Error compiling script")
-"""How errors of the scripts themselves begin; the next attempt would fail alike."""
 
 
 class Pipeline(Protocol):
@@ -88,7 +79,7 @@ def connect(url: str, **options: Any) -> Client:
         "max_connections": CONNECTIONS,
         # One id with half a surrogate pair must not keep a batch from being sent.
         "encoding_errors": "replace",
-        # What every server from 6.2 on speaks, without a handshake.
+        # What every server speaks, without a handshake.
         "protocol": 2,
         **options,
     }
@@ -98,29 +89,6 @@ def connect(url: str, **options: Any) -> Client:
     if kind == "cluster":
         return cast(Client, cluster(url, scheme, settings))
     return cast(Client, Redis.from_url(url, **settings))  # pyright: ignore[reportUnknownMemberType]
-
-
-def outage(error: BaseException) -> StoreDown | None:
-    """Translate an error of the whole store; `None` if it concerns one command."""
-    if isinstance(error, StoreDown):
-        return error
-    name = type(error).__name__
-    if isinstance(error, _DENIED) or "NOAUTH" in str(error)[:32]:
-        return StoreDown(name, denied=True)
-    if isinstance(error, redis.DataError) or is_foreign(error) or is_ours(error) or not isinstance(error, _ANY):
-        return None
-    # Kinds that redis-py has no name for, such as MISCONF, NOREPLICAS and BUSY, are named by their first word.
-    return StoreDown(str(error).partition(" ")[0][:32] or name if type(error) is redis.ResponseError else name)
-
-
-def is_foreign(error: object) -> bool:
-    """Return whether a key of ours holds a value of another type."""
-    return isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error)
-
-
-def is_ours(error: object) -> bool:
-    """Return whether a script of ours failed on what it was given."""
-    return isinstance(error, redis.ResponseError) and str(error).startswith(_SCRIPT)
 
 
 @dataclass(frozen=True, slots=True)

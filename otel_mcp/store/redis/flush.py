@@ -18,8 +18,9 @@ from otel_mcp.model.delta import EndedSession, Flush, WriteResult
 from otel_mcp.store.base import StoreDown
 from otel_mcp.store.document import Joined, join
 from otel_mcp.store.redis import codec, replies
-from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, is_ours, outage
+from otel_mcp.store.redis.client import RedisLink, Run
 from otel_mcp.store.redis.codec import Keys, agreed_id, mark
+from otel_mcp.store.redis.errors import is_foreign, is_ours, outage
 
 _AGAIN: Final = ("expired", "clock", "look", "fresh")
 """Values of `WriteResult.retry` with which the same flush can be written at once."""
@@ -78,7 +79,7 @@ class FlushWriter:
                 some = [flushes[at] for at in again]
                 fresh = {flushes[at] for at in again if answers[at].retry == "fresh"}
                 joined = await self._slow_join(some, fresh, is_last=attempt == _TRIES - 1)
-                found = await self._send(some, joined, again=True)
+                found = await self._send(some, joined)
                 for at, answer in zip(again, found, strict=True):
                     answers[at] = answer
             except StoreDown as down:
@@ -94,9 +95,7 @@ class FlushWriter:
             else:
                 del self._announced[flush]
 
-    async def _send(
-        self, flushes: Sequence[Flush], joined: dict[Flush, Joined], *, again: bool = False
-    ) -> list[WriteResult]:
+    async def _send(self, flushes: Sequence[Flush], joined: dict[Flush, Joined]) -> list[WriteResult]:
         deadlines: dict[str, list[Any]] = {}  # By the option of ZADD; CH changes nothing but its answer.
         kept_alive: list[tuple[int, str, Run]] = []
         scripts: list[Run] = []
@@ -104,10 +103,8 @@ class FlushWriter:
         for at, flush in enumerate(flushes):
             delta = flush.delta
             if delta.ended is None:
-                # Sent again, since our clock was wrong, it may have been too late, as that of a transport session is
-                # where its limit is longer than that of the one that lasts; too early does no harm.
-                option = "CH" if again or delta.facts.lasting else "GT"
-                score = self._writer.deadline(delta)
+                # Flushes come in any order: one that is too early does no harm, the sweep that finds it corrects it.
+                option, score = "CH", self._writer.deadline(delta)
             else:
                 option, score = "XX" if delta.is_mere_end else "CH", self._writer.held()
             deadlines.setdefault(option, []).extend((score, delta.facts.session_id))

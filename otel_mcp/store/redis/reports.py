@@ -20,8 +20,9 @@ from otel_mcp.model.session import LOST, Interruption, Refusal, Return
 from otel_mcp.store.base import ABANDONED, ProducerId, StoreDown
 from otel_mcp.store.document import utf8
 from otel_mcp.store.redis import codec, replies
-from otel_mcp.store.redis.client import RedisLink, Run, is_foreign, put_recent, recent
+from otel_mcp.store.redis.client import RedisLink, Run, put_recent, recent
 from otel_mcp.store.redis.codec import Keys, Writer, script, text_of
+from otel_mcp.store.redis.errors import is_foreign, is_ours
 
 _SWEEPER: Final = (1.0, 10.0)
 """Seconds, at least and at most, that one process sweeps alone: two sweeps long."""
@@ -33,6 +34,7 @@ _MOST_KEPT: Final = 2_000
 """Such documents of one sweep: some ms of the server."""
 _TURN: Final = 1.0
 """Seconds after which the search for an end is left to the next sweep."""
+_KEEP: Final = script("keep", of_session=False)
 _CUT: Final = script("cut")
 _BACK: Final = script("back")
 _MOST_CUT: Final = 1000
@@ -85,8 +87,8 @@ class Sweep:
         now = self._writer.instant(time.time()) / 1e6
         bounds = (f"{now:.6f}", f"{now + self._soon:.6f}", "LIMIT", 0, _MOST_KEPT)
         near = await self._link.run(Run("ZRANGEBYSCORE", (self._keys.deadlines,), bounds))
-        kept = (round((self._soon + _LATE) * 1000), "GT")
-        await self._link.run_all([Run("PEXPIRE", self._keys.session(_id(each))[:1], kept) for each in near])
+        kept = (round((self._soon + _LATE) * 1000),)
+        await self._link.run_all([Run(_KEEP, self._keys.session(_id(each))[:1], kept) for each in near])
 
     async def claim_held(self, session_ids: Sequence[str], ahead: float) -> list[EndedSession]:
         """Claim ends that this process holds, once what it has reported is acknowledged."""
@@ -110,7 +112,7 @@ class Sweep:
         later: list[Any] = []
         for (member, score), reply in zip(scores.items(), await self._link.run_all(runs), strict=True):
             if isinstance(reply, Exception):
-                if is_foreign(reply):
+                if is_foreign(reply) or is_ours(reply):
                     gone += (member, score)
             elif reply[0] == b"later":
                 later += (int(reply[1]) / 1e6, member)
@@ -166,8 +168,8 @@ class Sweep:
             if isinstance(deadline, bytes) and deadline != b"0":
                 begun += (int(deadline) / 1e6, end.session_id)
         if begun:
-            # Their own may have been earlier than the claim, which had taken its place.
-            await self._link.run(Run("ZADD", (self._keys.deadlines,), ("GT", *begun)))
+            # The claim may have taken the place of their own.
+            await self._link.run(Run("ZADD", (self._keys.deadlines,), tuple(begun)))
         for session_id in acknowledged:
             self._claimed.pop(session_id, None)
 

@@ -23,8 +23,9 @@ from otel_mcp.settings import Settings
 from otel_mcp.store import document as text
 from otel_mcp.store.base import VISITS, VISITS_KEPT, Change, ProducerId, StoreDown
 from otel_mcp.store.redis import codec, replies
-from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, is_foreign, put_recent, recent
+from otel_mcp.store.redis.client import Client, RedisLink, Run, connect, put_recent, recent
 from otel_mcp.store.redis.codec import Keys, Script, agreed_id, mark
+from otel_mcp.store.redis.errors import is_foreign
 from otel_mcp.store.redis.flush import FlushWriter
 from otel_mcp.store.redis.reports import Interruptions, Sweep
 

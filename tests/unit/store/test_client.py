@@ -7,7 +7,33 @@ from typing import Any, cast
 import pytest
 from redis import exceptions
 
-from otel_mcp.store.redis.client import TIMEOUT, connect, outage
+from otel_mcp.store.redis.client import TIMEOUT, connect
+from otel_mcp.store.redis.errors import outage
+
+IN_SCRIPT = "Error running script (call to f_720ec0560486ebea7e26ddc6b46272fbb2b1450e): @user_script:1: "
+"""What Redis before 7.0 puts in front of errors in scripts."""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"{IN_SCRIPT}@user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+        (f"{IN_SCRIPT}@user_script: 1: -READONLY You can't write against a read only replica.", "READONLY"),
+        (f"{IN_SCRIPT}@user_script: 1: -NOREPLICAS Not enough good replicas to write.", "NOREPLICAS"),
+        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
+        ("max number of clients reached", "max number"),
+        ("syntax error", "syntax error: Redis 5.0 or newer is needed"),
+        (f"{IN_SCRIPT}ERR syntax error", "syntax error: Redis 5.0 or newer is needed"),
+        (
+            f"{IN_SCRIPT}@user_script: 1: Unknown Redis command called from Lua script",
+            "Unknown Redis: Redis 5.0 or newer is needed",
+        ),
+    ],
+)
+def test_an_outage_is_named_by_its_kind(text: str, reason: str) -> None:
+    down = outage(exceptions.ResponseError(text))
+    assert down is not None
+    assert (down.reason, down.denied) == (reason, False)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +54,9 @@ from otel_mcp.store.redis.client import TIMEOUT, connect, outage
         (exceptions.RedisClusterException("no node"), False),
         (exceptions.AuthenticationError("WRONGPASS"), True),
         (exceptions.NoPermissionError("NOPERM"), True),
+        (exceptions.ResponseError("ACL failure in script: User u has no permissions to run the 'set' command"), True),
+        (exceptions.ResponseError("The user executing the script can't run this command or subcommand"), True),
+        (exceptions.ResponseError(f"{IN_SCRIPT}@user_script: 1: The user executing the script can't access"), True),
     ],
 )
 def test_errors_of_the_whole_server_are_an_outage(error: Exception, denied: bool) -> None:
@@ -38,7 +67,14 @@ def test_errors_of_the_whole_server_are_an_outage(error: Exception, denied: bool
 
 @pytest.mark.parametrize(
     "error",
-    [exceptions.ResponseError("WRONGTYPE Operation"), exceptions.ResponseError("ERR user_script:1: x"), KeyError("x")],
+    [
+        exceptions.ResponseError("WRONGTYPE Operation"),
+        exceptions.ResponseError(f"{IN_SCRIPT}WRONGTYPE Operation"),
+        exceptions.ResponseError("ERR user_script:1: x"),
+        exceptions.ResponseError("user_script:1: attempt to index local 'a' (a nil value) script: on @user_script:1."),
+        exceptions.ResponseError(f"{IN_SCRIPT}user_script:1: attempt to index local 'a' (a nil value)"),
+        KeyError("x"),
+    ],
 )
 def test_errors_of_one_command_are_no_outage(error: Exception) -> None:
     assert outage(error) is None

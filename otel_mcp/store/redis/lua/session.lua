@@ -77,7 +77,8 @@ local function write(d, s, set, ttl)
     (cut and ',"interrupted":{"at":"' .. iso(cut) .. '","cause":"' .. cause .. '"}' or '') ..
     (at and ',"ended":{"at":"' .. iso(at) .. '","reason":"' .. reason .. '"}}' or '}')
   }, '\n')
-  redis.call('SET', doc, text, unpack(ttl and {'PX', int(s.x and GRACE or ttl)} or {'KEEPTTL'}))
+  local left = ttl and (s.x and GRACE or ttl) or redis.call('PTTL', doc)
+  redis.call('SET', doc, text, unpack(left > 0 and {'PX', int(left)} or {}))
   if ttl then redis.call('PEXPIRE', stats, int(s.x and kept(s) or math.max(ttl, s.i / 1000) + ABANDONED)) end
 end
 
