@@ -44,8 +44,8 @@ end
 for index = 2, #ARGV do
   local words = {}
   for word in string.gmatch(ARGV[index], '%S+') do words[#words + 1] = word == 'k' and KEYS[1] or word end
-  if not redis.acl_check_cmd then return {unpack(refused), 'unknown'} end
-  if not redis.acl_check_cmd(unpack(words)) then refused[#refused + 1] = words[1] end
+  if not redis.acl_check_cmd then refused[#refused + 1] = 'unknown'
+  elseif not redis.acl_check_cmd(unpack(words)) then refused[#refused + 1] = words[1] end
 end
 return refused
 """
@@ -141,7 +141,7 @@ async def _run(redis: Connection, *command: Any) -> Any:
 async def _info(redis: Connection) -> dict[str, Any]:
     """Return the result of INFO, empty without permission."""
     if not redis.is_cluster:
-        found = await _run(redis, "INFO", "everything")
+        found = await _run(redis, "INFO")
         return {} if isinstance(found, Exception) else found
     try:
         info: dict[str, Any] = await redis.client.execute_command("INFO", target_nodes="primaries")

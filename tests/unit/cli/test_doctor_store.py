@@ -72,6 +72,16 @@ def test_healthy_redis_is_left_as_it_was(server: Server) -> None:
     assert server.client().keys("*") == []
 
 
+def test_redis_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis, "OLDEST", 99)
+    server = Server("redis")
+    (finding,) = found(server.url)
+    server.close()
+
+    assert finding.status == "FAIL"
+    assert finding.found.endswith(": sessions need Redis 99.0 or newer")
+
+
 def test_redis_that_is_not_configured() -> None:
     (finding,) = found(None)
 
