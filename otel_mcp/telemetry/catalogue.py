@@ -26,15 +26,15 @@ MAX_TOOLS: Final = 200
 _MAX_PAGES: Final = 128
 """Pages of listings that are not complete."""
 _MAX_CATALOGUES: Final = 16
-"""Catalogues that differ, as of users or of mounted servers."""
+"""Maximum number of catalogues, which may differ by user or mounted server."""
 _MAX_SHOWN: Final = 100
-"""Names in one attribute of an event."""
+"""Maximum number of names in one attribute of an event."""
 _MAX_NOTED: Final = 1000
-"""Tools of which other processes learn."""
+"""Maximum number of tools in a summary for other processes."""
 _LATELY: Final = 3600.0
-"""Seconds: a catalogue that was not listed for so long while others were is one of the past."""
+"""Seconds after which a catalogue counts as outdated if only others were listed since."""
 _NEWS: Final = 10
-"""New catalogues an hour, and changes that are reported; a server that lists another one each time has no more news."""
+"""Rate limit: new catalogues, and reported changes, per hour; some servers list another catalogue each time."""
 
 _TAKEN: Final = (
     ("claude-code", 50_000),
@@ -46,12 +46,12 @@ _TAKEN: Final = (
     ("opencode", 50 * 1024),
     ("goose", 200_000),
 )
-"""What hosts give their model of one result before they cut it or put it into a file, in characters or bytes; by what
-their names hold. Sources: ``docs/context.md``."""
+"""How much of one result hosts pass to their model before they cut it or save it to a file, in characters or bytes, by
+a part of their names. Sources: ``docs/context.md``."""
 
 
 class Catalogue(NamedTuple):
-    """All that one client is shown."""
+    """The complete list of tools that one client got."""
 
     digest: bytes
     size: int
@@ -59,20 +59,20 @@ class Catalogue(NamedTuple):
     tools: Mapping[str, Definition]
 
     def summary(self, keyed: Callable[[bytes], str]) -> str:
-        """Write what other processes may learn of it, as JSON: keyed hash and size of each tool, and its own size."""
+        """Return the summary for other processes, as JSON: keyed hash and size of each tool, and the total size."""
         tools = {name: [keyed(tool.digest), tool.size] for name, tool in list(self.tools.items())[:_MAX_NOTED]}
         return to_json({"hash": keyed(self.digest), "size": self.size, "tools": tools}).decode()
 
 
 class Catalogues:
-    """The names that the server lists, and the catalogues that clients got lately."""
+    """Collects the names that the server lists, and the catalogues that clients got recently."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self.tools = BoundedNames(MAX_TOOLS)
         self.prompts = BoundedNames(MAX_TOOLS)
         self._all_listed = False
-        """The server has listed all its tools."""
+        """Whether the server has listed all its tools."""
         self._pages: OrderedDict[tuple[str, str | None], Page] = OrderedDict()
         """Pages of listings that take several, by who got them and by their cursors."""
         self._shared: OrderedDict[str | None, Page | None] = OrderedDict()
@@ -82,16 +82,16 @@ class Catalogues:
         self._known: OrderedDict[bytes, tuple[Catalogue, float]] = OrderedDict()
         """The catalogues, with when each was listed last."""
         self._noted: OrderedDict[bytes, float] = OrderedDict()
-        """When the other processes have learned of a catalogue, or will."""
+        """When each catalogue was shared with other processes, or will be."""
         self._met: list[float] = []
-        """When catalogues were new here, within the hour."""
+        """Times of new catalogues within the last hour."""
         self._reported: list[float] = []
-        """When changes were reported, within the hour."""
+        """Times of reported changes within the last hour."""
         self._warned = -_LATELY
         self.waiting: OrderedDict[bytes, Catalogue] = OrderedDict()
-        """Of these other processes have still to learn."""
+        """Catalogues that have to be shared with other processes."""
         self.wake: Callable[[], None] = lambda: None
-        """Is called once something waits."""
+        """Called when a catalogue has to be shared."""
         self.keyed: Callable[[bytes], str] = bytes.hex
         """Hashes digests with the key of all replicas."""
 
@@ -100,14 +100,14 @@ class Catalogues:
         if method == "tools/list":
             names = listed_names(result, "tools")
             self.tools.learn(names)
-            # Of pages, the last one makes the list whole.
+            # The last page completes the list.
             if names and not field_of(result, "nextCursor"):
                 self._all_listed = True
         elif method == "prompts/list":
             self.prompts.learn(listed_names(result, "prompts"))
 
     def is_unlisted(self, call: Call) -> bool:
-        """Look whether the server has listed its tools, and this name is none of them."""
+        """Return whether the server has listed its tools without this name."""
         if not self._all_listed or call.trusted_name or self.tools.is_full or call.target is None:
             return False
         return len(call.target) <= BoundedNames.MAX_LENGTH and call.target not in self.tools.known
@@ -148,7 +148,7 @@ class Catalogues:
         return whole
 
     def _chain(self, owner: str) -> list[Page]:
-        """Collect the pages of a listing; another client's stands for one that another replica has answered."""
+        """Collect the pages of a listing; for a page that another replica answered, use another client's."""
         pages: list[Page] = []
         cursor: str | None = None
         while len(pages) < _MAX_PAGES:
@@ -177,11 +177,11 @@ class Catalogues:
         self.wake()
 
     def may_report(self) -> bool:
-        """Look whether one more change may be reported now, and count it."""
+        """Return whether the rate limit allows to report a change now, and count it."""
         return self._is_within(self._reported)
 
     def _is_within(self, times: list[float]) -> bool:
-        """Add the present to times of the last hour; false = there are `_NEWS` of them, of which one warning tells."""
+        """Add the current time to times of the last hour; false = the limit `_NEWS` is reached, logged once."""
         now = self._clock()
         times[:] = [at for at in times if at > now - _LATELY]
         if len(times) < _NEWS:
@@ -197,21 +197,21 @@ class Catalogues:
         return False
 
     def summaries(self) -> list[tuple[str, str]]:
-        """Return what the other processes have still to learn: keyed digests, and what is to be known of each."""
+        """Return keyed digest and summary of each catalogue to share."""
         return [(self.keyed(met.digest), met.summary(self.keyed)) for met in list(self.waiting.values())]
 
     def noted(self, digest: str) -> None:
-        """Forget what the others have learned by now."""
+        """Stop sharing a catalogue, since it is in the store now."""
         for content in [content for content in list(self.waiting) if self.keyed(content) == digest]:
             self.waiting.pop(content, None)
 
     def count(self) -> int | None:
-        """Count the tools of all catalogues that clients got lately; ``None`` before the first."""
+        """Count the tools of all recent catalogues; ``None`` before the first."""
         known = list(self._known.values())
         return len({name for met, _ in known for name in met.tools}) if known else None
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of each tool's definition, as it was listed last; those beyond the bound are one sum."""
+        """Return the bytes of each tool's definition at its last listing; tools beyond the bound are one sum."""
         latest = {name: tool.size for met, _ in list(self._known.values()) for name, tool in met.tools.items()}
         sizes: dict[str, int] = {}
         for name, size in latest.items():
@@ -220,13 +220,13 @@ class Catalogues:
         return sizes
 
     def own_limit(self, name: str | None) -> int | None:
-        """Return how many characters of a result a tool asks its hosts to take."""
+        """Return the maximum characters of a result that a tool declares for hosts."""
         found = (met.tools.get(name or "") for met, _ in reversed(list(self._known.values())))
         return next((tool.limit for tool in found if tool is not None), None)
 
 
 def taken_by(client: str) -> int | None:
-    """Return how many bytes of a result the host of that name takes, as it is set up by default."""
+    """Return the default maximum of a result for the host of that name, in bytes."""
     name = client.lower()
     return next((most for part, most in _TAKEN if part in name), None)
 

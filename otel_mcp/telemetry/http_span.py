@@ -28,13 +28,13 @@ from otel_mcp.version import __version__
 from otel_mcp.wire import headers as wire_headers
 
 SCOPE: Final = f"{semconv.SCOPE}.http"
-"""Instrumentation scope; apart from that of messages, so that each can be counted alone."""
+"""Instrumentation scope, separate from that of messages, so that each can be counted."""
 _MAX_KNOWN: Final = 512
-"""Kinds of requests of which name and attributes are kept."""
+"""Maximum number of cached names and attributes of requests."""
 _LONGEST: Final = 1024
-"""Characters of path and headers beyond which they are not."""
+"""Characters of path and headers beyond which they are not cached."""
 _PORTS: Final = (semconv.CLIENT_PORT, "net.peer.port")
-"""What differs between connections of one client."""
+"""Attributes that differ between connections of one client."""
 _GUARD: Final = guarded("HTTP span")
 
 
@@ -48,7 +48,7 @@ class HTTPSpans:
         self._library: _Library | None = None
 
     def begin(self, exchange: Exchange, scope: Scope) -> Context | None:
-        """Open the HTTP span of a request, unless somebody else has opened one.
+        """Open the HTTP span of a request, unless another instrumentation has opened one.
 
         Called at each place that lies inside the HTTP instrumentation of others,
         perhaps several times; the first call decides.
@@ -75,14 +75,14 @@ class HTTPSpans:
         return exchange.ambient if exchange.http_span is not None else None
 
     def decide(self, exchange: Exchange, scope: Scope) -> None:
-        """Open the span of what is MCP for sure, as its answer begins; of the rest note whether it may be ours."""
+        """Open the span of a request known to be MCP, when its answer begins; else, note whether it may be ours."""
         if exchange.confirmed:
             self.begin(exchange, scope)
         else:
             self.left_to_others(exchange)
 
     def left_to_others(self, exchange: Exchange) -> bool:
-        """Look whether the span is not ours to open: switched off, or there is one already."""
+        """Return whether not to open a span: it is disabled, or there is one already."""
         if exchange.http_decided:
             return exchange.http_span is None
         if self.is_off or not is_http_instrumentation_enabled():
@@ -94,7 +94,7 @@ class HTTPSpans:
         return exchange.http_decided
 
     def respond(self, exchange: Exchange, message: Message) -> Message:
-        """Capture response headers where that is asked for; returns the start, with those of a response propagator."""
+        """Capture configured response headers; return the start, with those of a response propagator."""
         span, library = exchange.http_span, self._library
         if span is None or library is None:
             return message
@@ -137,7 +137,7 @@ class HTTPSpans:
 
 
 class _Library:
-    """What is used of ``opentelemetry-instrumentation-asgi``; imported when the first span is opened."""
+    """The used parts of ``opentelemetry-instrumentation-asgi``, imported when the first span is opened."""
 
     def __init__(self) -> None:
         from opentelemetry.instrumentation import asgi  # pyright: ignore[reportMissingTypeStubs]
@@ -205,7 +205,7 @@ class _Library:
         return {}
 
     def slow_capture(self, span: trace.Span, message: Message) -> None:
-        """Put the response headers on the span that were asked for."""
+        """Set the configured response headers on the span."""
         span.set_attributes(self._collect(wire_headers.pairs(message), self.response_headers, self._normalise_response))
 
     def slow_propagate(self, propagator: Any, span: trace.Span, message: Message) -> Message:

@@ -1,4 +1,4 @@
-"""Put the session and the tool on log records that are made inside a call; and make those of our own events of calls.
+"""Adds session and tool to log records made inside a call, and creates the records of our own events.
 
 The OpenTelemetry context of a record decides, as for spans (`processor.session_beneath`), whichever library logs.
 """
@@ -47,7 +47,7 @@ def described(context: Context | None) -> tuple[Mapping[str, str], str | None]:
 
 
 def within(attributes: Any, more: int) -> Any:
-    """Return the dictionary of attributes of the SDK, if so many clean ones have room there; else the attributes.
+    """Return the SDK's dictionary of attributes if all of them fit; otherwise the attributes.
 
     To put three of them through `BoundedAttributes`, which checks each again, costs more than all the rest.
     """
@@ -57,7 +57,7 @@ def within(attributes: Any, more: int) -> Any:
 
 
 class _Record(LogRecord):
-    """A record whose fields are given at once, and copied at once: the SDK puts copies into its batches."""
+    """A record with cheap construction and copying: the SDK puts copies into its batches."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         object.__setattr__(self, "__dict__", fields)
@@ -141,7 +141,7 @@ class SessionLogProcessor(LogRecordProcessor):
             report("log processor", failure)
 
     def enabled(self, **_: Any) -> bool:
-        """Return False: a record that no other processor wants need not be made."""
+        """Return False: this processor alone does not need a record to be made."""
         return False
 
     def shutdown(self) -> None:

@@ -1,4 +1,4 @@
-"""From finished calls to spans, measurements, session deltas and observers. The only consumer of the queue."""
+"""Turns finished calls into spans, measurements, session deltas and observations; drains the queue of calls."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from otel_mcp.wire.jsonrpc import FINE
 _GUARD: Final = guarded("record")
 _MAX_QUEUE: Final = 10_000
 _MAX_WAITING: Final = 1000
-"""Calls that wait for turns of the loop; more are drained where they end."""
+"""Maximum number of calls that wait for a timer; more are drained at once, by the call that ended last."""
 _MAX_WITH_CONTENT: Final = 64
-"""The same where they hold their arguments and results."""
+"""The same if calls keep their arguments and results."""
 _DRAIN_SHARE: Final = 0.25
-"""Part of the flush interval after which the queue is drained: the rest is the store's."""
+"""Fraction of the flush interval after which the queue is drained."""
 _SLICE: Final = 16
-"""Calls that are drained, or records that are made, in one turn of the loop: a fraction of a millisecond."""
+"""Calls drained, or records made, in one turn of the loop: this takes a fraction of a millisecond."""
 _MEANWHILE: Final = 0.01
-"""Seconds until the loop looks again for what another thread is recording."""
+"""Seconds until the loop tries again while another thread is recording."""
 _MAX_LINKS: Final = 100
-"""Calls that the span of a session leads to."""
+"""Maximum number of calls that a session span links to."""
 _GIVEN: Final = frozenset({"tools/list", "tools/call", "tasks/result", "prompts/get", "resources/read"})
-"""Methods whose results hosts give to the model."""
+"""Methods whose results hosts pass to the model."""
 
 
 class Recorder:
-    """The queue of finished calls, and what becomes of them."""
+    """Queues finished calls and records them in batches."""
 
     def __init__(
         self,
@@ -73,29 +73,29 @@ class Recorder:
         loops.leave_to_parent(self)
 
     def clear(self) -> None:
-        """Start again: after a fork the calls are the parent's, and a thread of its may have held the lock."""
+        """Start empty after a fork: the calls are the parent's, and one of its threads may have held the lock."""
         self._timer_loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | loops.Timer | None = None
         self._hurries = False
-        """That timer is due at once."""
+        """Whether the timer is due at once."""
         self._queue: deque[Call] = deque(maxlen=_MAX_QUEUE)
         self._lock = threading.Lock()
         self._instance = ""
-        """Name of this process in its telemetry, once it is needed: by then there is a tracer provider."""
+        """Name of this process in its telemetry; read late, when there is a tracer provider."""
         self._wanted = False
-        """The recording thread goes on until nothing waits."""
+        """Whether the recording thread has to drain everything."""
         self._open = 0
-        """Calls of the batch that is being recorded; with what is known of it, only touched under the lock."""
+        """Calls in the current batch. The state of a batch is only touched under the lock."""
         self._deltas: dict[Session, tuple[SessionDelta, deque[Call | CallRecord]]] = {}
-        """By session, with its newest tool calls: as many as a document has room for, the others need no record."""
+        """Delta and newest tool calls of each session; calls for which a document has no room need no record."""
         self._closed: deque[tuple[Session, tuple[SessionDelta, deque[Call | CallRecord]]]] = deque()
-        """Of the batch before, what is still to be submitted; the next one begins after it."""
+        """Deltas of the previous batch, not yet submitted; the next batch begins after them."""
         self.metrics.forget()
 
     def add(self, call: Call) -> None:
-        """Take a finished call. A full batch is drained from the next turn of the loop on, else a timer drains.
+        """Queue a finished call. A full batch is drained from the next turn of the loop on, otherwise by a timer.
 
-        A round of another call waits until it is known of which.
+        A round is queued once its logical call is known.
         """
         if call.round is not None and call.round.looking:
             call.round.when_known(partial(self.add, call))
@@ -103,7 +103,7 @@ class Recorder:
         self._queue.append(call)
         waiting = len(self._queue)
         if waiting >= self._most:
-            # Very many have ended within one turn, as where a process stops: none may fall off the end.
+            # Many calls ended within one turn, for example when a process stops: drain before the queue is full.
             self.drain()
             if len(self._queue) >= _MAX_QUEUE:  # Another thread has been recording for very long.
                 with _GUARD:
@@ -123,14 +123,14 @@ class Recorder:
         if (loop := loops.home()) is None:
             if len(self._queue) >= self._batch:
                 self.drain()
-            return  # The process is ending: the one that ends it drains.
+            return  # The process is ending, and its last flush drains.
         if self._timer is not None and self._timer_loop is loop:
-            self._timer.cancel()  # It would come later.
+            self._timer.cancel()  # It is due later.
         self._timer_loop, self._hurries = loop, delay < self._delay
         self._timer = loops.call_later(loop, delay, self._on_timer)
 
     def _on_timer(self) -> None:
-        """Drain a part, so that requests under way do not wait for all of it; the rest in the turns that follow."""
+        """Drain a part of the queue, and the rest in later turns, so that requests need not wait for all of it."""
         try:
             self._timer, self._hurries = None, False
             drained = self._drain(max(_SLICE, len(self._queue) // 8))
@@ -142,7 +142,7 @@ class Recorder:
             report("record", failure)
 
     def drain(self) -> None:
-        """Record everything that has finished. From any thread; a second caller leaves it to the first."""
+        """Record all finished calls. Thread-safe; if another thread is recording, leave it to that one."""
         if self._queue or self._open or self._closed:
             self._wanted = True
             self._drain(0)
@@ -150,9 +150,9 @@ class Recorder:
             self.metrics.settle()
 
     def _drain(self, most: int) -> bool:
-        """Take so many steps, oldest calls first, or all where that is wanted. Returns whether this caller did it."""
+        """Do up to `most` steps, oldest calls first, or all if `_wanted`. Return whether this thread did them."""
         drained = False
-        # Once more where it was wanted while the lock was held, but after the last look.
+        # Repeats if `_wanted` was set between the last check and the release of the lock.
         while not drained or (self._wanted and (self._queue or self._open or self._closed)):
             if not self._lock.acquire(blocking=False):
                 break
@@ -172,14 +172,14 @@ class Recorder:
         return drained
 
     def _record(self, call: Call) -> None:
-        """Record all that a call leaves behind; an error in one part costs no other."""
+        """Record a call in all signals. An error in one does not affect the others."""
         self._open += 1
         outcome = call.outcome
         try:
             if call.tenant is None and (tenant_of := call.exchange.tenant_of) is not None:
                 call.tenant = tenant_of(call.exchange)
             if outcome is None or outcome is FINE or not outcome.failed:
-                call.failure = None  # Whatever a seam has seen, it was mended.
+                call.failure = None  # A patch saw a failure, but the app handled it.
             else:
                 self.metrics.classify(call, outcome)
             if call.open_span is not None or not call.dispatched:
@@ -199,9 +199,9 @@ class Recorder:
             self.audit.record(call)
 
     def _close(self, most: int) -> int:
-        """Complete a batch, or go on with it: submit one delta for each session that its calls belong to.
+        """Complete a batch, or continue to: submit one delta for each session of its calls.
 
-        Returns how many of the steps are left; one makes a record, or submits a delta that has none.
+        Returns the steps left of `most`; one step makes a record, or submits a delta without records.
         """
         if not self._closed:
             self._open = 0
@@ -225,16 +225,16 @@ class Recorder:
         return most
 
     def _add_to(self, session: Session, call: Call) -> None:
-        """Add a call to what its session is to be written."""
+        """Add a call to the delta of its session."""
         found = self._deltas.get(session)
         if found is None:
             delta = SessionDelta(session.facts, session.last_activity)
             found = self._deltas[session] = delta, deque[Call | CallRecord](maxlen=self._newest)
         delta, newest = found
         started = call.exchange.started_ns / 1e9
-        ended = started + call.duration  # Its own end: by now the session may have ended.
+        ended = started + call.duration  # The end of this call: by now the session may have ended.
         if ended - session.last_activity >= session.facts.limit:
-            session.ended = True  # Before this call did: what names it next is to be asked about.
+            session.ended = True  # It expired during this call: the next request with its id asks the store.
         if ended > session.last_activity:
             session.last_activity = delta.last_activity = ended
         session.facts.tenant = session.facts.tenant or call.tenant
@@ -257,7 +257,7 @@ class Recorder:
             if delta.first_activity is None or started < delta.first_activity:
                 delta.first_activity = started
             caller, address = call.exchange.caller, None if call.exchange.client_is_shared else call.exchange.client
-            # One whose hash is by a key that the replicas do not share would be another caller to each.
+            # A hash with a key that replicas do not share would count as another caller on each replica.
             if self._keys.is_agreed and (caller is None or caller[1] == self._keys.generation):
                 delta.callers.add((caller[2].digest if caller is not None else "") or address or "")
             delta.has_rounds = delta.has_rounds or call.round is not None

@@ -1,4 +1,4 @@
-"""The short way to record to an instrument: a series that is looked up in the SDK once."""
+"""Records to an instrument of the SDK with less work: each series is looked up once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Series:
         self._found: _Found | None = None
 
     def record(self, *values: float, context: Context = NO_SPAN) -> None:
-        """Record values, or add them to a counter; none may be negative. One that fails costs no other."""
+        """Record non-negative values, or add them to a counter. A failure of one does not affect the others."""
         found = self._found
         if found is None or found.consumer._reader_storages is not found.storages:
             found = self._found = _find(self._instrument, self._attributes)
@@ -77,26 +77,26 @@ class Series:
 
 
 class _Found(NamedTuple):
-    """A series in the SDK; holds as long as the provider has the same readers."""
+    """A series in the SDK; valid as long as the provider has the same readers."""
 
     consumer: Any
     storages: Mapping[Any, Any]
     is_enabled: Callable[[], bool]
     should_sample: Callable[..., bool]
     always_asks: bool
-    """The filter of exemplars is not the SDK's own one that wants a span."""
+    """Whether the exemplar filter is another than the SDK's trace-based one."""
     kind: type[Any]
     """The SDK's `Measurement`; its constructor would clean all attributes again."""
     fields: Mapping[str, Any]
-    """Of one of them, whose attributes are clean."""
+    """The fields of a `Measurement` with clean attributes."""
     kept: list[Any]
-    """Aggregations of readers that accumulate: they last as long as the reader."""
+    """Aggregations of cumulative readers, which last as long as the reader."""
     renewed: list[tuple[Any, Any, Mapping[str, Any]]]
-    """Where readers of deltas keep theirs, which begin again with each collection."""
+    """Tables of aggregations of delta readers, which replace them with each collection."""
 
 
 def _find(instrument: Any, attributes: Mapping[str, Any]) -> _Found | None:
-    """Look up a series as the SDK does at each record; ``None`` where only the public way is certain."""
+    """Look up a series as the SDK does for each record; ``None`` = use the public API."""
     real = getattr(instrument, "_real_instrument", instrument)
     if not type(real).__module__.startswith(_SDK) or not _is_as_expected():
         return None

@@ -35,14 +35,14 @@ _SDK: Final = "mcp-python-sdk"
 NATIVE_SCOPES: Final = frozenset({_SDK, "fastmcp"})
 """Instrumentation scopes of the libraries that open a server span of their own."""
 QUICK: Final[type[Span] | None] = getattr(sdk, "_Span", None)
-"""The SDK's class of spans. Attributes that are clean go into the dictionary of such a one: cleaning them again was
-a sixth of what we add to a call."""
+"""The SDK's class of spans. Clean attributes are put directly into its dictionary: cleaning them again was
+a sixth of our cost of a call."""
 NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
-"""Says that something belongs to no span. An empty context does not: the SDK takes the current one in its place."""
+"""A context without a span. An empty context does not work: the SDK replaces it with the current one."""
 CALL: Final = otel_context.create_key("otel_mcp-call")
-"""Where the context of a handler names its call."""
+"""Key of the call in the context of its handler."""
 TENTATIVE: Final[WeakKeyDictionary[ReadableSpan, Mapping[str, str]]] = WeakKeyDictionary()
-"""What spans beneath a message get of its session, while the server may yet refuse the message itself."""
+"""Session attributes for spans beneath that of a message, while the server may still refuse the message."""
 
 
 def scope_of(span: Span) -> str | None:
@@ -57,7 +57,7 @@ def is_native(span: Span) -> bool:
 
 
 def session_attributes(call: Call) -> Mapping[str, str]:
-    """Return what stands on every span of a call of its session, made once a session."""
+    """Return the attributes that all spans of a session share, built once per session."""
     session = call.session
     if session is None:
         return {semconv.SESSION_SOURCE: "none"}
@@ -69,9 +69,9 @@ def session_attributes(call: Call) -> Mapping[str, str]:
 
 
 def call_attributes(call: Call, scope: str | None = None, *, with_session: bool = True) -> dict[str, Any]:
-    """Collect the attributes known before the handler runs, but for those that the span of `scope` has itself.
+    """Collect the attributes known before the handler runs, except those that the span of `scope` already has.
 
-    Those that one client has with every request of one session are put together once.
+    Those that are the same for a client and its session are built once.
     """
     claim, exchange, attributes = call.claim, call.exchange, dict[str, Any]()
     if with_session and (claim is None or claim.session is not call.session or call.method == "initialize"):
@@ -82,14 +82,14 @@ def call_attributes(call: Call, scope: str | None = None, *, with_session: bool 
         if claim.attributes is None or claim.made_of != made_of:
             claim.attributes, claim.made_of = _common_attributes(call), made_of
         attributes = claim.attributes.copy()
-        attributes[semconv.NETWORK_PROTOCOL_VERSION] = exchange.http_version  # The next request may come by another.
+        attributes[semconv.NETWORK_PROTOCOL_VERSION] = exchange.http_version  # It may differ between requests.
     if call.tenant is None and exchange.tenant_of is not None:
         call.tenant = exchange.tenant_of(exchange)
     if call.tenant is not None:
         attributes[semconv.TENANT] = call.tenant
     if exchange.client_port:
         attributes[semconv.CLIENT_PORT] = exchange.client_port
-    # An id that is a text may be none that the SDK's span can export.
+    # A text id may contain what the SDK cannot export.
     if call.id is not None and (scope != _SDK or type(call.id) is not int):
         attributes[semconv.JSONRPC_REQUEST_ID] = str(call.id)
     if call.method == "tools/call":
@@ -98,7 +98,7 @@ def call_attributes(call: Call, scope: str | None = None, *, with_session: bool 
         if exchange.capture is not None:
             attributes |= captured(call, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, call.params.get("arguments"))
     elif call.method in RESOURCE_METHODS and (uri := resource_uri(call.params)) is not None:
-        attributes[semconv.MCP_RESOURCE_URI] = uri  # FastMCP sets its own after us, as it came.
+        attributes[semconv.MCP_RESOURCE_URI] = uri  # FastMCP overwrites it later with the raw URI.
     return attributes
 
 
@@ -124,13 +124,13 @@ def _common_attributes(call: Call) -> dict[str, Any]:
             attributes[semconv.USER_AGENT_VERSION] = version
     if call.session is not None and call.session.facts.previous_id:
         attributes[semconv.SESSION_PREVIOUS_ID] = call.session.facts.previous_id
-    # Last: where a limit is set, it is the oldest that go.
+    # Last: with a limit of attributes, the SDK drops the oldest.
     attributes |= session_attributes(call)
     return attributes
 
 
 def _identity(call: Call) -> tuple[str, dict[str, Any]]:
-    """Make the name and the attributes that a native span would have: method, target and protocol version."""
+    """Return the name and the attributes that a native span would have: method, target and protocol version."""
     attributes: dict[str, Any] = {semconv.MCP_METHOD_NAME: call.method}
     if call.exchange.protocol_version:
         attributes[semconv.MCP_PROTOCOL_VERSION] = call.exchange.protocol_version[:32]
@@ -169,14 +169,14 @@ def adopt(call: Call, span: Span, scope: str | None = None) -> None:
 
 
 def mark_asking(call: Call, span: Span) -> None:
-    """Put on the open span of a call which asks for input that it is the first round, unless it is a later one."""
+    """Mark the open span of a call that asks for input as the first round, unless it is a later one."""
     call.round = call.round or Round(None, number=1)
     if call.round.state is None:
         call.round.mark(span)
 
 
 def rename(call: Call, span: Span) -> None:
-    """Give the span of a call its name again, where a library has given it another one meanwhile."""
+    """Restore the name of a call's span if a library has changed it."""
     name, identity = _identity(call)
     if name != getattr(span, "name", name):
         span.update_name(name)
@@ -184,10 +184,10 @@ def rename(call: Call, span: Span) -> None:
 
 
 def complete(call: Call, span: Span, outcome: Outcome) -> None:
-    """Put on the open span of a call how the call failed, as `Metrics.classify` has it; no text of the error."""
+    """Set the failure of a call on its open span, as `Metrics.classify` decides it; without the error's text."""
     attributes: dict[str, Any] = {}
     if call.tenant is None and (tenant_of := call.exchange.tenant_of) is not None:
-        call.tenant = tenant_of(call.exchange)  # The app has known its user later than the span began.
+        call.tenant = tenant_of(call.exchange)  # The app identified its user after the span began.
     if call.tenant is not None:
         attributes[semconv.TENANT] = call.tenant
     if outcome.error_type is not None:
@@ -203,7 +203,7 @@ def complete(call: Call, span: Span, outcome: Outcome) -> None:
 
 
 class Spans:
-    """Opens and ends the spans that nobody else makes."""
+    """Opens and ends the spans that no library makes."""
 
     def __init__(self, provider: TracerProvider | None) -> None:
         self._provider = provider
@@ -216,13 +216,13 @@ class Spans:
         return str(named or f"{gethostname()}:{os.getpid()}")[:64]
 
     def open(self, call: Call, context: Context | None = None) -> Span:
-        """Start the server span of a call that nobody else opens one for."""
+        """Start the server span of a call for which no library opens one."""
         name, identity = _identity(call)
         span = call.span = self._tracer.start_span(
             name,
             context,
             SpanKind.SERVER,
-            # The session of a message that the server may yet refuse is written when it has not.
+            # While the server may refuse the message, the session is left out; it is set after the answer.
             {**identity, **call_attributes(call, with_session=not call.tentative)},
             [Link(call.link)] if call.link is not None else [],
             start_time=call.exchange.started_ns,
@@ -259,18 +259,18 @@ class Spans:
         span.end(started_ns + int(seconds * 1e9))
 
     def finish(self, call: Call) -> None:
-        """End our span of a finished call, or make that of one which no handler saw, with its true times."""
+        """End our span of a finished call; if no handler saw the call, create its span with the true times."""
         if call.open_span is not None:
             self.close(call, call.open_span)
         elif call.span_context is None and not call.dispatched and call.id is not None:
             self.close(call, self.open(call, parent_of(call)))
 
     def close(self, call: Call, span: Span) -> None:
-        """End a span of ours with its outcome; its text never gets on it."""
+        """End our span with an outcome; the text of an error is never recorded."""
         outcome = call.outcome or call.handler_outcome
         if outcome is not None and span.is_recording():
             if call.method == "initialize":
-                # The answer to it brings the session, after the span began.
+                # The answer named the session after the span began.
                 span.set_attributes({**_identity(call)[1], **call_attributes(call)})
             elif semconv.SESSION_SOURCE not in (getattr(span, "attributes", None) or ()):
                 span.set_attributes(_common_attributes(call))

@@ -1,7 +1,7 @@
-"""Tasks that tool calls have begun, from what calls show of them to spans and metrics.
+"""Records tasks that tool calls have begun, on spans and in metrics.
 
-What is seen goes to the session store, where the tasks of all replicas are; what comes of it is measured by the process
-that learns of it first.
+News of tasks go to the session store, which has the tasks of all replicas. The process to which the store reports
+an end measures it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from otel_mcp.wire.tasks import TaskSeen, begun, notified, shown
 _OPEN: Final = ("working", "input_required")
 _UNFETCHED: Final = (*_OPEN, "completed", "failed")
 _MOST: Final = 10_000
-"""Tasks of which news wait, or of which this process knows something."""
+"""Maximum number of tasks in each table of this process."""
 _GUARD: Final = guarded("tasks")
 
 
 class Tasks:
-    """What this process has to tell of tasks, and what it knows of those of the service."""
+    """Collects news of tasks for the store, and measures what the store answers."""
 
     def __init__(self, on: Instruments, tools: BoundedNames) -> None:
         self._on = on
@@ -40,32 +40,32 @@ class Tasks:
         self.hashed: Callable[[str], str | None] = lambda _: None
         """Hashes an id with the key of all replicas; ``None`` before there is one."""
         self.wake: Callable[[], None] = lambda: None
-        """Is called once something waits."""
+        """Called when news wait."""
         self.forget()
 
     def forget(self) -> None:
-        """Start again in a forked child."""
+        """Start empty in a forked child."""
         self._lock = threading.Lock()
         self._news: OrderedDict[str, TaskNews] = OrderedDict()
-        """One entry for each task, by its id, of those that have begun or ended."""
+        """News of tasks that have begun or ended, one entry for each task id."""
         self._polled: OrderedDict[str, TaskNews] = OrderedDict()
-        """Of the others: another poll brings them again."""
+        """Other news, by task id: if they are lost, the next poll shows them again."""
         self._taken: list[TaskNews] = []
-        """News that are on their way."""
+        """News that were sent and not answered."""
         self._known: OrderedDict[str, object] = OrderedDict()
-        """What the store knows from this process of tasks that have begun, by their ids: it need not hear it again."""
+        """Last state of each begun task that this process has written, by task id: it is not written again."""
         self._calls: OrderedDict[str, SpanContext] = OrderedDict()
-        """The calls that have begun the newest tasks, by the ids of these."""
+        """Calls that began the newest tasks, by task id."""
         self._tools: set[str] = set()
         """Tools that have begun a task."""
         self.census: TaskCensus | None = None
-        """The tasks of the service, as counted last; ``None`` = not known."""
+        """Tasks of the service at the last count; ``None`` = unknown."""
 
     def see(self, call: Call, result: object) -> None:
-        """Take the result of a call that may be about tasks; ``None`` = it was too large to be read."""
+        """Read the result of a call that may be about tasks; ``None`` = too large to read."""
         if call.task is not None:
-            return  # The seam at the SDK has seen it.
-        with _GUARD:  # Whatever a server says of tasks, the call is finished.
+            return  # The patch of the SDK has seen it.
+        with _GUARD:  # A malformed task must not affect the call.
             if call.method == "tools/call":
                 if (task := begun(result)) is not None:
                     self._note(call, task, None)
@@ -78,7 +78,7 @@ class Tasks:
                     self._note(call, task, self._calls.get(task.id))
 
     def _note(self, call: Call, task: TaskSeen, link: SpanContext | None) -> None:
-        status = task.status if call.method != "tasks/result" else None  # There it is only concluded.
+        status = task.status if call.method != "tasks/result" else None  # The status there is inferred, not stated.
         attributes = {semconv.TASK_ID: self.hashed(task.id), semconv.TASK_STATUS: status}
         known: dict[str, Any] = {name: value for name, value in attributes.items() if value is not None}
         call.task = CallTask(task, known, link)
@@ -90,12 +90,12 @@ class Tasks:
             remember(self._calls, task_id, context, _MOST)
 
     def notified(self, params: object) -> None:
-        """Take what a notification of the server says of a task."""
+        """Queue the news in a notification of the server."""
         if (task := notified(params)) is not None:
             self._add(_news(task, time()))
 
     def finished(self, call: Call, task: TaskSeen) -> None:
-        """Take a finished call that has begun a task or shown something of one."""
+        """Queue the news of a finished call that has begun a task or shown its state."""
         began = call.exchange.started_ns / 1e9
         news = _news(task, began + call.duration)
         if call.method == "tools/call":
@@ -118,14 +118,14 @@ class Tasks:
         return tool
 
     def _add(self, news: TaskNews) -> None:
-        """Have news written, with what waits of the same task; not what the store knows from this process."""
+        """Queue news, merged with those that wait for the same task. Skip a state that was already written."""
         key, lost = news.key, None
         with self._lock:
             held = self._news.pop(key, None) or self._polled.pop(key, None)
             if held is None and news.began is None and self._known.get(key) == _state(news):
                 return
             if held is not None and news.began is not None and (held.began is not None or held.at < news.began):
-                held, lost = None, held  # A server that uses an id again.
+                held, lost = None, held  # The server has reused a task id.
             if held is not None:
                 news = _merged(held, news)
             matters = news.began is not None or news.status in FINAL
@@ -138,14 +138,14 @@ class Tasks:
         self.wake()
 
     def _lose(self, news: TaskNews) -> None:
-        """Count what the store will not know."""
+        """Count news that the store will not get."""
         if news.began is not None:
             self._report(TaskEnd(news.tool, semconv.OTHER, None))
         elif news.status in FINAL:
             self._on.dropped.add(1, {semconv.REJECT_REASON: "tasks"}, NO_SPAN)
 
     def take(self, most: int) -> list[TaskNews]:
-        """Return what waits for the store, oldest first; not before there is a key to hash ids with."""
+        """Take up to `most` waiting news, oldest first; none before there is a key to hash ids."""
         taken: list[TaskNews] = []
         with self._lock:
             self._taken = []
@@ -158,13 +158,13 @@ class Tasks:
         return taken
 
     def followed(self, answer: Followed) -> None:
-        """Take what the store has answered to what was taken last."""
+        """Act on the store's answer to the news that were taken last."""
         for end in answer.ends:
             self._report(end)
         with self._lock:
             taken, self._taken = self._taken, []
             for news, link in zip(taken, answer.links, strict=False):
-                if link:  # Else its beginning is still to come, and may be lost with what the store has.
+                if link:  # Otherwise the store does not know its beginning yet, and may forget the task.
                     remember(self._known, news.key, _state(news), _MOST)
         for news, link in zip(taken, answer.links, strict=False):
             if link is None:
@@ -173,7 +173,7 @@ class Tasks:
                 self._keep(news.key, _context(link))
 
     def abandon(self) -> None:
-        """Count what is not known to be in the store as lost."""
+        """Count all unconfirmed news as lost."""
         with self._lock:
             lost, self._taken = [*self._taken, *self._news.values()], []
             self._news.clear()
@@ -182,7 +182,7 @@ class Tasks:
             self._lose(news)
 
     def counted(self, census: TaskCensus | None) -> None:
-        """Take the tasks of the service; ``None`` = the store cannot be asked."""
+        """Store the count of the service's tasks, and report its ends; ``None`` = unknown."""
         self.census = census
         for end in census.ends if census is not None else ():
             self._report(end)
@@ -220,7 +220,7 @@ def _news(task: TaskSeen, at: float) -> TaskNews:
 
 
 def _context(link: str) -> SpanContext | None:
-    """Read the link to a call; ``None`` where something else has been written."""
+    """Parse the link to a call; ``None`` = malformed."""
     trace_id, _, span_id = link.partition("-")
     try:
         return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True)
@@ -229,12 +229,12 @@ def _context(link: str) -> SpanContext | None:
 
 
 def _state(news: TaskNews) -> object:
-    """Return what of news is not known by itself: of an open task, when it was changed last is not."""
+    """Return what makes news worth writing: not the time of the last change, unless the task has ended."""
     return news.status, news.ended if news.status in FINAL else None, news.fetched
 
 
 def _merged(held: TaskNews, news: TaskNews) -> TaskNews:
-    """Join two news of a task: the end that was seen first stands."""
+    """Merge two news of a task; the first end wins."""
     begun = news if news.began is not None else held
     last = held if held.status in FINAL or news.status is None else news
     return replace(begun, at=last.at, status=last.status, ended=last.ended, fetched=held.fetched or news.fetched)
