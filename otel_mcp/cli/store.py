@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from random import sample
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -77,12 +78,12 @@ class Connection:
                     raise result
         return results
 
-    async def scan(self, pattern: str, kind: str) -> AsyncIterator[str]:
-        """Yield every key that matches `pattern` and holds a `kind`; visits all keys of the server."""
+    async def scan(self, pattern: str) -> AsyncIterator[str]:
+        """Yield every key that matches `pattern`; visits all keys of the server."""
         with translated():
             if self.is_cluster:
                 await self.client.initialize()
-            async for key in self.client.scan_iter(match=pattern, count=_KEYS_PER_SCAN, _type=kind):
+            async for key in self.client.scan_iter(match=pattern, count=_KEYS_PER_SCAN):
                 yield key.decode("utf-8", "replace")
 
 
@@ -145,7 +146,14 @@ class Reader:
     async def sample(self, count: int) -> list[Member]:
         """Return `count` random sessions of each index."""
         indexes = await self._find_indexes()
-        return _members(await self._redis.run_all(*(("ZRANDMEMBER", key, count, "WITHSCORES") for key in indexes)))
+        sizes = await self._redis.run_all(*(("ZCARD", key) for key in indexes))
+        ranks = [
+            ("ZRANGE", key, rank, rank, "WITHSCORES")  # ZRANDMEMBER came with Redis 6.2.
+            for key, size in zip(indexes, sizes, strict=True)
+            if isinstance(size, int)
+            for rank in sample(range(size), min(count, size))
+        ]
+        return _members(await self._redis.run_all(*ranks))
 
     async def in_flight(self) -> list[Open]:
         """Return the calls that have been in flight for long, oldest first; none without permission."""
@@ -203,7 +211,7 @@ class Reader:
             found.extend(each for each in documents if is_of_any or self._matches(each.service or ""))
             names.clear()
 
-        async for name in self._redis.scan(_literal(self._keys.session(prefix)[0]) + "*", "string"):
+        async for name in self._redis.scan(_literal(self._keys.session(prefix)[0]) + "*"):
             names.append(name)
             if len(names) >= _DOCUMENTS_PER_SCAN:
                 await add()
@@ -219,7 +227,7 @@ class Reader:
     async def _find_indexes(self) -> list[str]:
         if self._indexes is None:
             before, after = Keys(self._prefix, "").service[:-1], ":deadlines"
-            found = [name async for name in self._redis.scan(f"{_literal(before)}*{after}", "zset")]
+            found = [name async for name in self._redis.scan(f"{_literal(before)}*{after}")]
             self._indexes = sorted(name for name in found if self._matches(name[len(before) : -len(after)]))
         return self._indexes
 

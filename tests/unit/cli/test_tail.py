@@ -193,6 +193,20 @@ def test_what_is_too_much_for_one_look_is_left_to_the_next(replicas: Replicas, m
     assert looks == [4, 4, 2, 0]
 
 
+def commands(redis: Any) -> set[str]:
+    used = {name.removeprefix("cmdstat_") for name in redis.info("commandstats")}
+    return used - {"info", "select", "config|resetstat", "client|setinfo"}
+
+
+def test_redis_5_knows_the_commands_of_a_first_look(replicas: Replicas, redis: Any) -> None:
+    replicas.write(one("a", "one"))
+    redis.config_resetstat()
+
+    replicas.look(replicas.follow(since=60))
+
+    assert commands(redis) == {"zcard", "zrange", "zrevrangebyscore", "get"}
+
+
 def test_two_commands_a_look_are_enough_where_nothing_happens(replicas: Replicas, redis: Any) -> None:
     follower = replicas.follow()
     replicas.write(one("a", "one"))
@@ -201,8 +215,7 @@ def test_two_commands_a_look_are_enough_where_nothing_happens(replicas: Replicas
 
     replicas.look(follower)
 
-    used = {name.removeprefix("cmdstat_") for name in redis.info("commandstats")}
-    assert used - {"info", "select", "config|resetstat", "client|setinfo"} == {"zrevrangebyscore"}
+    assert commands(redis) == {"zrevrangebyscore"}
 
 
 def test_tail_writes_what_is_asked_for(cli: Cli, redis_url: str) -> None:
