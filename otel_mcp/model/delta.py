@@ -15,7 +15,7 @@ from otel_mcp.model.state import EndReason, SessionState, ToolCall
 
 @dataclass(slots=True)
 class CallRecord:
-    """One finished tool call, as the request path leaves it (see `ToolCall`)."""
+    """One finished tool call, as the request path records it (see `ToolCall`)."""
 
     tool_name: str
     request_id: str | int | None
@@ -55,9 +55,9 @@ class Fact(NamedTuple):
 
     name: str
     limit: int
-    """Characters that are kept of it."""
+    """Maximum characters of the value."""
     attribute: str | None
-    """Of the events and the span of a session."""
+    """Attribute of the events and the span of a session."""
     at_end: bool
     """Kept apart from the document too, for the report of the end: 64 characters at most keep a session small."""
 
@@ -68,7 +68,7 @@ def _fact(limit: int = 1024, *, attribute: str | None = None, at_end: bool = Fal
 
 @dataclass(slots=True)
 class SessionFacts:
-    """What is known of a session, other than its counts: the first line of its document.
+    """The facts of a session, without its counts: the first line of its document.
 
     A new fact is one line here, and one in the public `SessionState`: document, scripts, events and the report of
     the end take it from `FACTS`. `None` and empty mean "not known here": they never erase what another process wrote.
@@ -76,7 +76,7 @@ class SessionFacts:
 
     session_id: str
     created_at: float
-    """Unix seconds; the earliest that any process reports stands."""
+    """Unix seconds; the earliest of all processes wins."""
     limit: float
     """Seconds without activity after which this session ends."""
     user_agent: str | None = _fact(attribute=semconv.USER_AGENT)
@@ -94,24 +94,24 @@ class SessionFacts:
     """Keyed hash of caller, address and client, the same for each of its sessions; the first one known stands.
     `None` = neither caller nor an address of its own is known. In no document."""
     opened: bool = False
-    """This process has seen the `initialize` that began it, so the user of that is the session's."""
+    """Whether this process has seen the `initialize` that began it; its user owns the session."""
     lasting: bool = False
-    """It goes over many transport sessions, each of which the client closes after a call: that is not its end."""
+    """Whether it spans many transport sessions, each of which the client closes after a call: none is its end."""
 
     @classmethod
     def of(cls, state: SessionState, created_at: float, limit: float) -> SessionFacts:
-        """Take the facts out of a document."""
+        """Return the facts in a document."""
         facts = cls(state.session_id, created_at, limit)
         for fact in FACTS:
             setattr(facts, fact.name, getattr(state, fact.name))
         return facts
 
     def known(self) -> dict[str, Any]:
-        """Return the facts that are known, but for id and times."""
+        """Return the known facts, without id and times."""
         return {fact.name: value for fact in FACTS if (value := getattr(self, fact.name))}
 
     def with_news(self, news: SessionFacts) -> SessionFacts:
-        """Merge what `news` knows over these facts."""
+        """Return these facts, updated with those known to `news`."""
         known = news.known()
         stands = {"limit": self.limit, "source": self.source} if self.lasting and not news.lasting else {}
         known |= {
@@ -143,26 +143,26 @@ class SessionDelta:
     last_activity: float
     """Unix seconds."""
     first_activity: float | None = None
-    """Unix seconds; the buffer sets it, so that a long outage is not taken for a gap."""
+    """Unix seconds; set by the buffer, so that a long outage does not look like a gap."""
     began: float = 0.0
     """Unix seconds at which the newest of its requests began, which may be before a cut that it ends after; 0 = not
     known."""
     requests: int = 0
     errors: int = 0
     call_count: int = 0
-    """All calls of this delta, also those that `calls` no longer holds."""
+    """Number of all calls of this delta, also of those removed from `calls`."""
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
     """The newest, oldest first, bounded by the buffer."""
     context: int = 0
-    """Bytes that the model was given: results of tools, prompts and resources, and the list of tools."""
+    """Bytes of results for the model: of tools, prompts and resources, and the list of tools."""
     listed: int = 0
-    """Those of the list among them."""
+    """Bytes of the list of tools among them."""
     has_rounds: bool = False
-    """Some of them may be rounds of one logical call: see `model.rounds`."""
+    """Whether some calls may be rounds of one logical call: see `model.rounds`."""
     callers: set[str] = field(default_factory=set[str])
-    """Who has called tools in it, as keyed hash or address, empty where neither is known: for their number alone."""
+    """Callers of tools, as keyed hash or address, "" if neither is known; only counted."""
     content: int = 0
-    """Bytes of arguments and results in `calls`, where these are kept at all; the buffer weighs them."""
+    """Bytes of arguments and results in `calls`, if these are kept; set by the buffer."""
     ended: tuple[float, EndReason] | None = None
     """Unix seconds and reason."""
     touch_key: tuple[str, float] | None = None
@@ -170,7 +170,7 @@ class SessionDelta:
 
     @property
     def is_mere_end(self) -> bool:
-        """Whether it brings an end alone, which begins no session and changes none that has ended."""
+        """Whether it has only an end: it begins no session, and changes none that has ended."""
         return self.ended is not None and not self.requests and not self.call_count
 
 
@@ -191,44 +191,44 @@ class Flush:
 
 @dataclass(slots=True)
 class WriteResult:
-    """What the store answers to one flushed delta."""
+    """The store's answer to one flush."""
 
     session_id: str
     created: bool = False
-    """This flush made the session's record: the session has just begun."""
+    """This flush created the session."""
     resumed: bool = False
     """The session was last active before the process that now serves it began."""
     total_calls: int = 0
     duplicate: bool = False
-    """The store had seen this very flush before and ignored it."""
+    """The flush is a duplicate, which the store ignored."""
     ended: bool = False
     """This flush ended the session: its sender holds the end, to report it when other processes have written. Set on
     one flush across all processes."""
     brief: bool = False
     """With `ended`: its client has closed it after a call at most, and may go on with it in another one."""
     expired: EndedSession | None = None
-    """An earlier session under this id, whose end nobody has reported: it is the caller's to report."""
+    """An earlier session under this id, whose end was not reported: the caller has to report it."""
     after_end: bool = False
     """The session had ended before: counted where its document still stands, not reopened."""
     back_after: float | None = None
-    """Seconds since the session had been cut: it goes on with this flush."""
+    """Seconds since the session was cut; it continues with this flush."""
     agreed_session: str | None = None
     """Another session on which the replicas have agreed for the client of this one."""
     agreed_successor: str | None = None
     """Another session on which the replicas have agreed to continue `SessionFacts.previous_id`."""
     waits: Sequence[tuple[str, float]] = ()
-    """Inputs that calls had waited for and that have come with this flush: tool and seconds."""
+    """Inputs that arrived with this flush: tool, and seconds that its call had waited."""
     retry: str | None = None
     """Why it was not written, or is not known to be: send the same flush again."""
     owner: str | None = None
-    """Keyed hash of the user to whom the session is bound, and who is another: nothing was written."""
+    """Keyed hash of another user, who owns the session: nothing was written."""
     refused: str | None = None
     """Why this flush can never be written: ``foreign``, the key holds a value not ours; with `after_end`, ``ended``."""
 
 
 @dataclass(slots=True)
 class EndedSession:
-    """What the one process that claims an end reports."""
+    """An ended session, for the process that claimed its end and reports it."""
 
     facts: SessionFacts
     """As `SessionFacts.at_end` leaves them."""
@@ -242,7 +242,7 @@ class EndedSession:
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     """The newest, by the time at which they began."""
     findings: list[str] = field(default_factory=list[str])
-    """Patterns that were found while it ran."""
+    """Patterns found while it was running."""
     outcome: str | None = None
     """Set when it is reported."""
 
@@ -253,16 +253,16 @@ class EndedSession:
 
 @dataclass(slots=True)
 class Known:
-    """What a shared store knows of an id that this process meets for the first time."""
+    """What the store knows about an id that is new to this process."""
 
     exists: bool
-    """There is a live document under that id."""
+    """Whether the id has a live document."""
     ended: bool = False
     successor: str | None = None
     """The session that continues it, where one was agreed."""
     facts: SessionFacts | None = None
     has_tool_calls: bool = False
-    """A tool has been called in it."""
+    """Whether a tool has been called in it."""
     may_go_on: bool = False
     """A transport session of the same client may be part of it: it has a call at most, or lasts over several; also one
     that its client has just closed, which exists and has ended."""

@@ -1,4 +1,4 @@
-"""Sessions as one process sees them: those that live, the one that a request claims, and those that a server cut.
+"""Records of sessions in one process: live ones, the one that a request claims, and those that a server cut.
 
 A restarted server refuses a session that it does not know; its client is back soon, or lost.
 """
@@ -20,7 +20,7 @@ from otel_mcp.wire.jsonrpc import Failure
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 """Why sessions are cut."""
 WITHIN: Final = (("1m", 60.0), ("5m", 300.0), ("30m", 1800.0))
-"""How soon a client came back: the names, and the seconds up to which they hold."""
+"""How soon a client came back: the names, and the seconds up to which each applies."""
 LOST: Final = WITHIN[-1][1]
 """Seconds after which a client that has not come back is lost: what it opens later is another visit."""
 
@@ -47,22 +47,22 @@ class Session:
     agreement: str | None = None
     """Key under which replicas agreed on an inferred session."""
     known: Known | None = None
-    """What the store knew of the id for which this session was proposed."""
+    """What the store knew about the id when this session was proposed."""
     caller: str = ""
     """Digest of the caller with whom it began here, whether or not that is a user."""
     ended: bool = False
     superseded: bool = False
     """The store has another successor of its `previous_id`: only its own id still leads to it."""
     tool_calls: int = 0
-    """How many tools have been called in it, as far as this process knows."""
+    """Number of its tool calls known to this process."""
     failed: dict[str, Failure] | None = None
     """Tools whose last call in this process failed, and how; the newest few."""
     conversation: Session | None = None
     """The conversation, or the session over many transport sessions, that this transport session is part of."""
     continues: str | None = None
-    """The session in which the same client has made a call not long before, and which is over."""
+    """The ended session in which the same client recently made a call."""
     sampled: deque[SpanContext] | None = None
-    """Spans of its calls in this process, for the span of the session; only where that is wanted."""
+    """Spans of its calls in this process, to be linked by the session span; only if that is enabled."""
     attributes: dict[str, str] = field(default_factory=dict[str, str])
     """Span attributes, the same for every call of the session; refilled when the facts change."""
     id: str = field(init=False)
@@ -75,7 +75,7 @@ class Session:
         return self.facts.source or "none"
 
     def is_live(self, now: float) -> bool:
-        """Return whether it has not ended. What became part of a conversation lives as long as that."""
+        """Return whether it has not ended; as part of a conversation, whether that has not."""
         active = self.conversation or self
         return not (self.ended or active.ended) and now - active.last_activity < active.facts.limit
 
@@ -97,15 +97,15 @@ class Claim:
     key: str
     """The id for explicit sources, a fingerprint for inferred ones."""
     transport: bool = False
-    """The id is one of the transport's own: the protocol gave it out."""
+    """Whether the id is a transport id."""
     conversation_id: str | None = None
     principal: Principal = NOBODY
     derived: bool = False
-    """The key is a hash that every replica computes alike, so nobody need be asked."""
+    """Whether every replica computes the same key, so that the store need not be asked."""
     whose: Whose | None = None
     """Whose an id of ours is, seen from the caller; for ``another`` the key is the caller's own id instead."""
     forged: bool = False
-    """It looks like an id that we gave out, and is none."""
+    """Whether it looks like an id of ours, but has no valid signature."""
     fresh_until: float = -inf
     """Unix seconds until which the replica that gave out the id may not have written it."""
     session: Session | None = field(default=None, compare=False, repr=False)
@@ -113,7 +113,7 @@ class Claim:
     attributes: dict[str, Any] | None = field(default=None, compare=False, repr=False)
     """Cached span attributes of that session's calls."""
     made_of: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
-    """Facts that `attributes` were made of; made again where one has changed."""
+    """The facts that `attributes` were built from; rebuilt when one changes."""
 
     @property
     def inferred(self) -> bool:
@@ -136,7 +136,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Interruption:
-    """A session that was cut, for the one process that reports it."""
+    """A cut session, for the process that reports it."""
 
     facts: SessionFacts
     """As `SessionFacts.at_end` leaves them."""
@@ -155,7 +155,7 @@ class Return:
     after: float
     """Seconds since it was cut."""
     ended: bool
-    """It is over already."""
+    """Whether it has already ended."""
 
 
 def within(seconds: float) -> str:
