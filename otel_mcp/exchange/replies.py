@@ -138,6 +138,8 @@ class Replies:
         is_task = isinstance(result, dict) and call.method in TASK_METHODS
         if is_task and (call.method != "tools/call" or "content" not in fields):
             self._metrics.tasks.see(call, fields)
+        elif call.method == "tasks/result" and "error" in reply and (call.exchange.status or 0) < 400:
+            self._metrics.tasks.see(call, {"error": reply["error"]})
         if call.method == "initialize" and (version := negotiated_version(reply)) is not None:
             self._resolver.opened(call)
             call.exchange.protocol_version = version

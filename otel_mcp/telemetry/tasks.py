@@ -104,7 +104,7 @@ class Tasks:
             if (context := call.span_context) is not None and context.is_valid:
                 news.link = f"{context.trace_id:032x}-{context.span_id:016x}"
                 self._keep(task.id, context)
-        if news.status is not None:
+        if news.status is not None or news.fetched:
             self._add(news)
 
     def _named(self, tool: str, *, proven: bool = False) -> str:

@@ -25,6 +25,10 @@ _MAX_TTL: Final = 10**12
 """Milliseconds; a longer integer of JSON may not fit into a float."""
 
 
+_REFUSALS: Final = (-32600, -32601, -32602)
+"""Errors of the request for a result; any other is the error by which the task failed."""
+
+
 class TaskSeen(NamedTuple):
     """The state of a task in one message."""
 
@@ -49,7 +53,10 @@ def begun(result: object) -> TaskSeen | None:
 
 
 def shown(method: str, params: Mapping[str, Any], result: object) -> list[TaskSeen]:
-    """Read the tasks in the answer to a request about tasks; `result` is ``None`` if it was too large to be parsed."""
+    """Read the tasks in the answer to a request about tasks.
+
+    `result` is ``None`` if it was too large to be parsed, and a mapping with the one key ``error`` for an error.
+    """
     if method == "tasks/list":
         listed = _field(result, "tasks")
         entries = cast("list[object]", listed)[:_MAX_LISTED] if isinstance(listed, list) else []
@@ -58,7 +65,10 @@ def shown(method: str, params: Mapping[str, Any], result: object) -> list[TaskSe
     if not isinstance(named, str) or not named:
         return []
     if method == "tasks/result":
-        failed = _field(result, "isError", "is_error") is True
+        if (code := _field(_field(result, "error"), "code")) is not None:
+            return [] if code in _REFUSALS else [TaskSeen(text(named), fetched=True)]
+        # The SDK 1.x answers without content if the task failed by an exception.
+        failed = _field(result, "isError", "is_error") is True or _is_empty(result)
         return [TaskSeen(text(named), "failed" if failed else "completed", fetched=True)]
     if method == "tasks/cancel":
         # From 2026-07-28 on, the server only acknowledges.
@@ -91,6 +101,10 @@ def _read(task: object) -> TaskSeen | None:
         min(ttl, _MAX_TTL) / 1000 if is_number else None,
         result is not None or error is not None,
     )
+
+
+def _is_empty(result: object) -> bool:
+    return result is not None and _field(result, "content", "structuredContent") is None
 
 
 def _field(value: object, *names: str) -> object:

@@ -25,6 +25,8 @@ class TaskServer:
         """By their ids, as ``tasks/get`` shows them; replicas may share them."""
         self.name = name
         self.ttl = ttl
+        self.results: dict[str, Message] = {}
+        """Answers to ``tasks/result`` other than the usual ones, by task."""
         self.before: list[Message] = []
         """Messages that come before the next answer, which is an event stream then."""
 
@@ -63,7 +65,7 @@ class TaskServer:
         if task is None:
             return {"error": {"code": -32602, "message": "no such task"}}
         if method == "tasks/result":
-            return {"result": {**OK, "isError": task["status"] == "failed"}}
+            return self.results.get(task["taskId"]) or {"result": {**OK, "isError": task["status"] == "failed"}}
         if method == "tasks/cancel":
             task["status"] = "cancelled"
             return {"result": {} if modern else task}

@@ -161,6 +161,36 @@ async def test_a_result_never_fetched_is_counted_when_its_time_is_over(
     assert telemetry.points(OLDEST) == [({"gen_ai.tool.name": "add"}, 0)]
 
 
+@pytest.mark.parametrize(
+    ("code", "left"), [(-32603, set[str]()), (-32602, {"unfetched"})], ids=["the task's own error", "an unknown task"]
+)
+async def test_the_error_by_which_a_task_failed_is_its_result(
+    make_runtime: MakeRuntime, telemetry: Telemetry, code: int, left: set[str]
+) -> None:
+    watched = Watched(make_runtime(flush_interval=60), telemetry, TaskServer(), OLD)
+    watched.server.results["task-1"] = {"error": {"code": code, "message": "boom"}}
+    await watched.ask("tools/call")
+    watched.server.put("task-1", "failed")
+    await watched.ask("tasks/get", 2, taskId="task-1")
+    await watched.settle()
+    await watched.ask("tasks/result", 3, taskId="task-1")
+    await watched.settle()
+    later(watched, 130)
+
+    assert set(await watched.counted()) - {"duration"} == left
+
+
+async def test_a_result_without_content_is_that_of_a_failed_task(
+    make_runtime: MakeRuntime, telemetry: Telemetry
+) -> None:
+    watched = Watched(make_runtime(flush_interval=60), telemetry, TaskServer(), OLD)
+    watched.server.results["task-1"] = {"result": {"_meta": {}}}
+    await watched.ask("tools/call")
+    await watched.ask("tasks/result", 2, taskId="task-1")
+
+    assert set((await watched.counted())["duration"]) == {("add", "failed")}
+
+
 @pytest.mark.parametrize("revision", REVISIONS)
 async def test_a_notification_on_a_stream_ends_a_task(
     make_runtime: MakeRuntime, telemetry: Telemetry, revision: str
