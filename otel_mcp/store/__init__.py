@@ -18,8 +18,8 @@ def is_divided(settings: Settings) -> bool:
 
 
 def choose(settings: Settings, process: ProducerId) -> SessionStore:
-    """Choose Redis where there is a URL that can be used, else the memory of this process."""
-    # Imported here, since the one takes long and only those with a Redis need it.
+    """Return the Redis store if a usable URL is set, else the memory of this process."""
+    # Imported here: redis-py takes long to import, and only servers with Redis need it.
     from otel_mcp.store.memory import MemoryStore
 
     if settings.redis_url is None:
@@ -30,7 +30,7 @@ def choose(settings: Settings, process: ProducerId) -> SessionStore:
     try:
         connect(settings.redis_url)
     except ValueError:
-        # Without its text, which may repeat the password.
+        # The error's text may contain the password, so it is not logged.
         logger.warning("otel_mcp: the Redis URL cannot be used; it is as if none were configured")
         return MemoryStore(settings)
     return RedisStore(settings, process)

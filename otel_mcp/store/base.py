@@ -1,7 +1,7 @@
-"""What a session store can do; `memory` and `redis/` do it.
+"""The interface of session stores; `memory` and `redis/` implement it.
 
-The flusher and the public API of sessions talk to a store; on the path of a
-request only `lookups` does, for 50 ms at most. Instants are Unix seconds of this machine.
+The flusher and the public API of sessions use a store; on the path of a request
+only `lookups` does, for 50 ms at most. Instants are Unix seconds of this machine.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from otel_mcp.model.session import Interruption, Refusal, Return
 from otel_mcp.model.state import SessionState
 
 GRACE: Final = 600.0
-"""Seconds that an ended document stays, for what was in flight."""
+"""Seconds that an ended document stays, for requests in flight."""
 ABANDONED: Final = 7 * 86_400.0
-"""Seconds that ends wait to be reported where no process of the service runs; then nothing is left of the session."""
+"""Seconds that an end waits to be reported if no process of the service runs; after that the session is gone."""
 
 BRIEF: Final = 60.0
-"""Seconds in which a client that has closed a session after a call at most may go on with it in another one."""
+"""Seconds in which a client that closed a session after at most one call may continue it in another."""
 VISITS: Final = 10
-"""Sessions without a call that are remembered of a visitor."""
+"""Maximum number of sessions without a call that are remembered per visitor."""
 VISITS_KEPT: Final = 86_400.0
-"""Seconds after the last one."""
+"""Seconds for which they are remembered, from the last one."""
 
 
 class ProducerId:
@@ -43,10 +43,10 @@ class ProducerId:
 
 
 class StoreDown(Exception):
-    """The store cannot be used at present; whatever was sent may have been done or not.
+    """The store cannot be used at present; commands that were sent may have been executed or not.
 
-    `denied` = it answers, but does not let us in: a wrong password, a missing
-    permission. Asking again soon would not help.
+    `denied` = it answers, but refuses access: a wrong password, a missing
+    permission. An early retry would not help.
     """
 
     def __init__(self, reason: str, *, denied: bool = False) -> None:
@@ -56,12 +56,12 @@ class StoreDown(Exception):
 
 
 class Change(NamedTuple):
-    """A change of one entry of a small table, made where that is still what it was; ``None`` = not there."""
+    """A change of one entry of a small table, made only if the entry still is `former`; ``None`` = absent."""
 
     former: str | None
     new: str | None
     place: tuple[str, str] | None = None
-    """Name and text of another entry, which goes for it: both are changed or neither."""
+    """Name and text of another entry, which is removed in exchange: both are changed or neither."""
 
 
 class SessionStore(Protocol):
@@ -72,93 +72,93 @@ class SessionStore(Protocol):
 
     @property
     def ahead(self) -> float:
-        """Seconds that the clock by which all processes go is ahead of this machine's."""
+        """Seconds that the clock shared by all processes is ahead of this machine's."""
         ...
 
     async def apply(self, deltas: Sequence[Flush]) -> list[WriteResult]:
-        """Write each flush once, however often it is sent; answers are in the same order.
+        """Write each flush once, even if it is sent several times; answers are in the same order.
 
-        One session's failure is in its own answer (`WriteResult.retry`,
-        `WriteResult.refused`) and stops no other. At most one flush a session.
-        What comes under a session of another user is not written (`WriteResult.owner`).
+        A session's failure is in its own answer (`WriteResult.retry`,
+        `WriteResult.refused`) and affects no other. At most one flush per session.
+        A flush to the session of another user is not written (`WriteResult.owner`).
         """
         ...
 
     async def load(self, session_id: str) -> SessionState | None:
-        """Return the document, or `None` where there is none that can be read."""
+        """Return the document, or `None` if there is none that can be read."""
         ...
 
     async def save(self, state: SessionState, *, only_new: bool = False) -> WriteResult:
-        """Write a document of the user's.
+        """Write a document that the user changed or made.
 
-        Its facts (where given), attributes and extra fields replace those of
-        the store. Calls and counters of a session that exists stand, since
-        other processes go on counting; a new one starts with those given.
-        With `only_new` a document that is there stands as it is.
+        Its facts (if given), attributes and extra fields replace those in the
+        store. An existing session keeps its calls and counters, since other
+        processes still count; a new one starts with those given.
+        With `only_new` an existing document is not changed.
         """
         ...
 
     async def delete(self, session_id: str) -> bool:
-        """Remove a session at once; `False` where there was none."""
+        """Remove a session at once; `False` if there was none."""
         ...
 
     async def describe(self, session_id: str) -> Known:
-        """Return what is known of an id that this process meets for the first time."""
+        """Return what the store knows about an id that is new to this process."""
         ...
 
     async def bind(self, facts: SessionFacts) -> None:
-        """Note whose a session is that has just shaken hands, and its client; it is written later."""
+        """Note the user and the client of a session right after `initialize`; its document is written later."""
         ...
 
     async def get(self, key: str) -> str | None:
-        """Return the value that was agreed on under `key`, if there is one."""
+        """Return the agreed value of `key`, if there is one."""
         ...
 
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
-        """Return the value that all replicas have under `key`: the first candidate, for `ttl` seconds (0: for good)."""
+        """Return the value that all replicas use for `key`: the first candidate, for `ttl` seconds (0: forever)."""
         ...
 
     async def set_value(self, key: str, value: str, ttl: float) -> None:
-        """Set the value that all replicas have under `key` for `ttl` seconds, whatever it was."""
+        """Set the value that all replicas use for `key`, for `ttl` seconds, and replace any other."""
         ...
 
     async def get_or_set_successor(self, old_id: str, candidate: str, user: str | None = None) -> str:
         """Return the id of the one session that continues `old_id` on all replicas.
 
-        Where that is bound to another than `user`, it is `candidate`, and no other process learns of it.
+        If `old_id` belongs to another user than `user`, it is `candidate`, which is not stored.
         """
         ...
 
     async def entries(self, table: str, names: Sequence[str] | None = None) -> dict[str, str]:
-        """Return the entries of a small table of the service: these, where they are there, or all."""
+        """Return entries of a small table of the service: those of `names` that exist, or all."""
         ...
 
     async def swap(self, table: str, changes: Mapping[str, Change], most: int, kept: float) -> set[str]:
-        """Change entries of a table that are still what they were.
+        """Change the entries of a table that still have their former values.
 
         Args:
             table: its name.
             changes: by the names of the entries, in the order in which they are made.
-            most: how many entries there are at most; what is more is not added.
-            kept: seconds after which the table is forgotten if nothing more is changed.
+            most: maximum number of entries; beyond it, none is added.
+            kept: seconds after the last change until the table is removed.
 
         Returns:
-            The names of those that are not changed.
+            The names of the entries that were not changed.
         """
         ...
 
     async def claim_expired(self, now: float, limit: int) -> list[EndedSession]:
-        """Claim sessions whose time was over at `now`, and ends left by others, for the caller to report.
+        """Claim sessions that had expired at `now`, and ends that others left, for the caller to report.
 
-        What is reported goes to `ack_ends`. Each is given to one caller in all processes, and to another one only
-        if the first does not acknowledge it within a minute or so.
+        Pass the reported ones to `ack_ends`. Each goes to one caller in all processes, and to another one only
+        if the first does not acknowledge it within about a minute.
         """
         ...
 
     async def claim_held(self, session_ids: Sequence[str], now: float) -> list[EndedSession]:
-        """Claim ends that this process holds (`WriteResult.ended`), as of `now`; not those that are reported already.
+        """Claim ends that this process holds (`WriteResult.ended`), as of `now`, except those already reported.
 
-        Whatever stays held falls to `claim_expired` of any process within a minute or so.
+        Any process gets those that stay held from `claim_expired`, within about a minute.
         """
         ...
 
@@ -167,33 +167,33 @@ class SessionStore(Protocol):
         ...
 
     async def visits(self, ended: Sequence[EndedSession]) -> list[list[float]]:
-        """Return, for each of these ends, when its visitor has begun the sessions in which no tool was called.
+        """Return, for each end, when its visitor began sessions in which no tool was called.
 
-        Unix seconds, this session's included, the newest few; none where the session has a call, which forgets them.
+        Unix seconds of the newest few, this session included; empty if the session has a call, which removes them all.
         """
         ...
 
     async def callers(self, day: str, hashes: Sequence[str]) -> int:
-        """Add callers to those of a UTC day; return about how many there are by now, in all processes."""
+        """Add callers to those of a UTC day; return their approximate number in all processes."""
         ...
 
     async def mark(self, session_id: str, finding: str) -> bool:
-        """Note in its document a pattern that a running session shows; `True` to the first process that does."""
+        """Note a pattern of a running session in its document; `True` for the first process that does."""
         ...
 
     async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str] = ()) -> list[Interruption]:
-        """Mark the sessions that a server refused though they live; of each cut one caller in all processes learns.
+        """Mark live sessions that a server refused as cut; return each cut to one caller in all processes.
 
-        `gone` are processes that have ended: what they had served is not at another replica.
+        `gone` are processes that have ended, so their sessions are at no other replica.
 
-        What is no session of this service, or another user's, or over, or waits already for its client to come
-        back, is left out.
+        Skips sessions of other services or users, ended ones, and those already cut that wait for their
+        client.
         """
         ...
 
     async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
-        """Give out one session of `visitor` that was cut before `at`, when its visitor began `session_id`; once, and
-        again to the same question.
+        """Return one session of `visitor` that was cut before `at`, when its visitor began `session_id`. Each is
+        returned once; the same arguments get it again.
         """
         ...
 
@@ -202,5 +202,5 @@ class SessionStore(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release what the running loop holds; the next use opens it again."""
+        """Close the connections of the running loop; the next use opens them again."""
         ...

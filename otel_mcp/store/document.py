@@ -33,13 +33,13 @@ CONTENT: Final = 65_536
 _TEXTS: Final = ("error_type", "failure", "arguments_digest", "trace_id", "span_id", "service_instance_id", "task")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = 253402300799_000000
-"""Microseconds: the end of the year 9999."""
+"""Microseconds until the end of the year 9999."""
 _MARK: Final = re.compile(r'"(?:answers|waiting)":"[0-9A-Za-z]+"')
-"""In the line of a call, what `_marks` makes."""
+"""Matches the output of `_marks` in the line of a call."""
 
 
 def micros(seconds: float) -> int:
-    """Convert to microseconds of Unix time, within the years that ISO text can name."""
+    """Convert to microseconds of Unix time, limited to the years 1970 to 9999."""
     return min(max(round(seconds * 1_000_000), 0), _LAST) if math.isfinite(seconds) else 0
 
 
@@ -49,7 +49,7 @@ def _second(second: int) -> str:
 
 
 def iso(instant: int) -> str:
-    """Write microseconds of Unix time as 27 characters of UTC; such texts sort by time."""
+    """Format microseconds of Unix time as 27 characters of UTC; these sort by time."""
     second, rest = divmod(instant, 1_000_000)
     return f"{_second(second)}.{rest:06d}Z"
 
@@ -70,7 +70,7 @@ def utf8(text: str) -> bytes:
 
 
 def clip(text: str, limit: int = CLIP) -> str:
-    """Clip text as it is read back from a document."""
+    """Clip text to the form in which a document returns it."""
     return utf8(text[:limit]).decode()
 
 
@@ -80,7 +80,7 @@ def string(value: str, limit: int = CLIP) -> str:
 
 
 def content(value: object) -> str:
-    """Write the JSON text of arguments or a result; ``null`` where none can be read back."""
+    """Write the JSON text of arguments or a result; ``null`` if it could not be read back."""
     try:
         text = to_json(value, inf_nan_mode="null", serialize_unknown=True).decode()
     except (ValueError, TypeError, RecursionError):
@@ -93,7 +93,7 @@ def content(value: object) -> str:
 
 
 def _plain(value: object) -> str:
-    """Write it by way of `json`, which writes half surrogate pairs as they are."""
+    """Write it with `json`, which does not reject half surrogate pairs."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
         return to_json(from_json(utf8(text)), inf_nan_mode="null").decode()
@@ -128,26 +128,26 @@ def call(made: CallRecord) -> str:
 
 
 def _rounds(made: CallRecord) -> str:
-    """Write what a round is known by."""
+    """Write the fields that connect rounds."""
     text = f',"rounds":{made.rounds},"input_wait":{max(made.input_wait, 0.0):.6f}' if made.rounds > 1 else ""
     text += f',"answers":{string(made.answers, 16)}' if made.answers else ""
     return text + (f',"waiting":{string(made.waiting, 16)}' if made.waiting else "")
 
 
 def tool_call(made: CallRecord) -> ToolCall:
-    """Make a tool call as a document has it."""
+    """Return a tool call in the form of the document."""
     return ToolCall.model_validate_json(utf8(call(made)))
 
 
 def record(kept: ToolCall) -> CallRecord:
-    """Make the record of a call in a document, as the request path would have left it."""
+    """Make the record of a call in a document, as the request path would make it."""
     values: dict[str, Any] = {each.name: getattr(kept, each.name) for each in fields(CallRecord)}
     values["started_at"] = seconds(kept.started_at)
     return CallRecord(**values)
 
 
 def facts(known: SessionFacts, service: str) -> str:
-    """Write the JSON object of what is known; the first part of a document."""
+    """Write the JSON object of the facts; the first part of a document."""
     text = f'{{"session_id":{string(known.session_id)},"service":{string(service)}'
     for fact in FACTS:
         value = getattr(known, fact.name)
@@ -157,12 +157,12 @@ def facts(known: SessionFacts, service: str) -> str:
 
 
 def known(facts: SessionFacts) -> dict[str, str]:
-    """Return what is known, as it is read back from a document: clipped."""
+    """Return the facts as a document returns them: clipped."""
     return {fact.name: clip(value, fact.limit) for fact in FACTS if (value := getattr(facts, fact.name))}
 
 
 def attributes(values: dict[str, Any], extras: dict[str, Any] | None) -> str:
-    """Write the second part of a document: what only ``save()`` writes."""
+    """Write the second part of a document, which only ``save()`` changes."""
     parts = [f',"attributes":{_object(values)}']
     for name, value in (extras or {}).items():
         parts.append(f",{_attribute(name, value)}")
@@ -177,7 +177,7 @@ def _object(values: object) -> str:
 
 
 def _attribute(name: object, value: object) -> str:
-    """Write one of the user's, clipped by itself; a string stays one that is the same when it is written again."""
+    """Write one attribute, clipped by itself; a clipped string does not change if it is written again."""
     if isinstance(value, str):
         is_whole, written = len(value) <= CONTENT, string(value, CONTENT)
     else:
@@ -191,29 +191,29 @@ def _attribute(name: object, value: object) -> str:
 @cache
 def _warn_once() -> None:
     logger.warning(
-        "otel_mcp: an attribute of a session is not kept as it is: beyond %d characters of JSON it is clipped, "
-        "and null if it cannot be written as JSON; so are others to come",
+        "otel_mcp: an attribute of a session is changed: it is clipped to %d characters of JSON, "
+        "or null if it cannot be written as JSON; the same applies to later ones",
         CONTENT,
     )
 
 
 class Joined(NamedTuple):
-    """Calls of a flush, as they are to be written."""
+    """Calls of a flush in the form to write."""
 
     calls: list[CallRecord]
     taken: Sequence[str] = ()
     """Lines of the document that they replace."""
     absent: Sequence[str] = ()
-    """Texts of lines that they would have to replace, if there were any."""
+    """Texts in lines that they would have to replace, if any existed."""
     waits: Sequence[tuple[str, float]] = ()
-    """Inputs that calls had waited for and that have come: tool and seconds."""
+    """Waits for input that are over: tool and seconds."""
 
 
 def join(document: object, calls: Sequence[CallRecord]) -> Joined:
-    """Join the newest calls of a session with those in its document, where one answers what the other waits for.
+    """Join the newest calls of a session with those in its document if one brings the input that the other waits for.
 
-    ``flush.lua`` puts the whole in the place of the lines that it takes along, unless the document has changed in
-    between: then the sender looks again.
+    ``flush.lua`` replaces those lines by the joined calls, unless the document has changed in between: then the
+    sender reads it again.
     """
     wanted = {mark for call in calls for mark in _marks(call)}
     lines = document.decode("utf-8", "replace").split("\n") if isinstance(document, bytes) and wanted else ()
@@ -228,14 +228,14 @@ def join(document: object, calls: Sequence[CallRecord]) -> Joined:
     stay = {id(call) for call in joined}
     new = [call for call in joined if id(call) not in held]
     taken = [held[id(call)] for call in before if id(call) not in stay]
-    # What stays though it has such a mark, as input that came before it was asked for, is known to be there.
+    # Lines that stay though they have such a mark, as for input that came before it was asked for, are expected.
     left = {mark for call in before if id(call) in stay for mark in _MARK.findall(held[id(call)])}
     absent = [mark for call in new for mark in _marks(call) if mark not in left]
     return Joined(new, taken, absent, waits)
 
 
 def _marks(call: CallRecord) -> list[str]:
-    """Return the texts by which the round before a call is known, and the one after it."""
+    """Return the texts that identify the rounds before and after a call."""
     marks = (("waiting", call.answers), ("answers", call.waiting))
     return [f'"{name}":"{key}"' for name, key in marks if key is not None]
 
@@ -244,4 +244,4 @@ def _read(line: str) -> CallRecord | None:
     try:
         return record(ToolCall.model_validate_json(line))
     except ValidationError:
-        return None  # Another part of the document, or not of ours.
+        return None  # Another part of the document, or another writer's.

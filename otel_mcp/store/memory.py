@@ -1,7 +1,7 @@
-"""Sessions in the memory of this process, where no Redis is configured.
+"""Sessions in the memory of this process, if no Redis is configured.
 
 Meets the contract of the Redis store within one process; bounded, and never waits.
-The session that nobody used for longest goes first, and counts as expired.
+The session unused for longest is removed first, and counts as expired.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from otel_mcp.store.memory_record import Alone, CutSessions, Record, Visits, fir
 
 
 class MemoryStore(CutSessions, Alone):
-    """A `SessionStore`, which says what the methods do, of one process. `clock` returns Unix seconds."""
+    """A `SessionStore` (its methods are described there) of one process. `clock` returns Unix seconds."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
@@ -100,7 +100,7 @@ class MemoryStore(CutSessions, Alone):
         return replace(answer, expired=expired)
 
     def _write_late(self, flush: Flush, record: Record, now: float) -> WriteResult:
-        """Count what was in flight when the session ended, where its document still stands."""
+        """Count requests that were in flight when the session ended, if its document still exists."""
         answer = WriteResult(record.facts.session_id, after_end=True)
         if record.has_document(now):
             answer.waits = record.add(flush.delta, self._settings.max_tool_calls, late=True)
@@ -117,7 +117,7 @@ class MemoryStore(CutSessions, Alone):
             record.answers = former.answers
             record.not_before = max(former.last_activity, former.ended[0])
             if facts.created_at <= record.not_before:
-                # The process met the id in its former life.
+                # The process knew the id from the earlier session.
                 record.facts.created_at = first_activity(delta)
         self._put(record)
         return record
@@ -190,7 +190,7 @@ class MemoryStore(CutSessions, Alone):
         return known
 
     async def bind(self, facts: SessionFacts) -> None:
-        """Do nothing: the one process that could ask has opened it."""
+        """Do nothing: the only process that could ask has opened it."""
 
     async def get(self, key: str) -> str | None:
         return self._value(key, self._clock())

@@ -1,4 +1,4 @@
-"""One session in memory: the rules that ``lua/`` has for Redis, in Python."""
+"""One session in memory: the rules of ``lua/`` for Redis, in Python."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from otel_mcp.store import document as text
 from otel_mcp.store.base import GRACE, VISITS
 
 _VARIANTS: Final = 7
-"""Sets of facts that are remembered as merged, so that processes that know different ones do not take turns."""
+"""Maximum number of fact sets remembered as merged, so that processes with different ones do not take turns."""
 
 _MAX_CALLERS: Final = 10_000
 
 
 @dataclass(slots=True)
 class Record:
-    """What is kept of one session. Instants are Unix seconds."""
+    """The data of one session. Instants are Unix seconds."""
 
     facts: SessionFacts
     last_activity: float = 0.0
@@ -46,7 +46,7 @@ class Record:
     until: float = 0.0
     """When an ended session is forgotten."""
     answers: dict[str, tuple[int, WriteResult]] = field(default_factory=dict[str, "tuple[int, WriteResult]"])
-    """The last flush of each process, and what it was answered."""
+    """The sequence number of each process's last flush, and its answer."""
     not_before: float = 0.0
     """The end of an earlier session under the id."""
     merged: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -54,13 +54,13 @@ class Record:
     """The newest cut."""
     causes: set[Cause] = field(default_factory=set["Cause"])
     waits: bool = False
-    """It was cut, and nobody has come back yet."""
+    """It was cut, and its client is not back yet."""
     opened: bool = False
     """Its user is that of `initialize`."""
 
     @property
     def is_brief(self) -> bool:
-        """Whether its client has closed it after a call at most, and nobody has reported that yet."""
+        """Whether its client closed it after at most one call, and its end is not reported yet."""
         closed = self.ended is not None and self.ended[1] == "client_delete" and self.facts.visitor is not None
         return closed and self.unreported and (self.facts.lasting or self.calls_total <= 1)
 
@@ -72,22 +72,22 @@ class Record:
         return self.document_until > now
 
     def is_succeeded_by(self, delta: SessionDelta) -> bool:
-        """Return whether `delta` is of another session under the id of this ended one."""
+        """Return whether `delta` belongs to a new session under the id of this ended one."""
         assert self.ended is not None
         at, reason = self.ended
         if reason == "expired":
-            # Not by the last activity, which whatever was in flight has moved.
+            # Not by the last activity, which requests in flight have changed.
             return first_activity(delta) > at + self.facts.limit
-        # After a `delete` the process goes on with the session that it knows.
+        # After a `delete` the process may still use the session that it knows.
         return delta.facts.created_at > at + 1.0 or (reason == "deleted" and first_activity(delta) > at)
 
     def is_bound_to_another(self, facts: SessionFacts) -> bool:
-        """Return whether these facts are another user's; `initialize` decides whose a session is, even written late."""
+        """Return whether the session is another user's; `initialize` decides its user, even if written late."""
         bound = self.facts.principal
         return bound is not None and bound != facts.principal and (self.opened or not facts.opened)
 
     def add(self, delta: SessionDelta, cap: int, *, late: bool) -> list[tuple[str, float]]:
-        """Count a delta; return the waits for input that are over with it."""
+        """Count a delta; return the waits for input that it ends."""
         facts, news = self.facts, delta.facts.known()
         facts.visitor = facts.visitor or delta.facts.visitor
         if not self.merged and not self.opened and facts.principal is None:
@@ -125,7 +125,7 @@ class Record:
                 setattr(self.facts, name, value)
 
     def cut(self, refusal: Refusal) -> Interruption | None:
-        """Mark that the server refused this session though it lives."""
+        """Mark that the server refused this live session."""
         cause: Cause = "replica" if refusal.served is None else "idle_reaper"  # No other process could have served it.
         is_over = self.deadline <= refusal.at or (self.ended is not None and self.ended[1] != "server_closed")
         is_over = is_over or self.facts.lasting or self.waits
@@ -136,7 +136,7 @@ class Record:
         return Interruption(self.facts.at_end(), refusal.at, cause, self.calls_total > 0)
 
     def come_back(self, first: float, began: float) -> float | None:
-        """Note that it goes on with requests, the newest of which `began` then; return the seconds since it was cut."""
+        """Note that it continues with requests, the newest begun at `began`; return the seconds since the cut."""
         if self.interrupted is None or not self.waits:
             return None
         since = (min(first, began) if first > self.interrupted[0] else began) - self.interrupted[0]
@@ -152,14 +152,14 @@ class Record:
             self.document_until = now + GRACE
 
     def mark(self, finding: str) -> bool:
-        """Note a pattern that it shows while it runs; `False` where that is known."""
+        """Note a pattern of the running session; `False` if it is noted already."""
         if self.ended is not None or finding in self.findings:
             return False
         self.findings.append(finding)
         return True
 
     def report(self) -> EndedSession:
-        """Give out the end, which counts as reported from here on."""
+        """Return the end, which then counts as reported."""
         self.unreported = False
         reason = "expired" if self.ended is None else self.ended[1]
         reason = "server_closed" if reason == "deleted" else reason
@@ -193,7 +193,7 @@ class Record:
 
 
 class CutSessions:
-    """What a store in memory does about sessions that the server refused."""
+    """The part of the memory store for sessions that the server refused."""
 
     _records: OrderedDict[str, Record]
     _has_cut = False
@@ -214,7 +214,7 @@ class CutSessions:
 
 
 class Alone:
-    """What a store does for the other processes, where there is none."""
+    """The part of the memory store that in Redis all processes share."""
 
     def __init__(self) -> None:
         self._callers: tuple[str, set[str]] = "", set()
@@ -228,14 +228,14 @@ class Alone:
 
 
 class Visits:
-    """When visitors have begun sessions without a call; of `most` visitors."""
+    """The times at which visitors began sessions without a call; for `most` visitors."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._starts: OrderedDict[str, list[float]] = OrderedDict()
 
     def add(self, end: EndedSession) -> list[float]:
-        """Note a session that has ended; return those of its visitor since the last one with a call."""
+        """Note an ended session; return the starts of its visitor's sessions since the last one with a call."""
         visitor = end.facts.visitor
         if visitor is None or end.tool_call_count:
             self.forget(visitor)
@@ -246,7 +246,7 @@ class Visits:
         return starts
 
     def forget(self, visitor: str | None) -> None:
-        """Forget those of a visitor that calls tools."""
+        """Forget the times of a visitor that calls tools."""
         self._starts.pop(visitor or "", None)
 
 

@@ -2,8 +2,8 @@
 
 Connections belong to the loop and the process that opened them. After a fork
 the child never touches those of its parent, not even to close them: the two
-share the sockets and the loop's selector. Left to its defaults redis-py stalls
-for nine seconds on a server that hangs, so it gives up early here.
+share the sockets and the loop's selector. With its defaults redis-py waits nine
+seconds for a server that hangs, so we set shorter timeouts.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from otel_mcp.store.redis.errors import is_foreign, outage
 TIMEOUT: Final = 0.5
 """Seconds for connecting and for each reply."""
 CONNECTIONS: Final = 16
-"""At most, to one server: a flush, lookups, and what tools load and save."""
+"""Maximum per server: for a flush, lookups, and documents that tools load and save."""
 AT_ONCE: Final = 12
-"""Commands or pipelines under way in one loop, the others wait: redis-py has no patience where all connections are
-taken, and a cluster client needs some to ask about slots."""
+"""Maximum number of concurrent commands or pipelines in one loop; others wait. redis-py fails if all connections are in
+use, and a cluster client needs some to read the slot map."""
 
 _RECENT: Final = 64
-"""Members of a sorted set that are read at once."""
+"""Maximum number of members of a sorted set that are read at once."""
 
 
 class Pipeline(Protocol):
-    """Commands that travel together."""
+    """Commands that are sent together."""
 
     def execute_command(self, *args: Any) -> Any: ...
 
@@ -79,7 +79,7 @@ def connect(url: str, **options: Any) -> Client:
         "max_connections": CONNECTIONS,
         # One id with half a surrogate pair must not keep a batch from being sent.
         "encoding_errors": "replace",
-        # What every server speaks, without a handshake.
+        # Every server supports it, without a handshake.
         "protocol": 2,
         **options,
     }
@@ -93,7 +93,7 @@ def connect(url: str, **options: Any) -> Client:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One script on its keys, or a plain command: its name and what follows."""
+    """One script with its keys, or a plain command: its name, keys and arguments."""
 
     script: Script | str
     keys: tuple[str, ...]
@@ -110,19 +110,19 @@ class Run:
 def put_recent(key: str, member: object, at: int, most: int, kept: float) -> list[Run]:
     """Make the commands that put `member`, of the instant `at`, into a sorted set of the newest `most`.
 
-    It is kept for so many seconds; `recent` reads it. Instants are microseconds.
+    The set expires after `kept` seconds; `recent` reads it. Instants are microseconds.
     """
     put = Run("ZADD", (key,), (at, member))
     return [put, Run("ZREMRANGEBYRANK", (key,), (0, -most - 1)), Run("PEXPIRE", (key,), (round(kept * 1000),))]
 
 
 def recent(key: str, now: int, kept: float) -> Run:
-    """Make the command that reads the first of them which are no older than so many seconds."""
+    """Make the command that reads its first members that are no older than `kept` seconds."""
     return Run("ZRANGEBYSCORE", (key,), (now - round(kept * 1e6), "+inf", "LIMIT", 0, _RECENT))
 
 
 class _Held:
-    """What one loop holds."""
+    """The client and semaphore of one loop."""
 
     __slots__ = ("client", "loop", "turns")
 
@@ -135,7 +135,7 @@ class _Held:
 @contextmanager
 def translated() -> Generator[None]:
     """Keep our commands out of traces, and turn an outage into `StoreDown`."""
-    # For a request's question `lookups` has seen to the former, once for all of them.
+    # For lookups of a request, `lookups` suppresses them already, once for all.
     with suppress_instrumentation() if is_instrumentation_enabled() else nullcontext():
         try:
             yield
@@ -155,7 +155,7 @@ class RedisLink:
         _links.add(self)
 
     def _held(self) -> _Held:
-        """Return what the running loop holds; its client is made on first use."""
+        """Return client and semaphore of the running loop, made on first use."""
         loop = asyncio.get_running_loop()
         known = self._clients.get(id(loop))
         if known is not None and known.loop() is loop:
@@ -194,10 +194,10 @@ class RedisLink:
                     return await _run(held.client, run.command(by_source=True))
 
     async def run_all(self, runs: Sequence[Run]) -> list[Any]:
-        """Run many in one round trip; an error stands in the place of its result.
+        """Run many in one round trip; an error takes the place of its result.
 
-        A server that does not know the scripts (restarted, failed over, a new
-        node) gets those again that it refused, with their source.
+        Scripts that the server does not know (restarted, failed over, a new
+        node) are sent again with their source.
         """
         held = self._held()
         async with held.turns:
@@ -211,7 +211,7 @@ class RedisLink:
         return results
 
     async def answers(self, runs: Sequence[Run]) -> list[Any]:
-        """Run many as `run_all` does, and raise their errors; ``None`` = the key is not ours."""
+        """Run many as `run_all` does, but raise their errors; ``None`` = the key is not ours."""
         results = await self.run_all(runs)
         for at, result in enumerate(results):
             if isinstance(result, Exception):

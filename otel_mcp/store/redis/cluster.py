@@ -1,4 +1,4 @@
-"""Servers that belong together: a cluster whose parts fail by themselves, a master that a sentinel names."""
+"""Clients for several servers: a cluster whose nodes fail independently, and a master that a sentinel names."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from otel_mcp.loops import once_more_if_late
 TIMEOUTS: Final = (asyncio.TimeoutError, TimeoutError)
 _SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
 _PAUSE: Final = 1.0
-"""Seconds between two looks at the map of slots, which takes some ms."""
+"""Minimum seconds between two reads of the slot map, each of which takes some ms."""
 
 
 class Cluster(RedisCluster):
-    """redis-py's client, with a pipeline for each node: it gives up one as a whole where one of its nodes is gone."""
+    """redis-py's client, with one pipeline per node: redis-py's own fails as a whole if one node is down."""
 
     def __init__(self, nodes: Sequence[tuple[str, int]], **settings: Any) -> None:
-        """Connect to nothing yet; `nodes` are hosts and ports of some of the cluster."""
-        # A node that does not have a slot names the one that has it: no need to ask for the whole map.
+        """Initialize without connecting; `nodes` are hosts and ports of some nodes of the cluster."""
+        # A node that does not have a slot names the one that does, so the whole map need not be read again.
         options: dict[str, Any] = {"reinitialize_steps": 0, **settings}
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             startup_nodes=[ClusterNode(host, port) for host, port in nodes], require_full_coverage=False, **options
@@ -73,13 +73,13 @@ class Cluster(RedisCluster):
             results[at] = await self._elsewhere(commands[at], result) if isinstance(result, AskError) else result
 
     async def _elsewhere(self, command: tuple[Any, ...], asked: AskError) -> Any:
-        """Run a command on the node that its slot has moved to, or is on its way to."""
+        """Run a command on the node that its slot has moved to, or is moving to."""
         try:
             if isinstance(asked, MovedError):
                 return await self.execute_command(*command)
             there: Any = asked
             node: Any = self.get_node(there.host, there.port)
-            # On one connection, and not, as redis-py does it, on any two.
+            # Both must use one connection; redis-py may use two.
             pipeline: Any = self.pipeline()
             pipeline.execute_command("ASKING", target_nodes=node)
             pipeline.execute_command(*command, target_nodes=node)

@@ -1,4 +1,4 @@
-"""Keys, scripts, their arguments, and what their replies mean. No I/O."""
+"""Keys and scripts, their arguments and replies. No I/O."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from otel_mcp.store.document import Joined
 LONGEST: Final = 315_360_000.0
 """Seconds, ten years: the longest limit and lifetime that still counts as a limit."""
 LEASE: Final = 60.0
-"""Seconds after which a claimed end that nobody acknowledged falls to another process."""
+"""Seconds after which another process may claim an end that nobody acknowledged."""
 CLAIMS: Final = 100_000_000_000
-"""Seconds by which claims lie below deadlines, in the same set: they are no live sessions, and looked at when over."""
+"""Seconds by which claims lie below deadlines in the same set: they do not count as live, and are read when over."""
 CALLERS_KEPT: Final = 2 * 86_400_000
-"""Milliseconds that the callers of a day are kept after the last one that was new to a process."""
+"""Milliseconds that the callers of a day are kept, from the last one that was new to a process."""
 SKEW: Final = 2.0
-"""Seconds by which our clock may differ from the server's: what NTP keeps. Documents show our own time then."""
+"""Seconds by which our clock may differ from the server's, as with NTP; up to that, documents show our own time."""
 
 AT_END: Final = tuple(fact.name for fact in FACTS if fact.at_end)
 _TAG: Final = re.compile(r"\{([^}]+)\}")
@@ -40,7 +40,7 @@ class Keys:
     The key of a document has no braces of its own, so its whole name decides
     the slot, and the other keys carry that name as their hash tag. A prefix
     with a hash tag puts everything into one slot; other braces in a prefix
-    would tear the keys of a session apart and are left out.
+    would put the keys of a session into different slots and are removed.
     """
 
     __slots__ = (
@@ -56,12 +56,12 @@ class Keys:
         self._name = service
         self.service = f"{prefix}otel_mcp:{service}:"
         self.deadlines = f"{self.service}deadlines"
-        """Sorted set of sessions by the Unix seconds at which their time is over, or `claimed`, or a `mark`."""
+        """Sorted set of sessions; scores: the Unix seconds at which they expire, or `claimed`, or a `mark`."""
         self.sweeper = f"{self.service}sweeper"
-        """Who looks for ends at present."""
+        """Names the process that looks for ends at present."""
 
     def session(self, session_id: str) -> tuple[str, str]:
-        """Name the document of a session and its stats. Ids of ours have no braces, those of the user's API may."""
+        """Name the keys of a session: document and stats. Our own ids have no braces; ids from the public API may."""
         document = self._document + session_id.replace("{", "%7B").replace("}", "%7D")
         return document, f"{self._before}{document}{self._after}:stats"
 
@@ -70,11 +70,11 @@ class Keys:
         return f"{self._before}{self.session(session_id)[0]}{self._after}:next:{self._name}"
 
     def visits(self, visitor: str) -> str:
-        """Name the key of when a visitor has begun sessions without a call."""
+        """Name the key of the times at which a visitor began sessions without a call."""
         return f"{self.service}visits:{visitor}"
 
     def callers(self, day: str) -> str:
-        """Name the key of how many callers a day has seen: a HyperLogLog, which holds none of them."""
+        """Name the key of the callers of a day: a HyperLogLog, which counts them without storing them."""
         return f"{self.service}callers:{day}"
 
     def agreement(self, key: str) -> str:
@@ -83,31 +83,31 @@ class Keys:
 
 
 def text_of(value: bytes | None) -> str | None:
-    """Decode what stands in Redis, of any writer."""
+    """Decode a value from Redis, which any writer may have set."""
     return None if value is None else value.decode("utf-8", "replace")
 
 
 def agreed_id(value: bytes | None) -> str | None:
-    """Return an id that replicas agreed on; ``None`` where something stands there that no replica wrote.
+    """Return an id that replicas agreed on; ``None`` if the value is nothing that a replica writes.
 
-    It goes out in a header: who can write to Redis must not write our answers.
+    It is sent in a header, and somebody who can write to Redis must not control our responses.
     """
     found = "" if value is None else value.decode("utf-8", "replace")
     return found if _ID.match(found) else None
 
 
 def mark() -> float:
-    """Make a score in the deadlines by which the next sweep looks at a session first; hardly ever the same twice."""
+    """Make a score for the deadlines that the next sweep reads first; nearly always unique."""
     return -time.time()
 
 
 def claimed(until: float) -> float:
-    """Make the score in the deadlines of a session whose end somebody has claimed until then, in microseconds."""
+    """Make the score for the deadlines of a session whose end is claimed until `until`, in microseconds."""
     return until / 1e6 - CLAIMS
 
 
 class Script(NamedTuple):
-    """One script; `sha` is what EVALSHA wants."""
+    """One script; `sha` is the argument of EVALSHA."""
 
     source: str
     sha: str
@@ -146,24 +146,24 @@ MARK: Final = script("mark")
 
 
 class Writer:
-    """Turns flushes and documents into arguments, in the time of the server."""
+    """Turns flushes and documents into arguments of scripts, with the time of the server."""
 
     def __init__(self, service: str, ttl: float, cap: int, process: ProducerId) -> None:
         self._service = service
         self.owner = f"{zlib.crc32(service.encode('utf-8', 'replace')):08x}"
-        """Digest of the service, which stands in the stats of each of its sessions."""
+        """Digest of the service, in the stats of each of its sessions."""
         self.ttl = max(round(min(ttl, LONGEST) * 1000), 1)
         """Milliseconds."""
         self.cap = cap
-        """Calls that a document takes of one flush."""
+        """Maximum number of calls that a document takes from one flush."""
         self._process = process
         self.ahead = 0.0
         """Seconds that the clock of the server is ahead of ours."""
 
     def learn_clock(self, server: int, *, refused: bool = False) -> None:
-        """Go by the clock of the server, whose microseconds these are, if ours is wrong: replicas have to agree.
+        """Use the clock of the server (microseconds) if ours is wrong, because replicas have to agree.
 
-        What it `refused` is measured here one way of the answer later than there, and so may seem to be within `SKEW`.
+        `refused` = it refused our time: latency makes the difference look smaller here, so it may seem within `SKEW`.
         """
         offset = server / 1e6 - time.time()
         if refused or abs(offset - self.ahead) > SKEW:
@@ -174,16 +174,16 @@ class Writer:
         return text.micros(seconds + self.ahead)
 
     def deadline(self, delta: SessionDelta) -> float:
-        """Unix seconds of the server after which the session is over."""
+        """Return the Unix seconds of the server after which the session is over."""
         last = delta.last_activity if delta.ended is None else max(delta.last_activity, delta.ended[0])
         return round(self.instant(last) / 1e6 + min(delta.facts.limit, LONGEST), 6)
 
     def held(self) -> float:
-        """Score in the deadlines of a session that this process is about to end, and to report later."""
+        """Return the score for the deadlines of a session that this process is about to end and will report later."""
         return claimed(self.instant(time.time() + LEASE))
 
     def flush(self, flush: Flush, joined: Joined | None = None, *, announced: bool = False) -> tuple[bytes, ...]:
-        """Make arguments of ``flush.lua``; `announced`: it has returned the end of an earlier session before."""
+        """Make arguments of ``flush.lua``; `announced`: it has already returned the end of an earlier session."""
         delta = flush.delta
         facts = text.utf8(text.facts(delta.facts, self._service))
         records = delta.calls[-self.cap :] if joined is None else joined.calls
@@ -212,10 +212,10 @@ class Writer:
     def save(
         self, state: SessionState, limit: float, replaces: str, *, ended: bool = False, only_new: bool = False
     ) -> tuple[bytes, ...]:
-        """Make arguments of ``save.lua``; `replaces` is the SHA-1 of a document that is not of our making and may go.
+        """Make arguments of ``save.lua``; `replaces` is the SHA-1 of a document of another writer that may be replaced.
 
-        With `ended` a session that begins so is over already, if its document has an end; with `only_new` a document
-        that is there stands.
+        With `ended`, a session that begins with a document that has an end is over; with `only_new`, an existing
+        document is not changed.
         """
         now = time.time()
         facts = SessionFacts.of(state, now if state.created_at is None else text.seconds(state.created_at), limit)
@@ -240,12 +240,12 @@ class Writer:
         )
 
     def is_of(self, state: SessionState) -> bool:
-        """Return whether a document is this service's: one that names none is anybody's."""
+        """Return whether a document belongs to this service; one that names no service belongs to any."""
         return state.service is None or state.service == self._service[: text.CLIP]
 
 
 def written(flush: Flush, joined: Joined | None, reply: list[Any]) -> WriteResult:
-    """Read what ``flush.lua`` answered, where it has applied the flush or never will."""
+    """Read the reply of ``flush.lua`` if it applied the flush or never will."""
     session_id, status, total = flush.delta.facts.session_id, reply[0].decode(), reply[1]
     flags = reply[2].decode("utf-8", "replace")
     if status == "bound":

@@ -1,6 +1,6 @@
-"""What errors of the server mean: an outage, access denied, a key of somebody else, a failure of our own script.
+"""Classifies errors of the server: an outage, access denied, a key of another writer, a failure of our own script.
 
-Redis before 7.0 wraps the error of a command inside a script, and redis-py knows its kind no longer.
+Redis before 7.0 wraps the error of a command inside a script, so redis-py does not recognise its kind.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _DENIED: Final = (
 )
 _ANY: Final = (redis.RedisError, redis.RedisClusterException, OSError, EOFError)
 _DENIALS: Final = ("NOAUTH ", "executing the script can't", "ACL failure")
-"""Texts of the same without a class of their own: a command or a key inside a script."""
+"""Texts of denials that have no class of their own: for a command or a key inside a script."""
 _SCRIPT: Final = re.compile(r"(?:ERR )?(?:Error running script \(call to \w+\): @user_script:\d+: )?user_script:\d+: ")
-"""How errors of the scripts themselves begin; the next attempt would fail alike."""
+"""How errors of the scripts themselves begin; a retry would fail too."""
 _WRAPPING: Final = re.compile(r"(?:Error running script \(call to \w+\): )?(?:@user_script: ?\d+: )*-?(?:ERR )?")
-"""What Redis before 7.0 puts in front of the error of a command inside a script."""
+"""Prefix that Redis before 7.0 adds to the error of a command inside a script."""
 _TOO_OLD: Final = ("unknown", "syntax", "wrong number", "write commands")
-"""How errors begin of a server that does not know a command or an option of ours, or not in scripts like ours."""
+"""How errors begin if a server does not support a command or option of ours, or not in scripts like ours."""
 OLDEST: Final = 5
-"""Major version of Redis that knows all commands that we use."""
+"""Oldest major version of Redis that supports all commands that we use."""
 
 
 def outage(error: BaseException) -> StoreDown | None:

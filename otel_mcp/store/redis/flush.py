@@ -1,4 +1,4 @@
-"""A batch of flushes as one pipeline: deadlines first, then one script call a session."""
+"""A batch of flushes as one pipeline: deadlines first, then one script call per session."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from otel_mcp.store.redis.errors import is_foreign, is_ours, outage
 _AGAIN: Final = ("expired", "clock", "look", "fresh")
 """Values of `WriteResult.retry` with which the same flush can be written at once."""
 _TRIES: Final = 3
-"""Times that it is."""
+"""Maximum number of attempts."""
 _CALLS_AGAIN: Final = 10.0
-"""Seconds after which the visits of one who goes on to call tools are forgotten again: fewer than two visits take."""
+"""Seconds after which the visits of a visitor who still calls tools are forgotten again: less than two visits take."""
 _CALLERS: Final = 10_000
 _RUN: Final = itemgetter(2)
 
 
 class FlushWriter:
-    """Writes flushes; a failure of one session stands in its own answer."""
+    """Writes flushes; the failure of a session is in its own answer."""
 
     def __init__(self, link: RedisLink, keys: Keys, writer: codec.Writer) -> None:
         self._link = link
@@ -46,10 +46,10 @@ class FlushWriter:
         """What has been sent of flushes with rounds: again the same, unless the store refuses that. The answer may have
         been lost, and with the document as it is then, the waits that are over."""
         self._callers: OrderedDict[str, float] = OrderedDict()
-        """Visitors who call tools, and from when on (monotonic seconds) to forget their visits again."""
+        """Visitors who call tools, with the monotonic second from which to forget their visits again."""
 
     async def write(self, flushes: Sequence[Flush]) -> list[WriteResult]:
-        """Send `flushes`; one that cannot be sent, or whose answer cannot be understood, does not keep the others."""
+        """Send `flushes`; one that cannot be sent, or whose answer cannot be read, does not affect the others."""
         try:
             joined: dict[Flush, Joined] = {}
             for flush in flushes:
@@ -70,7 +70,7 @@ class FlushWriter:
         return [answer for flush in flushes for answer in await self.write([flush])]
 
     async def _slow_write(self, flushes: Sequence[Flush], answers: list[WriteResult]) -> None:
-        """Send again what had to end an earlier session or learn what time it is first."""
+        """Send flushes again that first had to end an earlier session or learn the server's time."""
         for attempt in range(_TRIES):
             again = [at for at, answer in enumerate(answers) if answer.retry in _AGAIN]
             if not again:
@@ -86,7 +86,7 @@ class FlushWriter:
                 for at in again:
                     answers[at].retry = down.reason
         for flush, answer in zip(flushes, answers, strict=True):
-            # Each earlier end goes into one answer: also one whose caller was cancelled before it had it.
+            # Each earlier end goes into one answer, also if the caller of the first attempt was cancelled.
             if flush not in self._announced:
                 continue
             answer.expired = self._announced[flush]
@@ -96,14 +96,14 @@ class FlushWriter:
                 del self._announced[flush]
 
     async def _send(self, flushes: Sequence[Flush], joined: dict[Flush, Joined]) -> list[WriteResult]:
-        deadlines: dict[str, list[Any]] = {}  # By the option of ZADD; CH changes nothing but its answer.
+        deadlines: dict[str, list[Any]] = {}  # By the option of ZADD; CH changes only its reply.
         kept_alive: list[tuple[int, str, Run]] = []
         scripts: list[Run] = []
         now = time.monotonic()
         for at, flush in enumerate(flushes):
             delta = flush.delta
             if delta.ended is None:
-                # Flushes come in any order: one that is too early does no harm, the sweep that finds it corrects it.
+                # Flushes come in any order: too early a deadline is harmless, since the sweep corrects it.
                 option, score = "CH", self._writer.deadline(delta)
             else:
                 option, score = "XX" if delta.is_mere_end else "CH", self._writer.held()
@@ -118,8 +118,8 @@ class FlushWriter:
             rounds = joined.get(flush) if joined else None
             arguments = self._writer.flush(flush, rounds, announced=announced)
             scripts.append(Run(codec.FLUSH, self._keys.session(delta.facts.session_id), arguments))
-        # Before the sessions: a deadline without one is found out and dropped, a session without a deadline would
-        # never end.
+        # Before the sessions: a deadline without a session is found and dropped, but a session without a deadline
+        # would never end.
         runs: list[Run] = []
         for option, scores in deadlines.items():
             runs += (Run("ZADD", (self._keys.deadlines,), (option, *scores)),)
@@ -156,21 +156,21 @@ class FlushWriter:
         return {flush: each._replace(absent=()) for flush, each in joined.items()} if is_last else joined
 
     async def _slow_conclude(self, answers: list[WriteResult], results: list[Any]) -> None:
-        """Raise the outage where nothing has been written, and correct deadlines that do not hold."""
+        """Raise the outage if nothing was written, and correct wrong deadlines."""
         failed = next((result for result in results if isinstance(result, Exception)), None)
         if failed is not None and all(answer.retry and answer.retry not in _AGAIN for answer in answers):
             raise outage(failed) or StoreDown(type(failed).__name__) from failed
         scores: list[Any] = []
         for answer, reply in zip(answers, results[-len(answers) :], strict=True):
             if answer.owner is not None and reply[3] != b"0":
-                # Its deadline is where its own user has left it.
+                # Restore the deadline that its own user has set.
                 scores += (int(reply[3]) / 1e6, answer.session_id)
             elif (answer.after_end and not answer.ended) or answer.owner or (answer.refused and _has_no_session(reply)):
-                # Have the next sweep look at it, and count it no longer until then. It takes it out of the deadlines,
-                # unless another session has begun under the id meanwhile.
+                # The next sweep reads it, and until then it does not count as live. The sweep removes it from the
+                # deadlines, unless another session has begun under the id meanwhile.
                 scores += (mark(), answer.session_id)
         if scores:
-            # The next use of the store reports the outage, and the sweep comes upon them at their deadlines.
+            # The next use of the store reports the outage, and the sweep finds them at their deadlines.
             with guarded("redis deadlines"), contextlib.suppress(StoreDown):
                 await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", *scores)))
 
@@ -221,12 +221,12 @@ def _failed(session_id: str, error: Exception) -> WriteResult:
 
 
 def _has_no_session(reply: Any) -> bool:
-    """Return whether the refused flush came to a document that is not ours."""
+    """Return whether the flush was refused because the document is not ours."""
     return not isinstance(reply, Exception) and (reply[0], reply[2]) == (b"foreign", b"")
 
 
 def _without_deadline(answers: list[WriteResult], error: Exception) -> None:
-    """Have all sent again if their deadlines did not get through."""
+    """Mark all to be sent again if their deadlines could not be written."""
     down = outage(error)
     if down is None or down.denied:
         report("redis deadlines", error)

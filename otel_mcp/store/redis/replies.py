@@ -1,4 +1,4 @@
-"""What the scripts of a session have replied, beyond what each flush is answered. No I/O."""
+"""Reads the replies of a session's scripts, except those to flushes. No I/O."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ended_session(session_id: str, report: list[Any]) -> EndedSession:
 
 
 def facts_of(session_id: str, created: bytes, limit: bytes, labels: Sequence[bytes | None]) -> SessionFacts:
-    """Read those of `AT_END`, which come last in a reply."""
+    """Read the facts of `AT_END`, which come last in a reply."""
     facts = SessionFacts(session_id, int(created) / 1e6, int(limit) / 1e6)
     for name, label in zip(AT_END, labels, strict=True):
         setattr(facts, name, text_of(label))
@@ -44,16 +44,16 @@ def facts_of(session_id: str, created: bytes, limit: bytes, labels: Sequence[byt
 
 
 def _calls(lines: bytes) -> list[ToolCall]:
-    """Read the calls of a document, in the order in which they began; none where somebody else wrote them."""
+    """Read the calls of a document, in the order in which they began; empty if another writer made them unreadable."""
     try:
         found = _CALLS.validate_json(b"[%b]" % lines)
         return sorted(found, key=lambda call: call.started_at)
-    except (ValidationError, TypeError):  # Of times with and without a zone.
+    except (ValidationError, TypeError):  # TypeError: times with and without a zone.
         return []
 
 
 def known(session_id: str, reply: list[Any]) -> Known:
-    """Read what ``describe.lua`` answered."""
+    """Read the reply of ``describe.lua``."""
     exists, ended, successor, bound, opened, name, version, *about = reply
     user = text_of(bound)
     answer = Known(False, bool(ended), agreed_id(successor), principal=user, opened=opened is not None)

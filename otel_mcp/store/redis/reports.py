@@ -1,4 +1,4 @@
-"""What one process alone reports of a session: its end, that a server has cut it, and that its client is back.
+"""Reports that only one process makes of a session: its end, that a server cut it, and that its client is back.
 
 A lease keeps replicas from doing the same work at once. That each end is
 reported once rests on the claim script alone: a claim is acknowledged after the
@@ -25,20 +25,20 @@ from otel_mcp.store.redis.codec import Keys, Writer, script, text_of
 from otel_mcp.store.redis.errors import is_foreign, is_ours
 
 _SWEEPER: Final = (1.0, 10.0)
-"""Seconds, at least and at most, that one process sweeps alone: two sweeps long."""
+"""Minimum and maximum seconds for which one process sweeps alone: two intervals."""
 _CLAIM: Final = (2.0, codec.LEASE)
-"""Seconds, at least and at most, after which an end that nobody acknowledged is another's: six sweeps long."""
+"""Minimum and maximum seconds after which others may claim an end that is not acknowledged: six intervals."""
 _LATE: Final = 60.0
-"""Seconds for which a document is kept once the time of its session is over: the end comes later, and reads it."""
+"""Seconds for which the document of an expired session is kept, since its end is reported later and reads it."""
 _MOST_KEPT: Final = 2_000
-"""Such documents of one sweep: some ms of the server."""
+"""Maximum number of such documents per sweep: some ms of the server."""
 _TURN: Final = 1.0
-"""Seconds after which the search for an end is left to the next sweep."""
+"""Seconds after which the search for ends stops until the next sweep."""
 _KEEP: Final = script("keep", of_session=False)
 _CUT: Final = script("cut")
 _BACK: Final = script("back")
 _MOST_CUT: Final = 1000
-"""Sessions of one visitor: a gateway may hold very many."""
+"""Maximum number of sessions of one visitor: a gateway may have very many."""
 
 
 class Sweep:
@@ -58,12 +58,12 @@ class Sweep:
         self._kept = round((ttl + ABANDONED) * 1000)
         """Milliseconds."""
         self._soon = 3 * interval
-        """Seconds in which a session is met by a sweep, for sure, before its time is over."""
+        """Seconds before its deadline in which at least one sweep surely sees a session."""
         self._claimed: dict[str, tuple[EndedSession, float]] = {}
-        """Not acknowledged yet, with the score of the claim. What has an outcome is reported: the store was away."""
+        """Ends not acknowledged yet, with their claims' scores; with an outcome = reported, but the store was away."""
 
     async def claim_expired(self, ahead: float, limit: int) -> list[EndedSession]:
-        """Claim up to `limit` ends of sessions whose time is over in `ahead` seconds."""
+        """Claim up to `limit` ends of sessions that expire within `ahead` seconds."""
         token = self._process.token
         await self._ack_reported()
         sweeper = await self._link.run(Run(codec.GET_OR_SET, (self._keys.sweeper,), (token, self._sweeper, 1)))
@@ -78,12 +78,12 @@ class Sweep:
             found = [*over, *left]
             scores = {found[at]: float(found[at + 1]) for at in range(0, len(found), 2)}
             ended, all_moved = await self._claim(scores, int(now), ahead) if scores else ([], True)
-            # Of what has ended otherwise there may be very much.
+            # Very many sessions may have ended in other ways.
             if ended or len(scores) < limit or not all_moved or time.monotonic() > until:
                 return ended
 
     async def _keep_documents(self) -> None:
-        """Have the documents outlive the sessions whose time will be over before the next sweeps."""
+        """Keep the documents of sessions that will expire before the next sweeps until their ends are reported."""
         now = self._writer.instant(time.time()) / 1e6
         bounds = (f"{now:.6f}", f"{now + self._soon:.6f}", "LIMIT", 0, _MOST_KEPT)
         near = await self._link.run(Run("ZRANGEBYSCORE", (self._keys.deadlines,), bounds))
@@ -91,7 +91,7 @@ class Sweep:
         await self._link.run_all([Run(_KEEP, self._keys.session(_id(each))[:1], kept) for each in near])
 
     async def claim_held(self, session_ids: Sequence[str], ahead: float) -> list[EndedSession]:
-        """Claim ends that this process holds, once what it has reported is acknowledged."""
+        """Claim ends that this process holds, after acknowledging those it has reported."""
         await self._ack_reported()
         if not session_ids:
             return []
@@ -123,7 +123,7 @@ class Sweep:
             else:
                 try:
                     end = replies.ended_session(session_id := _id(member), reply[1])
-                except (TypeError, ValueError):  # Of numbers that somebody else has written.
+                except (TypeError, ValueError):  # Another writer has changed the numbers.
                     gone += (member, score)
                     continue
                 later += (codec.claimed(lease), member)
@@ -132,7 +132,7 @@ class Sweep:
                     ended.append(known := end)
                 self._claimed[session_id] = known, codec.claimed(lease)
         with contextlib.suppress(StoreDown):
-            # Left undone, the same members are due again, and the claims stand.
+            # If this fails, the same members are due again, and the claims remain.
             await self._move(gone, later)
             return ended, len(gone) + len(later) == 2 * len(scores)
         return ended, False
@@ -146,7 +146,7 @@ class Sweep:
         await self._link.answers(runs)
 
     async def _ack_reported(self) -> None:
-        """Acknowledge what has been reported while the store was away, or by a task that was cancelled."""
+        """Acknowledge ends that were reported while the store was away, or by a task that was cancelled."""
         await self.ack_ends([end for end, _ in self._claimed.values() if end.outcome is not None])
 
     async def ack_ends(self, ended: Sequence[EndedSession]) -> None:
@@ -156,7 +156,7 @@ class Sweep:
         gone: list[Any] = []
         for end in ended:
             gone += (end.session_id, self._claimed.get(end.session_id, (end, 0.0))[1])
-        # Before the look at the sessions: one that begins later brings its own deadline.
+        # Before the sessions are read: one that begins later writes its own deadline.
         await self._link.run(Run(codec.FORGET, (self._keys.deadlines,), tuple(gone)))
         token = self._process.token
         runs = [Run(codec.ACK, self._keys.session(end.session_id), (token, end.outcome or "")) for end in ended]
@@ -168,7 +168,7 @@ class Sweep:
             if isinstance(deadline, bytes) and deadline != b"0":
                 begun += (int(deadline) / 1e6, end.session_id)
         if begun:
-            # The claim may have taken the place of their own.
+            # The claim may have replaced their own deadlines.
             await self._link.run(Run("ZADD", (self._keys.deadlines,), tuple(begun)))
         for session_id in acknowledged:
             self._claimed.pop(session_id, None)
@@ -184,7 +184,7 @@ class Interruptions:
         self._process = process
 
     async def cut(self, refusals: Sequence[Refusal], gone: Sequence[str]) -> list[Interruption]:
-        """Mark the sessions that these refusals have cut; return those that nobody had marked."""
+        """Mark the sessions that these refusals cut; return those that were not marked yet."""
         start, token, owner = self._writer.instant(self._process.started_at), self._process.token, self._writer.owner
         runs = [
             Run(
@@ -219,7 +219,7 @@ class Interruptions:
         return found
 
     async def back(self, visitor: str, at: float, session_id: str) -> Return | None:
-        """Have the first of a visitor's sessions that were cut be continued by `session_id`, begun at `at`."""
+        """Let `session_id`, begun at `at`, continue the first of the visitor's cut sessions."""
         key = self._keys.agreement(f"cut:{visitor}")
         arguments = (self._writer.instant(at), self._writer.owner, f"{zlib.crc32(session_id.encode()):08x}")
         (found,) = await self._link.answers([recent(key, self._writer.instant(time.time()), LOST)])
@@ -228,7 +228,7 @@ class Interruptions:
             (reply,) = await self._link.answers([Run(_BACK, self._keys.session(name), arguments)])
             if reply is None:
                 await self._link.run(Run("ZREM", (key,), (cut,)))
-            else:  # Stays in the list, since this answer may be lost: the next one who asks takes it out.
+            else:  # Stays in the list, since this answer may be lost: the next request removes it.
                 since, over, user, created, limit, *labels = reply
                 facts = replies.facts_of(name, created, limit, labels)
                 facts.principal = text_of(user)
@@ -237,7 +237,7 @@ class Interruptions:
 
 
 def _id(member: bytes) -> str:
-    """Read a session's id among the deadlines, where somebody else may have written too."""
+    """Decode a session's id from the deadlines, to which others may have written too."""
     return member.decode("utf-8", "replace")
 
 

@@ -1,8 +1,8 @@
-"""Sessions in Redis or Valkey: two keys a session, one script call a flush.
+"""Sessions in Redis or Valkey: two keys per session, one script call per flush.
 
 The rules are in the scripts (``lua/``), which run in the slot of the session.
-What lies in other slots (deadlines, agreed values) is written apart from them, in
-an order that a crash in between does no harm to.
+Keys in other slots (deadlines, agreed values) are written separately, in an
+order that makes a crash in between harmless.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from otel_mcp.store.redis.flush import FlushWriter
 from otel_mcp.store.redis.reports import Interruptions, Sweep
 
 _UNWRITTEN: Final = 120_000
-"""Milliseconds after which a handshake is written that will be: more than the longest flush interval."""
+"""Milliseconds until the note of a handshake expires unless written: more than the longest flush interval."""
 
 
 class RedisStore:
-    """A `SessionStore`, which says what the methods do, on one Redis, Sentinel or Cluster.
+    """A `SessionStore` (its methods are described there) on one Redis, Sentinel or Cluster.
 
-    `client` makes the client of a loop; left out, the URL of the settings does.
+    `client` makes the client of a loop; by default from the URL in the settings.
 
-    A document that is not of our making is left as it is, unless it parses as a
-    session of that very id and service: then its stats were lost (evicted), or the
-    user put it there, and it is taken over.
+    A document of another writer is not changed, unless it parses as a session
+    of the same id and service: then its stats were lost (evicted), or the user
+    put it there, and it is taken over.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RedisStore:
         return answers
 
     async def _adopted(self, flush: Flush, refused: WriteResult) -> WriteResult:
-        """Take over the document that stood in the way, if it is one of ours; return the answer then."""
+        """Take over the document that made the flush fail, if it is a session of ours; return the new answer."""
         answer = refused
         try:
             held, digest = await self._replaceable(refused.session_id)
@@ -95,7 +95,7 @@ class RedisStore:
         return WriteResult(session_id, created=created)
 
     async def delete(self, session_id: str, *, reported: bool = True) -> bool:
-        """Remove a session at once; where its end is not `reported`, it is left to who sweeps next."""
+        """Remove a session at once; if its end is not `reported`, the next sweep reports it."""
         status, existed = await self._delete(session_id, "", reported)
         if status == "foreign":
             held, digest = await self._replaceable(session_id)
@@ -106,7 +106,7 @@ class RedisStore:
         return bool(existed)
 
     async def end(self, session_id: str) -> bool:
-        """Remove a session at once, and leave it to a process that serves to report its end, with its next sweep."""
+        """Remove a session at once; a serving process reports its end with its next sweep."""
         return await self.delete(session_id, reported=False)
 
     async def describe(self, session_id: str) -> Known:
@@ -125,7 +125,7 @@ class RedisStore:
     async def get_or_set(self, key: str, candidate: str, ttl: float) -> str:
         kept = max(round(min(ttl, codec.LONGEST) * 1000), 1) if ttl else 0
         value = await self._link.run(Run(codec.GET_OR_SET, (self._keys.agreement(key),), (candidate, kept)))
-        # What stays for good is the hash key, which an operator may have put there: it is no id.
+        # The value kept forever is the hash key, which an operator may have set: it is no id.
         return (agreed_id(value) or candidate) if kept else value.decode("utf-8", "replace")
 
     async def set_value(self, key: str, value: str, ttl: float) -> None:
@@ -202,7 +202,7 @@ class RedisStore:
         await self._link.aclose()
 
     async def _unless_foreign(self, script: Script | str, keys: tuple[str, ...], *args: Any) -> Any:
-        """Run a script or command; `None` where a key holds a value of another type."""
+        """Run a script or command; `None` if a key holds a value of another type."""
         try:
             return await self._link.run(Run(script, keys, args))
         except ResponseError as error:
@@ -214,7 +214,7 @@ class RedisStore:
         return await self._unless_foreign("GET", self._keys.session(session_id)[:1])
 
     async def _replaceable(self, session_id: str) -> tuple[SessionState | None, str]:
-        """Return the document where it is a session of ours though it is not of our making, and its digest."""
+        """Return a document of another writer and its digest, if it is a session of ours."""
         raw = await self._raw(session_id)
         held = _parse(raw, session_id)
         if raw is None or held is None or not self._writer.is_of(held):
@@ -224,13 +224,13 @@ class RedisStore:
     async def _save(
         self, state: SessionState, replaces: str, *, ended: bool = False, only_new: bool = False
     ) -> bool | None:
-        """Write a document; return whether this began the session, `None` where the key holds something else."""
+        """Write a document; return whether this began the session, `None` if the key holds something else."""
         for _ in range(2):
             deadline = round(self._writer.instant(time.time()) / 1e6 + self._ttl, 6)
             arguments = self._writer.save(state, self._ttl, replaces, ended=ended, only_new=only_new)
             results = await self._link.answers(
                 [
-                    # A session that exists has one, by its own limit.
+                    # An existing session keeps its deadline, by its own limit.
                     Run("ZADD", (self._keys.deadlines,), ("NX", deadline, state.session_id)),
                     Run(codec.SAVE, self._keys.session(state.session_id), arguments),
                 ]
@@ -244,7 +244,7 @@ class RedisStore:
         else:
             raise StoreDown("clock")
         if created and status.decode() == "written":
-            # Whatever stood there was of another one, and may be taken out at any time, or of a clock that was wrong.
+            # An older entry was another session's, and may be removed at any time, or came from a wrong clock.
             with contextlib.suppress(StoreDown):
                 await self._link.run(Run("ZADD", (self._keys.deadlines,), (deadline, state.session_id)))
         return bool(created) if status.decode() == "written" else None
@@ -255,12 +255,12 @@ class RedisStore:
         return ("foreign", 0) if reply is None else (reply[0].decode(), reply[1])
 
     async def _look_at_next(self, session_id: str) -> None:
-        # The next sweep takes it out of the deadlines, unless another session has begun under the id.
+        # The next sweep removes it from the deadlines, unless another session has begun under the id.
         await self._link.run(Run("ZADD", (self._keys.deadlines,), ("XX", mark(), session_id)))
 
 
 def _text(raw: bytes) -> str:
-    """Decode text that can be made the same bytes again, of any writer."""
+    """Decode text of any writer, so that `_raw` restores the same bytes."""
     return raw.decode("utf-8", "surrogateescape")
 
 

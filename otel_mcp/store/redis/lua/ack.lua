@@ -1,4 +1,4 @@
--- The end of a session has been reported. ARGV: token of the one whose claim it was, outcome ('' = none).
+-- Acknowledge that an end has been reported. ARGV: token of the process that claimed it, outcome ('' = none).
 -- Returns the deadline of another session that has begun under the id since, or 0.
 local s = read_stats()
 if s.x and string.match(s.w or '', '^%S+') == ARGV[1] then

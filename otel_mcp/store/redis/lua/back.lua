@@ -1,5 +1,5 @@
--- The client of this session, which was cut, has begun another one. ARGV: when, digest of the service, of the other.
--- Returns false where it was not cut, or too long ago, or has come back already, unless with this very one. Else
+-- The client of this cut session has begun another one. ARGV: when, digest of the service, digest of the other.
+-- Returns false if it was not cut, or too long ago, or its client is back already with yet another one. Else
 -- {microseconds since the cut, whether it is over, user, creation, limit, facts of AT_END}.
 local s = read_stats()
 local at, cut, whose = tonumber(ARGV[1]), string.match(s.z or '', '^(%d+) %S+ 0 %a+ %S+ (%x+)$')

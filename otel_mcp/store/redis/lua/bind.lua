@@ -1,6 +1,6 @@
--- Note whose a session is that has shaken hands, and what its client is, before anything of it is written: what comes
--- first may be another's, or come by another replica. ARGV: user ('' = nobody), digest of the service, ms until it is
--- forgotten if nothing is written, name and version of the client ('' = not known).
+-- Note user and client of a session after its `initialize`, before anything else of it is written: the first message
+-- may be another user's, or reach another replica. ARGV: user ('' = nobody), digest of the service, ms until the note
+-- expires if nothing is written, name and version of the client ('' = not known).
 local s = read_stats()
 if s.k or s.x or (s.v and s.v ~= ARGV[2]) then return 0 end
 redis.call('HSET', stats, 'k', '1', 'v', ARGV[2], 'u', ARGV[1])

@@ -1,7 +1,7 @@
--- Claim the end of a session whose time may be over. ARGV: by when, token of the claimer, until when the claim stands,
--- digest of the service, '1' for an end that the claimer has held until now alone. Returns {'nothing'} to report,
--- {'ours', report}, {'later', when its time is over}, or {'claimed', until when by another}.
--- A claim that its owner did not acknowledge falls to the next one: a process may die before it reports.
+-- Claim the end of a session that may have expired. ARGV: by when, token of the claimer, when the claim expires, digest
+-- of the service, '1' to claim only an end that the claimer holds. Returns {'nothing'} to report, {'ours', report},
+-- {'later', its deadline}, or {'claimed', until when by another}.
+-- A claim that is not acknowledged goes to the next claimer: a process may die before it reports.
 local by, token, lease, s = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), read_stats()
 if s.v and s.v ~= ARGV[4] then return {'nothing'} end -- Another service reports it.
 if s.x then

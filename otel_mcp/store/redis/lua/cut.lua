@@ -1,19 +1,19 @@
--- The server has refused this session as one that it does not know. ARGV: when; start of the process that has seen it,
--- and its token; whether that has served the session ('1', '0' not that it knows, '' nobody can tell); digest of the
+-- The server has refused this session as unknown. ARGV: when; start of the process that has seen it, and its token;
+-- whether that process has served the session ('1' yes, '0' not as far as it knows, '' unknown); digest of the
 -- service; user ('' = nobody); tokens of processes that have ended.
--- Returns false where that cuts nothing: the session is over, another user's, cut already, or goes on over transport
+-- Returns false if that cuts nothing: the session is over, another user's, cut already, or continues in other transport
 -- sessions, since its client closed the one of that id. Else {cause, visitor, creation, limit, calls, facts of AT_END},
--- and the same again to the same question.
+-- and the same again for the same arguments.
 local at, start, token, user = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[6]
 local s, written = read_stats('p:' .. token)
 if not s.t or s.j or s.v ~= ARGV[5] or (s.u and s.u ~= user) or s.t + s.i <= at then return false end
--- A server that has closed the session cuts it as well, if the client goes on to use it.
+-- A session that the server has closed is cut too, if its client still uses it.
 if s.x and string.match(s.x, '%S+$') ~= 'server_closed' then return false end
 local cause = s.a < start and 'restart' or 'replica'
 if ARGV[4] == '1' or (ARGV[4] == '0' and written) then
   cause = 'idle_reaper'
 elseif cause == 'replica' and #ARGV > 6 then
-  -- An older process may get what belonged to one that was replaced.
+  -- An older process may get the requests of one that was replaced.
   local all, last, since = redis.call('HGETALL', stats), '', 0
   for field = 1, #all, 2 do
     local instant = string.sub(all[field], 1, 2) == 'p:' and tonumber(string.match(all[field + 1], '^%d+ (%d+)'))

@@ -1,6 +1,6 @@
--- Remove a session at once; what is still under way of it must not bring it back, nor may another user take its id.
--- ARGV: digest of the service, SHA-1 of a document that is not of our making and may go, '1' where its end is left to
--- who sweeps next to report. Returns {status, whether a document was there}: written or foreign.
+-- Remove a session at once; requests in flight must not bring it back, and no other user may take its id. ARGV: digest
+-- of the service, SHA-1 of a document of another writer that may be removed, '1' if the next sweep is to report its
+-- end. Returns {status, whether a document was there}: written or foreign.
 local s = read_stats()
 local d, ended = read_document(s), int(clock()) .. ' deleted'
 if s.v and s.v ~= ARGV[1] then return {'foreign', 0} end

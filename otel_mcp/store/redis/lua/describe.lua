@@ -1,7 +1,7 @@
--- What is known of an id. KEYS[3] its successor. ARGV: digest of the service, for which that of another is over.
+-- Describe an id. KEYS[3] its successor. ARGV: digest of the service; a session of another service counts as over.
 -- Returns {exists, ended, successor, user, whether `initialize` named it, name and version of the client, facts,
--- creation, limit, calls, visitor, whether it lasts, whether it may go on in another transport session}. One that has
--- ended exists where it may.
+-- creation, limit, calls, visitor, whether it lasts, whether it may continue in another transport session}. An ended
+-- session exists only if it may.
 local s, successor = read_stats(), redis.pcall('GET', KEYS[3])
 if type(successor) == 'table' then successor = false end
 if s.v and s.v ~= ARGV[1] then return {0, 1, successor, false, false, false, false} end

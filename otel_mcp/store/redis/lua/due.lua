@@ -1,5 +1,5 @@
--- What time it is, and the sessions whose deadlines in KEYS[1], or claims there, are over, with these. ARGV: seconds to
--- look ahead, how many at most of either, ms that the deadlines stay without a look at them, what claims lie below.
+-- Return the time, and the sessions with passed deadlines or claims in KEYS[1], with scores. ARGV: seconds to look
+-- ahead, maximum number of each, ms until unread deadlines expire, offset of claims below deadlines.
 local time = redis.call('TIME')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local by = time[1] + time[2] / 1000000 + ARGV[1]

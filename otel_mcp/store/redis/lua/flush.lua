@@ -1,17 +1,17 @@
--- Apply one flush, once. ARGV[1] what it counts (JSON object), ARGV[2] facts (JSON object of strings), ARGV[3] the new
+-- Apply one flush, once. ARGV[1] its counts (JSON object), ARGV[2] facts (JSON object of strings), ARGV[3] the new
 -- calls, joined by ",\n". Returns {status, calls in total, flags, report or deadline, microseconds since a cut}:
---   written, or late: the session had ended; duplicate: seen before. And where nothing is applied:
---   clock: the sender's differs, and in place of the total stands what time it is here;
---   look: rounds in the document are others than the sender has seen; fresh: they are of an earlier session;
---   expired: the end of an earlier session has to be reported first (its report), the next try has `announced`;
---   foreign: the document is not ours, flags 's' where a session is; lost: late, and nowhere to count it;
---   bound: to another user, which the flags name, and in place of the report stands its deadline or 0.
--- Flags: c created, r resumed, e ended by this flush, whose sender holds the end from then on, l late, b back after a cut,
--- h with e: brief, its client may go on in another transport session.
+--   written, or late: the session had ended; duplicate: seen before. If nothing is applied:
+--   clock: the sender's differs; instead of the total: the time here;
+--   look: the rounds in the document differ from those the sender read; fresh: they are of an earlier session;
+--   expired: the end of an earlier session has to be reported first (its report); the retry has `announced`;
+--   foreign: the document is not ours, flags 's' if there is a session; lost: late, and no document to count it;
+--   bound: to another user, which the flags name; instead of the report: its deadline or 0.
+-- Flags: c created, r resumed, e ended by this flush, whose sender then holds the end, l late, b back after a cut, h
+-- with e: brief, its client may continue in another transport session.
 
 -- Rounds of one logical call are one line. The sender has joined the new ones with lines of the document, which they
--- replace, ARGV[4], and has seen none with a text of ARGV[5]; one a line. Returns nil where it has to look again, else
--- the calls without those lines, and how many these are.
+-- replace (ARGV[4]), and has found no line with a text of ARGV[5]; one per line. Returns nil if it has to read again,
+-- else the calls without those lines, and the number of these.
 local function take(calls)
   local lines, texts, rest, count = {}, {}, {}, 0
   for line in string.gmatch(ARGV[4] or '', '[^\n]+') do lines[line] = true end
@@ -32,7 +32,7 @@ end
 
 local f, now = cjson.decode(ARGV[1]), clock()
 if math.abs(now - f.now) > SKEW then return {'clock', int(now), '', false} end
-local mark, claimer = 'p:' .. f.token, 'f:' .. f.token -- Another claimer than the sweeper of the same process.
+local mark, claimer = 'p:' .. f.token, 'f:' .. f.token -- A different claimer than the sweeper of the same process.
 local user, s, seen = f.user ~= '' and f.user or nil, read_stats(mark)
 if seen then
   local sequence, flags = string.match(seen, '^(%d+) %d+ ?(%a*)$')
@@ -41,7 +41,7 @@ if seen then
     return {'duplicate', s.n or 0, flags, false, cut and int(after(cut, f.first, f.began))}
   end
 elseif redis.call('HLEN', stats) > 48 then
-  -- Forget the process that wrote longest ago, if it will not repeat a flush any more, or there are very many.
+  -- Forget the process with the oldest flush, if it will not repeat one any more, or there are very many.
   local all, oldest, since = redis.call('HGETALL', stats), nil, now
   for at = 1, #all, 2 do
     local instant = string.sub(all[at], 1, 2) == 'p:' and tonumber(string.match(all[at + 1], '^%d+ (%d+)'))
@@ -49,15 +49,15 @@ elseif redis.call('HLEN', stats) > 48 then
   end
   if oldest and (since < now - 3600000000 or #all > 530) then redis.call('HDEL', stats, oldest) end
 end
--- Who flushes here for the first time may be another service, which was given a foreign id.
+-- A first flush may come from another service, which got a foreign id.
 if s.v and s.v ~= f.service then return {'foreign', 0, '', false} end
--- `initialize` decides whose a session is, even if it is written late; without one the first message does.
+-- `initialize` decides the user of a session, even if written late; without one the first message does.
 local opens = f.opened == 1 and not s.k
 if s.u and s.u ~= user and not opens then
   return {'bound', s.n or 0, s.u, s.t and not s.x and int(s.t + s.i) or '0'}
 end
 
--- It goes on in another transport session, or will, whatever its client closes.
+-- It continues in other transport sessions, even if its client closes one.
 if f.lasting == 1 and s.x and is_brief(s) then
   redis.call('HDEL', stats, 'x', 'w')
   s.x, s.w = nil, nil
@@ -69,10 +69,10 @@ if lasts and f.reason == 'client_delete' then
 end
 
 local fresh, former = not s.t, nil
--- The mere end of a session that is not there, or not any more, begins and changes nothing.
+-- The mere end of a session that does not exist, or has ended, begins and changes nothing.
 if mere and (fresh or s.x) then return {'late', s.n or 0, '', false} end
 if s.x then
-  -- In-flight requests of an ended session do not reopen it; another session under its id does.
+  -- Requests in flight do not reopen an ended session; another session under its id does.
   local at, reason = string.match(s.x, '^(%d+) (%S+)$')
   former = math.max(s.t or 0, at)
   -- One that has expired does so by its limit from then on; after a `delete` a process may go on with what it knows.
@@ -84,7 +84,7 @@ if s.x then
     s.w = nil
   elseif fresh and owner and
     (owner == claimer or string.sub(owner, 1, 2) == 'h:' or tonumber(untill) <= now) then
-    -- The end before this session is not reported, or the answer was lost.
+    -- The end of the earlier session is not reported, or the answer was lost.
     redis.call('HSET', stats, 'w', claimer .. ' ' .. int(now + LEASE))
     return {'expired', 0, '', report(read_document(s))}
   end
@@ -111,7 +111,7 @@ local flags, set, unseen = late and 'l' or '', {}, fresh or not s.f
 if fresh then
   if former then
     for _, names in ipairs({FIELDS, AT_END}) do redis.call('HDEL', stats, unpack(names)) end
-    -- The process may have met the id in its former life.
+    -- The process may know the id from the earlier session.
     if f.created <= former then f.created = f.first end
     s, opens = {d = former}, f.opened == 1
   end
@@ -145,7 +145,7 @@ if f.ended and not late and is_brief(s) then
 end
 if f.sent > 0 then
   if s.c > 2 * f.cap or (f.sent == f.cap and f.calls > f.cap) then
-    -- There is no room, or a gap between the calls there and the newest ones.
+    -- There is no room, or a gap between the stored calls and the newest ones.
     local from = 1
     for _ = 1, s.c - f.cap do from = (string.find(d.calls, '\n', from, true) or #d.calls) + 1 end
     d.calls, s.c = string.sub(d.calls, from), f.cap

@@ -1,4 +1,4 @@
--- The value under KEYS[1], else ARGV[1] from now on, for ARGV[2] ms (0: for good). ARGV[3] '1': that is kept alive.
+-- Return the value of KEYS[1], or set it to ARGV[1] for ARGV[2] ms (0: forever). ARGV[3] '1': prolong an equal value.
 -- KEYS[2] the stats of a session, which only its own user ARGV[4] ('' = nobody) may continue by setting a value.
 -- SET with both NX and GET needs Redis 7.
 local value = redis.call('GET', KEYS[1])

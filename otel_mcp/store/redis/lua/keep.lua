@@ -1,3 +1,3 @@
--- Have KEYS[1] stay for ARGV[1] ms at least, unless it does for good.
+-- Keep KEYS[1] for at least ARGV[1] ms, unless it has no expiry.
 local left = redis.call('PTTL', KEYS[1])
 return left > 0 and left < tonumber(ARGV[1]) and redis.call('PEXPIRE', KEYS[1], ARGV[1])

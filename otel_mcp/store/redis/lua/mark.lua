@@ -1,5 +1,5 @@
--- Mark a pattern that a session shows. ARGV: digest of the service, the pattern. Returns 1 to the first that marks it,
--- else 0; so where the session has ended, or its document is gone.
+-- Note a pattern of a running session. ARGV: digest of the service, the pattern. Returns 1 for the first that notes it,
+-- else 0, also if the session has ended or its document is gone.
 local s = read_stats()
 local known = s.m and ' ' .. s.m .. ' ' or ''
 if not s.t or s.x or s.v ~= ARGV[1] or string.find(known, ' ' .. ARGV[2] .. ' ', 1, true) then return 0 end

@@ -1,15 +1,15 @@
 -- Common to all scripts of one session. KEYS[1] its document, KEYS[2] its stats, in one hash slot. Instants are
 -- microseconds of Unix time by the server's clock. codec.py puts constants and the names of facts in front.
--- The document is JSON on lines, found without parsing it, since JSON text has no raw newline of its own: facts;
+-- The document is JSON in lines, which are split without parsing, since JSON text has no raw newline: facts;
 -- attributes and extras; creation; the calls, one each; activity, counts and end.
--- Fields of the stats, 64 bytes at most each, so that the hash stays small:
+-- Fields of the stats, at most 64 bytes each, so that the hash stays small:
 --   t last activity, a creation; d end of an earlier session under the id, before which this one cannot have begun;
 --   n calls, r requests, e errors; c calls that the document holds; i limit; g last counted process start;
---   b bytes given to the model, l those of the list of tools among them;
---   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", where
+--   b bytes given to the model, l those of them for the list of tools;
+--   f fingerprints of facts that were merged; x end "instant reason"; w who reports the end "token until", if
 --   nobody has yet (h:<token>: it holds the end and has not read its report); o outcome, once it is reported;
---   v digest of the service; u keyed hash of the user it is bound to, absent where it is nobody's;
---   k there where that is the user of `initialize`; y visitor; m findings, separated by blanks; j there where it lasts
+--   v digest of the service; u keyed hash of the user it is bound to, absent if there is none;
+--   k present if that is the user of `initialize`; y visitor; m findings, separated by blanks; j present if it lasts
 --   over many transport sessions, each of which the client closes after a call;
 --   z newest cut "instant cause waits causes token other": waits 1 until the client is back, all causes so far (a letter
 --   each), who has marked it, digest of the session with which its client is back, if that is another one; p:<token> a process's last flush
@@ -22,7 +22,7 @@ local FIELDS, NUMBERS =
 local function int(number) return string.format('%.0f', number) end
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
 
--- By the calendar that begins in March, whose leap day is the last of its year: centuries, years, months of 153 / 5 days.
+-- Count years from March, so that the leap day is the last of its year: centuries, years, months of 153 / 5 days.
 local function iso(instant)
   local seconds = math.floor(instant / 1000000)
   local century = 4 * math.floor(seconds / 86400) + 2877875
@@ -35,17 +35,17 @@ local function iso(instant)
     math.floor(seconds / 60) % 60, seconds % 60, instant - seconds * 1000000)
 end
 
--- The stats, without the fields that are not there, and the value of one field more.
+-- Return the stats, without absent fields, and the value of one more field.
 local function read_stats(more)
   local found, s = redis.call('HMGET', stats, more or 'x', unpack(FIELDS)), {}
   for at, name in ipairs(FIELDS) do
-    -- Not a number where something else has written there.
+    -- No number if another writer has changed it.
     if found[at + 1] then s[name] = at > NUMBERS and found[at + 1] or tonumber(found[at + 1]) end
   end
   return s, found[1]
 end
 
--- The parts of the document; nil where there is none, false where it is not the one that the stats are about.
+-- Return the parts of the document; nil if there is none, false if the stats do not belong to it.
 local function read_document(s)
   local text = redis.call('GET', doc)
   if not text then return nil end
@@ -57,11 +57,11 @@ local function read_document(s)
                     calls = string.sub(text, created + 1, calls - 1)} or false
 end
 
--- How long the stats of an ended session stay, in ms: until its end is reported, and what was in flight has come.
+-- Return the ms that the stats of an ended session stay: until its end is reported and requests in flight have come.
 local function kept(s) return s.w and ABANDONED or GRACE + 60000 end
 
--- Write both keys, `set` into the stats as well. Where the session has ended they stay for GRACE, else for `ttl` ms and
--- more; without a `ttl` as long as they would have.
+-- Write both keys, and `set` into the stats. If the session has ended they stay for GRACE, else for at least `ttl` ms;
+-- without a `ttl` their expiry does not change.
 local function write(d, s, set, ttl)
   for at, name in ipairs(FIELDS) do
     if s[name] then set[#set + 1], set[#set + 2] = name, at <= NUMBERS and int(s[name]) or s[name] end
@@ -82,14 +82,14 @@ local function write(d, s, set, ttl)
   if ttl then redis.call('PEXPIRE', stats, int(s.x and kept(s) or math.max(ttl, s.i / 1000) + ABANDONED)) end
 end
 
--- Whether its client has closed it after a call at most, and nobody has reported that yet: it may go on in another one.
+-- Return whether its client closed it after at most one call, and that is not reported yet: it may continue in another.
 local function is_brief(s)
   return (s.j or (s.n or 2) <= 1) and s.y and string.find(s.x or '', 'client_delete', 1, true) and
     string.sub(s.w or '', 1, 2) == 'h:'
 end
 
--- Put `news` over the facts of the document, and those of the end report into `set`; false where they are unreadable.
--- With `sourced` its source stands.
+-- Merge `news` into the facts of the document, and those of the end report into `set`; false if they are unreadable.
+-- With `sourced` the source does not change.
 local function merge(d, news, set, sourced)
   local readable, facts = pcall(cjson.decode, (d.facts or '{') .. '}')
   if not readable then return false end
@@ -105,19 +105,19 @@ local function merge(d, news, set, sourced)
   d.facts = '{' .. table.concat(parts, ',')
   return true
 end
--- What the one who reports the end needs; `d` the document, if it is there.
+-- Return the values for the report of the end; `d` the document, if there is one.
 local function report(d)
   local found = redis.call('HMGET', stats, 'x', 'a', 'i', 't', 'n', 'e', 'r', 'b', 'y', 'm', unpack(AT_END))
   found[#found + 1] = d and d.calls or ''
   return found
 end
 
--- Microseconds from a cut to requests of which the newest `began` then; what began before it, and ends later, is not
--- after it. All of them have ended since `first`.
+-- Return the microseconds from a cut to requests of which the newest `began` then. A request that began before the cut
+-- and ended later is not after it. All of them have ended since `first`.
 local function after(cut, first, began) return (first > cut and math.min(first, began) or began) - cut end
 
--- Note that a session which was cut goes on with such requests. Returns the microseconds since the cut; nil where
--- there is none that waits, or where all of them were before, or too late.
+-- Note that a cut session continues with such requests. Returns the microseconds since the cut; nil if no cut waits,
+-- or if all requests were before it or too late.
 local function come_back(s, first, began)
   local at, cause, waits, rest = string.match(s.z or '', '^(%d+) (%S+) (%d) (.+)$')
   local since = waits == '1' and after(tonumber(at), first, began)
@@ -126,11 +126,11 @@ local function come_back(s, first, began)
   return since
 end
 
--- Its time is over: end it, and let `token` report that until `lease`.
+-- End an expired session; `token` may report that until `lease`.
 local function expire(s, token, lease)
   local d = read_document(s)
   s.x, s.w = int(s.t) .. ' expired', token .. ' ' .. int(lease)
-  -- First: a server without free memory lets a script go on that has begun to write.
+  -- First: a server without free memory lets a script continue that has begun to write.
   redis.call('PEXPIRE', stats, kept(s))
   redis.call('HSET', stats, 'x', s.x, 'w', s.w)
   if d then write(d, s, {}, GRACE) end

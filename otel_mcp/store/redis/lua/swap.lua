@@ -1,6 +1,6 @@
--- Change entries of the table KEYS[1] that are still what they were; returns the names of the others. ARGV: how many there
--- are at most, ms that the table is kept, then of each its name, its former text, its new one, and name and text of the
--- entry whose place it takes ('' = none).
+-- Change the entries of the table KEYS[1] that still have their former texts; return the names of the others. ARGV:
+-- maximum number of entries, ms that the table is kept, then for each its name, its former text, its new text, and name
+-- and text of the entry that it replaces ('' = none).
 local missed = {}
 for at = 3, #ARGV, 5 do
   local name, former, new, other, text = unpack(ARGV, at, at + 4)
