@@ -1,8 +1,8 @@
 """The records of the hot path: one `Exchange` for an HTTP request, one `Call` for a message in it.
 
 Facts flow one way: `exchange` and `integrations` fill these records, telemetry
-and the session store read them. What a ContextVar holds is the record itself, so that
-what is learned later is seen by everyone who already has it.
+and the session store read them. A ContextVar holds the record itself, so that
+every holder sees facts that are learned later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from otel_mcp.wire.jsonrpc import Failure, JsonId, Message, Outcome
 
 SCOPE_KEY: Final = "otel_mcp"
-"""Where an `Exchange` stands in the ASGI scope; its presence says that a seam has seen the request."""
+"""Key of the `Exchange` in the ASGI scope; if present, a seam has seen the request."""
 
 CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 MODERN: Final = "2026-07-28"
@@ -37,7 +37,7 @@ MODERN: Final = "2026-07-28"
 current_call: ContextVar[Call | None] = ContextVar("otel_mcp_call", default=None)
 
 current_exchange: ContextVar[Exchange | None] = ContextVar("otel_mcp_exchange", default=None)
-"""The request that a task works for; it may have ended."""
+"""The exchange that the current context works for; it may have ended."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,63 +54,63 @@ class Call:
     meta: Mapping[str, Any]
 
     dispatched: bool = False
-    """A seam has run its handler under its span: the span is decided, sampled or not."""
+    """A seam has run its handler under its span, so the span is fixed, sampled or not."""
     accepted: bool = False
     """The SDK handed it to its handler, so the server accepted it."""
     tentative: bool = False
     """Its session is only proposed: nothing is written before the server accepts the message."""
     pending_session_id: str | None = None
-    """The id under which a session begins once this ``initialize`` turns out to have succeeded."""
+    """The id of the session that begins if this ``initialize`` succeeds."""
     rate_limited: bool = False
-    """The limit on new sessions keeps it from having one: that is counted once."""
+    """It has no session because of the limit on new ones; counted once."""
     running: bool = False
     """Its handler has not returned yet."""
     finished: bool = False
     outcome: Outcome | None = None
     handler_outcome: Outcome | None = None
-    """What the dispatch seam saw; stands where the wire says nothing."""
+    """The outcome that the dispatch seam saw; used if the wire shows none."""
     duration: float = 0.0
     """Seconds."""
     result_bytes: int | None = None
 
     session: Session | None = None
     claim: Claim | None = None
-    """What the session was found by."""
+    """The claim that identified the session."""
     span: Span | None = None
-    """The one server span of this message, a library's or ours."""
+    """The only server span of this message, a library's or ours."""
     open_span: Span | None = None
-    """Our own span, where the handler has returned and the answer has still to come."""
+    """Our own span, if the handler has returned and the answer is still to come."""
     span_context: SpanContext | None = None
     link: SpanContext | None = None
-    """The ambient HTTP span, where the parent comes from ``_meta``."""
+    """The ambient HTTP span, if the parent comes from ``_meta``."""
     arguments: object = None
-    """Of a finished tool call, whose parameters are released."""
+    """Of a finished tool call, since its parameters are released."""
     result: object = None
     """Only while content capture is on."""
     cancel_key: tuple[str, str | None, JsonId] | None = None
-    """What it may be cancelled by: transport session, user and id."""
+    """Identifies it for a cancellation: transport session, user and id."""
     cancel_requested: bool = False
     """The client has sent ``notifications/cancelled`` for it."""
     id_unknown: bool = False
-    """The body was too large to read: method and target are those of the headers, `id` is not known."""
+    """The body was too large to read: method and target are from the headers, `id` is not known."""
     trusted_name: bool = False
     """The server itself knows a tool or prompt of this name."""
     unlisted: bool = False
     """The server itself knows no tool of this name."""
     tool_entered: bool = False
-    """A tool has been called, where the seam at tools sees it."""
+    """The seam at tools has seen a call of a tool."""
     tools_observed: bool = False
     """The seam at tools sees every tool of this server."""
     tool_failure: Failure | None = None
-    """How its tool failed, as far as the seam at tools has seen; a middleware may have mended it."""
+    """How its tool failed, as the seam at tools saw it; a middleware may have handled the failure."""
     failure: Failure | None = None
-    """How the tool call failed, once it has."""
+    """How the tool call failed, if it did."""
     tenant: str | None = None
-    """Whose customer asks, once that is known."""
+    """The customer that the request belongs to, once known."""
     listing: Listing | None = None
-    """What a ``tools/list`` has brought, where its answer was read."""
+    """The result of a ``tools/list``, if its answer was read."""
     round: Round | None = None
-    """Set where a logical call takes several requests, or may."""
+    """Set if a logical call takes several requests, or may."""
     task: CallTask | None = None
     """The task that it begins or asks about, once its result is seen."""
     dispatch: Any = None
@@ -138,11 +138,11 @@ class Reading(Enum):
     """How an answer is read, from its headers on."""
 
     NOTHING = auto()
-    """It has not begun, says nothing of a call, or cannot be read."""
+    """Not at all: it has not begun, has no reply to a call, or cannot be read."""
     SIZE = auto()
-    """It is the result of the one call: only its size is still to be seen."""
+    """Only its size: it is the result of the one call."""
     QUIET_STREAM = auto()
-    """An event stream, of which nothing has had to be read yet."""
+    """An event stream of which nothing had to be read yet."""
     STREAM = auto()
     """Event by event."""
     JSON = auto()
@@ -150,7 +150,7 @@ class Reading(Enum):
 
 
 _no_calls = cast("Callable[[], list[Call]]", list)
-"""A function of our own would be one call more for each request."""
+"""A function of our own would cost each request one more call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,34 +164,34 @@ class Exchange:
     client: str | None = None
     """Address of the client: the peer's, or what a trusted proxy says."""
     client_port: int | None = None
-    """Its port there, where known."""
+    """Port at that address, if known."""
     scope: Mapping[str, Any] | None = None
-    """The innermost scope that has been seen; kept until the request is over, since it refers to this record."""
+    """The innermost scope seen; released when the request is over, since it refers to this record."""
     protocol_version: str | None = None
-    """Asked for by header or body, then what the server agreed to."""
+    """First as header or body asks for it, then as the server agreed."""
     wire_session_id: str | None = None
-    """The ``Mcp-Session-Id`` that the client sent, also where we take it off before the app."""
+    """The ``Mcp-Session-Id`` that the client sent, even if we remove it before the app."""
     transport_id: str | None = None
     """The transport session that the client names: by that header, else (2024-11-05) by the ``session_id`` of the
-    query, or of the ``endpoint`` event that hands it out."""
+    query, or of the ``endpoint`` event that contains it."""
     confirmed: bool = False
-    """MCP for sure; else the body or the stream has still to tell."""
+    """Whether it surely is MCP; else the body or the stream decides later."""
     ambient: Context | None = None
-    """OpenTelemetry context that the message's span belongs under: inside any HTTP instrumentation where that is known.
-    Its span has not ended."""
+    """OpenTelemetry context for the message's span: inside any HTTP instrumentation if that is known. Its span has not
+    ended."""
     capture: Callable[[Any], str | None] | None = None
     """Turns arguments and results into span attributes; ``None`` = neither may be captured."""
     tenant_of: Callable[[Exchange], str | None] | None = None
-    """Reads the tenant; ``None`` = nobody asks for it."""
+    """Reads the tenant; ``None`` = no setting names one."""
     hides_ids: bool = False
-    """Ids of transport sessions may not be written anywhere."""
+    """Ids of transport sessions must not be written anywhere."""
     http_decided: bool = False
-    """It is known whether the HTTP span is ours or somebody else's."""
+    """Whether it is known if the HTTP span is ours or another library's."""
 
     client_is_shared: bool = False
-    """That address is a proxy's and stands for many clients."""
+    """The client's address is a proxy's, so many clients share it."""
     user: object = None
-    """What an authentication middleware put into the scope, once that has been looked at."""
+    """The user that an authentication middleware put into the scope, once read."""
     caller: tuple[object, int, Principal] | None = None
     """Cache of `principal.caller`: its user, the generation of the hash key, and the result."""
     waited: float = 0.0
@@ -206,33 +206,33 @@ class Exchange:
     owns_sessions: bool | None = None
     """Whether the server keeps sessions of its own; ``None`` = not known."""
     server_session_id: str | None = None
-    """The id that the server itself put on its answer."""
+    """The id that the server itself put on its response."""
 
     calls: list[Call] = field(default_factory=_no_calls)
     body_size: int = 0
     unparsed_body: bytes | bytearray | None = None
-    """The request body, while the seam at the SDK is expected to tell what it says."""
+    """The request body, while the seam at the SDK is expected to parse it."""
     parsed: bool = False
-    """All of the body that is to be read has been, though an SDK may have it parsed for us."""
+    """The body has been read as far as needed, possibly parsed by an SDK."""
     foreign: bool = False
-    """Its body is no MCP, so nothing of its answer is read, unless an SDK gets it all the same."""
+    """Its body is not MCP, so its answer is not read, unless an SDK gets the request."""
     at_sdk: bool = False
     """It has reached the transport of an SDK."""
     routed: bool = False
     """A function behind a route is the handler."""
     attaches_inside: bool = False
-    """A patch further in attaches the span of the message, so the handler does not."""
+    """An inner patch attaches the span of the message, so the handler does not."""
     dispatch: Any = None
-    """The `AppDispatch` of its one call, where the handler is the HTTP app itself."""
+    """The `AppDispatch` of its one call, if the handler is the HTTP app itself."""
     http_span: Span | None = None
-    """The HTTP server span, where it is ours and has not ended."""
+    """The HTTP server span, if it is ours and has not ended."""
     stream: tuple[str, str | None] | None = None
-    """Session and user of a GET stream that answers may come on."""
+    """Session and user of a GET stream that may carry replies."""
     sse_endpoint: bool = False
-    """The GET stream of 2024-11-05, which is the session."""
+    """It is the GET stream of 2024-11-05, which is the session."""
     session: Session | None = None
     transport_session: Session | None = None
-    """The session of the transport id, where a conversation may win over it."""
+    """The session of the transport id, if a conversation may take precedence."""
 
     sdk_call: Call | None = None
     """The one message of the request, a tool call, that an SDK has accepted: its outcome is known before its answer."""
@@ -248,17 +248,17 @@ class Exchange:
     closed: bool = False
     """The app has returned."""
     raised: bool = False
-    """It has raised, so that its answer is not whole."""
+    """The app has raised, so its answer is incomplete."""
 
     @property
     def shown_session_id(self) -> str | None:
-        """The ``Mcp-Session-Id`` on the wire, for spans; ``None`` where there is none or it must not be shown."""
+        """The ``Mcp-Session-Id`` on the wire, for spans; ``None`` if there is none or it must not be shown."""
         if self.hides_ids or self.modern:
             return None
         return self.wire_session_id or self.server_session_id or self.minted
 
     def see_user(self) -> object:
-        """Return the user that the app has authenticated by now; middlewares and dependencies do so along the way."""
+        """Return the user that the app has authenticated so far; middlewares and dependencies set it."""
         if self.scope is not None:
             self.user = self.scope.get("user")
         return self.user
@@ -268,22 +268,22 @@ class Exchange:
         return (self.protocol_version or "") >= MODERN
 
     def add(self, message: Message) -> Call:
-        """Take up a message of the body."""
+        """Add the call of a message in the body."""
         call = Call(self, message.method, message.id, message.target, message.params, message.meta)
         self.calls.append(call)
         return call
 
     def forget_calls(self) -> None:
-        """Let the calls of a closed request go once all are over, else they and it refer to each other for good.
+        """Release the calls of a closed request once all are over, else they and it refer to each other forever.
 
-        A notification is answered before the SDK takes it up, which has to find it then.
+        A notification is answered before the SDK handles it, and then the SDK has to find it.
         """
         if self.closed and all(call.dispatched and call.finished and not call.running for call in self.calls):
             self.calls.clear()
             self.sdk_call = self.dispatch = None
 
     def find(self, request_id: JsonId | None, method: str | None = None) -> Call | None:
-        """Find the call of this exchange with that id, and method where given; text may have become a number."""
+        """Find the call with that id, and that method if given; text may have become a number."""
         alike = None
         for call in self.calls:
             if method is None or call.method == method:

@@ -1,4 +1,4 @@
-"""How a call ended: the wire, the patch around the handler and the client each know a part of it."""
+"""How a call ended: the wire, the patch around the handler and the client each know a part."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from otel_mcp.semconv import TOOL_ERROR
 from otel_mcp.wire.jsonrpc import FINE, STREAMS, Failure, Outcome
 
 CALLERS_FAULT: Final = frozenset({"unknown_tool", "invalid_arguments"})
-"""Failures that the server and its tools have no part in."""
+"""Failures that are not the fault of the server or its tools."""
 LEFT: Final = frozenset({"cancelled", "disconnected"})
 _INVALID_PARAMS: Final = "-32602"
 _NOT_FOUND: Final = frozenset({_INVALID_PARAMS, "-32601", "-32002"})
-"""Codes with which servers answer a name that they do not know."""
+"""Codes with which servers answer unknown names."""
 _INTERNAL: Final = frozenset({"-32603", "0"})
-"""Codes of an exception that nobody caught."""
+"""Codes of an uncaught exception."""
 REFUSED_STATUS: Final = frozenset({401, 403, 404, 405, 406, 413, 415, 421, 429})
 REFUSALS: Final = REFUSED_STATUS | {400}
-"""Answers of HTTP by which a request is turned away, whether or not its message was looked into."""
+"""HTTP statuses that refuse a request, whether or not its message was read."""
 REFUSED_CODES: Final = frozenset({"-32600", "-32700", "-32020", "-32021", "-32022"})
-"""No message, or headers, capabilities or a revision that the server does not serve."""
+"""Codes for an invalid message, or for headers, capabilities or a revision that the server does not support."""
 
 
 def was_refused(call: Call) -> bool:
-    """Return whether the server did not even look into the message: it has no session, whatever it names."""
+    """Return whether the server refused the message unread: then it has no session, even if it names one."""
     if call.accepted:
         return False
     status = call.exchange.status or 0
@@ -34,11 +34,11 @@ def was_refused(call: Call) -> bool:
 
 
 def was_accepted(call: Call) -> bool:
-    """Return whether the server accepted the message: only then may it open or prolong a session."""
+    """Return whether the server accepted the message: only then may this open or prolong a session."""
     if call.accepted:
         return True
     if call.method == "server/discover" and call.outcome is not None and call.outcome.failed:
-        return False  # A probe that failed: the client goes on with a handshake, in a session of its own.
+        return False  # A failed probe: the client continues with a handshake, which has its own session.
     status = call.exchange.status
     if status is None or status >= 500 or was_refused(call):
         return False
@@ -67,7 +67,7 @@ def merged(outcome: Outcome | None, call: Call) -> Outcome | None:
 
 
 def completed_by(earlier: Outcome | None, later: Outcome | None) -> Outcome | None:
-    """Merge how a handler ended with what its tool has shown before."""
+    """Merge the outcome of a handler with the earlier one of its tool."""
     if later is None or earlier is None:
         return later or earlier
     if later.exception_type is None and earlier.exception_type is not None:
@@ -76,7 +76,7 @@ def completed_by(earlier: Outcome | None, later: Outcome | None) -> Outcome | No
 
 
 def left_open(call: Call) -> Outcome:
-    """Return how a call ended whose answer was not seen; nothing is guessed."""
+    """Return the outcome of a call whose answer was not seen, without guessing."""
     exchange = call.exchange
     if call.handler_outcome is not None:
         return call.handler_outcome
@@ -94,10 +94,10 @@ def left_open(call: Call) -> Outcome:
 
 
 def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | None:
-    """Tell what kind of failure the end of a tool call is; ``None`` = it worked, or is not known.
+    """Return how a tool call failed; ``None`` = it worked, or this is not known.
 
     Args:
-        call: with what the seams have seen of it.
+        call: with the facts that the seams have seen.
         outcome: how it ended.
         unlisted: the server, which lists its tools, has not listed this one.
     """
@@ -116,14 +116,14 @@ def failure_of(call: Call, outcome: Outcome, *, unlisted: bool) -> Failure | Non
     if code is None:
         return _without_code(call, error_type or "")
     if code == _INVALID_PARAMS and call.target is not None:
-        # An SDK that answers so by HTTP had not looked at the arguments yet: it knows no such revision, or no batch.
+        # With an HTTP error, the SDK has not read the arguments yet: it does not support the revision, or batches.
         turned_away = call.exchange.at_sdk and not call.accepted and (call.exchange.status or 0) >= 400
         return "refused" if turned_away else "invalid_arguments"
     if code in _INTERNAL:
         return "exception"
     if call.tool_entered:
         return "tool"
-    # Where the tools of a server are not seen, an error that is not the caller's is theirs: it must not go unnoticed.
+    # If no seam sees the server's tools, errors that are not the caller's count as theirs, so that none is missed.
     seen = call.tools_observed or error_type is None or code in REFUSED_CODES or was_refused(call)
     return "refused" if seen else "tool"
 

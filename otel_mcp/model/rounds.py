@@ -1,7 +1,7 @@
-"""Requests of one logical call, and how they become one entry of a document, in whatever order (2026-07-28).
+"""Requests of one logical call, and how they become one entry of a document, in any order (2026-07-28).
 
-A result may ask for input, and the request is sent again with it, perhaps to another replica. Entries know each other
-by a keyed hash: what the one waits for, the other answers.
+A result may ask for input, and the request is sent again with it, perhaps to another replica. A keyed hash
+connects entries: one waits for the input that the other brings.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ _SKEW: Final = 1.0
 
 @dataclass(slots=True, eq=False)
 class Round:
-    """One request of a logical call of several: its result asks for input, or it brings some."""
+    """One of several requests of a logical call: its result asks for input, or it brings some."""
 
     state: str | None
-    """The ``requestState`` that it repeats, empty where it has none; ``None`` = it is the first."""
+    """The ``requestState`` that it repeats, empty if it has none; ``None`` = it is the first."""
     number: int = 0
-    """From 1 on; 0 = it is not known what it goes on with."""
+    """From 1; 0 = it is not known which round it continues."""
     first: SpanContext | None = None
     """The span of the first round, for the others."""
     key: str | None = None
-    """Keyed hash of what it has in common with the round before it; ``None`` = not known yet."""
+    """Keyed hash that it shares with the previous round; ``None`` = not known yet."""
     waits: str | None = None
-    """The same of the next round, where its result asks for input."""
+    """Keyed hash that it shares with the next round, if its result asks for input."""
     continues: bool = False
-    """It is known to be the first to bring what was asked for, so it is no call of its own. A request that only says so
+    """It is known to be the first that brings the input, so it is no call of its own. A request that only claims this
     is one."""
     looking: bool = False
-    """It is being looked up what it goes on with."""
+    """A lookup of the round that it continues is under way."""
     _acts: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
 
     def when_known(self, act: Callable[[], object]) -> None:
-        """Act once no look is under way any more: at once where none is."""
+        """Call `act` when no lookup is under way: at once if there is none."""
         self._acts.append(act)
         if not self.looking:
             self.looked()
 
     def mark(self, span: Any) -> None:
-        """Put on the open span of the request which round it is, where that is known, and a link to the first.
+        """Put the number of the round on the request's open span, if known, and a link to the first.
 
-        While that is being looked up, have the span, of whatever library, end only once the look is over, with its
-        true end time; this comes again before.
+        During a lookup, the span of any library ends only after it, with its true end time; this is called again
+        before.
         """
         if not (self.looking and span.is_recording()):
             if self.number:
@@ -72,9 +72,9 @@ class Round:
         span.end = end_later
 
     def looked(self) -> None:
-        """End the look, whatever it has found, and do what has waited for it. From any thread."""
+        """End the lookup, with or without a result, and run the waiting functions. From any thread."""
         self.looking = False
-        with suppress(IndexError):  # Whichever thread takes the last one.
+        with suppress(IndexError):  # Empty: another thread may have taken the last one.
             while True:
                 act = self._acts.pop(0)
                 with guarded("rounds"):
@@ -82,10 +82,10 @@ class Round:
 
 
 def add_calls(calls: list[CallRecord], more: Sequence[CallRecord]) -> list[tuple[str, float]]:
-    """Append calls to a document; a round takes the entry of the one before it, or after it, along.
+    """Append calls to a document; a round is joined with the entry of the previous or the next one.
 
     Returns:
-        Tool and seconds of each wait for input that is over with it: one for each entry that is no longer there.
+        Tool and seconds of each wait for input that this ends: one for each entry that was joined.
     """
     waits: list[tuple[str, float]] = []
     for made in more:
@@ -107,7 +107,7 @@ def _asked(call: CallRecord) -> float:
 
 
 def _follows(last: CallRecord, first: CallRecord) -> bool:
-    """Return whether a request can bring what an answer has asked for: it began after that, by whichever clocks."""
+    """Return whether a request can bring the input for an answer: it began later, within the skew of clocks."""
     return last.started_at > _asked(first) - _SKEW
 
 

@@ -23,7 +23,7 @@ class ToolCall(BaseModel):
     started_at: datetime
     """UTC, when the request reached the server."""
     duration: float
-    """Seconds until the response was on its way; of several rounds together, without what was waited between them."""
+    """Seconds until the response was sent; the sum of all rounds, without the waits between them."""
     error_type: str | None = None
     """``tool_error``, JSON-RPC code, ``cancelled``...; ``None`` = fine or a JSON-RPC error of the caller's fault."""
     failure: str | None = None
@@ -37,17 +37,17 @@ class ToolCall(BaseModel):
     span_id: str | None = None
     """16 hexadecimal digits."""
     service_instance_id: str | None = None
-    """The process that served it, as its telemetry names it; without a name there, host and process id."""
+    """The process that served it, as named in its telemetry; without a name, host and process id."""
     rounds: int = 1
-    """Requests that this one logical call took, since its results asked for input (2026-07-28)."""
+    """Number of requests of this logical call, since its results asked for input (2026-07-28)."""
     input_wait: float = 0.0
-    """Seconds between these: from an answer that asked to the request that brought the input."""
+    """Seconds between them: from each answer that asked until the request with the input."""
     waiting: str | None = None
-    """There while its last answer has asked for input and nobody has brought it: a keyed hash, for the next round."""
+    """Set while its last answer asks for input that has not come: a keyed hash, for the next round."""
     answers: str | None = None
-    """There where it brings input that no call in this document has asked for: forged, repeated, or still to come."""
+    """Set if it brings input that no call in this document asked for: forged, repeated, or that call is yet to come."""
     task: str | None = None
-    """Keyed hash of the id of the task that it has begun: then its result says no more than that."""
+    """Keyed hash of the id of the task that it began: then its result contains nothing else."""
     arguments: Any | None = None
     """Only with ``OTEL_PYTHON_MCP_STORE_CONTENT=true``."""
     result: Any | None = None
@@ -55,7 +55,7 @@ class ToolCall(BaseModel):
 
 
 ADVICE: Final = "otel_mcp.advice"
-"""Where the observer agent leaves what it has said of a session, by problem, in ``SessionState.attributes``."""
+"""Key in ``SessionState.attributes`` of the observer agent's advice on a session, by problem."""
 
 
 class Ended(BaseModel):
@@ -66,7 +66,7 @@ class Ended(BaseModel):
 
 
 class Interrupted(BaseModel):
-    """When and why a server refused a session that lives."""
+    """When and why a server refused a live session."""
 
     at: datetime
     cause: Cause
@@ -78,7 +78,7 @@ class SessionState(BaseModel):
     """One session: the conversation of one client with one server.
 
     A document is read, changed and written back on any event loop. The methods wait for the store; while it is
-    away they work on what this process knows, and what they write follows when it is back.
+    down they use what this process knows, and their changes are written when it is back.
 
     Example:
         >>> state = SessionState(session_id="abc")
@@ -95,7 +95,7 @@ class SessionState(BaseModel):
     last_activity: datetime | None = None
     """UTC; when the last request ended. The key lives for the configured time from its next write."""
     tool_calls: list[ToolCall] = Field(default_factory=list["ToolCall"])
-    """The newest calls; ``tool_call_count`` tells how many there were."""
+    """The newest calls; ``tool_call_count`` counts all."""
 
     tool_call_count: int = 0
     error_count: int = 0
@@ -104,16 +104,16 @@ class SessionState(BaseModel):
     request_count: int = 0
     """JSON-RPC requests of any method."""
     context_bytes: int = 0
-    """Bytes that the model was given: the list of tools, and results of tools, prompts and resources."""
+    """Bytes given to the model: the list of tools, and results of tools, prompts and resources."""
     catalogue_bytes: int = 0
-    """Those of the list among them."""
+    """The part of them for the list of tools."""
     service: str | None = None
     client_name: str | None = None
     client_version: str | None = None
     synthetic_type: str | None = None
     """``bot``: a registry, scanner or monitor; ``test``: somebody's own check; ``None`` = neither, or not known."""
     tenant: str | None = None
-    """The customer whose session it is, with ``TENANT``: that of its first request which names one."""
+    """The customer that the session belongs to, with ``TENANT``: from its first request that names one."""
     protocol_version: str | None = None
     source: str | None = None
     """How the session was recognised: ``header``, ``conversation``, ``inferred``..."""
@@ -124,26 +124,26 @@ class SessionState(BaseModel):
     """Free for the user; set through ``save()``. A value of more than 65,536 characters of JSON becomes a clipped
     string."""
     findings: list[str] = Field(default_factory=list[str])
-    """What it has shown while it runs: ``looped``, ``retry_storm``, ``ping_pong``; the first one first."""
+    """Patterns found while it runs: ``looped``, ``retry_storm``, ``ping_pong``; the first one first."""
     outcome: str | None = None
     """How it went, once its end is reported: ``worked``, ``corrected``, ``looped``, ``retry_storm``, ``ping_pong``,
     ``gave_up``, ``no_call`` or ``probe``."""
     ended: Ended | None = None
     interrupted: Interrupted | None = None
-    """The newest time that a server seemed not to know it."""
+    """The last time that a server did not seem to know it."""
 
     @classmethod
     async def load(cls, session_id: str) -> SessionState | None:
-        """Read a session, the calls of this process included; ``None`` where there is none.
+        """Read a session, the calls of this process included; ``None`` if there is none.
 
         Raises:
-            RuntimeError: OpenTelemetry is switched off in this process. So do the other methods.
+            RuntimeError: OpenTelemetry is switched off in this process. The other methods raise it too.
         """
         return await _documents().load(session_id)
 
     @classmethod
     async def get_or_create(cls, session_id: str, *, user_agent: str | None = None) -> SessionState:
-        """Read a session, or begin it where there is none."""
+        """Read a session, or begin it if there is none."""
         return await _documents().get_or_create(session_id, user_agent=user_agent)
 
     async def save(self) -> None:
@@ -151,7 +151,7 @@ class SessionState(BaseModel):
         await _documents().save(self)
 
     async def delete(self) -> bool:
-        """End the session and remove its document; ``False`` where there was none."""
+        """End the session and remove its document; ``False`` if there was none."""
         return await _documents().delete(self.session_id)
 
 
@@ -172,6 +172,6 @@ _documents: Callable[[], Documents] = _unbound
 
 
 def bind(documents: Callable[[], Documents]) -> None:
-    """Have `SessionState` use these: the sessions of this process, which lie above the model."""
+    """Let `SessionState` use these: the sessions of this process, in a layer above the model."""
     global _documents
     _documents = documents

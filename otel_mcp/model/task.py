@@ -1,4 +1,4 @@
-"""Tasks that a tool call begins and that go on without it: what messages say of them, and how they end. No I/O."""
+"""Tasks that a tool call begins and that outlast it: their news in messages, and how they end. No I/O."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from otel_mcp.wire.tasks import TaskSeen, TaskStatus
 
 FINAL: Final[frozenset[TaskStatus]] = frozenset({"completed", "failed", "cancelled"})
-"""Statuses after which a task changes no more."""
+"""Statuses after which a task does not change."""
 MOST: Final = 2_000
-"""Tasks of a service that are followed at a time: each process reads them all with each of its sweeps."""
+"""Maximum number of tasks of a service followed at a time: each process reads them all in each of its sweeps."""
 OVER: Final = 600.0
-"""Seconds for which a task is known that is finished and fetched, or that no call has begun yet: its beginning may
-still come, or come again."""
+"""Seconds for which a task is remembered that is finished and fetched, or that no known call began: news of its
+beginning may still come, or come again."""
 LONGEST: Final = 7 * 86_400.0
-"""Seconds for which a task is followed at most."""
+"""Maximum seconds for which a task is followed."""
 _ENDLESS, _LATE = 86_400.0, 60.0
-"""Seconds for which a task is followed that its server keeps for good; and that are given to what comes late."""
+"""Seconds for which a task is followed that its server keeps forever; and extra seconds for late news."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,14 +33,14 @@ class CallTask:
 
     seen: TaskSeen
     attributes: Mapping[str, Any]
-    """Of the span of the call."""
+    """Attributes for the span of the call."""
     link: SpanContext | None
-    """The span of the call that began the task, where this is another one."""
+    """The span of the call that began the task, if that is another call."""
     shown: bool = False
-    """The span has them."""
+    """The span has the attributes and the link."""
 
     def show(self, span: Span) -> None:
-        """Put on the span of the call which task it is about, once, and a link to the call that began it."""
+        """Put the task's attributes on the span of the call, once, with a link to the call that began it."""
         if not self.shown and span.is_recording():
             self.shown = True
             span.set_attributes(self.attributes)
@@ -50,16 +50,16 @@ class CallTask:
 
 @dataclass(slots=True)
 class TaskNews:
-    """What one message has shown of a task, on its way to the store. Instants are Unix seconds."""
+    """The state of a task in one message, before it is stored. Instants are Unix seconds."""
 
     key: str
-    """Keyed hash of the task's id; before it leaves this process, the id itself."""
+    """Keyed hash of the task's id; the id itself until it leaves this process."""
     at: float
     status: TaskStatus | None = None
     ended: float | None = None
-    """When it reached that status, where the server says so."""
+    """When it reached that status, if the server says so."""
     ttl: float | None = None
-    """Seconds from its beginning for which the server keeps it, where it says so."""
+    """Seconds from its beginning for which the server keeps it, if it says so."""
     fetched: bool = False
     """The client has got its result."""
     began: float | None = None
@@ -71,10 +71,10 @@ class TaskNews:
 
 
 class Task(NamedTuple):
-    """What all processes of a service know of a task; instants are Unix seconds by the clock of the store."""
+    """The state of a task that all processes of a service share; instants are Unix seconds by the store's clock."""
 
     until: float
-    """Until when it is followed."""
+    """When it is no longer followed."""
     began: float = 0.0
     """0 = the call that begins it is not known yet."""
     status: str = "working"
@@ -82,18 +82,18 @@ class Task(NamedTuple):
     """When it was finished; 0 = not yet."""
     fetched: bool = False
     batch: str = ""
-    """Names the news that have brought its end, which is reported with these alone, however often they are sent."""
+    """Identifies the news that brought its end, which is reported with these only, even if sent several times."""
     closed: bool = False
-    """Its time was over before it was fetched: `batch` has claimed it, and nothing more is reported."""
+    """Its time was over before it was fetched: `batch` has claimed its end, and nothing more is reported."""
     link: str = ""
     tool: str = ""
     former: tuple[str, str, str] | None = None
-    """Batch, tool and status of the task whose id or place it has taken, where that was still followed: it is reported
-    with these news, however often they are sent."""
+    """Batch, tool and status of the task whose id or place it took, if that was still followed: it is reported with
+    these news, even if they are sent several times."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing about it is to be reported any more."""
+        """Whether nothing more is to be reported about it."""
         return self.closed or (self.batch != "" and (self.fetched or self.status == "cancelled"))
 
     @property
@@ -102,7 +102,7 @@ class Task(NamedTuple):
         return self.began > 0 and not self.ended and not self.closed
 
     def with_news(self, news: TaskNews) -> Task:
-        """Add what one message has shown: in any order, and again, it comes to the same."""
+        """Add the news of one message; order and repetition do not change the result."""
         task = self
         if news.began is not None and not task.began:
             tool = news.tool.encode("utf-8", "replace").decode()
@@ -113,12 +113,12 @@ class Task(NamedTuple):
         return task._replace(fetched=True) if news.fetched else task
 
     def text(self) -> str:
-        """Write it as it stands in the store."""
+        """Write it in the form of the store."""
         return to_json(tuple(self)).decode()
 
     @classmethod
     def read(cls, text: str | None) -> Task | None:
-        """Read what `text` has written; ``None`` where that is something else."""
+        """Read the output of `text`; ``None`` if it is something else."""
         try:
             return None if text is None else _TASK.validate_json(text)
         except ValueError:
@@ -129,21 +129,21 @@ _TASK: Final = TypeAdapter(Task)
 
 
 class TaskEnd(NamedTuple):
-    """A task to be reported, by one process."""
+    """The end of a task, for one process to report."""
 
     tool: str
     status: str
-    """The last one that was seen."""
+    """The last status that was seen."""
     duration: float | None
     """Seconds until it was finished; ``None`` = its time is over, and its result was never fetched."""
 
 
 class Followed(NamedTuple):
-    """What the store answers to news of tasks."""
+    """The store's answer to news of tasks."""
 
     ends: Sequence[TaskEnd]
     links: Sequence[str | None]
-    """For each of the news: which call has begun the task, where that is known; ``None`` = they are not stored."""
+    """For each of the news: the call that began the task, if known; ``None`` = they are not stored."""
 
 
 @dataclass(slots=True)
@@ -151,15 +151,15 @@ class TaskCensus:
     """The tasks of the service at a moment."""
 
     active: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    """How many have not ended, by tool and status."""
+    """Number of tasks that have not ended, by tool and status."""
     oldest: dict[str, float] = field(default_factory=dict[str, float])
-    """When the oldest of them began, by tool; Unix seconds."""
+    """When the oldest active task began, by tool; Unix seconds."""
     ends: list[TaskEnd] = field(default_factory=list[TaskEnd])
-    """Those whose time is over, for the caller to report."""
+    """Tasks whose time is over, for the caller to report."""
 
 
 def until_of(news: TaskNews) -> float:
-    """Return until when a task is followed of which these are the first news."""
+    """Return until when a task is followed, from its first news."""
     if news.began is None:
         return news.at + OVER
     return news.began + min(news.ttl or _ENDLESS, LONGEST) + _LATE

@@ -1,7 +1,7 @@
 """One log record for each finished ``tools/call``: who called what and when, and how it went.
 
-They are as many as ``mcp.server.operation.duration`` counts, sampled or not. Records are numbered, and what an
-exporter does not take is counted, so nothing is missing unnoticed.
+There are as many as ``mcp.server.operation.duration`` counts, sampled or not. Records are numbered, and those that an
+exporter loses are counted, so no loss is unnoticed.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from otel_mcp.wire import headers as wire_headers
 logger = logging.getLogger("otel_mcp")
 
 REASONS: Final = ("error", "export", "full", "shutdown", "unconfigured")
-"""Why a record is lost: we failed; its exporter did; it did not get it, mostly for want of room in a queue; the process
-ended first; nobody exports logs."""
+"""Why a record is lost: we failed; its exporter failed; the exporter did not get it, mostly because a queue was full;
+the process ended first; nobody exports logs."""
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _MOST_REFUSED: Final = 50
-"""Records of them in a second: anybody may have requests refused, and they share the queue with those of calls."""
+"""Maximum records of refused requests per second: anybody can cause them, and they share the queue with calls."""
 _VERSION: Final = re.compile(r"[vV]?[0-9][0-9A-Za-z.+_-]{0,31}\Z")
-"""Others are text that somebody may have put there."""
+"""Other values may be arbitrary text of a client."""
 
 
 @dataclass(slots=True)
 class _Count:
-    """Records of this process, whichever runtime has made them."""
+    """Counts the records of this process, of all its runtimes."""
 
     numbered: int = 0
     emitted: int = 0
-    """Number of the last one that the provider has been given."""
+    """Number of the last record that the provider got."""
 
 
 COUNT: Final = _Count()
 
 
 class Audit:
-    """Makes the records; only one thread at a time may."""
+    """Makes the records; only one thread at a time may use it."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class Audit:
         service: str,
         metrics: Metrics,
     ) -> None:
-        """Begin without records.
+        """Initialize without records.
 
         Args:
-            providers: the one that makes them, and another that may know how the service is named.
+            providers: the one that makes them, and another that may know the service's name.
             keys: for hashes, which differ from service to service.
-            caller: returns the attribute that names who calls a service, if any.
-            service: its name where no provider has one.
-            metrics: counts what is lost, and knows which names clients have not made up.
+            caller: returns the attribute that names the caller of a service, if any.
+            service: the service's name if no provider has one.
+            metrics: counts lost records, and knows which names are not invented by clients.
         """
         self._provider, self._tracers = providers
         self._keys = keys
@@ -86,7 +86,7 @@ class Audit:
         self._metrics = metrics
         self._logger: Logger | None = None
         self._make: MakeRecord | None = None
-        """The short way to a record."""
+        """The fast way to make a record."""
         self._warned = False
         self._refusals = 0, 0
         """The current second, and the requests that have been refused in it."""
@@ -111,13 +111,13 @@ class Audit:
         try:
             emitter.emit(made)
         except Exception as failure:
-            report("audit", failure)  # Its number is used: where no exporter gets it, that is counted.
+            report("audit", failure)  # Its number is used: if no exporter gets it, that is counted.
         COUNT.emitted = number
 
     def refused(self, exchange: Exchange, status: int, session: Session | None) -> None:
-        """Make the record of a request that authentication has refused before anybody read it. From any thread.
+        """Make the record of a request that authentication refused before its body was read. From any thread.
 
-        Nobody is named where nobody is authenticated: anybody can send the token of somebody else.
+        It names nobody unless somebody is authenticated: anybody can send the token of somebody else.
         """
         with guarded("audit"):
             if status not in (_UNAUTHORIZED, _FORBIDDEN):
@@ -148,7 +148,7 @@ class Audit:
         outcome, (name, version) = call.outcome, client_of(call)
         known: dict[str, Any] = {}
         if (tool := call.target) is not None:
-            if not (call.trusted_name or call.tool_entered):  # The server is not known to have it: it may be any text.
+            if not (call.trusted_name or call.tool_entered):  # The server may not have such a tool: it may be any text.
                 tool = self._metrics.catalogues.tools.bounded(tool, proven=False)
             known[semconv.GEN_AI_TOOL_NAME] = tool
         if name is not None:
@@ -179,13 +179,13 @@ class Audit:
         return self._keys.digest_json(arguments, self._person) if arguments and self._keys.ready else None
 
     def look(self) -> None:
-        """Count what is lost already, though no exporter has been given a later record."""
+        """Count records already lost, even if no exporter got a later one."""
         for watch in self._watches:
             with guarded("audit"):
                 watch.look(COUNT.emitted)
 
     def give_up(self) -> None:
-        """Count what the exporters have not done with: the process ends."""
+        """Count the records that are not exported when the process ends."""
         for watch in self._watches:
             with guarded("audit"):
                 watch.give_up(COUNT.numbered)
@@ -211,7 +211,7 @@ class Audit:
         return _logs.get_logger(semconv.SCOPE, __version__, logger_provider=provider, schema_url=semconv.SCHEMA_URL)
 
     def _name(self, provider: LoggerProvider) -> str:
-        """Return the service's name, which may be set in code; the SDK has one that stands for none."""
+        """Return the service's name, which may be set in code; the SDK's default does not count."""
         for owner in (provider, self._tracers or trace.get_tracer_provider()):
             resource: Any = getattr(owner, "resource", None)
             name = str(resource.attributes.get("service.name") or "") if resource is not None else ""
@@ -234,7 +234,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _numbers(batch: Iterable[Any]) -> Iterator[int]:
-    """Return the numbers of the audit records in what is exported."""
+    """Return the numbers of the audit records in a batch."""
     for exported in batch:
         if exported.log_record.event_name == semconv.EVENT_TOOL_CALL:
             attributes: dict[str, Any] = exported.log_record.attributes or {}

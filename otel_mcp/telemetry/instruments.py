@@ -14,7 +14,7 @@ from otel_mcp.version import __version__
 
 
 class Readings(NamedTuple):
-    """What the observable instruments show: read from memory, never from the store."""
+    """The values of the observable instruments: read from memory, never from the store."""
 
     active: int | None
     callers: int | None
@@ -31,7 +31,7 @@ class Readings(NamedTuple):
 
 
 class Instruments:
-    """Those that are recorded to, and those that call `read` when they are collected."""
+    """The instruments for recording, and observable ones that call `read` when collected."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = metrics.get_meter(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL)
@@ -144,7 +144,7 @@ class Instruments:
         self._observe_all(meter)
 
     def _observe_all(self, meter: Meter) -> None:
-        # What adds up over processes is an up-down counter, by the conventions; only `active` does not.
+        # Values that add up over processes are up-down counters, by the conventions; only `active` does not.
         adding, counting = meter.create_observable_up_down_counter, meter.create_observable_counter
         gauge = meter.create_observable_gauge
         requests = self._shows(lambda now: [_served(*item) for item in now.census.requests().items()])
@@ -199,7 +199,7 @@ class Instruments:
     def _shows(
         self, part: Callable[[Readings], Sequence[Observation]]
     ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
-        """Make the callback of an instrument: an error of ours shows nothing, and is no line in the user's log."""
+        """Make the callback of an instrument; after an error of ours it shows nothing, and the SDK logs nothing."""
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             with guard.guarded("collect"):

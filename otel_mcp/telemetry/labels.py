@@ -1,4 +1,4 @@
-"""The names on the measurements of calls, bounded, and the series that they lead to."""
+"""Bound the names on the measurements of calls, and find their series."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otel_mcp.wire.jsonrpc import CALLER_CODES, FINE, KNOWN_METHODS, Outcome
 MAX_CLIENTS: Final = 20
 MAX_TENANTS: Final = 50
 MAX_ERRORS: Final = 50
-"""Error types, and codes, that have label values of their own: a server may make them of what a client sent."""
+"""Maximum number of error types, and of codes, with own label values: a server may make them of a client's input."""
 _USUAL_CODES: Final = ("-32700", "-32600", "-32601", "-32602", "-32603", "-32002", "-32001", "-32000")
 _USUAL_ERRORS: Final = (
     *(semconv.TOOL_ERROR, "cancelled", "disconnected", "400", "401", "403", "404", "500"),
@@ -26,7 +26,7 @@ _USUAL_ERRORS: Final = (
 )
 """These always have a label value of their own."""
 _MAX_SERIES: Final = 2000
-"""Series that are kept at hand; the SDK keeps as many of one instrument."""
+"""Maximum number of cached series; the SDK has as many per instrument."""
 
 Sizes = dict[str | None, Series]
 """Sizes of results of one tool, by tenant."""
@@ -35,18 +35,18 @@ Found = tuple[str | None, str, str | None, Series | None, Series, Sizes]
 
 
 class Labels:
-    """Label values that neither a stranger nor a server can make many of."""
+    """Provides label values, of which neither a stranger nor a server can create many."""
 
     def __init__(
         self, on: Instruments, names: Mapping[str, BoundedNames], census: Census, tenants: Iterable[str]
     ) -> None:
-        """Begin with few.
+        """Initialize with few label values.
 
         Args:
             on: the instruments.
             names: of tools and prompts, by the method that calls them.
-            census: learns what has been served.
-            tenants: have a label value of their own in any order of requests.
+            census: gets the methods and tools that have been served.
+            tenants: always have label values of their own, in any order of requests.
         """
         self._on = on
         self._names = names
@@ -56,23 +56,23 @@ class Labels:
         self._error_types = BoundedNames(MAX_ERRORS, _USUAL_ERRORS)
         self._error_codes = BoundedNames(MAX_ERRORS, _USUAL_CODES)
         self.usual: dict[tuple[str | None, ...], Found] = {}
-        """Of calls that worked: by tool, client, tenant, and versions of MCP and HTTP, as the calls have them."""
+        """Results for calls that worked: by unbounded tool, client, tenant, and versions of MCP and HTTP."""
         self.taken: dict[str, int] = {}
-        """Bytes of an answer that clients take whole, by their names, where that is known."""
+        """Bytes of an answer that clients accept whole, by their names, if known."""
         self._series: dict[tuple[str | None, ...], tuple[Series, Sizes]] = {}
         """Duration, and sizes of results by tenant, by the values of their attributes."""
         self._sizes: dict[str | None, Sizes] = {}  # Of results, by tool and tenant.
         self._client_series: dict[tuple[str | None, ...], Series] = {}
 
     def slow_find(self, call: Call, key: tuple[str | None, ...]) -> Found:
-        """Bound the names on the measurements of a call, and find its series; keep them where that is how they stay."""
+        """Bound the names on the measurements of a call, and find its series; cache them if they are final."""
         outcome, exchange, of = call.outcome, call.exchange, call.tenant
         worked = has_worked(outcome)
         method = call.method if call.method in KNOWN_METHODS else semconv.OTHER
         asked = exchange.protocol_version
         version = asked if asked in PROTOCOL_VERSIONS else semconv.OTHER if asked else None
         accepted = call.accepted or (exchange.status or 500) < 300
-        # Who has only introduced itself, which all may do, leaves room for those that work.
+        # Clients that only sent `initialize`, as anybody can, leave room for those that work.
         proven = accepted and worked and method == "tools/call"
         label, requests = "", None
         tenant = self.tenants.bounded(of, proven=proven, likely=accepted) if of is not None else None
@@ -88,7 +88,7 @@ class Labels:
         by = (method, name, error_type, code, version, exchange.http_version)
         duration, sizes = self._series.get(by) or self._make_series(by)
         found = name, label, tenant, requests, duration, sizes
-        # What has a label value of its own keeps it.
+        # Names with own label values keep them.
         if proven and call.trusted_name and call.id is not None and key == (name, label, tenant, version, key[-1]):
             if len(self.usual) >= _MAX_SERIES:
                 self.usual.clear()
@@ -129,7 +129,7 @@ class Labels:
         return made
 
     def _make_series(self, key: tuple[str | None, ...]) -> tuple[Series, Sizes]:
-        """Make the series of calls with these values, all bounded, for their durations; and find those of the sizes."""
+        """Make the series for the durations of calls with these bounded values, and find those for their sizes."""
         method, name, error_type, code, version, http_version = key
         is_tool = method == "tools/call"
         attributes = {

@@ -1,6 +1,6 @@
-"""How finished calls, and questions to clients, become measurements.
+"""Record finished calls, and questions to clients, as measurements.
 
-Nothing but zeros is recorded before the first request: values from before a fork would be exported by every child.
+Only zeros are recorded before the first request: every child would export values from before a fork.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from otel_mcp.wire.jsonrpc import FINE, STREAMS, Outcome
 
 DROP_REASONS: Final = ("foreign", "full", "error", "ended", "principal", "shutdown", "interruptions", "rounds", "tasks")
 _MAX_WAITING: Final = 1000
-"""Refusals and streams that wait to be recorded."""
+"""Maximum number of refusals and streams that wait to be recorded."""
 _MAX_REMEMBERED: Final = 16
-"""Tools of a session whose last failure is remembered."""
+"""Maximum number of tools of a session whose last failure is remembered."""
 _MAX_ERRORS: Final = 20
-"""Error codes of clients that have label values of their own."""
+"""Maximum number of error codes of clients with label values of their own."""
 
 
 class Metrics:
-    """Measurements, with the bounds of their attributes."""
+    """Records measurements, with bounded attributes."""
 
     def __init__(self, provider: MeterProvider | None, tenants: Iterable[str] = ()) -> None:
-        """Begin without measurements; `tenants` are those that always have a label value of their own."""
+        """Initialize without measurements; `tenants` always have label values of their own."""
         self._on = Instruments(provider)
         self.catalogues, self.listings = Catalogues(), Listings()
         self.names = {"tools/call": self.catalogues.tools, "prompts/get": self.catalogues.prompts}
@@ -58,31 +58,31 @@ class Metrics:
         self._store_series: dict[tuple[str, str], Series] = {}
         self._waiting: deque[tuple[Callable[..., None], float, str | None, dict[str, Any]]] = deque()
         self.sessions = SessionMetrics(self._on, self._of_client, self.tenants)
-        self.audits: Sequence[str] = ()  # Why audit records may be dropped, where they are made.
+        self.audits: Sequence[str] = ()  # Why audit records may be dropped, if they are made.
         self.inputs = InputMetrics(self._on, self.catalogues.tools)
         self.registered = False
         self.forget()
 
     def watch(self, read: Callable[[], Readings] | None) -> None:
-        """Let the observable instruments read; a reader may collect before. ``None`` = show nothing any longer."""
+        """Let the observable instruments call `read`; a reader may collect before. ``None`` = show nothing any more."""
         self._on.read = read
 
     def forget(self) -> None:
-        """Start again in a forked child: what waits to be counted is the parent's."""
+        """Start again in a forked child: waiting measurements are the parent's."""
         self._waiting.clear()
         self.census.forget()
         self.tasks.forget()
         self.listings.forget()
         self.calls: Counter[str] = Counter()  # Of tools, by their bounded names.
         self._requests: Counter[Series] = Counter()
-        """Of the batch that is being recorded, by the series of client and method."""
+        """Requests of the current batch, by the series of client and method."""
         self._values: defaultdict[Series, list[float]] = defaultdict(list)
-        """Durations and sizes of this batch, which are recorded together."""
+        """Durations and sizes of this batch, recorded together."""
         self._exemplified: set[tuple[Series, int]] = set()
-        """Buckets that have been offered an exemplar by this batch: they keep one, and an offer costs a record."""
+        """Buckets that got an exemplar in this batch: they keep one, and each costs a record."""
 
     def register(self) -> None:
-        """Create the zero-valued series, so that the first increase of each is seen. Only once, early."""
+        """Create the series with value zero, once and early, so that the first increase of each is seen."""
         if self.registered:
             return
         self.registered = True
@@ -97,7 +97,7 @@ class Metrics:
             self.audit_dropped(0, reason)
 
     def record(self, call: Call) -> None:
-        """Measure a finished call; of a batch the oldest first."""
+        """Measure a finished call; the calls of a batch come oldest first."""
         if call.method in STREAMS:
             return
         try:
@@ -140,18 +140,18 @@ class Metrics:
             report("record", failure)
 
     def _listed(self, owner: str, client: str, cursor: str | None, page: Page) -> None:
-        """Measure the catalogue where this has completed it."""
+        """Measure the catalogue if this page completes it."""
         if (size := self.catalogues.listed(cursor, page, owner)) is not None:
             self._on.catalogue_size.record(size, {semconv.CLIENT_NAME: client} if client else {}, NO_SPAN)
 
     def _slow_oversized(self, call: Call, size: int, tool: str | None, client: str) -> None:
-        """Count an answer beyond what its host takes, unless the tool asks it for more."""
+        """Count an answer larger than its host accepts, unless the tool asks for a higher limit."""
         asks = call.outcome is not None and call.outcome.asks is not None
         if not asks and size > (self.catalogues.own_limit(call.target) or 0):
             self._on.oversized.add(1, {semconv.GEN_AI_TOOL_NAME: tool, semconv.CLIENT_NAME: client}, NO_SPAN)
 
     def close(self) -> None:
-        """Count what is counted once for a whole batch, which ends here."""
+        """End a batch: record its counts, durations and sizes."""
         requests, values, self._requests, self._values = self._requests, self._values, Counter(), defaultdict(list)
         self._exemplified.clear()
         if self._waiting:
@@ -184,7 +184,7 @@ class Metrics:
                 del failed[next(iter(failed))]
             failed[call.target] = failure
         attributes = {semconv.GEN_AI_TOOL_NAME: tool, semconv.FAILURE: failure}
-        # An exemplar that leads to a call of this very kind; the duration keeps any of its bucket.
+        # This exemplar leads to a call with this failure; that of the duration is any call of its bucket.
         span = call.span or (NonRecordingSpan(call.span_context) if call.span_context is not None else None)
         context = set_span_in_context(span, NO_SPAN) if span is not None else NO_SPAN
         counter.add(1, self._of_client(client_of(call)[0], attributes), context)
@@ -192,7 +192,7 @@ class Metrics:
     def _of_client(
         self, client: str | None, attributes: dict[str, Any], *, proven: bool = False, likely: bool = False
     ) -> dict[str, Any]:
-        """Add the client's name, bounded, where it has one."""
+        """Add the client's bounded name, if it has one."""
         if client is None:
             return attributes
         return attributes | {semconv.CLIENT_NAME: self.clients.bounded(client, proven=proven, likely=likely)}
@@ -211,13 +211,13 @@ class Metrics:
             self.settle()
 
     def settle(self) -> None:
-        """Record what has waited until it is known which clients have worked. From any thread."""
-        with suppress(IndexError):  # Whichever thread takes the last one.
+        """Record the measurements that waited until it was known which clients work. From any thread."""
+        with suppress(IndexError):  # Empty: another thread may have taken the last one.
             while True:
                 record, value, client, by = self._waiting.popleft()
                 try:
                     record(value, self._of_client(client, by), NO_SPAN)
-                except Exception as failure:  # It costs no other.
+                except Exception as failure:  # The others are still recorded.
                     report("record", failure)
 
     def store_dropped(self, count: int, reason: str) -> None:
@@ -238,7 +238,7 @@ class Metrics:
 
 
 class InputMetrics:
-    """Measurements of questions to clients."""
+    """Records measurements of questions to clients."""
 
     def __init__(self, on: Instruments, tools: BoundedNames) -> None:
         self._on = on
@@ -246,11 +246,11 @@ class InputMetrics:
         self._errors = BoundedNames(_MAX_ERRORS, ("unanswered", "-1", "-32601", "-32602", "-32603"))
 
     def given(self, tool: str, seconds: float) -> None:
-        """Measure how long a tool call has waited for input that has come."""
+        """Measure how long a tool call waited for its input."""
         self._on.input_wait.record(seconds, self._of_tool(tool), NO_SPAN)
 
     def abandoned(self, tool: str) -> None:
-        """Count a tool call whose session is over, and that still waits for input."""
+        """Count a tool call that still waits for input when its session is over."""
         self._on.input_abandoned.add(1, self._of_tool(tool), NO_SPAN)
 
     def asked(self, method: str, version: str | None, failure: Mapping[str, str], seconds: float) -> None:
@@ -258,10 +258,10 @@ class InputMetrics:
         attributes = {semconv.MCP_METHOD_NAME: method}
         if version is not None:
             attributes[semconv.MCP_PROTOCOL_VERSION] = version if version in PROTOCOL_VERSIONS else semconv.OTHER
-        for key, error in failure.items():  # Any client may make up codes.
+        for key, error in failure.items():  # Clients may invent codes.
             attributes[key] = self._errors.bounded(error, proven=False, likely=True)
         self._on.client_duration.record(seconds, attributes, NO_SPAN)
 
     def _of_tool(self, tool: str) -> dict[str, str]:
-        # A young process has seen none of its tools work yet, but the store has.
+        # A new process has not seen its tools work yet, but the store has.
         return {semconv.GEN_AI_TOOL_NAME: self._tools.bounded(tool, proven=False, likely=True)}

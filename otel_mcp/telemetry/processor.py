@@ -1,9 +1,9 @@
-"""Puts the session on every span beneath that of a message; `logs` does so for log records.
+"""Put the session on every span beneath that of a message; `logs` does so for log records.
 
-A span processor, because those spans are made by libraries that know nothing of
-us. A span whose parent has a session has the same one, even where the parent came
-by way of a thread or an attached context. Only above the call's own span, and
-where a parent has none, the call is that of the context. It runs for every span of
+A span processor, because the libraries that make those spans do not know us. A
+span whose parent has a session gets the same one, even if the parent came from
+a thread or an attached context. Only above the call's own span, and if the
+parent has none, the call of the context decides. It runs for every span of
 the process, so outside a call it does a few look-ups and nothing else.
 """
 
@@ -60,11 +60,11 @@ class SessionSpanProcessor(SpanProcessor):
 
 
 def session_beneath(parent: trace.Span, call: Call | None, carried: Mapping[str, Any] | None) -> Mapping[str, str]:
-    """Return the attributes of the session that something beneath `parent` belongs to; empty where to none.
+    """Return the attributes of the session that a span beneath `parent` belongs to; empty if to none.
 
     Args:
         parent: the current span of its context.
-        call: of that context, where it names one.
+        call: the call of that context, if it names one.
         carried: attributes of `parent`.
     """
     if call is not None and call.span_context is None:
@@ -77,7 +77,7 @@ def session_beneath(parent: trace.Span, call: Call | None, carried: Mapping[str,
 
 
 def is_beneath(parent: trace.Span, call: Call) -> bool:
-    """Look whether a parent without a session lies in the trace of the call, at its span or beneath it."""
+    """Return whether a parent without a session is in the trace of the call, at its span or beneath it."""
     own, context = call.span_context, parent.get_span_context()
     if own is None or context.is_remote or context.trace_id != own.trace_id:
         return False
@@ -86,7 +86,7 @@ def is_beneath(parent: trace.Span, call: Call) -> bool:
 
 
 def install(provider: TracerProvider | None) -> SessionSpanProcessor | None:
-    """Add the processor to an SDK provider; ``None`` where there is none yet, so that it can be tried again."""
+    """Add the processor to an SDK provider; ``None`` if there is none yet, so that it can be tried again."""
     target = provider if provider is not None else trace.get_tracer_provider()
     add = getattr(target, "add_span_processor", None)
     if add is None:
