@@ -27,9 +27,11 @@ _SAME_RETRIES: Final = 3
 _ANY_RETRIES: Final = 5
 _QUICK: Final = 60.0
 """Seconds of pauses that so many retries take at most; and after a longer pause nothing is a repetition."""
-_TIMER: Final = 10.0
+_TIMER: Final = 8.5
 """Seconds; where no pause is shorter, and three quarters are at most `_EVEN` times the shortest, a timer waits."""
-_EVEN: Final = 2.0
+_EVEN: Final = 1.5
+_VERY_EVEN: Final = 1.1
+"""The same factor where the shortest quarter of the pauses is left out: a call outside the timer's turn."""
 
 _VISITS: Final = 5
 _ONE_VISIT: Final = 5.0
@@ -204,7 +206,9 @@ def _is_stuck(run: list[_Step], period: int) -> bool:
     if len(run) < (_PING_PONG if period > 1 else _LOOP):
         return False
     pauses = sorted(later.start - earlier.first_end for earlier, later in pairwise(run))
-    return pauses[0] < _TIMER or pauses[len(pauses) * 3 // 4] > _EVEN * pauses[0]
+    lower, upper = pauses[(len(pauses) + 1) // 4], pauses[len(pauses) * 3 // 4]
+    even = upper <= _EVEN * pauses[0] if pauses[0] >= _TIMER else upper <= _VERY_EVEN * lower
+    return lower < _TIMER or not even
 
 
 def _retries(calls: list[_Seen]) -> Finding | None:

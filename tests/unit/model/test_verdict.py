@@ -72,6 +72,13 @@ def test_four_equal_calls_with_equal_results_are_a_loop() -> None:
         pytest.param(every(2, 4, arguments=None), "looped", id="no arguments, equal results"),
         pytest.param(every(2, 9, arguments=None, size=None), "worked", id="nothing is known of them"),
         pytest.param(every(30, 12), "worked", id="a timer asks every half minute"),
+        pytest.param(every(10, 12), "worked", id="a timer asks every ten seconds"),
+        pytest.param(every(9, 12), "worked", id="a timer asks every nine seconds"),
+        pytest.param(at([0, 3, 33, 63]), "worked", id="a timer after one early call"),
+        pytest.param(at([0, 30, 60, 90, 93, 123, 153]), "worked", id="a timer with one early call"),
+        pytest.param(every(1.35, 9), "looped", id="a fast model at an even pace"),
+        pytest.param(at([0, 3, 14, 28]), "looped", id="a model at three uneven pauses"),
+        pytest.param(every(7, 9), "looped", id="a slow model at an even pace"),
         pytest.param(at([0, 14, 26, 41, 55, 68]), "worked", id="a model sleeps and asks"),
         pytest.param(at([0, 9, 48, 59, 99]), "looped", id="a slow model at no even pace"),
         pytest.param(every(90, 9), "worked", id="a person asks now and then"),
@@ -290,7 +297,7 @@ def test_visits_are_regular_where_a_timer_makes_them(starts: list[float], *, reg
 
 
 def test_rounds_of_a_call_are_no_repetition_and_no_pause() -> None:
-    long_waits = [replace(each, rounds=2, input_wait=70.0) for each in every(80, 4)]
-    assert outcome(long_waits) == "looped"  # Ten seconds lie between them.
+    long_waits = [replace(each, rounds=2, input_wait=70.0) for each in every(75, 4)]
+    assert outcome(long_waits) == "looped"  # Five seconds lie between them.
     assert outcome([replace(each, waiting="b" * 16) for each in every(5, 4)]) == "gave_up"
     assert outcome([*every(5, 1, "list"), replace(call("refund", 9), waiting="b" * 16)]) == "worked"
