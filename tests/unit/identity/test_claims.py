@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -332,3 +333,11 @@ def test_a_caller_is_one_behind_any_of_several_proxies() -> None:
     one, two = (called(headers, peer=f"10.0.0.{number}", shared=True) for number in (1, 2))
 
     assert fingerprint(one) == fingerprint(two)
+
+
+@pytest.mark.parametrize("keys", ["", "team/chat*", "a+(b", "x{9}"])
+def test_looking_for_a_conversation_repeats_nothing(keys: str) -> None:
+    """Else a body made for it could take more than linear time."""
+    pattern = claims_of(conversation_keys=keys).conversations.pattern
+
+    assert set(b"*+{").isdisjoint(re.sub(rb"\\.", b"", pattern))
