@@ -34,14 +34,12 @@ _DOCUMENTS_PER_SCAN: Final = 500
 """Documents that one MGET reads while all keys are scanned."""
 _TIMEOUTS: Final = {"socket_timeout": 5.0, "socket_connect_timeout": 3.0}
 """Seconds; longer than a server's, since a person can wait."""
-_CALLERS_SCRIPT: Final = """
-local found = {}
+_CALLERS_SCRIPT: Final = """local found = {}
 for index, key in ipairs(KEYS) do
   local user = redis.pcall('HGET', key, 'u')
   found[index] = type(user) == 'string' and user
 end
-return found
-"""
+return found"""
 """Lua: the user of each session."""
 
 
@@ -132,7 +130,7 @@ class Reader:
             commands.append(("ZCOUNT", key, now, "+inf"))
         found = await self._redis.run_all(*commands)
         members = sorted(_members(found[::2]), key=lambda member: member.score, reverse=True)
-        return members[:count], sum(map(int, found[1::2]))
+        return members[:count], sum(each for each in found[1::2] if isinstance(each, int))
 
     async def active(self, ranges: Sequence[tuple[float, float]], count: int) -> list[Member]:
         """Return the sessions with a score in one of the ranges, at most `count` of each, highest first."""
@@ -144,16 +142,12 @@ class Reader:
         return _members(await self._redis.run_all(*commands))
 
     async def sample(self, count: int) -> list[Member]:
-        """Return `count` random sessions of each index."""
+        """Return `count` random sessions of each index, without ZRANDMEMBER, which came with Redis 6.2."""
         indexes = await self._find_indexes()
         sizes = await self._redis.run_all(*(("ZCARD", key) for key in indexes))
-        ranks = [
-            ("ZRANGE", key, rank, rank, "WITHSCORES")  # ZRANDMEMBER came with Redis 6.2.
-            for key, size in zip(indexes, sizes, strict=True)
-            if isinstance(size, int)
-            for rank in sample(range(size), min(count, size))
-        ]
-        return _members(await self._redis.run_all(*ranks))
+        sized = [(key, size) for key, size in zip(indexes, sizes, strict=True) if isinstance(size, int)]
+        ranks = [(key, rank) for key, size in sized for rank in sample(range(size), min(count, size))]
+        return _members(await self._redis.run_all(*(("ZRANGE", key, at, at, "WITHSCORES") for key, at in ranks)))
 
     async def in_flight(self) -> list[Open]:
         """Return the calls that have been in flight for long, oldest first; none without permission."""
@@ -240,8 +234,7 @@ def _members(found: Sequence[Any]) -> list[Member]:
     """Read members and scores of several replies: nested pairs in RESP3, a flat list in RESP2."""
     items = [item for part in found if isinstance(part, list) for item in cast("list[Any]", part)]
     flat = [each for item in items for each in (cast("list[Any]", item) if isinstance(item, list) else [item])]
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return [Member(name.decode("utf-8", "replace"), float(score)) for name, score in pairs]
+    return [Member(name.decode("utf-8", "replace"), float(at)) for name, at in zip(flat[::2], flat[1::2], strict=True)]
 
 
 def configured(redis_url: str | None) -> Settings:

@@ -415,3 +415,12 @@ def test_failures_of_calls_are_counted_by_whose_fault_they_are(cli: Cli, redis_u
     write(redis_url, [session("s", calls, began=NOW - 30)])
 
     assert cli("sessions").rows[0][5:8] == ["7", "2", "2"]
+
+
+def test_keys_of_others_under_our_names_are_passed_over(cli: Cli, redis: Any) -> None:
+    put(redis, session_id="ours")
+    redis.hset("mcp_session:theirs", "field", "value")
+    redis.set("otel_mcp:theirs:deadlines", "value")
+
+    for arguments in (["--all"], ["--service", "*"], ["--service", "*", "--all"]):
+        assert cli("sessions", "-o", "name", *arguments)[:2] == (0, "ours\n")
